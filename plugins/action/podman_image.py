@@ -1,0 +1,75 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Controller side of the node image: see plugins/modules/podman_image.py for its documentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.devenv.lab.plugins.plugin_utils import errors, node_image, paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
+from ansible_collections.devenv.lab.plugins.plugin_utils.podman import image_exists
+from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
+
+display = Display()
+
+
+class ActionModule(ActionBase):
+    """Make the node image and the image store of a bundle, unless the caches hold them."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+    _VALID_ARGS = frozenset(("version", "suite", "mirror", "packages", "masked", "files"))
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        _, args = self.validate_argument_spec(
+            argument_spec={
+                "version": {"type": "str", "required": True},
+                "suite": {"type": "str", "required": True},
+                "mirror": {"type": "str", "default": ""},
+                "packages": {"type": "list", "elements": "str", "required": True},
+                "masked": {"type": "list", "elements": "str", "required": True},
+                "files": {"type": "dict", "required": True},
+            }
+        )
+        try:
+            return self._ensure(args)
+        except errors.DevenvError as error:
+            return errors.as_result(error)
+        except ProgramFailed as error:
+            return errors.as_result(errors.DevenvError("node_image_failed", str(error)))
+
+    def _ensure(self, args: dict[str, Any]) -> dict[str, Any]:
+        bundle = bundles.find(args["version"])
+        if bundle is None:
+            if self._task.check_mode:
+                return {"changed": True, "image": "", "store": ""}
+            raise errors.DevenvError("bundle_missing", f"there is no bundle of Kubernetes {args['version']}")
+        recipe = node_image.Recipe(
+            suite=args["suite"],
+            mirror=args["mirror"],
+            packages=args["packages"],
+            masked=args["masked"],
+            files={target: Path(source) for target, source in args["files"].items()},
+        )
+        cache = paths.cache()
+        reference = node_image.image_reference(recipe, bundle.digest)
+        store = node_image.store_path(cache, bundle.digest)
+        if self._task.check_mode:
+            changed = not image_exists(reference) or not store.is_dir()
+        else:
+            cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+            made = node_image.ensure_image(recipe, bundle.digest, bundle.bin, cache, _progress)
+            filled = node_image.ensure_store(reference, bundle.digest, bundle.images(), cache, _progress)
+            changed = made or filled
+        return {"changed": changed, "image": reference, "store": str(store)}
+
+
+def _progress(text: str) -> None:
+    display.display(f"progress: {text}")

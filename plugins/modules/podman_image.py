@@ -1,0 +1,73 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: podman_image
+short_description: Make the node image and the image store of the podman provider
+version_added: 0.1.0
+description:
+  - Builds the Debian root, the node image with the programs of a bundle, and the unpacked image store, each once for its inputs.
+  - Runs on the controller; needs root and podman there.
+author:
+  - devenv maintainers (@devenv)
+attributes:
+  check_mode:
+    description: Reports what would change and changes nothing.
+    support: full
+  diff_mode:
+    description: Has no content to show.
+    support: none
+options:
+  version:
+    description: Kubernetes version of the bundle.
+    type: str
+    required: true
+  suite:
+    description: Debian release of the node.
+    type: str
+    required: true
+  mirror:
+    description: Debian mirror; empty for the default one.
+    type: str
+    default: ""
+  packages:
+    description: Debian packages of the node.
+    type: list
+    elements: str
+    required: true
+  masked:
+    description: Units of systemd that must not start in the node.
+    type: list
+    elements: str
+    required: true
+  files:
+    description: Files to put into the node, path in the node to path on the controller.
+    type: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+---
+- name: Have the node image
+  devenv.lab.podman_image:
+    version: 1.36.3
+    suite: bookworm
+    packages: [systemd, openssh-server]
+    masked: [systemd-udevd.service]
+    files:
+      /usr/local/sbin/node-init: /usr/share/devenv/node-init
+"""
+
+RETURN = r"""
+image:
+  description: Reference of the node image.
+  returned: always
+  type: str
+store:
+  description: Folder of the image store.
+  returned: always
+  type: str
+"""

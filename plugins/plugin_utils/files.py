@@ -1,0 +1,41 @@
+"""Whole-file writes and waiting file locks."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def write(path: Path, content: str, mode: int = 0o600) -> bool:
+    """Put ``content`` at ``path`` at once (temporary file, then rename). Return whether anything changed."""
+    try:
+        same = path.read_text() == content and path.stat().st_mode & 0o777 == mode
+    except OSError:
+        same = False
+    if same:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as stream:
+            os.fchmod(stream.fileno(), mode)
+            stream.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    return True
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path`` (flock; waits). The kernel frees it when the holder dies, so it cannot go stale."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(path, "a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

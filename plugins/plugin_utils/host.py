@@ -1,0 +1,166 @@
+"""This host: what a run needs of it (preflight, doctor), and the settings that nodes change on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.devenv.lab.plugins.plugin_utils import files, process
+
+# Written host-wide by kubelet in a privileged node (its --protect-kernel-defaults names them).
+HOST_SYSCTLS = (
+    "kernel.keys.root_maxbytes",
+    "kernel.keys.root_maxkeys",
+    "kernel.panic",
+    "kernel.panic_on_oops",
+    "vm.overcommit_memory",
+    "vm.panic_on_oom",
+)
+
+PROGRAMS = {
+    "podman": "podman",
+    "runc": "runc",
+    "conmon": "conmon",
+    "mmdebstrap": "mmdebstrap",
+    "nft": "nftables",
+    "ip": "iproute2",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One thing looked at: ``seen`` against ``needed``, and what to type when it is not enough.
+
+    ``required`` False: worth knowing (doctor), never a reason to stop.
+    """
+
+    name: str
+    ok: bool
+    seen: str
+    needed: str
+    fix: str
+    reason: str
+    required: bool = True
+
+
+def sysctl_read(name: str, root: Path = Path("/proc/sys")) -> str:
+    """Value of a sysctl, or an empty string where this kernel has none of that name."""
+    try:
+        return (root / name.replace(".", "/")).read_text().strip()
+    except OSError:
+        return ""
+
+
+def record_sysctls(record: Path, root: Path = Path("/proc/sys")) -> None:
+    """Remember the host's values before the first node is made; a record that is there already is older and right."""
+    if not record.exists():
+        files.write(record, json.dumps({name: sysctl_read(name, root) for name in HOST_SYSCTLS}))
+
+
+def restore_sysctls(record: Path, root: Path = Path("/proc/sys")) -> list[str]:
+    """Put back what the last node leaves changed; return the names that were put back."""
+    if not record.exists():
+        return []
+    restored = []
+    for name, value in json.loads(record.read_text()).items():
+        if value and sysctl_read(name, root) != value:
+            (root / name.replace(".", "/")).write_text(value)
+            restored.append(name)
+    record.unlink()
+    return restored
+
+
+def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that new programs can use without swapping (MemAvailable)."""
+    rows = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    return int(rows["MemAvailable"].split()[0]) * 1024
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free on the filesystem that holds ``folder`` or its nearest parent that exists."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _gib(amount: float) -> str:
+    return f"{amount / 2**30:.1f} GiB"
+
+
+def program_probes(programs: Mapping[str, str], which: Callable[[str], str | None] = shutil.which) -> list[Probe]:
+    """One probe a program; ``programs`` maps a program to the Debian package that has it."""
+    probes = []
+    for program, package in programs.items():
+        path = which(program)
+        probes.append(
+            Probe(f"program {program}", path is not None, path or "not found", "on PATH",
+                  f"apt-get install -y --no-install-recommends {package}", "program_missing")
+        )  # fmt: skip
+    return probes
+
+
+def kernel_probes(filesystems: Path = Path("/proc/filesystems")) -> list[Probe]:
+    """Kernel features that a containerised node cannot do without."""
+    overlay = "overlay" in filesystems.read_text().split()
+    if not overlay and shutil.which("modprobe"):
+        overlay = process.run(["modprobe", "overlay"], check=False).code == 0
+    cgroups = Path("/proc/cgroups").read_text()
+    wanted = ("cpu", "memory", "pids", "devices") if "memory" in cgroups else ("memory",)
+    v2 = Path("/sys/fs/cgroup/cgroup.controllers")
+    present = v2.read_text().split() if v2.exists() else [line.split()[0] for line in cgroups.splitlines()[1:]]
+    missing = [name for name in wanted if name not in present and name != "devices"]
+    return [
+        Probe("kernel overlay", overlay, "yes" if overlay else "no", "overlay filesystem", "modprobe overlay", "kernel_feature_missing"),
+        Probe("cgroup controllers", not missing, " ".join(sorted(present)), "cpu memory pids",
+              "boot with these controllers enabled", "kernel_feature_missing"),
+    ]  # fmt: skip
+
+
+def size_probes(memory: int, disk: int, folders: Iterable[Path]) -> list[Probe]:
+    """Is there room for ``memory`` bytes of nodes, and ``disk`` bytes in each of ``folders``."""
+    free = available_memory()
+    probes = [
+        Probe("memory", free >= memory, _gib(free) + " available", _gib(memory), "end other programs or choose a smaller profile",
+              "memory_short")
+    ]  # fmt: skip
+    for folder in folders:
+        room = free_disk(folder)
+        probes.append(
+            Probe(f"disk {folder}", room >= disk, _gib(room) + " free", _gib(disk), "free some space; devenv prune removes caches",
+                  "disk_short")
+        )  # fmt: skip
+    return probes
+
+
+def advice_probes() -> list[Probe]:
+    """Limits that many nodes run into, and forwarding; not needed for a first cluster."""
+    wanted = {
+        "fs.inotify.max_user_watches": 524288,
+        "fs.inotify.max_user_instances": 512,
+    }
+    probes = []
+    for name, least in wanted.items():
+        seen = sysctl_read(name)
+        probes.append(
+            Probe(name, seen.isdigit() and int(seen) >= least, seen, f"{least} for several nodes", f"sysctl -w {name}={least}",
+                  "kernel_feature_missing", required=False)
+        )  # fmt: skip
+    for name in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
+        seen = sysctl_read(name)
+        probes.append(
+            Probe(name, seen == "1", seen, "1, when nodes are to reach networks beyond this host", f"sysctl -w {name}=1",
+                  "kernel_feature_missing", required=False)
+        )  # fmt: skip
+    return probes
+
+
+def root_probe() -> Probe:
+    return Probe(
+        "root", os.geteuid() == 0, f"user id {os.geteuid()}", "user id 0", "run it as root (sudo -E ...)", "root_needed"
+    )

@@ -1,0 +1,347 @@
+"""Nodes as podman containers: make, start, stop, end, and their network on this host.
+
+Everything is found by labels, so an environment can be taken down without its state folder. Names and subnets are
+machine-wide: whoever chooses holds the allocator lock.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import shutil
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, files, host, node_image, paths, process
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.podman import (
+    ENVIRONMENT_LABEL,
+    HOME_LABEL,
+    NODE_LABEL,
+    Container,
+    Network,
+    containers,
+    create_network,
+    networks,
+    podman,
+)
+
+ALLOCATOR = paths.LOCKS / "allocator.lock"
+# On a tmpfs, as the values it holds do not outlive a reboot either.
+SYSCTL_RECORD = Path("/run/devenv/host-sysctls.json")
+
+# A node's folders that live outside its root: overlay on overlay does not work, and they are large.
+DATA = {"containerd": "/var/lib/containerd", "kubelet": "/var/lib/kubelet", "etcd": "/var/lib/etcd"}
+
+
+@dataclass
+class Outcome:
+    """What a call changed, for people (``notes``) and for Ansible (``changed``)."""
+
+    made: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.made or self.started or self.stopped or self.removed)
+
+
+def network_name(environment: str) -> str:
+    return f"devenv-{environment}"
+
+
+def container_name(environment: str, node: str) -> str:
+    return f"{environment}-{node}"
+
+
+def subnets_in_use() -> list[str]:
+    """Subnets that a new environment must keep away from: other environments', podman's, and every route of this host."""
+    taken = [subnet for network in networks() for subnet in network.subnets]
+    for family in ("-4", "-6"):
+        for route in json.loads(process.run(["ip", "-json", family, "route", "show", "table", "all"]).stdout or "[]"):
+            target = route.get("dst", "default")
+            if target != "default" and route.get("type", "unicast") == "unicast":
+                taken.append(target)
+    return taken
+
+
+def owner_conflict(found: Sequence[Container | Network], environment: str, home: str) -> None:
+    """Names are machine-wide: refuse one that another DEVENV_HOME has taken."""
+    for item in found:
+        if item.home != home:
+            raise DevenvError(
+                "name_taken",
+                f"the environment {environment} of this machine belongs to {item.home}",
+                advice=f"Choose another name with --name, or work with DEVENV_HOME={item.home}.",
+            )
+
+
+def claim(
+    environment: str, home: str, resolved: Mapping[str, Any], previous: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Choose subnets, make them real as a labelled network, and return the plan of addresses (``network.yml``)."""
+    with files.exclusive(ALLOCATOR):
+        mine = networks(environment)
+        owner_conflict([*mine, *containers(environment)], environment, home)
+        families = resolved["families"]
+        if mine:
+            network = mine[0]
+            subnets = {_family(subnet): subnet for subnet in network.subnets}
+        else:
+            used = subnets_in_use()
+            wanted = dict((previous or {}).get("subnets", {}))
+            if not wanted or any(_overlaps(subnet, used) for subnet in wanted.values()):
+                wanted = addresses.choose(resolved["network"]["node_pools"], used, families)
+            subnets = wanted
+            network = create_network(network_name(environment), environment, home, [subnets[f] for f in families])
+    plan = addresses.plan(resolved, subnets, previous)
+    plan["bridge"] = network.bridge
+    return plan
+
+
+def _family(subnet: str) -> str:
+    return f"ipv{ipaddress.ip_network(subnet).version}"
+
+
+def _overlaps(subnet: str, used: Sequence[str]) -> bool:
+    net = ipaddress.ip_network(subnet)
+    others = (ipaddress.ip_network(other, strict=False) for other in used)
+    return any(other.version == net.version and net.overlaps(other) for other in others)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Node:
+    """What the provider needs of a node. ``addresses`` with prefix length; memory in bytes."""
+
+    name: str
+    cpus: float
+    memory: int
+    mac: str
+    addresses: Sequence[str]
+    gateways: Sequence[str]
+
+
+def node_specs(resolved: Mapping[str, Any], plan: Mapping[str, Any]) -> list[Node]:
+    """Nodes of the profile with their addresses in the stack's order."""
+    specs = []
+    for node in resolved["nodes"]:
+        claimed = plan["nodes"][node["name"]]
+        with_prefix = [
+            f"{claimed['addresses'][family]}/{plan['subnets'][family].split('/')[1]}" for family in resolved["families"]
+        ]
+        specs.append(
+            Node(
+                name=node["name"],
+                cpus=node["cpus"],
+                memory=node["memory"],
+                mac=claimed["mac"],
+                addresses=with_prefix,
+                gateways=[plan["gateways"][family] for family in resolved["families"]],
+            )
+        )
+    return specs
+
+
+def create(
+    environment: str,
+    home: str,
+    state: Path,
+    nodes: Sequence[Node],
+    plan: Mapping[str, Any],
+    image: str,
+    store: Path,
+    progress: Callable[[str], None],
+) -> Outcome:
+    """Make what is missing, start what is stopped, make anew what cannot start; leave what runs alone."""
+    outcome = Outcome()
+    there = {container.node: container for container in containers(environment)}
+    with files.exclusive(ALLOCATOR):
+        host.record_sysctls(SYSCTL_RECORD)
+    begun: list[str] = []
+
+    def one(node: Node) -> None:
+        container = there.get(node.name)
+        if container and container.state == "running":
+            return
+        begun.append(node.name)
+        if container:
+            if process.run(["podman", "start", container.name], check=False, timeout=60).code == 0:
+                outcome.started.append(node.name)
+                return
+            podman("rm", "--force", "--time", "0", container.name)
+            outcome.notes.append(f"{node.name} could not start and was made anew")
+        data = state / "nodes" / node.name
+        shutil.rmtree(data, ignore_errors=True)
+        if not node_image.copy_store(store, data / "containerd"):
+            outcome.notes.append(
+                f"{node.name}: state and cache lie on different filesystems, the image store was copied"
+            )
+        for folder in DATA:
+            (data / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        podman(*run_arguments(environment, home, state, node, image), timeout=180)
+        outcome.made.append(node.name)
+
+    missing = [node for node in nodes if node.name not in there or there[node.name].state != "running"]
+    if missing:
+        progress(f"nodes: {', '.join(node.name for node in missing)}")
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        list(pool.map(one, nodes))
+    for names in (outcome.made, outcome.started):
+        names.sort()
+    if set_up_host_network(environment, plan):
+        outcome.notes.append("host side of the network set")
+    wait_for_ssh({node.name: node.addresses[0].split("/")[0] for node in nodes})
+    return outcome
+
+
+def run_arguments(environment: str, home: str, state: Path, node: Node, image: str) -> list[str]:
+    """Arguments of ``podman`` that make one node."""
+    name = container_name(environment, node.name)
+    volumes = [f"--volume={state / 'nodes' / node.name / folder}:{target}" for folder, target in DATA.items()]
+    return [
+        "run", "--detach", "--name", name, "--hostname", node.name, *node_image.RUNTIME_FLAGS,
+        "--systemd=always", "--stop-signal=SIGRTMIN+3", "--tmpfs=/run:rw,mode=755", "--tmpfs=/tmp:rw,mode=1777", "--no-hosts",
+        f"--network={network_name(environment)}:mac={node.mac}",
+        f"--memory={node.memory}", f"--cpus={node.cpus}", "--log-driver=none",
+        f"--label={ENVIRONMENT_LABEL}={environment}", f"--label={NODE_LABEL}={node.name}", f"--label={HOME_LABEL}={home}",
+        f"--env=DEVENV_ADDRESSES={' '.join(node.addresses)}", f"--env=DEVENV_GATEWAYS={' '.join(node.gateways)}",
+        f"--volume={state / 'ssh' / 'hosts' / node.name}:/etc/devenv/ssh:ro",
+        *volumes, image, "/usr/local/sbin/node-init",
+    ]  # fmt: skip
+
+
+def bridge_mac(plan: Mapping[str, Any]) -> str:
+    """A MAC of the bridge that follows from the subnet: a bridge without one takes its lowest port's, which comes and goes."""
+    subnet = next(iter(plan["subnets"].values()))
+    tail = ipaddress.ip_network(subnet).network_address.packed[:4] if ":" not in subnet else b""
+    packed = tail or ipaddress.ip_network(subnet).network_address.packed[4:8]
+    return ":".join(f"{byte:02x}" for byte in (0x52, 0x55, *packed))
+
+
+def set_up_host_network(environment: str, plan: Mapping[str, Any]) -> bool:
+    """Give the bridge its MAC and gateway addresses, and the nft table with NAT. podman drops the bridge with its last container."""
+    bridge = plan["bridge"]
+    shown = json.loads(process.run(["ip", "-json", "address", "show", "dev", bridge]).stdout)[0]
+    seen = {f"{row['local']}/{row['prefixlen']}" for row in shown["addr_info"]}
+    wanted = {f"{plan['gateways'][family]}/{subnet.split('/')[1]}" for family, subnet in plan["subnets"].items()}
+    changed = False
+    if shown["address"] != bridge_mac(plan):
+        process.run(["ip", "link", "set", "dev", bridge, "address", bridge_mac(plan)])
+        changed = True
+    for address in sorted(wanted - seen):
+        nodad = ["nodad"] if ":" in address else []
+        process.run(["ip", "address", "replace", address, "dev", bridge, *nodad])
+        changed = True
+    table = f"devenv-{environment}"
+    if process.run(["nft", "list", "table", "inet", table], check=False).code != 0:
+        process.run(["nft", "--file", "-"], stdin=nft_table(table, bridge, plan["subnets"]))
+        changed = True
+    return changed
+
+
+def nft_table(table: str, bridge: str, subnets: Mapping[str, str]) -> str:
+    """The one nft table of an environment: what leaves the bridge goes out under the host's address."""
+    rules = [
+        f'    {"ip" if family == "ipv4" else "ip6"} saddr {subnet} oifname != "{bridge}" masquerade'
+        for family, subnet in subnets.items()
+    ]
+    return "\n".join(
+        [
+            f'table inet "{table}" {{',
+            "  chain postrouting {",
+            "    type nat hook postrouting priority srcnat; policy accept;",
+            *rules,
+            "  }",
+            "}",
+            "",
+        ]
+    )
+
+
+def wait_for_ssh(targets: Mapping[str, str], limit: float = 60) -> None:
+    """Wait until every address greets as an ssh server; name those that do not within ``limit`` seconds."""
+    deadline = time.monotonic() + limit
+
+    def greets(item: tuple[str, str]) -> str | None:
+        name, address = item
+        while time.monotonic() < deadline:
+            try:
+                with socket.create_connection((address, 22), timeout=2) as connection:
+                    connection.settimeout(2)
+                    if connection.recv(4) == b"SSH-":
+                        return None
+            except OSError:
+                time.sleep(0.05)
+        return f"{name} ({address})"
+
+    with ThreadPoolExecutor(max_workers=max(1, len(targets))) as pool:
+        silent = [name for name in pool.map(greets, targets.items()) if name]
+    if silent:
+        raise DevenvError("node_no_ssh", f"no answer from ssh within {limit:.0f} s: {', '.join(silent)}")
+
+
+def start(environment: str, plan: Mapping[str, Any], nodes: Sequence[Node]) -> Outcome:
+    """Start the nodes that are stopped, all at once."""
+    outcome = Outcome()
+    halted = [container for container in containers(environment) if container.state != "running"]
+    if halted:
+        podman("start", *(container.name for container in halted), timeout=120)
+        outcome.started = [container.node for container in halted]
+    set_up_host_network(environment, plan)
+    wait_for_ssh({node.name: node.addresses[0].split("/")[0] for node in nodes})
+    return outcome
+
+
+def stop(environment: str, grace: int = 30) -> Outcome:
+    """Stop the nodes as a shutdown would, all at once; ``grace`` in seconds, then they are killed."""
+    outcome = Outcome()
+    running = [container for container in containers(environment) if container.state == "running"]
+    if running:
+        with ThreadPoolExecutor(max_workers=len(running)) as pool:
+            list(pool.map(lambda c: podman("stop", "--time", str(grace), c.name, timeout=grace + 60), running))
+        outcome.stopped = [container.node for container in running]
+    return outcome
+
+
+def destroy(environment: str) -> Outcome:
+    """Remove everything that carries the environment's label, and what only this host remembers of it."""
+    outcome = Outcome()
+    found = containers(environment)
+    if found:
+        podman("rm", "--force", "--time", "0", *(container.name for container in found), timeout=120)
+        outcome.removed = [container.node for container in found]
+    with files.exclusive(ALLOCATOR):
+        for network in networks(environment):
+            podman("network", "rm", "--force", network.name)
+            outcome.removed.append(network.name)
+            if process.run(["ip", "link", "show", "dev", network.bridge], check=False).code == 0:
+                process.run(["ip", "link", "delete", "dev", network.bridge])
+        table = f"devenv-{environment}"
+        if process.run(["nft", "list", "table", "inet", table], check=False).code == 0:
+            process.run(["nft", "delete", "table", "inet", table])
+            outcome.removed.append(f"nft table {table}")
+        if not containers() and SYSCTL_RECORD.exists():
+            restored = host.restore_sysctls(SYSCTL_RECORD)
+            if restored:
+                outcome.notes.append(f"put back on the host: {', '.join(restored)}")
+    return outcome
+
+
+def remove_nodes(environment: str, state: Path, names: Sequence[str]) -> Outcome:
+    """End single nodes of an environment, with their data."""
+    outcome = Outcome()
+    found = [container for container in containers(environment) if container.node in names]
+    if found:
+        podman("rm", "--force", "--time", "0", *(container.name for container in found))
+        outcome.removed = [container.node for container in found]
+    for name in names:
+        shutil.rmtree(state / "nodes" / name, ignore_errors=True)
+    return outcome

@@ -1,0 +1,68 @@
+"""Everything that an environment needs of this host, looked at in one go before the first change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, host, paths, podman, podman_nodes
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import Probe
+
+# Memory in use, measured: a control plane with CoreDNS and an application's first pods, and a worker with its system pods.
+MEMORY_IN_USE = {"control_plane": 900 * 2**20, "workers": 300 * 2**20}
+# Written by a node outside the linked image store during its first hour.
+DISK_PER_NODE = 500 * 2**20
+# Node image, image store and bundle, when they are still to be made.
+DISK_FOR_CACHES = 6 * 2**30
+
+
+def look(environment: str, resolved: Mapping[str, Any]) -> list[Probe]:
+    """Probes for making what is missing of ``environment``; quick when all nodes run."""
+    probes = [host.root_probe(), *host.program_probes(host.PROGRAMS)]
+    if not all(probe.ok for probe in probes):
+        return probes
+    there = podman.containers(environment)
+    podman_nodes.owner_conflict(there, environment, str(paths.home()))
+    running = {container.node for container in there if container.state == "running"}
+    missing = [node for node in resolved["nodes"] if node["name"] not in running]
+    if not missing:
+        return probes
+    backend = podman.network_backend()
+    probes.append(
+        Probe("podman network", backend == "netavark", backend, "netavark",
+              "apt-get install -y --no-install-recommends netavark, then podman system reset", "podman_backend")
+    )  # fmt: skip
+    probes.extend(host.kernel_probes())
+    memory = sum(MEMORY_IN_USE[node["group"]] for node in missing)
+    caches = not (paths.cache() / "image-stores").is_dir()
+    probes.extend(host.size_probes(memory, DISK_PER_NODE * len(missing), [paths.home()]))
+    if caches:
+        probes.extend(host.size_probes(memory, DISK_FOR_CACHES, [paths.cache()])[1:])
+    if not podman.networks(environment):
+        addresses.choose(resolved["network"]["node_pools"], podman_nodes.subnets_in_use(), resolved["families"])
+    return probes
+
+
+def require(probes: Sequence[Probe]) -> None:
+    """Raise one DevenvError that names every probe that failed, with the reason of the first."""
+    failed = [probe for probe in probes if probe.required and not probe.ok]
+    if failed:
+        raise DevenvError(
+            failed[0].reason,
+            "; ".join(f"{probe.name}: {probe.seen}, needed: {probe.needed}" for probe in failed),
+            advice=" ; ".join(dict.fromkeys(probe.fix for probe in failed)),
+        )
+
+
+def doctor() -> list[Probe]:
+    """All probes that need no profile, advice included."""
+    probes = [host.root_probe(), *host.program_probes(host.PROGRAMS), *host.kernel_probes()]
+    if all(probe.ok for probe in probes if probe.name == "program podman"):
+        backend = podman.network_backend()
+        probes.append(
+            Probe("podman network", backend == "netavark", backend, "netavark",
+                  "apt-get install -y --no-install-recommends netavark, then podman system reset", "podman_backend")
+        )  # fmt: skip
+    probes.extend(host.size_probes(MEMORY_IN_USE["control_plane"], DISK_FOR_CACHES, [paths.home(), paths.cache()]))
+    return [*probes, *host.advice_probes()]
