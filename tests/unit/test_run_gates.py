@@ -1,0 +1,129 @@
+"""The runner of the gates: it must see every way in which a gate can fail."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import run_gates as tool
+
+
+def junit(path: Path, tests: int, failures: int = 0, errors: int = 0, skipped: int = 0) -> Path:
+    counts = f'tests="{tests}" failures="{failures}" errors="{errors}" skipped="{skipped}"'
+    path.write_text(f"<testsuites><testsuite {counts}/></testsuites>")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code", "strict", "expected"),
+    [
+        ({"tests": 4}, 0, True, (4, 0, "")),
+        ({"tests": 4, "failures": 1}, 1, False, (3, 1, "ended with code 1")),
+        ({"tests": 4, "errors": 2}, 1, False, (2, 2, "ended with code 1")),
+        ({"tests": 4, "skipped": 1}, 0, False, (3, 0, "")),
+        ({"tests": 4, "skipped": 1}, 0, True, (3, 1, "1 skipped")),
+        ({"tests": 4}, 2, False, (4, 1, "ended with code 2")),
+        ({"tests": 0}, 5, False, (0, 1, "no test ran")),
+        ({"tests": 3}, None, False, (3, 1, "not done within 7 minutes")),
+    ],
+)
+def test_judge_of_pytest(tmp_path: Path, numbers, code, strict, expected) -> None:
+    gate = tool.Gate("x", "x", ("true",), 7, junit=True)
+    assert tool.judge(gate, code, "", junit(tmp_path / "x.xml", **numbers), strict=strict) == expected
+
+
+@pytest.mark.parametrize(
+    ("counts", "code", "output", "expected"),
+    [
+        ("", 0, "", (1, 0, "")),
+        ("", 3, "", (0, 1, "ended with code 3")),
+        ("(?m)^ran ", 0, "ran a\nran b\n", (2, 0, "")),
+        ("(?m)^ran ", 1, "ran a\nran b\n", (0, 1, "ended with code 1")),
+        ("(?m)^ran ", 0, "nothing", (0, 1, "no test ran")),
+    ],
+)
+def test_judge_of_programs(tmp_path: Path, counts, code, output, expected) -> None:
+    gate = tool.Gate("x", "x", ("true",), 7, counts=counts)
+    assert tool.judge(gate, code, output, tmp_path / "none.xml", strict=True) == expected
+
+
+def test_a_missing_report_is_a_failure(tmp_path: Path) -> None:
+    gate = tool.Gate("x", "x", ("true",), 7, junit=True)
+    assert tool.judge(gate, 0, "", tmp_path / "none.xml", strict=False) == (0, 1, "no test ran")
+
+
+def test_names_choose_gates_in_order() -> None:
+    everything = tool.gates()
+    assert tool.chosen(everything, ["all"]) == everything
+    assert [g.name for g in tool.chosen(everything, ["unit", "format"])] == ["format", "unit"]
+    assert {g.stage for g in tool.chosen(everything, ["lint"])} == {"lint"}
+    with pytest.raises(ValueError, match="unknown: nothing"):
+        tool.chosen(everything, ["unit", "nothing"])
+
+
+def test_no_test_of_a_folder_is_left_out() -> None:
+    root = tool.ROOT
+    run = {word for gate in tool.gates() if gate.junit for word in gate.argv if (root / word).is_dir()}
+    files = [p.relative_to(root) for top in ("tests", "wrapper") for p in (root / top).rglob("test_*.py")]
+    assert files
+    assert [str(f) for f in files if not any(f.is_relative_to(folder) for folder in run)] == []
+
+
+def test_every_cluster_folder_runs_in_both_halves() -> None:
+    by_name = {gate.name: gate for gate in tool.gates()}
+    assert "not cluster and not nightly" in by_name["unit"].argv
+    assert "cluster and not nightly" in by_name["e2e"].argv
+    nightly = {gate.name: gate for gate in tool.gates(nightly=True)}
+    assert ("not cluster" in nightly["unit"].argv, "cluster" in nightly["e2e"].argv) == (True, True)
+
+
+def test_output_goes_to_log_and_screen(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    gate = tool.Gate("x", "x", ("sh", "-c", "echo out; echo err >&2; exit 4"), 1)
+    outcome = tool.run(gate, live=screen, env={}, logs=tmp_path, strict=True, stop=threading.Event(), cwd=tmp_path)
+    assert (outcome.failed, outcome.reason) == (1, "ended with code 4")
+    assert (tmp_path / "x.log").read_text() == screen.getvalue() == "out\nerr\n"
+
+
+def test_time_over_ends_the_whole_group(tmp_path: Path) -> None:
+    gate = tool.Gate("x", "x", ("sh", "-c", "sleep 60 & echo $!; wait"), 0.01)
+    begin = time.monotonic()
+    outcome = tool.run(gate, live=None, env={}, logs=tmp_path, strict=True, stop=threading.Event(), cwd=tmp_path)
+    assert time.monotonic() - begin < 30
+    assert outcome.reason == "not done within 0.01 minutes"
+    child = int((tmp_path / "x.log").read_text())
+    assert not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text()
+
+
+def test_expensive_stages_wait_for_the_cheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool, "LOGS", tmp_path)
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    ran = tmp_path / "ran"
+    wanted = [
+        tool.Gate("bad", "lint", ("false",), 1),
+        tool.Gate("good", "lint", ("true",), 1),
+        tool.Gate("next", "unit", ("true",), 1),
+        tool.Gate("dear", "e2e", ("touch", str(ran)), 1),
+    ]
+    out = io.StringIO()
+    outcomes = tool.run_all(wanted, jobs=2, out=out, env={}, strict=True)
+    assert [(o.gate.name, o.passed, o.failed) for o in outcomes] == [
+        ("bad", 0, 1),
+        ("good", 1, 0),
+        ("next", 1, 0),
+        ("dear", 0, 0),
+    ]
+    assert not ran.exists()
+    assert outcomes[-1].reason
+    assert tool.summary(outcomes).splitlines()[-1] == "2 passed, 1 failed"
+
+
+def test_the_environment_of_a_gate() -> None:
+    given = {"PATH": "/bin", "PYTHONUNBUFFERED": "1", "ANSIBLE_CONFIG": "x", "DEVENV_HOME": "y", "CI": "true"}
+    made = tool.environment(given)
+    assert made["PATH"].endswith("/.venv/bin:/bin")
+    assert made["CI"] == "true"
+    assert not {"PYTHONUNBUFFERED", "ANSIBLE_CONFIG", "DEVENV_HOME"} & made.keys()
