@@ -1,0 +1,95 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Action of M(devenv.lab.stage): the begin and the end of a stage."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.devenv.lab.plugins.plugin_utils import errors, leftovers, lock, process, redact, state
+
+display = Display()
+
+STAGES = ["preflight", "bundle", "provision", "prepare", "kubernetes", "labels", "validate", "down"]
+
+
+class ActionModule(ActionBase):
+    """Takes and gives back the lock, makes the state folder and the run folder."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the run's folder and id, also as facts of the host that it runs on."""
+        super().run(tmp, task_vars)
+        _, args = self.validate_argument_spec(
+            argument_spec={
+                "name": {"type": "str", "required": True, "choices": STAGES},
+                "state": {"type": "str", "default": "begin", "choices": ["begin", "end"]},
+                "command": {"type": "str", "default": ""},
+                "last": {"type": "bool", "default": False},
+            }
+        )
+        try:
+            return self._run(args, task_vars or {})
+        except errors.DevenvError as error:
+            return errors.as_result(error)
+
+    def _run(self, args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        name = task_vars.get("devenv_name")
+        if not name:
+            raise errors.DevenvError("profile_not_given", "no profile was given")
+        folder = Path(str(task_vars.get("devenv_state") or state.folder_of(str(name))))
+        check = bool(self._task.check_mode)
+        me = lock.holder_of(_main_pid(), _run_id(), args["command"] or _command(), os.environ.get("DEVENV_OWNER", ""))
+        if args["state"] == "end":
+            place = None if check else state.end(folder, me, args["name"], last=args["last"])
+            return {"changed": False, "devenv_run_dir": str(place or "")}
+        # Through JSON: the values are ansible's own subclasses, lazily templated.
+        resolved = json.loads(json.dumps(task_vars["devenv_profile"])) if "devenv_profile" in task_vars else None
+        begun = state.begin(
+            folder,
+            me,
+            args["name"],
+            resolved=resolved,
+            hosts=len(task_vars.get("groups", {}).get("nodes", [])),
+            check=check,
+            progress=lambda text: display.display(f"progress: {text}"),
+        )
+        facts = {"devenv_run_id": begun.run_id, "devenv_run_dir": str(begun.run_dir or "")}
+        return {
+            "changed": False,
+            **facts,
+            "devenv_state": str(folder),
+            "devenv_first": begun.first,
+            "devenv_created": begun.created,
+            "ansible_facts": facts,
+        }
+
+
+def _main_pid() -> int:
+    """The ansible process: actions run in forks of it."""
+    parent = multiprocessing.parent_process()
+    return os.getpid() if parent is None or parent.pid is None else parent.pid
+
+
+def _run_id() -> str:
+    """The id that the command (with DEVENV_OWNER) or the record callback (with DEVENV_RECORD) has chosen; an
+    inherited one is another run's.
+    """
+    chosen = os.environ.get(process.MARKER, "")
+    ours = "DEVENV_OWNER" in os.environ or os.environ.get("DEVENV_RECORD") == str(_main_pid())
+    return chosen if chosen and ours else state.new_run_id()
+
+
+def _command() -> str:
+    return os.environ.get("DEVENV_COMMAND") or redact.redact(leftovers.command_line(_main_pid()))[:300]
