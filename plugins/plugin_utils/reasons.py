@@ -94,6 +94,7 @@ CATALOGUE = _table(
     ),
     # profile on this machine (9)
     Reason("jsonschema_missing", 9, "The Python library jsonschema is missing.", "pip install jsonschema, for the Python that runs Ansible."),
+    Reason("ssh_folder", 9, "The folder of ssh's control sockets is not yours alone.", "Remove it, if it is not in use."),
     Reason("subnet_none_free", 9, "Every subnet of a node pool is in use on this machine.", "Name another pool under network.node_pools in the profile."),
     # environment (10, 11, 14)
     Reason(

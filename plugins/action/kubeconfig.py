@@ -1,0 +1,58 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Fetch the cluster's admin kubeconfig from a control plane node into the state folder."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.devenv.lab.plugins.plugin_utils import kubeconfig
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "src": {"type": "path", "default": "/etc/kubernetes/admin.conf"},
+    "state": {"type": "path", "required": True},
+    "environment": {"type": "str", "required": True},
+    "cluster": {"type": "str", "default": kubeconfig.DEFAULT_CLUSTER},
+    "address": {"type": "str", "required": True},
+    "port": {"type": "int", "default": 6443},
+}
+
+
+class ActionModule(ActionBase):
+    _supports_check_mode = True
+    _supports_diff = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)
+        try:
+            return self._fetch(arguments)
+        except DevenvError as error:
+            return as_result(error)
+
+    def _fetch(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        state, cluster = Path(arguments["state"]), arguments["cluster"]
+        name = kubeconfig.context_name(arguments["environment"], cluster)
+        server = kubeconfig.server_url(arguments["address"], arguments["port"])
+        # The connection's own file transfer: a module would return the keys, and -vvv would print them.
+        with tempfile.TemporaryDirectory(prefix="devenv-") as folder:
+            copy = Path(folder) / "fetched"
+            self._connection.fetch_file(arguments["src"], str(copy))
+            content = kubeconfig.rewrite(
+                copy.read_text(errors="replace"), name=name, server=server, where=arguments["src"]
+            )
+        path = kubeconfig.path_of(state, cluster)
+        if self._task.check_mode:
+            changed = not kubeconfig.is_current(state, cluster, content)
+        else:
+            changed = kubeconfig.write(state, cluster, content)
+        result: dict[str, Any] = {"changed": changed, "path": str(path), "context": name, "server": server}
+        if self._task.diff and changed:
+            result["diff"] = {"prepared": f"{path}: new credentials or server {server} (content not shown)"}
+        return result

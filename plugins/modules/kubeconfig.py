@@ -1,0 +1,75 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: kubeconfig
+short_description: Fetch the kubeconfig of a cluster into the state folder
+version_added: 0.1.0
+author: devenv maintainers (@devenv-lab)
+description:
+  - Runs for a control plane node and copies the administrator's kubeconfig from it by the connection's own file
+    transfer, so that no verbosity prints it.
+  - The copy reaches the cluster under O(address) and has one cluster, user and context, named C(devenv-<environment>)
+    for the cluster V(main) and C(devenv-<environment>-<cluster>) for others.
+  - It is written to C(<state>/clusters/<cluster>/kubeconfig) with mode 0600. C(<state>/kubeconfig) links to that of
+    the cluster V(main).
+options:
+  src:
+    description: The kubeconfig on the node.
+    type: path
+    default: /etc/kubernetes/admin.conf
+  state:
+    description: State folder of the environment, on the controller.
+    type: path
+    required: true
+  environment:
+    description: Name of the environment.
+    type: str
+    required: true
+  cluster:
+    description: Name of the cluster within the environment.
+    type: str
+    default: main
+  address:
+    description: Address or name of the API. It must stand in the certificate of the API server.
+    type: str
+    required: true
+  port:
+    description: Port of the API.
+    type: int
+    default: 6443
+attributes:
+  check_mode:
+    support: full
+    description: Reads the node's file and says whether the copy would change.
+  diff_mode:
+    support: partial
+    description: Says what changes; the content is secret and never shown.
+"""
+
+EXAMPLES = r"""
+- name: Fetch the kubeconfig
+  devenv.lab.kubeconfig:
+    state: "{{ devenv_state }}"
+    environment: "{{ devenv_name }}"
+    cluster: "{{ devenv_cluster }}"
+    address: "{{ devenv_addresses[0] }}"
+"""
+
+RETURN = r"""
+path:
+  description: Where the kubeconfig stands on the controller.
+  returned: success
+  type: str
+context:
+  description: Name of its context, cluster and user.
+  returned: success
+  type: str
+server:
+  description: URL of the API.
+  returned: success
+  type: str
+"""
