@@ -40,16 +40,50 @@ def _table(*rows: Reason) -> dict[str, Reason]:
 CATALOGUE = _table(
     # profile and names (2)
     Reason("profile_unknown", 2, "No profile has this name.", "devenv profile list shows all names."),
-    Reason("profile_missing", 2, "There is no such profile file.", "Check the path; a relative one starts where the command runs."),
-    Reason("profile_unreadable", 2, "The file cannot be read, or is no text.", "Give a YAML file of at most 1 MiB that you may read."),
+    Reason(
+        "profile_missing",
+        2,
+        "There is no such profile file.",
+        "Check the path; a relative one starts where the command runs.",
+    ),
+    Reason(
+        "profile_unreadable",
+        2,
+        "The file cannot be read, or is no text.",
+        "Give a YAML file of at most 1 MiB that you may read.",
+    ),
     Reason("profile_yaml", 2, "The file is not valid YAML.", "Correct the line named in the message."),
     Reason("profile_empty", 2, "The file holds nothing.", "A profile needs at least one key, such as: extends: aio"),
-    Reason("profile_invalid", 2, "A key or value of the profile is wrong.", "Correct it; the allowed values stand in the message."),
-    Reason("profile_loop", 2, "Profiles extend each other in a circle.", "Let one of them extend a canonical name instead."),
-    Reason("not_built", 2, "The key or value is planned, and this version has not got it.", "Leave it out, or use an allowed value."),
-    Reason("name_invalid", 2, "The name of the environment is not allowed.", "Use 1 to 40 of a-z, 0-9 and '-', no '-' at either end."),
-    Reason("nodes_too_many", 2, "The address plan has no place for so many nodes.", "Use fewer nodes or a larger pool."),
-    Reason("subnet_overlap", 2, "Address pools of the profile overlap.", "Change one of them under network: in the profile."),
+    Reason(
+        "profile_invalid",
+        2,
+        "A key or value of the profile is wrong.",
+        "Correct it; the allowed values stand in the message.",
+    ),
+    Reason(
+        "profile_loop", 2, "Profiles extend each other in a circle.", "Let one of them extend a canonical name instead."
+    ),
+    Reason(
+        "not_built",
+        2,
+        "The key or value is planned, and this version has not got it.",
+        "Leave it out, or use an allowed value.",
+    ),
+    Reason(
+        "name_invalid",
+        2,
+        "The name of the environment is not allowed.",
+        "Use 1 to 40 of a-z, 0-9 and '-', no '-' at either end.",
+    ),
+    Reason(
+        "nodes_too_many", 2, "The address plan has no place for so many nodes.", "Use fewer nodes or a larger pool."
+    ),
+    Reason(
+        "subnet_overlap",
+        2,
+        "Address pools of the profile overlap.",
+        "Change one of them under network: in the profile.",
+    ),
     # host, looked at before the first change (9)
     Reason("root_needed", 9, "The podman provider works as root.", "Run it as root."),
     Reason(
@@ -93,9 +127,21 @@ CATALOGUE = _table(
         "podman logs and podman exec show the node from inside.",
     ),
     # profile on this machine (9)
-    Reason("jsonschema_missing", 9, "The Python library jsonschema is missing.", "pip install jsonschema, for the Python that runs Ansible."),
-    Reason("ssh_folder", 9, "The folder of ssh's control sockets is not yours alone.", "Remove it, if it is not in use."),
-    Reason("subnet_none_free", 9, "Every subnet of a node pool is in use on this machine.", "Name another pool under network.node_pools in the profile."),
+    Reason(
+        "jsonschema_missing",
+        9,
+        "The Python library jsonschema is missing.",
+        "pip install jsonschema, for the Python that runs Ansible.",
+    ),
+    Reason(
+        "ssh_folder", 9, "The folder of ssh's control sockets is not yours alone.", "Remove it, if it is not in use."
+    ),
+    Reason(
+        "subnet_none_free",
+        9,
+        "Every subnet of a node pool is in use on this machine.",
+        "Name another pool under network.node_pools in the profile.",
+    ),
     # environment (10, 11, 14)
     Reason(
         "profile_not_given",
@@ -177,7 +223,9 @@ CATALOGUE = _table(
         "The cluster is not ready: a check did not pass in time.",
         "The message lists what is missing; devenv logs NODE shows the journal of a node.",
     ),
-    Reason("image_archive_invalid", 2, "The file is not an archive of images.", "Make one with: podman save -o FILE IMAGE."),
+    Reason(
+        "image_archive_invalid", 2, "The file is not an archive of images.", "Make one with: podman save -o FILE IMAGE."
+    ),
     Reason(
         "image_load_failed",
         5,

@@ -1,0 +1,207 @@
+"""From a resolved profile and the environment's network to hosts, groups and variables (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import re
+import shlex
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ansible_collections.devenv.lab.plugins.plugin_utils import addresses
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+# sun_path of a Unix socket is 108 bytes with its final NUL; ssh binds to "<path>.<16 characters>" first, and %C is 40 digits.
+_SOCKET_LIMIT = 107
+_SSH_SUFFIX = 17
+_HASH = 40
+_TEMPLATE = re.compile(r"\{\{|\{%|\{#")
+
+
+def build(
+    resolved: Mapping[str, Any], network: Mapping[str, Any] | None, state_dir: str | Path, name: str
+) -> dict[str, Any]:
+    """``{"groups": {group: [host]}, "hosts": {host: variables}, "vars": variables of all}``.
+
+    ``network`` is network.yml of the state folder, None before the provider has claimed: hosts then have no address.
+    ``name`` is the environment's. Raises DevenvError nodes_too_many.
+    """
+    state = Path(state_dir)
+    claimed = network or {}
+    families = resolved["families"]
+    indexes = _indexes(resolved, claimed)
+    hosts = {
+        node["name"]: _host(node, resolved, claimed, indexes[node["name"]], state, name) for node in resolved["nodes"]
+    }
+    return {
+        "groups": _groups(resolved),
+        "hosts": hosts,
+        "vars": {
+            "devenv_name": name,
+            "devenv_state": str(state),
+            "devenv_profile": dict(resolved),
+            "devenv_provider": resolved["provider"],
+            "devenv_engine": resolved["kubernetes"]["engine"],
+            "devenv_families": list(families),
+            "devenv_kubernetes_version": resolved["kubernetes"]["version"],
+            "devenv_pod_subnets": [resolved["network"]["pods"][family] for family in families],
+            "devenv_service_subnets": [resolved["network"]["services"][family] for family in families],
+            "devenv_gateways": [claimed["gateways"][family] for family in families] if claimed else [],
+        },
+    }
+
+
+def to_yaml(inventory: Mapping[str, Any]) -> str:
+    """A static inventory for ``ansible -i FILE`` (a name ending in .yml). Text that looks like a template is marked unsafe."""
+    tree = {
+        "all": {
+            "vars": _guarded(inventory["vars"]),
+            "hosts": _guarded(inventory["hosts"]),
+            "children": {group: {"hosts": dict.fromkeys(hosts, None)} for group, hosts in inventory["groups"].items()},
+        }
+    }
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000, explicit_start=True)
+
+
+def to_json(inventory: Mapping[str, Any]) -> dict[str, Any]:
+    """The shape of ``ansible-inventory --list``: variables of all hosts repeated in each."""
+    common = inventory["vars"]
+    listed: dict[str, Any] = {
+        "_meta": {"hostvars": {host: {**common, **own} for host, own in inventory["hosts"].items()}},
+        "all": {"children": ["ungrouped", *inventory["groups"]]},
+    }
+    return listed | {group: {"hosts": list(hosts)} for group, hosts in inventory["groups"].items()}
+
+
+# --- ssh -------------------------------------------------------------------------------------------------------------
+
+
+def control_path(state_dir: str | Path) -> str:
+    """ssh's ControlPath: ``<state>/ssh/cp/%C``, or in a short folder of /tmp where a socket's name would be too long.
+
+    The short one follows from the user and the state folder alone, so that every run finds the masters of the last.
+    A ``%`` in the state folder's own name is doubled, as ssh wants it.
+    """
+    return f"{str(_control_folder(Path(state_dir))).replace('%', '%%')}/%C"
+
+
+def prepare_control_folder(state_dir: str | Path) -> Path:
+    """Make the folder of control_path, private to the user, if it is not there (ssh does not).
+
+    Raises DevenvError ssh_folder when someone else owns it or others may enter.
+    """
+    folder = _control_folder(Path(state_dir))
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise DevenvError("ssh_folder", "is not a folder that only you may enter", where=str(folder))
+    return folder
+
+
+def ssh_common_args(state_dir: str | Path) -> str:
+    """Options of ssh for a node of the environment, quoted for a shell: its own known_hosts, checking on, its own sockets."""
+    known_hosts = str(Path(state_dir) / "ssh" / "known_hosts").replace("%", "%%")
+    options = [
+        f"UserKnownHostsFile={_ssh_word(known_hosts)}",
+        "StrictHostKeyChecking=yes",
+        "IdentitiesOnly=yes",
+        f"ControlPath={_ssh_word(control_path(state_dir))}",
+    ]
+    return " ".join(f"-o {shlex.quote(option)}" for option in options)
+
+
+def _control_folder(state: Path) -> Path:
+    own = state / "ssh" / "cp"
+    if len(os.fsencode(own)) + 1 + _HASH + _SSH_SUFFIX <= _SOCKET_LIMIT:
+        return own
+    digest = hashlib.sha256(os.fsencode(state)).hexdigest()[:16]
+    return Path("/tmp") / f"devenv-{os.getuid()}-{digest}"  # noqa: S108 made private and looked at before use
+
+
+def _ssh_word(text: str) -> str:
+    """A value in ssh's own configuration syntax, where blanks part words."""
+    return f'"{text}"' if re.search(r"\s", text) else text
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _host(
+    node: Mapping[str, Any], resolved: Mapping[str, Any], network: Mapping[str, Any], index: int, state: Path, name: str
+) -> dict[str, Any]:
+    families = resolved["families"]
+    claimed = network.get("nodes", {}).get(node["name"])
+    own = [claimed["addresses"][family] for family in families] if claimed else []
+    variables: dict[str, Any] = {"ansible_host": own[0]} if own else {}
+    return variables | {
+        "ansible_user": "root",
+        "ansible_ssh_private_key_file": str(state / "ssh" / "id_ed25519"),
+        "ansible_ssh_common_args": ssh_common_args(state),
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "devenv_group": node["group"],
+        "devenv_cluster": node["cluster"],
+        "devenv_index": index,
+        "devenv_mac": claimed["mac"] if claimed else "",
+        "devenv_addresses": own,
+        "devenv_prefixes": [_prefix(network, family) for family in families],
+        "devenv_pod_cidrs": [addresses.pod_cidr(resolved["network"]["pods"][family], index) for family in families],
+        "devenv_labels": dict(node["labels"]),
+        "devenv_taints": list(node["taints"]),
+        "devenv_schedulable": node["schedulable"],
+        "devenv_cpus": node["cpus"],
+        "devenv_memory": node["memory"],
+        "devenv_disk": node["disk"],
+        "devenv_endpoint": f"{node['cluster']}.{name}.devenv.internal",
+        "devenv_kubeconfig": str(state / "clusters" / node["cluster"] / "kubeconfig"),
+    }
+
+
+def _prefix(network: Mapping[str, Any], family: str) -> int:
+    subnet = network.get("subnets", {}).get(family)
+    return ipaddress.ip_network(subnet).prefixlen if subnet else addresses.PREFIX[family]
+
+
+def _indexes(resolved: Mapping[str, Any], network: Mapping[str, Any]) -> dict[str, int]:
+    """Index of each node: the claimed one, else the one that the next claim will give."""
+    return addresses.indexes([node["name"] for node in resolved["nodes"]], network)
+
+
+def _groups(resolved: Mapping[str, Any]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {"nodes": [], "control_plane": [], "workers": []}
+    groups |= {f"cluster_{_word(cluster)}": [] for cluster in resolved["clusters"]}
+    for node in resolved["nodes"]:
+        labels = sorted({f"label_{_word(key)}" for key in node["labels"]})
+        for group in ("nodes", node["group"], f"cluster_{_word(node['cluster'])}", *labels):
+            groups.setdefault(group, []).append(node["name"])
+    return groups
+
+
+def _word(text: str) -> str:
+    """``text`` as a part of a group's name: letters, digits and ``_``."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", text)
+
+
+class _Unsafe(str):
+    __slots__ = ()
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_representer(_Unsafe, lambda dumper, data: dumper.represent_scalar("!unsafe", str(data), style="'"))
+
+
+def _guarded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _guarded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_guarded(inner) for inner in value]
+    return _Unsafe(value) if isinstance(value, str) and _TEMPLATE.search(value) else value

@@ -1,0 +1,505 @@
+"""From the name or file of a profile to a resolved profile: plain data that says everything (docs/architecture.md).
+
+Layers, each over the one before: configs/defaults.yml, the stack's file of configs/networks, the topology's file of
+configs/topologies, the profile with what it extends, overrides. Mappings merge, everything else replaces.
+"""
+
+from __future__ import annotations
+
+import copy
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, paths
+from ansible_collections.devenv.lab.plugins.plugin_utils import profile_document as documents
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+OVERRIDES = "--set"
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+_WORD = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_NODE = re.compile(r"(master|worker)-([0-9]+)")
+_GROUPS = {"master": "control_plane", "worker": "workers"}
+_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_QUANTITY = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?(KiB|MiB|GiB|TiB)?")
+# Below these a node of the group does not get through the engine's own start.
+_LEAST_MEMORY = {"control_plane": 1 << 30, "workers": 512 << 20}
+_LEAST_DISK = 2 << 30
+# Prefix lengths that Kubernetes takes for Services.
+_SERVICE_PREFIXES = {"ipv4": (12, 28), "ipv6": (108, 124)}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference between two resolved profiles; ``applies`` says whether an existing environment takes it, ``why`` why (not)."""
+
+    path: str
+    old: Any
+    new: Any
+    applies: bool
+    why: str
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def validate_name(name: str) -> str:
+    """``name`` of an environment as it is, or DevenvError name_invalid."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise DevenvError("name_invalid", f"{json.dumps(str(name)[:60])} is no name for an environment")
+    return name
+
+
+def names(configs: Path = paths.CONFIGS) -> list[str]:
+    """All canonical names, topology by topology."""
+    schema = _schema(configs)
+    return [
+        f"{topology}-{stack}-{addressing}"
+        for topology in _stems(configs / "topologies")
+        for stack in _built(schema, "stack")
+        for addressing in _built(schema, "addressing")
+    ]
+
+
+def aliases(configs: Path = paths.CONFIGS) -> dict[str, str]:
+    """Short name to the canonical name that it stands for."""
+    return {alias: resolve(alias, configs=configs)["profile"] for alias in _stems(configs / "profiles")}
+
+
+def describe(configs: Path = paths.CONFIGS) -> list[dict[str, Any]]:
+    """One row a canonical name: profile, aliases, description, topology, stack, addressing, provider, engine, nodes,
+    control_plane, workers (counts), cpus, memory, disk (sums, bytes)."""
+    short: dict[str, list[str]] = {}
+    for alias, name in aliases(configs).items():
+        short.setdefault(name, []).append(alias)
+    return [_row(resolve(name, configs=configs), short.get(name, []), configs) for name in names(configs)]
+
+
+def environment_name(name_or_path: str) -> str:
+    """The default name of an environment of this profile: the profile's name or the file's stem, made to fit the pattern."""
+    stem = Path(name_or_path).name
+    if _is_path(name_or_path):
+        stem = re.sub(r"\.ya?ml$", "", stem)
+    return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:40].strip("-") or "devenv"
+
+
+# --- resolve ---------------------------------------------------------------------------------------------------------
+
+
+def resolve(
+    name_or_path: str,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    cwd: str | Path | None = None,
+    configs: Path = paths.CONFIGS,
+) -> dict[str, Any]:
+    """The resolved profile of a name, an alias or a file (anything with a ``/`` or ending in .yml or .yaml; relative to ``cwd``).
+
+    ``overrides``: keys are paths of the schema (``nodes.worker-0.memory``; what follows a mapping of free keys is one key, dots
+    and all), values are of the schema's type, text that YAML reads as it, or a mapping to merge.
+    Raises DevenvError with a reason of exit code 2, or jsonschema_missing.
+    """
+    schema = _schema(configs)
+    document = _chain(name_or_path, Path(cwd or os.getcwd()), configs, schema, ())
+    if overrides:
+        document = _merge(document, _override_document(overrides, schema))
+    return _compose(document, environment_name(name_or_path), configs, schema)
+
+
+def parse_quantity(quantity: str | int) -> int:
+    """Bytes of ``"4GiB"``, ``"1.5GiB"``, ``"1024"`` or 1024. Raises DevenvError profile_invalid."""
+    match = _QUANTITY.fullmatch(str(quantity))
+    if not match or isinstance(quantity, bool):
+        raise DevenvError(
+            "profile_invalid", f"{json.dumps(quantity)} is no size: bytes, or a number with KiB, MiB, GiB or TiB"
+        )
+    whole, fraction, unit = match[1], match[2] or "", _UNITS[match[3] or ""]
+    if fraction and unit == 1:
+        raise DevenvError("profile_invalid", f"{json.dumps(quantity)} is no whole number of bytes")
+    return int(whole) * unit + (int(fraction) * unit // 10 ** len(fraction) if fraction else 0)
+
+
+def _chain(wanted: str, base: Path, configs: Path, schema: Mapping[str, Any], seen: tuple[str, ...]) -> dict[str, Any]:
+    """The document of ``wanted`` merged over all that it extends."""
+    if not _is_path(wanted):
+        path, data = _named(wanted, configs, schema)
+        if path is None:
+            return data
+    else:
+        path = base / Path(wanted).expanduser()
+    key = os.path.realpath(path)
+    if key in seen:
+        circle = " -> ".join(Path(step).name for step in (*seen[seen.index(key) :], key))
+        raise DevenvError("profile_loop", f"extends goes in a circle: {circle}", where=str(path))
+    document = documents.read(path)
+    documents.validate(document.data, schema, str(path), document.text)
+    data = {**document.data}
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    try:
+        below = _chain(parent, path.parent, configs, schema, (*seen, key))
+    except DevenvError as error:
+        if error.reason.id in ("profile_unknown", "profile_missing", "profile_unreadable") and not error.where.endswith(
+            ")"
+        ):
+            error = DevenvError(error.reason.id, error.message, where=f"{error.where or parent} (extends in {path})")
+        raise error from None
+    # A description speaks of its own file.
+    below.pop("description", None)
+    return _merge(below, data)
+
+
+def _named(name: str, configs: Path, schema: Mapping[str, Any]) -> tuple[Path | None, dict[str, Any]]:
+    """The file of a profile's name, or what a canonical name says. Raises DevenvError profile_unknown or not_built."""
+    plain = name.replace("_", "-")
+    if _WORD.fullmatch(plain):
+        if plain in _stems(configs / "profiles"):
+            return configs / "profiles" / f"{plain}.yml", {}
+        said = _canonical(plain, schema)
+        topologies = _stems(configs / "topologies")
+        planned = schema["properties"]["topology"].get(documents.NOT_BUILT, [])
+        if said and said["topology"] in [*topologies, *planned]:
+            documents.validate(said, schema, f"profile {name}")
+            return None, said
+        if plain in planned:
+            documents.validate({"topology": plain}, schema, f"profile {name}")
+    known = [*_stems(configs / "profiles"), *names(configs)]
+    near = documents.nearest(plain.lower(), known)
+    hint = f"; the nearest name is {near}" if near else ""
+    raise DevenvError("profile_unknown", f"no profile is named {json.dumps(name[:60])}{hint}")
+
+
+def _canonical(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Topology, stack, addressing (and connectivity, which covers what follows) of a canonical name; empty for another name."""
+    stacks, ways = ("|".join(map(re.escape, _words(schema, key))) for key in ("stack", "addressing"))
+    match = re.fullmatch(rf"(.+?)-({stacks})-({ways})(?:-(.+))?", name)
+    if not match:
+        return {}
+    said = {"topology": match[1], "stack": match[2], "addressing": match[3]}
+    return {**said, "connectivity": match[4]} if match[4] else said
+
+
+def _compose(document: Mapping[str, Any], name: str, configs: Path, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved profile of a merged and valid document."""
+    if "topology" not in document:
+        allowed = ", ".join(_built(schema, "topology"))
+        raise DevenvError("profile_invalid", f"topology is missing (or extends); allowed: {allowed}")
+    defaults = _data(configs / "defaults.yml")
+    merged = _merge({key: value for key, value in defaults.items() if key != "node"}, document)
+    topology = _data(configs / "topologies" / f"{merged['topology']}.yml")
+    families = _data(configs / "networks" / f"{merged['stack']}.yml")["families"]
+    said = _merge(topology.get("nodes", {}), document.get("nodes", {}))
+    resolved = {
+        "profile": f"{merged['topology']}-{merged['stack']}-{merged['addressing']}",
+        "name": name,
+        "topology": merged["topology"],
+        "stack": merged["stack"],
+        "families": families,
+        "addressing": merged["addressing"],
+        "provider": merged["provider"],
+        "kubernetes": _kubernetes(merged["kubernetes"], configs),
+        "network": merged["network"],
+        "registry": merged["registry"],
+        "proxy": merged["proxy"],
+        "clusters": merged["clusters"],
+        "nodes": [_node(node, said[node], defaults["node"]) for node in _in_order(said)],
+    }
+    _check_network(resolved["network"])
+    _check_nodes(resolved, topology)
+    return resolved
+
+
+def _kubernetes(said: Mapping[str, Any], configs: Path) -> dict[str, Any]:
+    versions = _data(configs / "versions.yml")
+    version = said.get("version", versions["default"])
+    known = sorted(versions["kubernetes"])
+    if version not in known:
+        raise DevenvError(
+            "profile_invalid", f"kubernetes.version: {json.dumps(version)} is not known; allowed: {', '.join(known)}"
+        )
+    return {"version": version, "engine": said["engine"]}
+
+
+def _node(name: str, said: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    node = _merge(defaults, said)
+    group = _group(name)
+    if group == "workers" and said.get("schedulable") is False:
+        raise DevenvError(
+            "profile_invalid", f"nodes.{name}.schedulable: false is for control plane nodes; give a worker a taint"
+        )
+    sizes = {key: parse_quantity(node[key]) for key in ("memory", "disk")}
+    for key, least in (("memory", _LEAST_MEMORY[group]), ("disk", _LEAST_DISK)):
+        if sizes[key] < least:
+            raise DevenvError(
+                "profile_invalid", f"nodes.{name}.{key}: must be at least {least >> 20}MiB, is {node[key]}"
+            )
+    return {
+        "name": name,
+        "group": group,
+        "cluster": node["cluster"],
+        "cpus": node["cpus"],
+        **sizes,
+        "labels": {key: value for key, value in sorted(node["labels"].items()) if value is not None},
+        "taints": list(node["taints"]),
+        "schedulable": group == "workers" or node["schedulable"],
+    }
+
+
+def _check_nodes(resolved: Mapping[str, Any], topology: Mapping[str, Any]) -> None:
+    """Refuse gaps in the numbers, more nodes than have a place, and what the engine cannot do yet."""
+    for prefix, group in _GROUPS.items():
+        have = [node["name"] for node in resolved["nodes"] if node["group"] == group]
+        for place, name in enumerate(have):
+            if name != f"{prefix}-{place}":
+                given = ", ".join(topology.get("nodes", {}))
+                raise DevenvError(
+                    "profile_invalid",
+                    f"nodes.{name}: topology {resolved['topology']} has {given}; the next {prefix} to add is {prefix}-{place}",
+                )
+        if group == "control_plane" and len(have) > 1:
+            raise DevenvError("not_built", f"nodes.{have[1]}: several control plane nodes are not built yet")
+    count = len(resolved["nodes"])
+    addresses.address("192.0.2.0/24", count - 1)
+    for family in resolved["families"]:
+        addresses.pod_cidr(resolved["network"]["pods"][family], count - 1)
+
+
+def _check_network(network: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuse pools that are no networks, too small for one subnet, out of use, or overlap. Both families, whatever the stack."""
+    parsed: list[tuple[str, addresses.Network]] = []
+    for key, pool in network.items():
+        for family, text in pool.items():
+            path = f"network.{key}.{family}"
+            one = _pool(path, family, text)
+            least, most = _SERVICE_PREFIXES[family] if key == "services" else (1, addresses.PREFIX[family])
+            if not least <= one.prefixlen <= most:
+                raise DevenvError(
+                    "profile_invalid", f"{path}: the prefix must be /{least} to /{most}, is /{one.prefixlen}"
+                )
+            parsed.append((path, one))
+    for place, (path, one) in enumerate(parsed):
+        for other_path, other in parsed[:place]:
+            if one.version == other.version and one.overlaps(other):
+                raise DevenvError("subnet_overlap", f"{path} {one} overlaps {other_path} {other}")
+
+
+def _pool(path: str, family: str, text: str) -> addresses.Network:
+    try:
+        network = ipaddress.IPv4Network(text) if family == "ipv4" else ipaddress.IPv6Network(text)
+    except ValueError as error:
+        raise DevenvError(
+            "profile_invalid", f"{path}: must be an IPv{family[-1]} network in CIDR form: {error}"
+        ) from None
+    if (
+        "/" not in text
+        or network.is_loopback
+        or network.is_multicast
+        or network.is_link_local
+        or network.is_unspecified
+    ):
+        raise DevenvError("profile_invalid", f"{path}: must be an ordinary unicast network in CIDR form, is {text}")
+    return network
+
+
+# --- overrides -------------------------------------------------------------------------------------------------------
+
+
+def _override_document(overrides: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    documents.check_plain(dict(overrides), OVERRIDES)
+    document: dict[str, Any] = {}
+    for path, value in overrides.items():
+        parts, rule = _split(path, schema)
+        part: dict[str, Any] = {parts[-1]: _typed(value, rule)}
+        for key in reversed(parts[:-1]):
+            part = {key: part}
+        document = _merge(document, part)
+    if "extends" in document:
+        raise DevenvError("profile_invalid", "extends: cannot be overridden; name another profile", where=OVERRIDES)
+    documents.validate(document, schema, OVERRIDES)
+    return document
+
+
+def _split(path: str, schema: Mapping[str, Any]) -> tuple[list[str], Mapping[str, Any]]:
+    """The keys of a dotted path and the schema of its last one. A path that the schema has not keeps its parts: validation
+    names the wrong one."""
+    parts: list[str] = []
+    rule: Mapping[str, Any] = schema
+    rest = path
+    while rest:
+        if (
+            not rule.get("properties")
+            and not rule.get("patternProperties")
+            and isinstance(rule.get("additionalProperties"), dict)
+        ):
+            parts.append(rest)
+            return parts, _deref(rule["additionalProperties"], schema)
+        key, _, rest = rest.partition(".")
+        parts.append(key)
+        rule = _deref(_below(rule, key), schema)
+    if not parts or "" in parts:
+        raise DevenvError(
+            "profile_invalid", f"{json.dumps(path)} is no path of a key, such as nodes.worker-0.memory", where=OVERRIDES
+        )
+    return parts, rule
+
+
+def _below(rule: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    if key in rule.get("properties", {}):
+        return dict(rule["properties"][key])
+    for pattern, below in rule.get("patternProperties", {}).items():
+        if re.search(pattern, key):
+            return dict(below)
+    return {}
+
+
+def _deref(rule: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    while "$ref" in rule:
+        rule = schema["$defs"][rule["$ref"].rpartition("/")[2]]
+    return rule
+
+
+def _typed(value: Any, rule: Mapping[str, Any]) -> Any:
+    """Text from a command line as the type that the schema wants; anything else as it is."""
+    kinds = rule.get("type", [])
+    if not isinstance(value, str) or not kinds or "string" in kinds:
+        return value
+    try:
+        return documents.value(value)
+    except (yaml.YAMLError, ValueError):
+        return value
+
+
+# --- changes ---------------------------------------------------------------------------------------------------------
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+    """What differs from ``old`` to ``new`` (resolved profiles), and whether an existing environment takes it: labels, taints and
+    added workers. Names and what follows from other keys (profile, name, families) are left out, as is the order of nodes."""
+    found: list[Change] = []
+    for key in sorted({*old, *new} - {"profile", "name", "families", "nodes"}):
+        found += _differences(old.get(key), new.get(key), key)
+    before, after = ({node["name"]: node for node in one.get("nodes", [])} for one in (old, new))
+    for name in [*before, *(name for name in after if name not in before)]:
+        found += _node_changes(f"nodes.{name}", before.get(name), after.get(name))
+    return found
+
+
+def _differences(old: Any, new: Any, path: str) -> list[Change]:
+    if old == new:
+        return []
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            found for key in sorted({*old, *new}) for found in _differences(old.get(key), new.get(key), f"{path}.{key}")
+        ]
+    return [Change(path, old, new, False, "needs a new environment: down, then up")]
+
+
+def _node_changes(path: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> list[Change]:
+    if old is None:
+        applies = new is not None and new["group"] == "workers"
+        return [
+            Change(path, None, new, applies, "a worker joins" if applies else "control plane nodes cannot be added yet")
+        ]
+    if new is None:
+        return [Change(path, old, None, False, "nodes cannot be removed yet")]
+    found = []
+    for key in sorted({*old, *new}):
+        if old.get(key) == new.get(key):
+            continue
+        if key == "labels":
+            one, two = old.get(key, {}), new.get(key, {})
+            found += [
+                Change(
+                    f"{path}.labels.{label}", one.get(label), two.get(label), True, "labels are set on the running node"
+                )
+                for label in sorted({*one, *two})
+                if one.get(label) != two.get(label)
+            ]
+        elif key == "taints":
+            found.append(
+                Change(f"{path}.taints", old.get(key), new.get(key), True, "taints are set on the running node")
+            )
+        else:
+            found.append(Change(f"{path}.{key}", old.get(key), new.get(key), False, "a node is not changed in place"))
+    return found
+
+
+# --- small parts -----------------------------------------------------------------------------------------------------
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged: dict[str, Any] = {key: copy.deepcopy(value) for key, value in below.items()}
+    for key, value in above.items():
+        inner = merged.get(key)
+        merged[key] = (
+            _merge(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else copy.deepcopy(value)
+        )
+    return merged
+
+
+def _in_order(nodes: Iterable[str]) -> list[str]:
+    """Masters, then workers, each by number."""
+    return sorted(nodes, key=lambda name: (list(_GROUPS.values()).index(_group(name)), int(name.rpartition("-")[2])))
+
+
+def _group(node: str) -> str:
+    match = _NODE.fullmatch(node)
+    if not match:
+        raise DevenvError("profile_invalid", f"nodes.{node}: must be master-N or worker-N")
+    return _GROUPS[match[1]]
+
+
+def _is_path(name_or_path: str) -> bool:
+    return "/" in name_or_path or name_or_path.endswith((".yml", ".yaml")) or name_or_path in (".", "..")
+
+
+def _schema(configs: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((configs / "schema" / "profile.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def _data(path: Path) -> dict[str, Any]:
+    """One of our own data files. Raises DevenvError as a profile would."""
+    return documents.read(path).data
+
+
+def _stems(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yml"))
+
+
+def _built(schema: Mapping[str, Any], key: str) -> list[str]:
+    return list(schema["properties"][key]["enum"])
+
+
+def _words(schema: Mapping[str, Any], key: str) -> Sequence[str]:
+    """Built and planned values, the longer ones first so that none hides behind its own beginning."""
+    rule = schema["properties"][key]
+    return sorted([*rule["enum"], *rule.get(documents.NOT_BUILT, [])], key=len, reverse=True)
+
+
+def _row(resolved: Mapping[str, Any], short: list[str], configs: Path) -> dict[str, Any]:
+    nodes = resolved["nodes"]
+    topology = _data(configs / "topologies" / f"{resolved['topology']}.yml")
+    network = _data(configs / "networks" / f"{resolved['stack']}.yml")
+    return {
+        "profile": resolved["profile"],
+        "aliases": sorted(short),
+        "description": f"{topology['description']} {network['description']}",
+        "topology": resolved["topology"],
+        "stack": resolved["stack"],
+        "addressing": resolved["addressing"],
+        "provider": resolved["provider"],
+        "engine": resolved["kubernetes"]["engine"],
+        "nodes": len(nodes),
+        "control_plane": sum(node["group"] == "control_plane" for node in nodes),
+        "workers": sum(node["group"] == "workers" for node in nodes),
+        **{key: sum(node[key] for node in nodes) for key in ("cpus", "memory", "disk")},
+    }
