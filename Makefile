@@ -66,8 +66,7 @@ bench: setup ## what an up costs beside the bare commands: writes bench.json
 	$(BIN)/python tests/bench/bench.py $(ARGS)
 
 docs: venv ## write the generated pages anew
-	$(BIN)/python tools/role_docs.py
-	$(BIN)/python tools/reference_docs.py
+	$(BIN)/python tools/generated.py
 
 clean: ## remove what building and testing left in this folder (not environments, not the bundle)
 	rm -rf .cache .ansible .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist bench.json

@@ -1,0 +1,96 @@
+"""The makers of generated pages, and that the pages are what the code says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import generated
+import pytest
+import reference_docs
+import role_docs
+from ansible_collections.devenv.lab.plugins.plugin_utils.reasons import Reason
+
+SPEC = {
+    "short_description": "Does x",
+    "options": {
+        "x_list": {"type": "list", "elements": "str", "default": ["a", "b|c"], "description": ["One.", "Two\n lines."]},
+        "x_need": {"required": True, "description": "Needed."},
+        "x_free": {"type": "path", "description": "May be left out."},
+        "x_word": {"type": "str", "default": "", "choices": ["", "on"], "description": "Word."},
+        "x_map": {"type": "dict", "default": {}, "description": "Map."},
+        "x_truth": {"type": "bool", "default": True, "description": "Truth."},
+    },
+}
+
+
+def test_one_entry_point() -> None:
+    assert role_docs.table({"main": SPEC}).splitlines() == [
+        "| variable | type | default | meaning |",
+        "| --- | --- | --- | --- |",
+        "| `x_list` | list of str | `[a, b\\|c]` | One. Two lines. |",
+        "| `x_need` | str | **required** | Needed. |",
+        "| `x_free` | path |  | May be left out. |",
+        "| `x_word` | str | `''` | Word. One of ``, `on`. |",
+        "| `x_map` | dict | `{}` | Map. |",
+        "| `x_truth` | bool | `true` | Truth. |",
+    ]
+
+
+def test_several_entry_points_say_whose_a_variable_is() -> None:
+    text = role_docs.table(
+        {
+            "create": {
+                "short_description": "Makes",
+                "options": {"x_a": {"description": "A."}, "x_b": {"description": "B."}},
+            },
+            "destroy": {"short_description": "Ends", "options": {"x_a": {"description": "A."}}},
+        }
+    )
+    assert "| `destroy` | Ends |" in text
+    assert "| `x_a` | str |  | A. |" in text
+    assert "| `x_b` | str |  | B. (`create`) |" in text
+
+
+def test_a_role_without_variables() -> None:
+    assert role_docs.table({"main": {"short_description": "x"}}) == "No variables of its own."
+
+
+def test_only_what_stands_between_the_markers_changes() -> None:
+    readme = f"# x\n{role_docs.BEGIN}\nold\n{role_docs.END}\nafter\n"
+    made = role_docs.filled(readme, "new")
+    assert made == f"# x\n{role_docs.BEGIN}\n\nnew\n\n{role_docs.END}\nafter\n"
+    assert role_docs.filled(made, "new") == made
+
+
+@pytest.mark.parametrize(
+    "readme",
+    ["", role_docs.BEGIN, role_docs.END, f"{role_docs.END}{role_docs.BEGIN}", f"{role_docs.BEGIN}{role_docs.END}" * 2],
+)
+def test_wrong_markers_are_refused(readme: str) -> None:
+    with pytest.raises(role_docs.BadReadme):
+        role_docs.filled(readme, "new")
+
+
+def test_reasons_are_sorted_and_escaped() -> None:
+    rows = {
+        r.id: r
+        for r in (Reason("b", 9, "B|b.", "Do\nb."), Reason("a", 9, "A.", "Do a."), Reason("c", 2, "C.", "Do c."))
+    }
+    lines = reference_docs.reasons_page(rows).splitlines()
+    assert lines[-3:] == ["| `c` | 2 | C. | Do c. |", "| `a` | 9 | A. | Do a. |", "| `b` | 9 | B\\|b. | Do b. |"]
+
+
+def test_an_exit_code_without_words_is_refused() -> None:
+    assert "| 9 | preflight; nothing was changed | `preflight` |" in reference_docs.exits_page({"preflight": 9}, [])
+    with pytest.raises(KeyError):
+        reference_docs.exits_page({"preflight": 9}, [77])
+
+
+def test_settle_writes_or_only_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "docs" / "page.md"
+    assert generated.settle({page: "text\n"}, tmp_path, check=True) == [page]
+    assert not page.exists()
+    assert generated.settle({page: "text\n"}, tmp_path, check=False) == [page]
+    assert page.read_text() == "text\n"
+    assert generated.settle({page: "text\n"}, tmp_path, check=True) == []
+    assert capsys.readouterr().out.splitlines() == ["docs/page.md: is old, type make docs", "docs/page.md: written"]

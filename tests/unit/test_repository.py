@@ -1,0 +1,161 @@
+"""What holds for the repository as a whole."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Where packages come from is the machine's own setting: no file may name such a place. In two parts, for this file too.
+REGISTRIES = (
+    ("debian", "org"),
+    ("pypi", "org"),
+    ("pythonhosted", "org"),
+    ("npmjs", "org"),
+    ("proxy.golang", "org"),
+    ("sum.golang", "org"),
+    ("goproxy", "io"),
+    ("galaxy.ansible", "com"),
+)
+# A find of places() in a YAML file.
+YAML_LINE = re.compile(r"[^:]+\.ya?ml:")
+LINKS = {"collections/ansible_collections/devenv/lab": "../../..", "playbooks/collections": "../collections"}
+
+
+def files() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    paths = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    return [p for p in paths if p.is_file() and not p.is_symlink()]
+
+
+def text_files() -> list[tuple[Path, str]]:
+    found = []
+    for path in files():
+        data = path.read_bytes()
+        if b"\0" not in data:
+            found.append((path.relative_to(ROOT), data.decode()))
+    return found
+
+
+def places(pattern: re.Pattern[str], skip: tuple[str, ...] = ()) -> list[str]:
+    return [
+        f"{path}:{number}: {line.strip()[:100]}"
+        for path, text in text_files()
+        if path.as_posix() not in skip
+        for number, line in enumerate(text.splitlines(), 1)
+        if pattern.search(line)
+    ]
+
+
+def test_no_registry_is_named() -> None:
+    hosts = "|".join(re.escape(".".join(parts)) for parts in REGISTRIES)
+    pattern = re.compile(rf"(?<![\w-])(?:{hosts})\b")
+    assert pattern.search("deb." + ".".join(REGISTRIES[0])), "the search finds nothing"
+    assert places(pattern) == []
+
+
+def test_no_path_of_this_machine() -> None:
+    own = {str(ROOT)} | ({str(ROOT.parent)} if len(ROOT.parents) == 2 else set())
+    pattern = re.compile("|".join(rf"(?<![\w.~$}}-]){re.escape(p)}(?=[/\s'\"`]|$)" for p in own))
+    assert pattern.search(f"cd {ROOT}"), "the search finds nothing"
+    assert places(pattern) == []
+    assert places(re.compile(r"(?<![\w.])/(?:home|Users)/[a-z]\w+/")) == []
+
+
+def test_no_blanks_at_line_ends_and_a_newline_at_the_end() -> None:
+    wrong = []
+    for path, text in text_files():
+        if path.parts[0] == "LICENSES":
+            continue
+        if text and not text.endswith("\n"):
+            wrong.append(f"{path}: no newline at the end")
+        wrong += [
+            f"{path}:{n}: blanks at the end" for n, line in enumerate(text.split("\n"), 1) if line != line.rstrip()
+        ]
+        if "\t" in text and path.suffix in (".yml", ".yaml", ".py"):
+            wrong.append(f"{path}: a tab")
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("link", "target"), LINKS.items())
+def test_links(link: str, target: str) -> None:
+    assert os.readlink(ROOT / link) == target
+    assert (ROOT / link).resolve().is_dir()
+
+
+def test_no_other_links() -> None:
+    listed = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.split("\t")[1] for line in listed.splitlines() if line.startswith("120000")} == set(LINKS)
+
+
+def test_one_version_everywhere() -> None:
+    galaxy = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    changelog = yaml.safe_load((ROOT / "changelogs" / "changelog.yaml").read_text())
+    newest = max(changelog["releases"], key=lambda v: tuple(int(part) for part in v.split(".")))
+    assert galaxy == project == newest
+    assert f"## v{newest}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_one_ansible_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    alone = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert alone
+    assert [line for line in alone if line not in project] == []
+    runtime = yaml.safe_load((ROOT / "meta" / "runtime.yml").read_text())["requires_ansible"]
+    assert runtime == ">=2.19.0,<2.20.0"
+    assert any(line.startswith("ansible-core>=2.19") and line.endswith("<2.20") for line in project)
+
+
+def test_continuous_integration_runs_make_test_alone() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    commands = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
+    assert commands == ["set -eu", 'cd "$(dirname "$0")/.."', "exec make test"]
+
+
+def test_yaml_files_end_in_yml() -> None:
+    # The tools that own these three want the long form.
+    allowed = {"changelogs/config.yaml", "changelogs/changelog.yaml", ".pre-commit-config.yaml"}
+    assert {p.relative_to(ROOT).as_posix() for p in files() if p.suffix == ".yaml"} <= allowed
+
+
+def test_no_lint_rule_is_switched_off() -> None:
+    config = yaml.safe_load((ROOT / ".ansible-lint").read_text())
+    assert set(config) == {"profile", "offline", "exclude_paths"}
+    assert config["profile"] == "production"
+    ignored = ROOT / ".ansible-lint-ignore"
+    assert not ignored.exists() or not [s for s in ignored.read_text().splitlines() if s and not s.startswith("#")]
+    in_yaml = re.compile(r"#\s*(?:no" r"qa|yaml" r"lint disable)")
+    without_rule = re.compile(r"#\s*(?:no" r"qa(?!: [A-Z])|type" r": ignore(?!\[))")
+    assert [place for place in places(in_yaml) if YAML_LINE.match(place)] == []
+    assert places(without_rule) == []
+
+
+def test_nothing_swallows_errors_of_tasks() -> None:
+    found = places(re.compile(r"^\s*(?:ignore" r"_errors|ignore" r"_unreachable):|failed_when: *false"))
+    assert [place for place in found if YAML_LINE.match(place)] == []
+
+
+def test_playbooks_parse() -> None:
+    playbooks = sorted(str(p) for p in (ROOT / "playbooks").glob("*.yml"))
+    assert playbooks
+    program = Path(sys.executable).with_name("ansible-playbook")
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED" and not k.startswith("ANSIBLE_")}
+    checked = subprocess.run(
+        [program, "--syntax-check", *playbooks], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr + checked.stdout
