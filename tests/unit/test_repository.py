@@ -107,7 +107,7 @@ def test_one_version_everywhere() -> None:
     changelog = yaml.safe_load((ROOT / "changelogs" / "changelog.yaml").read_text())
     newest = max(changelog["releases"], key=lambda v: tuple(int(part) for part in v.split(".")))
     assert galaxy == project == newest
-    assert f"## v{newest}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f'<a id="v{newest.replace(".", "-")}"></a>' in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_one_ansible_everywhere() -> None:

@@ -135,7 +135,7 @@ def test_metadata(role: Path) -> None:
     )
     assert info["description"].strip()
     assert {"name": "Debian", "versions": ["bookworm"]} in info["platforms"]
-    assert not (load(role / "meta" / "main.yml").get("dependencies") or [])
+    assert load(role / "meta" / "main.yml").get("dependencies", []) == []
 
 
 @pytest.mark.parametrize("role", ROLES, ids=role_name)
