@@ -12,9 +12,10 @@ version_added: 0.1.0
 author: devenv maintainers
 description:
   - Makes the hosts, groups and variables of the profile that the extra variable C(profile) names.
-  - With C(devenv_name) alone it reads what the environment's state folder holds. With neither, the inventory is empty.
-  - "Extra variables that it reads: C(profile) (a name or a file), C(devenv_name) (default: the profile's name or the file's
-    stem), C(devenv_overrides) (a mapping of paths of the profile to values), C(devenv_home) (default: E(DEVENV_HOME))."
+  - With C(devenv_name) alone it reads the state folder of that environment. With neither, the inventory is empty.
+  - Extra variables that it reads are C(profile) (a name or a file), C(devenv_name) (by default the name or the file's
+    stem), C(devenv_overrides) (a mapping of paths of the profile to values) and C(devenv_home) (by default
+    E(DEVENV_HOME)).
 requirements:
   - jsonschema
 options:
@@ -38,68 +39,88 @@ from typing import Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
+from ansible.template import trust_as_template
 from ansible.utils.display import Display
 from ansible.utils.vars import load_extra_vars
-
-from ansible_collections.devenv.lab.plugins.plugin_utils import inventory, paths, profile, profile_document
+from ansible_collections.devenv.lab.plugins.plugin_utils import inventory as hosts
+from ansible_collections.devenv.lab.plugins.plugin_utils import paths, profile, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
 display = Display()
 
+_READ = ("profile", "devenv_name", "devenv_overrides", "devenv_home")
+
 
 class InventoryModule(BaseInventoryPlugin):
+    """Reads extra variables, so that plain ``ansible-playbook -e profile=NAME`` is all it takes."""
+
     NAME = "devenv.lab.profile"
 
     def verify_file(self, path: str) -> bool:
-        return super().verify_file(path) and path.endswith((".yml", ".yaml"))
+        return bool(super().verify_file(path)) and path.endswith((".yml", ".yaml"))
 
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
         super().parse(inventory, loader, path, cache)
         self._read_config_data(path)
         # Extra variables are tagged text; the logic takes and stores plain JSON types.
-        extra = json.loads(json.dumps(dict(load_extra_vars(loader)), default=str))
+        given = load_extra_vars(loader)
+        extra = json.loads(json.dumps({key: given[key] for key in _READ if key in given}, default=str))
         try:
-            found = _hosts(extra)
+            found = _wanted(extra)
         except DevenvError as error:
             raise AnsibleParserError(f"{error} [{error.reason.id}]") from None
-        if found:
-            self._fill(found)
-
-    def _fill(self, found: dict[str, Any]) -> None:
-        for key, value in found["vars"].items():
-            self.inventory.set_variable("all", key, value)
-        for host, variables in found["hosts"].items():
-            self.inventory.add_host(host)
-            for key, value in variables.items():
-                self.inventory.set_variable(host, key, value)
-        for group, hosts in found["groups"].items():
-            self.inventory.add_group(group)
-            for host in hosts:
-                self.inventory.add_host(host, group=group)
+        if found is not None:
+            _fill(inventory, found)
 
 
-def _hosts(extra: dict[str, Any]) -> dict[str, Any] | None:
+def _fill(inventory: Any, found: dict[str, Any]) -> None:
+    for key, value in found["vars"].items():
+        inventory.set_variable("all", key, _tagged(value))
+    for host, variables in found["hosts"].items():
+        inventory.add_host(host)
+        for key, value in variables.items():
+            inventory.set_variable(host, key, _tagged(value))
+    for group, members in found["groups"].items():
+        inventory.add_group(group)
+        for host in members:
+            inventory.add_host(host, group=group)
+
+
+def _wanted(extra: dict[str, Any]) -> dict[str, Any] | None:
     """The inventory that the extra variables ask for; None when they ask for none."""
-    wanted, name = _text(extra, "profile"), _text(extra, "devenv_name")
+    asked, name = _text(extra, "profile"), _text(extra, "devenv_name")
     overrides = extra.get("devenv_overrides") or {}
     if not isinstance(overrides, dict):
-        raise DevenvError("profile_invalid", "devenv_overrides must be a mapping of paths to values")
-    if not wanted and not name:
-        return None
+        raise DevenvError("profile_invalid", "must be a mapping of paths to values", where="devenv_overrides")
     if name:
         profile.validate_name(name)
-    resolved = profile.resolve(wanted, overrides=overrides) if wanted else None
-    name = name or (resolved or {})["name"]
-    env = {**os.environ, **({"DEVENV_HOME": extra["devenv_home"]} if _text(extra, "devenv_home") else {})}
-    state = paths.environment(name, env)
-    if resolved is None:
-        resolved = _stored(state / "profile.yml")
-    if resolved is None:
+    resolved = profile.resolve(asked, overrides=overrides) if asked else None
+    if resolved is not None:
+        name = name or resolved["name"]
+    if not name:
         return None
-    network = _stored(state / "network.yml")
-    if network:
-        inventory.prepare_control_folder(state)
-    return inventory.build(resolved, network, state, name)
+    home = _text(extra, "devenv_home")
+    folder = paths.environment(name, {**os.environ, "DEVENV_HOME": home} if home else os.environ)
+    if resolved is None:
+        return _stored(folder)
+    network = state.read_network(folder)
+    return _built(resolved, network, folder)
+
+
+def _stored(folder: Path) -> dict[str, Any] | None:
+    """What the state folder says; None when there is none. A broken one must not be in the way of taking it down."""
+    try:
+        resolved, network = state.read_profile(folder), state.read_network(folder)
+        return _built(resolved, network, folder) if resolved is not None else None
+    except (DevenvError, KeyError, TypeError) as error:
+        display.warning(f"The environment's state is not used: {error}")
+        return None
+
+
+def _built(resolved: dict[str, Any], network: dict[str, Any] | None, folder: Path) -> dict[str, Any]:
+    if network is not None:
+        hosts.prepare_control_folder(folder)
+    return hosts.build(resolved, network, folder)
 
 
 def _text(extra: dict[str, Any], key: str) -> str:
@@ -107,5 +128,10 @@ def _text(extra: dict[str, Any], key: str) -> str:
     return "" if value is None else str(value)
 
 
-def _stored(path: Path) -> dict[str, Any] | None:
-    return profile_document.read(path).data if path.exists() else None
+def _tagged(value: Any) -> Any:
+    """``value`` for Ansible: text without a template counts as trusted, so that listings do not mark it as unsafe."""
+    if isinstance(value, dict):
+        return {key: _tagged(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_tagged(inner) for inner in value]
+    return trust_as_template(value) if isinstance(value, str) and "{" not in value else value

@@ -1,7 +1,8 @@
 """Addresses, MACs and pod ranges. Pure arithmetic: nothing here looks at the machine.
 
-The plan of a subnet: gateway ``.1`` / ``::1``, node with index i ``.10+i`` / ``::10+i``. The IPv6 host part repeats the decimal
-digits of the IPv4 one (index 15 is ``.25`` and ``::25``), so the two read alike; it is unique since the decimal number is.
+The plan of a subnet: gateway ``.1`` / ``::1``, node with index i ``.10+i`` / ``::10+i``. The IPv6 host part repeats the
+decimal digits of the IPv4 one (index 15 is ``.25`` and ``::25``), so the two read alike; it is unique since the decimal
+number is.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ LAST_HOST = 254
 
 
 def choose(pools: Mapping[str, str], used: Iterable[Network | str], families: Sequence[str]) -> dict[str, str]:
-    """The first subnet of each family's pool that overlaps none of ``used`` (both families mixed; default routes do not count).
+    """The first subnet of each family's pool that overlaps none of ``used`` (any family; default routes do not count).
 
     ``pools`` and the result: family to CIDR text. Raises DevenvError subnet_none_free.
     """
-    taken = [ipaddress.ip_network(network) for network in used]
+    taken = [ipaddress.ip_network(network, strict=False) for network in used]
     return {family: str(_first_free(ipaddress.ip_network(pools[family]), taken, family)) for family in families}
 
 
@@ -58,7 +59,7 @@ def plan(
 
 
 def indexes(names: Sequence[str], previous: Mapping[str, Any] | None = None) -> dict[str, int]:
-    """Index of each node: the one in ``previous`` (a network.yml), else the lowest that is free, in the order of ``names``."""
+    """Index of each node: the one in ``previous`` (a network.yml), else the lowest free, in the order of ``names``."""
     kept = {name: int(node["index"]) for name, node in (previous or {}).get("nodes", {}).items()}
     found = {name: kept[name] for name in names if name in kept}
     free = iter(sorted(set(range(len(names))) - set(found.values())))
@@ -77,8 +78,8 @@ def address(subnet: str, index: int) -> ipaddress.IPv4Address | ipaddress.IPv6Ad
 def mac(subnets: Mapping[str, str], index: int) -> str:
     """Locally administered MAC of a node: the same subnets and index always give the same one.
 
-    ``52:54`` and the four bytes of the IPv4 address; without IPv4 ``52:56``, three bytes of a digest of the IPv6 subnet and the
-    number of the node.
+    ``52:54`` and the four bytes of the IPv4 address; without IPv4 ``52:56``, three bytes of a digest of the IPv6 subnet
+    and the number of the node.
     """
     if "ipv4" in subnets:
         tail = address(subnets["ipv4"], index).packed
@@ -88,7 +89,7 @@ def mac(subnets: Mapping[str, str], index: int) -> str:
 
 
 def pod_cidr(pool: str, index: int) -> str:
-    """The pod range of the node with ``index``: the index-th /24 or /64 of ``pool``. Raises DevenvError nodes_too_many."""
+    """Pod range of the node with ``index``: the index-th /24 or /64 of ``pool``. Raises DevenvError nodes_too_many."""
     network = ipaddress.ip_network(pool)
     prefix = PREFIX[family(network)]
     if index >= 1 << (prefix - network.prefixlen):

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from ansible_collections.devenv.lab.plugins.plugin_utils import addresses
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
-# sun_path of a Unix socket is 108 bytes with its final NUL; ssh binds to "<path>.<16 characters>" first, and %C is 40 digits.
+# A Unix socket's path has 108 bytes with its final NUL; ssh binds to "<path>.<16 characters>" first; %C is 40 digits.
 _SOCKET_LIMIT = 107
 _SSH_SUFFIX = 17
 _HASH = 40
@@ -25,13 +24,14 @@ _TEMPLATE = re.compile(r"\{\{|\{%|\{#")
 
 
 def build(
-    resolved: Mapping[str, Any], network: Mapping[str, Any] | None, state_dir: str | Path, name: str
+    resolved: Mapping[str, Any], network: Mapping[str, Any] | None, state_dir: str | Path, name: str = ""
 ) -> dict[str, Any]:
     """``{"groups": {group: [host]}, "hosts": {host: variables}, "vars": variables of all}``.
 
     ``network`` is network.yml of the state folder, None before the provider has claimed: hosts then have no address.
-    ``name`` is the environment's. Raises DevenvError nodes_too_many.
+    ``name`` is the environment's, by default that of its state folder. Raises DevenvError nodes_too_many.
     """
+    name = name or Path(state_dir).name
     state = Path(state_dir)
     claimed = network or {}
     families = resolved["families"]
@@ -58,7 +58,7 @@ def build(
 
 
 def to_yaml(inventory: Mapping[str, Any]) -> str:
-    """A static inventory for ``ansible -i FILE`` (a name ending in .yml). Text that looks like a template is marked unsafe."""
+    """A static inventory for ``ansible -i FILE.yml``. Text that looks like a template is marked unsafe."""
     tree = {
         "all": {
             "vars": _guarded(inventory["vars"]),
@@ -105,7 +105,7 @@ def prepare_control_folder(state_dir: str | Path) -> Path:
 
 
 def ssh_common_args(state_dir: str | Path) -> str:
-    """Options of ssh for a node of the environment, quoted for a shell: its own known_hosts, checking on, its own sockets."""
+    """Options of ssh for a node of the environment, quoted for a shell: own known_hosts, checking on, own sockets."""
     known_hosts = str(Path(state_dir) / "ssh" / "known_hosts").replace("%", "%%")
     options = [
         f"UserKnownHostsFile={_ssh_word(known_hosts)}",
@@ -121,7 +121,7 @@ def _control_folder(state: Path) -> Path:
     if len(os.fsencode(own)) + 1 + _HASH + _SSH_SUFFIX <= _SOCKET_LIMIT:
         return own
     digest = hashlib.sha256(os.fsencode(state)).hexdigest()[:16]
-    return Path("/tmp") / f"devenv-{os.getuid()}-{digest}"  # noqa: S108 made private and looked at before use
+    return Path("/tmp") / f"devenv-{os.getuid()}-{digest}"
 
 
 def _ssh_word(text: str) -> str:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, paths
 from ansible_collections.devenv.lab.plugins.plugin_utils import profile_document as documents
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
@@ -38,7 +37,7 @@ _SERVICE_PREFIXES = {"ipv4": (12, 28), "ipv6": (108, 124)}
 
 @dataclass(frozen=True)
 class Change:
-    """One difference between two resolved profiles; ``applies`` says whether an existing environment takes it, ``why`` why (not)."""
+    """One difference of two resolved profiles. ``applies``: an existing environment takes it; ``why``: why (not)."""
 
     path: str
     old: Any
@@ -83,7 +82,7 @@ def describe(configs: Path = paths.CONFIGS) -> list[dict[str, Any]]:
 
 
 def environment_name(name_or_path: str) -> str:
-    """The default name of an environment of this profile: the profile's name or the file's stem, made to fit the pattern."""
+    """Default name of an environment of this profile: its name or the file's stem, made to fit the pattern."""
     stem = Path(name_or_path).name
     if _is_path(name_or_path):
         stem = re.sub(r"\.ya?ml$", "", stem)
@@ -100,10 +99,10 @@ def resolve(
     cwd: str | Path | None = None,
     configs: Path = paths.CONFIGS,
 ) -> dict[str, Any]:
-    """The resolved profile of a name, an alias or a file (anything with a ``/`` or ending in .yml or .yaml; relative to ``cwd``).
+    """The resolved profile of a name, an alias or a file (has a ``/`` or ends in .yml or .yaml; relative to ``cwd``).
 
-    ``overrides``: keys are paths of the schema (``nodes.worker-0.memory``; what follows a mapping of free keys is one key, dots
-    and all), values are of the schema's type, text that YAML reads as it, or a mapping to merge.
+    ``overrides``: keys are paths of the schema (``nodes.worker-0.memory``; what follows a mapping of free keys is one
+    key, dots and all), values are of the schema's type, text that YAML reads as it, or a mapping to merge.
     Raises DevenvError with a reason of exit code 2, or jsonschema_missing.
     """
     schema = _schema(configs)
@@ -178,7 +177,7 @@ def _named(name: str, configs: Path, schema: Mapping[str, Any]) -> tuple[Path | 
 
 
 def _canonical(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Topology, stack, addressing (and connectivity, which covers what follows) of a canonical name; empty for another name."""
+    """Topology, stack, addressing and (for all that follows) connectivity of a canonical name; empty for another name."""
     stacks, ways = ("|".join(map(re.escape, _words(schema, key))) for key in ("stack", "addressing"))
     match = re.fullmatch(rf"(.+?)-({stacks})-({ways})(?:-(.+))?", name)
     if not match:
@@ -259,10 +258,9 @@ def _check_nodes(resolved: Mapping[str, Any], topology: Mapping[str, Any]) -> No
         have = [node["name"] for node in resolved["nodes"] if node["group"] == group]
         for place, name in enumerate(have):
             if name != f"{prefix}-{place}":
-                given = ", ".join(topology.get("nodes", {}))
+                given = f"topology {resolved['topology']} has {', '.join(topology.get('nodes', {}))}"
                 raise DevenvError(
-                    "profile_invalid",
-                    f"nodes.{name}: topology {resolved['topology']} has {given}; the next {prefix} to add is {prefix}-{place}",
+                    "profile_invalid", f"nodes.{name}: {given}; the next {prefix} to add is {prefix}-{place}"
                 )
         if group == "control_plane" and len(have) > 1:
             raise DevenvError("not_built", f"nodes.{have[1]}: several control plane nodes are not built yet")
@@ -273,7 +271,7 @@ def _check_nodes(resolved: Mapping[str, Any], topology: Mapping[str, Any]) -> No
 
 
 def _check_network(network: Mapping[str, Mapping[str, str]]) -> None:
-    """Refuse pools that are no networks, too small for one subnet, out of use, or overlap. Both families, whatever the stack."""
+    """Refuse pools that are no networks, too small, not unicast, or overlap. Both families, whatever the stack."""
     parsed: list[tuple[str, addresses.Network]] = []
     for key, pool in network.items():
         for family, text in pool.items():
@@ -328,8 +326,10 @@ def _override_document(overrides: Mapping[str, Any], schema: Mapping[str, Any]) 
 
 
 def _split(path: str, schema: Mapping[str, Any]) -> tuple[list[str], Mapping[str, Any]]:
-    """The keys of a dotted path and the schema of its last one. A path that the schema has not keeps its parts: validation
-    names the wrong one."""
+    """The keys of a dotted path and the schema of its last one.
+
+    A path that the schema has not keeps its parts: validation names the wrong one.
+    """
     parts: list[str] = []
     rule: Mapping[str, Any] = schema
     rest = path
@@ -381,8 +381,11 @@ def _typed(value: Any, rule: Mapping[str, Any]) -> Any:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    """What differs from ``old`` to ``new`` (resolved profiles), and whether an existing environment takes it: labels, taints and
-    added workers. Names and what follows from other keys (profile, name, families) are left out, as is the order of nodes."""
+    """What differs from ``old`` to ``new`` (resolved profiles), and whether an existing environment takes it.
+
+    It takes labels, taints and added workers. Names and what follows from other keys (profile, name, families) are left
+    out, as is the order of nodes.
+    """
     found: list[Change] = []
     for key in sorted({*old, *new} - {"profile", "name", "families", "nodes"}):
         found += _differences(old.get(key), new.get(key), key)

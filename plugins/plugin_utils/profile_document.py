@@ -1,7 +1,7 @@
 """Read one profile document (YAML) and check it against the schema.
 
-A document is a plain mapping of JSON types. Every error names the file, the line where it can, the path of the key and what is
-allowed there.
+A document is a plain mapping of JSON types. Every error names the file, the line where it can, the path of the key and
+what is allowed there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
 LARGEST = 1024 * 1024
@@ -78,7 +77,7 @@ def read(path: Path) -> Document:
 def parse(text: str, where: str) -> dict[str, Any]:
     """``text`` as a mapping with text keys. Raises DevenvError profile_yaml, profile_empty or profile_invalid."""
     try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 a SafeLoader with fewer types
+        data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise _yaml_error(error, where) from None
     except RecursionError:
@@ -95,11 +94,11 @@ def parse(text: str, where: str) -> dict[str, Any]:
 
 def value(text: str) -> Any:
     """A value from a command line, read as YAML. Raises yaml.YAMLError or ValueError."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 a SafeLoader with fewer types
+    return yaml.load(text, Loader=_Loader)
 
 
 def check_plain(data: Any, where: str) -> None:
-    """Refuse what JSON has not: circles, keys that are no text; and control characters. Raises DevenvError profile_invalid."""
+    """Refuse circles, keys that are no text and control characters. Raises DevenvError profile_invalid."""
     if _size(data, {}) > LARGEST_TREE:
         raise DevenvError("profile_invalid", "an anchor holds itself, or anchors unfold to too much", where=where)
     _check_texts(data, (), where)
