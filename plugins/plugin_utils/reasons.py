@@ -38,6 +38,47 @@ def _table(*rows: Reason) -> dict[str, Reason]:
 
 # One block a part, in the order of the exit codes; keep a row on its part's block.
 CATALOGUE = _table(
+    # any stage: what is known of a failure that named no reason
+    Reason(
+        "unexpected",
+        1,
+        "Something failed that devenv did not foresee.",
+        "The log named above shows what; it is worth a bug report.",
+    ),
+    Reason("preflight_failed", 9, "The stage preflight failed.", "The log shows the failed task; nothing was changed."),
+    Reason(
+        "bundle_failed", 12, "The stage bundle failed.", "The log shows the failed task; the next run continues there."
+    ),
+    Reason(
+        "provision_failed",
+        3,
+        "The stage provision failed.",
+        "The log shows the failed task; run again, or devenv down.",
+    ),
+    Reason(
+        "prepare_failed",
+        4,
+        "The stage prepare failed.",
+        "The log shows the failed task; run again, or look with devenv ssh.",
+    ),
+    Reason(
+        "kubernetes_failed",
+        5,
+        "The stage kubernetes failed.",
+        "The log shows the failed task; run again, or look with devenv ssh.",
+    ),
+    Reason("labels_failed", 6, "The stage labels failed.", "The log shows the failed task; run again."),
+    Reason("apps_failed", 6, "The stage apps failed.", "The log shows the failed task; run again."),
+    Reason("components_failed", 7, "The stage components failed.", "The log shows the failed task; run again."),
+    Reason(
+        "validate_failed",
+        8,
+        "The stage validate failed.",
+        "The log shows what is missing; devenv validate looks again.",
+    ),
+    Reason("down_failed", 13, "The stage down failed.", "The log shows the failed task; devenv down continues there."),
+    Reason("interrupted", 130, "The run was interrupted (Ctrl-C).", "Run again to continue, or devenv down."),
+    Reason("terminated", 143, "The run was ended by a signal.", "Run again to continue, or devenv down."),
     # profile and names (2)
     Reason("profile_unknown", 2, "No profile has this name.", "devenv profile list shows all names."),
     Reason(
@@ -147,7 +188,8 @@ CATALOGUE = _table(
         "profile_not_given",
         2,
         "The run has no profile, or the inventory gave no hosts.",
-        "Name a profile (devenv up --profile aio; ansible-playbook ... -e profile=aio); outside the checkout add -i <collection>/inventories/profile.",
+        "Name one (devenv up --profile aio; ansible-playbook ... -e profile=aio); outside the checkout add "
+        "-i <collection>/inventories/profile.",
     ),
     Reason(
         "environment_busy",
@@ -232,4 +274,129 @@ CATALOGUE = _table(
         "An image did not arrive on every node.",
         "The nodes that lack it are named; devenv up starts what does not run.",
     ),
+    # bundle (12)
+    Reason(
+        "bundle_version_unknown",
+        2,
+        "No bundle can be made of this Kubernetes version.",
+        "Choose one of the versions in configs/versions.yml.",
+    ),
+    Reason(
+        "bundle_source_unknown",
+        2,
+        "There is no such source of a bundle.",
+        "Use auto, cache, directory, release or modules.",
+    ),
+    Reason("bundle_archive_name", 2, "The name of the archive tells no format.", "Let it end in .tar or .tar.gz."),
+    Reason(
+        "bundle_architecture",
+        12,
+        "Bundles are made for amd64 and arm64 machines.",
+        "Run devenv on a machine of one of these types.",
+    ),
+    Reason(
+        "bundle_not_in_cache",
+        12,
+        "The cache holds no bundle of this version.",
+        "devenv bundle build makes one, devenv bundle import takes an archive in.",
+    ),
+    Reason(
+        "bundle_not_in_directory",
+        12,
+        "The directory holds no bundle that fits.",
+        "Name a folder of exported archives, or one archive: devenv bundle export makes it.",
+    ),
+    Reason(
+        "bundle_no_source",
+        12,
+        "None of the sources gave a bundle.",
+        "Make one source work; the message says what each lacks.",
+    ),
+    Reason(
+        "bundle_unreachable",
+        12,
+        "A place to download from does not answer.",
+        "Check network, proxy variables and base URLs; the next run goes on where this one stopped.",
+    ),
+    Reason(
+        "bundle_download",
+        12,
+        "A download broke off again and again, or the server answered with an error.",
+        "Try again: the next run goes on where this one stopped.",
+    ),
+    Reason(
+        "bundle_not_found",
+        12,
+        "A file or module is not at its place.",
+        "Check the base URL or the mirror: it needs the official layout, with checksums.",
+    ),
+    Reason(
+        "bundle_image_missing",
+        12,
+        "The registry lacks an image.",
+        "Put the image named in the message into the mirror.",
+    ),
+    Reason(
+        "bundle_wrong_digest",
+        12,
+        "A file is not what its published digest says.",
+        "Do not use it. Try again, then ask who runs the mirror; nothing was installed.",
+    ),
+    Reason(
+        "bundle_toolchain",
+        12,
+        "There is no Go toolchain that works, and none could be fetched.",
+        "Install Go of at least the version named in configs/versions.yml.",
+    ),
+    Reason("bundle_build", 12, "A program could not be built.", "The message ends with what Go said."),
+    Reason(
+        "bundle_input_missing",
+        12,
+        "The collection lacks the Go module of this version.",
+        "Install the collection anew.",
+    ),
+    Reason(
+        "bundle_program_missing", 12, "A program that builds images is not installed.", "apt-get install mmdebstrap"
+    ),
+    Reason(
+        "bundle_debian",
+        12,
+        "Debian packages for the images could not be unpacked.",
+        "Run the mmdebstrap command of the message by hand.",
+    ),
+    Reason(
+        "bundle_image_content",
+        12,
+        "An image lacks a program that belongs into it.",
+        "Check the mirror: it must hold the official images.",
+    ),
+    Reason(
+        "bundle_disk_full", 12, "The disk is full.", "Free some space; devenv prune removes what can be made again."
+    ),
+    Reason(
+        "bundle_unwritable", 12, "The cache cannot be written.", "Check owner and mode of the folder in the message."
+    ),
+    Reason(
+        "bundle_broken",
+        12,
+        "A bundle lacks files, or its manifest is unreadable.",
+        "devenv bundle build makes it anew.",
+    ),
+    Reason(
+        "bundle_archive_broken",
+        12,
+        "The archive is damaged or no exported bundle.",
+        "Copy it again and compare its checksum, or export it again.",
+    ),
+    Reason(
+        "bundle_of_others",
+        12,
+        "The archive was made for another machine type or by another version of devenv.",
+        "Export it with this version of devenv on a machine of this type.",
+    ),
 )
+
+
+def of_stage(stage: str) -> Reason:
+    """The reason of a failure in ``stage`` that named none."""
+    return CATALOGUE.get(f"{stage}_failed", CATALOGUE["unexpected"])

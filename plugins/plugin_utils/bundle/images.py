@@ -1,0 +1,128 @@
+"""Recipes of the images that devenv makes itself, under the official names, of static programs or Debian's files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import debian, oci, programs
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import File, Image, describe
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.oci import Entry, Spec
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
+
+# Where a program stands inside an image: the same in the official images and in ours.
+PROGRAMS = {
+    "kube-apiserver": ("kube-apiserver", "usr/local/bin/kube-apiserver"),
+    "kube-controller-manager": ("kube-controller-manager", "usr/local/bin/kube-controller-manager"),
+    "kube-scheduler": ("kube-scheduler", "usr/local/bin/kube-scheduler"),
+    "kube-proxy": ("kube-proxy", "usr/local/bin/kube-proxy"),
+    "etcd": ("etcd", "usr/local/bin/etcd"),
+    "etcdctl": ("etcd", "usr/local/bin/etcdctl"),
+    "coredns": ("coredns", "coredns"),
+}
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NOBODY = "65532:65532"
+_IPTABLES = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
+
+
+@dataclass(frozen=True)
+class Made:
+    """Rows for the manifest."""
+
+    files: list[File]
+    images: list[Image]
+
+
+def make(short_names: Iterable[str], folder: Path, versions: Versions, root: debian.Root, arch: str,
+         progress: Progress) -> Made:  # fmt: skip
+    """Write ``folder/images/<short name>.tar`` for each name; programs are taken from ``folder/bin``."""
+    (folder / "images").mkdir(exist_ok=True)
+    files, images = [], []
+    for short in short_names:
+        spec = recipe(short, folder / "bin", versions, root)
+        path = f"images/{short}.tar"
+        progress(f"images: {spec.name}")
+        digest = oci.build(spec, folder / path, arch)
+        files.append(describe(folder, path, spec.name.rpartition(":")[2], _origin(short, root)))
+        images.append(Image(spec.name, digest, path))
+    return Made(files, images)
+
+
+def recipe(short: str, programs_of: Path, versions: Versions, root: debian.Root) -> Spec:
+    """The image with the short name ``short`` (a key of ``Versions.images``)."""
+    name = versions.images[short]
+    if short == "pause":
+        entries = [Entry("usr/bin/catatonit", source=root.path / "usr/bin/catatonit")]
+        return Spec(name, (*_base(), *entries), {"Entrypoint": ["/usr/bin/catatonit", "-P"], "User": "65535:65535"})
+    if short == "probe":
+        return Spec(name, (*_base(), *_probe(versions, root)), _probe_config())
+    own = [Entry(path, source=programs_of / program) for program, (image, path) in PROGRAMS.items() if image == short]
+    config: dict[str, Any] = {"Env": [_PATH]}
+    if short == "coredns":
+        # As the official image: an ordinary user; the runtime lets it bind port 53.
+        config.update(Entrypoint=["/coredns"], User=_NOBODY, WorkingDir="/")
+        own.append(Entry("etc/ssl/certs/ca-certificates.crt", 0o644, data=debian.certificates(root)))
+    if short == "kube-proxy":
+        own += _packet_filters(root)
+    return Spec(name, (*_base(), *own), config)
+
+
+def _base() -> list[Entry]:
+    """What every image has: names of its users, a place for temporary files."""
+    passwd = "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n"
+    return [
+        Entry("etc/passwd", 0o644, data=passwd.encode()),
+        Entry("etc/group", 0o644, data=b"root:x:0:\nnonroot:x:65532:\n"),
+        Entry("etc/nsswitch.conf", 0o644, data=b"hosts: files dns\n"),
+        Entry("tmp", 0o1777),
+    ]
+
+
+def _packet_filters(root: debian.Root) -> list[Entry]:
+    """iptables (on nftables, Debian's default), nft and conntrack, for kube-proxy in any of its modes."""
+    # iptables loads its extensions by name at run time; no loader lists them.
+    extensions = [str(file.relative_to(root.path)) for file in sorted(root.path.glob("usr/lib/*/xtables/*.so"))]
+    programs_of = ["usr/sbin/nft", "usr/sbin/conntrack", "usr/sbin/xtables-nft-multi"]
+    links = [Entry(f"usr/sbin/{name}", link="xtables-nft-multi") for name in _IPTABLES]
+    names = ["etc/protocols", "etc/services", "etc/ethertypes"]
+    present = [name for name in names if (root.path / name).is_file()]
+    return [*debian.files(root, [*programs_of, *extensions, *present]), *links]
+
+
+def _probe(versions: Versions, root: debian.Root) -> list[Entry]:
+    busybox = root.path / "bin/busybox"
+    applets = [line.strip() for line in programs.stream([str(busybox), "--list-full"]) if line.strip()]
+    links = [Entry(path, link="/bin/busybox") for path in applets if path != "bin/busybox"]
+    page = f"devenv probe {versions.probe}\n"
+    script = "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'\nhostname\n"
+    return [
+        *links,
+        *debian.files(root, ["bin/busybox", "usr/bin/catatonit", "usr/bin/curl", "etc/protocols", "etc/services"]),
+        Entry("etc/ssl/certs/ca-certificates.crt", 0o644, data=debian.certificates(root)),
+        Entry("www/index.html", 0o644, data=page.encode()),
+        Entry("www/cgi-bin/hostname", 0o755, data=script.encode()),
+    ]
+
+
+def _probe_config() -> dict[str, Any]:
+    return {
+        "Env": [_PATH],
+        # The init forwards SIGTERM: as PID 1 the server itself would ignore it and cost a pod its whole grace period.
+        "Entrypoint": ["/usr/bin/catatonit", "--"],
+        "Cmd": ["httpd", "-f", "-p", "8080", "-h", "/www"],
+        "ExposedPorts": {"8080/tcp": {}},
+        "User": _NOBODY,
+        "WorkingDir": "/tmp",
+    }
+
+
+def _origin(short: str, root: debian.Root) -> str:
+    """What an image of ours was made of."""
+    if short == "pause":
+        return f"Debian catatonit {root.packages.get('catatonit', '')}"
+    own = [f"bin/{program}" for program, (image, _) in PROGRAMS.items() if image == short]
+    packages = {"kube-proxy": ("conntrack", "iptables", "nftables"), "probe": ("busybox-static", "catatonit", "curl")}
+    return ", ".join([*own, *(f"Debian {name} {root.packages.get(name, '')}" for name in packages.get(short, ()))])

