@@ -72,6 +72,8 @@ class ActionModule(ActionBase):
             "devenv_state": str(folder),
             "devenv_first": begun.first,
             "devenv_created": begun.created,
+            "devenv_command": me.command,
+            "devenv_profile_name": str((resolved or {}).get("profile", "")),
             "ansible_facts": facts,
         }
 

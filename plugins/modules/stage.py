@@ -83,6 +83,14 @@ devenv_first:
   description: Whether this was the run's first stage.
   returned: state is begin
   type: bool
+devenv_command:
+  description: What the lock calls the run.
+  returned: state is begin
+  type: str
+devenv_profile_name:
+  description: Canonical name of the profile.
+  returned: state is begin
+  type: str
 devenv_created:
   description: Whether the environment was not there before.
   returned: state is begin

@@ -1,0 +1,214 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Callback that writes down what a run did, and gives the lock back when it ends early."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: record
+type: notification
+short_description: Record a run in the state folder of its environment
+version_added: 0.1.0
+author:
+  - devenv maintainers (@devenv)
+description:
+  - Writes events, log, JUnit, summary and failure of a run into the folder that M(devenv.lab.stage) made for it.
+    Secrets are taken out.
+  - Marks every process of the run with E(DEVENV_RUN).
+  - Gives the environment's lock back when the run fails or is interrupted.
+  - With the extra variable C(devenv_artifacts) or with E(ARTIFACT_DIR), copies all of it into a new folder below
+    that one.
+  - A run without a stage of devenv leaves nothing.
+requirements:
+  - Enable it with C(callbacks_enabled), as the C(ansible.cfg) of devenv does.
+"""
+
+import atexit
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+from ansible_collections.devenv.lab.plugins.plugin_utils import (
+    artifacts,
+    errors,
+    leftovers,
+    lock,
+    process,
+    recorder,
+    state,
+)
+
+STAGE_ACTION = "devenv.lab.stage"
+
+
+class CallbackModule(CallbackBase):
+    """Passes what happens on to a Recorder."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "notification"
+    CALLBACK_NAME = "devenv.lab.record"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._main = os.getpid()
+        self._recorder = recorder.Recorder(own_actions=_own_actions())
+        self._folder: Path | None = None
+        self._artifacts = os.environ.get("ARTIFACT_DIR", "")
+        self._starts: dict[tuple[str, str], float] = {}
+        self._over = False
+        # An id that was inherited without the command is another run's. The working forks see what is set here.
+        if "DEVENV_OWNER" not in os.environ or not os.environ.get(process.MARKER):
+            os.environ[process.MARKER] = state.new_run_id()
+        os.environ["DEVENV_RECORD"] = str(self._main)
+        self._recorder.run.run_id = os.environ[process.MARKER]
+        # Ansible calls no callback when it is interrupted.
+        atexit.register(self._at_exit)
+
+    # -- what ansible calls --
+
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        """Learn the stages in advance, for those that are never reached."""
+        names = [recorder.stage_of(play.get_name()) for play in playbook.get_plays()]
+        self._recorder.run.planned = [name for name in dict.fromkeys(names) if name]
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """A play begins; it may begin a stage."""
+        extra = play.get_variable_manager().extra_vars
+        self._artifacts = str(extra.get("devenv_artifacts") or self._artifacts)
+        self._note(self._recorder.play(play.get_name()))
+
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
+        """A task begins."""
+        self._recorder.task()
+
+    def v2_playbook_on_handler_task_start(self, task: Any) -> None:
+        """A handler begins."""
+        self._recorder.task()
+
+    def v2_runner_on_start(self, host: Any, task: Any) -> None:
+        """A task begins on a host."""
+        self._starts[host.get_name(), task._uuid] = self._recorder.now()
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        """A task ended well on a host."""
+        self._result(result, "changed" if result.is_changed() else "ok")
+
+    def v2_runner_on_skipped(self, result: Any) -> None:
+        """A task was skipped on a host."""
+        self._result(result, "skipped")
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """A task failed on a host."""
+        self._result(result, "ignored" if ignore_errors else "failed")
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """A host did not answer."""
+        self._result(result, "ignored" if result.task.ignore_unreachable else "unreachable")
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """The run is over."""
+        self._finish(ok=not any(stats.failures.values()) and not any(stats.dark.values()))
+
+    # -- inner works --
+
+    def _result(self, result: Any, status: str) -> None:
+        task, host = result.task, result.host.get_name()
+        action = task.resolved_action or task.action
+        began = self._starts.pop((host, task._uuid), None)
+        self._recorder.result(
+            recorder.Outcome(
+                host=host,
+                task=result.task_name,
+                action=action,
+                status=status,
+                data=result.result,
+                seconds=0.0 if began is None else self._recorder.now() - began,
+                rescuable=_rescuable(task),
+                file=task.get_path() or "",
+            )
+        )
+        if action == STAGE_ACTION and status in ("ok", "changed"):
+            self._stage(result.result)
+
+    def _stage(self, data: Any) -> None:
+        """A stage's begin or end says where the run is recorded."""
+        if data.get("devenv_state"):
+            self._folder = Path(data["devenv_state"])
+            self._recorder.run.environment = self._folder.name
+            self._recorder.run.profile = data.get("devenv_profile_name", "")
+            self._recorder.run.command = data.get("devenv_command", "")
+        if data.get("devenv_run_dir"):
+            self._recorder.place(Path(data["devenv_run_dir"]))
+
+    def _note(self, ended: recorder.Stage | None) -> None:
+        """Write the stage that ended into the ledger, unless its environment is gone (down) or was only looked at."""
+        if ended is None or self._folder is None or self._recorder.folder is None or not self._folder.is_dir():
+            return
+        try:
+            state.note(
+                self._folder,
+                run=self._recorder.run.run_id,
+                stage=ended.name,
+                result=ended.result,
+                seconds=ended.seconds,
+                changed=ended.changed,
+            )
+        except OSError as error:
+            self._recorder.broken = str(error)
+
+    def _finish(self, *, ok: bool, interrupted: str = "") -> None:
+        self._over = True
+        recorded = self._recorder
+        report = recorded.finish(ok=ok, interrupted=interrupted)
+        self._note(recorded.stages[-1] if recorded.stages else None)
+        if self._artifacts and recorded.stages:
+            try:
+                artifacts.write(Path(self._artifacts), report, recorded.log_text())
+            except OSError as error:
+                recorded.broken = str(error)
+        if recorded.broken:
+            self._display.warning(f"the run could not be recorded: {recorded.broken}")
+        if self._folder is not None and recorded.folder is not None:
+            self._give_back(self._folder, report)
+
+    def _give_back(self, folder: Path, report: recorder.Report) -> None:
+        try:
+            me = lock.holder_of(self._main, report.summary["run"], "")
+            if report.summary["exit"] in (2, 9):
+                state.discard(folder, me, report.summary["run"])
+            lock.release(folder, me)
+        except (errors.DevenvError, OSError) as error:
+            self._display.warning(f"the lock of {folder.name} was not given back: {error}")
+
+    def _at_exit(self) -> None:
+        if self._over or os.getpid() != self._main:
+            return
+        # Ansible's own handler puts the default back when it has seen the signal.
+        interrupted = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        leftovers.end_run(self._recorder.run.run_id)
+        self._finish(ok=False, interrupted="interrupted" if interrupted else "")
+
+
+def _own_actions() -> list[str]:
+    """Names of this collection's action plugins: they work on the controller."""
+    folder = Path(__file__).parents[1] / "action"
+    return [f"devenv.lab.{path.stem}" for path in folder.glob("*.py")]
+
+
+def _rescuable(task: Any) -> bool:
+    """Whether a block above the task has a rescue section, and the task is not in one itself."""
+    inner, outer = task, task._parent
+    while outer is not None:
+        if getattr(outer, "rescue", None) and not _within(outer.rescue, inner) and not _within(outer.always, inner):
+            return True
+        inner, outer = outer, getattr(outer, "_parent", None)
+    return False
+
+
+def _within(section: Any, child: Any) -> bool:
+    return any(entry is child or getattr(entry, "_uuid", None) == child._uuid for entry in section)
