@@ -233,6 +233,78 @@ CATALOGUE = _table(
         "The environment's ssh keys cannot be made.",
         "Install openssh-client, which has ssh-keygen.",
     ),
+    # nodes (4)
+    Reason(
+        "node_config_failed",
+        4,
+        "A node's files or settings could not be written.",
+        "The message names the file; look at the node's disk with devenv ssh.",
+    ),
+    Reason(
+        "node_unit_failed",
+        4,
+        "A service of a node does not start.",
+        "The message ends with the service's own last lines.",
+    ),
+    Reason("node_leftovers", 4, "Processes of an older run do not end.", "Stop and start the node, then run again."),
+    Reason(
+        "node_program_missing",
+        4,
+        "A node lacks a program that Kubernetes needs.",
+        "Build the bundle and the node image anew, or install the program.",
+    ),
+    # kubeadm (5)
+    Reason(
+        "kubernetes_preflight",
+        5,
+        "kubeadm's own checks of a node failed.",
+        "The message lists them; /var/log/devenv/ on the node has the whole output.",
+    ),
+    Reason(
+        "kubernetes_init_failed",
+        5,
+        "The first control plane node could not be made.",
+        "Run again: the node starts anew. /var/log/devenv/kubeadm-init.log on the node says more.",
+    ),
+    Reason(
+        "kubernetes_join_failed",
+        5,
+        "A node could not join the cluster.",
+        "Run again: the node starts anew. /var/log/devenv/kubeadm-join.log on the node says more.",
+    ),
+    Reason(
+        "kubernetes_join_secret",
+        5,
+        "The token or the certificates for joining could not be made.",
+        "Check that the API server of the first control plane node answers, then run again.",
+    ),
+    Reason("kubernetes_etcd", 5, "etcd could not take or give up a member.", "etcdctl member list on the node."),
+    Reason(
+        "kubernetes_api",
+        5,
+        "A control plane node could not ask its own API server.",
+        "Look at the pods of kube-system with crictl or kubectl on the node.",
+    ),
+    Reason("kubernetes_role", 5, "A node is of another kind than the profile says.", "devenv down, then up again."),
+    Reason(
+        "kubernetes_damaged",
+        5,
+        "A finished node has lost files of Kubernetes.",
+        "Put the files back, or make the environment anew: devenv down, then up.",
+    ),
+    Reason(
+        "kubernetes_reset_failed",
+        5,
+        "Kubernetes could not be taken off a node.",
+        "/var/log/devenv/kubeadm-reset.log on the node says more.",
+    ),
+    Reason(
+        "kubernetes_drain",
+        5,
+        "Pods did not leave a node in time.",
+        "kubectl get pods -A --field-selector spec.nodeName=.",
+    ),
+    Reason("engine_cannot", 5, "The engine has no such action.", "The message names what it can do."),
     # the API, labels and validation (5, 6, 8)
     Reason(
         "inventory_incomplete",
@@ -393,6 +465,13 @@ CATALOGUE = _table(
         12,
         "The archive was made for another machine type or by another version of devenv.",
         "Export it with this version of devenv on a machine of this type.",
+    ),
+    # the command
+    Reason(
+        "time_over",
+        1,
+        "The time given by --timeout was over; the exit code is that of the stage that was at work.",
+        "devenv up goes on where it stopped; give it more time with --timeout.",
     ),
 )
 

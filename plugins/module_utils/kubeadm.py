@@ -1,0 +1,421 @@
+"""Drive kubeadm on this node: idempotent by the node's real state, secrets in no argv, log or result.
+
+Configuration formats: kubeadm.k8s.io/v1beta4 (https://kubernetes.io/docs/reference/config-api/kubeadm-config.v1beta4/).
+"""
+
+from __future__ import annotations
+
+import base64
+import calendar
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from ansible_collections.devenv.lab.plugins.module_utils import kubernetes_state, observe
+
+RUNTIME = "/run/devenv"
+LOGS = "/var/log/devenv"
+TAIL = 60  # lines of kubeadm's output in a result
+
+# A bootstrap token, and a certificate key that is not part of a digest.
+TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
+KEY = re.compile(r"(?<!sha256:)(?<![0-9A-Fa-f])[0-9a-f]{64}(?![0-9A-Fa-f])")
+
+# What kubeadm and systemd leave behind after `kubeadm reset` of a half-made node.
+LEFT = ("/etc/kubernetes/manifests", "/etc/kubernetes/pki", "/var/lib/etcd", "/var/lib/kubelet")
+
+ETCDCTL = (
+    "etcdctl",
+    "--endpoints=https://127.0.0.1:2379",
+    "--cacert=/etc/kubernetes/pki/etcd/ca.crt",
+    "--cert=/etc/kubernetes/pki/etcd/healthcheck-client.crt",
+    "--key=/etc/kubernetes/pki/etcd/healthcheck-client.key",
+)
+
+
+class Failed(Exception):
+    """A step ended badly. ``reason`` is an id of the catalogue, ``output`` redacted lines."""
+
+    def __init__(self, reason: str, message: str, output: Sequence[str] = ()) -> None:
+        self.reason = reason
+        self.output = list(output)
+        super().__init__(message)
+
+
+class Result(NamedTuple):
+    """Exit code and redacted lines of a program."""
+
+    code: int
+    lines: list[str]
+
+
+def redact(text: str) -> str:
+    """``text`` with every bootstrap token and certificate key replaced."""
+    return KEY.sub("(redacted)", TOKEN.sub("(redacted)", text))
+
+
+def run(argv: Sequence[str], log: str = "", timeout: float = 600) -> Result:
+    """Run a program with its output redacted line by line into the file ``log``; its whole group is ended when the
+    time is over.
+    """
+    child = subprocess.Popen(
+        list(argv),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    over = threading.Event()
+
+    def end() -> None:
+        over.set()
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    timer = threading.Timer(timeout, end)
+    timer.start()
+    lines: list[str] = []
+    try:
+        with open(log or os.devnull, "w", encoding="utf-8") as stream:
+            for line in child.stdout or ():
+                clean = redact(line.rstrip("\n"))
+                lines.append(clean)
+                stream.write(clean + "\n")
+                stream.flush()
+        code = child.wait()
+    finally:
+        timer.cancel()
+    if over.is_set():
+        lines.append(f"{argv[0]} did not end in {timeout:g} s and was ended")
+        code = 124
+    return Result(code, lines)
+
+
+class _Files:
+    """Configuration and patches for the time of one call, in memory-backed /run, gone in any case."""
+
+    def __init__(self, action: str, config: str, patches: dict[str, str], runtime: str = RUNTIME) -> None:
+        self.folder = os.path.join(runtime, "kubeadm-" + action)
+        self.config = os.path.join(self.folder, "config.yml")
+        self.texts = {self.config: config}
+        self.texts.update({os.path.join(self.folder, "patches", name): text for name, text in patches.items()})
+
+    def __enter__(self) -> _Files:
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a killed run
+        os.makedirs(os.path.join(self.folder, "patches"), mode=0o700)
+        os.chmod(self.folder, 0o700)
+        for path, text in self.texts.items():
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
+                stream.write(text)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def explain(lines: Sequence[str]) -> str:
+    """The lines of kubeadm's output that say why it failed, at most eight."""
+    wanted = [
+        line.strip()
+        for line in lines
+        if re.search(
+            r"^error|\[ERROR |^E\d{4} |error execution phase|timed out|connection refused|unable to|couldn't|cannot ",
+            line,
+        )
+        and "Preflight errors are fatal" not in line
+    ]
+    return "; ".join(dict.fromkeys(wanted)) if len(wanted) <= 8 else "; ".join(list(dict.fromkeys(wanted))[-8:])
+
+
+def reason(action: str, lines: Sequence[str]) -> str:
+    """Reason id of a failed ``action`` with this output."""
+    text = "\n".join(lines)
+    if "[preflight] Some fatal errors occurred" in text or "error execution phase preflight" in text:
+        return "kubernetes_preflight"
+    if "control-plane-join/etcd" in text or ("etcd-join" in text and "error execution phase" in text):
+        return "kubernetes_etcd"
+    return f"kubernetes_{action}_failed"
+
+
+def _kubectl(*words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    return observe.run(
+        ["kubectl", "--kubeconfig", kubernetes_state.ADMIN, "--request-timeout=20s", *list(words)], timeout=timeout
+    )
+
+
+def _json(answer: subprocess.CompletedProcess[str], what: str) -> dict[str, Any]:
+    if answer.returncode != 0:
+        raise Failed("kubernetes_api", f"{what}: {redact(answer.stderr.strip())}")
+    value = json.loads(answer.stdout or "{}")
+    return value if isinstance(value, dict) else {}
+
+
+def finished_without_marker(node: str) -> bool:
+    """Whether a node without the marker is a whole control plane all the same: killed after kubeadm's last step, or
+    the marker was lost.
+
+    The add-ons are what `kubeadm init` makes last.
+    """
+    if kubernetes_state.missing("control_plane"):
+        return False
+    address = kubernetes_state.apiserver_address()
+    if not address or not kubernetes_state.http_ok(address, 6443, "/readyz", ca=kubernetes_state.CA):
+        return False
+    wanted = ["node/" + node, "daemonset.apps/kube-proxy", "deployment.apps/coredns"]
+    return _kubectl("-n", "kube-system", "get", "-o", "name", *wanted).returncode == 0
+
+
+def clean(action: str, log: str) -> list[str]:
+    """`kubeadm reset` and what it leaves. Nothing of Kubernetes is there afterwards; CNI configuration and images stay.
+
+    For ``init`` the half-made cluster's own kubeconfig goes first: there is no cluster to say good-bye to, and
+    kubeadm would wait for it.
+    """
+    kubernetes_state.unmark()
+    if action == "init":
+        for name in ("admin.conf", "super-admin.conf"):
+            if os.path.exists("/etc/kubernetes/" + name):
+                os.unlink("/etc/kubernetes/" + name)
+    answer = run(
+        ["kubeadm", "reset", "--force", "--cleanup-tmp-dir", "--cri-socket=unix:///run/containerd/containerd.sock"],
+        log,
+        timeout=180,
+    )
+    if answer.code != 0:
+        raise Failed("kubernetes_reset_failed", "kubeadm reset: " + explain(answer.lines), answer.lines[-TAIL:])
+    for folder in LEFT:
+        _empty(folder)
+    if kubernetes_state.traces():
+        raise Failed(
+            "kubernetes_reset_failed",
+            "kubeadm reset left {}".format(", ".join(kubernetes_state.traces())),
+            answer.lines[-TAIL:],
+        )
+    return answer.lines
+
+
+def _empty(folder: str) -> None:
+    if not os.path.isdir(folder):
+        return
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if os.path.ismount(path):
+            continue
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
+
+
+def make(action: str, params: dict[str, Any], role: str) -> dict[str, Any]:
+    """`kubeadm init` or `join`, once: nothing when the node is what it should be, from the start when it is half-made.
+
+    Raises `Failed`; the node is then partial, and the next call begins anew.
+    """
+    found = kubernetes_state.state()
+    if found["state"] == role:
+        return {"changed": False}
+    if found["state"] != "partial" and found["state"] != "absent":
+        raise Failed("kubernetes_role", "the node is a {} already and cannot become a {}".format(found["state"], role))
+    if found["marker"]:
+        raise Failed(
+            "kubernetes_damaged",
+            "Kubernetes was whole on this node and has lost {}".format(", ".join(found["missing"])),
+        )
+    node = params["node"]
+    output: list[str] = []
+    os.makedirs(LOGS, mode=0o755, exist_ok=True)
+    if found["state"] == "partial":
+        if action == "init" and finished_without_marker(node):
+            kubernetes_state.mark(role, {"node": node, "action": action})
+            return {"changed": True, "adopted": True}
+        clean(action, os.path.join(LOGS, "kubeadm-reset.log"))
+    with _Files(action, params["config"], params["patches"]) as files:
+        argv = ["kubeadm", action, "--config", files.config]
+        if action == "init":
+            argv += ["--skip-token-print", "--skip-certificate-key-print"] + (
+                ["--upload-certs"] if params["upload_certs"] else []
+            )
+        answer = run(argv, os.path.join(LOGS, f"kubeadm-{action}.log"), timeout=params["timeout"])
+    output = answer.lines[-TAIL:]
+    if answer.code != 0:
+        raise Failed(
+            reason(action, answer.lines), f"kubeadm {action}: {explain(answer.lines)}", output + kubelet_tail()
+        )
+    kubernetes_state.mark(role, {"node": node, "action": action})
+    return {"changed": True, "output": output}
+
+
+def kubelet_tail(count: int = 15) -> list[str]:
+    """kubelet's last lines, redacted: where most failures of kubeadm have their cause."""
+    answer = observe.run(["journalctl", "--no-pager", "-q", "-o", "cat", "-n", str(count), "-u", "kubelet.service"])
+    return ["kubelet: " + redact(line) for line in answer.stdout.splitlines()]
+
+
+def token_of(config: str) -> str:
+    """The bootstrap token in a configuration. Raises `Failed` when it has none."""
+    match = re.search(r"\btoken['\"]?:\s*['\"]?([a-z0-9]{6}\.[a-z0-9]{16})\b", config)
+    if match is None:
+        raise Failed("kubernetes_join_secret", "the configuration has no bootstrap token")
+    return match.group(1)
+
+
+def token_left(secret: dict[str, Any], now: float) -> float:
+    """Seconds that a bootstrap token's Secret is still valid (``data.expiration``, RFC 3339), infinite when it has no
+    end.
+    """
+    encoded = secret.get("data", {}).get("expiration")
+    if not encoded:
+        return float("inf")
+    text = base64.b64decode(encoded).decode("ascii")
+    match = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)$", text)
+    if match is None:
+        return 0
+    offset = 0
+    if match.group(2) != "Z":
+        sign = -1 if match.group(2)[0] == "-" else 1
+        offset = sign * (int(match.group(2)[1:3]) * 3600 + int(match.group(2)[4:6]) * 60)
+    return calendar.timegm(time.strptime(match.group(1), "%Y-%m-%dT%H:%M:%S")) - offset - now
+
+
+def allow_join(params: dict[str, Any], now: float) -> dict[str, Any]:
+    """Make the cluster ready for joins: token there for at least ``least`` s more, certificates uploaded, stale
+    members forgotten.
+    """
+    changed = bool(forget(params["nodes"]))
+    identity = token_of(params["config"]).partition(".")[0]
+    answer = _kubectl(
+        "-n", "kube-system", "get", "secret", "bootstrap-token-" + identity, "-o", "json", "--ignore-not-found"
+    )
+    secret = _json(answer, "the bootstrap token cannot be read")
+    with _Files("allow_join", params["config"], {}) as files:
+        if not secret or token_left(secret, now) < params["least"]:
+            if secret:
+                _check(run(["kubeadm", "token", "delete", identity], timeout=60), "token delete")
+            _check(run(["kubeadm", "token", "create", "--config", files.config], timeout=60), "token create")
+            changed = True
+        if params["upload_certs"]:
+            argv = [
+                "kubeadm",
+                "init",
+                "phase",
+                "upload-certs",
+                "--upload-certs",
+                "--skip-certificate-key-print",
+                "--config",
+                files.config,
+            ]
+            _check(run(argv, timeout=60), "init phase upload-certs")
+            changed = True
+    return {"changed": changed}
+
+
+def _check(answer: Result, what: str) -> None:
+    if answer.code != 0:
+        raise Failed("kubernetes_join_secret", f"kubeadm {what}: {explain(answer.lines)}", answer.lines[-TAIL:])
+
+
+def stale_members(members: dict[str, Any], nodes: Sequence[dict[str, Any]]) -> list[str]:
+    """Hexadecimal ids of etcd members (``etcdctl member list -w json``) that are of ``nodes`` ([{name, addresses}]),
+    by name or peer address.
+    """
+    names = {node["name"] for node in nodes}
+    peers = {
+        "https://{}:2380".format(f"[{address}]" if ":" in address else address)
+        for node in nodes
+        for address in node.get("addresses", [])
+    }
+    return [
+        format(member["ID"], "x")
+        for member in members.get("members", [])
+        if member.get("name") in names or peers & set(member.get("peerURLs", []))
+    ]
+
+
+def forget(nodes: Sequence[dict[str, Any]]) -> list[str]:
+    """Take nodes that are to join (or are gone) out of the cluster: etcd member and Node object of an earlier life.
+    Returns what was removed.
+    """
+    if not nodes:
+        return []
+    removed = []
+    if any(node.get("control_plane") for node in nodes):
+        members = _json(observe.run([*list(ETCDCTL), "member", "list", "-w", "json"]), "etcd members cannot be listed")
+        for identity in stale_members(members, nodes):
+            answer = observe.run([*list(ETCDCTL), "member", "remove", identity])
+            if answer.returncode != 0:
+                raise Failed("kubernetes_etcd", f"etcd member {identity} cannot be removed: {answer.stderr.strip()}")
+            removed.append("etcd member " + identity)
+    listed = _json(_kubectl("get", "nodes", "-o", "json"), "nodes cannot be listed")
+    present = {item["metadata"]["name"] for item in listed.get("items", [])}
+    stale = [node["name"] for node in nodes if node["name"] in present]
+    if stale:
+        answer = _kubectl("delete", "node", "--wait=true", *stale)
+        if answer.returncode != 0:
+            raise Failed("kubernetes_api", "nodes cannot be deleted: " + answer.stderr.strip())
+        removed += ["node " + name for name in stale]
+    return removed
+
+
+def drain(nodes: Sequence[dict[str, Any]], timeout: float) -> dict[str, Any]:
+    """Move the pods away. Raises `Failed` when they have not gone in ``timeout`` s."""
+    present = _json(_kubectl("get", "nodes", "-o", "json"), "nodes cannot be listed").get("items", [])
+    names = {item["metadata"]["name"] for item in present}
+    for node in nodes:
+        if node["name"] not in names:
+            continue
+        words = ["drain", node["name"], "--ignore-daemonsets", "--delete-emptydir-data", "--force"]
+        answer = _kubectl(*words, f"--timeout={timeout:g}s", timeout=timeout + 15)
+        if answer.returncode != 0:
+            raise Failed(
+                "kubernetes_drain", "{} cannot be drained: {}".format(node["name"], answer.stderr.strip()[-400:])
+            )
+    return {"changed": bool(names & {node["name"] for node in nodes})}
+
+
+def reset() -> dict[str, Any]:
+    """`kubeadm reset`, nothing on a node without Kubernetes."""
+    if kubernetes_state.state()["state"] == "absent":
+        return {"changed": False}
+    os.makedirs(LOGS, mode=0o755, exist_ok=True)
+    return {"changed": True, "output": clean("reset", os.path.join(LOGS, "kubeadm-reset.log"))[-TAIL:]}
+
+
+def perform(action: str, params: dict[str, Any], now: float, only_check: bool = False) -> dict[str, Any]:
+    """One action of the module on this node. ``only_check`` says what would be done from the node's state alone."""
+    role = "worker" if action == "join" and not params["control_plane"] else "control_plane"
+    if only_check:
+        state = kubernetes_state.state()["state"]
+        done = {"init": state == role, "join": state == role, "reset": state == "absent"}.get(
+            action, not params["nodes"]
+        )
+        return {"changed": not done}
+    actions: dict[str, Callable[[], dict[str, Any]]] = {
+        "init": lambda: make("init", params, role),
+        "join": lambda: make("join", params, role),
+        "reset": reset,
+        "allow_join": lambda: allow_join(params, now),
+        "drain": lambda: drain(params["nodes"], params["timeout"]),
+        "forget": lambda: dict(_forgotten(forget(params["nodes"]))),
+    }
+    return dict(actions[action](), ca_hash=kubernetes_state.ca_hash())
+
+
+def _forgotten(removed: list[str]) -> dict[str, Any]:
+    return {"changed": bool(removed), "removed": removed}
+
+
+def failure(error: Failed) -> dict[str, Any]:
+    """`Failed` as arguments of fail_json."""
+    return {"msg": redact(str(error)), "devenv_reason": error.reason, "output": error.output}

@@ -1,0 +1,165 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Make, join, extend or reset a cluster's node with kubeadm."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: kubeadm
+short_description: Make, join or reset a node of a cluster with kubeadm
+version_added: 0.1.0
+description:
+  - Runs kubeadm on a node with a configuration that exists as a file only while kubeadm runs, in a private folder
+    below C(/run/devenv).
+  - Idempotent by the node's real state. A node where an earlier kubeadm was killed is reset first.
+  - kubeadm's output is kept in C(/var/log/devenv/kubeadm-ACTION.log) with tokens and certificate keys redacted.
+options:
+  action:
+    description:
+      - V(init) makes the first control plane node, V(join) adds this node.
+      - V(reset) takes Kubernetes off this node. CNI configuration and images stay.
+      - V(allow_join), on a control plane node, makes the token and uploads the certificates of O(config), and forgets
+        O(nodes) of an earlier life.
+      - V(drain) and V(forget), on a control plane node, move pods off O(nodes) and take them out of the cluster.
+    type: str
+    required: true
+    choices: [init, join, reset, allow_join, drain, forget]
+  config:
+    description: Configuration documents of C(kubeadm.k8s.io/v1beta4). They carry secrets.
+    type: str
+  patches:
+    description: Patch files for kubeadm by name. The configuration's patches directory is then
+      C(/run/devenv/kubeadm-ACTION/patches).
+    type: dict
+    default: {}
+  node:
+    description: Name of this node in the cluster.
+    type: str
+    default: ""
+  control_plane:
+    description: Whether V(join) makes a control plane node.
+    type: bool
+    default: false
+  upload_certs:
+    description: Whether other control plane nodes are to join.
+    type: bool
+    default: false
+  nodes:
+    description: Nodes for V(allow_join), V(drain) and V(forget).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name in the cluster.
+        type: str
+        required: true
+      addresses:
+        description: Addresses of the node.
+        type: list
+        elements: str
+        default: []
+      control_plane:
+        description: Whether it is a control plane node, with an etcd member.
+        type: bool
+        default: false
+  least:
+    description: Seconds that an existing token has to be valid for at least. Otherwise it is made anew.
+    type: int
+    default: 900
+  timeout:
+    description: Seconds after which kubeadm is ended.
+    type: int
+    default: 600
+attributes:
+  check_mode:
+    description: Says from the node's state whether something would be done.
+    support: full
+  diff_mode:
+    description: There is no content to compare.
+    support: none
+author:
+  - devenv maintainers (@devenv)
+"""
+
+EXAMPLES = r"""
+- name: Make the first control plane node
+  devenv.lab.kubeadm:
+    action: init
+    node: "{{ inventory_hostname }}"
+    config: "{{ lookup('ansible.builtin.template', 'init.yml.j2') }}"
+
+- name: Take Kubernetes off the node
+  devenv.lab.kubeadm:
+    action: reset
+"""
+
+RETURN = r"""
+ca_hash:
+  description: Digest of the cluster CA's public key, as discovery by token wants it. Empty when there is no CA on the
+    node.
+  returned: success
+  type: str
+output:
+  description: Last lines of kubeadm's output, redacted.
+  returned: when kubeadm ran
+  type: list
+  elements: str
+adopted:
+  description: Whether the cluster was found whole though no run had seen kubeadm's end.
+  returned: when it is so
+  type: bool
+removed:
+  description: What V(forget) took out of the cluster.
+  returned: with O(action=forget)
+  type: list
+  elements: str
+"""
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.devenv.lab.plugins.module_utils import kubeadm
+
+NODE = {
+    "name": {"type": "str", "required": True},
+    "addresses": {"type": "list", "elements": "str", "default": []},
+    "control_plane": {"type": "bool", "default": False},
+}
+ARGUMENTS = {
+    "action": {"type": "str", "required": True, "choices": ["init", "join", "reset", "allow_join", "drain", "forget"]},
+    "config": {"type": "str", "no_log": True},
+    "patches": {"type": "dict", "default": {}},
+    "node": {"type": "str", "default": ""},
+    "control_plane": {"type": "bool", "default": False},
+    "upload_certs": {"type": "bool", "default": False},
+    "nodes": {"type": "list", "elements": "dict", "default": [], "options": NODE},
+    "least": {"type": "int", "default": 900},
+    "timeout": {"type": "int", "default": 600},
+}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec=ARGUMENTS,
+        required_if=[
+            ("action", "init", ["config", "node"]),
+            ("action", "join", ["config", "node"]),
+            ("action", "allow_join", ["config"]),
+        ],
+        supports_check_mode=True,
+    )
+    try:
+        result = kubeadm.perform(module.params["action"], module.params, time.time(), module.check_mode)
+    except kubeadm.Failed as error:
+        module.fail_json(**kubeadm.failure(error))
+    except OSError as error:
+        module.fail_json(msg=str(error), devenv_reason="node_config_failed")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Ask a node everything that stages decide by."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: node_status
+short_description: Ask a node everything that stages decide by
+version_added: 0.1.0
+description:
+  - Looks at a node once and returns what the stages of the collection need to know, so that a converged node is asked
+    one question a run.
+  - With O(run_id), first ends processes that a killed run left on the node. This is the only thing it ever changes.
+options:
+  run_id:
+    description:
+      - Id of this run. Processes whose environment has E(DEVENV_RUN) with another value are ended.
+      - Empty ends none.
+    type: str
+    default: ""
+  files:
+    description: Paths to report on, besides those that M(devenv.lab.node_config) looks after.
+    type: list
+    elements: str
+    default: []
+  units:
+    description: Units to report on, besides those that M(devenv.lab.node_config) looks after.
+    type: list
+    elements: str
+    default: [containerd.service, kubelet.service]
+attributes:
+  check_mode:
+    description: In check mode nothing is ended, and RV(ended) lists what would be.
+    support: full
+  diff_mode:
+    description: There is no content to compare.
+    support: none
+author:
+  - devenv maintainers (@devenv)
+"""
+
+EXAMPLES = r"""
+- name: Ask the node
+  devenv.lab.node_status:
+    run_id: "{{ lookup('ansible.builtin.env', 'DEVENV_RUN') }}"
+  register: devenv_node_status
+"""
+
+RETURN = r"""
+kubernetes:
+  description:
+    - V(absent), V(partial), V(control_plane) or V(worker).
+    - V(partial) is a node where kubeadm began and did not end well, or one that lost files since
+      (RV(kubernetes_marker) is then not empty).
+  returned: success
+  type: str
+  sample: control_plane
+kubernetes_marker:
+  description: What was recorded when kubeadm ended well on this node. Empty when it never did.
+  returned: success
+  type: dict
+kubernetes_missing:
+  description: Files that a finished node has and this one lacks.
+  returned: success
+  type: list
+  elements: str
+apiserver_ready:
+  description: Whether the API server of this node answers its readiness check with 200.
+  returned: success
+  type: bool
+kubelet_healthy:
+  description: Whether kubelet answers its health check with 200.
+  returned: success
+  type: bool
+ca_hash:
+  description: Digest of the cluster CA's public key, as discovery by token wants it. Empty when there is no CA.
+  returned: success
+  type: str
+  sample: "sha256:4f2a0b5f7c8d6d62d1a8a2f5c1f9b6a7f0c4a5b3c2d1e0f9a8b7c6d5e4f3a2b1"
+certificates:
+  description: End of validity of each certificate on the node, by path.
+  returned: success
+  type: dict
+hostname:
+  description: Name of the node as its kernel has it.
+  returned: success
+  type: str
+kernel:
+  description: Release of the kernel.
+  returned: success
+  type: str
+boot_id:
+  description: The kernel's boot id.
+  returned: success
+  type: str
+cgroup:
+  description: Keys C(version) (1 or 2), C(layout) (V(unified), V(hybrid), V(legacy)) and C(driver) (what kubelet and
+    runc should use).
+  returned: success
+  type: dict
+capabilities:
+  description: Keys C(bounding) (hexadecimal) and C(sys_resource) (whether CAP_SYS_RESOURCE is among them).
+  returned: success
+  type: dict
+versions:
+  description: Versions of kubelet, kubeadm, containerd and runc. Empty for a program that is not there.
+  returned: success
+  type: dict
+addresses:
+  description: Addresses of the node, each with C(interface), C(family), C(address), C(prefix), C(scope).
+  returned: success
+  type: list
+  elements: dict
+routes:
+  description: Routes through a gateway, each with C(family), C(destination), C(via), C(interface).
+  returned: success
+  type: list
+  elements: dict
+memory:
+  description: Keys C(total) and C(available), in bytes.
+  returned: success
+  type: dict
+disk:
+  description: Keys C(total) and C(free) in bytes, by path.
+  returned: success
+  type: dict
+observed:
+  description: What M(devenv.lab.node_config) looks after as it is now, and what was asked for with O(files) and
+    O(units).
+  returned: success
+  type: dict
+ended:
+  description: Processes of an older run that were ended, each with C(pid), C(run), C(command).
+  returned: success
+  type: list
+  elements: dict
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.devenv.lab.plugins.module_utils import kubernetes_state, node_facts, observe, processes
+
+
+def status(files: list[str], units: list[str], keep: bool) -> dict[str, Any]:
+    """Everything but the processes."""
+    names = dict(observe.managed(), asked={"files": files, "units": units})
+    found = node_facts.facts(keep)
+    kubernetes = kubernetes_state.state()
+    address = kubernetes_state.apiserver_address()
+    found.update(
+        observed=observe.observe(names),
+        kubernetes=kubernetes["state"],
+        kubernetes_marker=kubernetes["marker"],
+        kubernetes_missing=kubernetes["missing"],
+        ca_hash=kubernetes_state.ca_hash(),
+        certificates=kubernetes_state.certificate_ends(),
+        kubelet_healthy=kubernetes_state.http_ok("127.0.0.1", 10248, "/healthz"),
+        apiserver_ready=bool(address)
+        and kubernetes_state.http_ok(str(address), 6443, "/readyz", ca=kubernetes_state.CA),
+    )
+    return found
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "run_id": {"type": "str", "default": ""},
+            "files": {"type": "list", "elements": "str", "default": []},
+            "units": {"type": "list", "elements": "str", "default": ["containerd.service", "kubelet.service"]},
+        },
+        supports_check_mode=True,
+    )
+    run_id = module.params["run_id"]
+    ended = processes.leftovers(run_id) if run_id else []
+    if not module.check_mode:
+        stubborn = processes.end(ended)
+        if stubborn:
+            module.fail_json(
+                msg=f"processes of an older run do not end: {stubborn}", devenv_reason="node_leftovers", ended=ended
+            )
+    found = status(module.params["files"], module.params["units"], keep=not module.check_mode)
+    module.exit_json(changed=bool(ended), ended=ended, **found)
+
+
+if __name__ == "__main__":
+    main()
