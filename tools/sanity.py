@@ -1,0 +1,84 @@
+"""Run `ansible-test sanity` on the built and installed archive, without containers.
+
+ansible-test refuses a checkout, keeps its virtual environments below the home folder and fetches a script to begin
+with. So it runs on a scratch copy, in a home of its own that stays in the cache, where that script is one of ours which
+uses the interpreter's own pip. Arguments go to ansible-test.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import artifact
+
+# ansible-test runs this file to put pip into a virtual environment; its arguments are those of pip's own script.
+GET_PIP = """\
+import subprocess
+import sys
+
+wanted = [word for word in sys.argv[1:] if word not in ("--no-setuptools", "--no-wheel")]
+subprocess.run([sys.executable, "-m", "ensurepip", "--default-pip"], check=True)
+sys.exit(subprocess.run([sys.executable, "-m", "pip", "install", *wanted]).returncode)
+"""
+
+
+def cache(env: Mapping[str, str] = os.environ) -> Path:
+    """The home folder that ansible-test gets; it may be removed at any time."""
+    base = env.get("XDG_CACHE_HOME", "")
+    return Path(base if base.startswith("/") else Path.home() / ".cache") / "devenv-checks" / "ansible-test"
+
+
+def pip_versions() -> set[str]:
+    """The versions of pip that this ansible-test may ask for, read from its source."""
+    spec = find_spec("ansible_test")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    source = Path(spec.submodule_search_locations[0]) / "_internal" / "python_requirements.py"
+    return set(re.findall(r"pip='([0-9.]+)'", source.read_text()))
+
+
+def pip_settings(env: Mapping[str, str] = os.environ) -> str:
+    """pip's variables of the environment as a configuration file: ansible-test passes no such variable on."""
+    rows = [
+        f"{name.removeprefix('PIP_').lower().replace('_', '-')} = {value}"
+        for name, value in sorted(env.items())
+        if name.startswith("PIP_") and name != "PIP_CONFIG_FILE" and value
+    ]
+    if proxy := env.get("https_proxy") or env.get("HTTPS_PROXY"):
+        rows.append(f"proxy = {proxy}")
+    return "\n".join(["[global]", *rows, ""])
+
+
+def seed(home: Path) -> None:
+    """Make the home folder that ansible-test gets."""
+    scripts = home / ".ansible" / "test" / "cache"
+    scripts.mkdir(parents=True, exist_ok=True)
+    for version in pip_versions():
+        (scripts / f"get_pip_{version.replace('.', '_')}.py").write_text(GET_PIP)
+    settings = home / ".config" / "pip" / "pip.conf"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.touch(mode=0o600)
+    settings.write_text(pip_settings())
+
+
+def main(arguments: list[str]) -> int:
+    home = cache()
+    seed(home)
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    with tempfile.TemporaryDirectory(prefix="devenv-sanity-") as scratch:
+        tree = Path(scratch)
+        collection = artifact.install(artifact.build(tree), tree)
+        argv = [artifact.program("ansible-test"), "sanity", "--local", "--python", python, "--color", "no", *arguments]
+        env = artifact.plain_environment(home)
+        return subprocess.run(argv, cwd=collection, env=env, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
