@@ -124,10 +124,9 @@ class _Counter:
         now = time.monotonic()
         if now - self.said >= _SPEAK_EVERY:
             self.said = now
-            counts = f"{self.compiled} packages compiled" + (
-                f", {self.fetched} modules fetched" if self.fetched else ""
-            )
-            self.progress(f"{self.label}: {counts}, {now - self.started:.0f} s")
+            counts = ((self.fetched, "modules fetched"), (self.compiled, "packages compiled"))
+            parts = [f"{count} {what}" for count, what in counts if count]
+            self.progress(", ".join([f"{self.label}: {now - self.started:.0f} s", *parts]))
 
 
 def _ask(go: Path) -> Toolchain | None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import debian, oci, programs
+from ansible_collections.devenv.lab.plugins.plugin_utils import process
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import debian, oci
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import File, Image, describe
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.oci import Entry, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
@@ -51,7 +52,7 @@ def make(short_names: Iterable[str], folder: Path, versions: Versions, root: deb
     return Made(files, images)
 
 
-def recipe(short: str, programs_of: Path, versions: Versions, root: debian.Root) -> Spec:
+def recipe(short: str, bin_of: Path, versions: Versions, root: debian.Root) -> Spec:
     """The image with the short name ``short`` (a key of ``Versions.images``)."""
     name = versions.images[short]
     if short == "pause":
@@ -59,7 +60,7 @@ def recipe(short: str, programs_of: Path, versions: Versions, root: debian.Root)
         return Spec(name, (*_base(), *entries), {"Entrypoint": ["/usr/bin/catatonit", "-P"], "User": "65535:65535"})
     if short == "probe":
         return Spec(name, (*_base(), *_probe(versions, root)), _probe_config())
-    own = [Entry(path, source=programs_of / program) for program, (image, path) in PROGRAMS.items() if image == short]
+    own = [Entry(path, source=bin_of / program) for program, (image, path) in PROGRAMS.items() if image == short]
     config: dict[str, Any] = {"Env": [_PATH]}
     if short == "coredns":
         # As the official image: an ordinary user; the runtime lets it bind port 53.
@@ -94,7 +95,7 @@ def _packet_filters(root: debian.Root) -> list[Entry]:
 
 def _probe(versions: Versions, root: debian.Root) -> list[Entry]:
     busybox = root.path / "bin/busybox"
-    applets = [line.strip() for line in programs.stream([str(busybox), "--list-full"]) if line.strip()]
+    applets = process.run([str(busybox), "--list-full"]).stdout.split()
     links = [Entry(path, link="/bin/busybox") for path in applets if path != "bin/busybox"]
     page = f"devenv probe {versions.probe}\n"
     script = "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'\nhostname\n"
