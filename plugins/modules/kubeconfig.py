@@ -8,7 +8,8 @@ DOCUMENTATION = r"""
 module: kubeconfig
 short_description: Fetch the kubeconfig of a cluster into the state folder
 version_added: 0.1.0
-author: devenv maintainers (@devenv-lab)
+author:
+  - devenv maintainers (@devenv)
 description:
   - Runs for a control plane node and copies the administrator's kubeconfig from it by the connection's own file
     transfer, so that no verbosity prints it.

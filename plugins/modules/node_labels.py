@@ -8,7 +8,8 @@ DOCUMENTATION = r"""
 module: node_labels
 short_description: Put the profile's labels, taints and pod ranges on the nodes of clusters
 version_added: 0.1.0
-author: devenv maintainers (@devenv-lab)
+author:
+  - devenv maintainers (@devenv)
 description:
   - Runs on the controller, once for all nodes, and asks each cluster's API by the kubeconfig in its state folder.
   - Wanted values are the host variables C(devenv_labels), C(devenv_taints) and C(devenv_pod_cidrs) of the profile

@@ -1,0 +1,86 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: validate
+short_description: Check that clusters are ready for applications
+version_added: 0.1.0
+author:
+  - devenv maintainers (@devenv)
+description:
+  - Runs on the controller, once for all nodes, and waits until every check passes in the same round.
+  - Read-only checks, always made. C(api) is the API's own readiness, C(nodes) every node Ready with the wanted version,
+    C(system_pods) every pod of kube-system, C(dns_service) ready endpoints of CoreDNS, C(default_service_account).
+  - Checks by real pods of the probe image, one a node, made as O(probes) says. C(probe_pods) run, C(pod_dns) names
+    resolve in each family, C(pod_to_pod) pods of different nodes reach each other, C(pod_to_service) through a Service,
+    C(pod_to_api) the API by name and by address with the service account's token and authority.
+  - The pods stand in a namespace of their own, which is removed afterwards, also on failure. They never count as
+    changed.
+  - When the time is over, the message lists what each failing check misses.
+options:
+  nodes:
+    description: Names of the nodes. Those of no cluster are left out.
+    type: list
+    elements: str
+    required: true
+  probes:
+    description:
+      - When to make real pods. V(auto) makes them if O(changed) is set or no validation with pods passed last.
+    type: str
+    choices: [auto, always, never]
+    default: auto
+  changed:
+    description: Whether this run changed anything before.
+    type: bool
+    default: false
+  timeout:
+    description: How long to wait for all checks together, in seconds.
+    type: float
+    default: 300
+  domain:
+    description: DNS domain of the cluster.
+    type: str
+    default: cluster.local
+attributes:
+  check_mode:
+    support: full
+    description: One read-only look, which fails at nothing; no pods.
+  diff_mode:
+    support: none
+    description: Nothing of the user's changes.
+"""
+
+EXAMPLES = r"""
+- name: Wait until the cluster is ready
+  devenv.lab.validate:
+    nodes: "{{ groups['nodes'] }}"
+    probes: always
+    timeout: 120
+"""
+
+RETURN = r"""
+checks:
+  description: Every check, also when the task fails.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    cluster:
+      description: Name of the cluster.
+      type: str
+    name:
+      description: Name of the check.
+      type: str
+    ok:
+      description: Whether it passed.
+      type: bool
+    seconds:
+      description: When it passed, or how long it was waited for, in seconds from the start.
+      type: float
+    seen:
+      description: What was seen, or what is missing.
+      type: str
+"""
