@@ -89,6 +89,8 @@ def _make_root(recipe: Recipe, reference: str, cache: Path, progress: Progress) 
         for target, source in sorted(recipe.files.items()):
             hooks.append(f'--customize-hook=mkdir -p "$1{os.path.dirname(target)}"')
             hooks.append(f"--customize-hook=upload {source} {target}")
+            mode = "755" if os.access(source, os.X_OK) else "644"
+            hooks.append(f'--customize-hook=chmod {mode} "$1{target}"')
         # Host keys and the machine's id belong to one machine, never to an image.
         hooks.append('--customize-hook=rm -f "$1"/etc/ssh/ssh_host_* ; : > "$1/etc/machine-id"')
         argv = [

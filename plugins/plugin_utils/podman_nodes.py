@@ -255,7 +255,7 @@ def nft_table(table: str, bridge: str, subnets: Mapping[str, str]) -> str:
     ]
     return "\n".join(
         [
-            f'table inet "{table}" {{',
+            f"table inet {table} {{",
             "  chain postrouting {",
             "    type nat hook postrouting priority srcnat; policy accept;",
             *rules,
