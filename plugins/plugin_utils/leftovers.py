@@ -186,21 +186,22 @@ def _spared(table: Mapping[int, Process], proc: Path) -> set[int]:
 
 
 def of_run(
-    run_id: str, main: Origin | None = None, *, protect: Iterable[int] = (), proc: Path = PROC, me: int | None = None
+    run_id: str, main: Origin | None = None, *, protect: Iterable[int] = (), known: Iterable[Process] = ()
 ) -> list[Process]:
     """Living processes of the run ``run_id``: those that carry its marker, its ansible process ``main`` if it lives,
-    else that one's orphaned workers, and what is below any of them. Never this process, its parents, or ``protect``
-    and what is below those.
+    else that one's orphaned workers, those ``known`` already, and what is below any of them. Never this process, its
+    parents, or ``protect`` and what is below those.
     """
-    table = all_processes(proc)
-    spared = _spared(table, proc)
-    kept = ancestors(os.getpid() if me is None else me, table) | descendants(protect, table)
-    roots = {process.pid for process in table.values() if run_id and has_marker(_environ(process.pid, proc), run_id)}
+    table = all_processes()
+    spared = _spared(table, PROC)
+    kept = ancestors(os.getpid(), table) | descendants(protect, table)
+    roots = {process.pid for process in table.values() if run_id and has_marker(_environ(process.pid, PROC), run_id)}
+    roots |= {process.pid for process in known if alive(process.pid, process.start)}
     if main is not None:
-        if alive(main.pid, main.start, proc):
+        if alive(main.pid, main.start):
             roots.add(main.pid)
         elif main.image:
-            roots |= {process.pid for process in table.values() if _is_fork(process, main, proc)}
+            roots |= {process.pid for process in table.values() if _is_fork(process, main, PROC)}
     found = descendants(roots - spared, table, spared) - kept
     return sorted((table[pid] for pid in found if table[pid].state not in ("Z", "X")), key=lambda process: process.pid)
 
@@ -214,25 +215,55 @@ def end_run(
     patience: float = 10.0,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Process]:
-    """End every process of the run: SIGTERM, after ``grace`` seconds SIGKILL, until none is found. Return those that
-    still live after ``patience`` more seconds (normally none). ``protect``: pids that are left alone with all below
-    them.
-    """
+    """End every process of the run (see ``of_run``). Return those that still live after all patience, normally none."""
     protected = list(protect)
-    left = of_run(run_id, main, protect=protected)
+
+    def find(known: list[Process]) -> list[Process]:
+        return of_run(run_id, main, protect=protected, known=known)
+
+    return end_all(find, grace=grace, patience=patience, progress=progress)
+
+
+def end_ssh_masters(sockets: Path, *, grace: float = 1.0) -> list[Process]:
+    """End the ssh masters whose control socket lies in the folder ``sockets`` (OpenSSH shows them as ``ssh: <socket>
+    [mux]``).
+    """
+
+    def masters(known: list[Process]) -> list[Process]:
+        return [
+            process
+            for process in all_processes().values()
+            if process.name == "ssh" and command_line(process.pid).startswith(f"ssh: {sockets}/")
+        ]
+
+    return end_all(masters, grace=grace)
+
+
+def end_all(
+    find: Callable[[list[Process]], list[Process]],
+    *,
+    grace: float = 3.0,
+    patience: float = 10.0,
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[Process]:
+    """SIGTERM to everything that ``find`` (given what it found last) finds, after ``grace`` seconds SIGKILL, until it
+    finds nothing. Return what it still finds after ``patience`` more seconds.
+    """
+    left = find([])
     if left:
-        progress(f"ending {len(left)} processes of the run {run_id}")
-    deadline = time.monotonic() + grace
+        progress(f"ending {len(left)} processes: {', '.join(sorted({process.name for process in left}))}")
+    killing = time.monotonic() + grace
     told: set[tuple[int, int]] = set()
-    while left and time.monotonic() < deadline + patience:
-        kill = time.monotonic() >= deadline
+    while left and time.monotonic() < killing + patience:
+        kill = time.monotonic() >= killing
         for process in left:
             if kill or (process.pid, process.start) not in told:
                 told.add((process.pid, process.start))
                 _signal(process, signal.SIGKILL if kill else signal.SIGTERM)
         time.sleep(0.05)
-        # Looked up anew: what is ended may have started something in the meantime.
-        left = of_run(run_id, main, protect=protected)
+        # Looked up anew: what is ended may have started something meanwhile. What was known stays known: a child whose
+        # parent is gone is found by nothing else.
+        left = find(left)
     return left
 
 

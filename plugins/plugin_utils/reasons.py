@@ -222,6 +222,12 @@ CATALOGUE = _table(
         "Look at the place named above: free space, owner, read-only file system; or set DEVENV_HOME.",
     ),
     Reason(
+        "state_not_removed",
+        13,
+        "The state folder of an environment that was taken down cannot be removed.",
+        "Look at the place named above (a mount, a disk fault), remove it, then run devenv down again.",
+    ),
+    Reason(
         "state_broken",
         1,
         "A file of the state folder cannot be read.",

@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import files, lock, paths, process, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils import (
+    files,
+    inventory,
+    leftovers,
+    lock,
+    paths,
+    process,
+    profile,
+)
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.lock import Holder
 
@@ -183,8 +191,6 @@ def write_network(folder: Path, network: Mapping[str, Any]) -> bool:
 
 def write_inventory(folder: Path) -> bool:
     """Write inventory.yml from profile.yml and network.yml, for plain ``ansible -i``; return whether it changed."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils import inventory
-
     resolved = read_profile(folder)
     if resolved is None:
         raise DevenvError("state_broken", "there is no profile.yml", where=str(folder))
@@ -412,13 +418,33 @@ def remove(folder: Path, *, run_id: str = "", keep: bool = True) -> Path | None:
                 moved = target
         if history.is_dir():
             _trim(history)
+    _end_ssh_masters(folder)
     # Renamed first: whoever is killed in the middle of it leaves no half environment. The lock goes with it.
-    grave = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.removed")
     with lock.guard(folder):
-        os.replace(folder, grave)
-    for rest in folder.parent.glob(".*.removed"):
-        shutil.rmtree(rest, ignore_errors=True)
+        os.replace(folder, folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.removed"))
+    _bury(folder.parent)
     return moved
+
+
+def _bury(environments_folder: Path) -> None:
+    """Remove what was taken down, also what a killed run did not come to."""
+    for grave in environments_folder.glob(".*.removed"):
+        try:
+            shutil.rmtree(grave)
+        except FileNotFoundError:
+            continue  # another run does the same
+        except OSError as error:
+            raise DevenvError("state_not_removed", f"{error.strerror}", where=str(error.filename or grave)) from None
+
+
+def _end_ssh_masters(folder: Path) -> None:
+    """End the ssh processes that keep connections to the nodes open, and remove their folder where it is not in the
+    state folder.
+    """
+    sockets = Path(inventory.control_path(folder).removesuffix("/%C").replace("%%", "%"))
+    leftovers.end_ssh_masters(sockets)
+    if folder not in sockets.parents:
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def _trim(folder: Path) -> None:

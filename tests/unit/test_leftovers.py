@@ -1,0 +1,224 @@
+"""Processes of a run, with real processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import leftovers
+from ansible_collections.devenv.lab.plugins.plugin_utils.leftovers import Process
+
+Spawn = Callable[..., subprocess.Popen[bytes]]
+RUN = f"test{os.getpid()}"
+
+
+@pytest.fixture
+def spawn() -> Iterator[Spawn]:
+    """Start a program with a marker; whatever lives at the test's end is killed."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*argv: str, run: str | None = RUN) -> subprocess.Popen[bytes]:
+        env = {key: value for key, value in os.environ.items() if key != "DEVENV_RUN"}
+        child = subprocess.Popen(argv, env={**env, "DEVENV_RUN": run} if run else env, start_new_session=True)
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+
+
+def settle(condition: Callable[[], bool], limit: float = 5) -> None:
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, "did not come about in time"
+        time.sleep(0.02)
+
+
+def stat(folder: Path, pid: int, text: str) -> None:
+    (folder / str(pid)).mkdir()
+    (folder / str(pid) / "stat").write_text(text)
+
+
+def test_read_process_takes_a_name_with_blanks_and_parentheses(tmp_path: Path) -> None:
+    stat(tmp_path, 7, "7 (a (b) c) S 3 7 5 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2 3\n")
+    assert leftovers.read_process(7, tmp_path) == Process(7, 4711, 3, 5, "S", "a (b) c")
+    assert leftovers.read_process(8, tmp_path) is None
+
+
+def test_a_process_is_alive_only_with_its_start_and_not_as_a_zombie(spawn: Spawn) -> None:
+    child = spawn("sleep", "60")
+    process = leftovers.read_process(child.pid)
+    assert process is not None
+    assert leftovers.alive(child.pid, process.start)
+    assert not leftovers.alive(child.pid, process.start + 1)
+    child.kill()
+    settle(lambda: (found := leftovers.read_process(child.pid)) is not None and found.state == "Z")
+    assert not leftovers.alive(child.pid, process.start)
+
+
+@pytest.mark.parametrize(
+    ("environ", "found"),
+    [
+        (b"A=1\0DEVENV_RUN=abc\0", True),
+        (b"DEVENV_RUN=abc", True),
+        (b"DEVENV_RUN=abcd\0", False),
+        (b"DEVENV_RUN=ab\0", False),
+        (b"XDEVENV_RUN=abc\0", False),
+        (b"A=DEVENV_RUN=abc\0", False),
+        (b"", False),
+    ],
+)
+def test_marker_is_matched_whole(environ: bytes, found: bool) -> None:
+    assert leftovers.has_marker(environ, "abc") is found
+
+
+def test_tree_walks() -> None:
+    table = {pid: Process(pid, pid, parent, pid, "S", "x") for pid, parent in [(1, 0), (2, 1), (3, 2), (4, 3), (5, 2)]}
+    assert leftovers.ancestors(4, table) == {4, 3, 2, 1}
+    assert leftovers.descendants([2], table) == {2, 3, 4, 5}
+    assert leftovers.descendants([2], table, spared={3}) == {2, 5}
+    assert leftovers.descendants([99], table) == set()
+
+
+def test_end_run_ends_marked_processes_with_what_is_below_and_nothing_else(spawn: Spawn) -> None:
+    marked = spawn("sh", "-c", "env -u DEVENV_RUN sleep 61 & sleep 62")
+    other = spawn("sleep", "63", run=f"{RUN}0")
+    bare = spawn("sleep", "64", run=None)
+    settle(lambda: len(leftovers.of_run(RUN)) == 3)
+    below = leftovers.of_run(RUN)
+    assert leftovers.end_run(RUN) == []
+    marked.wait(timeout=1)
+    assert not any(leftovers.alive(process.pid, process.start) for process in below)
+    assert (other.poll(), bare.poll()) == (None, None)
+
+
+def test_end_run_kills_what_does_not_listen(spawn: Spawn) -> None:
+    deaf = spawn(
+        sys.executable, "-c", "import signal,time; signal.signal(15, signal.SIG_IGN); print(1); time.sleep(60)"
+    )
+    settle(lambda: b"\x00" in Path(f"/proc/{deaf.pid}/cmdline").read_bytes())
+    time.sleep(0.2)
+    began = time.monotonic()
+    assert leftovers.end_run(RUN, grace=0.3) == []
+    assert deaf.wait() == -signal.SIGKILL
+    assert time.monotonic() - began < 3
+
+
+def test_end_run_remembers_a_deaf_child_whose_parent_is_gone(spawn: Spawn) -> None:
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+    spawn("sh", "-c", f"env -u DEVENV_RUN {sys.executable} -c '{deaf}' & wait")
+    settle(lambda: len(leftovers.of_run(RUN)) == 2 and leftovers.of_run(RUN)[1].name.startswith("python"))
+    time.sleep(0.2)
+    child = leftovers.of_run(RUN)[1]
+    assert leftovers.end_run(RUN, grace=0.5) == []
+    assert not leftovers.alive(child.pid, child.start)
+
+
+def test_end_run_leaves_monitors_of_containers(spawn: Spawn, tmp_path: Path) -> None:
+    shutil.copy("/bin/sleep", tmp_path / "conmon")
+    monitor = spawn(str(tmp_path / "conmon"), "60")
+    settle(lambda: (found := leftovers.read_process(monitor.pid)) is not None and found.name == "conmon")
+    assert leftovers.end_run(RUN) == []
+    assert monitor.poll() is None
+
+
+def test_neither_this_process_nor_its_parents_nor_the_protected_are_found(spawn: Spawn) -> None:
+    script = (
+        "import os, sys; sys.path.insert(0, 'collections');"
+        "from ansible_collections.devenv.lab.plugins.plugin_utils import leftovers;"
+        f"print(leftovers.end_run({RUN!r}))"
+    )
+    env = {**os.environ, "DEVENV_RUN": RUN}
+    done = subprocess.run(
+        ["sh", "-c", f'{sys.executable} -c "{script}"; echo on'], env=env, capture_output=True, text=True
+    )
+    assert done.stdout == "[]\non\n", done.stderr
+    child = spawn("sh", "-c", "sleep 60 & wait")
+    settle(lambda: len(leftovers.of_run(RUN)) == 2)
+    assert leftovers.of_run(RUN, protect=[child.pid]) == []
+
+
+# A parent that forks a worker as ansible does: detached, same memory image, a pipe in common, no marker in its first
+# environment.
+FORKER = """
+import os, sys, time
+reader, writer = os.pipe()
+for _ in range(int(sys.argv[1])):
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(60)
+        os._exit(0)
+time.sleep(60)
+"""
+
+
+def test_orphaned_workers_are_known_by_their_image_and_pipe(spawn: Spawn) -> None:
+    main = spawn(sys.executable, "-c", FORKER, "2", run=None)
+    twin = spawn(sys.executable, "-c", FORKER, "1", run=None)
+    settle(lambda: len(children(main.pid)) == 2 and len(children(twin.pid)) == 1)
+    origin = leftovers.origin(main.pid)
+    assert origin is not None
+    assert origin.pipes
+    workers, strangers = children(main.pid), children(twin.pid)
+    main.kill()
+    main.wait()
+    try:
+        assert {process.pid for process in leftovers.of_run("", origin)} == workers
+        assert leftovers.end_run("", origin) == []
+        assert twin.poll() is None
+        assert all(working(pid) for pid in strangers)
+    finally:
+        for pid in workers | strangers:
+            if working(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_a_living_main_is_ended_with_its_workers(spawn: Spawn) -> None:
+    main = spawn(sys.executable, "-c", FORKER, "1", run=None)
+    settle(lambda: len(children(main.pid)) == 1)
+    workers = children(main.pid)
+    assert leftovers.end_run("", leftovers.origin(main.pid), grace=0.5) == []
+    main.wait(timeout=1)
+    assert not any(working(pid) for pid in workers)
+
+
+def working(pid: int) -> bool:
+    process = leftovers.read_process(pid)
+    return process is not None and process.state != "Z"
+
+
+def children(pid: int) -> set[int]:
+    """Children that have a session of their own, so are done with starting."""
+    return {p.pid for p in leftovers.all_processes().values() if p.parent == pid and p.session == p.pid}
+
+
+def test_ssh_masters_of_a_folder_are_ended(spawn: Spawn, tmp_path: Path) -> None:
+    # OpenSSH's master writes this title over its own command line.
+    ours = spawn("bash", "-c", f"exec -a 'ssh: {tmp_path}/cp/0123 [mux]' {link(tmp_path)} 60")
+    others = spawn("bash", "-c", f"exec -a 'ssh: {tmp_path}/cp2/0123 [mux]' {link(tmp_path)} 60")
+    settle(
+        lambda: (
+            leftovers.command_line(ours.pid).startswith("ssh: ")
+            and leftovers.command_line(others.pid).startswith("ssh: ")
+        )
+    )
+    assert leftovers.end_ssh_masters(tmp_path / "cp") == []
+    assert ours.wait(timeout=1) == -signal.SIGTERM
+    assert others.poll() is None
+
+
+def link(folder: Path) -> Path:
+    target = folder / "ssh"
+    if not target.exists():
+        shutil.copy("/bin/sleep", target)
+    return target

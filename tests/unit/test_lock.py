@@ -1,0 +1,186 @@
+"""The lock of an environment, with real processes as holders."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import leftovers, lock
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.lock import Holder
+
+Sleeper = Callable[[], subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "environments" / "aio"
+
+
+@pytest.fixture
+def sleeper() -> Iterator[Sleeper]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(["sleep", "60"], start_new_session=True))
+        return started[-1]
+
+    yield start
+    for child in started:
+        child.kill()
+        child.wait()
+
+
+def holder(pid: int, run_id: str = "r1", owner: str = "") -> Holder:
+    return lock.holder_of(pid, run_id, "devenv up --profile aio", owner)
+
+
+def start_of(pid: int) -> int:
+    process = leftovers.read_process(pid)
+    assert process is not None
+    return process.start
+
+
+def reason(call: Callable[[], object]) -> str:
+    with pytest.raises(DevenvError) as caught:
+        call()
+    return caught.value.reason.id
+
+
+def test_acquire_is_private_and_reentrant_and_release_is_for_the_holder_alone(folder: Path, sleeper: Sleeper) -> None:
+    me, other = holder(os.getpid()), holder(sleeper().pid)
+    assert lock.acquire(folder, me) is True
+    assert lock.acquire(folder, me) is False
+    assert lock.read(folder) == me
+    assert (folder / "lock").stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert lock.release(folder, other) is False
+    assert lock.release(folder, me) is True
+    assert lock.release(folder, me) is False
+    assert lock.read(folder) is None
+
+
+def test_busy_says_who_what_and_since_when(folder: Path, sleeper: Sleeper) -> None:
+    other = holder(sleeper().pid)
+    lock.acquire(folder, other)
+    with pytest.raises(DevenvError) as caught:
+        lock.acquire(folder, holder(os.getpid()))
+    assert caught.value.exit_code == 10
+    for part in (str(other.pid), other.command, other.since, "aio"):
+        assert part in str(caught.value)
+    assert reason(lambda: lock.check(folder)) == "environment_busy"
+
+
+def test_a_dead_holder_and_a_pid_given_anew_hold_nothing(folder: Path, sleeper: Sleeper) -> None:
+    dead = sleeper()
+    gone = holder(dead.pid)
+    dead.kill()
+    dead.wait()
+    reused = replace(holder(sleeper().pid), start=1)
+    for stale in (gone, reused):
+        lock.acquire(folder, stale)
+        lock.check(folder)
+        assert lock.acquire(folder, holder(os.getpid(), "r2")) is True
+        lock.release(folder, holder(os.getpid()))
+    assert leftovers.alive(reused.pid, start_of(reused.pid)), "a stranger with the same pid was ended"
+
+
+def test_a_lock_of_another_boot_is_stale_and_ends_nothing(folder: Path, sleeper: Sleeper) -> None:
+    child = sleeper()
+    lock.acquire(folder, replace(holder(child.pid), boot="another"))
+    assert lock.acquire(folder, holder(os.getpid())) is True
+    assert child.poll() is None
+
+
+def test_a_run_whose_command_was_killed_is_ended(folder: Path, sleeper: Sleeper) -> None:
+    owner, main = sleeper(), sleeper()
+    orphan = holder(main.pid, owner=f"{owner.pid}:{start_of(owner.pid)}")
+    lock.acquire(folder, orphan)
+    assert reason(lambda: lock.acquire(folder, holder(os.getpid()))) == "environment_busy"
+    owner.kill()
+    owner.wait()
+    told: list[str] = []
+    # Not this process: what is below the new holder is never ended, and the test started all of them.
+    assert lock.acquire(folder, holder(sleeper().pid), progress=told.append) is True
+    assert main.wait(timeout=1) != 0
+    assert str(main.pid) in told[0]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": 1}', "\x00"])
+def test_a_lock_cut_short_is_nobodys(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / "lock").write_text(text)
+    assert lock.acquire(folder, holder(os.getpid())) is True
+
+
+@pytest.mark.parametrize(
+    ("text", "owner"), [("12:34", (12, 34)), ("", (0, 0)), ("12", (0, 0)), ("a:b", (0, 0)), ("-1:2", (0, 0))]
+)
+def test_owner_variable(text: str, owner: tuple[int, int]) -> None:
+    assert lock.parse_owner(text) == owner
+
+
+def test_a_holder_must_live(sleeper: Sleeper) -> None:
+    child = sleeper()
+    child.kill()
+    child.wait()
+    assert reason(lambda: holder(child.pid)) == "run_ended"
+
+
+TAKER = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from ansible_collections.devenv.lab.plugins.plugin_utils import lock
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+me = lock.holder_of(os.getpid(), "t" + str(os.getpid()), "taker")
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    print("got" if lock.acquire(Path(sys.argv[2]), me) else "had", flush=True)
+except DevenvError as error:
+    print(error.reason.id, flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("stale", [False, True], ids=["free", "stale"])
+def test_of_many_at_the_same_moment_one_gets_it(folder: Path, sleeper: Sleeper, stale: bool) -> None:
+    if stale:
+        dead = sleeper()
+        lock.acquire(folder, holder(dead.pid))
+        dead.kill()
+        dead.wait()
+    argv = [sys.executable, "-c", TAKER, str(Path(__file__).parents[2] / "collections"), str(folder)]
+    takers = [subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    try:
+        for taker in takers:
+            assert taker.stdout is not None
+            assert taker.stdout.readline() == "ready\n"
+        for taker in takers:
+            assert taker.stdin is not None
+            taker.stdin.write("go\n")
+            taker.stdin.flush()
+        said = sorted(taker.stdout.readline().strip() for taker in takers if taker.stdout)
+    finally:
+        for taker in takers:
+            taker.communicate("end\n", timeout=10)
+    assert said == ["environment_busy"] * 3 + ["got"]
+
+
+def test_the_file_holds_no_more_than_is_documented(folder: Path) -> None:
+    lock.acquire(folder, holder(os.getpid()))
+    assert set(json.loads((folder / "lock").read_text())) == {
+        "pid", "start", "boot", "image", "pipes", "command", "owner_pid", "owner_start", "run_id", "since",
+    }  # fmt: skip
+
+
+def test_a_home_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "environments").write_text("a file")
+    assert reason(lambda: lock.acquire(tmp_path / "environments" / "aio", holder(os.getpid()))) == "state_unwritable"
