@@ -167,7 +167,8 @@ def _units(parts: list[dict[str, Any]], observed: dict[str, Any], touched: list[
             out["restart"].append(name)
         elif wanted == "started" and not active:
             out["start"].append(name)
-    return out
+    # Two parts may name one unit: each brings its own files.
+    return {verb: list(dict.fromkeys(names)) for verb, names in out.items()}
 
 
 def plan(parts: list[dict[str, Any]], observed: dict[str, Any]) -> Plan:

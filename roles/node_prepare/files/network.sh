@@ -1,0 +1,79 @@
+#!/bin/sh
+# Network settings of a node that do not survive its restart.
+#   network apply   set them (at every boot, before containerd, and when they change)
+#   network check   end with 0 when all of them are in force
+# Reads the lines of /etc/devenv/network.d/*.conf:
+#   address A | family ipv4|ipv6 | nameserver A | sysctl NAME VALUE | route ipv4|ipv6 DESTINATION GATEWAY
+# and loads the nftables files /etc/devenv/network.d/*.nft, each of one table "inet devenv_<file's stem>".
+set -eu
+
+settings=/etc/devenv/network.d
+resolver=/run/devenv/resolv.conf
+protocol=177 # marks our routes, so that those no longer wanted are found
+
+lines() { cat "$settings"/*.conf | sed -n "s/^$1 //p"; }
+has_family() { lines family | grep -qx "$1"; }
+flag() { [ "$1" = ipv6 ] && echo -6 || echo -4; }
+sysctl_file() { echo "/proc/sys/$(echo "$1" | tr . /)"; }
+routes_wanted() { lines "route $1" | sort; }
+routes_present() { ip "$(flag "$1")" route show proto $protocol | awk '$2 == "via" {print $1, $3}' | sort; }
+
+# What CoreDNS forwards to: the node's own resolvers without those that cannot answer a pod (loopback, a family the node has
+# not), and without search domains. With none left, the node's own address: it refuses at once, where a dead resolver costs seconds.
+resolv_conf() {
+  given=$(lines nameserver)
+  for server in ${given:-$(awk '$1 == "nameserver" {print $2}' /etc/resolv.conf)}; do
+    case $server in
+      127.* | ::1) ;;
+      *:*) ! has_family ipv6 || echo "nameserver $server" ;;
+      *) ! has_family ipv4 || echo "nameserver $server" ;;
+    esac
+  done | head -n 3 | grep . || lines address | sed -n 's/^/nameserver /; 1p'
+}
+
+wait_for_addresses() {
+  for address in $(lines address); do
+    tries=0
+    until ip -oneline address show | grep -qF " $address/"; do
+      tries=$((tries + 1))
+      [ $tries -lt 300 ] || { echo "the node has not got its address $address" >&2; exit 1; }
+      sleep 0.2
+    done
+  done
+}
+
+apply() {
+  lines sysctl | while read -r name value; do echo "$value" > "$(sysctl_file "$name")"; done
+  mount --make-rshared /
+  wait_for_addresses
+  for family in $(lines family); do
+    routes_wanted "$family" | while read -r destination gateway; do
+      ip "$(flag "$family")" route replace "$destination" via "$gateway" proto $protocol
+    done
+    wanted=$(routes_wanted "$family")
+    routes_present "$family" | while read -r destination gateway; do
+      echo "$wanted" | grep -qxF "$destination $gateway" ||
+        ip "$(flag "$family")" route delete "$destination" via "$gateway" proto $protocol
+    done
+  done
+  for file in "$settings"/*.nft; do [ ! -e "$file" ] || nft --file "$file"; done
+  mkdir -p "${resolver%/*}"
+  resolv_conf > "$resolver.new"
+  mv "$resolver.new" "$resolver"
+}
+
+check() {
+  lines sysctl | while read -r name value; do [ "$(cat "$(sysctl_file "$name")")" = "$value" ] || exit 1; done
+  findmnt --noheadings --output PROPAGATION / | grep -q shared
+  for family in $(lines family); do [ "$(routes_wanted "$family")" = "$(routes_present "$family")" ] || exit 1; done
+  for file in "$settings"/*.nft; do
+    [ ! -e "$file" ] || nft list table inet "devenv_$(basename "$file" .nft)" > /dev/null 2>&1
+  done
+  [ "$(resolv_conf)" = "$(cat "$resolver")" ]
+}
+
+case ${1:-} in
+  apply) apply ;;
+  check) check ;;
+  *) sed -n '2,7s/^# //p' "$0" >&2; exit 2 ;;
+esac
