@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -22,10 +23,15 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         _, args = self.validate_argument_spec(argument_spec={"environment": {"type": "str", "required": True}})
-        resolved = self._templar.template((task_vars or {})["devenv_profile"])
+        resolved = _plain((task_vars or {})["devenv_profile"])
         try:
             probes = preflight.look(args["environment"], resolved)
             preflight.require(probes)
         except errors.DevenvError as error:
             return errors.as_result(error)
         return {"changed": False, "probes": [vars(probe) for probe in probes]}
+
+
+def _plain(value: Any) -> Any:
+    """Values of ansible are its own subclasses, which a YAML dumper does not know."""
+    return json.loads(json.dumps(value))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class ActionModule(ActionBase):
     def _up(
         self, verb: str, name: str, folder: Path, args: dict[str, Any], task_vars: dict[str, Any]
     ) -> podman_nodes.Outcome:
-        resolved = self._templar.template(task_vars["devenv_profile"])
+        resolved = _plain(task_vars["devenv_profile"])
         home = str(paths.home())
         plan = podman_nodes.claim(name, home, resolved, state.read_network(folder))
         state.write_network(folder, plan)
@@ -104,7 +105,7 @@ class ActionModule(ActionBase):
 
     def _status(self, name: str, task_vars: dict[str, Any], *, would_create: bool) -> dict[str, Any]:
         found = {container.node: container.state for container in podman_nodes.containers(name)}
-        wanted = [node["name"] for node in self._templar.template(task_vars.get("devenv_profile", {})).get("nodes", [])]
+        wanted = [node["name"] for node in _plain(task_vars.get("devenv_profile", {})).get("nodes", [])]
         missing = [node for node in wanted if found.get(node) != "running"]
         return {
             "changed": would_create and bool(missing),
@@ -113,3 +114,8 @@ class ActionModule(ActionBase):
             "missing": missing,
             "notes": [f"would be made or started: {', '.join(missing)}"] if would_create and missing else [],
         }
+
+
+def _plain(value: Any) -> Any:
+    """Values of ansible are its own subclasses, which a YAML dumper does not know."""
+    return json.loads(json.dumps(value))
