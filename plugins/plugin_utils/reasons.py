@@ -366,6 +366,7 @@ CATALOGUE = _table(
         "Use auto, cache, directory, release or modules.",
     ),
     Reason("bundle_archive_name", 2, "The name of the archive tells no format.", "Let it end in .tar or .tar.gz."),
+    Reason("bundle_url", 2, "A base URL cannot be used.", "Give one that begins with https:// (or http://, for a mirror)."),
     Reason(
         "bundle_architecture",
         12,

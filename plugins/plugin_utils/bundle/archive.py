@@ -166,7 +166,7 @@ def _write(bundle: Bundle, stream: IO[bytes], mode: str, progress: Progress) -> 
             with source.stream:
                 size = file.stat().st_size
                 if size == entry.size:
-                    tar.addfile(_info(entry.path, size, file.stat().st_mode & 0o777), source)  # type: ignore[arg-type]
+                    tar.addfile(_info(entry.path, size, file.stat().st_mode & 0o777), source)
             if source.digest.hexdigest() != entry.sha256:
                 what = f"{entry.path} is not what the manifest says"
                 raise DevenvError("bundle_wrong_digest", what, where=str(bundle.path))

@@ -13,6 +13,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.oci import Entry, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
 # Where a program stands inside an image: the same in the official images and in ours.
 PROGRAMS = {
@@ -50,6 +51,18 @@ def make(short_names: Iterable[str], folder: Path, versions: Versions, root: deb
         files.append(describe(folder, path, spec.name.rpartition(":")[2], _origin(short, root)))
         images.append(Image(spec.name, digest, path))
     return Made(files, images)
+
+
+def wanted_by(kubeadm: Path, version: str) -> list[str]:
+    """The images that ``kubeadm`` asks for, by its own list (needs no network for a version that is named).
+
+    Raises DevenvError ``bundle_build`` when it does not run.
+    """
+    argv = [str(kubeadm), "config", "images", "list", "--kubernetes-version", f"v{version}"]
+    try:
+        return process.run(argv, timeout=60).stdout.split()
+    except (OSError, process.ProgramFailed) as error:
+        raise DevenvError("bundle_build", f"kubeadm does not run: {error}") from None
 
 
 def recipe(short: str, bin_of: Path, versions: Versions, root: debian.Root) -> Spec:

@@ -51,6 +51,10 @@ def build(versions: Versions, folder: Path, cache: Path, arch: str, progress: Pr
     files: list[File] = []
     for group in groups(versions):
         files += _install(chain, group, folder, module, progress)
+    asked = set(images.wanted_by(folder / "bin" / "kubeadm", versions.kubernetes))
+    ours = {name for short, name in versions.images.items() if short != "probe"}
+    if asked != ours:
+        raise DevenvError("bundle_build", f"kubeadm asks for other images than versions.yml names: {asked ^ ours}")
     scratch = folder / "scratch"
     scratch.mkdir()
     root = debian.unpack(versions.debian, scratch, progress)

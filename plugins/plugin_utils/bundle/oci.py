@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import sha256
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -85,12 +87,10 @@ def build(spec: Spec, target: Path, arch: str) -> str:
 
 def write_layer(entries: Iterable[Entry], target: Path) -> Blob:
     """Write an uncompressed layer: sorted, owned by root, all times 0; folders above the entries are added."""
-    with target.open("wb") as stream:
-        sink = _Hashing(stream)
-        with tarfile.open(fileobj=sink, mode="w|", format=tarfile.GNU_FORMAT) as tar:
-            for entry in _with_parents(entries):
-                _add(tar, entry)
-    return Blob("sha256:" + sink.digest.hexdigest(), target.stat().st_size, target)
+    with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as tar:
+        for entry in _with_parents(entries):
+            _add(tar, entry)
+    return Blob("sha256:" + sha256(target), target.stat().st_size, target)
 
 
 def write_archive(
@@ -160,32 +160,31 @@ def extract(archive: Path, path: str, target: Path) -> None:
     Raises DevenvError ``bundle_image_content`` when no layer has it.
     """
     (image,) = read(archive)
-    with tarfile.open(archive, "r:") as outer:
-        for digest in reversed(image.layers):
-            blob = outer.extractfile(_digest_path(digest))
-            assert blob is not None
-            # A stream reader finds out by itself whether the layer is compressed.
-            with tarfile.open(fileobj=blob, mode="r|*") as layer:
-                for member in layer:
-                    if member.isreg() and str(PurePosixPath(member.name.lstrip("/"))) == path:
-                        content = layer.extractfile(member)
-                        assert content is not None
-                        with target.open("wb") as stream:
-                            _copy(content, stream)
-                        return
+    try:
+        with tarfile.open(archive, "r:") as outer:
+            for digest in reversed(image.layers):
+                if _extract_from(outer, digest, path, target):
+                    return
+    except tarfile.TarError as error:
+        what = f"a layer of {image.name} cannot be read: {error}"
+        raise DevenvError("bundle_image_content", what, where=str(archive)) from None
     raise DevenvError("bundle_image_content", f"the image {image.name} has no file /{path}", where=str(archive))
 
 
-class _Hashing:
-    """A sink that hashes what passes."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream = stream
-        self.digest = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        return self.stream.write(data)
+def _extract_from(outer: tarfile.TarFile, digest: str, path: str, target: Path) -> bool:
+    """Copy ``path`` out of one layer; False when the layer has it not."""
+    blob = outer.extractfile(_digest_path(digest))
+    assert blob is not None
+    # A stream reader finds out by itself whether the layer is compressed.
+    with tarfile.open(fileobj=blob, mode="r|*") as layer:
+        for member in layer:
+            if member.isreg() and str(PurePosixPath(member.name.lstrip("/"))) == path:
+                content = layer.extractfile(member)
+                assert content is not None
+                with target.open("wb") as stream:
+                    shutil.copyfileobj(content, stream, _COPY)
+                return True
+    return False
 
 
 def _with_parents(entries: Iterable[Entry]) -> list[Entry]:
@@ -232,11 +231,6 @@ def _content(tar: tarfile.TarFile, path: str) -> bytes:
     if stream is None:
         raise KeyError(path)
     return stream.read()
-
-
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
-    while chunk := source.read(_COPY):
-        target.write(chunk)
 
 
 def _json(data: Any) -> bytes:

@@ -11,6 +11,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive, 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions as versions_of
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import Manifest
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.modules import Content
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle, Progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
@@ -21,17 +22,6 @@ AUTO = ("cache", "directory", "release", "modules")
 _NOT_HERE = frozenset(
     {"bundle_not_in_cache", "bundle_not_in_directory", "bundle_unreachable", "bundle_not_found", "bundle_image_missing"}
 )
-
-
-@dataclass(frozen=True)
-class Places:
-    """Base URLs of the official downloads; a mirror with the same layout may stand in for each."""
-
-    kubernetes: str = "https://dl.k8s.io"
-    helm: str = "https://get.helm.sh"
-    containerd: str = "https://github.com/containerd/containerd/releases/download"
-    cni: str = "https://github.com/containernetworking/plugins/releases/download"
-    registry: str = "https://registry.k8s.io"
 
 
 @dataclass(frozen=True)
@@ -106,12 +96,12 @@ def _make(source: str, wanted: Versions, options: Options, cache: Path, progress
     arch = versions_of.architecture()
     with store.building(base) as temp:
         if source == "release":
-            # Imported here: only this source needs the HTTP library.
-            from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import release
+            # Imported here: only this source needs the HTTP library, which takes time to load.
+            from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.release import fetch, look
 
             if probe:
-                release.probe(wanted, options.places, arch)
-            content = release.fetch(wanted, options.places, temp, base, arch, progress)
+                look(wanted, options.places, arch)
+            content = fetch(wanted, options.places, temp, base, arch, progress)
         else:
             content = modules.build(wanted, temp, cache, arch, progress)
         progress("writing the manifest")

@@ -1,0 +1,165 @@
+"""The source `release`: official programs and images or a mirror of them, each checked by its published sha256."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import shutil
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import debian, images, oci
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.download import Fetcher, checksum
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import File, Image, describe
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.modules import CNI, Content
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.registry import Registry
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+PLAIN = ("kubeadm", "kubelet", "kubectl")
+DOWNLOADS = ".downloads"
+_PROBE_PACKAGES = ("busybox-static", "ca-certificates", "catatonit", "curl", "netbase")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A published file; ``members`` maps paths inside an archive to paths in the bundle (empty: the file itself)."""
+
+    url: str
+    sums: str
+    version: str
+    target: str = ""
+    members: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+def items(versions: Versions, places: Places, arch: str) -> list[Item]:
+    """Every file of a release, in the official layouts.
+
+    https://kubernetes.io/releases/download/, https://helm.sh/docs/intro/install/, and the release pages of
+    containerd and of the CNI plugins.
+    """
+    kubernetes = f"{places.kubernetes.rstrip('/')}/release/v{versions.kubernetes}/bin/linux/{arch}"
+    helm = f"{places.helm.rstrip('/')}/helm-v{versions.helm}-linux-{arch}.tar.gz"
+    containerd = f"{places.containerd.rstrip('/')}/v{versions.containerd}/containerd-{versions.containerd}-linux-{arch}"
+    cni = f"{places.cni.rstrip('/')}/v{versions.cni}/cni-plugins-linux-{arch}-v{versions.cni}.tgz"
+    runtime = ("containerd", "containerd-shim-runc-v2", "ctr")
+    return [
+        *(
+            Item(f"{kubernetes}/{name}", f"{kubernetes}/{name}.sha256", versions.kubernetes, f"bin/{name}")
+            for name in PLAIN
+        ),
+        Item(helm, f"{helm}.sha256sum", versions.helm, members=((f"linux-{arch}/helm", "bin/helm"),)),
+        Item(
+            f"{containerd}.tar.gz",
+            f"{containerd}.tar.gz.sha256sum",
+            versions.containerd,
+            members=tuple((f"bin/{name}", f"bin/{name}") for name in runtime),
+        ),
+        Item(cni, f"{cni}.sha256", versions.cni, members=tuple((name, f"cni/{name}") for name in CNI)),
+    ]
+
+
+def look(versions: Versions, places: Places, arch: str) -> None:
+    """Look quickly whether all places answer. Raises the DevenvError of the first that does not."""
+    quick = Fetcher(Path("/nonexistent"), attempts=1, timeout=(4, 6))
+    registry = Registry(places.registry, quick)
+    sums = [item.sums for item in items(versions, places, arch)[len(PLAIN) - 1 :]]
+    with concurrent.futures.ThreadPoolExecutor(len(sums) + 1) as pool:
+        texts = [pool.submit(quick.text, url) for url in sums]
+        pool.submit(registry.reach).result()
+        for text in texts:
+            text.result()
+
+
+def fetch(versions: Versions, places: Places, folder: Path, base: Path, arch: str, progress: Progress) -> Content:
+    """Put everything into ``folder``; what was fetched stays in ``base/.downloads`` until all of it is there."""
+    keep = base / DOWNLOADS
+    fetcher = Fetcher(keep, progress)
+    for part in ("bin", "cni", "images", "scratch"):
+        (folder / part).mkdir()
+    files = [row for item in items(versions, places, arch) for row in _item(item, fetcher, folder, progress)]
+    fetched_files, fetched = _images(versions, places, fetcher, folder, arch, progress)
+    files += fetched_files
+    files += _programs_of_images(fetched, folder)
+    # Our own image is published nowhere.
+    root = debian.unpack(versions.debian, folder / "scratch", progress, _PROBE_PACKAGES)
+    made = images.make(["probe"], folder, versions, root, arch, progress)
+    shutil.rmtree(folder / "scratch")
+    shutil.rmtree(keep)
+    return Content([*files, *made.files], [*fetched, *made.images], root.packages)
+
+
+def _item(item: Item, fetcher: Fetcher, folder: Path, progress: Progress) -> list[File]:
+    progress(f"{item.name}: fetching")
+    digest = checksum(fetcher.text(item.sums), item.name, item.sums)
+    file = fetcher.file(item.url, digest, label=item.name)
+    if item.target:
+        os.link(file, folder / item.target)
+        targets: Iterable[str] = (item.target,)
+    else:
+        _unpack(file, item, folder)
+        targets = (target for _, target in item.members)
+    rows = []
+    for target in targets:
+        (folder / target).chmod(0o755)
+        rows.append(describe(folder, target, item.version, item.url))
+    return rows
+
+
+def _unpack(archive: Path, item: Item, folder: Path) -> None:
+    missing = dict(item.members)
+    try:
+        with tarfile.open(archive, "r:*") as tar:
+            for member in tar:
+                target = missing.pop(str(PurePosixPath(member.name)), None) if member.isreg() else None
+                stream = tar.extractfile(member) if target else None
+                if target and stream:
+                    with (folder / target).open("wb") as out:
+                        shutil.copyfileobj(stream, out)
+    except (tarfile.TarError, EOFError) as error:
+        raise DevenvError("bundle_not_found", f"is no tar archive: {error}", where=item.url) from None
+    if missing:
+        raise DevenvError("bundle_not_found", f"does not hold {', '.join(missing)}", where=item.url)
+
+
+def _images(
+    versions: Versions, places: Places, fetcher: Fetcher, folder: Path, arch: str, progress: Progress
+) -> tuple[list[File], list[Image]]:
+    """The images that this kubeadm asks for."""
+    registry = Registry(places.registry, fetcher)
+    files, found = [], []
+    for name in images.wanted_by(folder / "bin" / "kubeadm", versions.kubernetes):
+        path = f"images/{short(name)}.tar"
+        progress(f"{name}: fetching")
+        digest = registry.image(name, arch, folder / path)
+        files.append(describe(folder, path, name.rpartition(":")[2], f"{places.registry} {digest}"))
+        found.append(Image(name, digest, path))
+    return files, found
+
+
+def short(name: str) -> str:
+    """``registry.k8s.io/coredns/coredns:v1`` -> ``coredns``."""
+    return name.rpartition(":")[0].rpartition("/")[2]
+
+
+def _programs_of_images(found: list[Image], folder: Path) -> list[File]:
+    """Programs that are published inside images only, or that would be fetched twice."""
+    rows = []
+    for program, (image, path) in images.PROGRAMS.items():
+        source = next((one for one in found if short(one.name) == image), None)
+        if source is None:
+            raise DevenvError("bundle_image_missing", f"kubeadm's list has no image {image}")
+        target = folder / "bin" / program
+        oci.extract(folder / source.path, path, target)
+        target.chmod(0o755)
+        version = source.name.rpartition(":")[2].removeprefix("v")
+        rows.append(describe(folder, f"bin/{program}", version, f"{source.name} {source.digest} /{path}"))
+    return rows
