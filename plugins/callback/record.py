@@ -65,6 +65,8 @@ class CallbackModule(CallbackBase):
         if "DEVENV_OWNER" not in os.environ or not os.environ.get(process.MARKER):
             os.environ[process.MARKER] = state.new_run_id()
         os.environ["DEVENV_RECORD"] = str(self._main)
+        # Read by the stage validate, which tries the network with pods only after a change.
+        os.environ["DEVENV_CHANGED"] = "0"
         self._recorder.run.run_id = os.environ[process.MARKER]
         # Ansible calls no callback when it is interrupted.
         atexit.register(self._at_exit)
@@ -132,6 +134,8 @@ class CallbackModule(CallbackBase):
                 file=task.get_path() or "",
             )
         )
+        if status == "changed":
+            os.environ["DEVENV_CHANGED"] = "1"
         if action == STAGE_ACTION and status in ("ok", "changed"):
             self._stage(result.result)
 
