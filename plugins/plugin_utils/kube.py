@@ -118,6 +118,16 @@ def _tls(access: Access) -> ssl.SSLContext:
     return context
 
 
+# What a server's end of a kept-open connection looks like from here.
+_CLOSED = (
+    http.client.RemoteDisconnected,
+    ConnectionResetError,
+    BrokenPipeError,
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+)
+
+
 class Api:
     """One connection to one API server; not for use by several threads. ``timeout`` in seconds is for each request."""
 
@@ -178,7 +188,7 @@ class Api:
         except (http.client.HTTPException, OSError) as error:
             self._connection.close()
             # The server may have closed a connection that was kept open; a request that was not read may be sent again.
-            if fresh or not isinstance(error, http.client.RemoteDisconnected | ConnectionResetError | BrokenPipeError):
+            if fresh or not isinstance(error, _CLOSED):
                 raise ApiUnreachable(_why(error)) from error
             try:
                 status, data = self._exchange(method, target, body, headers)

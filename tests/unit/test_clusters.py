@@ -1,0 +1,49 @@
+"""Clusters from host variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import clusters
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+
+def host(cluster: str, **more: Any) -> dict[str, Any]:
+    return {
+        "devenv_cluster": cluster,
+        "devenv_kubeconfig": f"/s/clusters/{cluster}/kubeconfig",
+        "devenv_engine": "kubeadm",
+        "devenv_kubernetes_version": "1.36.3",
+        "devenv_families": ["ipv4"],
+        "devenv_group": "workers",
+    } | more
+
+
+def test_clusters_in_the_order_of_hosts() -> None:
+    hostvars = {
+        "a": host("main", devenv_labels={"pipe": True, "n": 1}, devenv_taints=["x:NoSchedule"]),
+        "b": host("blue", devenv_pod_cidrs=["10.244.1.0/24"]),
+        "bare": host(""),
+        "c": host("main", devenv_group="control_plane"),
+    }
+    main, blue = clusters.from_hostvars(hostvars, hostvars)
+    assert (main.name, [node.name for node in main.nodes], main.kubeconfig) == (
+        "main",
+        ["a", "c"],
+        Path("/s/clusters/main/kubeconfig"),
+    )
+    assert main.nodes[0] == clusters.Node("a", "workers", {"pipe": "True", "n": "1"}, ("x:NoSchedule",), ())
+    assert blue.nodes[0].pod_cidrs == ("10.244.1.0/24",)
+
+
+def test_a_missing_variable_is_named() -> None:
+    hostvars = {"a": host("main")}
+    del hostvars["a"]["devenv_engine"]
+    with pytest.raises(DevenvError, match="a: has no variable devenv_engine"):
+        clusters.from_hostvars(["a"], hostvars)
+
+
+def test_no_hosts() -> None:
+    assert clusters.from_hostvars([], {}) == []

@@ -1,0 +1,263 @@
+"""The API client against a real TLS server, and what it takes from a kubeconfig."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils import kube
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+ROW = dict[str, Any]
+
+
+def encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def document(**changes: Any) -> ROW:
+    """A kubeconfig in kubeadm's form."""
+    base: ROW = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "kubernetes-admin@kubernetes",
+        "clusters": [
+            {
+                "name": "kubernetes",
+                "cluster": {
+                    "certificate-authority-data": encoded("AUTHORITY"),
+                    "server": "https://m.devenv.internal:6443",
+                },
+            }
+        ],
+        "users": [
+            {
+                "name": "kubernetes-admin",
+                "user": {"client-certificate-data": encoded("CERT"), "client-key-data": encoded("KEY")},
+            }
+        ],
+        "contexts": [
+            {
+                "name": "kubernetes-admin@kubernetes",
+                "context": {"cluster": "kubernetes", "user": "kubernetes-admin"},
+            }
+        ],
+    }
+    return base | changes
+
+
+def test_access_of_kubeadm() -> None:
+    access = kube.parse_access(yaml.safe_dump(document()), "f")
+    assert access == kube.Access("https://m.devenv.internal:6443", "AUTHORITY", "CERT", "KEY")
+    assert "KEY" not in repr(access)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "form of a kubeconfig"),
+        ("[]", "form of a kubeconfig"),
+        ("a: {", "not YAML"),
+        (yaml.safe_dump(document(**{"current-context": "other"})), "context other"),
+        (yaml.safe_dump(document(clusters=[])), "cluster kubernetes"),
+        (yaml.safe_dump(document(users=[{"name": "kubernetes-admin", "user": {}}])), "no client certificate"),
+        (
+            yaml.safe_dump(document(users=[{"name": "kubernetes-admin", "user": {"client-key-data": "%%"}}])),
+            "form of a kubeconfig",
+        ),
+        (
+            yaml.safe_dump(document(clusters=[{"name": "kubernetes", "cluster": {"server": "https://a"}}])),
+            "certificate-authority-data",
+        ),
+        (
+            yaml.safe_dump(
+                document(
+                    clusters=[{"name": "kubernetes", "cluster": {"server": "x", "certificate-authority-data": ""}}]
+                )
+            ),
+            "no certificate authority",
+        ),
+        (
+            yaml.safe_dump(
+                document(
+                    clusters=[
+                        {"name": "kubernetes", "cluster": {"server": "http://a", "certificate-authority-data": "QQ=="}}
+                    ]
+                )
+            ),
+            "not an https address",
+        ),
+    ],
+)
+def test_refused_kubeconfigs(text: str, says: str) -> None:
+    with pytest.raises(DevenvError, match=says) as caught:
+        kube.parse_access(text, "place")
+    assert caught.value.reason.id == "kubeconfig_invalid"
+    assert caught.value.where == "place"
+
+
+def test_a_broken_kubeconfig_is_not_quoted() -> None:
+    with pytest.raises(DevenvError) as caught:
+        kube.parse_access("client-key-data: SECRET\n  token: {SECRET", "place")
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
+def test_unreadable_kubeconfig(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "kubeconfig"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(DevenvError, match="cannot be read"):
+        kube.read_access(file)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers by path; remembers what was asked."""
+
+    protocol_version = "HTTP/1.1"
+    asked: ClassVar[list[tuple[str, str, str, str]]] = []
+    answers: ClassVar[dict[str, tuple[int, str]]] = {
+        "/ok": (200, '{"kind": "Node"}'),
+        "/readyz": (500, "[-]etcd failed: reason withheld"),
+        "/absent": (404, '{"kind": "Status", "reason": "NotFound", "message": "nodes \\"x\\" not found"}'),
+        "/text": (200, "not json"),
+        "/list": (200, "[]"),
+        "/gone": (409, '{"reason": "Conflict", "message": "is being removed"}'),
+    }
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        Handler.asked.append((self.command, self.path, self.headers.get("Content-Type") or "", body))
+        if self.path == "/cut":
+            self.close_connection = True
+            return
+        status, text = Handler.answers[self.path.partition("?")[0]]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.send_header("X-Token", self.headers.get("Authorization") or "")
+        self.end_headers()
+        self.wfile.write(text.encode())
+        if "close" in self.path:
+            # Without a word about it, as a server does with a connection that was idle for long.
+            self.close_connection = True
+
+    do_GET = do_POST = do_PATCH = do_DELETE = answer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def self_signed(key: Path, certificate: Path) -> None:
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
+    name = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(["openssl", "req", "-x509", *kind, *name, *files], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kube.Access]:
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key", folder / "cert"
+    self_signed(key, certificate)
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    listener.socket = context.wrap_socket(listener.socket, server_side=True)
+    thread = threading.Thread(target=listener.serve_forever, daemon=True)
+    thread.start()
+    pem = certificate.read_text()
+    yield kube.Access(f"https://127.0.0.1:{listener.server_port}", pem, pem, key.read_text())
+    listener.shutdown()
+    thread.join()
+    listener.server_close()
+
+
+@pytest.fixture
+def api(server: kube.Access) -> Iterator[kube.Api]:
+    Handler.asked.clear()
+    with kube.Api(server, timeout=3) as client:
+        yield client
+
+
+def test_requests(api: kube.Api) -> None:
+    assert api.get("/ok", {"labelSelector": "a=b,c"}) == {"kind": "Node"}
+    assert api.text("/text") == "not json"
+    api.create("/ok", {"a": 1})
+    api.merge("/ok", {"b": None})
+    api.delete("/ok")
+    assert Handler.asked == [
+        ("GET", "/ok?labelSelector=a%3Db%2Cc", "", ""),
+        ("GET", "/text", "", ""),
+        ("POST", "/ok", "application/json", '{"a": 1}'),
+        ("PATCH", "/ok", "application/merge-patch+json", '{"b": null}'),
+        ("DELETE", "/ok", "", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "reason", "text"),
+    [
+        ("/absent", 404, "NotFound", 'nodes "x" not found'),
+        ("/readyz", 500, "", "[-]etcd failed: reason withheld"),
+    ],
+)
+def test_refusals(api: kube.Api, path: str, status: int, reason: str, text: str) -> None:
+    with pytest.raises(kube.ApiError) as caught:
+        api.get(path)
+    assert (caught.value.status, caught.value.reason, str(caught.value)) == (status, reason, text)
+
+
+@pytest.mark.parametrize("path", ["/text", "/list"])
+def test_an_answer_that_is_no_object(api: kube.Api, path: str) -> None:
+    with pytest.raises(kube.ApiUnreachable, match="not"):
+        api.get(path)
+
+
+@pytest.mark.parametrize("path", ["/absent", "/gone"])
+def test_removing_what_is_not_there(api: kube.Api, path: str) -> None:
+    api.delete(path)
+    assert Handler.asked[-1][:2] == ("DELETE", path)
+
+
+def test_a_refused_removal_is_told(api: kube.Api) -> None:
+    with pytest.raises(kube.ApiError, match="etcd failed"):
+        api.delete("/readyz")
+
+
+def test_a_kept_connection_that_the_server_closed(api: kube.Api) -> None:
+    api.get("/ok", {"close": ""})
+    assert api.get("/ok") == {"kind": "Node"}
+
+
+def test_a_connection_that_is_cut(api: kube.Api) -> None:
+    with pytest.raises(kube.ApiUnreachable):
+        api.get("/cut")
+    assert [row[1] for row in Handler.asked] == ["/cut"]
+    assert api.get("/ok") == {"kind": "Node"}
+
+
+def test_nobody_listens(server: kube.Access) -> None:
+    nobody = kube.Access("https://127.0.0.1:1", server.authority, token="t")
+    with kube.Api(nobody) as client, pytest.raises(kube.ApiUnreachable, match="connection refused"):
+        client.get("/ok")
+
+
+def test_a_server_of_another_authority(server: kube.Access, tmp_path: Path) -> None:
+    self_signed(tmp_path / "key", tmp_path / "certificate")
+    other = kube.Access(server.server, (tmp_path / "certificate").read_text(), token="t")
+    with kube.Api(other) as client, pytest.raises(kube.ApiUnreachable, match="does not verify"):
+        client.get("/ok")
+
+
+def test_certificates_that_are_none() -> None:
+    with pytest.raises(DevenvError, match="certificates cannot be used") as caught:
+        kube.Api(kube.Access("https://127.0.0.1:1", "AUTHORITY", "CERT", "SECRET"))
+    assert "SECRET" not in str(caught.value)

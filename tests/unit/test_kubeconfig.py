@@ -1,0 +1,108 @@
+"""The environment's kubeconfig: names, server, file, link."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils import kubeconfig
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+ADMIN = """
+apiVersion: v1
+kind: Config
+current-context: kubernetes-admin@kubernetes
+clusters:
+  - name: kubernetes
+    cluster: {certificate-authority-data: QVVUSA==, server: "https://main.x.devenv.internal:6443"}
+users:
+  - name: kubernetes-admin
+    user: {client-certificate-data: Q0VSVA==, client-key-data: S0VZ}
+contexts:
+  - name: kubernetes-admin@kubernetes
+    context: {cluster: kubernetes, user: kubernetes-admin}
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "cluster", "name"),
+    [("aio", "main", "devenv-aio"), ("two", "blue", "devenv-two-blue")],
+)
+def test_context_name(environment: str, cluster: str, name: str) -> None:
+    assert kubeconfig.context_name(environment, cluster) == name
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("10.213.4.10", "https://10.213.4.10:6443"),
+        ("fd77::a", "https://[fd77::a]:6443"),
+        ("api.devenv.internal", "https://api.devenv.internal:6443"),
+    ],
+)
+def test_server_url(address: str, url: str) -> None:
+    assert kubeconfig.server_url(address) == url
+
+
+def test_rewrite() -> None:
+    assert yaml.safe_load(kubeconfig.rewrite(ADMIN, name="devenv-x", server="https://10.0.0.1:6443")) == {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "devenv-x",
+        "clusters": [
+            {
+                "name": "devenv-x",
+                "cluster": {"certificate-authority-data": "QVVUSA==", "server": "https://10.0.0.1:6443"},
+            }
+        ],
+        "users": [{"name": "devenv-x", "user": {"client-certificate-data": "Q0VSVA==", "client-key-data": "S0VZ"}}],
+        "contexts": [{"name": "devenv-x", "context": {"cluster": "devenv-x", "user": "devenv-x"}}],
+    }
+
+
+def test_rewrite_refuses_what_names_a_file() -> None:
+    text = ADMIN.replace("client-key-data: S0VZ", "client-key: /etc/kubernetes/pki/key")
+    with pytest.raises(DevenvError, match="no client certificate with key"):
+        kubeconfig.rewrite(text, name="devenv-x", server="https://10.0.0.1:6443")
+
+
+def test_write_then_nothing_to_do(tmp_path: Path) -> None:
+    assert not kubeconfig.is_current(tmp_path, "main", "one")
+    assert kubeconfig.write(tmp_path, "main", "one")
+    file, link = tmp_path / "clusters" / "main" / "kubeconfig", tmp_path / "kubeconfig"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert os.readlink(link) == "clusters/main/kubeconfig"
+    assert link.read_text() == "one"
+    assert kubeconfig.is_current(tmp_path, "main", "one")
+    assert not kubeconfig.write(tmp_path, "main", "one")
+    assert not kubeconfig.is_current(tmp_path, "main", "two")
+    assert kubeconfig.write(tmp_path, "main", "two")
+    assert file.read_text() == "two"
+
+
+def test_a_wrong_mode_or_link_is_put_right(tmp_path: Path) -> None:
+    kubeconfig.write(tmp_path, "main", "one")
+    kubeconfig.path_of(tmp_path, "main").chmod(0o644)
+    assert not kubeconfig.is_current(tmp_path, "main", "one")
+    assert kubeconfig.write(tmp_path, "main", "one")
+    link = tmp_path / "kubeconfig"
+    link.unlink()
+    link.symlink_to("elsewhere")
+    assert not kubeconfig.is_current(tmp_path, "main", "one")
+    assert kubeconfig.write(tmp_path, "main", "one")
+    assert link.read_text() == "one"
+
+
+def test_other_clusters_have_no_link(tmp_path: Path) -> None:
+    assert kubeconfig.write(tmp_path, "blue", "one")
+    assert kubeconfig.is_current(tmp_path, "blue", "one")
+    assert not (tmp_path / "kubeconfig").is_symlink()
+
+
+def test_a_folder_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "kubeconfig").mkdir()
+    with pytest.raises(DevenvError, match="cannot be replaced"):
+        kubeconfig.write(tmp_path, "main", "one")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clusters", "kubeconfig"]
