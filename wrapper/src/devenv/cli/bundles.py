@@ -1,0 +1,156 @@
+"""devenv bundle: programs and images that a Kubernetes version needs, in one folder with digests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from devenv import errors
+from devenv.cli import options as given
+from devenv.cli import output
+
+app = typer.Typer(
+    help="Programs and images for a Kubernetes version: have them here, carry them to a machine without a network.",
+    no_args_is_help=True,
+)
+
+Version = Annotated[
+    str | None, typer.Argument(metavar="[VERSION]", help="Kubernetes version; devenv's own by default.")
+]
+
+
+@app.command("list")
+def list_(as_json: given.Json = False, form: given.Format = None) -> None:
+    """List the bundles on this machine."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
+
+    rows = [
+        {
+            "bundle": one.name,
+            "kubernetes": one.manifest.kubernetes,
+            "source": one.manifest.source,
+            "created": one.manifest.created,
+            "bytes": one.size,
+            "files": len(one.manifest.files),
+            "images": [image.name for image in one.manifest.images],
+            "path": str(one.path),
+        }
+        for one in store.list_bundles()
+    ]
+    columns = {
+        "bundle": "BUNDLE",
+        "kubernetes": "KUBERNETES",
+        "source": "SOURCE",
+        "size": "SIZE",
+        "created": "CREATED",
+        "path": "PATH",
+    }
+    output.document(
+        rows,
+        given.form(as_json, form),
+        lambda found: output.table([{**row, "size": output.size(row["bytes"])} for row in found], columns),
+    )
+
+
+@app.command()
+def build(
+    version: Version = None,
+    source: Annotated[
+        str, typer.Option("--source", metavar="SOURCE", help="auto, cache, directory, release or modules.")
+    ] = "auto",
+    directory: Annotated[
+        Path | None,
+        typer.Option("--directory", metavar="DIR", help="For the source directory: a folder or an archive."),
+    ] = None,
+    mirrors: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mirror",
+            metavar="PLACE=URL",
+            help="For the source release: kubernetes, helm, containerd, cni or registry at URL. May be repeated.",
+        ),
+    ] = None,
+    as_json: given.Json = False,
+) -> None:
+    """Have a bundle: take the one that is there, or make it.
+
+    auto takes the first source that works, says which, and why the others did not.
+    """
+    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import sources
+    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
+
+    places = Places(**_mirrors(mirrors, set(Places.__dataclass_fields__)))
+    options = sources.Options(directory=directory, places=places)
+    bundle, made, notes = sources.ensure(version, source, options=options, progress=output.say)
+    found = {"path": str(bundle.path) if bundle else None, "made": made, "notes": notes}
+    output.document(
+        found,
+        "json" if as_json else "text",
+        lambda one: "\n".join([*one["notes"], one["path"], f"changed={int(one['made'])}"]),
+    )
+
+
+def _mirrors(values: list[str] | None, known: set[str]) -> dict[str, str]:
+    found = {}
+    for value in values or []:
+        place, equals, url = value.partition("=")
+        if not equals or place not in known or not url.startswith(("http://", "https://")):
+            raise errors.UsageError(
+                f"{value!r} is not PLACE=URL", where="--mirror", advice=f"places: {', '.join(sorted(known))}"
+            )
+        found[place] = url.rstrip("/")
+    return found
+
+
+@app.command()
+def export(
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="A .tar or .tar.gz to write, or a folder for it.")],
+    version: Version = None,
+) -> None:
+    """Write a bundle to one archive, which import takes on a machine with no network."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive
+
+    output.data(str(archive.export(_bundle(version), target, output.say)))
+
+
+@app.command("import")
+def import_(archive: Annotated[Path, typer.Argument(metavar="FILE", help="An archive that export wrote.")]) -> None:
+    """Take an exported bundle in; every file is checked against the manifest."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive as archives
+
+    bundle, new = archives.import_archive(archive, progress=output.say)
+    output.data(f"{bundle.path}\nchanged={int(new)}")
+
+
+@app.command()
+def verify(version: Version = None) -> None:
+    """Hash every file of a bundle against its manifest. Ends with 12 when one is missing or wrong."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
+
+    bundle = _bundle(version)
+    problems = store.verify(bundle)
+    if problems:
+        raise errors.make(
+            "; ".join(problems),
+            exit_code=12,
+            reason="bundle_broken",
+            where=str(bundle.path),
+            advice="devenv bundle build makes it anew",
+        )
+    output.data(f"{bundle.path}: {len(bundle.manifest.files)} files are what the manifest says")
+
+
+def _bundle(version: str | None) -> Any:
+    """The bundle of a version. Raises StageFailed (12) when it is not here."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
+
+    bundle = store.find(version)
+    if bundle is None:
+        raise errors.make(
+            f"there is no bundle of {version or 'the default version'} here",
+            exit_code=12,
+            advice="devenv bundle build makes it",
+        )
+    return bundle

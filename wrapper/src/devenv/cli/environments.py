@@ -1,0 +1,195 @@
+"""Commands that look at an environment or hand it to something else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from devenv import errors
+from devenv.cli import options as given
+from devenv.cli import output
+
+Node = Annotated[
+    str | None,
+    typer.Argument(metavar="[NODE]", help="Which node; the only one by default.", autocompletion=given.complete_node),
+]
+
+
+def status(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
+    """Show an environment: its nodes, whether the API answers, how the last run went."""
+    from devenv import operations, survey
+
+    output.document(survey.status(operations.existing(name)), given.form(as_json, form), _status_text)
+
+
+def _status_text(found: dict[str, Any]) -> str:
+    about = f"{found['profile'] or 'no profile'}, Kubernetes {found['kubernetes'] or '-'}"
+    lines = [f"{found['name']}: {found['state']}  ({about})"]
+    if found["busy"]:
+        lines.append(f"at work: {found['busy']}")
+    lines.append(f"API: {found['api']}")
+    if found["failure"]:
+        lines.append(f"last run failed: {found['failure'].get('message', '')}")
+    columns = {
+        "name": "NODE",
+        "group": "GROUP",
+        "container": "CONTAINER",
+        "kubernetes": "KUBERNETES",
+        "addresses": "ADDRESSES",
+    }
+    return "\n".join([*lines, output.table(found["nodes"], columns)])
+
+
+def list_(as_json: given.Json = False, form: given.Format = None) -> None:
+    """List the environments of this machine, orphans included.
+
+    An orphan has nodes and no state folder: devenv down -n NAME removes it.
+    """
+    from devenv import survey
+
+    columns = {
+        "name": "NAME",
+        "state": "STATE",
+        "running": "RUNNING",
+        "nodes": "NODES",
+        "profile": "PROFILE",
+        "kubernetes": "KUBERNETES",
+        "home": "HOME",
+    }
+    output.document(survey.environments(), given.form(as_json, form), lambda rows: output.table(rows, columns))
+
+
+def inventory(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
+    """Print the inventory, as plain ansible -i takes it."""
+    from devenv import operations, shell
+
+    chosen = operations.existing(name)
+    if given.form(as_json, form, ("yaml", "json"), "yaml") == "yaml":
+        output.data(shell.inventory_path(chosen).read_text())
+    else:
+        output.data(output.to_text(shell.inventory(chosen), "json"))
+
+
+def kubeconfig(
+    name: given.Name = None,
+    path: Annotated[bool, typer.Option("--path", help="Print its path instead of its content.")] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Put its entries into your own kubeconfig (KUBECONFIG, or ~/.kube/config).")
+    ] = False,
+    unmerge: Annotated[bool, typer.Option("--unmerge", help="Take them out again; down does so too.")] = False,
+) -> None:
+    """Print the environment's kubeconfig.
+
+    It stands in the environment's own file. --merge only adds or replaces the entries named devenv-NAME in yours: the
+    current context stays, and down takes them out again.
+    """
+    from devenv import kubeconfig as files
+    from devenv import operations, shell
+
+    if path + merge + unmerge > 1:
+        raise errors.UsageError("--path, --merge and --unmerge exclude each other")
+    if unmerge:
+        chosen = operations.choose(name)
+        output.say(f"removed devenv-{chosen} from: {_listed(files.unmerge(chosen))}")
+        return
+    chosen = operations.existing(name)
+    source = shell.kubeconfig(chosen)
+    if merge:
+        output.say(f"changed: {_listed(files.merge(source))}")
+        output.say(f"use it: kubectl --context devenv-{chosen} get nodes")
+    else:
+        output.data(str(source) if path else source.read_text())
+
+
+def _listed(paths: list[Path]) -> str:
+    return ", ".join(str(path) for path in paths) or "nothing"
+
+
+def env(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
+    """Print variables for a shell: eval "$(devenv env)"
+
+    KUBECONFIG, DEVENV_NAME, ANSIBLE_INVENTORY, and PATH with kubectl and helm of the bundle in front.
+    """
+    from devenv import operations, shell
+
+    output.document(shell.variables(operations.existing(name)), given.form(as_json, form), shell.exports)
+
+
+def ssh(context: typer.Context, node: Node = None, name: given.Name = None) -> None:
+    """Open a shell on a node, or run a command there: devenv ssh master-0 -- crictl ps
+
+    One word goes to the node's shell as it is ("journalctl | tail"); several words keep their meaning.
+    """
+    from devenv import operations, shell
+
+    _replace(shell.ssh_command(operations.existing(name), node, given.rest(context)))
+
+
+def exec_(context: typer.Context, name: given.Name = None) -> None:
+    """Run a command of this host with the environment's variables: devenv exec -- kubectl get nodes"""
+    from devenv import operations, shell
+
+    command = given.rest(context)
+    if not command:
+        raise errors.UsageError("which command?", advice="devenv exec -- kubectl get nodes")
+    _replace(list(command), {**os.environ, **shell.variables(operations.existing(name))})
+
+
+def _replace(argv: list[str], env: dict[str, str] | None = None) -> None:
+    """Become the program: its exit code, terminal and signals are then its own."""
+    try:
+        os.execvpe(argv[0], argv, env or dict(os.environ))
+    except OSError as error:
+        raise errors.UsageError(f"cannot run {argv[0]}: {error.strerror}") from None
+
+
+def logs(
+    node: Annotated[
+        str | None,
+        typer.Argument(metavar="[NODE]", help="The journal of this node.", autocompletion=given.complete_node),
+    ] = None,
+    name: given.Name = None,
+    runs: Annotated[bool, typer.Option("--runs", help="List the runs, the newest last.")] = False,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="ID", help="The log of this run; the newest by default.")
+    ] = None,
+    path: Annotated[bool, typer.Option("--path", help="Print the log's path instead of its content.")] = False,
+    unit: Annotated[
+        str | None, typer.Option("--unit", "-u", metavar="UNIT", help="With NODE: of this unit only, e.g. kubelet.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="With NODE: go on as lines come.")] = False,
+    lines: Annotated[int, typer.Option("--lines", metavar="N", help="With NODE: the last N lines.", min=1)] = 200,
+    as_json: given.Json = False,
+) -> None:
+    """Print the log of the newest run, or a node's journal.
+
+    Logs of an environment that is gone are kept, ten runs of each.
+    """
+    from devenv import history, operations, shell
+
+    chosen = operations.choose(name)
+    if node is not None:
+        command = [
+            "journalctl",
+            "--no-pager",
+            f"--lines={lines}",
+            *(["--follow"] if follow else []),
+            *([f"--unit={unit}"] if unit else []),
+        ]
+        _replace(shell.ssh_command(operations.existing(chosen), node, command))
+    if runs:
+        columns = {
+            "run": "RUN",
+            "began": "BEGAN",
+            "command": "COMMAND",
+            "exit": "EXIT",
+            "changed": "CHANGED",
+            "seconds": "SECONDS",
+        }
+        output.document(history.runs(chosen), "json" if as_json else "text", lambda rows: output.table(rows, columns))
+        return
+    log = history.log_of(chosen, run)
+    output.data(str(log) if path else log.read_text(errors="replace"))

@@ -1,0 +1,146 @@
+"""Commands about this machine: doctor, prune, version; image load."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from devenv import errors
+from devenv.cli import options as given
+from devenv.cli import output
+
+
+def doctor(as_json: given.Json = False) -> None:
+    """Look at everything that devenv needs of this machine: what is seen, what is needed, what to type.
+
+    Changes nothing. Ends with 9 when something is missing that no environment can do without.
+    """
+    from dataclasses import asdict
+
+    from ansible_collections.devenv.lab.plugins.plugin_utils import preflight
+
+    probes = [asdict(probe) for probe in preflight.doctor()]
+    output.document(probes, "json" if as_json else "text", _doctor_text)
+    if any(probe["required"] and not probe["ok"] for probe in probes):
+        raise typer.Exit(9)
+
+
+def _doctor_text(probes: list[dict[str, Any]]) -> str:
+    rows = [
+        {**probe, "state": "ok" if probe["ok"] else "MISSING" if probe["required"] else "advice"} for probe in probes
+    ]
+    lines = [output.table(rows, {"state": "", "name": "PROBE", "seen": "SEEN", "needed": "NEEDED"})]
+    for title, required in (("to type, before the first environment:", True), ("to type, if the need comes:", False)):
+        fixes = dict.fromkeys(probe["fix"] for probe in probes if not probe["ok"] and probe["required"] is required)
+        lines += ["", title, *(f"  {fix}" for fix in fixes)] if fixes else []
+    return "\n".join(lines)
+
+
+def prune(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="KIND",
+            help="Only this kind: bundle, toolchain, node-image, image-store, history, rest. May be repeated.",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, remove nothing.")] = False,
+    as_json: given.Json = False,
+) -> None:
+    """Remove what is kept to be quick, and old logs: bundles, images, image stores, history.
+
+    What an environment uses stays. Everything else is made again when it is needed, which takes minutes.
+    """
+    from devenv import prune as pruning
+
+    wrong = [kind for kind in only or [] if kind not in pruning.KINDS]
+    if wrong:
+        raise errors.UsageError(
+            f"{wrong[0]!r} is no kind", where="--only", advice=f"one of: {', '.join(pruning.KINDS)}"
+        )
+    found = pruning.items(only or pruning.KINDS)
+    if not dry_run:
+        for item in found:
+            if not item.used:
+                output.say(f"removing {item.kind} {item.what}")
+                pruning.remove(item)
+    rows = [
+        {**item.document(), "size": output.size(item.bytes), "state": _pruned(item.used, dry_run)} for item in found
+    ]
+    output.document(rows, "json" if as_json else "text", _prune_text)
+
+
+def _pruned(used: str, dry_run: bool) -> str:
+    return f"kept: {used} uses it" if used else "would be removed" if dry_run else "removed"
+
+
+def _prune_text(rows: list[dict[str, Any]]) -> str:
+    total = sum(row["bytes"] for row in rows if not row["used"])
+    return "\n".join(
+        [
+            output.table(rows, {"kind": "KIND", "size": "SIZE", "state": "STATE", "what": "WHAT"}),
+            f"total: {output.size(total)}",
+        ]
+    )
+
+
+def version(as_json: given.Json = False) -> None:
+    """Print versions: devenv, its Kubernetes, Ansible, and where the collection is."""
+    from importlib import metadata
+
+    from ansible_collections.devenv.lab.plugins.plugin_utils import paths
+    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
+
+    from devenv import __version__
+
+    default, known = versions.known()
+    found = {
+        "devenv": __version__,
+        "kubernetes": default,
+        "kubernetes_versions": known,
+        "ansible_core": metadata.version("ansible-core"),
+        "ansible_runner": metadata.version("ansible-runner"),
+        "collection": str(paths.COLLECTION),
+    }
+    output.document(found, "json" if as_json else "text", _version_text)
+
+
+def _version_text(found: dict[str, Any]) -> str:
+    return "\n".join(
+        f"{key.replace('_', ' '):<20} {', '.join(value) if isinstance(value, list) else value}"
+        for key, value in found.items()
+    )
+
+
+image = typer.Typer(help="Bring local images to the nodes.", no_args_is_help=True)
+
+
+@image.callback()
+def _image() -> None:
+    """Bring local images to the nodes."""
+
+
+@image.command("load")
+def image_load(
+    context: typer.Context,
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Image of podman's local store, or an archive (FILE.tar).")
+    ],
+    name: given.Name = None,
+    verbose: given.Verbose = 0,
+    timeout: given.Timeout = None,
+    as_json: given.Json = False,
+) -> None:
+    """Load images into the container runtime of every node, all nodes at once.
+
+    Fails when one node lacks one of them in the end.
+    """
+    from devenv import operations
+    from devenv.cli import runs
+
+    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
+        chosen = runs.options(context, verbosity=verbose, timeout=timeout)
+        result = operations.load_images(operations.existing(name), images, chosen, run.watcher)
+        run.done(result, [f"{', '.join(images)}: on every node of {result.name}"])

@@ -1,0 +1,103 @@
+"""devenv profile: look at profiles."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from devenv.cli import options as given
+from devenv.cli import output
+
+app = typer.Typer(
+    help="Look at profiles: what there is, what one means, whether a file is right.", no_args_is_help=True
+)
+
+Wanted = Annotated[str, typer.Argument(metavar="PROFILE", help="Name or file.", autocompletion=given.complete_profile)]
+Other = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[OTHER]",
+        help="Another profile; without it, the environment's own is compared.",
+        autocompletion=given.complete_profile,
+    ),
+]
+
+
+@app.command("list")
+def list_(as_json: given.Json = False, form: given.Format = None) -> None:
+    """List the profiles that come with devenv."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+
+    columns = {
+        "profile": "PROFILE",
+        "aliases": "SHORT",
+        "nodes": "NODES",
+        "cpus": "CPUS",
+        "memory": "MEMORY",
+        "description": "DESCRIPTION",
+    }
+
+    def text(rows: list[dict[str, Any]]) -> str:
+        return output.table([{**row, "memory": output.size(row["memory"])} for row in rows], columns)
+
+    output.document(profile.describe(), given.form(as_json, form), text)
+
+
+@app.command()
+def show(profile: Wanted, changes: given.Set = None, as_json: given.Json = False, form: given.Format = None) -> None:
+    """Print what a profile means, with every value filled in."""
+    output.data(output.to_text(_resolved(profile, changes), given.form(as_json, form, ("yaml", "json"), "yaml")))
+
+
+@app.command()
+def diff(
+    one: Wanted,
+    other: Other = None,
+    name: given.Name = None,
+    as_json: given.Json = False,
+) -> None:
+    """Compare two profiles, or a profile with what an environment has; say what an existing environment would take."""
+    from devenv import survey
+
+    old = _resolved(one, None) if other else _of_environment(name)
+    found = survey.differences(old, _resolved(other or one, None))
+    output.document(found, "json" if as_json else "text", _diff_text)
+
+
+def _diff_text(found: list[dict[str, Any]]) -> str:
+    lines = [
+        f"{'~' if change['applies'] else '!'} {change['path']}: {change['old']} -> {change['new']} ({change['why']})"
+        for change in found
+    ]
+    return "\n".join(lines or ["no difference"])
+
+
+@app.command()
+def validate(profile: Wanted, changes: given.Set = None) -> None:
+    """Check a profile; say what is wrong with it, and where."""
+    resolved = _resolved(profile, changes)
+    version, count = resolved["kubernetes"]["version"], len(resolved["nodes"])
+    output.data(f"{profile}: {resolved['profile']}, {count} nodes, Kubernetes {version}")
+
+
+@app.command()
+def env(profile: Wanted, changes: given.Set = None, as_json: given.Json = False) -> None:
+    """Print a profile's values as variables for a shell."""
+    from devenv import shell
+
+    output.document(shell.profile_variables(_resolved(profile, changes)), "json" if as_json else "text", shell.exports)
+
+
+def _resolved(wanted: str, changes: list[str] | None) -> dict[str, Any]:
+    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+
+    return profile.resolve(wanted, overrides=given.overrides(changes))
+
+
+def _of_environment(name: str | None) -> dict[str, Any]:
+    from ansible_collections.devenv.lab.plugins.plugin_utils import paths, state
+
+    from devenv import operations
+
+    return state.read_profile(paths.environment(operations.existing(name))) or {}

@@ -1,0 +1,184 @@
+"""Commands that change an environment: up, down, start, stop, validate; plan, which says what up would do."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from devenv import errors
+from devenv.cli import options as given
+from devenv.cli import output
+
+OnFailure = Annotated[
+    str,
+    typer.Option(
+        "--on-failure", metavar="keep|destroy", help="What becomes of a new environment when its first run fails."
+    ),
+]
+
+
+def options(context: typer.Context, **values: Any) -> Any:
+    """operations.Options of what was typed."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils import redact
+
+    from devenv import operations, runner
+
+    return operations.Options(
+        extra=[runner.extra_vars(value) for value in values.pop("extra", None) or []],
+        arguments=given.rest(context),
+        timeout=given.seconds(values.pop("timeout", None)),
+        command=redact.redact(shlex.join(["devenv", *sys.argv[1:]])),
+        **values,
+    )
+
+
+def up(
+    context: typer.Context,
+    profile: given.Profile = None,
+    name: given.Name = None,
+    changes: given.Set = None,
+    extra_vars: given.ExtraVars = None,
+    tags: given.Tags = "",
+    limit: given.Limit = "",
+    check: given.Check = False,
+    diff: given.Diff = False,
+    verbose: given.Verbose = 0,
+    forks: given.Forks = 0,
+    timeout: given.Timeout = None,
+    on_failure: OnFailure = "keep",
+    artifacts: given.Artifacts = None,
+    as_json: given.Json = False,
+) -> None:
+    """Make an environment, or bring it to what its profile says.
+
+    Safe to repeat: what is as it should be is left alone. Without --profile an existing environment keeps its own.
+    What follows -- goes to ansible-playbook.
+    """
+    from devenv import operations, survey
+
+    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
+        if on_failure not in ("keep", "destroy"):
+            raise errors.UsageError(f"{on_failure!r} is neither keep nor destroy", where="--on-failure")
+        chosen = options(
+            context, extra=extra_vars, tags=tags, limit=limit, check=check, diff=diff, verbosity=verbose, forks=forks,
+            timeout=timeout, artifacts=artifacts,
+        )  # fmt: skip
+        goal = operations.target(profile, name, given.overrides(changes))
+        result = operations.up(goal, chosen, run.watcher, on_failure=on_failure)
+        run.done(result, [] if check else survey.last_lines(goal, result.seconds))
+
+
+def down(
+    context: typer.Context,
+    name: given.Name = None,
+    extra_vars: given.ExtraVars = None,
+    verbose: given.Verbose = 0,
+    check: given.Check = False,
+    timeout: given.Timeout = None,
+    artifacts: given.Artifacts = None,
+    as_json: given.Json = False,
+) -> None:
+    """Remove an environment and everything that this machine holds of it.
+
+    One that is not there is no error. Bundles, images and logs stay: devenv prune removes them.
+    """
+    from devenv import operations
+
+    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
+        chosen = options(
+            context, extra=extra_vars, verbosity=verbose, check=check, timeout=timeout, artifacts=artifacts
+        )
+        if name is None and not operations.names():
+            run.done(operations.Result("", text="there is no environment"))
+            return
+        result = operations.down(operations.choose(name), chosen, run.watcher)
+        run.done(
+            result,
+            []
+            if result.text or check
+            else [f"{result.name} is gone", "bundles, images and logs stay: devenv prune removes them"],
+        )
+
+
+def _simple(playbook: str, told: str, context: typer.Context, name: str | None, as_json: bool, **values: Any) -> None:
+    from devenv import operations
+
+    with output.running(as_json=as_json, verbose=bool(values.get("verbosity"))) as run:
+        chosen = options(context, **values)
+        result = operations.run(playbook, operations.existing(name), {}, chosen, run.watcher)
+        run.done(result, [f"{result.name} {told}"])
+
+
+def start(
+    context: typer.Context,
+    name: given.Name = None,
+    verbose: given.Verbose = 0,
+    timeout: given.Timeout = None,
+    artifacts: given.Artifacts = None,
+    as_json: given.Json = False,
+) -> None:
+    """Start the stopped nodes of an environment."""
+    _simple("start", "runs", context, name, as_json, verbosity=verbose, timeout=timeout, artifacts=artifacts)
+
+
+def stop(
+    context: typer.Context,
+    name: given.Name = None,
+    verbose: given.Verbose = 0,
+    timeout: given.Timeout = None,
+    artifacts: given.Artifacts = None,
+    as_json: given.Json = False,
+) -> None:
+    """Stop the nodes as a shutdown would; start, or up, brings them back."""
+    _simple(
+        "stop",
+        "is stopped; devenv start brings it back",
+        context,
+        name,
+        as_json,
+        verbosity=verbose,
+        timeout=timeout,
+        artifacts=artifacts,
+    )
+
+
+def validate(
+    context: typer.Context,
+    name: given.Name = None,
+    verbose: given.Verbose = 0,
+    timeout: given.Timeout = None,
+    artifacts: given.Artifacts = None,
+    as_json: given.Json = False,
+) -> None:
+    """Prove that the cluster works: API, nodes, DNS, pods that reach each other."""
+    from devenv import operations
+
+    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
+        chosen = options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
+        result = operations.validate(operations.existing(name), chosen, run.watcher)
+        run.done(result, [f"{result.name} works"])
+
+
+def plan(
+    profile: given.Profile = None, name: given.Name = None, changes: given.Set = None, as_json: given.Json = False
+) -> None:
+    """Say what up would add, change and remove. Reads only.
+
+    Ends with 14 when up would refuse a change of the profile.
+    """
+    from devenv import operations, survey
+
+    found = survey.plan(operations.target(profile, name, given.overrides(changes), compare=False))
+    output.document(found, "json" if as_json else "text", _plan_text)
+    if found["refused"]:
+        raise typer.Exit(14)
+
+
+def _plan_text(found: dict[str, Any]) -> str:
+    marks = {"add": "+", "start": ">", "change": "~", "remove": "-", "refused": "!"}
+    lines = [f"{mark} {key:<8} {item}" for key, mark in marks.items() for item in found[key]]
+    head = f"{found['name']} ({found['profile']})"
+    return "\n".join([f"{head}: {'nothing to do' if not lines else ''}".rstrip(), *lines])

@@ -1,0 +1,339 @@
+"""What changes an environment: each function is one run of a playbook, and raises what devenv.errors has for its
+failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+from devenv import errors, runner
+
+LOG = "log.txt"  # of a run's folder, as the record callback names it
+
+
+@dataclass(frozen=True)
+class Options:
+    """What Ansible's own user knows, and what every run has. ``timeout`` in seconds; ``extra`` is runner.extra_vars'
+    output; ``arguments`` goes to ansible-playbook unread.
+    """
+
+    extra: Sequence[Mapping[str, Any] | Path] = ()
+    tags: str = ""
+    limit: str = ""
+    check: bool = False
+    diff: bool = False
+    verbosity: int = 0
+    forks: int = 0
+    timeout: float | None = None
+    artifacts: Path | None = None
+    arguments: Sequence[str] = ()
+    command: str = ""
+
+    def ansible_arguments(self) -> list[str]:
+        """Arguments of ansible-playbook that these options stand for."""
+        flags = [flag for flag, wanted in (("--check", self.check), ("--diff", self.diff)) if wanted]
+        valued = [("--tags", self.tags), ("--limit", self.limit), ("--forks", str(self.forks) if self.forks else "")]
+        return [*flags, *(word for flag, value in valued if value for word in (flag, value)), *self.arguments]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run that came to its end. ``changed`` counts changed tasks over all hosts."""
+
+    name: str
+    changed: int = 0
+    seconds: float = 0.0
+    run_dir: Path | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which environment a run is for, and the profile it is to have; ``resolved`` is None when the state's own is
+    kept.
+    """
+
+    name: str
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    resolved: Mapping[str, Any] | None = None
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Raise errors of the collection's logic as those of this package."""
+    try:
+        yield
+    except DevenvError as error:
+        raise errors.from_logic(error) from None
+
+
+# --- which environment -----------------------------------------------------------------------------------------------
+
+
+def names(env: Mapping[str, str] = os.environ) -> list[str]:
+    """Names of the environments of this DEVENV_HOME."""
+    folder = paths.home(env) / "environments"
+    return (
+        sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        if folder.is_dir()
+        else []
+    )
+
+
+def check_name(name: str) -> str:
+    """``name``, or UsageError."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+
+    with translated():
+        return profile.validate_name(name)
+
+
+def choose(name: str | None) -> str:
+    """``name``, else ``$DEVENV_NAME``, else the only environment there is. Raises UsageError or NotFound."""
+    wanted = name or os.environ.get("DEVENV_NAME")
+    if wanted:
+        return check_name(wanted)
+    found = names()
+    if not found:
+        raise errors.NotFound("there is no environment", advice="devenv up --profile aio makes one")
+    if len(found) > 1:
+        raise errors.UsageError(
+            f"which environment? There are {', '.join(found)}", advice="name one with -n NAME, or set DEVENV_NAME"
+        )
+    return found[0]
+
+
+def existing(name: str | None) -> str:
+    """Like `choose`, for an environment that must be there. Raises NotFound."""
+    chosen = choose(name)
+    if not paths.environment(chosen).is_dir():
+        raise errors.NotFound(f"there is no environment {chosen}", advice=_known())
+    return chosen
+
+
+def _known() -> str:
+    found = names()
+    return f"there are: {', '.join(found)}" if found else "devenv up --profile aio makes one"
+
+
+def target(
+    profile_name: str | None, name: str | None, overrides: Mapping[str, Any] | None = None, *, compare: bool = True
+) -> Target:
+    """What `up` works on. Without a profile it is an existing environment, whose own profile is kept.
+
+    Everything that can be wrong with name and profile is found here, before Ansible starts; with ``compare`` also a
+    change that an existing environment cannot take (ProfileChangeRefused), and that someone else is at work on it
+    (EnvironmentBusy).
+    """
+    if not profile_name:
+        return _kept(name, overrides)
+    from ansible_collections.devenv.lab.plugins.plugin_utils import lock, profile, state
+
+    with translated():
+        resolved = profile.resolve(profile_name, overrides=dict(overrides or {}))
+        chosen = profile.validate_name(name or os.environ.get("DEVENV_NAME") or resolved["name"])
+        folder = paths.environment(chosen)
+        if compare:
+            lock.check(folder)
+            state.compare(folder, resolved)
+    is_path = "/" in profile_name or profile_name.endswith((".yml", ".yaml"))
+    variables: dict[str, Any] = {
+        "profile": str(Path(profile_name).expanduser().absolute()) if is_path else profile_name,
+        "devenv_name": chosen,
+    }
+    if overrides:
+        variables["devenv_overrides"] = dict(overrides)
+    return Target(chosen, variables, resolved)
+
+
+def _kept(name: str | None, overrides: Mapping[str, Any] | None) -> Target:
+    from ansible_collections.devenv.lab.plugins.plugin_utils import state
+
+    if not (name or os.environ.get("DEVENV_NAME")) and not names():
+        raise errors.UsageError(
+            "no profile was given",
+            advice="devenv up --profile aio; devenv profile list shows all",
+            reason="profile_not_given",
+        )
+    chosen = choose(name)
+    folder = paths.environment(chosen)
+    with translated():
+        resolved = state.read_profile(folder)
+    if resolved is None:
+        raise errors.UsageError(
+            f"no profile was given, and there is no environment {chosen} that has one",
+            advice="devenv up --profile aio; devenv profile list shows all", reason="profile_not_given",
+        )  # fmt: skip
+    if overrides:
+        raise errors.UsageError(
+            "--set needs --profile: the profile that it changes",
+            advice=f"devenv up --profile {resolved['profile']} --set ...",
+        )
+    return Target(chosen, {"devenv_name": chosen}, resolved)
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def up(
+    goal: Target, options: Options | None = None, watcher: runner.Watcher | None = None, *, on_failure: str = "keep"
+) -> Result:
+    """Make the environment what its profile says. With ``on_failure="destroy"`` an environment that this run made is
+    taken down again when it fails; one that was there before never is, nor is an interrupted one.
+    """
+    options = options or Options()
+    new = not paths.environment(goal.name).exists()
+    try:
+        return run("cluster", goal.name, goal.variables, options, watcher)
+    except errors.Error:
+        if on_failure == "destroy" and new and paths.environment(goal.name).exists():
+            run("destroy", goal.name, {}, Options(command=options.command), watcher)
+        raise
+
+
+def down(name: str, options: Options | None = None, watcher: runner.Watcher | None = None) -> Result:
+    """Remove the environment; one that is not there is no error. Without its state folder it is found by labels."""
+    check_name(name)
+    if not paths.environment(name).exists() and not _labelled(name):
+        return Result(name, text=f"there is no environment {name}")
+    result = run("destroy", name, {}, options or Options(), watcher)
+    _unmerge(name)
+    return result
+
+
+def _labelled(name: str) -> bool:
+    """Whether podman knows anything of the environment; refuses what belongs to another DEVENV_HOME that still has
+    it.
+    """
+    from ansible_collections.devenv.lab.plugins.plugin_utils import podman, process
+
+    try:
+        found: list[podman.Container | podman.Network] = [*podman.containers(name), *podman.networks(name)]
+    except (OSError, process.ProgramFailed):
+        return False
+    for item in found:
+        if item.home and item.home != str(paths.home()) and (Path(item.home) / "environments" / name).is_dir():
+            raise errors.make(
+                f"the environment {name} belongs to {item.home}", exit_code=11, reason="name_taken",
+                advice=f"DEVENV_HOME={shlex.quote(item.home)} devenv down -n {name}",
+            )  # fmt: skip
+    return bool(found)
+
+
+def _unmerge(name: str) -> None:
+    """Take entries that `kubeconfig --merge` made out of the user's files again; only when there are any."""
+    from devenv import kubeconfig
+
+    kubeconfig.unmerge(name)
+
+
+def run(
+    playbook: str, name: str, variables: Mapping[str, Any], options: Options, watcher: runner.Watcher | None = None
+) -> Result:
+    """Run one of the collection's playbooks for the environment ``name``. Raises Error and Interrupted."""
+    request = runner.Request(
+        playbook=playbook,
+        variables={"devenv_name": name, **variables, **_run_variables(options)},
+        environment={"DEVENV_COMMAND": options.command} if options.command else {},
+        extra=options.extra,
+        arguments=options.ansible_arguments(),
+        verbosity=options.verbosity,
+        timeout=options.timeout,
+    )
+    outcome = runner.run(request, watcher)
+    run_dir = find_run(name, outcome.run_id)
+    if outcome.ok:
+        return Result(name, outcome.changed, outcome.seconds, run_dir)
+    raise _failure(name, outcome, run_dir, options)
+
+
+def _run_variables(options: Options) -> dict[str, Any]:
+    variables: dict[str, Any] = {}
+    if options.timeout:
+        variables["devenv_timeout"] = int(options.timeout)
+    if options.artifacts:
+        variables["devenv_artifacts"] = str(options.artifacts.absolute())
+    return variables
+
+
+def find_run(name: str, run_id: str) -> Path | None:
+    """Folder of a run, in the state folder or, when that is gone, in the history."""
+    for base in (paths.environment(name) / "runs", paths.home() / "history" / name):
+        found = sorted(base.glob(f"*-{run_id}"))
+        if found:
+            return found[-1]
+    return None
+
+
+def _failure(name: str, outcome: runner.Outcome, run_dir: Path | None, options: Options) -> BaseException:
+    log = _log(name, outcome, run_dir)
+    if outcome.signal:
+        return errors.Interrupted(128 + outcome.signal, log)
+    recorded = _recorded(run_dir)
+    if outcome.timed_out:
+        return _too_late(outcome, recorded, log, options)
+    return errors.from_failure(recorded or outcome.failure or {"message": "ansible-playbook said nothing"}, log)
+
+
+def _too_late(
+    outcome: runner.Outcome, recorded: Mapping[str, Any] | None, log: Path | None, options: Options
+) -> errors.Error:
+    from ansible_collections.devenv.lab.plugins.plugin_utils import reasons
+
+    missing = f": {recorded['message']}" if recorded and recorded.get("message") else ""
+    return errors.make(
+        f"not done within {options.timeout:g} s, ended at: {outcome.task or 'the start'}{missing}",
+        exit_code=reasons.STAGE_EXITS.get(outcome.stage, 1),
+        reason="time_over",
+        stage=outcome.stage,
+        advice=reasons.CATALOGUE["time_over"].advice,
+        log=log,
+    )
+
+
+def _recorded(run_dir: Path | None) -> dict[str, Any] | None:
+    """failure.json of the run: the record callback knows more than events tell."""
+    try:
+        data = json.loads((run_dir / "failure.json").read_text()) if run_dir else None
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _log(name: str, outcome: runner.Outcome, run_dir: Path | None) -> Path | None:
+    """The run's log. A run that ended before the collection could write one gets what ansible said."""
+    if run_dir is not None:
+        return run_dir / LOG
+    if not outcome.output or (outcome.failure or {}).get("exit") in (2, 9, 10, 14):
+        return None
+    folder = paths.home() / "history" / name / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{outcome.run_id}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, mode=0o700)
+        (folder / LOG).touch(mode=0o600)
+        (folder / LOG).write_text("\n".join(outcome.output) + "\n")
+        return folder / LOG
+    return None
+
+
+def validate(name: str, options: Options | None = None, watcher: runner.Watcher | None = None) -> Result:
+    """Run every check of the role validate, probes with real pods included, whatever was proved before."""
+    return run("validate", name, {"validate_probes": "always"}, options or Options(), watcher)
+
+
+def load_images(
+    name: str, images: Sequence[str], options: Options | None = None, watcher: runner.Watcher | None = None
+) -> Result:
+    """Load images of podman's local store, or archives of images, into every node."""
+    places = [str(Path(image).absolute()) if Path(image).is_file() else image for image in images]
+    return run("image_load", name, {"devenv_images": places}, options or Options(), watcher)

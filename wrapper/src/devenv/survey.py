@@ -1,0 +1,198 @@
+"""What there is, without changing it and without Ansible: list, status, plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils import paths, podman, process, state
+
+from devenv import operations
+
+_API_PATIENCE = 3.0  # seconds that status waits for the API's answer
+
+
+def environments() -> list[dict[str, Any]]:
+    """One row an environment of this machine: ``{name, profile, kubernetes, nodes, running, state, home}``.
+
+    ``state`` is running, partly (some nodes run), stopped, made (no nodes yet), busy (a run is at work), orphan
+    (nodes or a network without a state folder) or elsewhere (it belongs to another DEVENV_HOME, named by ``home``).
+    """
+    own = str(paths.home())
+    containers, networks = _podman_objects()
+    rows = [_own_row(name, [item for item in containers if item.environment == name]) for name in operations.names()]
+    mine = {row["name"] for row in rows}
+    others = {(item.environment, item.home) for item in containers} | {
+        (item.environment, item.home) for item in networks
+    }
+    for name, home in sorted(others):
+        if name not in mine or home != own:
+            rows.append(
+                _other_row(name, home, [item for item in containers if (item.environment, item.home) == (name, home)])
+            )
+    return rows
+
+
+def _podman_objects() -> tuple[list[podman.Container], list[podman.Network]]:
+    """Everything of every environment; nothing where podman is not there or not ours to ask."""
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            containers, networks = pool.submit(podman.containers), pool.submit(podman.networks)
+            return containers.result(), networks.result()
+    except (OSError, process.ProgramFailed):
+        return [], []
+
+
+def _own_row(name: str, containers: Iterable[podman.Container]) -> dict[str, Any]:
+    found = state.read(paths.environment(name))
+    profile = found.profile or {}
+    states = [container.state for container in containers]
+    return {
+        "name": name,
+        "profile": profile.get("profile", ""),
+        "kubernetes": profile.get("kubernetes", {}).get("version", ""),
+        "nodes": len(profile.get("nodes", [])),
+        "running": states.count("running"),
+        "state": "busy" if found.holder else _word(states, len(profile.get("nodes", []))),
+        "home": str(paths.home()),
+    }
+
+
+def _other_row(name: str, home: str, containers: list[podman.Container]) -> dict[str, Any]:
+    kept = bool(home) and (Path(home) / "environments" / name).is_dir()
+    return {
+        "name": name, "profile": "", "kubernetes": "", "nodes": len(containers),
+        "running": sum(container.state == "running" for container in containers),
+        "state": "elsewhere" if kept and home != str(paths.home()) else "orphan", "home": home,
+    }  # fmt: skip
+
+
+def _word(states: list[str], nodes: int) -> str:
+    if not states:
+        return "made"
+    running = states.count("running")
+    return "running" if running >= max(nodes, len(states)) else "partly" if running else "stopped"
+
+
+def status(name: str) -> dict[str, Any]:
+    """The environment as it is now: ``{name, state, profile, kubernetes, folder, kubeconfig, nodes: [{name, group,
+    addresses, container, kubernetes}], api, busy, last_run, failure}``. ``kubernetes`` of a node is Ready, NotReady
+    or absent.
+    """
+    folder = paths.environment(name)
+    with operations.translated():
+        found = state.read(folder)
+    kubeconfig = folder / "kubeconfig"
+    with ThreadPoolExecutor(2) as pool:
+        asked = pool.submit(_containers, name)
+        answer = pool.submit(_api_nodes, kubeconfig) if kubeconfig.exists() else None
+        containers = asked.result()
+        api, ready = answer.result() if answer else ("none", {})
+    profile, network = found.profile or {}, found.network or {}
+    nodes = [_node(node, network, containers, ready) for node in profile.get("nodes", [])]
+    return {
+        "name": name,
+        "state": "busy" if found.holder else _word(list(containers.values()), len(nodes)),
+        "profile": profile.get("profile", ""),
+        "kubernetes": profile.get("kubernetes", {}).get("version", ""),
+        "folder": str(folder),
+        "kubeconfig": str(kubeconfig) if kubeconfig.exists() else None,
+        "nodes": nodes,
+        "api": api,
+        "busy": str(found.holder) if found.holder else None,
+        "last_run": found.last_run,
+        "failure": found.failure,
+    }
+
+
+def _containers(name: str) -> dict[str, str]:
+    """State of each node's container; empty where podman cannot be asked."""
+    try:
+        return {container.node: container.state for container in podman.containers(name)}
+    except (OSError, process.ProgramFailed):
+        return {}
+
+
+def _api_nodes(kubeconfig: Path) -> tuple[str, dict[str, str]]:
+    """``answers`` or why not, and Ready or NotReady by node."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils import kube
+    from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+    try:
+        with kube.Api(kube.read_access(kubeconfig), timeout=_API_PATIENCE) as api:
+            items = api.get("/api/v1/nodes")["items"]
+    except (kube.ApiUnreachable, kube.ApiError, DevenvError) as error:
+        return str(error), {}
+    return "answers", {item["metadata"]["name"]: _ready(item) for item in items}
+
+
+def _ready(node: Mapping[str, Any]) -> str:
+    conditions = {one["type"]: one["status"] for one in node.get("status", {}).get("conditions", [])}
+    return "Ready" if conditions.get("Ready") == "True" else "NotReady"
+
+
+def _node(
+    node: Mapping[str, Any], network: Mapping[str, Any], containers: Mapping[str, str], ready: Mapping[str, str]
+) -> dict[str, Any]:
+    claimed = network.get("nodes", {}).get(node["name"], {})
+    return {
+        "name": node["name"],
+        "group": node["group"],
+        "addresses": list(claimed.get("addresses", {}).values()),
+        "container": containers.get(node["name"], "absent"),
+        "kubernetes": ready.get(node["name"], "absent"),
+    }
+
+
+def plan(goal: operations.Target) -> dict[str, Any]:
+    """What `up` would do: ``{name, profile, exists, add, start, change, remove, refused}``; lists of texts, all empty
+    when there is nothing to do. Reads only.
+    """
+    resolved = goal.resolved or {}
+    folder = paths.environment(goal.name)
+    with operations.translated():
+        old = state.read_profile(folder)
+    containers = _containers(goal.name)
+    wanted = [node["name"] for node in resolved.get("nodes", [])]
+    found = differences(old, resolved)
+    return {
+        "name": goal.name,
+        "profile": resolved.get("profile", ""),
+        "exists": folder.is_dir(),
+        "add": [f"node {name}" for name in wanted if name not in containers],
+        "start": [f"node {name}" for name in wanted if containers.get(name, "running") != "running"],
+        "change": [_told(change) for change in found if change["applies"] and change["old"] is not None],
+        "remove": [f"node {name}" for name in containers if name not in wanted],
+        "refused": [_told(change) for change in found if not change["applies"]],
+    }
+
+
+def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Differences of two resolved profiles as plain data (`devenv profile diff --json`)."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+
+    return [asdict(change) for change in profile.changes(old, new)] if old else []
+
+
+def _told(change: Mapping[str, Any]) -> str:
+    return f"{change['path']}: {change['old']} -> {change['new']} ({change['why']})"
+
+
+def last_lines(goal: operations.Target, seconds: float) -> list[str]:
+    """The three lines after `up`: what is up, how to use it, how to end it."""
+    from devenv.progress import duration
+
+    resolved = goal.resolved or {}
+    count = len(resolved.get("nodes", []))
+    version = resolved.get("kubernetes", {}).get("version", "")
+    nodes = f"{count} node{'s' if count != 1 else ''}"
+    # Name it only where the commands could not find it by themselves.
+    which = f" -n {goal.name}" if len(operations.names()) > 1 else ""
+    return [
+        f"{goal.name} is up: {nodes}, Kubernetes {version}, in {duration(seconds)}",
+        f'use it:  eval "$(devenv env{which})" && kubectl get nodes',
+        f"end it:  devenv down{which}",
+    ]

@@ -1,0 +1,1 @@
+"""devenv in other projects' tests."""

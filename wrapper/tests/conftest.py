@@ -1,0 +1,58 @@
+"""What the tests of the package share: a home of their own, and small playbooks that really run."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+INVENTORY = """\
+all:
+  hosts:
+    localhost:
+      ansible_connection: local
+      ansible_python_interpreter: "{{ ansible_playbook_python }}"
+    nowhere:
+      ansible_host: 127.0.0.1
+      ansible_port: 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees the environments of the person who runs it."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("DEVENV_HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in (
+        "DEVENV_NAME",
+        "DEVENV_PROFILE",
+        "DEVENV_RUN",
+        "DEVENV_OWNER",
+        "KUBECONFIG",
+        "ARTIFACT_DIR",
+        "NO_COLOR",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    return home
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Path:
+    path = tmp_path / "inventory.yml"
+    path.write_text(INVENTORY)
+    return path
+
+
+@pytest.fixture
+def playbook(tmp_path: Path) -> Callable[[str], str]:
+    """Write a playbook and return its path."""
+
+    def write(text: str) -> str:
+        path = tmp_path / "playbook.yml"
+        path.write_text(textwrap.dedent(text))
+        return str(path)
+
+    return write

@@ -1,0 +1,383 @@
+"""The runner against real ansible runs of small playbooks."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import leftovers, paths
+
+from devenv import errors, runner
+from devenv.progress import Tracker, Update
+
+Write = Callable[[str], str]
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.tracker = Tracker()
+        self.updates: list[Update] = []
+        self.names: list[str] = []
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        self.names.append(str(event["event"]))
+        self.updates += self.tracker.feed(event)
+
+    def tick(self) -> None:
+        return
+
+
+def go(playbook: str, inventory: Path, **request: Any) -> tuple[runner.Outcome, Recorder]:
+    recorder = Recorder()
+    outcome = runner.run(runner.Request(playbook, inventory=inventory, **request), recorder)
+    return outcome, recorder
+
+
+def test_stages_come_in_order_and_changes_are_counted(playbook: Write, inventory: Path) -> None:
+    text = """
+    - name: one | First
+      hosts: localhost
+      tasks:
+        - name: Change something
+          ansible.builtin.command: "true"
+    - name: one | Still the first
+      hosts: localhost
+      tasks:
+        - name: Change more
+          ansible.builtin.command: "true"
+    - name: two | Second
+      hosts: localhost
+      tasks:
+        - name: Look
+          ansible.builtin.command: "true"
+          changed_when: false
+    """
+    outcome, recorder = go(playbook(text), inventory)
+    assert outcome.ok
+    assert outcome.changed == 2
+    shown = [
+        (update.kind, update.stage, update.changed, update.ok)
+        for update in recorder.updates
+        if update.kind in ("begin", "end")
+    ]
+    assert shown == [
+        ("begin", "one", 0, True),
+        ("end", "one", 2, True),
+        ("begin", "two", 0, True),
+        ("end", "two", 0, True),
+    ]
+    assert [update.text for update in recorder.updates if update.kind == "task"] == [
+        "Change something",
+        "Change more",
+        "Look",
+    ]
+    assert next(name for name in recorder.names if name.startswith("playbook_on")) == "playbook_on_start"
+    assert recorder.names[-1] == "playbook_on_stats"
+
+
+def test_a_failed_task_is_told_with_place_and_reason(playbook: Write, inventory: Path) -> None:
+    text = """
+    - name: provision | Fail
+      hosts: localhost
+      tasks:
+        - name: Rescued
+          block:
+            - name: Fail and be rescued
+              ansible.builtin.command: "false"
+          rescue:
+            - name: Go on
+              ansible.builtin.debug: {msg: on}
+        - name: Ignored
+          ansible.builtin.command: "false"
+          ignore_errors: true
+        - name: Fail for good
+          ansible.builtin.fail: {msg: "no luck"}
+    """
+    path = playbook(text)
+    outcome, recorder = go(path, inventory)
+    assert (outcome.code, outcome.ok) == (2, False)
+    assert outcome.failure is not None
+    assert outcome.failure["message"] == "no luck"
+    assert outcome.failure["task"] == "Fail for good"
+    assert outcome.failure["host"] == "localhost"
+    assert outcome.failure["file"].startswith(f"{path}:")
+    assert (outcome.failure["stage"], outcome.failure["exit"]) == ("provision", 3)
+    assert recorder.updates[-1].kind == "end"
+    assert not recorder.updates[-1].ok
+
+
+def test_an_unreachable_host_is_a_failure(playbook: Write, inventory: Path) -> None:
+    outcome, _ = go(
+        playbook("[{name: prepare | Reach, hosts: nowhere, gather_facts: false, tasks: [{ansible.builtin.ping: }]}]"),
+        inventory,
+    )
+    assert not outcome.ok
+    assert outcome.failure is not None
+    assert outcome.failure["message"].startswith("unreachable: ")
+    assert (outcome.failure["host"], outcome.failure["exit"]) == ("nowhere", 4)
+
+
+def test_ansibles_own_refusal_is_told(playbook: Write, inventory: Path) -> None:
+    outcome, _ = go(
+        playbook("[{name: x | y, hosts: localhost, tasks: []}]"), inventory, arguments=["--no-such-argument"]
+    )
+    assert not outcome.ok
+    assert outcome.failure is not None
+    assert "no-such-argument" in outcome.failure["message"]
+
+
+def test_progress_lines_and_warnings_come_through(playbook: Write, inventory: Path) -> None:
+    text = """
+    - name: bundle | Talk
+      hosts: localhost
+      tasks:
+        - name: Warn
+          ansible.builtin.debug: {msg: "{{ lookup('ansible.builtin.file', '/nowhere', errors='warn') }}"}
+    """
+    _, recorder = go(playbook(text), inventory)
+    assert any(update.kind == "warning" and "/nowhere" in update.text for update in recorder.updates)
+
+
+def test_nothing_of_the_environment_is_written(
+    playbook: Write, inventory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run searches its own private folder for a value of the environment while it runs, and finds one that was
+    planted.
+    """
+    monkeypatch.setenv("SOME_SECRET", "canary-in-the-environment")
+    text = """
+    - name: one | Search
+      hosts: localhost
+      vars:
+        folder: "{{ lookup('env', 'AWX_ISOLATED_DATA_DIR') | dirname | dirname }}"
+      tasks:
+        - name: Plant
+          ansible.builtin.copy:
+            dest: "{{ folder }}/planted"
+            content: "{{ lookup('env', 'SOME_SECRET') }}"
+            mode: "0600"
+          no_log: true
+        - name: Search
+          ansible.builtin.command: "grep -rl --devices=skip canary-in-the-env {{ folder }}"
+          register: found
+        - name: Only the planted one
+          ansible.builtin.assert: {that: "found.stdout_lines == [folder + '/planted']", fail_msg: "{{ found.stdout }}"}
+        - name: Private
+          ansible.builtin.command: "stat -c %a {{ folder }}"
+          register: mode
+          failed_when: mode.stdout != '700'
+    """
+    outcome, _ = go(playbook(text), inventory)
+    assert outcome.failure is None
+    assert outcome.ok
+
+
+def test_the_environment_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = runner.environment(
+        "abc",
+        {"PYTHONUNBUFFERED": "1", "PATH": "/usr/bin", "ANSIBLE_FORKS": "3", "ANSIBLE_CONFIG": "/x", "OTHER": "kept"},
+    )
+    assert "PYTHONUNBUFFERED" not in found
+    assert found["DEVENV_RUN"] == "abc"
+    assert found["DEVENV_OWNER"].startswith(f"{os.getpid()}:")
+    assert found["OTHER"] == "kept"
+    assert found["ANSIBLE_FORKS"] == "3"
+    assert found["ANSIBLE_CONFIG"] == str(paths.COLLECTION / "ansible.cfg")
+    assert found["PATH"].split(":")[:2] == [str(Path(sys.executable).parent), "/usr/bin"]
+
+
+def test_the_table_of_settings_is_ansible_cfg() -> None:
+    config = configparser.ConfigParser()
+    config.read(paths.COLLECTION / "ansible.cfg")
+    # Paths of the checkout, given otherwise; and ssh's pipelining, whose variable is the connection's.
+    apart = {
+        ("defaults", "inventory"),
+        ("defaults", "collections_path"),
+        ("defaults", "pipelining"),
+        ("ssh_connection", "pipelining"),
+    }
+    written = {(section, key): value for section in config.sections() for key, value in config[section].items()}
+    assert {place: value for place, (_, value) in runner.SETTINGS.items()} == {
+        k: v for k, v in written.items() if k not in apart
+    }
+
+
+@pytest.mark.parametrize(("place", "variable"), [(place, variable) for place, (variable, _) in runner.SETTINGS.items()])
+def test_ansible_knows_the_variable_of_every_setting(place: tuple[str, str], variable: str) -> None:
+    from ansible.config.manager import ConfigManager
+    from ansible.plugins.loader import connection_loader
+
+    connection_loader.get("ansible.builtin.ssh", class_only=True)
+    manager = ConfigManager()
+    entries = list(manager._base_defs.values())
+    if place == ("ssh_connection", "ssh_args"):
+        import yaml
+        from ansible.plugins.connection import ssh
+
+        entries += list(yaml.safe_load(ssh.DOCUMENTATION)["options"].values())
+    inis = [
+        {(ini["section"], ini["key"]) for ini in entry.get("ini") or []}
+        for entry in entries
+        if any(env["name"] == variable for env in entry.get("env") or [])
+    ]
+    assert any(place in found for found in inis), f"{variable} is not the variable of {place}"
+
+
+def test_settings_of_an_installed_package(tmp_path: Path) -> None:
+    collection = tmp_path / "ansible_collections" / "devenv" / "lab"
+    collection.mkdir(parents=True)
+    found = runner.settings(collection)
+    assert found["ANSIBLE_CONFIG"] == os.devnull
+    assert found["ANSIBLE_COLLECTIONS_PATH"] == str(tmp_path)
+    assert found["ANSIBLE_HOST_KEY_CHECKING"] == "True"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a=1", {"a": "1"}),
+        ("a=1 b='x y'", {"a": "1", "b": "x y"}),
+        ("a=", {"a": ""}),
+        ("a=b=c", {"a": "b=c"}),
+        ('{"a": [1, 2]}', {"a": [1, 2]}),
+        ("{a: {b: true}}", {"a": {"b": True}}),
+    ],
+)
+def test_extra_vars(value: str, expected: dict[str, Any]) -> None:
+    assert runner.extra_vars(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value", ["", "word", "a=1 word", "[1, 2]", "{a: ", "@/no/such/file", "a b=1", "'open", "1a=2", "{1: 2}"]
+)
+def test_extra_vars_refused(value: str) -> None:
+    with pytest.raises(errors.UsageError) as caught:
+        runner.extra_vars(value)
+    assert "-e" in caught.value.where
+
+
+def test_extra_vars_keep_their_order_and_yield_to_ours(playbook: Write, inventory: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given.yml"
+    given.write_text("a: file\nb: file\nc: file\n")
+    text = """
+    - name: one | Look
+      hosts: localhost
+      tasks:
+        - name: Compare
+          ansible.builtin.assert: {that: "[a, b, c] == ['last', 'file', 'ours']", fail_msg: "{{ [a, b, c] }}"}
+    """
+    outcome, _ = go(
+        playbook(text), inventory, extra=[{"a": "first", "b": "first"}, given, {"a": "last"}], variables={"c": "ours"}
+    )
+    assert outcome.failure is None
+
+
+# Interrupting needs a process of its own: a signal reaches the whole test run otherwise.
+
+SLEEPS = """
+- name: provision | Wait
+  hosts: localhost
+  tasks:
+    - name: Sleep in a module
+      ansible.builtin.command: sleep {marker}
+"""
+
+DRIVER = """
+import sys
+from pathlib import Path
+from devenv import runner
+print("started", flush=True)
+outcome = runner.run(runner.Request(sys.argv[1], inventory=Path(sys.argv[2])))
+print(outcome.signal, outcome.timed_out, outcome.ok, flush=True)
+"""
+
+
+def _sleepers(marker: str) -> list[int]:
+    wanted = f"sleep {marker}"
+    return [pid for pid in leftovers.all_processes() if leftovers.command_line(pid) == wanted]
+
+
+def _wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"did not come within {seconds} s")
+
+
+@pytest.fixture
+def marker() -> Iterator[str]:
+    """A number of seconds that names the sleep of this test alone."""
+    text = f"{10000 + os.getpid() % 5000}.{time.monotonic_ns() % 10**6}"
+    yield text
+    for pid in _sleepers(text):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _drive(playbook: Write, inventory: Path, marker: str, *more: str, ignore: bool = False) -> subprocess.Popen[str]:
+    path = playbook(SLEEPS.format(marker=marker))
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(DRIVER), path, str(inventory), *more], stdout=subprocess.PIPE, text=True
+    )
+    _wait_for(lambda: _sleepers(marker))
+    return child
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_process(
+    number: signal.Signals, playbook: Write, inventory: Path, marker: str
+) -> None:
+    child = _drive(playbook, inventory, marker)
+    began = time.monotonic()
+    child.send_signal(number)
+    out, _ = child.communicate(timeout=30)
+    assert out.splitlines()[-1] == f"{int(number)} False False"
+    assert time.monotonic() - began < 5
+    assert _sleepers(marker) == []
+
+
+def test_a_second_interrupt_kills(playbook: Write, inventory: Path, marker: str) -> None:
+    child = _drive(playbook, inventory, marker)
+    child.send_signal(signal.SIGINT)
+    child.send_signal(signal.SIGINT)
+    out, _ = child.communicate(timeout=30)
+    assert out.splitlines()[-1] == "2 False False"
+    assert _sleepers(marker) == []
+
+
+def test_time_over_ends_everything(
+    playbook: Write, inventory: Path, marker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_GRACE", 0.0)
+    path = playbook(SLEEPS.format(marker=marker))
+    outcome, _ = go(path, inventory, timeout=4.0)
+    assert outcome.timed_out
+    assert not outcome.ok
+    assert _sleepers(marker) == []
+
+
+def test_the_callers_signal_handlers_come_back(playbook: Write, inventory: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    go(playbook("[{name: x | y, hosts: localhost, tasks: []}]"), inventory)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_private_folders_of_killed_commands_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dead = tmp_path / "devenv-run-999999-1-abc"
+    living = tmp_path / f"devenv-run-{os.getpid()}-{runner._start_ticks()}-abc"
+    dead.mkdir()
+    living.mkdir()
+    runner._sweep()
+    assert not dead.exists()
+    assert living.exists()
