@@ -1,0 +1,86 @@
+"""The wheel: what is in it, and that it works where nothing else is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import artifact
+import pytest
+from support.inventories import hosts_of
+
+CARRIED = ("configs", "inventories", "meta", "playbooks", "plugins", "roles")
+INSIDE = "ansible_collections/devenv/lab"
+VERSION = tomllib.loads((artifact.ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def test_the_wheel_holds_the_package_and_the_collection(dist: Path, committed: Callable[..., set[str]]) -> None:
+    (wheel,) = dist.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+    assert len(names) == len(set(names))
+    package = {name.removeprefix("wrapper/src/") for name in committed("wrapper/src/devenv")}
+    collection = {f"{INSIDE}/{name}" for name in committed(*CARRIED)}
+    metadata = f"devenv_lab-{VERSION}.dist-info/"
+    assert package
+    assert collection
+    assert {name for name in names if not name.startswith(metadata)} == package | collection
+
+
+def test_the_source_distribution_has_no_links(dist: Path) -> None:
+    (source,) = dist.glob("*.tar.gz")
+    with tarfile.open(source) as tar:
+        assert [m.name for m in tar.getmembers() if m.issym() or m.islnk()] == []
+
+
+def test_the_command_answers(package) -> None:
+    shown = package.run("devenv", "version")
+    assert VERSION in shown.stdout
+    assert json.loads(package.run("devenv", "version", "--json").stdout)
+
+
+def test_a_profile_lists_its_hosts(package) -> None:
+    inventory = installed(package) / "inventories" / "profile"
+    shown = package.run("ansible-inventory", f"--inventory={inventory}", "--extra-vars=profile=master-2pipe", "--list")
+    hosts = hosts_of(json.loads(shown.stdout))
+    assert hosts["control_plane"] == ["master-0"]
+    assert hosts["workers"] == ["worker-0", "worker-1"]
+
+
+def test_the_playbook_is_found_by_name(package) -> None:
+    inventory = installed(package) / "inventories" / "profile"
+    arguments = [f"--inventory={inventory}", "--extra-vars=profile=aio", "--list-tasks", "devenv.lab.cluster"]
+    assert "play #1" in package.run("ansible-playbook", *arguments).stdout
+
+
+@pytest.mark.cluster
+def test_check_mode_of_the_playbook_changes_nothing(package, tmp_path: Path) -> None:
+    inventory = installed(package) / "inventories" / "profile"
+    shown = package.run(
+        "ansible-playbook",
+        f"--inventory={inventory}",
+        "--extra-vars=profile=aio devenv_name=e2e-artifact",
+        "--check",
+        "devenv.lab.cluster",
+        DEVENV_HOME=str(tmp_path / "home"),
+        XDG_CACHE_HOME=os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
+    )
+    assert "failed=0" in shown.stdout
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_pytest_plugin_is_there(package) -> None:
+    entry = package.run("python", "-c", "import importlib.metadata as m; print(m.entry_points(group='pytest11'))")
+    assert "devenv.testing.plugin" in entry.stdout
+
+
+def installed(package) -> Path:
+    """The collection's folder in the environment of the wheel."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return Path(package.venv, "lib", version, "site-packages", INSIDE)

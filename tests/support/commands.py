@@ -1,0 +1,84 @@
+"""Running the programs that a user types."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def program(name: str) -> str:
+    """The path of a program of the project's virtual environment."""
+    return str(Path(sys.executable).with_name(name))
+
+
+@dataclass(frozen=True)
+class Typed:
+    """One user at a shell: a DEVENV_HOME, a working directory, and nothing else of ours in the environment."""
+
+    home: Path
+    cwd: Path = ROOT
+    seconds: float = 900
+
+    def environment(self, variables: Mapping[str, str] | None = None) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "DEVENV_"))}
+        kept.pop("PYTHONUNBUFFERED", None)
+        return {**kept, "DEVENV_HOME": str(self.home), **(variables or {})}
+
+    def start(self, *argv: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start a program in a session of its own, for a test that interrupts or kills it."""
+        return subprocess.Popen(
+            [program(argv[0]) if "/" not in argv[0] else argv[0], *argv[1:]],
+            cwd=self.cwd,
+            env=self.environment(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(
+        self, *argv: str, code: int | None = 0, env: Mapping[str, str] | None = None, seconds: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program to its end. Fails the test when it ends with another code than ``code`` (None: any)."""
+        child = self.start(*argv, env=env)
+        out, err = child.communicate(timeout=seconds or self.seconds)
+        done = subprocess.CompletedProcess(argv, child.returncode, out, err)
+        assert code is None or done.returncode == code, shown(done)
+        return done
+
+    def devenv(self, *words: str, code: int | None = 0, **options: Any) -> subprocess.CompletedProcess[str]:
+        """``devenv WORDS``."""
+        return self.run("devenv", *words, code=code, **options)
+
+    def data(self, *words: str, **options: Any) -> Any:
+        """The one document that ``devenv WORDS --json`` prints."""
+        return json.loads(self.devenv(*words, "--json", **options).stdout)
+
+    def objects(self, *words: str, **options: Any) -> list[dict[str, Any]]:
+        """The objects, one a line, that ``devenv WORDS --json`` prints."""
+        return [json.loads(line) for line in self.devenv(*words, "--json", **options).stdout.splitlines()]
+
+    def playbook(
+        self, name: str, *words: str, code: int | None = 0, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """``ansible-playbook playbooks/NAME.yml WORDS``, as someone types it who has no ``devenv``."""
+        return self.run("ansible-playbook", str(ROOT / "playbooks" / f"{name}.yml"), *words, code=code, **options)
+
+    def kubectl(self, name: str, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """kubectl on the environment ``name``: not our code, so it may judge it."""
+        kubeconfig = self.home / "environments" / name / "kubeconfig"
+        return self.run("kubectl", *words, code=code, env={"KUBECONFIG": str(kubeconfig)})
+
+
+def shown(done: subprocess.CompletedProcess[str]) -> str:
+    """A finished program as a test's failure shows it."""
+    return f"{' '.join(done.args)} ended with {done.returncode}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"

@@ -1,0 +1,255 @@
+"""What a machine looks like, so that a test can say that it was left as it was.
+
+Each part of a snapshot maps the name of a thing to what is seen of it; ``difference`` compares two snapshots.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+Part = dict[str, str]
+Snapshot = dict[str, Part]
+
+# Counters and clocks that move by themselves.
+MOVING = re.compile(
+    r"^(fs/(dentry-state|inode-|file-nr|aio-nr|dqstats|quota|epoll|binfmt_misc)"
+    r"|kernel/(random/|ns_last_pid|pty/nr|sched_|numa_|tainted|hung_task_detect|spl/|perf_event_max_sample_rate)"
+    r"|net/netfilter/nf_conntrack_count|net/ipv[46]/neigh/|net/ipv[46]/conf/[^/]+/stable_secret"
+    r"|vm/(stat_refresh|drop_caches|compact_memory|user_reserve|admin_reserve)|user/|debug/|sunrpc/|dev/)"
+)
+# Places where nodes, networks and clusters could leave files.
+FOLDERS = (
+    "/etc",
+    "/opt",
+    "/run",
+    "/usr/local/bin",
+    "/usr/local/sbin",
+    "/var/lib/calico",
+    "/var/lib/cni",
+    "/var/lib/containerd",
+    "/var/lib/etcd",
+    "/var/lib/kubelet",
+    "~/.ansible/cp",
+    "~/.kube",
+    "~/.ssh",
+)
+# podman and the kernel keep these for themselves; they come with the first container of a machine and mean nothing.
+KEPT = re.compile(
+    r"^/run/(containers|libpod|crun|runc|netns|lock|user|systemd|udev|utmp|podman)(/|$)|^/etc/(mtab|ld\.so)"
+)
+
+
+def snapshot(home: Path | None = None) -> Snapshot:
+    """Everything that an environment could leave behind. Root sees all of it. ``home`` stands for ``~``."""
+    parts: dict[str, Callable[[], Part]] = {
+        "containers": containers,
+        "networks": networks,
+        "volumes": volumes,
+        "links": links,
+        "addresses": addresses,
+        "routes": routes,
+        "nft": nft,
+        "iptables": iptables,
+        "sysctls": sysctls,
+        "mounts": mounts,
+        "cgroups": cgroups,
+        "files": lambda: files(home or Path.home()),
+        "processes": processes,
+    }
+    return {name: part() for name, part in parts.items()}
+
+
+def difference(
+    before: Snapshot, after: Snapshot, *, ignore: Mapping[str, str] | None = None
+) -> dict[str, dict[str, list[str]]]:
+    """What was ``added``, ``removed`` and ``changed`` in each part; empty when nothing was.
+
+    ``ignore`` maps a part to a pattern of the names that may differ, searched in ``name: value``. A process that ended
+    is no difference.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for part in before.keys() | after.keys():
+        old, new = before.get(part, {}), after.get(part, {})
+        rows = {
+            "added": [f"{name}: {new[name]}" for name in sorted(new.keys() - old.keys())],
+            "removed": [f"{name}: {old[name]}" for name in sorted(old.keys() - new.keys()) if part != "processes"],
+            "changed": [
+                f"{name}: {old[name]} -> {new[name]}"
+                for name in sorted(old.keys() & new.keys())
+                if old[name] != new[name]
+            ],
+        }
+        pattern = (ignore or {}).get(part)
+        kept = {
+            kind: [row for row in lines if not (pattern and re.search(pattern, row))] for kind, lines in rows.items()
+        }
+        if any(kept.values()):
+            found[part] = {kind: lines for kind, lines in kept.items() if lines}
+    return found
+
+
+def containers() -> Part:
+    return {row["Id"]: " ".join(row["Names"]) for row in _podman("ps", "--all")}
+
+
+def networks() -> Part:
+    return {row["name"]: row["id"] for row in _podman("network", "ls")}
+
+
+def volumes() -> Part:
+    return {row["Name"]: row["Driver"] for row in _podman("volume", "ls")}
+
+
+def links() -> Part:
+    return {row["ifname"]: f"{row['link_type']} {row.get('address', '')}" for row in _ip("link", "show")}
+
+
+def addresses() -> Part:
+    return {
+        f"{row['ifname']} {info['local']}/{info['prefixlen']}": info["scope"]
+        for row in _ip("address", "show")
+        for info in row.get("addr_info", [])
+    }
+
+
+def routes() -> Part:
+    """Routes and rules of both families and all tables."""
+    found: Part = {}
+    for family in ("-4", "-6"):
+        for row in _ip(family, "route", "show", "table", "all"):
+            words = [str(row[key]) for key in ("type", "dst", "gateway", "dev", "table", "prefsrc") if key in row]
+            found[f"{family} {' '.join(words)}"] = str(row.get("metric", ""))
+        for row in _ip(family, "rule", "show"):
+            found[f"{family} rule {row.get('priority')}"] = f"{row.get('src')} {row.get('table')}"
+    return found
+
+
+def nft() -> Part:
+    """One entry a table of the ruleset, without handles and counters."""
+    ruleset = json.loads(_run("nft", "--json", "list", "ruleset") or '{"nftables": []}')["nftables"]
+    tables: dict[str, list[str]] = {}
+    for item in ruleset:
+        for kind, body in item.items():
+            if kind == "metainfo":
+                continue
+            name = body["name"] if kind == "table" else body["table"]
+            tables.setdefault(f"{body['family']} {name}", []).append(f"{kind} {_still(body)}")
+    return {name: " ".join(sorted(rows)) for name, rows in tables.items()}
+
+
+def _still(body: Any) -> str:
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                k: cleaned(v) for k, v in value.items() if k not in ("handle", "packets", "bytes", "used", "expires")
+            }
+        return [cleaned(v) for v in value] if isinstance(value, list) else value
+
+    return json.dumps(cleaned(body), sort_keys=True)
+
+
+def iptables() -> Part:
+    """Every rule and every user's chain of both families, with the number of times that it stands there."""
+    found: Part = {}
+    for program in ("iptables-save", "ip6tables-save"):
+        table = ""
+        for line in _run(program).splitlines():
+            if line.startswith("*"):
+                table = line[1:]
+            elif line.startswith((":", "-A")):
+                rule = re.sub(r" *\[[0-9:]+\]", "", line)
+                name = f"{program} {table} {rule}"
+                found[name] = str(int(found.get(name, "0")) + 1)
+    return found
+
+
+def sysctls() -> Part:
+    """Every setting that does not move by itself; those of single links appear and go with their links."""
+    top = Path("/proc/sys")
+    found: Part = {}
+    for path in _walk(top):
+        name = path.relative_to(top).as_posix()
+        if MOVING.search(name) or not path.is_file():
+            continue
+        try:
+            found[name] = path.read_text(errors="replace").strip()
+        except OSError:
+            continue  # write-only, or gone with its link
+    return found
+
+
+def mounts() -> Part:
+    rows = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return {row[4]: row[row.index("-") + 1] for row in rows}
+
+
+def cgroups() -> Part:
+    """Groups of containers and of Kubernetes, down to three levels."""
+    top = Path("/sys/fs/cgroup")
+    marks = re.compile(r"libpod|kubepods|crio|containerd")
+    return {
+        path.as_posix(): ""
+        for pattern in ("*", "*/*", "*/*/*")
+        for path in top.glob(pattern)
+        # Empty, podman's own parent group stays after the first container of a machine.
+        if marks.search(path.name) and path.name != "libpod_parent" and path.is_dir() and not path.is_symlink()
+    }
+
+
+def files(home: Path) -> Part:
+    """Size and time of change of what lies where nodes and clusters could leave something; of /run only the names."""
+    found: Part = {}
+    for folder in FOLDERS:
+        for path in _walk(Path(folder.replace("~", str(home), 1))):
+            if KEPT.search(path.as_posix()):
+                continue
+            try:
+                info = path.lstat()
+            except OSError:
+                continue
+            found[path.as_posix()] = "" if folder == "/run" else f"{info.st_size} {info.st_mtime_ns}"
+    return found
+
+
+def processes() -> Part:
+    """Command line by pid and start time; neither the kernel's threads nor the process that asks."""
+    found: Part = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            # Field 22, after the name in brackets which may hold anything.
+            start = (folder / "stat").read_text().rpartition(")")[2].split()[19]
+        except OSError:
+            continue
+        if command and folder.name != str(os.getpid()):
+            found[f"{folder.name} {start}"] = command
+    return found
+
+
+def _walk(top: Path) -> Iterator[Path]:
+    for folder, names, leaves in os.walk(top):
+        names[:] = [name for name in names if not os.path.islink(os.path.join(folder, name))]
+        for name in leaves:
+            yield Path(folder, name)
+
+
+def _run(*argv: str) -> str:
+    """Standard output, or nothing where there is no such program."""
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    except FileNotFoundError:
+        return ""
+
+
+def _podman(*words: str) -> Iterable[dict[str, Any]]:
+    return list(json.loads(_run("podman", *words, "--format=json") or "[]") or [])
+
+
+def _ip(*words: str) -> Iterable[dict[str, Any]]:
+    return list(json.loads(_run("ip", "-json", *words) or "[]"))
