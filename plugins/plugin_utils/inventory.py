@@ -66,7 +66,7 @@ def to_yaml(inventory: Mapping[str, Any]) -> str:
             "children": {group: {"hosts": dict.fromkeys(hosts, None)} for group, hosts in inventory["groups"].items()},
         }
     }
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000, explicit_start=True)
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=1000, explicit_start=True)
 
 
 def to_json(inventory: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,10 +94,11 @@ def control_path(state_dir: str | Path) -> str:
 def prepare_control_folder(state_dir: str | Path) -> Path:
     """Make the folder of control_path, private to the user, if it is not there (ssh does not).
 
-    Raises DevenvError ssh_folder when someone else owns it or others may enter.
+    The state folder must be there. Raises DevenvError ssh_folder when someone else owns it or others may enter.
     """
     folder = _control_folder(Path(state_dir))
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for part in (folder.parent, folder):
+        part.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise DevenvError("ssh_folder", "is not a folder that only you may enter", where=str(folder))
@@ -125,8 +126,11 @@ def _control_folder(state: Path) -> Path:
 
 
 def _ssh_word(text: str) -> str:
-    """A value in ssh's own configuration syntax, where blanks part words."""
-    return f'"{text}"' if re.search(r"\s", text) else text
+    """A value in ssh's own configuration syntax, where blanks part words and quotes and backslashes mean something."""
+    if not re.search(r"[\s'\"\\]", text):
+        return text
+    quoted = re.sub(r'(["\\])', r"\\\1", text)
+    return f'"{quoted}"'
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

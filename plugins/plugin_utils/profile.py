@@ -109,7 +109,13 @@ def resolve(
     document = _chain(name_or_path, Path(cwd or os.getcwd()), configs, schema, ())
     if overrides:
         document = _merge(document, _override_document(overrides, schema))
-    return _compose(document, environment_name(name_or_path), configs, schema)
+    try:
+        return _compose(document, environment_name(name_or_path), configs, schema)
+    except DevenvError as error:
+        if error.where:
+            raise
+        where = f"profile {name_or_path}"
+        raise DevenvError(error.reason.id, error.message, advice=error.advice, where=where) from None
 
 
 def parse_quantity(quantity: str | int) -> int:
@@ -177,7 +183,7 @@ def _named(name: str, configs: Path, schema: Mapping[str, Any]) -> tuple[Path | 
 
 
 def _canonical(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Topology, stack, addressing and (for all that follows) connectivity of a canonical name; empty for another name."""
+    """Topology, stack, addressing and (for all that follows) connectivity of a canonical name; empty for another one."""
     stacks, ways = ("|".join(map(re.escape, _words(schema, key))) for key in ("stack", "addressing"))
     match = re.fullmatch(rf"(.+?)-({stacks})-({ways})(?:-(.+))?", name)
     if not match:
@@ -240,6 +246,9 @@ def _node(name: str, said: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
             raise DevenvError(
                 "profile_invalid", f"nodes.{name}.{key}: must be at least {least >> 20}MiB, is {node[key]}"
             )
+    twice = _taint_twice(node["taints"])
+    if twice:
+        raise DevenvError("profile_invalid", f"nodes.{name}.taints: {twice} stands twice")
     return {
         "name": name,
         "group": group,
@@ -250,6 +259,18 @@ def _node(name: str, said: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
         "taints": list(node["taints"]),
         "schedulable": group == "workers" or node["schedulable"],
     }
+
+
+def _taint_twice(taints: Sequence[str]) -> str:
+    """Key and effect that two taints share (Kubernetes takes one value only), or an empty string."""
+    seen: set[str] = set()
+    for taint in taints:
+        key, _, effect = taint.rpartition(":")
+        one = f"{key.partition('=')[0]}:{effect}"
+        if one in seen:
+            return one
+        seen.add(one)
+    return ""
 
 
 def _check_nodes(resolved: Mapping[str, Any], topology: Mapping[str, Any]) -> None:
@@ -402,7 +423,8 @@ def _differences(old: Any, new: Any, path: str) -> list[Change]:
         return [
             found for key in sorted({*old, *new}) for found in _differences(old.get(key), new.get(key), f"{path}.{key}")
         ]
-    return [Change(path, old, new, False, "needs a new environment: down, then up")]
+    why = "upgrades are not built yet" if path == "kubernetes.version" else "needs a new environment: down, then up"
+    return [Change(path, old, new, False, why)]
 
 
 def _node_changes(path: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> list[Change]:

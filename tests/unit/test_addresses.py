@@ -1,0 +1,184 @@
+"""Addresses: choice of subnets, plan of an environment, pod ranges."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import addresses
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from hypothesis import given
+from hypothesis import strategies as st
+
+POOLS = {"ipv4": "10.213.0.0/16", "ipv6": "fd77:6465:7600::/48"}
+BOTH = {"ipv4": "10.213.4.0/24", "ipv6": "fd77:6465:7600:4::/64"}
+
+
+def resolved(*names: str, families: tuple[str, ...] = ("ipv4",)) -> dict[str, Any]:
+    return {"families": list(families), "nodes": [{"name": name} for name in names]}
+
+
+@pytest.mark.parametrize(
+    ("used", "families", "expected"),
+    [
+        ([], ["ipv4"], {"ipv4": "10.213.0.0/24"}),
+        (["10.213.0.0/24"], ["ipv4"], {"ipv4": "10.213.1.0/24"}),
+        (["10.213.0.0/22", "10.213.5.0/24"], ["ipv4"], {"ipv4": "10.213.4.0/24"}),
+        (["10.213.0.77/32"], ["ipv4"], {"ipv4": "10.213.1.0/24"}),
+        (["10.213.0.1/24"], ["ipv4"], {"ipv4": "10.213.1.0/24"}),
+        (["0.0.0.0/0", "::/0"], ["ipv4", "ipv6"], {"ipv4": "10.213.0.0/24", "ipv6": "fd77:6465:7600::/64"}),
+        (["fd77:6465:7600::/63"], ["ipv6"], {"ipv6": "fd77:6465:7600:2::/64"}),
+        (["fd77:6465:7600::/63"], ["ipv4"], {"ipv4": "10.213.0.0/24"}),
+        ([ipaddress.ip_network("10.213.0.0/24")], ["ipv4"], {"ipv4": "10.213.1.0/24"}),
+    ],
+)
+def test_choose_takes_the_first_free_subnet(used: list[Any], families: list[str], expected: dict[str, str]) -> None:
+    assert addresses.choose(POOLS, used, families) == expected
+
+
+@pytest.mark.parametrize(
+    ("pools", "used", "family"),
+    [
+        (POOLS, ["10.0.0.0/8"], "ipv4"),
+        (POOLS, ["10.213.0.0/17", "10.213.128.0/17"], "ipv4"),
+        # As many /64 as nobody could try one by one.
+        ({"ipv6": "fd00::/16"}, ["fc00::/7"], "ipv6"),
+    ],
+)
+def test_choose_says_that_nothing_is_free(pools: dict[str, str], used: list[str], family: str) -> None:
+    with pytest.raises(DevenvError, match=r"no free /\d+ in") as caught:
+        addresses.choose(pools, used, [family])
+    assert caught.value.reason.id == "subnet_none_free"
+    assert caught.value.exit_code == 9
+
+
+@given(st.lists(st.tuples(st.integers(0, 0xFFFF), st.integers(16, 32)), max_size=30))
+def test_choice_is_free_and_the_first(used: list[tuple[int, int]]) -> None:
+    base = int(ipaddress.IPv4Address("10.213.0.0"))
+    taken = [ipaddress.ip_network((base + low, prefix), strict=False) for low, prefix in used]
+    free = [
+        net
+        for net in ipaddress.ip_network("10.213.0.0/16").subnets(new_prefix=24)
+        if not any(net.overlaps(other) for other in taken)  # type: ignore[arg-type]
+    ]
+    if not free:
+        with pytest.raises(DevenvError):
+            addresses.choose(POOLS, taken, ["ipv4"])
+    else:
+        assert addresses.choose(POOLS, taken, ["ipv4"]) == {"ipv4": str(free[0])}
+
+
+def test_plan_of_both_families() -> None:
+    network = addresses.plan(resolved("master-0", "worker-0", families=("ipv4", "ipv6")), BOTH)
+    assert network == {
+        "subnets": BOTH,
+        "gateways": {"ipv4": "10.213.4.1", "ipv6": "fd77:6465:7600:4::1"},
+        "nodes": {
+            "master-0": {
+                "index": 0,
+                "mac": "52:54:0a:d5:04:0a",
+                "addresses": {"ipv4": "10.213.4.10", "ipv6": "fd77:6465:7600:4::10"},
+            },
+            "worker-0": {
+                "index": 1,
+                "mac": "52:54:0a:d5:04:0b",
+                "addresses": {"ipv4": "10.213.4.11", "ipv6": "fd77:6465:7600:4::11"},
+            },
+        },
+    }
+
+
+def test_plan_follows_the_order_of_families() -> None:
+    network = addresses.plan(resolved("master-0", families=("ipv6", "ipv4")), BOTH)
+    assert list(network["subnets"]) == ["ipv6", "ipv4"]
+    assert list(network["nodes"]["master-0"]["addresses"]) == ["ipv6", "ipv4"]
+
+
+def test_plan_keeps_indexes_and_fills_the_lowest_gap() -> None:
+    first = addresses.plan(resolved("master-0", "worker-0", "worker-1"), BOTH)
+    first["bridge"] = "podman3"
+    without = addresses.plan(resolved("master-0", "worker-1"), BOTH, first)
+    assert [node["index"] for node in without["nodes"].values()] == [0, 2]
+    assert without["nodes"]["worker-1"] == first["nodes"]["worker-1"]
+    assert without["bridge"] == "podman3"
+    again = addresses.plan(resolved("master-0", "worker-1", "worker-2", "worker-3"), BOTH, without)
+    assert {name: node["index"] for name, node in again["nodes"].items()} == {
+        "master-0": 0,
+        "worker-1": 2,
+        "worker-2": 1,
+        "worker-3": 3,
+    }
+
+
+def test_plan_of_the_same_input_is_the_same() -> None:
+    wanted = resolved("master-0", "worker-0", families=("ipv4", "ipv6"))
+    first = addresses.plan(wanted, BOTH)
+    assert addresses.plan(wanted, BOTH, first) == first
+
+
+@pytest.mark.parametrize(
+    ("subnet", "index", "expected"),
+    [
+        ("10.213.4.0/24", 0, "10.213.4.10"),
+        ("10.213.4.0/24", 244, "10.213.4.254"),
+        ("fd00:1::/64", 0, "fd00:1::10"),
+        ("fd00:1::/64", 9, "fd00:1::19"),
+        ("fd00:1::/64", 10, "fd00:1::20"),
+        ("fd00:1::/64", 244, "fd00:1::254"),
+    ],
+)
+def test_address(subnet: str, index: int, expected: str) -> None:
+    assert str(addresses.address(subnet, index)) == expected
+
+
+def test_address_beyond_the_plan_is_refused() -> None:
+    with pytest.raises(DevenvError, match="highest is 244") as caught:
+        addresses.address("10.213.4.0/24", 245)
+    assert caught.value.reason.id == "nodes_too_many"
+
+
+@pytest.mark.parametrize("subnets", [{"ipv4": BOTH["ipv4"]}, {"ipv6": BOTH["ipv6"]}, BOTH])
+def test_macs_are_local_unicast_and_differ(subnets: dict[str, str]) -> None:
+    macs = [addresses.mac(subnets, index) for index in range(245)]
+    assert len(set(macs)) == 245
+    for one in macs:
+        first = int(one[:2], 16)
+        assert first & 0b10, "locally administered"
+        assert not first & 0b01, "unicast"
+    assert macs == [addresses.mac(dict(subnets), index) for index in range(245)]
+
+
+def test_macs_of_other_subnets_differ() -> None:
+    assert addresses.mac({"ipv6": "fd00:1::/64"}, 0) != addresses.mac({"ipv6": "fd00:2::/64"}, 0)
+
+
+@pytest.mark.parametrize(
+    ("pool", "index", "expected"),
+    [
+        ("10.244.0.0/16", 0, "10.244.0.0/24"),
+        ("10.244.0.0/16", 255, "10.244.255.0/24"),
+        ("10.244.0.0/24", 0, "10.244.0.0/24"),
+        ("fd01::/56", 3, "fd01:0:0:3::/64"),
+        ("fd01::/48", 0x1234, "fd01:0:0:1234::/64"),
+    ],
+)
+def test_pod_cidr(pool: str, index: int, expected: str) -> None:
+    assert addresses.pod_cidr(pool, index) == expected
+
+
+@pytest.mark.parametrize(("pool", "index"), [("10.244.0.0/16", 256), ("10.244.0.0/24", 1), ("fd01::/56", 256)])
+def test_pod_cidr_beyond_the_pool_is_refused(pool: str, index: int) -> None:
+    with pytest.raises(DevenvError) as caught:
+        addresses.pod_cidr(pool, index)
+    assert caught.value.reason.id == "nodes_too_many"
+
+
+@given(st.integers(8, 24), st.data())
+def test_pod_ranges_lie_in_the_pool_and_apart(prefix: int, data: st.DataObject) -> None:
+    pool = ipaddress.ip_network(("10.0.0.0", prefix))
+    last = 2 ** (24 - prefix) - 1
+    one, two = data.draw(st.integers(0, last)), data.draw(st.integers(0, last))
+    first, second = (ipaddress.IPv4Network(addresses.pod_cidr(str(pool), index)) for index in (one, two))
+    assert first.subnet_of(pool)
+    assert (one == two) == first.overlaps(second)

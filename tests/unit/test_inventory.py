@@ -1,0 +1,226 @@
+"""Hosts, groups and variables of a resolved profile; the static file and the listing; ssh's options."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, inventory, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from hypothesis import given
+from hypothesis import strategies as st
+
+SUBNETS = {"ipv4": "10.213.4.0/24", "ipv6": "fd77:6465:7600:4::/64"}
+RESOLVED = profile.resolve("master-2pipe-dualstack-static")
+NETWORK = addresses.plan(RESOLVED, SUBNETS)
+STATE = "/state/environments/lab"
+ANSIBLE = Path(sys.executable).parent
+
+
+def made(name: str = "master-2pipe-dualstack-static", state: str = STATE, **overrides: Any) -> dict[str, Any]:
+    resolved = profile.resolve(name, overrides=overrides)
+    return inventory.build(resolved, addresses.plan(resolved, SUBNETS), state)
+
+
+def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONUNBUFFERED", "ANSIBLE_CONFIG")}
+    return subprocess.run(
+        [str(ANSIBLE / argv[0]), *argv[1:]], env={**clean, **env}, cwd="/", capture_output=True, text=True, check=False
+    )
+
+
+def test_hosts_and_groups() -> None:
+    built = made()
+    assert built["groups"] == {
+        "nodes": ["master-0", "worker-0", "worker-1"],
+        "control_plane": ["master-0"],
+        "workers": ["worker-0", "worker-1"],
+        "cluster_main": ["master-0", "worker-0", "worker-1"],
+        "label_pipe": ["worker-0", "worker-1"],
+    }
+    assert list(built["hosts"]) == ["master-0", "worker-0", "worker-1"]
+
+
+def test_variables_of_all() -> None:
+    built = made()
+    resolved = profile.resolve("master-2pipe-dualstack-static")
+    assert built["vars"] == {
+        "devenv_name": "lab",
+        "devenv_state": STATE,
+        "devenv_profile": resolved,
+        "devenv_provider": "podman",
+        "devenv_engine": "kubeadm",
+        "devenv_families": ["ipv4", "ipv6"],
+        "devenv_kubernetes_version": resolved["kubernetes"]["version"],
+        "devenv_pod_subnets": ["10.244.0.0/16", "fd01::/56"],
+        "devenv_service_subnets": ["10.96.0.0/16", "fd02::/112"],
+        "devenv_gateways": ["10.213.4.1", "fd77:6465:7600:4::1"],
+    }
+
+
+def test_variables_of_a_node() -> None:
+    host = made()["hosts"]["worker-1"]
+    assert shlex.split(host.pop("ansible_ssh_common_args"))[::2] == ["-o"] * 4
+    assert host == {
+        "ansible_host": "10.213.4.12",
+        "ansible_user": "root",
+        "ansible_ssh_private_key_file": f"{STATE}/ssh/id_ed25519",
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "devenv_group": "workers",
+        "devenv_cluster": "main",
+        "devenv_index": 2,
+        "devenv_mac": "52:54:0a:d5:04:0c",
+        "devenv_addresses": ["10.213.4.12", "fd77:6465:7600:4::12"],
+        "devenv_prefixes": [24, 64],
+        "devenv_pod_cidrs": ["10.244.2.0/24", "fd01:0:0:2::/64"],
+        "devenv_labels": {"pipe": "true"},
+        "devenv_taints": [],
+        "devenv_schedulable": True,
+        "devenv_cpus": 2,
+        "devenv_memory": 2 << 30,
+        "devenv_disk": 20 << 30,
+        "devenv_endpoint": "main.lab.devenv.internal",
+        "devenv_kubeconfig": f"{STATE}/clusters/main/kubeconfig",
+    }
+
+
+def test_before_the_provider_has_claimed() -> None:
+    resolved = profile.resolve("master-2pipe")
+    built = inventory.build(resolved, None, STATE, "other")
+    after = inventory.build(resolved, addresses.plan(resolved, SUBNETS), STATE, "other")
+    host = built["hosts"]["worker-0"]
+    assert "ansible_host" not in host
+    assert (host["devenv_addresses"], host["devenv_mac"], host["devenv_prefixes"]) == ([], "", [24])
+    assert built["vars"]["devenv_gateways"] == []
+    assert built["vars"]["devenv_name"] == "other"
+    for name, variables in built["hosts"].items():
+        assert variables["devenv_index"] == after["hosts"][name]["devenv_index"]
+        assert variables["devenv_pod_cidrs"] == after["hosts"][name]["devenv_pod_cidrs"]
+
+
+def test_a_worker_that_is_not_claimed_yet() -> None:
+    before = profile.resolve("master-2pipe")
+    network = addresses.plan(before, SUBNETS)
+    more = profile.resolve("master-2pipe", overrides={"nodes.worker-2": {}})
+    host = inventory.build(more, network, STATE)["hosts"]["worker-2"]
+    assert "ansible_host" not in host
+    assert host["devenv_index"] == 3
+
+
+def test_label_groups_have_names_that_ansible_takes() -> None:
+    built = made("sno", **{"nodes.master-0.labels.example.com/my-role": "x"})
+    assert built["groups"]["label_example_com_my_role"] == ["master-0"]
+
+
+# --- the static file and the listing ---------------------------------------------------------------------------------
+
+
+def test_yaml_is_what_plain_ansible_takes(tmp_path: Path) -> None:
+    built = made()
+    path = tmp_path / "inventory.yml"
+    path.write_text(inventory.to_yaml(built))
+    done = run("ansible-inventory", "-i", str(path), "--list", ANSIBLE_NOCOLOR="1")
+    assert done.stderr == ""
+    listed = json.loads(done.stdout)
+    expected = inventory.to_json(built)
+    assert listed["_meta"]["hostvars"] == expected["_meta"]["hostvars"]
+    for group, members in built["groups"].items():
+        assert listed[group]["hosts"] == expected[group]["hosts"] == members
+    assert sorted(expected["all"]["children"]) == sorted(listed["all"]["children"])
+
+
+def test_templates_in_values_stay_text(tmp_path: Path) -> None:
+    state = "/state/{{ lookup('pipe', 'id') }}/{% raw %}/{# x #}/lab"
+    path = tmp_path / "inventory.yml"
+    path.write_text(inventory.to_yaml(made(state=state)))
+    done = run("ansible", "-i", str(path), "master-0", "-m", "ansible.builtin.debug", "-a", "var=devenv_kubeconfig")
+    assert f"{state}/clusters/main/kubeconfig" in json.loads(done.stdout.partition("=>")[2])["devenv_kubeconfig"]
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40))
+def test_any_state_folder_survives_yaml(text: str) -> None:
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor("!unsafe", lambda loader, node: loader.construct_scalar(node))
+    built = inventory.build(RESOLVED, NETWORK, f"/{text}/lab")
+    tree = yaml.load(inventory.to_yaml(built), Loader=Loader)
+    assert tree["all"]["vars"] == built["vars"]
+    assert tree["all"]["hosts"] == built["hosts"]
+
+
+# --- ssh -------------------------------------------------------------------------------------------------------------
+
+
+def test_control_path_lies_in_the_state_folder() -> None:
+    assert inventory.control_path("/root/x/aio") == "/root/x/aio/ssh/cp/%C"
+
+
+@pytest.mark.parametrize("length", range(1, 140))
+def test_sockets_fit_whatever_the_length(length: int) -> None:
+    state = "/" + "s" * length
+    path = inventory.control_path(state).replace("%C", "f" * 40)
+    # What ssh binds to first.
+    assert len(path + "." + "x" * 16) < 108
+    own = f"{state}/ssh/cp/{'f' * 40}"
+    assert (path == own) == (len(own) + 17 < 108), "short only when it must be"
+
+
+def test_short_control_paths_differ_and_stay_the_same() -> None:
+    one, two = (f"/{'s' * 90}/{name}" for name in ("a", "b"))
+    assert inventory.control_path(one) == inventory.control_path(Path(one))
+    assert inventory.control_path(one) != inventory.control_path(two)
+    assert inventory.control_path(one).startswith(f"/tmp/devenv-{os.getuid()}-")
+
+
+def test_control_folder_is_private(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    short = inventory.prepare_control_folder(tmp_path / "s")
+    (tmp_path / ("l" * 90)).mkdir()
+    long = inventory.prepare_control_folder(tmp_path / ("l" * 90))
+    try:
+        for folder in (short, long):
+            assert folder.stat().st_mode & 0o777 == 0o700
+        assert long.parent == Path("/tmp")
+        assert inventory.prepare_control_folder(tmp_path / ("l" * 90)) == long
+        long.chmod(0o755)
+        with pytest.raises(DevenvError) as caught:
+            inventory.prepare_control_folder(tmp_path / ("l" * 90))
+        assert caught.value.reason.id == "ssh_folder"
+    finally:
+        long.rmdir()
+
+
+def test_a_link_in_place_of_the_control_folder_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / ("l" * 90)
+    state.mkdir()
+    folder = Path(inventory.control_path(state)).parent
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "elsewhere")
+    try:
+        with pytest.raises(DevenvError):
+            inventory.prepare_control_folder(state)
+    finally:
+        folder.unlink()
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["/a/b", "/with blank/b", "/per%cent/b", "/quo'te/b", '/double"quote/b', "/back\\slash/b", "/dollar$HOME/b"],
+)
+def test_ssh_itself_reads_the_options(state: str) -> None:
+    words = shlex.split(inventory.ssh_common_args(state))
+    done = subprocess.run(["ssh", "-G", *words, "node"], capture_output=True, text=True, check=True)
+    said = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
+    assert said["stricthostkeychecking"] in ("true", "yes")
+    assert said["identitiesonly"] == "yes"
+    assert said["userknownhostsfile"].strip('"').replace("%%", "%") == f"{state}/ssh/known_hosts"
+    assert said["controlpath"].startswith(f"{state}/ssh/cp/")
+    assert "%C" not in said["controlpath"]

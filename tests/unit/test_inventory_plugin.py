@@ -1,0 +1,177 @@
+"""The inventory plugin through the programs that users run, from another working directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, paths, profile, state
+
+ANSIBLE = Path(sys.executable).parent
+CHECKOUT = Path(paths.__file__).parents[2]
+SUBNETS = {"ipv4": "10.213.4.0/24", "ipv6": "fd77:6465:7600:4::/64"}
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    # Short, so that ssh's sockets lie in the state folder and nothing is made beside it.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder) / "h"
+
+
+@pytest.fixture
+def run(tmp_path: Path, home: Path) -> Run:
+    """``run(program, arguments..., config=True)`` in a folder that is not the checkout, with its own DEVENV_HOME."""
+
+    def call(*argv: str, config: bool = True) -> subprocess.CompletedProcess[str]:
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PYTHON", "DEVENV_"))}
+        env |= {"DEVENV_HOME": str(home), "ANSIBLE_NOCOLOR": "1"}
+        if config:
+            env["ANSIBLE_CONFIG"] = str(CHECKOUT / "ansible.cfg")
+        else:
+            env["ANSIBLE_COLLECTIONS_PATH"] = str(CHECKOUT / "collections")
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir(exist_ok=True)
+        return subprocess.run(
+            [str(ANSIBLE / argv[0]), *argv[1:]], cwd=elsewhere, env=env, capture_output=True, text=True, check=False
+        )
+
+    return call
+
+
+def listed(run: Run, *arguments: str, **options: Any) -> dict[str, Any]:
+    done = run("ansible-inventory", "--list", *arguments, **options)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def store(home: Path, name: str, resolved: dict[str, Any], claimed: bool = True) -> dict[str, Any]:
+    folder = home / "environments" / name
+    state.write_profile(folder, resolved)
+    network = addresses.plan(resolved, SUBNETS)
+    if claimed:
+        state.write_network(folder, network)
+    return network
+
+
+def test_a_profile_by_name(run: Run) -> None:
+    found = listed(run, "-e", "profile=master_2pipe")
+    assert found["nodes"]["hosts"] == ["master-0", "worker-0", "worker-1"]
+    assert found["label_pipe"]["hosts"] == ["worker-0", "worker-1"]
+    host = found["_meta"]["hostvars"]["worker-0"]
+    assert (host["devenv_name"], host["devenv_profile"]["topology"]) == ("master-2pipe", "master-2pipe")
+    assert "ansible_host" not in host
+
+
+def test_without_configuration_by_the_folder_alone(run: Run) -> None:
+    found = listed(run, "-i", str(CHECKOUT / "inventories" / "profile"), "-e", "profile=aio", config=False)
+    assert found["nodes"]["hosts"] == ["master-0"]
+
+
+def test_without_a_profile_it_is_empty_and_silent(run: Run) -> None:
+    assert listed(run)["_meta"]["hostvars"] == {}
+
+
+def test_a_file_with_overrides_and_a_claimed_network(run: Run, tmp_path: Path, home: Path) -> None:
+    mine = tmp_path / "elsewhere" / "mine.yml"
+    mine.parent.mkdir()
+    mine.write_text("extends: aio-dualstack-static\n")
+    store(home, "mine", profile.resolve(str(mine)))
+    overrides = json.dumps({"devenv_overrides": {"nodes.worker-0": {}, "nodes.master-0.labels.a.b/c": "{{ no }}"}})
+    bad = run("ansible-inventory", "--list", "-e", "profile=./mine.yml", "-e", overrides)
+    assert "must be a Kubernetes label value" in bad.stderr
+    found = listed(run, "-e", "profile=./mine.yml", "-e", overrides.replace("{{ no }}", "yes"))
+    hosts = found["_meta"]["hostvars"]
+    assert hosts["master-0"]["ansible_host"] == "10.213.4.10"
+    assert hosts["master-0"]["devenv_addresses"] == ["10.213.4.10", "fd77:6465:7600:4::10"]
+    assert hosts["master-0"]["devenv_labels"]["a.b/c"] == "yes"
+    assert (hosts["worker-0"]["devenv_index"], hosts["worker-0"]["devenv_addresses"]) == (1, [])
+    assert (home / "environments/mine/ssh/cp").stat().st_mode & 0o777 == 0o700
+
+
+def test_from_the_state_folder_alone(run: Run, home: Path) -> None:
+    store(home, "lab", profile.resolve("sno"))
+    store(home.with_name("o"), "lab", profile.resolve("master-2pipe"))
+    assert listed(run, "-e", "devenv_name=lab")["nodes"]["hosts"] == ["master-0"]
+    there = listed(run, "-e", "devenv_name=lab", "-e", f"devenv_home={home.with_name('o')}")
+    assert len(there["nodes"]["hosts"]) == 3
+    assert listed(run, "-e", "devenv_name=absent")["_meta"]["hostvars"] == {}
+
+
+def test_a_broken_state_warns_and_leaves_the_way_to_destroy(run: Run, home: Path) -> None:
+    folder = home / "environments/lab"
+    folder.mkdir(parents=True)
+    (folder / "profile.yml").write_text("a: [\n")
+    done = run("ansible-inventory", "--list", "-e", "devenv_name=lab")
+    assert done.returncode == 0
+    assert "[WARNING]: The environment's state is not used: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-e", "profile=aoi"], 'no profile is named "aoi"; the nearest name is aio [profile_unknown]'),
+        (["-e", "profile=./none.yml"], "none.yml: no such file [profile_missing]"),
+        (["-e", "profile=ha"], 'topology: "ha" is not built yet; allowed: aio, master-2pipe, sno [not_built]'),
+        (["-e", "profile=aio", "-e", "devenv_name=A"], '"A" is no name for an environment [name_invalid]'),
+        (["-e", "profile=aio", "-e", "devenv_overrides=x"], "must be a mapping of paths to values [profile_invalid]"),
+        (["-e", "profile=aio", "-e", '{"devenv_overrides": {"stacks": 1}}'], "[profile_invalid]"),
+    ],
+)  # fmt: skip
+def test_errors_end_the_run_with_one_line_that_says_why(run: Run, arguments: list[str], said: str) -> None:
+    done = run("ansible-inventory", "--list", *arguments)
+    assert done.returncode != 0
+    first = done.stderr.splitlines()[0]
+    assert first.endswith(said)
+    assert "Traceback" not in done.stderr
+
+
+PLAYBOOK = """
+- name: Localhost stays implicit and knows the environment
+  hosts: localhost
+  gather_facts: false
+  tasks:
+    - name: Say what the inventory says
+      ansible.builtin.debug:
+        msg: "{{ devenv_name }} {{ groups['all'] }} {{ hostvars['master-0'].ansible_host | default('none') }}"
+    - name: Claim, as a provider does
+      ansible.builtin.copy:
+        src: "{{ claimed }}"
+        dest: "{{ devenv_state }}/network.yml"
+        mode: "0600"
+    - name: Read the inventory again
+      ansible.builtin.meta: refresh_inventory
+
+- name: Nodes have their addresses now
+  hosts: nodes
+  gather_facts: false
+  tasks:
+    - name: Say the address
+      ansible.builtin.debug:
+        msg: "now {{ ansible_host }}"
+"""
+
+
+def test_refresh_shows_what_the_provider_claimed(run: Run, tmp_path: Path, home: Path) -> None:
+    resolved = profile.resolve("sno")
+    store(home, "sno", resolved, claimed=False)
+    claimed = tmp_path / "claimed.yml"
+    claimed.write_text(state.dump(addresses.plan(resolved, SUBNETS)))
+    book = tmp_path / "book.yml"
+    book.write_text(PLAYBOOK)
+    done = run("ansible-playbook", str(book), "-e", "profile=sno", "-e", f"claimed={claimed}")
+    assert done.returncode == 0, done.stdout
+    assert "sno ['master-0'] none" in done.stdout
+    assert '"now 10.213.4.10"' in done.stdout
+    assert "WARNING" not in done.stdout + done.stderr

@@ -1,0 +1,620 @@
+"""Profiles: every canonical name, layers, bad input, overrides, changes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils import paths, profile, profile_document
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from hypothesis import given
+from hypothesis import strategies as st
+
+NAMES = [f"{topology}-{stack}-static" for topology in ("aio", "master-2pipe", "sno") for stack in ("ipv4", "dualstack")]
+SERVICES = ["memsql", "monitor", "pipe", "postgres", "seaweed", "seaweedfs-postgres", "sw-volume"]
+DEFAULT_VERSION = yaml.safe_load((paths.CONFIGS / "versions.yml").read_text())["default"]
+SCHEMA = json.loads((paths.CONFIGS / "schema" / "profile.json").read_text())
+
+
+def refused(name: str, **options: Any) -> DevenvError:
+    with pytest.raises(DevenvError) as caught:
+        profile.resolve(name, **options)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def exit_code(name: str, **options: Any) -> int:
+    try:
+        profile.resolve(name, **options)
+    except DevenvError as error:
+        return error.exit_code
+    return 0
+
+
+def node(resolved: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(one for one in resolved["nodes"] if one["name"] == name)
+    return found
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_names_are_the_canonical_ones() -> None:
+    assert sorted(profile.names()) == sorted(NAMES)
+
+
+def test_aliases() -> None:
+    assert profile.aliases() == {name: f"{name}-ipv4-static" for name in ("aio", "master-2pipe", "sno")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_canonical_name_resolves(name: str) -> None:
+    resolved = profile.resolve(name)
+    topology, stack, addressing = name.rsplit("-", 2)
+    assert (resolved["profile"], resolved["name"]) == (name, name)
+    assert (resolved["topology"], resolved["stack"], resolved["addressing"]) == (topology, stack, addressing)
+    assert resolved["families"] == {"ipv4": ["ipv4"], "dualstack": ["ipv4", "ipv6"]}[stack]
+    assert resolved["provider"] == "podman"
+    assert resolved["kubernetes"] == {"version": DEFAULT_VERSION, "engine": "kubeadm"}
+    assert resolved["clusters"] == {"main": {}}
+    assert yaml.safe_load(yaml.safe_dump(resolved)) == resolved, "plain data"
+
+
+def test_topologies() -> None:
+    aio, sno, pipes = (profile.resolve(name)["nodes"] for name in ("aio", "sno", "master-2pipe"))
+    assert [(one["name"], one["labels"]) for one in aio] == [("master-0", dict.fromkeys(SERVICES, "true"))]
+    assert [(one["name"], one["labels"]) for one in sno] == [("master-0", {})]
+    assert [(one["name"], one["group"], one["labels"], one["schedulable"]) for one in pipes] == [
+        ("master-0", "control_plane", {}, False),
+        ("worker-0", "workers", {"pipe": "true"}, True),
+        ("worker-1", "workers", {"pipe": "true"}, True),
+    ]
+    assert aio[0]["schedulable"] is sno[0]["schedulable"] is True
+
+
+@pytest.mark.parametrize(
+    ("asked", "canonical", "name"),
+    [
+        ("aio", "aio-ipv4-static", "aio"),
+        ("master_2pipe", "master-2pipe-ipv4-static", "master-2pipe"),
+        ("master-2pipe", "master-2pipe-ipv4-static", "master-2pipe"),
+        ("master_2pipe_dualstack_static", "master-2pipe-dualstack-static", "master-2pipe-dualstack-static"),
+    ],
+)
+def test_short_names_and_underscores(asked: str, canonical: str, name: str) -> None:
+    resolved = profile.resolve(asked)
+    assert (resolved["profile"], resolved["name"]) == (canonical, name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "near"),
+    [("aoi", "aio"), ("AIO", "aio"), ("master2pipe", "master-2pipe"), ("aio-ipv4-statc", "aio-ipv4-static")],
+)
+def test_unknown_name_gets_the_nearest(asked: str, near: str) -> None:
+    error = refused(asked)
+    assert error.reason.id == "profile_unknown"
+    assert error.exit_code == 2
+    assert str(error).endswith(f"the nearest name is {near}")
+
+
+@pytest.mark.parametrize("asked", ["", "zzzzzz", "a b", "-", "aio\n", "..", "%", "é"])
+def test_no_name_at_all(asked: str) -> None:
+    assert refused(asked).reason.id in ("profile_unknown", "profile_unreadable")
+
+
+@pytest.mark.parametrize(
+    ("asked", "what"),
+    [
+        ("ha", "ha"),
+        ("compact-ipv4-static", "compact"),
+        ("aio-ipv6-static", "ipv6"),
+        ("aio-dualstack6-static", "dualstack6"),
+        ("aio-ipv4-dhcp", "dhcp"),
+        ("aio-ipv4-static-disc", "connectivity"),
+    ],
+)
+def test_names_that_are_planned_say_so(asked: str, what: str) -> None:
+    error = refused(asked)
+    assert error.reason.id == "not_built"
+    assert what in str(error)
+    assert "not built yet" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("mine.yml", "mine"),
+        ("/a/b/My_Lab.yaml", "my-lab"),
+        ("./x.y.yml", "x-y"),
+        ("aio", "aio"),
+        ("./" + "n" * 60 + ".yml", "n" * 40),
+        ("./---.yml", "devenv"),
+    ],
+)
+def test_default_name_of_an_environment(path: str, name: str) -> None:
+    assert profile.environment_name(path) == name
+    assert profile.validate_name(name) == name
+
+
+@given(st.text())
+def test_default_name_is_always_valid(text: str) -> None:
+    profile.validate_name(profile.environment_name(text))
+
+
+@pytest.mark.parametrize("name", ["a", "a-b", "0", "a" * 40, "a1-2b"])
+def test_good_names(name: str) -> None:
+    assert profile.validate_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a" * 41, "a_b", "a b", "../a", "a\n", "é", "a.b", "{{ a }}"])
+def test_bad_names(name: str) -> None:
+    with pytest.raises(DevenvError) as caught:
+        profile.validate_name(name)
+    assert (caught.value.reason.id, caught.value.exit_code) == ("name_invalid", 2)
+
+
+def test_describe_has_a_row_for_every_name() -> None:
+    rows = profile.describe()
+    assert [row["profile"] for row in rows] == profile.names()
+    pipes = next(row for row in rows if row["profile"] == "master-2pipe-ipv4-static")
+    assert pipes["aliases"] == ["master-2pipe"]
+    assert (pipes["nodes"], pipes["control_plane"], pipes["workers"], pipes["cpus"]) == (3, 1, 2, 6)
+    assert pipes["memory"] == 3 * 2 * 1024**3
+
+
+# --- data files ------------------------------------------------------------------------------------------------------
+
+
+def test_schema_is_valid_and_names_the_files() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    properties = SCHEMA["properties"]
+    for key, folder in (("topology", "topologies"), ("stack", "networks")):
+        assert sorted(properties[key]["enum"]) == sorted(path.stem for path in (paths.CONFIGS / folder).glob("*.yml"))
+
+
+def schema_keys(rule: Any, path: str = "") -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for kind in ("properties", "patternProperties", "$defs"):
+        for key, inner in rule.get(kind, {}).items():
+            found.append((f"{path}/{kind}/{key}", inner))
+            found += schema_keys(inner, f"{path}/{kind}/{key}")
+    return found
+
+
+@pytest.mark.parametrize(("path", "rule"), schema_keys(SCHEMA))
+def test_every_key_of_the_schema_is_described(path: str, rule: dict[str, Any]) -> None:
+    # What $ref points at is described where it is used.
+    assert rule.get("description", "").endswith(".") or path.startswith("/$defs") or "$ref" in rule
+    if rule.get("type") == "object" and path != "/properties/clusters":
+        assert rule.get("additionalProperties") is not None, "an unknown key would be ignored"
+
+
+@pytest.mark.parametrize("path", sorted((paths.CONFIGS / "topologies").glob("*.yml")), ids=lambda path: path.stem)
+def test_topology_files_obey_the_schema(path: Path) -> None:
+    document = profile_document.read(path)
+    profile_document.validate(document.data, SCHEMA, str(path))
+    assert set(document.data) == {"description", "nodes"}
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, name: str, text: str | bytes) -> str:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+def test_a_file_over_a_name(tmp_path: Path) -> None:
+    mine = write(
+        tmp_path,
+        "mine.yml",
+        """
+extends: master-2pipe-dualstack-static
+nodes:
+  worker-0: {labels: {memsql: "true", pipe: null}, taints: ["dedicated=db:NoSchedule"], memory: 4GiB}
+  worker-2: {}
+registry: {mirrors: {docker.io: ["http://mirror:5000"]}}
+""",
+    )
+    resolved = profile.resolve(mine)
+    assert (resolved["name"], resolved["profile"]) == ("mine", "master-2pipe-dualstack-static")
+    first = node(resolved, "worker-0")
+    assert first["labels"] == {"memsql": "true"}
+    assert first["taints"] == ["dedicated=db:NoSchedule"]
+    assert first["memory"] == 4 * 1024**3
+    assert node(resolved, "worker-1")["labels"] == {"pipe": "true"}
+    assert node(resolved, "worker-2")["labels"] == {}
+    assert resolved["registry"] == {"mirrors": {"docker.io": ["http://mirror:5000"]}}
+
+
+def test_extends_is_relative_to_its_file(tmp_path: Path) -> None:
+    write(tmp_path, "base/base.yml", "extends: aio\nstack: dualstack\ndescription: a base\n")
+    write(tmp_path, "base/next.yml", "extends: base.yml\nnodes: {master-0: {cpus: 3}}\n")
+    write(tmp_path, "mine.yml", "extends: ./base/next.yml\nnodes: {master-0: {memory: 3GiB}}\n")
+    resolved = profile.resolve("mine.yml", cwd=tmp_path)
+    assert resolved["families"] == ["ipv4", "ipv6"]
+    assert (node(resolved, "master-0")["cpus"], node(resolved, "master-0")["memory"]) == (3, 3 * 1024**3)
+
+
+def test_a_file_needs_no_extends(tmp_path: Path) -> None:
+    resolved = profile.resolve(write(tmp_path, "x.yml", "topology: sno\n"))
+    assert resolved["profile"] == "sno-ipv4-static"
+
+
+LAUGHS = "extends: aio\na0: &a0 [x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)
+)
+BAD_FILES: list[tuple[str | bytes, str, str]] = [
+    ("", "profile_empty", "empty"),
+    ("# nothing\n", "profile_empty", "empty"),
+    ("{}\n", "profile_empty", "empty"),
+    ("- aio\n", "profile_invalid", "must be a mapping of keys, is a list"),
+    ("aio\n", "profile_invalid", 'must be a mapping of keys, is "aio"'),
+    (b"\x7fELF\x02\x01\x01\x00\xff\xfe", "profile_unreadable", "no UTF-8 text"),
+    (b"extends: aio\x00\n", "profile_unreadable", "NUL"),
+    (b"extends: aio\x07\n", "profile_yaml", "not allowed"),
+    ("extends: aio\n".encode("utf-16"), "profile_unreadable", "no UTF-8 text"),
+    (b"# " + b"x" * 1024 * 1024, "profile_unreadable", "larger than 1 MiB"),
+    ("extends: aio\nstack: [ipv4\n", "profile_yaml", "line 3"),
+    ("extends: aio\nnodes:\n\tmaster-0: {}\n", "profile_yaml", "line 3"),
+    ("extends: aio\n stack: ipv4\n", "profile_yaml", "line 2"),
+    ("extends: aio\n---\nextends: sno\n", "profile_yaml", "line 2"),
+    ("extends: !!python/object/apply:os.system [id]\n", "profile_yaml", "line 1"),
+    ("extends: !vault x\n", "profile_yaml", "!vault"),
+    ("extends: " + "[" * 3000, "profile_yaml", "nested"),
+    ("extends: aio\nstack: ipv4\nstack: dualstack\n", "profile_yaml", "line 3, column 1: the key 'stack' stands"),
+    (LAUGHS, "profile_invalid", "unfold"),
+    ("1: x\n", "profile_invalid", "1: the key must be text"),
+    ('extends: "aio\\n"\n', "profile_invalid", "extends: control characters"),
+    ("extends: aio\nstacks: ipv4\n", "profile_invalid", "line 2: stacks: unknown key (meant stack?); allowed: "),
+    (
+        "extends: aio\nnodes:\n  master-0:\n    lable: {}\n",
+        "profile_invalid",
+        "line 4: nodes.master-0.lable: unknown key",
+    ),
+    ("stack: ipv4\n", "profile_invalid", "topology is missing (or extends); allowed: aio, master-2pipe, sno"),
+    ("extends: master-2pipe\nnodes: {worker-0: {schedulable: false}}\n", "profile_invalid", "give a worker a taint"),
+    (
+        "extends: aio\nnetwork: {pods: {ipv4: 10.96.0.0/12}}\n",
+        "subnet_overlap",
+        "network.services.ipv4 10.96.0.0/16 overlaps network.pods.ipv4 10.96.0.0/12",
+    ),
+    ("extends: master-2pipe\nnetwork: {pods: {ipv4: 10.99.0.0/24}}\n", "nodes_too_many", "pod pool 10.99.0.0/24"),
+    ("extends: aoi\n", "profile_unknown", "the nearest name is aio"),
+    ("extends: ./none.yml\n", "profile_missing", "extends in"),
+    ("extends: aio\napps: {}\n", "not_built", "line 2: apps: not built yet"),
+    ("extends: aio\nabc: 1\napps: {}\n", "not_built", "apps: not built yet"),
+]
+# Added to a file that extends aio.
+BAD_KEYS = [
+    ("nodes: &a {master-0: *a}", "anchor"),
+    ("on: x", "the key must be text"),
+    ('nodes: {"master-0\\n": {}}', "control characters"),
+    ("nodes: {worker0: {}}", "allowed: master-N or worker-N"),
+    ("nodes: []", "nodes: must be a mapping, is a list"),
+    ("nodes:", "nodes: must be a mapping, is null"),
+    (
+        "nodes: {master-0: {labels: {pipe: true}}}",
+        "nodes.master-0.labels.pipe: must be a string or null, in quotes, is true",
+    ),
+    ("nodes: {master-0: {labels: {a/b/c: x}}}", "labels.a/b/c: the key must be a Kubernetes label key"),
+    ("nodes: {master-0: {labels: {a: '{{ x }}'}}}", "must be a Kubernetes label value"),
+    ("nodes: {master-0: {taints: [a=b]}}", "taints[0]: must be key=value:Effect"),
+    ("nodes: {master-0: {taints: ['a=b:NoExecute', 'a=c:NoExecute']}}", "a:NoExecute stands twice"),
+    ("nodes: {master-0: {memory: 4GB}}", "must be bytes, or a number with KiB, MiB, GiB or TiB"),
+    ("nodes: {master-0: {memory: 1MiB}}", "nodes.master-0.memory: must be at least 1024MiB"),
+    ("nodes: {master-0: {memory: 0}}", "must be at least 1"),
+    ("nodes: {master-0: {memory: 1.5}}", "whole number or a string"),
+    ("nodes: {master-0: {cpus: true}}", "must be a whole number, is true"),
+    ("stack: ipv5", 'stack: "ipv5" is not known (meant ipv4?); allowed: ipv4, dualstack'),
+    ("kubernetes: {version: 1.36}", "kubernetes.version: must be a string, in quotes, is 1.36"),
+    ("kubernetes: {version: 1.2.3}", 'kubernetes.version: "1.2.3" is not known; allowed: 1.'),
+    ("nodes: {worker-1: {}}", "nodes.worker-1: topology aio has master-0; the next worker to add is worker-0"),
+    ("network: {pods: {ipv4: 10.300.0.0/16}}", "network.pods.ipv4: must be an IPv4 network in CIDR form"),
+    ("network: {pods: {ipv4: 10.99.0.1/16}}", "host bits"),
+    ("network: {pods: {ipv4: 'fd01::/56'}}", "must be an IPv4 network"),
+    ("network: {pods: {ipv4: 10.99.0.0}}", "in CIDR form"),
+    ("network: {pods: {ipv4: 239.0.0.0/16}}", "unicast"),
+    ("network: {pods: {ipv4: 10.99.0.0/25}}", "/1 to /24, is /25"),
+    ("network: {services: {ipv6: 'fd02::/64'}}", "/108 to /124"),
+    ("registry: {mirrors: {docker.io: [mirror]}}", "registry.mirrors.docker.io[0]: must be an http://"),
+    ("registry: {mirrors: {'http://x': ['http://m']}}", "must be a registry host"),
+    ("registry: {mirrors: {docker.io: []}}", "must not be empty"),
+]
+NOT_BUILT = [
+    ("nodes: {master-1: {}}", "several control plane nodes"),
+    ("components: []", "components: not built yet"),
+    ("clusters: {second: {}}", "clusters.second: not built yet"),
+    ("nodes: {master-0: {cluster: null}}", "null is not built yet; allowed: main"),
+    ("provider: libvirt", '"libvirt" is not built yet; allowed: podman'),
+    ("kubernetes: {engine: gravity}", '"gravity" is not built yet; allowed: kubeadm'),
+    ("stack: ipv6", '"ipv6" is not built yet; allowed: ipv4, dualstack'),
+    ("addressing: dhcp", "not built yet; allowed: static"),
+]
+
+
+def check_refusal(folder: Path, content: str | bytes, reason: str, said: str) -> None:
+    path = write(folder, "bad.yml", content)
+    error = refused(path)
+    assert error.reason.id == reason
+    assert error.exit_code == 2
+    assert said in str(error)
+    assert str(path) in str(error), "the file is named"
+    assert error.advice
+
+
+@pytest.mark.parametrize(("content", "reason", "said"), BAD_FILES, ids=lambda value: str(value)[:40])
+def test_bad_files(tmp_path: Path, content: str | bytes, reason: str, said: str) -> None:
+    check_refusal(tmp_path, content, reason, said)
+
+
+@pytest.mark.parametrize(("content", "said"), BAD_KEYS)
+def test_bad_keys_and_values(tmp_path: Path, content: str, said: str) -> None:
+    check_refusal(tmp_path, f"extends: aio\n{content}\n", "profile_invalid", said)
+
+
+@pytest.mark.parametrize(("content", "said"), NOT_BUILT)
+def test_keys_and_values_that_are_not_built(tmp_path: Path, content: str, said: str) -> None:
+    check_refusal(tmp_path, f"extends: aio\n{content}\n", "not_built", said)
+
+
+def test_a_password_in_an_address_is_refused_and_not_shown(tmp_path: Path) -> None:
+    for text in (
+        "proxy: {http: 'http://me:hunter2@proxy:3128'}",
+        "registry: {mirrors: {a.b: ['http://me:hunter2@m']}}",
+    ):
+        error = refused(write(tmp_path, "x.yml", f"extends: aio\n{text}\n"))
+        assert error.reason.id == "profile_invalid"
+        assert "hunter2" not in str(error)
+
+
+def test_missing_directory_and_pipe(tmp_path: Path) -> None:
+    assert refused("none.yml", cwd=tmp_path).reason.id == "profile_missing"
+    assert refused("./", cwd=tmp_path).reason.id == "profile_unreadable"
+    os.mkfifo(tmp_path / "pipe.yml")
+    assert refused("pipe.yml", cwd=tmp_path).reason.id == "profile_unreadable"
+    (tmp_path / "gone.yml").symlink_to("nowhere")
+    assert refused("gone.yml", cwd=tmp_path).reason.id == "profile_missing"
+    assert refused(f"{'n' * 300}.yml", cwd=tmp_path).reason.id == "profile_unreadable"
+
+
+def test_unreadable_file(tmp_path: Path) -> None:
+    # Its first page is never mapped: even root gets an error.
+    (tmp_path / "x.yml").symlink_to("/proc/self/mem")
+    error = refused(str(tmp_path / "x.yml"))
+    assert error.reason.id == "profile_unreadable"
+    assert "cannot be read" in str(error)
+
+
+def test_loops(tmp_path: Path) -> None:
+    write(tmp_path, "self.yml", "extends: ./self.yml\n")
+    write(tmp_path, "a.yml", "extends: ./b.yml\n")
+    write(tmp_path, "b.yml", "extends: ./sub/../a.yml\n")
+    (tmp_path / "sub").mkdir()
+    assert "self.yml -> self.yml" in str(refused("./self.yml", cwd=tmp_path))
+    error = refused("./a.yml", cwd=tmp_path)
+    assert error.reason.id == "profile_loop"
+    assert "a.yml -> b.yml -> a.yml" in str(error)
+
+
+def test_twice_the_same_parent_is_no_loop(tmp_path: Path) -> None:
+    write(tmp_path, "aio.yml", "extends: aio\n")
+    assert profile.resolve("./aio.yml", cwd=tmp_path)["profile"] == "aio-ipv4-static"
+
+
+@given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
+def test_no_content_gives_anything_but_a_profile_or_a_reason(content: bytes) -> None:
+    folder = Path(os.environ.get("TMPDIR", "/tmp"))
+    path = folder / f"devenv-profile-{os.getpid()}.yml"
+    path.write_bytes(content)
+    try:
+        assert exit_code(str(path)) in (0, 2)
+    finally:
+        path.unlink()
+
+
+def test_missing_jsonschema_is_said(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['jsonschema'] = None\n"
+        "from ansible_collections.devenv.lab.plugins.plugin_utils import profile\n"
+        "try:\n    profile.resolve('aio')\n"
+        "except profile.DevenvError as error:\n    print(error.reason.id, error.exit_code, error.advice)\n"
+    )
+    root = Path(paths.__file__).parents[5]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("jsonschema_missing 9 pip install jsonschema")
+
+
+# --- overrides -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "path", "expected"),
+    [
+        ({"nodes.master-0.memory": "4GiB"}, "nodes.0.memory", 4 * 1024**3),
+        ({"nodes.master-0.memory": 4294967296}, "nodes.0.memory", 4 * 1024**3),
+        ({"nodes.master-0.cpus": "3"}, "nodes.0.cpus", 3),
+        ({"nodes": {"master-0": {"cpus": 3}}}, "nodes.0.cpus", 3),
+        ({"nodes.master-0": {"cpus": 3}, "nodes.master-0.memory": "3GiB"}, "nodes.0.cpus", 3),
+        ({"nodes.master-0.schedulable": "false"}, "nodes.0.schedulable", False),
+        ({"nodes.master-0.labels.example.com/role": "db"}, "nodes.0.labels.example.com/role", "db"),
+        ({"nodes.master-0.labels.pipe": "false"}, "nodes.0.labels.pipe", "false"),
+        ({"nodes.master-0.taints": '["a=b:NoSchedule"]'}, "nodes.0.taints", ["a=b:NoSchedule"]),
+        ({"registry.mirrors.docker.io": '["http://m:5000"]'}, "registry.mirrors", {"docker.io": ["http://m:5000"]}),
+        ({"stack": "dualstack"}, "profile", "aio-dualstack-static"),
+        ({"topology": "sno"}, "profile", "sno-ipv4-static"),
+        ({"kubernetes.version": DEFAULT_VERSION}, "kubernetes.version", DEFAULT_VERSION),
+        ({"proxy.http": "http://proxy:3128"}, "proxy", {"http": "http://proxy:3128", "https": "", "no_proxy": []}),
+        ({"proxy.no_proxy": "[a.b, 10.0.0.0/8]"}, "proxy.no_proxy", ["a.b", "10.0.0.0/8"]),
+        ({"nodes.worker-0": "{}"}, "nodes.1.name", "worker-0"),
+    ],
+)  # fmt: skip
+def test_overrides(overrides: dict[str, Any], path: str, expected: Any) -> None:
+    found: Any = profile.resolve("aio", overrides=overrides)
+    head, _, tail = path.partition(".labels.")
+    for part in head.split("."):
+        found = found[int(part)] if part.isdigit() else found[part]
+    assert (found["labels"][tail] if tail else found) == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason", "said"),
+    [
+        ({"nods.master-0.cpus": 1}, "profile_invalid", "--set: nods: unknown key (meant nodes?); allowed: d"),
+        ({"nodes.master-0.cpu": 1}, "profile_invalid", "nodes.master-0.cpu: unknown key (meant cpus?); allowed: "),
+        ({"nodes.master-0.cpus": "many"}, "profile_invalid", 'cpus: must be a whole number, is "many"'),
+        ({"nodes.master-0.cpus": "[1"}, "profile_invalid", "must be a whole number"),
+        ({"nodes.master-0.cpus.x": 1}, "profile_invalid", "nodes.master-0.cpus: must be a whole number, is a mapping"),
+        ({"stack": "v4"}, "profile_invalid", "allowed: ipv4, dualstack"),
+        ({"stack": "ipv6"}, "not_built", "not built yet"),
+        ({"apps.x": "y"}, "not_built", "apps: not built yet"),
+        ({"extends": "sno"}, "profile_invalid", "extends: cannot be overridden"),
+        ({"": 1}, "profile_invalid", "no path of a key"),
+        ({"a..b": 1}, "profile_invalid", "no path of a key"),
+        ({".": 1}, "profile_invalid", "no path of a key"),
+        ({1: 1}, "profile_invalid", "the key must be text"),
+        ({"nodes.master-0.memory": "1GiB\n"}, "profile_invalid", "control characters"),
+        ({"network.pods.ipv4": "10.213.0.0/16"}, "subnet_overlap", "network.pods.ipv4"),
+        ({"nodes.worker-3.cpus": 2}, "profile_invalid", "the next worker to add is worker-0"),
+    ],
+)  # fmt: skip
+def test_bad_overrides(overrides: dict[Any, Any], reason: str, said: str) -> None:
+    error = refused("aio", overrides=overrides)
+    assert (error.reason.id, error.exit_code) == (reason, 2)
+    assert said in str(error)
+
+
+@given(st.dictionaries(st.text(max_size=30), st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=20))))
+def test_any_overrides_give_a_profile_or_a_reason(overrides: dict[str, Any]) -> None:
+    before = copy.deepcopy(overrides)
+    assert exit_code("aio", overrides=overrides) in (0, 2)
+    assert overrides == before
+
+
+# --- sizes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("quantity", "expected"),
+    [
+        ("4GiB", 4 << 30),
+        ("1.5GiB", 3 << 29),
+        ("0.001KiB", 1),
+        ("512MiB", 512 << 20),
+        ("1TiB", 1 << 40),
+        ("1024", 1024),
+        (1024, 1024),
+        ("007KiB", 7168),
+    ],
+)
+def test_quantity(quantity: str | int, expected: int) -> None:
+    assert profile.parse_quantity(quantity) == expected
+
+
+@pytest.mark.parametrize(
+    "quantity", ["", "GiB", "4 GiB", "4GB", "4gib", "-1", "-1GiB", "1.5", "1e3", "4GiB\n", "٤GiB", True, 1.5]
+)
+def test_no_quantity(quantity: Any) -> None:
+    with pytest.raises(DevenvError) as caught:
+        profile.parse_quantity(quantity)
+    assert caught.value.reason.id == "profile_invalid"
+
+
+@given(st.integers(0, 10**15 - 1), st.sampled_from(["", "KiB", "MiB", "GiB", "TiB"]))
+def test_whole_quantities(number: int, unit: str) -> None:
+    exponent = ["", "KiB", "MiB", "GiB", "TiB"].index(unit)
+    assert profile.parse_quantity(f"{number}{unit}") == number * 1024**exponent
+
+
+# --- changes ---------------------------------------------------------------------------------------------------------
+
+
+def difference(old: str, overrides: dict[str, Any]) -> list[tuple[str, Any, Any, bool]]:
+    found = profile.changes(profile.resolve(old), profile.resolve(old, overrides=overrides))
+    assert all(change.why for change in found)
+    return [(change.path, change.old, change.new, change.applies) for change in found]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({}, []),
+        ({"nodes.worker-0.labels.new": "1"}, [("nodes.worker-0.labels.new", None, "1", True)]),
+        ({"nodes.worker-0.labels": {"pipe": None}}, [("nodes.worker-0.labels.pipe", "true", None, True)]),
+        ({"nodes.worker-0.taints": ["a:NoExecute"]}, [("nodes.worker-0.taints", [], ["a:NoExecute"], True)]),
+        ({"nodes.worker-0.cpus": 3}, [("nodes.worker-0.cpus", 2, 3, False)]),
+        ({"nodes.worker-0.memory": "3GiB"}, [("nodes.worker-0.memory", 2 << 30, 3 << 30, False)]),
+        ({"nodes.master-0.schedulable": True}, [("nodes.master-0.schedulable", False, True, False)]),
+        ({"stack": "dualstack"}, [("stack", "ipv4", "dualstack", False)]),
+        ({"proxy.http": "http://p:1"}, [("proxy.http", "", "http://p:1", False)]),
+        (
+            {"registry.mirrors.docker.io": ["http://m"]},
+            [("registry.mirrors.docker.io", None, ["http://m"], False)],
+        ),
+        ({"network.pods.ipv4": "10.99.0.0/16"}, [("network.pods.ipv4", "10.244.0.0/16", "10.99.0.0/16", False)]),
+    ],
+)
+def test_changes(overrides: dict[str, Any], expected: list[tuple[str, Any, Any, bool]]) -> None:
+    assert difference("master-2pipe", overrides) == expected
+
+
+def test_changes_of_nodes() -> None:
+    added = difference("master-2pipe", {"nodes.worker-2": {}})
+    assert [(path, old, applies) for path, old, _, applies in added] == [("nodes.worker-2", None, True)]
+    big, small = profile.resolve("master-2pipe"), profile.resolve("sno")
+    small["topology"] = big["topology"]
+    found = {change.path: change.applies for change in profile.changes(big, small)}
+    assert found == {"nodes.worker-0": False, "nodes.worker-1": False, "nodes.master-0.schedulable": False}
+    two = copy.deepcopy(big)
+    two["nodes"].append({**big["nodes"][0], "name": "master-1"})
+    assert [(change.path, change.applies) for change in profile.changes(big, two)] == [("nodes.master-1", False)]
+
+
+def test_the_order_of_nodes_and_the_names_do_not_count() -> None:
+    old = profile.resolve("master-2pipe")
+    new = profile.resolve("master-2pipe-ipv4-static")
+    new["nodes"].reverse()
+    assert old["name"] != new["name"]
+    assert profile.changes(old, new) == []
+
+
+def test_changes_of_the_version() -> None:
+    old = profile.resolve("aio")
+    new = copy.deepcopy(old)
+    new["kubernetes"]["version"] = "1.37.0"
+    (change,) = profile.changes(old, new)
+    assert (change.path, change.applies, change.why) == ("kubernetes.version", False, "upgrades are not built yet")
+
+
+# --- what comes next is data -----------------------------------------------------------------------------------------
+
+
+def test_a_new_stack_is_a_file_and_a_word_of_the_schema(tmp_path: Path) -> None:
+    configs = tmp_path / "configs"
+    shutil.copytree(paths.CONFIGS, configs)
+    (configs / "networks" / "ipv6.yml").write_text("description: IPv6 only.\nfamilies: [ipv6]\n")
+    (configs / "profiles" / "all-in-one.yml").write_text("extends: aio-ipv6-static\n")
+    schema = copy.deepcopy(SCHEMA)
+    schema["properties"]["stack"]["enum"].append("ipv6")
+    schema["properties"]["stack"]["x-not-built"].remove("ipv6")
+    (configs / "schema" / "profile.json").write_text(json.dumps(schema))
+    assert "aio-ipv6-static" in profile.names(configs)
+    assert profile.aliases(configs)["all-in-one"] == "aio-ipv6-static"
+    assert profile.resolve("all_in_one", configs=configs)["families"] == ["ipv6"]
