@@ -23,7 +23,7 @@ class ActionModule(ActionBase):
 
     _requires_connection = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset(("environment", "verb", "image", "store", "names"))
+    _VALID_ARGS = frozenset(("environment", "verb", "image", "store", "names", "grace"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
@@ -38,6 +38,7 @@ class ActionModule(ActionBase):
                 "image": {"type": "str"},
                 "store": {"type": "path"},
                 "names": {"type": "list", "elements": "str", "default": []},
+                "grace": {"type": "int", "default": 30},
             },
             required_if=[("verb", "create", ("image", "store")), ("verb", "remove", ("names",))],
         )
@@ -60,7 +61,7 @@ class ActionModule(ActionBase):
         if verb == "destroy":
             outcome = podman_nodes.destroy(name)
         elif verb == "stop":
-            outcome = podman_nodes.stop(name)
+            outcome = podman_nodes.stop(name, args["grace"])
         elif verb == "remove":
             outcome = podman_nodes.remove_nodes(name, folder, args["names"])
         else:

@@ -38,6 +38,10 @@ options:
   store:
     description: Image store, as M(devenv.lab.podman_image) returned it. Needed for V(create).
     type: path
+  grace:
+    description: Seconds that a node gets to shut down, for V(stop).
+    type: int
+    default: 30
   names:
     description: Nodes to remove, for V(remove).
     type: list

@@ -1,0 +1,182 @@
+"""The podman provider's pure parts: what it reads from podman, what it gives to podman, nft and the bridge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import host, node_image, podman, podman_nodes, preflight
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+NODE = podman_nodes.Node(
+    name="master-0",
+    cpus=2,
+    memory=2**31,
+    mac="52:54:0a:d5:00:0a",
+    addresses=["10.213.0.10/24", "fd77::10/64"],
+    gateways=["10.213.0.1", "fd77::1"],
+)
+
+ROW = {
+    "Names": ["aio-master-0"],
+    "Labels": {"devenv.environment": "aio", "devenv.node": "master-0", "devenv.home": "/h"},
+    "State": "running",
+    "Image": "localhost/devenv-node:1",
+    "Pid": 7,
+}
+
+
+def test_containers_are_read_in_the_order_of_their_names() -> None:
+    other = {**ROW, "Names": ["aio-a"], "State": "exited"}
+    found = podman.parse_containers(json.dumps([ROW, other]))
+    assert [(c.name, c.state, c.node, c.home) for c in found] == [
+        ("aio-a", "exited", "master-0", "/h"),
+        ("aio-master-0", "running", "master-0", "/h"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null"])
+def test_no_containers(text: str) -> None:
+    assert podman.parse_containers(text) == []
+
+
+def test_a_network_says_its_bridge_and_subnets() -> None:
+    row = {
+        "name": "devenv-aio",
+        "network_interface": "podman3",
+        "labels": {"devenv.environment": "aio", "devenv.home": "/h", "devenv.subnets": "10.213.0.0/24 fd77::/64"},
+    }
+    (found,) = podman.parse_networks(json.dumps([row]))
+    assert (found.bridge, found.subnets) == ("podman3", ["10.213.0.0/24", "fd77::/64"])
+
+
+def test_a_name_of_another_home_is_refused() -> None:
+    found = podman.parse_containers(json.dumps([ROW]))
+    podman_nodes.owner_conflict(found, "aio", "/h")
+    with pytest.raises(DevenvError) as caught:
+        podman_nodes.owner_conflict(found, "aio", "/other")
+    assert caught.value.reason.id == "name_taken"
+    assert "DEVENV_HOME=/h" in caught.value.advice
+
+
+def test_run_arguments_hold_no_secret_and_all_labels() -> None:
+    arguments = podman_nodes.run_arguments("aio", "/h", Path("/s"), NODE, "image:1")
+    text = " ".join(arguments)
+    assert arguments[-2:] == ["image:1", "/usr/local/sbin/node-init"]
+    assert "--label=devenv.environment=aio" in arguments
+    assert "--env=DEVENV_ADDRESSES=10.213.0.10/24 fd77::10/64" in arguments
+    assert "--volume=/s/nodes/master-0/etcd:/var/lib/etcd" in arguments
+    assert "PRIVATE KEY" not in text
+
+
+@pytest.mark.parametrize(
+    ("subnets", "mac"),
+    [
+        ({"ipv4": "10.213.4.0/24"}, "52:55:0a:d5:04:00"),
+        ({"ipv6": "fd77:6465:7600:7::/64"}, "52:55:76:00:00:07"),
+        ({"ipv4": "10.213.4.0/24", "ipv6": "fd77::/64"}, "52:55:0a:d5:04:00"),
+    ],
+)
+def test_the_bridge_has_a_mac_of_its_subnet(subnets: dict[str, str], mac: str) -> None:
+    assert podman_nodes.bridge_mac({"subnets": subnets}) == mac
+
+
+def test_the_nft_table_masks_each_family_and_nothing_else() -> None:
+    table = podman_nodes.nft_table("devenv-aio", "podman3", {"ipv4": "10.213.0.0/24", "ipv6": "fd77::/64"})
+    assert table.startswith("table inet devenv-aio {")
+    assert 'ip saddr 10.213.0.0/24 oifname != "podman3" masquerade' in table
+    assert 'ip6 saddr fd77::/64 oifname != "podman3" masquerade' in table
+    assert table.count("masquerade") == 2
+
+
+def test_host_settings_are_put_back(tmp_path: Path) -> None:
+    root, record = tmp_path / "sys", tmp_path / "record.json"
+    for name in host.HOST_SYSCTLS:
+        path = root / name.replace(".", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("0\n")
+    host.record_sysctls(record, root)
+    (root / "kernel/panic").write_text("10\n")
+    # A second environment must not record what the first one's nodes have written.
+    host.record_sysctls(record, root)
+    assert host.restore_sysctls(record, root) == ["kernel.panic"]
+    assert (root / "kernel/panic").read_text() == "0"
+    assert not record.exists()
+    assert host.restore_sysctls(record, root) == []
+
+
+def test_a_missing_program_is_named_with_its_package() -> None:
+    probes = host.program_probes({"podman": "podman", "nft": "nftables"}, {"podman": "/usr/bin/podman"}.get)
+    assert [probe.ok for probe in probes] == [True, False]
+    with pytest.raises(DevenvError) as caught:
+        preflight.require(probes)
+    assert caught.value.reason.id == "program_missing"
+    assert caught.value.exit_code == 9
+    assert "nftables" in caught.value.advice
+    assert "podman: /usr" not in str(caught.value)
+
+
+def test_everything_missing_is_said_at_once() -> None:
+    probes = [
+        host.Probe("memory", False, "1 GiB", "2 GiB", "close something", "memory_short"),
+        host.Probe("disk", False, "1 GiB", "9 GiB", "prune", "disk_short"),
+        host.Probe("inotify", False, "1", "2", "sysctl", "kernel_feature_missing", required=False),
+    ]
+    with pytest.raises(DevenvError) as caught:
+        preflight.require(probes)
+    assert "memory" in str(caught.value)
+    assert "disk" in str(caught.value)
+    assert "inotify" not in str(caught.value)
+
+
+def test_memory_and_disk_are_compared(tmp_path: Path) -> None:
+    good = host.size_probes(1, 1, [tmp_path / "not" / "there"])
+    assert [probe.ok for probe in good] == [True, True]
+    bad = host.size_probes(2**60, 2**60, [tmp_path])
+    assert [probe.ok for probe in bad] == [False, False]
+
+
+def _recipe(tmp_path: Path, **changes: Any) -> node_image.Recipe:
+    script = tmp_path / "init"
+    script.write_text(changes.pop("content", "a"))
+    base: dict[str, Any] = {
+        "suite": "bookworm",
+        "mirror": "",
+        "packages": ["a", "b"],
+        "masked": ["x"],
+        "files": {"/init": script},
+    }
+    return node_image.Recipe(**{**base, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"packages": ["b", "a"]}, True),
+        ({"mirror": "elsewhere"}, True),
+        ({"packages": ["a"]}, False),
+        ({"masked": []}, False),
+        ({"suite": "trixie"}, False),
+        ({"content": "b"}, False),
+    ],
+)
+def test_the_image_is_named_by_what_goes_into_it(tmp_path: Path, changes: dict[str, Any], same: bool) -> None:
+    before = node_image.image_reference(_recipe(tmp_path), "d" * 64)
+    after = node_image.image_reference(_recipe(tmp_path, **changes), "d" * 64)
+    assert (before == after) is same
+    assert node_image.image_reference(_recipe(tmp_path, **changes), "e" * 64) != after
+
+
+def test_a_node_gets_links_and_its_own_databases(tmp_path: Path) -> None:
+    store, target = tmp_path / "store", tmp_path / "node"
+    for name in (*node_image.WRITTEN_IN_PLACE, "blob"):
+        (store / name).parent.mkdir(parents=True, exist_ok=True)
+        (store / name).write_text("data")
+    assert node_image.copy_store(store, target)
+    assert (target / "blob").stat().st_ino == (store / "blob").stat().st_ino
+    for name in node_image.WRITTEN_IN_PLACE:
+        assert (target / name).stat().st_ino != (store / name).stat().st_ino
+        assert (target / name).read_text() == "data"
