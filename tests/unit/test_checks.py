@@ -1,0 +1,282 @@
+"""The read-only checks on real objects' shapes, the loop over all checks, when probes run."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import checks, kube
+from ansible_collections.devenv.lab.plugins.plugin_utils.checks import Check, Finding
+from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster, Node
+
+Object = dict[str, Any]
+
+
+def cluster(*names: str, engine: str = "kubeadm") -> Cluster:
+    nodes = tuple(Node(name, "control_plane" if "master" in name else "workers", {}, (), ()) for name in names)
+    return Cluster("main", Path("kubeconfig"), engine, "1.36.3", ("ipv4",), nodes)
+
+
+def node(name: str, ready: str = "True", version: str = "v1.36.3", message: str = "") -> Object:
+    return {
+        "metadata": {"name": name},
+        "status": {
+            "conditions": [
+                {"type": "MemoryPressure", "status": "False"},
+                {"type": "Ready", "status": ready, "reason": "KubeletNotReady", "message": message},
+            ],
+            "nodeInfo": {"kubeletVersion": version},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("nodes", "missing", "hopeless"),
+    [
+        ([node("master-0"), node("worker-0")], (), False),
+        ([node("master-0")], ("worker-0 is not registered",), False),
+        (
+            [node("master-0", "False", message="cni plugin not initialized"), node("worker-0")],
+            ("master-0 is not Ready (cni plugin not initialized)",),
+            False,
+        ),
+        ([{"metadata": {"name": "master-0"}}, node("worker-0")], ("master-0 is not Ready (no status yet)",), False),
+        ([node("master-0"), node("worker-0"), node("stranger", version="v1.30.0")], (), False),
+        (
+            [node("master-0"), node("worker-0"), node("stranger", "Unknown", message="gone")],
+            ("stranger is not Ready (gone), and not of the profile",),
+            False,
+        ),
+        (
+            [node("master-0"), node("worker-0", version="v1.35.0")],
+            ("worker-0 runs v1.35.0, wanted v1.36.3",),
+            True,
+        ),
+        (
+            [node("master-0", "False", message="x"), node("worker-0", version="v1.35.0")],
+            ("master-0 is not Ready (x)", "worker-0 runs v1.35.0, wanted v1.36.3"),
+            False,
+        ),
+    ],
+)
+def test_nodes(nodes: list[Object], missing: tuple[str, ...], hopeless: bool) -> None:
+    finding = checks.check_nodes(nodes, cluster("master-0", "worker-0"))
+    assert (finding.missing, finding.hopeless) == (missing, hopeless)
+    assert finding.ok or missing
+
+
+def pod(name: str, node_name: str = "master-0", app: str = "", ready: str = "True", **status: Any) -> Object:
+    return {
+        "metadata": {"name": name, "labels": {"k8s-app": app} if app else None},
+        "spec": {"nodeName": node_name},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]} | status,
+    }
+
+
+SYSTEM = [
+    pod("etcd-master-0"),
+    pod("kube-apiserver-master-0"),
+    pod("kube-controller-manager-master-0"),
+    pod("kube-scheduler-master-0"),
+    pod("kube-proxy-abcde", app="kube-proxy"),
+    pod("kube-proxy-fghij", "worker-0", app="kube-proxy"),
+    pod("coredns-1", app="kube-dns"),
+]
+WAITING = {"containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}}]}
+
+
+def changed(name: str, **changes: Any) -> list[Object]:
+    """SYSTEM with one pod changed; None removes it."""
+    pods = copy.deepcopy(SYSTEM)
+    for one in pods:
+        if one["metadata"]["name"] == name:
+            for key, value in changes.items():
+                one[key] = one[key] | value
+    return pods
+
+
+@pytest.mark.parametrize(
+    ("pods", "missing"),
+    [
+        (SYSTEM, ()),
+        ([*SYSTEM, pod("done", ready="False", phase="Succeeded")], ()),
+        ([*SYSTEM, changed("coredns-1", metadata={"deletionTimestamp": "x", "name": "old"}, status=WAITING)[-1]], ()),
+        (SYSTEM[1:], ("no pod etcd-master-0",)),
+        ([p for p in SYSTEM if "fghij" not in p["metadata"]["name"]], ("no kube-proxy pod on worker-0",)),
+        (SYSTEM[:-1], ("no CoreDNS pod",)),
+        (
+            changed("coredns-1", status={"conditions": [{"type": "Ready", "status": "False"}]}),
+            ("coredns-1 runs, not Ready yet",),
+        ),
+        (
+            changed("coredns-1", status={"conditions": []} | WAITING),
+            ("coredns-1 waits: CrashLoopBackOff back-off 10s",),
+        ),
+    ],
+)
+def test_system_pods(pods: list[Object], missing: tuple[str, ...]) -> None:
+    assert checks.check_system_pods(pods, cluster("master-0", "worker-0")).missing == missing
+
+
+def test_no_system_pods_at_all() -> None:
+    assert "no CoreDNS pod" in checks.check_system_pods([], cluster("master-0")).missing
+    assert checks.check_system_pods([], cluster("master-0", engine="other")).missing == ("no pods",)
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        ({"phase": "Succeeded"}, ""),
+        ({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}, ""),
+        ({}, "is new"),
+        (
+            {"phase": "Pending", "containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]},
+            "is Pending",
+        ),
+        ({"phase": "Running"}, "runs, not Ready yet"),
+        (
+            {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes"}]},
+            "is not scheduled: 0/1 nodes",
+        ),
+        (
+            {"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 3, "reason": "Error"}}}]},
+            "ended with code 3 (Error)",
+        ),
+        (
+            {"phase": "Failed", "message": "Pod was active on the node longer"},
+            "is Failed: Pod was active on the node longer",
+        ),
+        (
+            {"phase": "Pending", "initContainerStatuses": [{"state": {"waiting": {"reason": "ErrImageNeverPull"}}}]},
+            "waits: ErrImageNeverPull",
+        ),
+    ],
+)
+def test_why_a_pod_is_not_ready(status: Object, why: str) -> None:
+    assert checks.not_ready({"metadata": {"name": "p"}, "status": status}) == why
+
+
+def piece(service: str, *endpoints: Object) -> Object:
+    return {"metadata": {"labels": {"kubernetes.io/service-name": service}}, "endpoints": list(endpoints) or None}
+
+
+READY = {"addresses": ["10.244.0.2"], "conditions": {"ready": True}}
+UNREADY = {"addresses": ["10.244.0.3"], "conditions": {"ready": False}}
+
+
+@pytest.mark.parametrize(
+    ("slices", "ok", "seen"),
+    [
+        ([piece("kube-dns", READY, UNREADY)], True, "ready endpoints 10.244.0.2"),
+        ([piece("kube-dns", {"addresses": ["10.244.0.4"]})], True, "ready endpoints 10.244.0.4"),
+        ([piece("kube-dns", UNREADY)], False, "10.244.0.3 not ready"),
+        ([piece("kube-dns")], False, "no endpoint"),
+        ([piece("other", READY)], False, "no endpoint"),
+        ([], False, "no endpoint"),
+    ],
+)
+def test_dns_service(slices: list[Object], ok: bool, seen: str) -> None:
+    finding = checks.check_dns_service(slices)
+    assert (finding.ok, finding.seen) == (ok, seen)
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, ""), (2, "p0; p1"), (9, "p0; p1; p2; p3; p4; p5 and 3 more")])
+def test_problems(count: int, text: str) -> None:
+    assert checks.problems([f"p{i}" for i in range(count)]) == text
+
+
+class Script:
+    """A level that gives prepared rounds, the last one again and again; counts how often it was asked."""
+
+    def __init__(self, *rounds: Mapping[str, Finding], events: str = "") -> None:
+        self.rounds = list(rounds)
+        self.asked = 0
+        self.events = events
+
+    def look(self, api: kube.Api) -> dict[str, Finding]:
+        self.asked += 1
+        return dict(self.rounds[min(self.asked, len(self.rounds)) - 1])
+
+    def explain(self, api: kube.Api) -> dict[str, str]:
+        return dict.fromkeys(self.rounds[0], self.events)
+
+
+OK = Finding("fine")
+BAD = Finding("x", ("x is bad",))
+NEVER = Finding("y", ("y is wrong for ever",), hopeless=True)
+NO_API: Any = None
+
+
+def test_all_checks_must_pass_in_the_same_round() -> None:
+    level = Script({"a": OK, "b": BAD}, {"a": BAD, "b": OK}, {"a": OK, "b": OK})
+    told: list[str] = []
+    found = checks.wait(NO_API, [level], timeout=30, progress=told.append)
+    assert level.asked == 3
+    assert [(check.name, check.ok, check.seen) for check in found] == [("a", True, "fine"), ("b", True, "fine")]
+    assert told == ["waiting for b", "waiting for a"]
+
+
+def test_the_time_is_over() -> None:
+    found = checks.wait(NO_API, [Script({"a": OK}), Script({"b": BAD}, events="e1")], timeout=0.25)
+    assert [check.ok for check in found] == [True, False]
+    assert found[1].seconds >= 0.25
+    assert found[1].seen == "x is bad (events: e1)"
+    error = checks.failure(cluster("master-0"), found)
+    assert error is not None
+    assert (error.reason.id, error.exit_code) == ("validate_failed", 8)
+    assert "b: x is bad" in str(error)
+    assert "1 of 2 checks" in str(error)
+    assert "a:" not in str(error)
+
+
+def test_no_waiting_for_what_cannot_get_better() -> None:
+    level = Script({"a": BAD, "b": NEVER}, {"a": OK, "b": NEVER})
+    found = checks.wait(NO_API, [level], timeout=30)
+    assert level.asked == 2
+    assert [check.ok for check in found] == [True, False]
+
+
+def test_one_look_in_check_mode() -> None:
+    level = Script({"a": BAD}, {"a": OK})
+    assert [check.ok for check in checks.wait(NO_API, [level], timeout=0)] == [False]
+    assert level.asked == 1
+
+
+def test_no_failure() -> None:
+    assert checks.failure(cluster("master-0"), [Check("a", ok=True)]) is None
+
+
+def test_checks_as_data() -> None:
+    assert Check("a", True, 1.5, "s", True).as_dict() == {"name": "a", "ok": True, "seconds": 1.5, "seen": "s"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "was_changed", "record", "wanted"),
+    [
+        ("always", False, '{"ok": true}', True),
+        ("never", True, None, False),
+        ("auto", False, '{"ok": true}', False),
+        ("auto", True, '{"ok": true}', True),
+        ("auto", False, '{"ok": false}', True),
+        ("auto", False, None, True),
+        ("auto", False, "{", True),
+        ("auto", False, "[]", True),
+    ],
+)
+def test_when_probes_run(tmp_path: Path, mode: str, was_changed: bool, record: str | None, wanted: bool) -> None:
+    file = tmp_path / "validated.json"
+    if record is not None:
+        file.write_text(record)
+    assert checks.needs_probes(mode, changed=was_changed, record=file) is wanted
+
+
+def test_record(tmp_path: Path) -> None:
+    file = tmp_path / "validated.json"
+    checks.write_record(file, True, [Check("a", ok=True)])
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert json.loads(file.read_text())["checks"] == [{"name": "a", "ok": True, "seconds": 0.0, "seen": ""}]
+    assert not checks.needs_probes("auto", changed=False, record=file)

@@ -1,0 +1,143 @@
+"""What probe pods are asked, and what is read from their logs."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import probes
+from ansible_collections.devenv.lab.plugins.plugin_utils.probes import Line, Plan
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def plan(*nodes: str, families: tuple[str, ...] = ("ipv4",)) -> Plan:
+    return Plan("devenv-validate-1", "devenv.lab/probe:1.0.0", 60, "cluster.local", families, nodes)
+
+
+def test_parse_log() -> None:
+    text = (
+        "probe\tno\tdns\ta x\tNXDOMAIN\n"
+        "probe\tok\tapi\thost\tanswers\n"
+        "noise\n"
+        "probe\tok\tdns\ta x\t10.96.0.1 \n"
+        "probe\tmaybe\tdns\ta y\t\n"
+        "probe\tno\tpod\tp ipv4"
+    )
+    lines, ended = probes.parse_log(text)
+    assert lines == {
+        ("dns", "a x"): Line(True, "dns", "a x", "10.96.0.1"),
+        ("api", "host"): Line(True, "api", "host", "answers"),
+    }
+    assert not ended
+    assert probes.parse_log(text + "\nprobe\tend\n")[1]
+
+
+@given(st.text())
+def test_any_log_can_be_read(text: str) -> None:
+    lines, _ = probes.parse_log(text)
+    assert all(line.check == key[0] for key, line in lines.items())
+
+
+def test_pod_names() -> None:
+    long = "n" * 63
+    here = plan("master-0", "worker-0.example.org", long)
+    names = [here.pod(node) for node in here.nodes]
+    assert names == ["probe-0-master-0", "probe-1-worker-0-example-org", f"probe-2-{'n' * 55}"]
+    assert len(names[2]) == 63
+
+
+@pytest.mark.parametrize(
+    ("count", "node", "peers"),
+    [
+        (1, "n0", []),
+        (3, "n1", ["n2", "n0"]),
+        (12, "n10", ["n11", "n0", "n1", "n2", "n3", "n4", "n5", "n6"]),
+    ],
+)
+def test_peers(count: int, node: str, peers: list[str]) -> None:
+    assert plan(*(f"n{i}" for i in range(count))).peers(node) == peers
+
+
+@pytest.mark.parametrize(
+    ("families", "policy", "names"),
+    [
+        (("ipv4",), "SingleStack", ["IPv4"]),
+        (("ipv6",), "SingleStack", ["IPv6"]),
+        (("ipv6", "ipv4"), "RequireDualStack", ["IPv6", "IPv4"]),
+    ],
+)
+def test_service(families: tuple[str, ...], policy: str, names: list[str]) -> None:
+    path, service = probes.preparation(plan("a", families=families))[-1]
+    assert path == "/api/v1/namespaces/devenv-validate-1/services"
+    assert (service["spec"]["ipFamilyPolicy"], service["spec"]["ipFamilies"]) == (policy, names)
+
+
+ADDRESSES = {"kubernetes": ["10.96.0.1"], "probe": ["10.96.7.7", "fd02::7"]}
+
+
+def test_pod() -> None:
+    here = plan("master-0", "worker-0", families=("ipv4", "ipv6"))
+    spec = probes.pod(here, "worker-0", "SCRIPT", ADDRESSES)["spec"]
+    container = spec["containers"][0]
+    assert (container["image"], container["imagePullPolicy"]) == ("devenv.lab/probe:1.0.0", "Never")
+    assert container["args"] == ["sh", "-c", "SCRIPT"]
+    assert spec["tolerations"] == [{"operator": "Exists"}]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    own = "probe.devenv-validate-1.svc.cluster.local"
+    assert environment == {
+        "PROBE_LIMIT": "60",
+        "PROBE_NAMESPACE": "devenv-validate-1",
+        "PROBE_API": "kubernetes.default.svc.cluster.local 10.96.0.1",
+        "PROBE_NAMES": f"a/kubernetes.default.svc.cluster.local/10.96.0.1 a/{own}/10.96.7.7 aaaa/{own}/fd02::7",
+        "PROBE_PEERS": "probe-0-master-0",
+        "PROBE_SERVICES": "10.96.7.7 fd02::7",
+    }
+
+
+def test_wanted_results() -> None:
+    wanted = probes.wanted_results(plan("a", "b", families=("ipv4", "ipv6")), ADDRESSES)
+    assert wanted["pod_to_pod"] == [
+        ("a", "pod", "probe-1-b ipv4"),
+        ("a", "pod", "probe-1-b ipv6"),
+        ("b", "pod", "probe-0-a ipv4"),
+        ("b", "pod", "probe-0-a ipv6"),
+    ]
+    assert wanted["pod_to_service"][:2] == [("a", "service", "ipv4"), ("a", "service", "ipv6")]
+    assert ("b", "dns", "aaaa probe.devenv-validate-1.svc.cluster.local") in wanted["pod_dns"]
+    assert ("a", "api", "kubernetes.default.svc.cluster.local") in wanted["pod_to_api"]
+    assert all(wanted.values())
+
+
+def test_one_node_has_no_other_to_reach() -> None:
+    assert "pod_to_pod" not in probes.wanted_results(plan("a"), ADDRESSES)
+
+
+RUNNING = {"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]}
+
+
+@pytest.mark.parametrize(
+    ("item", "state"),
+    [
+        (None, ("was removed by someone", False, True)),
+        ({"status": {"phase": "Pending"}}, ("is Pending", False, False)),
+        ({"status": RUNNING}, ("", True, False)),
+        ({"status": {"phase": "Failed", "message": "evicted"}}, ("is Failed: evicted", True, True)),
+        (
+            {
+                "status": {
+                    "phase": "Pending",
+                    "containerStatuses": [{"state": {"waiting": {"reason": "ErrImageNeverPull", "message": "m"}}}],
+                }
+            },
+            ("waits: ErrImageNeverPull m", False, True),
+        ),
+    ],
+)
+def test_state(item: dict[str, Any] | None, state: tuple[str, bool, bool]) -> None:
+    assert probes._state(item) == state
+
+
+def test_the_script_is_a_shell_script() -> None:
+    subprocess.run(["sh", "-n", str(probes.SCRIPT)], check=True)
