@@ -293,7 +293,7 @@ def allow_join(params: dict[str, Any], now: float) -> dict[str, Any]:
     """Make the cluster ready for joins: token there for at least ``least`` s more, certificates uploaded, stale
     members forgotten.
     """
-    changed = bool(forget(params["nodes"]))
+    changed = bool(forget(params["nodes"], params["members"]))
     identity = token_of(params["config"]).partition(".")[0]
     answer = _kubectl(
         "-n", "kube-system", "get", "secret", "bootstrap-token-" + identity, "-o", "json", "--ignore-not-found"
@@ -326,40 +326,44 @@ def _check(answer: Result, what: str) -> None:
         raise Failed("kubernetes_join_secret", f"kubeadm {what}: {explain(answer.lines)}", answer.lines[-TAIL:])
 
 
-def stale_members(members: dict[str, Any], nodes: Sequence[dict[str, Any]]) -> list[str]:
-    """Hexadecimal ids of etcd members (``etcdctl member list -w json``) that are of ``nodes`` ([{name, addresses}]),
-    by name or peer address.
+def stale_members(listed: dict[str, Any], members: dict[str, list[str]]) -> list[str]:
+    """Ids (hexadecimal) of the etcd members of a listing (``etcdctl member list -w json``) that are ``members``.
+
+    ``members`` gives the addresses of a node by its name; a member counts by either, since one that never started has
+    no name.
     """
-    names = {node["name"] for node in nodes}
     peers = {
         "https://{}:2380".format(f"[{address}]" if ":" in address else address)
-        for node in nodes
-        for address in node.get("addresses", [])
+        for addresses in members.values()
+        for address in addresses
     }
     return [
         format(member["ID"], "x")
-        for member in members.get("members", [])
-        if member.get("name") in names or peers & set(member.get("peerURLs", []))
+        for member in listed.get("members", [])
+        if member.get("name") in members or peers & set(member.get("peerURLs", []))
     ]
 
 
-def forget(nodes: Sequence[dict[str, Any]]) -> list[str]:
-    """Take nodes that are to join (or are gone) out of the cluster: etcd member and Node object of an earlier life.
-    Returns what was removed.
+def _nodes() -> set[str]:
+    listed = _json(_kubectl("get", "nodes", "-o", "json"), "nodes cannot be listed")
+    return {item["metadata"]["name"] for item in listed.get("items", [])}
+
+
+def forget(nodes: Sequence[str], members: dict[str, list[str]]) -> list[str]:
+    """Take ``nodes`` out of the cluster, and ``members`` out of etcd. Returns what was removed.
+
+    Nodes that are to join may have had an earlier life in it, nodes that were lost cannot do it themselves.
     """
-    if not nodes:
-        return []
     removed = []
-    if any(node.get("control_plane") for node in nodes):
-        members = _json(observe.run([*list(ETCDCTL), "member", "list", "-w", "json"]), "etcd members cannot be listed")
-        for identity in stale_members(members, nodes):
-            answer = observe.run([*list(ETCDCTL), "member", "remove", identity])
+    if members:
+        listed = _json(observe.run([*ETCDCTL, "member", "list", "-w", "json"]), "etcd members cannot be listed")
+        for identity in stale_members(listed, members):
+            answer = observe.run([*ETCDCTL, "member", "remove", identity])
             if answer.returncode != 0:
                 raise Failed("kubernetes_etcd", f"etcd member {identity} cannot be removed: {answer.stderr.strip()}")
             removed.append("etcd member " + identity)
-    listed = _json(_kubectl("get", "nodes", "-o", "json"), "nodes cannot be listed")
-    present = {item["metadata"]["name"] for item in listed.get("items", [])}
-    stale = [node["name"] for node in nodes if node["name"] in present]
+    present = _nodes() if nodes else set()
+    stale = [name for name in nodes if name in present]
     if stale:
         answer = _kubectl("delete", "node", "--wait=true", *stale)
         if answer.returncode != 0:
@@ -368,20 +372,16 @@ def forget(nodes: Sequence[dict[str, Any]]) -> list[str]:
     return removed
 
 
-def drain(nodes: Sequence[dict[str, Any]], timeout: float) -> dict[str, Any]:
+def drain(nodes: Sequence[str], timeout: float) -> dict[str, Any]:
     """Move the pods away. Raises `Failed` when they have not gone in ``timeout`` s."""
-    present = _json(_kubectl("get", "nodes", "-o", "json"), "nodes cannot be listed").get("items", [])
-    names = {item["metadata"]["name"] for item in present}
-    for node in nodes:
-        if node["name"] not in names:
-            continue
-        words = ["drain", node["name"], "--ignore-daemonsets", "--delete-emptydir-data", "--force"]
+    present = _nodes()
+    found = [name for name in nodes if name in present]
+    for name in found:
+        words = ["drain", name, "--ignore-daemonsets", "--delete-emptydir-data", "--force"]
         answer = _kubectl(*words, f"--timeout={timeout:g}s", timeout=timeout + 15)
         if answer.returncode != 0:
-            raise Failed(
-                "kubernetes_drain", "{} cannot be drained: {}".format(node["name"], answer.stderr.strip()[-400:])
-            )
-    return {"changed": bool(names & {node["name"] for node in nodes})}
+            raise Failed("kubernetes_drain", f"{name} cannot be drained: {answer.stderr.strip()[-400:]}")
+    return {"changed": bool(found)}
 
 
 def reset() -> dict[str, Any]:
@@ -407,7 +407,7 @@ def perform(action: str, params: dict[str, Any], now: float, only_check: bool = 
         "reset": reset,
         "allow_join": lambda: allow_join(params, now),
         "drain": lambda: drain(params["nodes"], params["timeout"]),
-        "forget": lambda: dict(_forgotten(forget(params["nodes"]))),
+        "forget": lambda: dict(_forgotten(forget(params["nodes"], params["members"]))),
     }
     return dict(actions[action](), ca_hash=kubernetes_state.ca_hash())
 

@@ -48,24 +48,14 @@ options:
     type: bool
     default: false
   nodes:
-    description: Nodes for V(allow_join), V(drain) and V(forget).
+    description: Names of nodes for V(allow_join), V(drain) and V(forget).
     type: list
-    elements: dict
+    elements: str
     default: []
-    suboptions:
-      name:
-        description: Name in the cluster.
-        type: str
-        required: true
-      addresses:
-        description: Addresses of the node.
-        type: list
-        elements: str
-        default: []
-      control_plane:
-        description: Whether it is a control plane node, with an etcd member.
-        type: bool
-        default: false
+  members:
+    description: Addresses by name of those of O(nodes) that are control plane nodes, to find their etcd members.
+    type: dict
+    default: {}
   least:
     description: Seconds that an existing token has to be valid for at least. Otherwise it is made anew.
     type: int
@@ -124,11 +114,6 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.devenv.lab.plugins.module_utils import kubeadm
 
-NODE = {
-    "name": {"type": "str", "required": True},
-    "addresses": {"type": "list", "elements": "str", "default": []},
-    "control_plane": {"type": "bool", "default": False},
-}
 ARGUMENTS = {
     "action": {"type": "str", "required": True, "choices": ["init", "join", "reset", "allow_join", "drain", "forget"]},
     "config": {"type": "str", "no_log": True},
@@ -136,7 +121,8 @@ ARGUMENTS = {
     "node": {"type": "str", "default": ""},
     "control_plane": {"type": "bool", "default": False},
     "upload_certs": {"type": "bool", "default": False},
-    "nodes": {"type": "list", "elements": "dict", "default": [], "options": NODE},
+    "nodes": {"type": "list", "elements": "str", "default": []},
+    "members": {"type": "dict", "default": {}},
     "least": {"type": "int", "default": 900},
     "timeout": {"type": "int", "default": 600},
 }

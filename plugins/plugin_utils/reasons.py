@@ -289,7 +289,7 @@ CATALOGUE = _table(
         "kubernetes_api",
         5,
         "A control plane node could not ask its own API server.",
-        "Look at the pods of kube-system with crictl or kubectl on the node.",
+        "Look at the pods of kube-system with kubectl on the node, or its containers with ctr -n k8s.io.",
     ),
     Reason("kubernetes_role", 5, "A node is of another kind than the profile says.", "devenv down, then up again."),
     Reason(
@@ -310,7 +310,6 @@ CATALOGUE = _table(
         "Pods did not leave a node in time.",
         "kubectl get pods -A --field-selector spec.nodeName=.",
     ),
-    Reason("engine_cannot", 5, "The engine has no such action.", "The message names what it can do."),
     # the API, labels and validation (5, 6, 8)
     Reason(
         "inventory_incomplete",
@@ -366,7 +365,9 @@ CATALOGUE = _table(
         "Use auto, cache, directory, release or modules.",
     ),
     Reason("bundle_archive_name", 2, "The name of the archive tells no format.", "Let it end in .tar or .tar.gz."),
-    Reason("bundle_url", 2, "A base URL cannot be used.", "Give one that begins with https:// (or http://, for a mirror)."),
+    Reason(
+        "bundle_url", 2, "A base URL cannot be used.", "Give one that begins with https:// (or http://, for a mirror)."
+    ),
     Reason(
         "bundle_architecture",
         12,
