@@ -97,6 +97,14 @@ def peek(archive: Path) -> Manifest:
         return manifests.parse(stream.read(), str(archive))
 
 
+def holds(archive: Path, bundle: Bundle) -> bool:
+    """Whether ``archive`` is an export of just this bundle, by its manifest."""
+    try:
+        return archive.is_file() and peek(archive).digest == bundle.digest
+    except DevenvError:
+        return False
+
+
 def take(archive: Path, manifest: Manifest, base: Path, progress: Progress) -> tuple[Bundle, bool]:
     """Unpack ``archive`` into the folder of bundles ``base``. The caller holds the lock."""
     there = Bundle(base / manifest.folder, manifest)

@@ -66,6 +66,14 @@ def ensure(
         return _first(wanted, source, options or Options(), cache_dir or paths.cache(), progress)
 
 
+def in_cache(version: str | None = None, cache_dir: Path | None = None) -> Bundle:
+    """The bundle for Kubernetes ``version`` that is in the cache. Raises DevenvError ``bundle_not_in_cache``."""
+    found = store.find(version, cache_dir)
+    if found is None:
+        raise _not_in_cache(versions_of.wanted(version), cache_dir)
+    return found
+
+
 def _first(
     wanted: Versions, source: str, options: Options, cache: Path, progress: Progress
 ) -> tuple[Bundle, bool, list[str]]:

@@ -1,0 +1,106 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Have, check, write out or take in a bundle: see plugins/modules/bundle.py for its documentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive, sources, store
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
+
+display = Display()
+
+SPEC: dict[str, dict[str, Any]] = {
+    "state": {"type": "str", "default": "present", "choices": ["present", "verified", "exported", "imported"]},
+    "version": {"type": "str", "default": ""},
+    "source": {"type": "str", "default": "auto", "choices": list(sources.SOURCES)},
+    "directory": {"type": "path", "default": ""},
+    "archive": {"type": "path", "default": ""},
+    "kubernetes_url": {"type": "str", "default": Places.kubernetes},
+    "helm_url": {"type": "str", "default": Places.helm},
+    "containerd_url": {"type": "str", "default": Places.containerd},
+    "cni_url": {"type": "str", "default": Places.cni},
+    "registry_url": {"type": "str", "default": Places.registry},
+}
+
+
+class ActionModule(ActionBase):
+    """Works on the controller; the result holds the bundle's place, digest and images."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+    _VALID_ARGS = frozenset(SPEC)
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        _, args = self.validate_argument_spec(
+            argument_spec=SPEC,
+            required_if=[("state", "exported", ("archive",)), ("state", "imported", ("archive",))],
+        )
+        try:
+            return getattr(self, f"_{args['state']}")(args, bool(self._task.check_mode))  # type: ignore[no-any-return]
+        except DevenvError as error:
+            return as_result(error)
+
+    def _present(self, args: dict[str, Any], check: bool) -> dict[str, Any]:
+        bundle, changed, notes = sources.ensure(
+            args["version"] or None, args["source"], options=_options(args), progress=_say, check=check
+        )
+        return _result(bundle, changed, notes)
+
+    def _verified(self, args: dict[str, Any], _check: bool) -> dict[str, Any]:
+        bundle = sources.in_cache(args["version"] or None)
+        problems = store.verify(bundle)
+        if problems:
+            raise DevenvError("bundle_wrong_digest", "; ".join(problems), where=str(bundle.path))
+        return _result(bundle, False, [f"verified: {len(bundle.manifest.files)} files"])
+
+    def _exported(self, args: dict[str, Any], check: bool) -> dict[str, Any]:
+        bundle = sources.in_cache(args["version"] or None)
+        target = Path(args["archive"])
+        if archive.holds(target, bundle):
+            return {**_result(bundle, False, [f"is there: {target}"]), "archive": str(target)}
+        if not check:
+            target = archive.export(bundle, target, _say)
+        return {**_result(bundle, True, [f"exported: {target}"]), "archive": str(target)}
+
+    def _imported(self, args: dict[str, Any], check: bool) -> dict[str, Any]:
+        source = Path(args["archive"])
+        if check:
+            manifest = archive.peek(source)
+            there = store.find(manifest.kubernetes)
+            return _result(there, there is None or there.digest != manifest.digest, [])
+        bundle, changed = archive.import_archive(source, progress=_say)
+        return _result(bundle, changed, [f"imported: {bundle.path}"])
+
+
+def _options(args: dict[str, Any]) -> sources.Options:
+    places = Places(**{name: args[f"{name}_url"] for name in ("kubernetes", "helm", "containerd", "cni", "registry")})
+    return sources.Options(directory=Path(args["directory"]) if args["directory"] else None, places=places)
+
+
+def _result(bundle: Bundle | None, changed: bool, notes: list[str]) -> dict[str, Any]:
+    """The task's result. In check mode there may be no bundle yet: the fact is then an empty mapping."""
+    fact = {}
+    if bundle:
+        fact = {
+            "path": str(bundle.path),
+            "digest": bundle.digest,
+            "kubernetes": bundle.manifest.kubernetes,
+            "source": bundle.manifest.source,
+            "images": [{"name": one.name, "digest": one.digest} for one in bundle.manifest.images],
+        }
+    return {"changed": changed, "bundle": fact, "notes": notes, "ansible_facts": {"devenv_bundle": fact}}
+
+
+def _say(text: str) -> None:
+    display.display(f"progress: {text}")
