@@ -57,7 +57,8 @@ api() {
 }
 
 addresses() {
-  pod "${PROBE_API##* }" "$1" | tr -d ' \n' | grep -o '"podIPs":\[[^]]*\]' | grep -o '"ip":"[^"]*"' | cut -d '"' -f 4
+  known=$(pod "${PROBE_API##* }" "$1" 2>&1) || { echo "$known"; return 1; }
+  printf '%s' "$known" | tr -d ' \n' | grep -o '"podIPs":\[[^]]*\]' | grep -o '"ip":"[^"]*"' | cut -d '"' -f 4
 }
 
 name_of() {
@@ -86,7 +87,7 @@ resolve() {
 
 reach_peer() {
   list=''
-  until list=$(addresses "$1" 2>&1) && [ -n "$list" ]; do
+  until list=$(addresses "$1") && [ -n "$list" ]; do
     [ "$(date +%s)" -lt "$end" ] || { say no pod "$1" "its addresses are not known: $list"; return 1; }
     sleep 0.2
   done
