@@ -164,7 +164,8 @@ def guard(folder: Path) -> Iterator[None]:
     environments).
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
         handle = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise DevenvError("state_unwritable", f"{error.strerror}", where=str(folder.parent)) from None

@@ -126,6 +126,13 @@ def run_dir(folder: Path, run_id: str) -> Path | None:
     return next((entry for entry in reversed(runs(folder)) if entry.name.partition("-")[2] == run_id), None)
 
 
+def find_run(folder: Path, run_id: str) -> Path | None:
+    """Folder of the run ``run_id`` of an environment that may be gone: in the state folder, else in the history."""
+    history = folder.parent.parent / "history" / folder.name
+    gone = (entry for entry in history.glob("*-*") if entry.name.partition("-")[2] == run_id)
+    return run_dir(folder, run_id) or next(gone, None)
+
+
 def ledger(folder: Path) -> list[dict[str, Any]]:
     """Lines of the ledger; one cut short by a kill is left out."""
     try:
@@ -241,7 +248,7 @@ def ensure_ssh(folder: Path) -> Path:
     """Make ``ssh/`` (0700) with the environment's own key pair ``id_ed25519`` and the folder ``cp`` of control
     sockets, when they are not there. Return the private key's path.
     """
-    (folder / "ssh" / "cp").mkdir(mode=0o700, parents=True, exist_ok=True)
+    _private_folder(folder / "ssh" / "cp", folder)
     return _ensure_key(folder / "ssh" / "id_ed25519", f"devenv-{folder.name}")
 
 
@@ -254,7 +261,7 @@ def ensure_node_keys(folder: Path, nodes: Iterable[str]) -> dict[str, Path]:
     keys = {}
     for node in nodes:
         place = folder / "ssh" / "hosts" / node
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _private_folder(place, folder)
         keys[node] = _ensure_key(place / "ssh_host_ed25519_key", node)
         files.write(place / "authorized_keys", own)
     return keys
@@ -269,6 +276,12 @@ def write_known_hosts(folder: Path, addresses: Mapping[str, Sequence[str]]) -> b
         kind, key = (folder / "ssh" / "hosts" / node / "ssh_host_ed25519_key.pub").read_text().split()[:2]
         lines.append(f"{','.join([node, *places])} {kind} {key}\n")
     return files.write(folder / "ssh" / "known_hosts", "".join(lines))
+
+
+def _private_folder(path: Path, base: Path) -> None:
+    """Make ``path`` with what is above it down from ``base``; mkdir's own ``parents`` would leave those open to all."""
+    for part in [*reversed([above for above in path.parents if above.is_relative_to(base)]), path]:
+        part.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _ensure_key(path: Path, comment: str) -> Path:
@@ -411,7 +424,7 @@ def remove(folder: Path, *, run_id: str = "", keep: bool = True) -> Path | None:
     moved = None
     if keep:
         for place in runs(folder):
-            history.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _private_folder(history, folder.parent.parent)
             target = history / place.name
             shutil.move(place, target)
             if run_id and place.name.partition("-")[2] == run_id:
