@@ -328,7 +328,10 @@ def _log(name: str, outcome: runner.Outcome, run_dir: Path | None) -> Path | Non
 
 def validate(name: str, options: Options | None = None, watcher: runner.Watcher | None = None) -> Result:
     """Run every check of the role validate, probes with real pods included, whatever was proved before."""
-    return run("validate", name, {"validate_probes": "always"}, options or Options(), watcher)
+    from devenv import shell
+
+    variables = {"validate_probes": "always", "validate_nodes": list(shell.hosts(name))}
+    return run("validate", name, variables, options or Options(), watcher)
 
 
 def load_images(

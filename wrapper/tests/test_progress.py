@@ -1,0 +1,166 @@
+"""What events mean, and how it is shown."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from devenv import progress
+from devenv.progress import Tracker, Update
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def play(name: str) -> dict[str, Any]:
+    return {"event": "playbook_on_play_start", "event_data": {"name": name, "play": name}}
+
+
+def task(name: str) -> dict[str, Any]:
+    return {"event": "playbook_on_task_start", "event_data": {"task": name}}
+
+
+def result(event: str = "runner_on_ok", **res: Any) -> dict[str, Any]:
+    ignore = res.pop("ignore_errors", None)
+    return {"event": event, "event_data": {"res": res, "ignore_errors": ignore}}
+
+
+STATS: Mapping[str, Any] = {"event": "playbook_on_stats", "event_data": {}}
+
+
+def told(tracker: Tracker, *events: Mapping[str, Any]) -> list[Update]:
+    return [update for event in events for update in tracker.feed(event)]
+
+
+def test_a_stage_spans_its_plays() -> None:
+    clock = Clock()
+    tracker = Tracker(clock)
+    found = told(tracker, play("provision | Make the nodes"), task("Make"), result(changed=True))
+    clock.now += 12.5
+    found += told(tracker, play("provision | End"), result(changed=True), play("prepare | Ask"), STATS)
+    assert found == [
+        Update("begin", "provision", "Make the nodes"),
+        Update("task", "provision", "Make"),
+        Update("end", "provision", seconds=12.5, changed=2),
+        Update("begin", "prepare", "Ask"),
+        Update("end", "prepare"),
+    ]
+
+
+def test_a_play_without_a_stage_is_part_of_the_one_before() -> None:
+    tracker = Tracker(Clock())
+    assert told(tracker, play("provision | Make"), play("all"), STATS)[-1].stage == "provision"
+
+
+@pytest.mark.parametrize(
+    ("events", "ok"),
+    [
+        ([result()], True),
+        ([result("runner_on_failed")], False),
+        ([result("runner_on_failed", ignore_errors=True)], True),
+        ([result("runner_on_unreachable")], False),
+    ],
+)
+def test_the_end_of_a_stage_says_whether_it_failed(events: list[Mapping[str, Any]], ok: bool) -> None:
+    tracker = Tracker(Clock())
+    assert told(tracker, play("a | b"), *events, STATS)[-1].ok is ok
+
+
+def test_an_interrupted_stage_is_closed_as_failed_once() -> None:
+    tracker = Tracker(Clock())
+    tracker.feed(play("a | b"))
+    assert [update.ok for update in tracker.close()] == [False]
+    assert tracker.close() == []
+
+
+@pytest.mark.parametrize(
+    ("event", "stdout", "expected"),
+    [
+        ("verbose", "progress: building kubelet", Update("note", "", "building kubelet")),
+        ("verbose", "progress: a long\r\nline", Update("note", "", "a long line")),
+        ("warning", "[WARNING]: something\r\nwrapped", Update("warning", "", "something wrapped")),
+        ("verbose", "anything else", None),
+    ],
+)
+def test_what_ansible_displays(event: str, stdout: str, expected: Update | None) -> None:
+    assert Tracker(Clock()).feed({"event": event, "stdout": stdout}) == ([expected] if expected else [])
+
+
+def test_a_censored_result_is_no_trouble() -> None:
+    tracker = Tracker(Clock())
+    assert tracker.feed({"event": "runner_on_ok", "event_data": {"res": "hidden"}}) == []
+
+
+def test_plain_lines_have_no_control_characters() -> None:
+    stream = io.StringIO()
+    sink = progress.Plain(stream, Clock())
+    shown = progress.Shown(sink)
+    for event in (play("bundle | Have it"), {"event": "verbose", "stdout": "progress: kubelet"}, task("T"), STATS):
+        shown.event(event)
+    shown.close()
+    text = stream.getvalue()
+    assert "\x1b" not in text
+    assert "\r" not in text
+    lines = text.splitlines()
+    assert lines[0] == "bundle      Have it"
+    assert lines[1] == "bundle      kubelet"
+    assert lines[2].startswith("bundle      done in ")
+    assert len(lines) == 3
+
+
+def test_plain_output_says_what_it_waits_for() -> None:
+    clock, stream = Clock(), io.StringIO()
+    sink = progress.Plain(stream, clock)
+    tracker = Tracker(clock)
+    told(tracker, play("prepare | Ask"), task("Sleep"))
+    sink.tick(tracker)
+    assert stream.getvalue() == ""
+    clock.now += 31
+    sink.tick(tracker)
+    sink.tick(tracker)
+    assert stream.getvalue() == "prepare     still at: Sleep\n"
+
+
+def test_json_lines() -> None:
+    stream = io.StringIO()
+    shown = progress.Shown(progress.JsonLines(stream))
+    for event in (play("a | b"), task("T"), result("runner_on_failed"), STATS):
+        shown.event(event)
+    shown.close()
+    documents = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert documents[0] == {"type": "stage", "stage": "a", "state": "begin", "message": "b"}
+    assert documents[1] == {"type": "task", "stage": "a", "name": "T"}
+    assert documents[2] == {**documents[2], "type": "stage", "state": "end", "ok": False, "changed": 0}
+
+
+@pytest.mark.parametrize(
+    ("terminal", "env", "plain"),
+    [
+        (True, {"TERM": "xterm"}, False),
+        (False, {"TERM": "xterm"}, True),
+        (True, {"TERM": "dumb"}, True),
+        (True, {}, True),
+        (True, {"TERM": "xterm", "NO_COLOR": "1"}, True),
+        (True, {"TERM": "xterm", "NO_COLOR": ""}, False),
+    ],
+)
+def test_where_nothing_may_move(terminal: bool, env: dict[str, str], plain: bool) -> None:
+    class Stream(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+    assert progress.is_plain(Stream(), env) is plain
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.84, "0.8s"), (59.94, "59.9s"), (60, "1m00s"), (185.4, "3m05s")])
+def test_duration(seconds: float, text: str) -> None:
+    assert progress.duration(seconds) == text
