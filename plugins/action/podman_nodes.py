@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import errors, paths, podman_nodes, state
+from ansible_collections.devenv.lab.plugins.plugin_utils import errors, paths, podman, podman_nodes, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
 
 display = Display()
@@ -55,7 +55,7 @@ class ActionModule(ActionBase):
         if verb in ("status", "create", "start") and check:
             verb = "status"
         if check and verb != "status":
-            return {"changed": bool(podman_nodes.containers(name)), "nodes": [], "notes": []}
+            return {"changed": bool(podman.containers(name)), "nodes": [], "notes": []}
         if verb == "status":
             return self._status(name, task_vars, would_create=args["verb"] == "create")
         if verb == "destroy":
@@ -66,11 +66,7 @@ class ActionModule(ActionBase):
             outcome = podman_nodes.remove_nodes(name, folder, args["names"])
         else:
             outcome = self._up(verb, name, folder, args, task_vars)
-        live = (
-            [c.node for c in podman_nodes.containers(name) if c.state == "running"]
-            if verb in ("create", "start")
-            else []
-        )
+        live = [c.node for c in podman.containers(name) if c.state == "running"] if verb in ("create", "start") else []
         return {
             "changed": outcome.changed,
             "nodes": live,
@@ -105,7 +101,7 @@ class ActionModule(ActionBase):
         )
 
     def _status(self, name: str, task_vars: dict[str, Any], *, would_create: bool) -> dict[str, Any]:
-        found = {container.node: container.state for container in podman_nodes.containers(name)}
+        found = {container.node: container.state for container in podman.containers(name)}
         wanted = [node["name"] for node in _plain(task_vars.get("devenv_profile", {})).get("nodes", [])]
         missing = [node for node in wanted if found.get(node) != "running"]
         return {

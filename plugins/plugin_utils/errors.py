@@ -10,7 +10,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import reasons
 class DevenvError(Exception):
     """A failure with a stable reason id.
 
-    ``message`` says what is wrong, ``where`` in which file, host or key, ``advice`` what to do next (default: the reason's own).
+    ``message`` says what is wrong, ``where`` in which file, host or key, ``advice`` what to do next (default: the
+    reason's own).
     Raises KeyError at once for a reason that is not in the catalogue, so an id cannot go undocumented.
     """
 

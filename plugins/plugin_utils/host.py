@@ -105,58 +105,87 @@ def program_probes(programs: Mapping[str, str], which: Callable[[str], str | Non
     return probes
 
 
-def kernel_probes(filesystems: Path = Path("/proc/filesystems")) -> list[Probe]:
+def kernel_probes(filesystems: Path = Path("/proc/filesystems"), cgroups: Path = Path("/proc/cgroups")) -> list[Probe]:
     """Kernel features that a containerised node cannot do without."""
     overlay = "overlay" in filesystems.read_text().split()
     if not overlay and shutil.which("modprobe"):
-        overlay = process.run(["modprobe", "overlay"], check=False).code == 0
-    cgroups = Path("/proc/cgroups").read_text()
-    wanted = ("cpu", "memory", "pids", "devices") if "memory" in cgroups else ("memory",)
-    v2 = Path("/sys/fs/cgroup/cgroup.controllers")
-    present = v2.read_text().split() if v2.exists() else [line.split()[0] for line in cgroups.splitlines()[1:]]
-    missing = [name for name in wanted if name not in present and name != "devices"]
+        # Only asks: podman loads the module when it needs it.
+        overlay = process.run(["modprobe", "--dry-run", "overlay"], check=False).code == 0
+    enabled = {row.split()[0] for row in cgroups.read_text().splitlines()[1:] if row.split()[3] == "1"}
+    wanted = {"cpu", "memory", "pids"}
     return [
-        Probe("kernel overlay", overlay, "yes" if overlay else "no", "overlay filesystem", "modprobe overlay", "kernel_feature_missing"),
-        Probe("cgroup controllers", not missing, " ".join(sorted(present)), "cpu memory pids",
-              "boot with these controllers enabled", "kernel_feature_missing"),
-    ]  # fmt: skip
+        Probe(
+            "kernel overlay",
+            overlay,
+            "yes" if overlay else "no",
+            "overlay filesystem",
+            "modprobe overlay",
+            "kernel_feature_missing",
+        ),
+        Probe(
+            "cgroup controllers",
+            wanted <= enabled,
+            " ".join(sorted(enabled)),
+            " ".join(sorted(wanted)),
+            "boot with these controllers enabled",
+            "kernel_feature_missing",
+        ),
+    ]
 
 
 def size_probes(memory: int, disk: int, folders: Iterable[Path]) -> list[Probe]:
     """Is there room for ``memory`` bytes of nodes, and ``disk`` bytes in each of ``folders``."""
     free = available_memory()
     probes = [
-        Probe("memory", free >= memory, _gib(free) + " available", _gib(memory), "end other programs or choose a smaller profile",
-              "memory_short")
-    ]  # fmt: skip
+        Probe(
+            "memory",
+            free >= memory,
+            _gib(free) + " available",
+            _gib(memory),
+            "end other programs or choose a smaller profile",
+            "memory_short",
+        )
+    ]
     for folder in folders:
         room = free_disk(folder)
         probes.append(
-            Probe(f"disk {folder}", room >= disk, _gib(room) + " free", _gib(disk), "free some space; devenv prune removes caches",
-                  "disk_short")
-        )  # fmt: skip
+            Probe(
+                f"disk {folder}",
+                room >= disk,
+                _gib(room) + " free",
+                _gib(disk),
+                "free some space; devenv prune removes caches",
+                "disk_short",
+            )
+        )
     return probes
 
 
-def advice_probes() -> list[Probe]:
-    """Limits that many nodes run into, and forwarding; not needed for a first cluster."""
-    wanted = {
-        "fs.inotify.max_user_watches": 524288,
-        "fs.inotify.max_user_instances": 512,
-    }
+# Not needed for a first cluster: (name, least value, what for).
+ADVICE = (
+    ("fs.inotify.max_user_watches", 524288, "for several nodes"),
+    ("fs.inotify.max_user_instances", 512, "for several nodes"),
+    ("net.ipv4.ip_forward", 1, "when nodes are to reach networks beyond this host"),
+    ("net.ipv6.conf.all.forwarding", 1, "when nodes are to reach networks beyond this host"),
+)
+
+
+def advice_probes(root: Path = Path("/proc/sys")) -> list[Probe]:
+    """Kernel settings that larger environments run into; the fix is the line to type, `up` sets none of them."""
     probes = []
-    for name, least in wanted.items():
-        seen = sysctl_read(name)
+    for name, least, purpose in ADVICE:
+        seen = sysctl_read(name, root)
         probes.append(
-            Probe(name, seen.isdigit() and int(seen) >= least, seen, f"{least} for several nodes", f"sysctl -w {name}={least}",
-                  "kernel_feature_missing", required=False)
-        )  # fmt: skip
-    for name in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
-        seen = sysctl_read(name)
-        probes.append(
-            Probe(name, seen == "1", seen, "1, when nodes are to reach networks beyond this host", f"sysctl -w {name}=1",
-                  "kernel_feature_missing", required=False)
-        )  # fmt: skip
+            Probe(
+                name,
+                seen.isdigit() and int(seen) >= least,
+                seen or "none",
+                f"{least} {purpose}",
+                f"sysctl -w {name}={least}",
+                "kernel_feature_missing",
+                required=False,
+            )
+        )
     return probes
 
 

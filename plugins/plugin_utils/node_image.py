@@ -1,7 +1,8 @@
 """The node image and the image store of the podman provider: built once, cached by the digest of their inputs.
 
-Three layers of work, each redone only when its own inputs change: the Debian root (packages), the node image (root + the
-bundle's programs), the image store (containerd's folder with the bundle's images unpacked, which nodes get as hard links).
+Three layers of work, each redone only when its own inputs change: the Debian root (packages), the node image (root +
+the bundle's programs), the image store (containerd's folder with the bundle's images unpacked, which nodes get as hard
+links).
 """
 
 from __future__ import annotations

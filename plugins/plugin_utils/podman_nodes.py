@@ -63,7 +63,7 @@ def container_name(environment: str, node: str) -> str:
 
 
 def subnets_in_use() -> list[str]:
-    """Subnets that a new environment must keep away from: other environments', podman's, and every route of this host."""
+    """Subnets that a new environment keeps away from: other environments', podman's, every route of this host."""
     taken = [subnet for network in networks() for subnet in network.subnets]
     for family in ("-4", "-6"):
         for route in json.loads(process.run(["ip", "-json", family, "route", "show", "table", "all"]).stdout or "[]"):
@@ -114,7 +114,7 @@ def _family(subnet: str) -> str:
 def _overlaps(subnet: str, used: Sequence[str]) -> bool:
     net = ipaddress.ip_network(subnet)
     others = (ipaddress.ip_network(other, strict=False) for other in used)
-    return any(other.version == net.version and net.overlaps(other) for other in others)  # type: ignore[arg-type]
+    return any(other.version == net.version and net.overlaps(other) for other in others)
 
 
 @dataclass(frozen=True)
@@ -208,10 +208,12 @@ def run_arguments(environment: str, home: str, state: Path, node: Node, image: s
     volumes = [f"--volume={state / 'nodes' / node.name / folder}:{target}" for folder, target in DATA.items()]
     return [
         "run", "--detach", "--name", name, "--hostname", node.name, *node_image.RUNTIME_FLAGS,
-        "--systemd=always", "--stop-signal=SIGRTMIN+3", "--tmpfs=/run:rw,mode=755", "--tmpfs=/tmp:rw,mode=1777", "--no-hosts",
+        "--systemd=always", "--stop-signal=SIGRTMIN+3",
+        "--tmpfs=/run:rw,mode=755", "--tmpfs=/tmp:rw,mode=1777", "--no-hosts",
         f"--network={network_name(environment)}:mac={node.mac}",
         f"--memory={node.memory}", f"--cpus={node.cpus}", "--log-driver=none",
-        f"--label={ENVIRONMENT_LABEL}={environment}", f"--label={NODE_LABEL}={node.name}", f"--label={HOME_LABEL}={home}",
+        f"--label={ENVIRONMENT_LABEL}={environment}", f"--label={NODE_LABEL}={node.name}",
+        f"--label={HOME_LABEL}={home}",
         f"--env=DEVENV_ADDRESSES={' '.join(node.addresses)}", f"--env=DEVENV_GATEWAYS={' '.join(node.gateways)}",
         f"--volume={state / 'ssh' / 'hosts' / node.name}:/etc/devenv/ssh:ro",
         *volumes, image, "/usr/local/sbin/node-init",
@@ -219,7 +221,7 @@ def run_arguments(environment: str, home: str, state: Path, node: Node, image: s
 
 
 def bridge_mac(plan: Mapping[str, Any]) -> str:
-    """A MAC of the bridge that follows from the subnet: a bridge without one takes its lowest port's, which comes and goes."""
+    """The bridge's MAC, from the subnet: a bridge without one takes its lowest port's, which comes and goes."""
     subnet = next(iter(plan["subnets"].values()))
     tail = ipaddress.ip_network(subnet).network_address.packed[:4] if ":" not in subnet else b""
     packed = tail or ipaddress.ip_network(subnet).network_address.packed[4:8]
@@ -227,7 +229,7 @@ def bridge_mac(plan: Mapping[str, Any]) -> str:
 
 
 def set_up_host_network(environment: str, plan: Mapping[str, Any]) -> bool:
-    """Give the bridge its MAC and gateway addresses, and the nft table with NAT. podman drops the bridge with its last container."""
+    """Give the bridge its MAC and gateway addresses, and the nft table: podman drops the bridge with its last node."""
     bridge = plan["bridge"]
     shown = json.loads(process.run(["ip", "-json", "address", "show", "dev", bridge]).stdout)[0]
     seen = {f"{row['local']}/{row['prefixlen']}" for row in shown["addr_info"]}

@@ -9,7 +9,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, host,
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import Probe
 
-# Memory in use, measured: a control plane with CoreDNS and an application's first pods, and a worker with its system pods.
+# Memory in use, measured: a control plane with CoreDNS and first pods of an application; a worker with its system pods.
 MEMORY_IN_USE = {"control_plane": 900 * 2**20, "workers": 300 * 2**20}
 # Written by a node outside the linked image store during its first hour.
 DISK_PER_NODE = 500 * 2**20

@@ -42,8 +42,8 @@ def run(
 ) -> Result:
     """Run ``argv`` (no shell) and return its Result; ``timeout`` in seconds.
 
-    Raises ProgramFailed for a code other than 0 (unless ``check`` is false) and when the time is over: the whole process
-    group is ended then. ``env`` adds to the environment. Raises FileNotFoundError when there is no such program.
+    Raises ProgramFailed for a code other than 0 (unless ``check`` is false) and when the time is over: the whole
+    process group is ended then. ``env`` adds to the environment. Raises FileNotFoundError for an unknown program.
     """
     child = subprocess.Popen(
         list(argv),

@@ -45,6 +45,7 @@ SETTINGS: dict[tuple[str, str], tuple[str, str]] = {
     ("defaults", "display_skipped_hosts"): ("ANSIBLE_DISPLAY_SKIPPED_HOSTS", "False"),
     ("defaults", "interpreter_python"): ("ANSIBLE_PYTHON_INTERPRETER", "auto_silent"),
     ("defaults", "timeout"): ("ANSIBLE_TIMEOUT", "30"),
+    ("inventory", "host_pattern_mismatch"): ("ANSIBLE_HOST_PATTERN_MISMATCH", "ignore"),
     ("inventory", "any_unparsed_is_failed"): ("ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED", "True"),
     ("inventory", "unparsed_is_failed"): ("ANSIBLE_INVENTORY_UNPARSED_FAILED", "True"),
     ("inventory", "enable_plugins"): ("ANSIBLE_INVENTORY_ENABLED", "devenv.lab.profile, yaml, ini, host_list"),
