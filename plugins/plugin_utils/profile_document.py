@@ -208,7 +208,8 @@ def _validator_class() -> Any:
         if rule is True or (isinstance(rule, list) and instance in rule):
             yield jsonschema.ValidationError("not built yet")
 
-    return jsonschema.validators.extend(jsonschema.Draft202012Validator, {NOT_BUILT: not_built})
+    validators: Any = jsonschema.validators  # typed only in part
+    return validators.extend(jsonschema.Draft202012Validator, {NOT_BUILT: not_built})
 
 
 def _rank(error: Any) -> tuple[bool, list[str]]:

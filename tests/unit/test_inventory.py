@@ -149,7 +149,7 @@ def test_any_state_folder_survives_yaml(text: str) -> None:
     class Loader(yaml.SafeLoader):
         pass
 
-    Loader.add_constructor("!unsafe", lambda loader, node: loader.construct_scalar(node))
+    Loader.add_constructor("!unsafe", lambda loader, node: str(node.value))
     built = inventory.build(RESOLVED, NETWORK, f"/{text}/lab")
     tree = yaml.load(inventory.to_yaml(built), Loader=Loader)
     assert tree["all"]["vars"] == built["vars"]
