@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import paths
 
-from devenv import operations, runner, shell
+from devenv import names, operations, runner, shell
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -83,7 +83,7 @@ class Environment:
         It is kept at the end of a ``with`` block unless ``keep=False``: what was there before the tests should be
         there after.
         """
-        return cls(operations.existing(name), keep=keep)
+        return cls(names.existing(name), keep=keep)
 
     @property
     def state(self) -> Path:

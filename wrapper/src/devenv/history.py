@@ -8,7 +8,9 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import paths
 
-from devenv import errors, operations
+from devenv import errors
+
+LOG = "log.txt"  # of a run's folder, as the record callback names it
 
 
 def folders(name: str) -> list[Path]:
@@ -34,7 +36,7 @@ def _summary(folder: Path) -> dict[str, Any]:
 def log_of(name: str, run: str | None = None) -> Path:
     """The log of a run (id, or folder's name), by default of the newest. Raises NotFound."""
     found = [entry for entry in folders(name) if run is None or run in (entry.name, entry.name.partition("-")[2])]
-    logs = [entry / operations.LOG for entry in found if (entry / operations.LOG).is_file()]
+    logs = [entry / LOG for entry in found if (entry / LOG).is_file()]
     if not logs:
         raise errors.NotFound(
             f"{name} has no log{f' of a run {run}' if run else ''}", advice=f"devenv logs -n {name} --runs"

@@ -9,17 +9,15 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
-from devenv import errors, runner
-
-LOG = "log.txt"  # of a run's folder, as the record callback names it
+from devenv import errors, names, runner
+from devenv.history import LOG
 
 
 @dataclass(frozen=True)
@@ -69,62 +67,7 @@ class Target:
     resolved: Mapping[str, Any] | None = None
 
 
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Raise errors of the collection's logic as those of this package."""
-    try:
-        yield
-    except DevenvError as error:
-        raise errors.from_logic(error) from None
-
-
-# --- which environment -----------------------------------------------------------------------------------------------
-
-
-def names(env: Mapping[str, str] = os.environ) -> list[str]:
-    """Names of the environments of this DEVENV_HOME."""
-    folder = paths.home(env) / "environments"
-    return (
-        sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        if folder.is_dir()
-        else []
-    )
-
-
-def check_name(name: str) -> str:
-    """``name``, or UsageError."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
-
-    with translated():
-        return profile.validate_name(name)
-
-
-def choose(name: str | None) -> str:
-    """``name``, else ``$DEVENV_NAME``, else the only environment there is. Raises UsageError or NotFound."""
-    wanted = name or os.environ.get("DEVENV_NAME")
-    if wanted:
-        return check_name(wanted)
-    found = names()
-    if not found:
-        raise errors.NotFound("there is no environment", advice="devenv up --profile aio makes one")
-    if len(found) > 1:
-        raise errors.UsageError(
-            f"which environment? There are {', '.join(found)}", advice="name one with -n NAME, or set DEVENV_NAME"
-        )
-    return found[0]
-
-
-def existing(name: str | None) -> str:
-    """Like `choose`, for an environment that must be there. Raises NotFound."""
-    chosen = choose(name)
-    if not paths.environment(chosen).is_dir():
-        raise errors.NotFound(f"there is no environment {chosen}", advice=_known())
-    return chosen
-
-
-def _known() -> str:
-    found = names()
-    return f"there are: {', '.join(found)}" if found else "devenv up --profile aio makes one"
+# --- what is wanted ---------------------------------------------------------------------------------------------------
 
 
 def target(
@@ -140,7 +83,7 @@ def target(
         return _kept(name, overrides)
     from ansible_collections.devenv.lab.plugins.plugin_utils import lock, profile, state
 
-    with translated():
+    with names.translated():
         resolved = profile.resolve(profile_name, overrides=dict(overrides or {}))
         chosen = profile.validate_name(name or os.environ.get("DEVENV_NAME") or resolved["name"])
         folder = paths.environment(chosen)
@@ -160,15 +103,15 @@ def target(
 def _kept(name: str | None, overrides: Mapping[str, Any] | None) -> Target:
     from ansible_collections.devenv.lab.plugins.plugin_utils import state
 
-    if not (name or os.environ.get("DEVENV_NAME")) and not names():
+    if not (name or os.environ.get("DEVENV_NAME")) and not names.known():
         raise errors.UsageError(
             "no profile was given",
             advice="devenv up --profile aio; devenv profile list shows all",
             reason="profile_not_given",
         )
-    chosen = choose(name)
+    chosen = names.choose(name)
     folder = paths.environment(chosen)
-    with translated():
+    with names.translated():
         resolved = state.read_profile(folder)
     if resolved is None:
         raise errors.UsageError(
@@ -204,7 +147,7 @@ def up(
 
 def down(name: str, options: Options | None = None, watcher: runner.Watcher | None = None) -> Result:
     """Remove the environment; one that is not there is no error. Without its state folder it is found by labels."""
-    check_name(name)
+    names.check_name(name)
     if not paths.environment(name).exists() and not _labelled(name):
         return Result(name, text=f"there is no environment {name}")
     result = run("destroy", name, {}, options or Options(), watcher)

@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.devenv.lab.plugins.plugin_utils import node_image, paths, podman, process, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
 
-from devenv import operations
+from devenv import names
 
 KINDS = ("bundle", "toolchain", "node-image", "image-store", "history", "rest")
 
@@ -65,7 +65,7 @@ def _folders(kind: str, base: Path) -> list[Item]:
 def _environments_by_version() -> dict[str, str]:
     """For each Kubernetes version in use, the environments that have it."""
     found: dict[str, list[str]] = {}
-    for name in operations.names():
+    for name in names.known():
         profile = state.read_profile(paths.environment(name)) or {}
         found.setdefault(profile.get("kubernetes", {}).get("version", ""), []).append(name)
     return {version: ", ".join(names) for version, names in found.items()}

@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import paths, podman, process, state
 
-from devenv import operations
+from devenv import names
+
+if TYPE_CHECKING:
+    from devenv.operations import Target
 
 _API_PATIENCE = 3.0  # seconds that status waits for the API's answer
 
@@ -23,7 +26,7 @@ def environments() -> list[dict[str, Any]]:
     """
     own = str(paths.home())
     containers, networks = _podman_objects()
-    rows = [_own_row(name, [item for item in containers if item.environment == name]) for name in operations.names()]
+    rows = [_own_row(name, [item for item in containers if item.environment == name]) for name in names.known()]
     mine = {row["name"] for row in rows}
     others = {(item.environment, item.home) for item in containers} | {
         (item.environment, item.home) for item in networks
@@ -83,7 +86,7 @@ def status(name: str) -> dict[str, Any]:
     or absent.
     """
     folder = paths.environment(name)
-    with operations.translated():
+    with names.translated():
         found = state.read(folder)
     kubeconfig = folder / "kubeconfig"
     with ThreadPoolExecutor(2) as pool:
@@ -147,13 +150,13 @@ def _node(
     }
 
 
-def plan(goal: operations.Target) -> dict[str, Any]:
+def plan(goal: Target) -> dict[str, Any]:
     """What `up` would do: ``{name, profile, exists, add, start, change, remove, refused}``; lists of texts, all empty
     when there is nothing to do. Reads only.
     """
     resolved = goal.resolved or {}
     folder = paths.environment(goal.name)
-    with operations.translated():
+    with names.translated():
         old = state.read_profile(folder)
     containers = _containers(goal.name)
     wanted = [node["name"] for node in resolved.get("nodes", [])]
@@ -181,7 +184,7 @@ def _told(change: Mapping[str, Any]) -> str:
     return f"{change['path']}: {change['old']} -> {change['new']} ({change['why']})"
 
 
-def last_lines(goal: operations.Target, seconds: float) -> list[str]:
+def last_lines(goal: Target, seconds: float) -> list[str]:
     """The three lines after `up`: what is up, how to use it, how to end it."""
     from devenv.progress import duration
 
@@ -190,7 +193,7 @@ def last_lines(goal: operations.Target, seconds: float) -> list[str]:
     version = resolved.get("kubernetes", {}).get("version", "")
     nodes = f"{count} node{'s' if count != 1 else ''}"
     # Name it only where the commands could not find it by themselves.
-    which = f" -n {goal.name}" if len(operations.names()) > 1 else ""
+    which = f" -n {goal.name}" if len(names.known()) > 1 else ""
     return [
         f"{goal.name} is up: {nodes}, Kubernetes {version}, in {duration(seconds)}",
         f'use it:  eval "$(devenv env{which})" && kubectl get nodes',

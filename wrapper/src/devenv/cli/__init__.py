@@ -14,4 +14,6 @@ def main(argv: list[str] | None = None) -> int:
     # What follows -- is another program's: it must not be mixed up with a wrong argument of ours.
     cut = words.index("--") if "--" in words else len(words)
     own, rest = words[:cut], words[cut + 1 :]
-    return output.guarded(lambda: app.build()(own, prog_name="devenv", standalone_mode=False, obj=tuple(rest)), words)
+    return output.guarded(
+        lambda: app.build(own)(own, prog_name="devenv", standalone_mode=False, obj=tuple(rest)), words
+    )

@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import typer
 
 from devenv import errors
-from devenv.cli import bundles, environments, host, profiles, runs
 
 HELP = "From machines to a labelled, validated Kubernetes cluster, from one named profile."
 
 _LIFE, _USE, _ABOUT = "Environments", "Use an environment", "Profiles, bundles, this machine"
-_TAKE_MORE = frozenset({"up", "down", "destroy", "start", "stop", "validate", "image", "ssh", "exec"})
+
+# name, part of the help, where it is (a Typer is a group of commands), whether words after -- mean anything to it
+COMMANDS = (
+    ("up", _LIFE, "runs:up", True),
+    ("down", _LIFE, "runs:down", True),
+    ("destroy", _LIFE, "runs:down", True),
+    ("start", _LIFE, "runs:start", True),
+    ("stop", _LIFE, "runs:stop", True),
+    ("plan", _LIFE, "runs:plan", False),
+    ("validate", _LIFE, "runs:validate", True),
+    ("status", _USE, "environments:status", False),
+    ("list", _USE, "environments:list_", False),
+    ("inventory", _USE, "environments:inventory", False),
+    ("kubeconfig", _USE, "environments:kubeconfig", False),
+    ("env", _USE, "environments:env", False),
+    ("ssh", _USE, "environments:ssh", True),
+    ("exec", _USE, "environments:exec_", True),
+    ("logs", _USE, "environments:logs", False),
+    ("image", _USE, "host:image", True),
+    ("profile", _ABOUT, "profiles:app", False),
+    ("bundle", _ABOUT, "bundles:app", False),
+    ("doctor", _ABOUT, "host:doctor", False),
+    ("prune", _ABOUT, "host:prune", False),
+    ("version", _ABOUT, "host:version", False),
+)
+_ALIASES = ("destroy",)
 
 
-def build() -> typer.Typer:
-    """The command."""
+def build(words: Sequence[str] = ()) -> typer.Typer:
+    """The command. When the first of ``words`` names a command, it is all that is loaded: the others would cost a
+    tenth of a second.
+    """
     app = typer.Typer(
         help=HELP,
         no_args_is_help=True,
@@ -24,34 +52,26 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_before)
-    table: list[tuple[str, str, Any, dict[str, Any]]] = [
-        ("up", _LIFE, runs.up, {}),
-        ("down", _LIFE, runs.down, {}),
-        ("destroy", _LIFE, runs.down, {"hidden": True}),
-        ("start", _LIFE, runs.start, {}),
-        ("stop", _LIFE, runs.stop, {}),
-        ("plan", _LIFE, runs.plan, {}),
-        ("validate", _LIFE, runs.validate, {}),
-        ("status", _USE, environments.status, {}),
-        ("list", _USE, environments.list_, {}),
-        ("inventory", _USE, environments.inventory, {}),
-        ("kubeconfig", _USE, environments.kubeconfig, {}),
-        ("env", _USE, environments.env, {}),
-        ("ssh", _USE, environments.ssh, {}),
-        ("exec", _USE, environments.exec_, {}),
-        ("logs", _USE, environments.logs, {}),
-        ("doctor", _ABOUT, host.doctor, {}),
-        ("prune", _ABOUT, host.prune, {}),
-        ("version", _ABOUT, host.version, {}),
-    ]
-    for name, panel, function, more in table:
-        app.command(name, rich_help_panel=panel, **more)(function)
-    app.add_typer(host.image, name="image", rich_help_panel=_USE)
-    app.add_typer(profiles.app, name="profile", rich_help_panel=_ABOUT)
-    app.add_typer(bundles.app, name="bundle", rich_help_panel=_ABOUT)
+    first = words[0] if words else ""
+    chosen = [row for row in COMMANDS if row[0] == first] or COMMANDS
+    for name, panel, place, _ in chosen:
+        _add(app, name, panel, _load(place))
     return app
 
 
+def _add(app: typer.Typer, name: str, panel: str, target: Any) -> None:
+    if isinstance(target, typer.Typer):
+        app.add_typer(target, name=name, rich_help_panel=panel)
+    else:
+        app.command(name, rich_help_panel=panel, hidden=name in _ALIASES)(target)
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(f"devenv.cli.{module}"), name)
+
+
 def _before(context: typer.Context) -> None:
-    if context.obj and context.invoked_subcommand not in _TAKE_MORE:
+    takes = {name for name, _, _, more in COMMANDS if more}
+    if context.obj and context.invoked_subcommand not in takes:
         raise errors.UsageError(f"{context.invoked_subcommand} takes nothing after --")

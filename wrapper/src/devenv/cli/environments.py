@@ -20,9 +20,9 @@ Node = Annotated[
 
 def status(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
     """Show an environment: its nodes, whether the API answers, how the last run went."""
-    from devenv import operations, survey
+    from devenv import names, survey
 
-    output.document(survey.status(operations.existing(name)), given.form(as_json, form), _status_text)
+    output.document(survey.status(names.existing(name)), given.form(as_json, form), _status_text)
 
 
 def _status_text(found: dict[str, Any]) -> str:
@@ -64,9 +64,9 @@ def list_(as_json: given.Json = False, form: given.Format = None) -> None:
 
 def inventory(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
     """Print the inventory, as plain ansible -i takes it."""
-    from devenv import operations, shell
+    from devenv import names, shell
 
-    chosen = operations.existing(name)
+    chosen = names.existing(name)
     if given.form(as_json, form, ("yaml", "json"), "yaml") == "yaml":
         output.data(shell.inventory_path(chosen).read_text())
     else:
@@ -87,15 +87,15 @@ def kubeconfig(
     current context stays, and down takes them out again.
     """
     from devenv import kubeconfig as files
-    from devenv import operations, shell
+    from devenv import names, shell
 
     if path + merge + unmerge > 1:
         raise errors.UsageError("--path, --merge and --unmerge exclude each other")
     if unmerge:
-        chosen = operations.choose(name)
+        chosen = names.choose(name)
         output.say(f"removed devenv-{chosen} from: {_listed(files.unmerge(chosen))}")
         return
-    chosen = operations.existing(name)
+    chosen = names.existing(name)
     source = shell.kubeconfig(chosen)
     if merge:
         output.say(f"changed: {_listed(files.merge(source))}")
@@ -113,9 +113,9 @@ def env(name: given.Name = None, as_json: given.Json = False, form: given.Format
 
     KUBECONFIG, DEVENV_NAME, ANSIBLE_INVENTORY, and PATH with kubectl and helm of the bundle in front.
     """
-    from devenv import operations, shell
+    from devenv import names, shell
 
-    output.document(shell.variables(operations.existing(name)), given.form(as_json, form), shell.exports)
+    output.document(shell.variables(names.existing(name)), given.form(as_json, form), shell.exports)
 
 
 def ssh(context: typer.Context, node: Node = None, name: given.Name = None) -> None:
@@ -123,19 +123,19 @@ def ssh(context: typer.Context, node: Node = None, name: given.Name = None) -> N
 
     One word goes to the node's shell as it is ("journalctl | tail"); several words keep their meaning.
     """
-    from devenv import operations, shell
+    from devenv import names, shell
 
-    _replace(shell.ssh_command(operations.existing(name), node, given.rest(context)))
+    _replace(shell.ssh_command(names.existing(name), node, given.rest(context)))
 
 
 def exec_(context: typer.Context, name: given.Name = None) -> None:
     """Run a command of this host with the environment's variables: devenv exec -- kubectl get nodes"""
-    from devenv import operations, shell
+    from devenv import names, shell
 
     command = given.rest(context)
     if not command:
         raise errors.UsageError("which command?", advice="devenv exec -- kubectl get nodes")
-    _replace(list(command), {**os.environ, **shell.variables(operations.existing(name))})
+    _replace(list(command), {**os.environ, **shell.variables(names.existing(name))})
 
 
 def _replace(argv: list[str], env: dict[str, str] | None = None) -> None:
@@ -168,9 +168,9 @@ def logs(
 
     Logs of an environment that is gone are kept, ten runs of each.
     """
-    from devenv import history, operations, shell
+    from devenv import history, names, shell
 
-    chosen = operations.choose(name)
+    chosen = names.choose(name)
     if node is not None:
         command = [
             "journalctl",
@@ -179,7 +179,7 @@ def logs(
             *(["--follow"] if follow else []),
             *([f"--unit={unit}"] if unit else []),
         ]
-        _replace(shell.ssh_command(operations.existing(chosen), node, command))
+        _replace(shell.ssh_command(names.existing(chosen), node, command))
     if runs:
         columns = {
             "run": "RUN",

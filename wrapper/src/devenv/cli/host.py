@@ -137,10 +137,10 @@ def image_load(
 
     Fails when one node lacks one of them in the end.
     """
-    from devenv import operations
+    from devenv import names, operations
     from devenv.cli import runs
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = runs.options(context, verbosity=verbose, timeout=timeout)
-        result = operations.load_images(operations.existing(name), images, chosen, run.watcher)
+        result = operations.load_images(names.existing(name), images, chosen, run.watcher)
         run.done(result, [f"{', '.join(images)}: on every node of {result.name}"])

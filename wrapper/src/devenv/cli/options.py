@@ -15,17 +15,17 @@ from devenv import errors
 
 def complete_name(incomplete: str) -> list[str]:
     """Names of environments."""
-    from devenv import operations
+    from devenv import names
 
-    return [name for name in operations.names() if name.startswith(incomplete)]
+    return [name for name in names.known() if name.startswith(incomplete)]
 
 
 def complete_node(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of the environment's nodes."""
-    from devenv import operations, shell
+    from devenv import names, shell
 
     try:
-        found = shell.hosts(operations.choose(ctx.params.get("name")))
+        found = shell.hosts(names.choose(ctx.params.get("name")))
     except (errors.Error, OSError):
         return []
     return [node for node in found if node.startswith(incomplete)]

@@ -98,6 +98,6 @@ def _resolved(wanted: str, changes: list[str] | None) -> dict[str, Any]:
 def _of_environment(name: str | None) -> dict[str, Any]:
     from ansible_collections.devenv.lab.plugins.plugin_utils import paths, state
 
-    from devenv import operations
+    from devenv import names
 
-    return state.read_profile(paths.environment(operations.existing(name))) or {}
+    return state.read_profile(paths.environment(names.existing(name))) or {}

@@ -85,16 +85,16 @@ def down(
 
     One that is not there is no error. Bundles, images and logs stay: devenv prune removes them.
     """
-    from devenv import operations
+    from devenv import names, operations
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = options(
             context, extra=extra_vars, verbosity=verbose, check=check, timeout=timeout, artifacts=artifacts
         )
-        if name is None and not operations.names():
+        if name is None and not names.known():
             run.done(operations.Result("", text="there is no environment"))
             return
-        result = operations.down(operations.choose(name), chosen, run.watcher)
+        result = operations.down(names.choose(name), chosen, run.watcher)
         run.done(
             result,
             []
@@ -104,11 +104,11 @@ def down(
 
 
 def _simple(playbook: str, told: str, context: typer.Context, name: str | None, as_json: bool, **values: Any) -> None:
-    from devenv import operations
+    from devenv import names, operations
 
     with output.running(as_json=as_json, verbose=bool(values.get("verbosity"))) as run:
         chosen = options(context, **values)
-        result = operations.run(playbook, operations.existing(name), {}, chosen, run.watcher)
+        result = operations.run(playbook, names.existing(name), {}, chosen, run.watcher)
         run.done(result, [f"{result.name} {told}"])
 
 
@@ -154,11 +154,11 @@ def validate(
     as_json: given.Json = False,
 ) -> None:
     """Prove that the cluster works: API, nodes, DNS, pods that reach each other."""
-    from devenv import operations
+    from devenv import names, operations
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
-        result = operations.validate(operations.existing(name), chosen, run.watcher)
+        result = operations.validate(names.existing(name), chosen, run.watcher)
         run.done(result, [f"{result.name} works"])
 
 
