@@ -157,7 +157,10 @@ def _kubectl(*words: str, timeout: float = 60) -> subprocess.CompletedProcess[st
 def _json(answer: subprocess.CompletedProcess[str], what: str) -> dict[str, Any]:
     if answer.returncode != 0:
         raise Failed("kubernetes_api", f"{what}: {redact(answer.stderr.strip())}")
-    value = json.loads(answer.stdout or "{}")
+    try:
+        value = json.loads(answer.stdout.strip() or "{}")
+    except ValueError:
+        raise Failed("kubernetes_api", f"{what}: the answer is no JSON") from None
     return value if isinstance(value, dict) else {}
 
 
@@ -409,7 +412,12 @@ def perform(action: str, params: dict[str, Any], now: float, only_check: bool = 
         "drain": lambda: drain(params["nodes"], params["timeout"]),
         "forget": lambda: dict(_forgotten(forget(params["nodes"], params["members"]))),
     }
-    return dict(actions[action](), ca_hash=kubernetes_state.ca_hash())
+    try:
+        return dict(actions[action](), ca_hash=kubernetes_state.ca_hash())
+    except FileNotFoundError as error:
+        if error.filename != "kubeadm":
+            raise
+        raise Failed("node_program_missing", "the node has no program kubeadm") from None
 
 
 def _forgotten(removed: list[str]) -> dict[str, Any]:

@@ -1,0 +1,196 @@
+"""What state Kubernetes is in, told from files and answers."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from ansible_collections.devenv.lab.plugins.module_utils import kubernetes_state as ks
+
+
+def touch(root: Path, *paths: str) -> None:
+    for path in paths:
+        target = root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("x")
+
+
+def test_an_empty_node_is_absent(tmp_path: Path) -> None:
+    assert ks.state(str(tmp_path)) == {"state": "absent", "marker": {}, "missing": []}
+
+
+@pytest.mark.parametrize("path", ks.TRACES)
+def test_any_trace_without_the_marker_is_partial(tmp_path: Path, path: str) -> None:
+    touch(tmp_path, path)
+    assert ks.state(str(tmp_path))["state"] == "partial"
+
+
+@pytest.mark.parametrize("role", ["control_plane", "worker"])
+def test_files_alone_finish_nothing(tmp_path: Path, role: str) -> None:
+    """kubeadm was killed after its last file and before its end."""
+    touch(tmp_path, *ks.CONTROL_PLANE_FILES)
+    assert ks.state(str(tmp_path))["state"] == "partial"
+    ks.mark(role, {"node": "n"}, str(tmp_path))
+    assert ks.state(str(tmp_path))["state"] == role
+
+
+@pytest.mark.parametrize(("role", "files"), [("control_plane", ks.CONTROL_PLANE_FILES), ("worker", ks.NODE_FILES)])
+def test_every_file_of_a_finished_node_counts(tmp_path: Path, role: str, files: tuple[str, ...]) -> None:
+    ks.mark(role, {}, str(tmp_path))
+    for lost in files:
+        touch(tmp_path, *files)
+        (tmp_path / lost.lstrip("/")).unlink()
+        found = ks.state(str(tmp_path))
+        assert (found["state"], found["missing"], bool(found["marker"])) == ("partial", [lost], True)
+
+
+def test_a_worker_needs_no_control_plane_files(tmp_path: Path) -> None:
+    touch(tmp_path, *ks.NODE_FILES)
+    ks.mark("worker", {}, str(tmp_path))
+    assert ks.state(str(tmp_path))["state"] == "worker"
+
+
+@pytest.mark.parametrize("text", ["", "half a li", "[]", '{"role": ""}'])
+def test_a_broken_marker_finishes_nothing(tmp_path: Path, text: str) -> None:
+    touch(tmp_path, *ks.CONTROL_PLANE_FILES, ks.MARKER)
+    (tmp_path / ks.MARKER.lstrip("/")).write_text(text)
+    assert ks.state(str(tmp_path))["state"] == "partial"
+
+
+def test_the_marker_goes_and_may_be_gone(tmp_path: Path) -> None:
+    ks.mark("worker", {}, str(tmp_path))
+    ks.unmark(str(tmp_path))
+    ks.unmark(str(tmp_path))
+    assert ks.state(str(tmp_path))["state"] == "absent"
+
+
+def openssl(*words: str, data: bytes = b"") -> bytes:
+    return subprocess.run(["openssl", *words], input=data, capture_output=True, check=True).stdout
+
+
+KEYS = {
+    "rsa": ["-newkey", "rsa:2048"],
+    "ec": ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"],
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path]:
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def make(kind: str, days: int) -> Path:
+        path = folder / f"{kind}-{days}.crt"
+        if not path.exists():
+            names = ["-subj", "/CN=kubernetes", "-addext", "subjectAltName=IP:127.0.0.1"]
+            openssl(
+                "req",
+                "-x509",
+                "-nodes",
+                *KEYS[kind],
+                *names,
+                "-days",
+                str(days),
+                "-keyout",
+                f"{path}.key",
+                "-out",
+                str(path),
+            )
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("days", [10, 20000])  # beyond 2049, X.509 writes the time in another form
+def test_certificates_are_read_as_openssl_reads_them(made: Callable[[str, int], Path], kind: str, days: int) -> None:
+    path = made(kind, days)
+    public = openssl("pkey", "-pubin", "-outform", "der", data=openssl("x509", "-in", str(path), "-noout", "-pubkey"))
+    shown = openssl("x509", "-in", str(path), "-noout", "-enddate", "-dateopt", "iso_8601").decode()
+    assert ks.certificate(path.read_text()) == {
+        "end": shown.strip().removeprefix("notAfter=").replace(" ", "T"),
+        "key_hash": "sha256:" + hashlib.sha256(public).hexdigest(),
+    }
+
+
+@pytest.mark.parametrize("text", ["", "no PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"])
+def test_what_is_no_certificate(text: str) -> None:
+    assert ks.certificate(text) == {}
+
+
+def test_ends_and_ca_of_a_node(tmp_path: Path, made: Callable[[str, int], Path]) -> None:
+    path = tmp_path / ks.CA.lstrip("/")
+    path.parent.mkdir(parents=True)
+    path.write_text(made("ec", 10).read_text())
+    assert list(ks.certificate_ends(str(tmp_path))) == [ks.CA]
+    assert ks.ca_hash(str(tmp_path)).startswith("sha256:")
+    assert ks.ca_hash(str(tmp_path / "none")) == ""
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/readyz" else 500)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def plain() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def secured(made: Callable[[str, int], Path]) -> Iterator[int]:
+    path = made("ec", 10)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path, f"{path}.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+def test_only_200_is_ready(plain: int) -> None:
+    assert ks.http_ok("127.0.0.1", plain, "/readyz")
+    assert not ks.http_ok("127.0.0.1", plain, "/other")
+
+
+def test_the_server_must_be_of_the_ca(secured: int, made: Callable[[str, int], Path]) -> None:
+    assert ks.http_ok("127.0.0.1", secured, "/readyz", ca=str(made("ec", 10)))
+    assert not ks.http_ok("127.0.0.1", secured, "/readyz", ca=str(made("rsa", 10)))
+    assert not ks.http_ok("127.0.0.1", secured, "/readyz", ca="/none")
+
+
+def test_nobody_answers() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        assert not ks.http_ok("127.0.0.1", free.getsockname()[1], "/readyz", timeout=0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("    - --advertise-address=10.0.0.1\n", "10.0.0.1"),
+        ("    - '--advertise-address=fd77::a'\n", "fd77::a"),
+        ("    - --other=1\n", None),
+    ],
+)
+def test_address_of_the_apiserver(tmp_path: Path, text: str, address: str | None) -> None:
+    path = tmp_path / "etc/kubernetes/manifests/kube-apiserver.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert ks.apiserver_address(str(tmp_path)) == address

@@ -1,0 +1,95 @@
+"""What a killed run left is found by its mark and ended; nothing else is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.devenv.lab.plugins.module_utils import processes
+
+RUN = f"unit-test-{os.getpid()}"
+
+
+@pytest.fixture
+def old() -> Iterator[subprocess.Popen[bytes]]:
+    """A process of another run, with a child of its own."""
+    child = subprocess.Popen(
+        ["sh", "-c", "sleep 60 & wait"], env={**os.environ, processes.MARKER: RUN}, start_new_session=True
+    )
+    deadline = time.monotonic() + 5
+    while not processes.run_of(child.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    yield child
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, 9)
+    child.wait()
+
+
+def mine(run_id: str) -> list[dict[str, object]]:
+    return [found for found in processes.leftovers(run_id) if found["run"] == RUN]
+
+
+def test_processes_of_another_run_are_ended_with_their_children(old: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 5
+    while len(mine("other")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    found = mine("other")
+    assert {entry["command"] for entry in found} == {"sh", "sleep"}
+    assert processes.end(found) == []
+    assert all(processes.gone(int(str(entry["pid"]))) for entry in found)
+    assert old.wait(5) == -9
+
+
+def test_processes_of_this_run_stay(old: subprocess.Popen[bytes]) -> None:
+    assert mine(RUN) == []
+    assert old.poll() is None
+
+
+def test_neither_itself_nor_who_began_it() -> None:
+    """A module that carries an old mark, as one called by hand in a marked shell does."""
+    code = (
+        "import os\n"
+        "from ansible_collections.devenv.lab.plugins.module_utils import processes\n"
+        f"print([f['pid'] for f in processes.leftovers('other') if f['run'] == {RUN + 'b'!r}] == [])\n"
+    )
+    path = str(Path(__file__).resolve().parents[2] / "collections")
+    env = {**os.environ, processes.MARKER: RUN + "b", "PYTHONPATH": path}
+    answer = subprocess.run(
+        ["sh", "-c", f'{sys.executable} -c "$CODE"; true'], env={**env, "CODE": code}, capture_output=True, text=True
+    )
+    assert answer.stdout.strip() == "True", answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "service"),
+    [
+        ("0::/system.slice/ssh.service\n", False),
+        ("0::/user.slice/user-0.slice/session-3.scope\n", False),
+        ("0::/system.slice/kubelet.service\n", True),
+        ("0::/user.slice/user-0.slice/user@0.service/app.slice/x.service\n", True),
+        ("0::/system.slice/sshd@1-a.service\n", False),
+        ("4:memory:/kubepods/burstable/pod1/c1\n1:name=systemd:/kubepods/pod1\n", True),
+        ("1:name=systemd:/libpod_parent/libpod-1/system.slice/containerd.service\n0::/\n", True),
+        ("1:name=systemd:/libpod_parent/libpod-1/system.slice/ssh.service\n4:memory:/x/kubelet.service\n", False),
+        ("", False),
+    ],
+)
+def test_services_and_pods_are_told_from_logins(text: str, service: bool) -> None:
+    assert processes.of_a_service(text) is service
+
+
+def test_ancestors_end_at_the_first_process() -> None:
+    assert {os.getpid(), os.getppid()} <= processes.ancestors(os.getpid())
+    assert processes.ancestors(0) == set()
+
+
+def test_one_that_is_gone_already() -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    assert processes.end([{"pid": child.pid, "run": "r", "command": "true"}]) == []
