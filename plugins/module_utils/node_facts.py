@@ -174,8 +174,3 @@ def facts(keep: bool, root: str = "/") -> dict[str, Any]:
         "memory": memory(observe.read_text("/proc/meminfo")),
         "disk": disk(("/", "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd")),
     }
-
-
-def first_address(found: Sequence[dict[str, Any]]) -> str | None:
-    """The first global address, None when the node has none."""
-    return next((str(entry["address"]) for entry in found if entry["scope"] == "global"), None)

@@ -156,7 +156,7 @@ def test_what_an_earlier_run_wrote_for_the_part_is_removed() -> None:
 
 def test_a_file_that_moved_to_another_part_stays() -> None:
     before = {"a": {"files": ["/etc/f"]}}
-    parts = [{"name": "a"}, {"name": "b", "files": [{"path": "/etc/f", "content": "x"}]}]
+    parts: list[dict[str, Any]] = [{"name": "a"}, {"name": "b", "files": [{"path": "/etc/f", "content": "x"}]}]
     assert converge.plan(parts, seen(files={"/etc/f": file("x")}, managed=before)).remove == []
 
 
