@@ -301,7 +301,8 @@ class Recorder:
             self.broken = str(error)
 
     def _save(self, name: str, text: str) -> None:
-        if self.folder is None:
+        # A folder that is gone is not made again.
+        if self.folder is None or not self.folder.is_dir():
             return
         try:
             files.write(self.folder / name, text)

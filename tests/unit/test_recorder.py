@@ -292,12 +292,13 @@ def test_long_output_is_cut_after_redaction(clock: Clock) -> None:
     assert found.startswith("[")
 
 
-def test_a_full_disk_does_not_end_the_run(clock: Clock) -> None:
+def test_a_folder_that_cannot_be_written_does_not_end_the_run(clock: Clock, tmp_path: Path) -> None:
     made = recorded(clock)
-    made.place(Path("/nonexistent"))
+    made.place(tmp_path / "gone")
     made.play("prepare | Do")
     assert "No such file" in made.broken
     assert made.finish(ok=True).summary["exit"] == 0
+    assert not (tmp_path / "gone").exists()
 
 
 def test_artifacts_get_a_new_folder_each_time(clock: Clock, tmp_path: Path) -> None:

@@ -1,0 +1,372 @@
+"""Real ansible-playbook runs around the stage action and the record callback: killed, interrupted, at once, refused.
+
+They need neither root nor a container: the plays are short ones on this machine, with an inventory that says what the
+profile plugin would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils import leftovers, lock, profile, redact, state
+
+CHECKOUT = Path(__file__).parents[2]
+TOKEN = "abcdef.0123456789abcdef"
+
+HEAD = """
+- name: preflight | Begin
+  hosts: localhost
+  gather_facts: false
+  tasks:
+    - {name: Begin the stage, devenv.lab.stage: {name: preflight}}
+"""
+TAIL = """
+- name: validate | End
+  hosts: localhost
+  gather_facts: false
+  tasks:
+    - {name: Begin the stage, devenv.lab.stage: {name: validate}}
+    - {name: End the stage, devenv.lab.stage: {name: validate, state: end}}
+"""
+# The module's program starts another that has no marker and does not listen to SIGTERM: the worst case.
+LONG = """
+- name: prepare | Work long
+  hosts: nodes
+  gather_facts: false
+  tasks:
+    - name: Work
+      ansible.builtin.command:
+        argv: [sh, -c, "env -u DEVENV_RUN sh -c 'trap : TERM; touch WORKING; while :; do sleep 0.1; done'; :"]
+"""
+
+
+@dataclass
+class Lab:
+    """A home, playbooks and the runs that were started in it."""
+
+    path: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def home(self) -> Path:
+        return self.path / "home"
+
+    def folder(self, name: str = "aio") -> Path:
+        return self.home / "environments" / name
+
+    def playbook(self, *plays: str) -> Path:
+        place = self.path / f"playbook{len(list(self.path.glob('*.yml')))}.yml"
+        place.write_text("---" + "".join(plays).replace("WORKING", str(self.path / "working")))
+        return place
+
+    def inventory(self, name: str = "aio", asked: str = "aio") -> Path:
+        resolved = profile.resolve(asked)
+        local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        hosts = {node["name"]: local for node in resolved["nodes"]}
+        tree = {
+            "all": {
+                "vars": {"devenv_name": name, "devenv_profile": resolved, "ansible_python_interpreter": sys.executable},
+                "children": {"nodes": {"hosts": hosts}},
+            }
+        }
+        place = self.path / f"inventory-{name}-{asked}.yml"
+        place.write_text(yaml.safe_dump(tree))
+        return place
+
+    def start(
+        self, playbook: Path, *more: str, inventory: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        argv = [
+            str(CHECKOUT / ".venv/bin/ansible-playbook"),
+            "-i",
+            str(inventory or self.inventory()),
+            str(playbook),
+            *more,
+        ]
+        if not Path(argv[0]).exists():
+            argv[0] = str(Path(sys.executable).with_name("ansible-playbook"))
+        clean = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("DEVENV_", "ANSIBLE_", "ARTIFACT", "PYTHONUNBUFFERED"))
+        }
+        child = subprocess.Popen(
+            argv,
+            env={
+                **clean,
+                "DEVENV_HOME": str(self.home),
+                "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
+                **(env or {}),
+            },
+            cwd=self.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(child)
+        return child
+
+    def run(self, playbook: Path, *more: str, **options: Any) -> tuple[int, str]:
+        child = self.start(playbook, *more, **options)
+        text, _ = child.communicate(timeout=60)
+        return child.returncode, text
+
+    def last(self, document: str, name: str = "aio") -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((state.runs(self.folder(name))[-1] / document).read_text())
+        return found
+
+
+def workers(lab: Lab) -> list[int]:
+    """Living processes of LONG's task in this lab, down to the loop without a marker."""
+    return [
+        process.pid
+        for process in leftovers.all_processes().values()
+        if process.state != "Z" and str(lab.path / "working") in leftovers.command_line(process.pid)
+    ]
+
+
+def settle(condition: Callable[[], bool], limit: float = 30) -> None:
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, "did not come about in time"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    made = Lab(tmp_path)
+    yield made
+    for child in made.started:
+        if child.poll() is None:
+            child.kill()
+        child.communicate()
+    for pid in workers(made):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def working(lab: Lab, *more: str, **options: Any) -> subprocess.Popen[str]:
+    """A run in the middle of LONG."""
+    run = lab.start(lab.playbook(HEAD, LONG, TAIL), *more, **options)
+    settle(lambda: (lab.path / "working").exists() or run.poll() is not None)
+    assert run.poll() is None, run.communicate()[0]
+    assert workers(lab)
+    return run
+
+
+def test_a_good_run_leaves_records_and_no_lock(lab: Lab) -> None:
+    code, text = lab.run(lab.playbook(HEAD, TAIL), "-vvv", "-e", f"devenv_artifacts={lab.path}/artifacts")
+    assert code == 0, text
+    assert "WARNING" not in text
+    summary = lab.last("summary.json")
+    assert (summary["exit"], summary["changed"], summary["module_calls"]) == (0, 0, 0)
+    assert [stage["name"] for stage in summary["stages"]] == ["preflight", "validate"]
+    assert [(line["stage"], line["result"]) for line in state.ledger(lab.folder())] == [
+        ("preflight", "begun"), ("preflight", "done"), ("validate", "begun"), ("validate", "done"),
+    ]  # fmt: skip
+    assert lock.read(lab.folder()) is None
+    (place,) = (lab.path / "artifacts").iterdir()
+    assert (place / "junit.xml").exists()
+    assert "devenv.lab.stage" not in (place / "metadata.json").read_text()
+
+
+def test_kill_9_in_a_long_module_and_the_next_run_ends_it_and_goes_on(lab: Lab) -> None:
+    run = working(lab)
+    before = workers(lab)
+    run.kill()
+    run.wait()
+    assert set(workers(lab)) == set(before), "the test would prove nothing: killing ansible ended its module too"
+    code, text = lab.run(lab.playbook(HEAD, TAIL))
+    assert code == 0, text
+    assert workers(lab) == []
+    assert "was killed" in text
+    assert lock.read(lab.folder()) is None
+
+
+def test_kill_9_and_down_at_once(lab: Lab) -> None:
+    run = working(lab)
+    run.kill()
+    run.wait()
+    down = "\n- name: down | Remove\n  hosts: localhost\n  gather_facts: false\n  tasks:\n" + "".join(
+        f"    - {{name: The {what}, devenv.lab.stage: {{name: down, state: {what}}}}}\n" for what in ("begin", "end")
+    )
+    code, text = lab.run(lab.playbook(down))
+    assert code == 0, text
+    assert workers(lab) == []
+    assert not lab.folder().exists()
+    history = sorted((lab.home / "history" / "aio").iterdir())
+    assert len(history) == 2
+    assert json.loads((history[-1] / "summary.json").read_text())["exit"] == 0
+    assert "down | Remove" in (history[-1] / "log.txt").read_text()
+
+
+def test_kill_9_of_a_run_without_callback_leaves_workers_that_are_known(lab: Lab) -> None:
+    """Without the callback nothing carries a marker but what the lock says."""
+    (lab.path / "empty.cfg").write_text("")
+    bare = {
+        "ANSIBLE_CONFIG": str(lab.path / "empty.cfg"),
+        "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / "collections"),
+    }
+    run = working(lab, env=bare)
+    run.kill()
+    run.wait()
+    code, text = lab.run(lab.playbook(HEAD, TAIL), env=bare)
+    assert code == 0, text
+    assert workers(lab) == []
+
+
+def test_a_killed_command_takes_its_run_along(lab: Lab) -> None:
+    owner = subprocess.Popen(["sleep", "60"])
+    try:
+        process = leftovers.read_process(owner.pid)
+        assert process is not None
+        run = working(lab, env={"DEVENV_OWNER": f"{owner.pid}:{process.start}", "DEVENV_RUN": "owned1"})
+        assert (lock.read(lab.folder()) or lock.holder_of(os.getpid(), "", "")).run_id == "owned1"
+    finally:
+        owner.kill()
+        owner.wait()
+    code, text = lab.run(lab.playbook(HEAD, TAIL))
+    assert code == 0, text
+    assert run.wait(timeout=5) != 0
+    assert workers(lab) == []
+
+
+def test_ctrl_c_keeps_the_state_and_leaves_no_process_and_no_lock(lab: Lab) -> None:
+    run = working(lab)
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=20)
+    assert run.returncode not in (0, None)
+    assert workers(lab) == []
+    assert lock.read(lab.folder()) is None
+    assert lab.last("failure.json")["reason"] == "interrupted"
+    assert lab.last("summary.json")["exit"] == 130
+    assert lab.last("summary.json")["stages"][-1]["result"] == "interrupted"
+    assert (lab.folder() / "profile.yml").exists()
+
+
+def test_a_second_run_says_who_holds_it_and_the_first_goes_on(lab: Lab) -> None:
+    run = working(lab)
+    code, text = lab.run(lab.playbook(HEAD, TAIL))
+    assert code != 0
+    assert f"process {run.pid}" in text
+    assert "holds the environment aio" in text
+    code, text = lab.run(lab.playbook(HEAD, TAIL), "--check")
+    assert code != 0
+    assert "holds the environment aio" in text
+    assert run.poll() is None
+    assert workers(lab)
+    found = lock.read(lab.folder())
+    assert found is not None
+    assert found.pid == run.pid
+
+
+def test_two_environments_do_not_touch_each_other(lab: Lab) -> None:
+    run = working(lab)
+    code, text = lab.run(lab.playbook(HEAD, TAIL), inventory=lab.inventory("other"))
+    assert code == 0, text
+    assert run.poll() is None
+    assert workers(lab)
+    assert state.environments(lab.home) == ["aio", "other"]
+
+
+def fails(stage: str, result: str = '{msg: "bad TOKEN"}') -> str:
+    return f"""
+- name: {stage} | Fail
+  hosts: localhost
+  gather_facts: false
+  tasks:
+    - {{name: Begin the stage, devenv.lab.stage: {{name: {stage}}}}}
+    - name: Fail
+      ansible.builtin.fail: {result.replace("TOKEN", TOKEN)}
+"""
+
+
+def test_a_failed_run_gives_the_lock_back_and_says_where(lab: Lab) -> None:
+    code, text = lab.run(lab.playbook(HEAD, fails("provision"), TAIL))
+    assert code == 2, text
+    assert lock.read(lab.folder()) is None
+    failure = lab.last("failure.json")
+    assert (failure["stage"], failure["reason"], failure["exit"], failure["host"], failure["task"]) == (
+        "provision", "provision_failed", 3, "localhost", "Fail",
+    )  # fmt: skip
+    path, line = failure["file"].rsplit(":", 1)
+    assert "name: Fail" in Path(path).read_text().splitlines()[int(line) - 1]
+    everything = "".join(
+        path.read_text() for path in lab.folder().rglob("*") if path.is_file() and "ssh" not in path.parts
+    )
+    assert redact.find(f"bad {TOKEN}") == ["bootstrap token"]
+    assert redact.find(everything) == []
+    assert state.ledger(lab.folder())[-1]["result"] == "failed"
+
+
+def test_preflight_that_fails_leaves_no_environment_but_its_log(lab: Lab) -> None:
+    code, text = lab.run(lab.playbook(fails("preflight"), TAIL))
+    assert code == 2, text
+    assert list((lab.home / "environments").iterdir()) == []
+    (place,) = (lab.home / "history" / "aio").iterdir()
+    assert json.loads((place / "failure.json").read_text())["exit"] == 9
+
+
+def test_preflight_that_fails_on_an_environment_with_nodes_leaves_it(lab: Lab) -> None:
+    assert lab.run(lab.playbook(HEAD, fails("provision")))[0] == 2
+    assert lab.run(lab.playbook(fails("preflight")))[0] == 2
+    assert lab.folder().is_dir()
+    assert lock.read(lab.folder()) is None
+
+
+def test_a_profile_that_cannot_be_applied_is_refused_with_the_difference(lab: Lab) -> None:
+    assert lab.run(lab.playbook(HEAD, fails("provision")))[0] == 2
+    before = {path: path.read_bytes() for path in lab.folder().rglob("*") if path.is_file()}
+    code, text = lab.run(
+        lab.playbook(HEAD, TAIL),
+        "-e",
+        f"devenv_artifacts={lab.path}/a",
+        inventory=lab.inventory("aio", "aio-dualstack-static"),
+    )
+    assert code == 2
+    assert "'ipv4' -> 'dualstack'" in text.replace("\n", " ")
+    assert {path: path.read_bytes() for path in lab.folder().rglob("*") if path.is_file()} == before
+    (place,) = (lab.path / "a").iterdir()
+    assert json.loads((place / "failure.json").read_text())["exit"] == 14
+
+
+def test_no_profile_fails_by_name_and_makes_nothing(lab: Lab) -> None:
+    empty = lab.path / "empty.yml"
+    empty.write_text("all: {}\n")
+    code, text = lab.run(lab.playbook(HEAD, TAIL), inventory=empty)
+    assert code == 2
+    assert "no profile was given" in text
+    assert not lab.home.exists()
+
+
+def test_check_mode_writes_nothing(lab: Lab) -> None:
+    code, text = lab.run(lab.playbook(HEAD, TAIL), "--check", "--diff")
+    assert code == 0, text
+    assert not lab.home.exists()
+
+
+def test_a_run_without_a_stage_leaves_nothing(lab: Lab) -> None:
+    play = """
+- name: Something else
+  hosts: localhost
+  gather_facts: false
+  tasks:
+    - {name: Say, ansible.builtin.debug: {}}
+"""
+    code, text = lab.run(lab.playbook(play), env={"ARTIFACT_DIR": str(lab.path / "a")})
+    assert code == 0, text
+    assert not lab.home.exists()
+    assert not (lab.path / "a").exists()
