@@ -78,7 +78,7 @@ def files(root: Root, paths: Iterable[str]) -> list[Entry]:
 
 
 def libraries(root: Root, path: str) -> list[str]:
-    """Shared libraries of a program or library of the root, loader first; none for what is static or no ELF file.
+    """Shared libraries of a program or library of the root, the loader last; none for what is static or no ELF file.
 
     The root's own loader lists them, which also checks that none is missing.
     """
@@ -94,10 +94,13 @@ def libraries(root: Root, path: str) -> list[str]:
         lines = process.run(argv, timeout=60).stdout.splitlines()
     except ProgramFailed as error:
         raise DevenvError("bundle_debian", f"libraries of /{path}: {error.stderr.strip()[-300:]}") from None
-    found = [match.group(1) for line in lines if (match := re.search(r"=> (/\S+) \(", line))]
-    inside = [str(Path(one).relative_to(root.path)) for one in found if Path(one).is_relative_to(root.path)]
-    interpreters = [match.group(1) for line in lines if (match := re.match(r"\s*/(lib\S*/ld-linux-\S+)", line))]
-    return [*interpreters, *(one for one in inside if "ld-linux" not in one), *_loader_place(root, inside)]
+    needed = [match.groups() for line in lines if (match := re.match(r"\s*(\S+) => (.+?)(?: \(0x\w+\))?$", line))]
+    # The loader looks into the host's own places last: what is found there is missing in the root too.
+    missing = [name for name, place in needed if "ld-linux" not in name and not Path(place).is_relative_to(root.path)]
+    if missing:
+        raise DevenvError("bundle_debian", f"/{path} needs {', '.join(missing)}, which no package brought")
+    inside = [str(Path(place).relative_to(root.path)) for name, place in needed if "ld-linux" not in name]
+    return [*inside, *_loader_place(root, inside)]
 
 
 def certificates(root: Root) -> bytes:

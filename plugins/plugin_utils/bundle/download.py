@@ -15,7 +15,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Pro
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 from requests.auth import AuthBase
 
-_CHUNK = 1 << 20
+# A broken connection loses the chunk that was under way: small ones keep the loss small.
+_CHUNK = 1 << 16
 _SPEAK_EVERY = 3.0
 _SYSTEM_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})

@@ -1,0 +1,280 @@
+"""Go toolchains, their failures, and what is taken out of Debian packages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import (
+    debian,
+    golang,
+    images,
+    modules,
+    programs,
+    versions,
+)
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
+
+
+def script(file: Path, text: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
+    return file
+
+
+def go_that(folder: Path, text: str, version: str = "go1.26.0") -> Path:
+    """A `go` that knows its version and does ``text`` else."""
+    return script(folder / "go", f'if [ "$1" = env ]; then echo "{version}"; exit 0; fi\n{text}')
+
+
+# --- toolchains
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("go1.26.6", (1, 26, 6)), ("1.26", (1, 26)), ("go1.27rc1", (1, 27)), ("devel +abc", (0,)), ("", (0,))],
+)
+def test_number(text: str, numbers: tuple[int, ...]) -> None:
+    assert golang.number(text) == numbers
+
+
+def test_go_on_path_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = go_that(tmp_path / "bin", "exit 1", "go1.26.0")
+    monkeypatch.setenv("PATH", f"{go.parent}:/usr/bin:/bin")
+    assert golang.toolchain("1.26.0", "9.9.9", tmp_path, print) == golang.Toolchain(go, "1.26.0")
+
+
+@pytest.mark.parametrize("version", ["go1.25.9", "", None])
+def test_a_kept_toolchain_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
+    if version is not None:
+        go_that(tmp_path / "bin", "exit 1", version)
+    kept = go_that(tmp_path / "go" / "1.26.6" / "go" / "bin", "exit 1", "go1.26.6")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    assert golang.toolchain("1.26.0", "1.26.6", tmp_path, print) == golang.Toolchain(kept, "1.26.6")
+
+
+def test_environment_keeps_the_users_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOFLAGS", "-p=1")
+    monkeypatch.setenv("GOPROXY", "https://mirror.example")
+    monkeypatch.setenv("GOBIN", "/somewhere/else")
+    monkeypatch.setenv("GOOS", "plan9")
+    monkeypatch.setenv("CGO_ENABLED", "1")
+    env = golang.environment(golang.Toolchain(Path("/opt/go/bin/go"), "1.26.0"), tmp_path)
+    assert (env["GOFLAGS"], env["GOPROXY"]) == ("-p=1", "https://mirror.example")
+    assert (env["GOBIN"], env["CGO_ENABLED"], env["GOTOOLCHAIN"]) == (str(tmp_path), "0", "local")
+    assert "GOOS" not in env
+    assert env["PATH"].startswith("/opt/go/bin:")
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        ("open /x: no space left on device", "bundle_disk_full"),
+        ("verifying k8s.io/api@v1: checksum mismatch", "bundle_wrong_digest"),
+        ("Get https://x: dial tcp: lookup x: no such host", "bundle_unreachable"),
+        ("dial tcp 127.0.0.1:1: connect: connection refused", "bundle_unreachable"),
+        ("dial udp 10.0.0.1:53: connect: network is unreachable", "bundle_unreachable"),
+        ("reading https://x/y.zip: 404 Not Found", "bundle_not_found"),
+        ("undefined: foo", "bundle_build"),
+    ],
+)
+def test_failures_of_go(tmp_path: Path, says: str, reason: str) -> None:
+    go = go_that(tmp_path / "bin", f"echo 'go: downloading x v1' >&2; echo '{says}' >&2; exit 1")
+    with pytest.raises(DevenvError, match="coredns: go install") as caught:
+        golang.install(golang.Toolchain(go, "1.26.0"), ["x@v1"], tmp_path / "bin", label="coredns", progress=print)
+    assert (caught.value.reason.id, caught.value.exit_code) == (reason, 12)
+    assert says in str(caught.value)
+
+
+def test_install_gives_go_what_it_needs(tmp_path: Path) -> None:
+    go = go_that(tmp_path / "bin", f'echo "$@" > {tmp_path}/args; (pwd; ls -A | wc -l) > {tmp_path}/pwd')
+    golang.install(
+        golang.Toolchain(go, "1.26.0"), ["a@v1", "b@v1"], tmp_path / "out", label="x", progress=print, ldflags="-X a=b"
+    )
+    assert (tmp_path / "args").read_text() == "install -v -trimpath -ldflags -s -w -X a=b a@v1 b@v1\n"
+    where, files = (tmp_path / "pwd").read_text().split()
+    assert files == "0", "a go.mod of the caller's folder must not decide"
+    assert not Path(where).exists()
+
+
+def test_progress_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(golang, "_SPEAK_EVERY", 0)
+    said: list[str] = []
+    go = go_that(tmp_path / "bin", "echo 'go: downloading x v1'; echo a/b; echo a/c; echo '# a note'")
+    golang.install(golang.Toolchain(go, "1.26.0"), ["x@v1"], tmp_path / "out", label="x", progress=said.append)
+    assert said[0] == "x: building"
+    assert said[-1] == "x: 0 s, 1 modules fetched, 2 packages compiled"
+
+
+def test_a_program_that_go_did_not_make(tmp_path: Path) -> None:
+    go = go_that(tmp_path / "go", "exit 0")
+    group = modules.Group("x", {"x": "example.org/x"}, {"x": "1"})
+    (tmp_path / "build").mkdir()
+    with pytest.raises(DevenvError, match="made no x"):
+        modules._install(golang.Toolchain(go, "1.26.0"), group, tmp_path / "build", tmp_path, print)
+
+
+def test_names_of_built_programs(tmp_path: Path) -> None:
+    """Go names a program by its package, and leaves a last part away that is a major version."""
+    go = go_that(tmp_path / "go", 'echo x > "$GOBIN/server"; echo x > "$GOBIN/etcdctl"')
+    group = next(one for one in modules.groups(versions.wanted()) if "etcd" in one.programs)
+    small = modules.Group(
+        "x", {name: package for name, package in group.programs.items() if "etcd" in name}, group.version, local=True
+    )
+    (tmp_path / "build").mkdir()
+    module = versions.MODULES / "kubernetes"
+    rows = modules._install(golang.Toolchain(go, "1.26.0"), small, tmp_path / "build", module, print)
+    assert sorted(path.name for path in (tmp_path / "build" / "bin").iterdir()) == ["etcd", "etcdctl"]
+    assert {row.path: row.version for row in rows} == {"bin/etcd": "3.6.8", "bin/etcdctl": "3.6.8"}
+    assert sorted(path.name for path in (tmp_path / "build").iterdir()) == ["bin"]
+
+
+# --- long programs
+
+
+def test_stream(tmp_path: Path) -> None:
+    lines: list[str] = []
+    assert programs.stream(["sh", "-c", "echo a; echo b >&2"], on_line=lines.append) == ["a", "b"]
+    assert lines == ["a", "b"]
+    with pytest.raises(ProgramFailed, match="last words") as caught:
+        programs.stream(["sh", "-c", "echo last words; exit 3"])
+    assert caught.value.code == 3
+
+
+def test_stream_ends_a_program_that_takes_too_long() -> None:
+    waited: list[int] = []
+    with pytest.raises(ProgramFailed) as caught:
+        programs.stream(["sleep", "60"], on_wait=lambda: waited.append(1), timeout=1.5)
+    assert caught.value.code is None
+    assert waited
+
+
+def test_stream_stays_in_the_callers_group() -> None:
+    (out,) = programs.stream(["sh", "-c", "ps -o pgid= -p $$ 2>/dev/null || cut -d' ' -f5 /proc/$$/stat"])
+    assert int(out) == os.getpgrp()
+
+
+# --- Debian
+
+
+def test_versions_by_names_of_archives() -> None:
+    names = ["busybox-static_1%3a1.35.0-4+b1_amd64.deb", "netbase_6.4_all.deb", "partial", "lock"]
+    assert debian.versions(names) == {"busybox-static": "1:1.35.0-4+b1", "netbase": "6.4"}
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        ("E: Failed to fetch http://x  Could not resolve 'x'", "bundle_unreachable"),
+        ("tar: write error: No space left on device", "bundle_disk_full"),
+        ("E: something else", "bundle_debian"),
+    ],
+)
+def test_failures_of_mmdebstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, reason: str) -> None:
+    script(tmp_path / "bin" / "mmdebstrap", f'echo "{says}" >&2; exit 1')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    with pytest.raises(DevenvError) as caught:
+        debian.unpack("bookworm", tmp_path, print)
+    assert caught.value.reason.id == reason
+
+
+def test_without_mmdebstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DevenvError) as caught:
+        debian.unpack("bookworm", tmp_path, print)
+    assert caught.value.reason.id == "bundle_program_missing"
+
+
+def root_of(tmp_path: Path, *programs_of: str) -> debian.Root:
+    """A root with this machine's own loader and libraries, enough for some of its programs."""
+    root = tmp_path / "root"
+    for name in programs_of:
+        target = root / "usr/bin" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(shutil.which(name) or name, target)
+    triplet = next(Path("/usr/lib").glob("*-linux-gnu"))
+    (root / "lib" / triplet.name).mkdir(parents=True)
+    for pattern in (
+        "ld-linux-*.so.*",
+        "libc.so.6",
+        "libselinux.so.1",
+        "libpcre2-8.so.0",
+        "libacl.so.1",
+        "libattr.so.1",
+    ):
+        for file in triplet.glob(pattern):
+            shutil.copy(file, root / "lib" / triplet.name / file.name)
+    loader = next((root / "lib" / triplet.name).glob("ld-linux-*"))
+    (root / "lib64").mkdir()
+    (root / "lib64" / loader.name).symlink_to(f"/lib/{triplet.name}/{loader.name}")
+    return debian.Root(root, {})
+
+
+def test_libraries_of_a_program(tmp_path: Path) -> None:
+    root = root_of(tmp_path, "ls")
+    entries = {entry.path: entry for entry in debian.files(root, ["usr/bin/ls"])}
+    kinds = {path.rpartition("/")[2].split(".so")[0] for path in entries}
+    assert {"ls", "libc", "libselinux", "libpcre2-8"} <= kinds
+    assert any(path.startswith("lib64/ld-linux") for path in entries), "the program's interpreter is at this place"
+    for entry in entries.values():
+        assert entry.source
+        assert entry.source.is_relative_to(root.path)
+        assert not entry.source.is_symlink()
+
+
+def test_a_library_that_is_missing(tmp_path: Path) -> None:
+    root = root_of(tmp_path, "ls")
+    for file in root.path.glob("lib/*/libselinux*"):
+        file.unlink()
+    with pytest.raises(DevenvError, match="libselinux") as caught:
+        debian.files(root, ["usr/bin/ls"])
+    assert caught.value.reason.id == "bundle_debian"
+
+
+def test_what_is_no_program_has_no_libraries(tmp_path: Path) -> None:
+    root = debian.Root(tmp_path, {})
+    for name, content in (("text", b"text"), ("short", b"\x7fELF"), ("empty", b"")):
+        (tmp_path / name).write_bytes(content)
+        assert debian.libraries(root, name) == []
+
+
+def test_links_are_followed_inside_the_root_only(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc" / "passwd").write_text("of the root")
+    (root / "link").symlink_to("/etc/passwd")
+    assert debian._real(root, "link").read_text() == "of the root"
+    (root / "a").symlink_to("b")
+    (root / "b").symlink_to("a")
+    with pytest.raises(DevenvError, match="loop"):
+        debian._real(root, "a")
+
+
+def test_certificates_are_one_sound_file(tmp_path: Path) -> None:
+    folder = tmp_path / "usr/share/ca-certificates/mozilla"
+    folder.mkdir(parents=True)
+    (folder / "b.crt").write_bytes(b"B")
+    (folder / "a.crt").write_bytes(b"A\n")
+    assert debian.certificates(debian.Root(tmp_path, {})) == b"A\nB\n"
+
+
+# --- recipes
+
+
+def test_programs_of_images_stand_where_the_official_ones_have_them() -> None:
+    assert images.PROGRAMS["coredns"] == ("coredns", "coredns")
+    assert images.PROGRAMS["etcdctl"] == ("etcd", "usr/local/bin/etcdctl")
+    assert {image for image, _ in images.PROGRAMS.values()} == set(versions.wanted().images) - {"pause", "probe"}
+
+
+def test_kubeadm_that_does_not_run(tmp_path: Path) -> None:
+    with pytest.raises(DevenvError) as caught:
+        images.wanted_by(script(tmp_path / "kubeadm", "exit 1"), "1.36.3")
+    assert caught.value.reason.id == "bundle_build"
+    ok = script(tmp_path / "kubeadm", 'echo "$@" > ' + str(tmp_path / "args") + "; echo a:1; echo b:2")
+    assert images.wanted_by(ok, "1.36.3") == ["a:1", "b:2"]
+    assert (tmp_path / "args").read_text() == "config images list --kubernetes-version v1.36.3\n"

@@ -1,0 +1,488 @@
+"""Bundles on disk: found, checked, made whole or not at all, exported and imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import (
+    archive,
+    manifest,
+    modules,
+    sources,
+    store,
+    versions,
+)
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import Image, Manifest
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+COLLECTIONS = Path(__file__).resolve().parents[2] / "collections"
+FILES = {"bin/kubectl": b"kubectl " * 4000, "bin/helm": b"helm", "cni/ptp": b"ptp", "images/pause.tar": b"image"}
+
+
+def make(cache: Path, source: str = "modules", **changes: bytes) -> Bundle:
+    """A small bundle in the cache with the folder name of a real one."""
+    base = store.root(cache)
+    content = {**FILES, **{path.replace("_", "/", 1): data for path, data in changes.items()}}
+    with store.locked(base), store.building(base) as temp:
+        for path, data in content.items():
+            (temp / path).parent.mkdir(exist_ok=True)
+            (temp / path).write_bytes(data)
+            (temp / path).chmod(0o755 if not path.startswith("images") else 0o644)
+        wanted = versions.wanted()
+        made = Manifest(
+            kubernetes=wanted.kubernetes,
+            arch=versions.architecture(),
+            source=source,
+            inputs=versions.inputs(wanted, source, versions.architecture()),
+            created="2026-01-01T00:00:00Z",
+            files=tuple(manifest.describe(temp, path, "1", "a test") for path in content),
+            images=(Image("registry.k8s.io/pause:3.10.2", "sha256:" + "0" * 64, "images/pause.tar"),),
+            packages={"curl": "7.88"},
+        )
+        return store.publish(temp, base, made)
+
+
+def names(cache: Path) -> list[str]:
+    return sorted(path.name for path in store.root(cache).iterdir() if path.name != ".lock")
+
+
+def fail(cache: Path, **kwargs: object) -> DevenvError:
+    with pytest.raises(DevenvError) as caught:
+        sources.ensure(cache_dir=cache, **kwargs)  # type: ignore[arg-type]
+    return caught.value
+
+
+# --- found and checked
+
+
+def test_find(tmp_path: Path) -> None:
+    assert store.find(cache_dir=tmp_path) is None
+    bundle = make(tmp_path)
+    assert store.find("1.36.3", tmp_path) == bundle
+    assert bundle.bin("kubectl").read_bytes() == FILES["bin/kubectl"]
+    assert bundle.cni() == [bundle.path / "cni/ptp"]
+    assert bundle.images() == [bundle.path / "images/pause.tar"]
+    assert bundle.image("registry.k8s.io/pause:3.10.2") == bundle.path / "images/pause.tar"
+    assert bundle.size == sum(len(data) for data in FILES.values())
+    assert store.list_bundles(tmp_path) == [bundle]
+    assert store.leftovers(tmp_path) == []
+
+
+def test_what_a_bundle_has_not() -> None:
+    bundle = Bundle(Path("/x"), Manifest("1", "amd64", "modules", "0" * 12, "", (), ()))
+    with pytest.raises(DevenvError, match="has no bin/nothing"):
+        bundle.bin("nothing")
+    with pytest.raises(DevenvError, match="has no image x:1"):
+        bundle.image("x:1")
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "no manifest", "bad manifest", "renamed"])
+def test_a_broken_bundle_is_not_found(tmp_path: Path, damage: str) -> None:
+    bundle = make(tmp_path)
+    if damage == "missing":
+        bundle.bin("helm").unlink()
+    elif damage == "short":
+        bundle.bin("helm").write_bytes(b"hel")
+    elif damage == "no manifest":
+        (bundle.path / "manifest.json").unlink()
+    elif damage == "bad manifest":
+        (bundle.path / "manifest.json").write_text('{"format": 1}')
+    else:
+        bundle.path.rename(bundle.path.with_name("1.36.3-000000000000"))
+    assert store.find(cache_dir=tmp_path) is None
+    assert store.list_bundles(tmp_path) == []
+    assert len(store.leftovers(tmp_path)) == 1
+    # A new build takes the place of the broken one.
+    assert store.find(cache_dir=tmp_path) is None
+    assert make(tmp_path) == store.find(cache_dir=tmp_path)
+
+
+def test_verify(tmp_path: Path) -> None:
+    bundle = make(tmp_path)
+    assert store.verify(bundle) == []
+    bundle.bin("helm").write_bytes(b"HELM")
+    assert store.find(cache_dir=tmp_path), "same size: only verify sees it"
+    (bundle.path / "bin/extra").write_text("x")
+    (bundle.path / "cni/ptp").unlink()
+    bundle.bin("kubectl").write_bytes(b"")
+    assert store.verify(bundle) == [
+        "bin/helm: sha256 differs",
+        f"bin/kubectl: 0 bytes instead of {len(FILES['bin/kubectl'])}",
+        "cni/ptp: missing",
+        "bin/extra: not in the manifest",
+    ]
+
+
+def test_a_link_is_no_file_of_a_bundle(tmp_path: Path) -> None:
+    bundle = make(tmp_path)
+    (tmp_path / "helm").write_bytes(FILES["bin/helm"])
+    bundle.bin("helm").unlink()
+    bundle.bin("helm").symlink_to(tmp_path / "helm")
+    assert store.verify(bundle) == ["bin/helm: missing"]
+
+
+def test_digest_is_of_the_content(tmp_path: Path) -> None:
+    bundle = make(tmp_path)
+    later = dataclasses.replace(bundle.manifest, created="2030-01-01T00:00:00Z", source="release")
+    assert later.digest == bundle.digest
+    assert len(bundle.digest) == 64
+    other = dataclasses.replace(bundle.manifest, images=())
+    assert other.digest != bundle.digest
+
+
+def test_manifest_text_and_back(tmp_path: Path) -> None:
+    bundle = make(tmp_path)
+    assert manifest.parse(bundle.manifest.dump(), "x") == bundle.manifest
+    row = json.loads((bundle.path / "manifest.json").read_text())["files"][0]
+    assert row.keys() == {"path", "sha256", "size", "version", "origin"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("format", 2),
+        ("files", None),
+        ("files", [{"path": "../../etc/x", "sha256": "0" * 64, "size": 1, "version": "", "origin": ""}]),
+        ("files", [{"path": "/etc/x", "sha256": "0" * 64, "size": 1, "version": "", "origin": ""}]),
+        ("files", [{"path": "x", "sha256": "0", "size": 1, "version": "", "origin": ""}]),
+        ("images", [{"name": "x", "digest": "y", "path": "a/../../b"}]),
+        ("inputs", "../../../../x"),
+        ("kubernetes", ".."),
+        ("packages", []),
+    ],
+)
+def test_bad_manifests_are_refused(tmp_path: Path, key: str, value: object) -> None:
+    data = json.loads(make(tmp_path).manifest.dump())
+    manifest.parse(json.dumps(data), "x")
+    data[key] = value
+    with pytest.raises(DevenvError) as caught:
+        manifest.parse(json.dumps(data), "x")
+    assert caught.value.reason.id == "bundle_broken"
+
+
+def test_remove_and_total(tmp_path: Path) -> None:
+    bundle = make(tmp_path)
+    size = store.size_of(bundle.path)
+    assert size > bundle.size
+    assert store.total(tmp_path) - (store.root(tmp_path) / ".lock").stat().st_size == size
+    assert store.remove(bundle) == size
+    assert store.find(cache_dir=tmp_path) is None
+    assert names(tmp_path) == []
+
+
+# --- made whole or not at all
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
+with store.locked(Path(sys.argv[2])), store.building(Path(sys.argv[2])) as temp:
+    (temp / "half").write_text("half a bundle")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_build_leaves_no_half_bundle(tmp_path: Path) -> None:
+    base = store.root(tmp_path)
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(COLLECTIONS), str(base)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    child.kill()
+    child.wait()
+    assert store.find(cache_dir=tmp_path) is None
+    (left,) = store.leftovers(tmp_path)
+    assert (left / "half").is_file()
+    make(tmp_path)
+    assert store.leftovers(tmp_path) == []
+
+
+def test_two_builds_wait_for_each_other(tmp_path: Path) -> None:
+    base = store.root(tmp_path)
+    said: list[str] = []
+    done: list[float] = []
+
+    def second() -> None:
+        with store.locked(base, said.append):
+            done.append(time.monotonic())
+
+    with store.locked(base):
+        thread = threading.Thread(target=second)
+        thread.start()
+        deadline = time.monotonic() + 10
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not done
+        released = time.monotonic()
+    thread.join(10)
+    assert done
+    assert done[0] >= released
+    assert said == [f"waiting for process {os.getpid()}, which makes a bundle in {base}"]
+
+
+def test_the_lock_of_a_stopped_process_is_waited_for(tmp_path: Path) -> None:
+    base = store.root(tmp_path)
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(COLLECTIONS), str(base)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    timer = threading.Timer(0.5, child.send_signal, [signal.SIGKILL])
+    timer.start()
+    before = time.monotonic()
+    with store.locked(base):
+        assert time.monotonic() - before > 0.3
+    child.wait()
+
+
+def test_a_failing_build_leaves_nothing(tmp_path: Path) -> None:
+    base = store.root(tmp_path)
+
+    def build() -> None:
+        with store.locked(base), store.building(base) as temp:
+            (temp / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        build()
+    assert names(tmp_path) == []
+
+
+def test_the_disk_is_full(tmp_path: Path) -> None:
+    base = store.root(tmp_path)
+
+    def build() -> None:
+        with store.locked(base), store.building(base):
+            Path("/dev/full").write_text("x")
+
+    with pytest.raises(DevenvError) as caught:
+        build()
+    assert (caught.value.reason.id, caught.value.exit_code) == ("bundle_disk_full", 12)
+    assert names(tmp_path) == []
+
+
+def test_the_cache_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "bundle").write_text("a file where a folder should be")
+    with pytest.raises(DevenvError) as caught, store.locked(store.root(tmp_path) / "x"):
+        pass
+    assert caught.value.reason.id == "bundle_unwritable"
+
+
+# --- exported and imported
+
+
+def test_export_and_import(tmp_path: Path) -> None:
+    bundle = make(tmp_path / "a")
+    file = archive.export(bundle, tmp_path / "b.tar.gz")
+    again = archive.export(bundle, tmp_path / "c.tar.gz")
+    assert gzip.decompress(file.read_bytes()) == gzip.decompress(again.read_bytes())
+    taken, changed = archive.import_archive(file, tmp_path / "cache")
+    assert changed
+    assert taken.manifest == bundle.manifest
+    assert store.verify(taken) == []
+    assert os.access(taken.bin("kubectl"), os.X_OK)
+    assert store.find(cache_dir=tmp_path / "cache") == taken
+    assert archive.import_archive(file, tmp_path / "cache") == (taken, False)
+    assert archive.holds(file, bundle)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["b.tar.gz", "c.tar.gz"]
+
+
+def test_export_into_a_folder_chooses_a_name(tmp_path: Path) -> None:
+    bundle = make(tmp_path)
+    file = archive.export(bundle, tmp_path)
+    assert file.name == f"devenv-bundle-{bundle.name}-{bundle.manifest.arch}.tar.gz"
+
+
+def test_export_refuses_a_bundle_that_changed(tmp_path: Path) -> None:
+    bundle = make(tmp_path / "cache")
+    bundle.bin("helm").write_bytes(b"HELM")
+    with pytest.raises(DevenvError, match="bin/helm") as caught:
+        archive.export(bundle, tmp_path / "out" / "x.tar")
+    assert caught.value.reason.id == "bundle_wrong_digest"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_export_refuses_unknown_endings(tmp_path: Path) -> None:
+    with pytest.raises(DevenvError, match=r"x\.zip") as caught:
+        archive.export(make(tmp_path), tmp_path / "x.zip")
+    assert caught.value.exit_code == 2
+
+
+def repacked(tmp_path: Path, change: str) -> Path:
+    """An archive that somebody changed."""
+    source = archive.export(make(tmp_path / "origin"), tmp_path / "good.tar")
+    target = tmp_path / "bad.tar"
+    with tarfile.open(source) as old, tarfile.open(target, "w") as new:
+        for member in old:
+            stream = old.extractfile(member)
+            assert stream is not None
+            data = stream.read()
+            if member.name == "bin/helm" and change == "content":
+                data = b"HELM"
+            if member.name == "bin/helm" and change == "lacking":
+                continue
+            if member.name == "bin/helm" and change == "link":
+                member.type, member.linkname, member.size = tarfile.SYMTYPE, "/etc/passwd", 0
+                new.addfile(member)
+                continue
+            if member.name == "manifest.json" and change in ("outside", "other version", "other machine", "inputs"):
+                text = data.decode()
+                texts = {
+                    "outside": text.replace('"bin/helm"', '"../../bin/helm"'),
+                    "other version": text.replace('"1.36.3"', '"1.2.3"'),
+                    "other machine": text.replace('"amd64"', '"sparc"').replace('"arm64"', '"sparc"'),
+                    "inputs": text.replace(f'"{json.loads(text)["inputs"]}"', '"0123456789ab"'),
+                }
+                data = texts[change].encode()
+            member.size = len(data)
+            new.addfile(member, io.BytesIO(data))
+        if change == "more":
+            info = tarfile.TarInfo("../../escaped")
+            info.size = 1
+            new.addfile(info, io.BytesIO(b"x"))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("content", "bundle_wrong_digest"),
+        ("lacking", "bundle_archive_broken"),
+        ("link", "bundle_archive_broken"),
+        ("more", "bundle_archive_broken"),
+        ("outside", "bundle_broken"),
+        ("other version", "bundle_version_unknown"),
+        ("other machine", "bundle_of_others"),
+        ("inputs", "bundle_of_others"),
+    ],
+)
+def test_changed_archives_are_refused(tmp_path: Path, change: str, reason: str) -> None:
+    bad = repacked(tmp_path, change)
+    with pytest.raises(DevenvError) as caught:
+        archive.import_archive(bad, tmp_path / "cache")
+    assert caught.value.reason.id == reason
+    assert not store.root(tmp_path / "cache").exists() or names(tmp_path / "cache") == []
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_an_unchanged_repacked_archive_is_taken(tmp_path: Path) -> None:
+    assert archive.import_archive(repacked(tmp_path, "nothing"), tmp_path / "cache")[1]
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+def test_a_cut_archive_is_refused(tmp_path: Path, ending: str) -> None:
+    # Content that does not shrink, so that the cut is inside a file.
+    whole = archive.export(make(tmp_path / "a", bin_kubelet=os.urandom(400_000)), tmp_path / f"whole.{ending}")
+    cut = tmp_path / f"cut.{ending}"
+    cut.write_bytes(whole.read_bytes()[:200_000])
+    with pytest.raises(DevenvError) as caught:
+        archive.import_archive(cut, tmp_path / "cache")
+    assert caught.value.reason.id == "bundle_archive_broken"
+    assert not store.root(tmp_path / "cache").exists() or names(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "x.tar.gz"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(DevenvError) as caught:
+        archive.import_archive(file, tmp_path / "cache")
+    assert caught.value.reason.id == "bundle_archive_broken"
+
+
+# --- sources
+
+
+def test_ensure_takes_what_is_there(tmp_path: Path) -> None:
+    bundle = make(tmp_path)
+    assert sources.ensure(cache_dir=tmp_path) == (bundle, False, [f"cache: {bundle.path}"])
+    assert sources.ensure(cache_dir=tmp_path, source="cache")[0] == bundle
+    assert sources.ensure(cache_dir=tmp_path, source="modules")[0] == bundle
+    assert sources.in_cache(cache_dir=tmp_path) == bundle
+
+
+def test_check_makes_nothing(tmp_path: Path) -> None:
+    bundle, changed, _ = sources.ensure(cache_dir=tmp_path, check=True)
+    assert (bundle, changed) == (None, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cache_names_what_else_is_there(tmp_path: Path) -> None:
+    bundle = make(tmp_path)
+    old = bundle.path.with_name("1.36.3-000000000000")
+    bundle.path.rename(old)
+    data = json.loads((old / "manifest.json").read_text())
+    (old / "manifest.json").write_text(json.dumps({**data, "inputs": "000000000000"}))
+    error = fail(tmp_path, source="cache")
+    assert error.reason.id == "bundle_not_in_cache"
+    assert "there are 1.36.3-000000000000" in str(error)
+
+
+def test_unknown_source(tmp_path: Path) -> None:
+    assert fail(tmp_path, source="cloud").reason.id == "bundle_source_unknown"
+
+
+@pytest.mark.parametrize("kind", ["archive", "folder of archives", "bundle", "folder of bundles"])
+def test_directory(tmp_path: Path, kind: str) -> None:
+    there = make(tmp_path / "a")
+    file = archive.export(there, tmp_path / "mirror" / "x.tar")
+    (tmp_path / "mirror" / "README").write_text("no bundle")
+    place = {
+        "archive": file,
+        "folder of archives": file.parent,
+        "bundle": there.path,
+        "folder of bundles": there.path.parent,
+    }[kind]
+    options = sources.Options(directory=place)
+    bundle, changed, notes = sources.ensure(options=options, cache_dir=tmp_path / "cache")
+    assert bundle
+    assert (changed, bundle.manifest) == (True, there.manifest)
+    assert store.verify(bundle) == []
+    assert notes[0].startswith("cache: no bundle of 1.36.3")
+    assert notes[1] == f"directory: {bundle.path}"
+    assert sources.ensure(options=options, cache_dir=tmp_path / "cache", source="directory")[1] is False
+
+
+def test_directory_without_a_bundle(tmp_path: Path) -> None:
+    for place in (None, tmp_path / "absent", tmp_path):
+        error = fail(tmp_path / "cache", source="directory", options=sources.Options(directory=place))
+        assert error.reason.id == "bundle_not_in_directory"
+
+
+def test_directory_with_a_damaged_bundle(tmp_path: Path) -> None:
+    there = make(tmp_path / "a")
+    there.bin("helm").write_bytes(b"HELM")
+    error = fail(tmp_path / "cache", source="auto", options=sources.Options(directory=there.path))
+    assert error.reason.id == "bundle_wrong_digest", "auto must not go on to the next source after a wrong digest"
+    assert names(tmp_path / "cache") == []
+
+
+def test_auto_says_why_no_source_worked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object) -> None:
+        raise DevenvError("bundle_unreachable", "no network")
+
+    monkeypatch.setattr(modules, "build", refuse)
+    places = Places(*["http://127.0.0.1:9"] * 5)
+    error = fail(tmp_path, options=sources.Options(places=places))
+    assert error.reason.id == "bundle_no_source"
+    for part in ("cache: no bundle", "directory: no directory", "release: http://127.0.0.1:9", "modules: no network"):
+        assert part in str(error)
+    assert names(tmp_path) == []

