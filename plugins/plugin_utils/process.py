@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 MARKER = "DEVENV_RUN"
 
@@ -35,7 +36,7 @@ def run(
     argv: Sequence[str],
     *,
     env: Mapping[str, str] | None = None,
-    stdin: str | bytes | None = None,
+    stdin: str | bytes | IO[bytes] | None = None,
     timeout: float = 120,
     check: bool = True,
     cwd: str | None = None,
@@ -43,18 +44,26 @@ def run(
     """Run ``argv`` (no shell) and return its Result; ``timeout`` in seconds.
 
     Raises ProgramFailed for a code other than 0 (unless ``check`` is false) and when the time is over: the whole
-    process group is ended then. ``env`` adds to the environment. Raises FileNotFoundError for an unknown program.
+    process group is ended then. ``stdin`` is what the program reads, or an open file. ``env`` adds to the environment.
+    Raises FileNotFoundError for an unknown program.
     """
+    data: bytes | None = None
+    source: int | IO[bytes]
+    if stdin is None:
+        source = subprocess.DEVNULL
+    elif isinstance(stdin, str | bytes):
+        source, data = subprocess.PIPE, stdin.encode() if isinstance(stdin, str) else stdin
+    else:
+        source = stdin
     child = subprocess.Popen(
         list(argv),
-        stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+        stdin=source,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, **(env or {})},
         cwd=cwd,
         start_new_session=True,
     )
-    data = stdin.encode() if isinstance(stdin, str) else stdin
     try:
         out, err = child.communicate(data, timeout=timeout)
     except subprocess.TimeoutExpired:

@@ -1,0 +1,62 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Bring images to nodes: see plugins/modules/image_load.py for its documentation."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.devenv.lab.plugins.plugin_utils import image_load
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
+
+display = Display()
+
+
+class ActionModule(ActionBase):
+    """Load archives, or images of podman's local store, into every node at the same time."""
+
+    _requires_connection = False
+    _supports_check_mode = False
+    _VALID_ARGS = frozenset(("images", "nodes", "timeout"))
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        _, args = self.validate_argument_spec(
+            argument_spec={
+                "images": {"type": "list", "elements": "str", "required": True},
+                "nodes": {"type": "list", "elements": "str", "required": True},
+                "timeout": {"type": "float", "default": 600},
+            }
+        )
+        hostvars = (task_vars or {})["hostvars"]
+        try:
+            if not args["nodes"]:
+                raise DevenvError("image_load_failed", "there is no node to load images into")
+            targets = [image_load.target(name, hostvars[name]) for name in args["nodes"]]
+            loaded = [one for image in args["images"] for one in _load(image, targets, args["timeout"])]
+        except DevenvError as error:
+            return as_result(error)
+        images: dict[str, dict[str, str]] = {}
+        for one in loaded:
+            images.setdefault(one.node, {}).update(one.images)
+        return {"changed": any(one.changed for one in loaded), "nodes": images}
+
+
+def _load(image: str, targets: list[image_load.Target], timeout: float) -> list[image_load.Loaded]:
+    if Path(image).is_file():
+        return image_load.load(Path(image), targets, timeout=timeout, progress=_progress)
+    # In /var/tmp, where podman itself puts large files: /tmp may live in memory.
+    with tempfile.TemporaryDirectory(prefix="devenv-image-", dir="/var/tmp") as folder:
+        archive = Path(folder) / "image.tar"
+        image_load.save(image, archive, timeout)
+        return image_load.load(archive, targets, timeout=timeout, progress=_progress)
+
+
+def _progress(text: str) -> None:
+    display.display(f"progress: {text}")

@@ -1,0 +1,161 @@
+"""Image archives, references, what ctr prints, ssh commands; loading by a stand-in for ssh."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import image_load
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.image_load import Loaded, Target
+
+
+@pytest.mark.parametrize(
+    ("given", "full"),
+    [
+        ("nginx", "docker.io/library/nginx:latest"),
+        ("nginx:1.27", "docker.io/library/nginx:1.27"),
+        ("me/app:1", "docker.io/me/app:1"),
+        ("localhost/app", "localhost/app:latest"),
+        ("localhost:5000/app:2", "localhost:5000/app:2"),
+        ("registry.k8s.io/pause:3.10", "registry.k8s.io/pause:3.10"),
+        ("devenv.lab/probe@sha256:ab", "devenv.lab/probe@sha256:ab"),
+    ],
+)
+def test_canonical(given: str, full: str) -> None:
+    assert image_load.canonical(given) == full
+
+
+def archive(path: Path, mode: str = "w", **files: Any) -> Path:
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for name, content in files.items():
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            entry = tarfile.TarInfo(f"{name}.json")
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+DOCKER = [{"Config": "c.json", "RepoTags": ["localhost/a:1", "b"], "Layers": []}]
+OCI = {"manifests": [{"annotations": {"org.opencontainers.image.ref.name": "localhost/c:1"}}, {"digest": "x"}]}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_names_of_a_docker_archive(tmp_path: Path, mode: str) -> None:
+    names = image_load.names_in(archive(tmp_path / "a", mode, manifest=DOCKER))
+    assert names == ["localhost/a:1", "docker.io/library/b:latest"]
+
+
+def test_names_of_an_oci_archive(tmp_path: Path) -> None:
+    assert image_load.names_in(archive(tmp_path / "a", index=OCI)) == ["localhost/c:1"]
+    own = {
+        "manifests": [
+            {"annotations": {"io.containerd.image.name": "x.io/d:2", "org.opencontainers.image.ref.name": "2"}}
+        ]
+    }
+    assert image_load.names_in(archive(tmp_path / "b", index=own)) == ["x.io/d:2"]
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"other": {}}, "holds no image that has a name"),
+        ({"manifest": [{"RepoTags": None}]}, "holds no image that has a name"),
+        ({"manifest": {"a": 1}, "index": []}, "holds no image that has a name"),
+        ({"manifest": b"{"}, "cannot be read"),
+        ({"manifest": b"\xff\xfe"}, "cannot be read"),
+    ],
+)
+def test_archives_without_images(tmp_path: Path, files: dict[str, Any], says: str) -> None:
+    with pytest.raises(DevenvError, match=says) as caught:
+        image_load.names_in(archive(tmp_path / "a", **files))
+    assert caught.value.reason.id == "image_archive_invalid"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"hello", b"\0" * 100])
+def test_what_is_no_archive(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "a"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(DevenvError) as caught:
+        image_load.names_in(file)
+    assert "\n" not in str(caught.value)
+
+
+DIGEST = "sha256:" + "ab" * 32
+OCI_TYPE = "application/vnd.oci.image.manifest.v1+json"
+
+
+def row(name: str, digest: str = DIGEST, status: str = "complete (2/2)", unpacked: str = "true") -> str:
+    """A line of ``ctr images check`` as containerd 2.4 prints it."""
+    return f"{name:<22} {OCI_TYPE} {digest} {status:<14} 21.2 MiB/21.2 MiB   {unpacked} \n"
+
+
+CHECK = (
+    "REF                    TYPE       DIGEST       STATUS         SIZE                UNPACKED \n"
+    + row("devenv.lab/probe:1.0.0")
+    + row("half.io/a:1", status="incomplete (1/2)", unpacked="false")
+    + row("packed.io/a:1", unpacked="false")
+)
+
+
+def test_parse_check() -> None:
+    assert image_load.parse_check(CHECK) == {"devenv.lab/probe:1.0.0": DIGEST}
+    assert image_load.parse_check("") == {}
+
+
+def test_target() -> None:
+    variables = {
+        "ansible_host": "fd77::a",
+        "ansible_user": "admin",
+        "ansible_port": 2222,
+        "ansible_ssh_private_key_file": "/s/key",
+        "ansible_ssh_common_args": "-o 'UserKnownHostsFile=\"/a b/known\"'",
+    }
+    words = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-p", "2222", "-i", "/s/key"]
+    words += ["-o", 'UserKnownHostsFile="/a b/known"', "-l", "admin", "--", "fd77::a"]
+    assert image_load.target("n", variables) == Target("n", tuple(words))
+    with pytest.raises(DevenvError, match="ansible_host"):
+        image_load.target("n", {})
+
+
+def node(name: str, before: str, after: str, code: int = 0) -> Target:
+    """A target whose 'ssh' prints what a node would, after having read the whole archive."""
+    script = f"printf '%s%s\\n' \"$1\" '{image_load.CUT}'; cat >/dev/null; printf '%s\\n%s' '{image_load.CUT}' \"$2\"; "
+    script += f"[ {code} -eq 0 ] || {{ echo no space left >&2; exit {code}; }}"
+    return Target(name, ("sh", "-c", script, "sh", before, after))
+
+
+A = [{"RepoTags": ["localhost/a:1"]}]
+
+
+def test_load(tmp_path: Path) -> None:
+    file = archive(tmp_path / "a", manifest=A)
+    own = row("localhost/a:1")
+    loaded = image_load.load(file, [node("n0", "", own), node("n1", own, own)])
+    images = {"localhost/a:1": DIGEST}
+    assert loaded == [Loaded("n0", images, True), Loaded("n1", images, False)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (node("n1", "", row("other/a:1")), "n1 lacks localhost/a:1"),
+        (node("n1", "", row("localhost/a:1", status="incomplete (1/2)")), "n1 lacks localhost/a:1"),
+        (node("n1", "", row("localhost/a:1", unpacked="false")), "n1 lacks localhost/a:1"),
+        (node("n1", "", row("localhost/a:1", digest="sha256:" + "cd" * 32)), "localhost/a:1 differs: n0 has"),
+        (node("n1", "", row("localhost/a:1"), code=5), "n1: no space left"),
+        (Target("n1", ("false",)), "n1: ssh ended with code 1"),
+        (Target("n1", ("/there/is/no/ssh",)), "n1: .*No such file"),
+        (Target("n1", ("sh", "-c", "sleep 30")), "n1: sh did not end in time"),
+    ],
+)
+def test_one_node_is_enough_to_fail(tmp_path: Path, bad: Target, says: str) -> None:
+    file = archive(tmp_path / "a", manifest=A)
+    with pytest.raises(DevenvError, match=says) as caught:
+        image_load.load(file, [node("n0", "", row("localhost/a:1")), bad], timeout=1)
+    assert caught.value.reason.id == "image_load_failed"
