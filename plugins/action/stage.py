@@ -94,4 +94,4 @@ def _run_id() -> str:
 
 
 def _command() -> str:
-    return os.environ.get("DEVENV_COMMAND") or redact.redact(leftovers.command_line(_main_pid()))[:300]
+    return redact.redact(os.environ.get("DEVENV_COMMAND") or leftovers.command_line(_main_pid()))[:300]

@@ -57,7 +57,9 @@ def redact(text: str, values: Iterable[str] = ()) -> str:
         if value:
             text = text.replace(value, "[secret redacted]")
     for kind, rule in _RULES:
-        text = rule.sub(lambda match, kind=kind: f"{match.groupdict().get('keep') or ''}[{kind} redacted]", text)
+        # A rule without the group "keep" replaces its whole match.
+        kept = r"\g<keep>" if "keep" in rule.groupindex else ""
+        text = rule.sub(f"{kept}[{kind} redacted]", text)
     for begin, end in reversed(_headless(text)):
         text = f"{text[:begin]}[private key redacted]{text[end:]}"
     return text
