@@ -9,7 +9,8 @@ DOCUMENTATION = r"""
 name: profile
 short_description: Hosts and groups of a devenv profile
 version_added: 0.1.0
-author: devenv maintainers
+author:
+  - devenv maintainers (@devenv)
 description:
   - Makes the hosts, groups and variables of the profile that the extra variable C(profile) names.
   - With C(devenv_name) alone it reads the state folder of that environment. With neither, the inventory is empty.

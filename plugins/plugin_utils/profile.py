@@ -265,7 +265,7 @@ def _taint_twice(taints: Sequence[str]) -> str:
     """Key and effect that two taints share (Kubernetes takes one value only), or an empty string."""
     seen: set[str] = set()
     for taint in taints:
-        key, _, effect = taint.rpartition(":")
+        key, effect = taint.rsplit(":", 1)
         one = f"{key.partition('=')[0]}:{effect}"
         if one in seen:
             return one
@@ -362,7 +362,7 @@ def _split(path: str, schema: Mapping[str, Any]) -> tuple[list[str], Mapping[str
         ):
             parts.append(rest)
             return parts, _deref(rule["additionalProperties"], schema)
-        key, _, rest = rest.partition(".")
+        key, rest = rest.partition(".")[::2]
         parts.append(key)
         rule = _deref(_below(rule, key), schema)
     if not parts or "" in parts:
