@@ -183,7 +183,7 @@ def _named(name: str, configs: Path, schema: Mapping[str, Any]) -> tuple[Path | 
 
 
 def _canonical(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Topology, stack, addressing and (for all that follows) connectivity of a canonical name; empty for another one."""
+    """Topology, stack, addressing and (for all that follows) connectivity of a canonical name; empty for another."""
     stacks, ways = ("|".join(map(re.escape, _words(schema, key))) for key in ("stack", "addressing"))
     match = re.fullmatch(rf"(.+?)-({stacks})-({ways})(?:-(.+))?", name)
     if not match:
