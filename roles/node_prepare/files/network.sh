@@ -63,7 +63,7 @@ apply() {
 }
 
 check() {
-  lines sysctl | while read -r name value; do [ "$(cat "$(sysctl_file "$name")")" = "$value" ] || exit 1; done
+  lines sysctl | while read -r name value; do [ "$(tr '\t' ' ' < "$(sysctl_file "$name")")" = "$value" ] || exit 1; done
   findmnt --noheadings --output PROPAGATION / | grep -q shared
   for family in $(lines family); do [ "$(routes_wanted "$family")" = "$(routes_present "$family")" ] || exit 1; done
   for file in "$settings"/*.nft; do
