@@ -56,3 +56,24 @@ def playbook(tmp_path: Path) -> Callable[[str], str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def made(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Make the state folder of an environment as a run leaves it, with no nodes on this machine."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, paths, podman, profile, state
+
+    monkeypatch.setattr(podman, "containers", lambda environment=None: [])
+    monkeypatch.setattr(podman, "networks", lambda environment=None: [])
+
+    def make(name: str, profile_name: str = "aio", *, claimed: bool = True) -> Path:
+        folder = paths.environment(name)
+        folder.mkdir(parents=True)
+        resolved = profile.resolve(profile_name)
+        state.write_profile(folder, resolved)
+        if claimed:
+            state.write_network(folder, {**addresses.plan(resolved, {"ipv4": "10.213.9.0/24"}), "bridge": "podman9"})
+            state.write_inventory(folder)
+        return folder
+
+    return make

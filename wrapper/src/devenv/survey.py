@@ -167,7 +167,8 @@ def plan(goal: Target) -> dict[str, Any]:
         "exists": folder.is_dir(),
         "add": [f"node {name}" for name in wanted if name not in containers],
         "start": [f"node {name}" for name in wanted if containers.get(name, "running") != "running"],
-        "change": [_told(change) for change in found if change["applies"] and change["old"] is not None],
+        # nodes.NAME alone is a node that joins, and stands under add.
+        "change": [_told(change) for change in found if change["applies"] and change["path"].count(".") != 1],
         "remove": [f"node {name}" for name in containers if name not in wanted],
         "refused": [_told(change) for change in found if not change["applies"]],
     }

@@ -48,8 +48,8 @@ def list_(as_json: given.Json = False, form: given.Format = None) -> None:
         "path": "PATH",
     }
     output.document(
-        rows,
         given.form(as_json, form),
+        rows,
         lambda found: output.table([{**row, "size": output.size(row["bytes"])} for row in found], columns),
     )
 
@@ -86,8 +86,8 @@ def build(
     bundle, made, notes = sources.ensure(version, source, options=options, progress=output.say)
     found = {"path": str(bundle.path) if bundle else None, "made": made, "notes": notes}
     output.document(
-        found,
         "json" if as_json else "text",
+        found,
         lambda one: "\n".join([*one["notes"], one["path"], f"changed={int(one['made'])}"]),
     )
 

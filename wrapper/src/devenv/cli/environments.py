@@ -22,7 +22,7 @@ def status(name: given.Name = None, as_json: given.Json = False, form: given.For
     """Show an environment: its nodes, whether the API answers, how the last run went."""
     from devenv import names, survey
 
-    output.document(survey.status(names.existing(name)), given.form(as_json, form), _status_text)
+    output.document(given.form(as_json, form), survey.status(names.existing(name)), _status_text)
 
 
 def _status_text(found: dict[str, Any]) -> str:
@@ -59,7 +59,7 @@ def list_(as_json: given.Json = False, form: given.Format = None) -> None:
         "kubernetes": "KUBERNETES",
         "home": "HOME",
     }
-    output.document(survey.environments(), given.form(as_json, form), lambda rows: output.table(rows, columns))
+    output.document(given.form(as_json, form), survey.environments(), lambda rows: output.table(rows, columns))
 
 
 def inventory(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
@@ -115,7 +115,7 @@ def env(name: given.Name = None, as_json: given.Json = False, form: given.Format
     """
     from devenv import names, shell
 
-    output.document(shell.variables(names.existing(name)), given.form(as_json, form), shell.exports)
+    output.document(given.form(as_json, form), shell.variables(names.existing(name)), shell.exports)
 
 
 def ssh(context: typer.Context, node: Node = None, name: given.Name = None) -> None:
@@ -189,7 +189,7 @@ def logs(
             "changed": "CHANGED",
             "seconds": "SECONDS",
         }
-        output.document(history.runs(chosen), "json" if as_json else "text", lambda rows: output.table(rows, columns))
+        output.document("json" if as_json else "text", history.runs(chosen), lambda rows: output.table(rows, columns))
         return
     log = history.log_of(chosen, run)
     output.data(str(log) if path else log.read_text(errors="replace"))

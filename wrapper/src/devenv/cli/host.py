@@ -21,7 +21,7 @@ def doctor(as_json: given.Json = False) -> None:
     from ansible_collections.devenv.lab.plugins.plugin_utils import preflight
 
     probes = [asdict(probe) for probe in preflight.doctor()]
-    output.document(probes, "json" if as_json else "text", _doctor_text)
+    output.document("json" if as_json else "text", probes, _doctor_text)
     if any(probe["required"] and not probe["ok"] for probe in probes):
         raise typer.Exit(9)
 
@@ -69,7 +69,7 @@ def prune(
     rows = [
         {**item.document(), "size": output.size(item.bytes), "state": _pruned(item.used, dry_run)} for item in found
     ]
-    output.document(rows, "json" if as_json else "text", _prune_text)
+    output.document("json" if as_json else "text", rows, _prune_text)
 
 
 def _pruned(used: str, dry_run: bool) -> str:
@@ -104,7 +104,7 @@ def version(as_json: given.Json = False) -> None:
         "ansible_runner": metadata.version("ansible-runner"),
         "collection": str(paths.COLLECTION),
     }
-    output.document(found, "json" if as_json else "text", _version_text)
+    output.document("json" if as_json else "text", found, _version_text)
 
 
 def _version_text(found: dict[str, Any]) -> str:

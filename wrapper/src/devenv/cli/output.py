@@ -36,7 +36,7 @@ def data(text: str) -> None:
     sys.stdout.flush()
 
 
-def document(value: Any, form: str, text: Callable[[Any], str]) -> None:
+def document(form: str, value: Any, text: Callable[[Any], str]) -> None:
     """Print ``value`` as JSON, as YAML, or as ``text`` makes of it."""
     data(to_text(value, form) if form in (JSON, YAML) else text(value))
 
@@ -107,10 +107,8 @@ def guarded(command: Callable[[], Any], arguments: Sequence[str]) -> int:
     try:
         code = command()
         return code if isinstance(code, int) else 0
-    except errors.Interrupted as interrupted:
-        return _interrupted(interrupted.exit_code, interrupted.log)
     except (KeyboardInterrupt, typer.Abort):
-        return _interrupted(130, None)
+        return 130
     except BrokenPipeError:
         # The reader has gone, and python would say so once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -121,12 +119,12 @@ def guarded(command: Callable[[], Any], arguments: Sequence[str]) -> int:
         return error.exit_code
 
 
-def _interrupted(code: int, log: Path | None) -> int:
+def interrupted(caught: errors.Interrupted) -> None:
+    """The lines after Ctrl-C."""
     say("interrupted: what was made is kept")
     say("next: devenv up goes on, devenv down removes it")
-    if log:
-        say(f"log: {log}")
-    return code
+    if caught.log:
+        say(f"log: {caught.log}")
 
 
 def _unforeseen(caught: Exception, arguments: Sequence[str]) -> errors.Error:
@@ -197,9 +195,11 @@ def running(*, as_json: bool, verbose: bool = False) -> Iterator[Run]:
     shown = Run(as_json=as_json, verbose=verbose)
     try:
         yield shown
-    except errors.Interrupted as interrupted:
-        shown.failed(interrupted.exit_code)
-        raise
+    except errors.Interrupted as caught:
+        shown.failed(caught.exit_code)
+        interrupted(caught)
+        # Typer would take it for an ordinary Ctrl-C, and end with 130 for SIGTERM too.
+        raise typer.Exit(caught.exit_code) from None
     except Exception as caught:
         error = as_error(caught) or errors.Unexpected(f"{type(caught).__name__}: {caught}")
         shown.failed(error.exit_code, error)

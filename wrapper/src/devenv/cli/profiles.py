@@ -41,7 +41,7 @@ def list_(as_json: given.Json = False, form: given.Format = None) -> None:
     def text(rows: list[dict[str, Any]]) -> str:
         return output.table([{**row, "memory": output.size(row["memory"])} for row in rows], columns)
 
-    output.document(profile.describe(), given.form(as_json, form), text)
+    output.document(given.form(as_json, form), profile.describe(), text)
 
 
 @app.command()
@@ -62,7 +62,7 @@ def diff(
 
     old = _resolved(one, None) if other else _of_environment(name)
     found = survey.differences(old, _resolved(other or one, None))
-    output.document(found, "json" if as_json else "text", _diff_text)
+    output.document("json" if as_json else "text", found, _diff_text)
 
 
 def _diff_text(found: list[dict[str, Any]]) -> str:
@@ -86,7 +86,7 @@ def env(profile: Wanted, changes: given.Set = None, as_json: given.Json = False)
     """Print a profile's values as variables for a shell."""
     from devenv import shell
 
-    output.document(shell.profile_variables(_resolved(profile, changes)), "json" if as_json else "text", shell.exports)
+    output.document("json" if as_json else "text", shell.profile_variables(_resolved(profile, changes)), shell.exports)
 
 
 def _resolved(wanted: str, changes: list[str] | None) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def plan(
     from devenv import operations, survey
 
     found = survey.plan(operations.target(profile, name, given.overrides(changes), compare=False))
-    output.document(found, "json" if as_json else "text", _plan_text)
+    output.document("json" if as_json else "text", found, _plan_text)
     if found["refused"]:
         raise typer.Exit(14)
 
