@@ -29,7 +29,7 @@ TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
 KEY = re.compile(r"(?<!sha256:)(?<![0-9A-Fa-f])[0-9a-f]{64}(?![0-9A-Fa-f])")
 
 # What kubeadm and systemd leave behind after `kubeadm reset` of a half-made node.
-LEFT = ("/etc/kubernetes/manifests", "/etc/kubernetes/pki", "/var/lib/etcd", "/var/lib/kubelet")
+LEFT = ("/etc/kubernetes/manifests", "/etc/kubernetes/pki", "/var/lib/etcd", "/var/lib/kubelet", "/var/log/pods")
 
 ETCDCTL = (
     "etcdctl",
