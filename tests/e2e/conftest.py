@@ -64,8 +64,4 @@ def guest() -> Iterator[None]:
     """The test leaves the machine as it found it."""
     before = machine.snapshot()
     yield
-    assert machine.difference(before, machine.snapshot(), ignore=MAY_DIFFER) == {}
-
-
-# Other programs of this machine come and go; only what an environment would start counts.
-MAY_DIFFER = {"processes": r"^(?!.*(kube|etcd|containerd|coredns|systemd|sshd|ssh: |conmon|ansible|devenv|runc)).*$"}
+    assert machine.difference(before, machine.snapshot(), ignore=machine.OTHERS) == {}

@@ -45,6 +45,10 @@ KEPT = re.compile(
 )
 
 
+# Programs of this machine come and go; only what an environment would start counts.
+OTHERS = {"processes": r"^(?!.*(kube|etcd|containerd|coredns|systemd|sshd|ssh: |conmon|ansible|devenv|runc)).*$"}
+
+
 def snapshot(home: Path | None = None) -> Snapshot:
     """Everything that an environment could leave behind. Root sees all of it. ``home`` stands for ``~``."""
     parts: dict[str, Callable[[], Part]] = {

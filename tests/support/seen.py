@@ -1,0 +1,50 @@
+"""What a test looks at before and after a run that must change nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+from support.commands import Typed
+
+
+def inside(container: str, *argv: str) -> str:
+    """stdout of a program in a container."""
+    done = subprocess.run(["podman", "exec", container, *argv], capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout
+
+
+def untouched(user: Typed, name: str, nodes: list[str]) -> dict[str, Any]:
+    """Start times of the containers, versions of what devenv writes in the API, digests of /etc/kubernetes.
+
+    kubelet reports a Node's status by itself, so of Node objects the parts that devenv writes are taken.
+    """
+    containers = {}
+    for node in nodes:
+        shown = json.loads(
+            subprocess.run(
+                ["podman", "inspect", f"{name}-{node}"], capture_output=True, text=True, check=True, timeout=60
+            ).stdout
+        )[0]
+        containers[node] = (shown["Id"], shown["State"]["StartedAt"])
+    listed = json.loads(user.kubectl(name, "get", "deployments,daemonsets,configmaps,namespaces", "-A", "-o", "json").stdout)
+    objects = {
+        "/".join((item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"])): item["metadata"][
+            "resourceVersion"
+        ]
+        for item in listed["items"]
+    }
+    found = json.loads(user.kubectl(name, "get", "nodes", "-o", "json").stdout)["items"]
+    return {
+        "containers": containers,
+        "objects": objects,
+        "nodes": {
+            item["metadata"]["name"]: (item["metadata"]["labels"], item["metadata"]["annotations"], item["spec"])
+            for item in found
+        },
+        "files": {
+            node: inside(f"{name}-{node}", "sh", "-c", "find /etc/kubernetes -type f -exec sha256sum {} + | sort")
+            for node in nodes
+        },
+    }
