@@ -105,14 +105,14 @@ def test_plain_ansible_sees_the_same_as_the_command(user: Typed, aio: str) -> No
     pong = user.run("ansible", "-i", str(user.home / "environments" / aio / "inventory.yml"), "nodes", "-m", "ping")
     assert "pong" in pong.stdout
     listed = json.loads(user.devenv("inventory", "--name", aio, "--format", "json").stdout)
-    assert listed["nodes"]["hosts"] == ["master-0"]
-    assert listed["_meta"]["hostvars"]["master-0"]["devenv_cluster"] == "main"
+    assert list(listed["all"]["children"]["nodes"]["hosts"]) == ["master-0"]
+    assert listed["all"]["hosts"]["master-0"]["devenv_cluster"] == "main"
     plain = user.run(
         "ansible-inventory", "--list", "-i", str(CONFIGS.parent / "inventories" / "profile"), "-e", "profile=aio",
         "-e", f"devenv_name={aio}",
     )  # fmt: skip
     address = json.loads(plain.stdout)["_meta"]["hostvars"]["master-0"]["ansible_host"]
-    assert address == listed["_meta"]["hostvars"]["master-0"]["ansible_host"]
+    assert address == listed["all"]["hosts"]["master-0"]["ansible_host"]
 
 
 def test_ssh_exec_env_and_kubeconfig(user: Typed, aio: str, tmp_path: Path) -> None:
@@ -244,4 +244,3 @@ def test_down_leaves_the_machine_as_it_was(user: Typed, aio: str, before: machin
     assert machine.difference(before, machine.snapshot(), ignore=machine.OTHERS) == {}
     assert user.devenv("down", "--name", aio).returncode == 0
     user.devenv("status", "--name", aio, code=11)
-
