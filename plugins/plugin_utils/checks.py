@@ -263,11 +263,16 @@ def _note(check: Check, finding: Finding, seconds: float) -> None:
 
 def failure(cluster: Cluster, checks: Sequence[Check]) -> DevenvError | None:
     """The DevenvError ``validate_failed`` that lists what is missing, or None when all checks passed."""
-    missing = [f"{check.name}: {check.seen}" for check in checks if not check.ok]
-    if not missing:
+    failing = [check for check in checks if not check.ok]
+    if not failing:
         return None
+    # What several checks lack for one reason (the API does not answer) is said once.
+    reasons: dict[str, list[str]] = {}
+    for check in failing:
+        reasons.setdefault(check.seen, []).append(check.name)
+    missing = [f"{', '.join(names)}: {seen}" for seen, names in reasons.items()]
     waited = max(check.seconds for check in checks)
-    text = f"not ready after {waited:.0f} s, {len(missing)} of {len(checks)} checks did not pass:\n  " + "\n  ".join(
+    text = f"not ready after {waited:.0f} s, {len(failing)} of {len(checks)} checks did not pass:\n  " + "\n  ".join(
         missing
     )
     return DevenvError("validate_failed", text, where=f"cluster {cluster.name}")

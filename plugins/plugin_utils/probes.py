@@ -305,10 +305,12 @@ class Probes:
         return Finding(
             f"{len(self._seen)} pods ran{aside}",
             tuple([trouble] if trouble and missing else []) + tuple(missing),
-            hopeless or (bool(stuck) and all(seen.hopeless for seen in stuck)),
+            hopeless or not self._seen or (bool(stuck) and all(seen.hopeless for seen in stuck)),
         )
 
     def _results_finding(self, results: Iterable[tuple[str, str, str]]) -> Finding:
+        if not self._seen:
+            return Finding("no pod", ("there is no pod to try it",), hopeless=True)
         missing, count = [], 0
         for node, check, target in results:
             count += 1
