@@ -31,14 +31,14 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the run's folder and id, also as facts of the host that it runs on."""
         super().run(tmp, task_vars)
-        _, args = self.validate_argument_spec(
+        args = self.validate_argument_spec(
             argument_spec={
                 "name": {"type": "str", "required": True, "choices": STAGES},
                 "state": {"type": "str", "default": "begin", "choices": ["begin", "end"]},
                 "command": {"type": "str", "default": ""},
                 "last": {"type": "bool", "default": False},
             }
-        )
+        )[1]
         try:
             return self._run(args, task_vars or {})
         except errors.DevenvError as error:

@@ -75,6 +75,7 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Learn the stages in advance, for those that are never reached."""
+        self._over = False
         names = [recorder.stage_of(play.get_name()) for play in playbook.get_plays()]
         self._recorder.run.planned = [name for name in dict.fromkeys(names) if name]
 

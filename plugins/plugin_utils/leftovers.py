@@ -56,7 +56,7 @@ def read_process(pid: int, proc: Path = PROC) -> Process | None:
     except OSError:
         return None
     # The name stands in parentheses and may hold blanks and parentheses itself.
-    head, _, tail = text.rpartition(")")
+    head, tail = text.rsplit(")", 1)
     fields = tail.split()
     return Process(
         pid=pid,

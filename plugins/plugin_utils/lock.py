@@ -47,7 +47,7 @@ class Holder:
 
 def parse_owner(text: str) -> tuple[int, int]:
     """``pid:start`` of the variable DEVENV_OWNER; (0, 0) for anything else."""
-    pid, _, start = text.partition(":")
+    pid, start = text.partition(":")[::2]
     return (int(pid), int(start)) if pid.isdigit() and start.isdigit() else (0, 0)
 
 

@@ -250,7 +250,9 @@ class Recorder:
         if interrupted:
             reason = reasons.CATALOGUE[interrupted]
             return _failure(self.stage, reason, reason.meaning)
-        final = [entry for entry, rescuable in self.failures if not rescuable] or [entry for entry, _ in self.failures]
+        final = [entry for entry, rescuable in self.failures if not rescuable] or [
+            entry for entry, rescuable in self.failures
+        ]
         if final:
             return final[0]
         reason = reasons.CATALOGUE["unexpected"]

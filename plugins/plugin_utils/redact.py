@@ -68,7 +68,7 @@ def redact(text: str, values: Iterable[str] = ()) -> str:
 def find(text: str) -> list[str]:
     """Kinds of secrets in ``text``, one for each find. Text that ``redact`` returned has none."""
     found = [kind for kind, rule in _RULES for match in rule.finditer(text) if "redacted]" not in match.group(0)]
-    return found or ["private key" for _ in _headless(text)]
+    return found or ["private key"] * len(_headless(text))
 
 
 def _headless(text: str) -> list[tuple[int, int]]:

@@ -465,6 +465,6 @@ def _trim(folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def folder_of(name: str, env: Mapping[str, str] = os.environ) -> Path:
+def folder_of(name: str, env: Mapping[str, str] | None = None) -> Path:
     """State folder of the environment ``name``, which is checked."""
-    return paths.environment(check_name(name), env)
+    return paths.environment(check_name(name), os.environ if env is None else env)
