@@ -164,8 +164,9 @@ time.sleep(60)
 
 def test_orphaned_workers_are_known_by_their_image_and_pipe(spawn: Spawn) -> None:
     main = spawn(sys.executable, "-c", FORKER, "2", run=None)
-    twin = spawn(sys.executable, "-c", FORKER, "1", run=None)
-    settle(lambda: len(children(main.pid)) == 2 and len(children(twin.pid)) == 1)
+    # The same command again, in the same environment: its pipes alone tell it apart.
+    twin = spawn(sys.executable, "-c", FORKER, "2", run=None)
+    settle(lambda: len(children(main.pid)) == 2 and len(children(twin.pid)) == 2)
     origin = leftovers.origin(main.pid)
     assert origin is not None
     assert origin.pipes
