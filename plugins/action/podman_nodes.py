@@ -66,6 +66,8 @@ class ActionModule(ActionBase):
             outcome = podman_nodes.remove_nodes(name, folder, args["names"])
         else:
             outcome = self._up(verb, name, folder, args, task_vars)
+        for note in outcome.notes:
+            display.display(f"progress: {note}")
         live = [c.node for c in podman.containers(name) if c.state == "running"] if verb in ("create", "start") else []
         return {
             "changed": outcome.changed,
