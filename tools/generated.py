@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import command_docs
 import profile_docs
 import reference_docs
 import role_docs
@@ -33,7 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, fail when a page is old")
     check = parser.parse_args(arguments).check
     try:
-        pages = {**role_docs.pages(ROOT), **reference_docs.pages(ROOT), **profile_docs.pages(ROOT)}
+        pages = {
+            **role_docs.pages(ROOT),
+            **reference_docs.pages(ROOT),
+            **profile_docs.pages(ROOT),
+            **command_docs.pages(ROOT),
+        }
     except role_docs.BadReadme as error:
         print(error, file=sys.stderr)
         return 1

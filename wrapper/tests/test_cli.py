@@ -173,7 +173,7 @@ def test_a_failure_is_told_in_three_lines(devenv: Devenv, runs: Runs, own_home: 
     assert code == 3
     assert out == ""
     assert err.splitlines() == [
-        "error: no room (master-0, create | Make, /x.yml:3)",
+        "error: no room (master-0, create | Make, /x.yml:3) [podman_failed]",
         "next: make some",
         f"log: {folder / 'log.txt'}",
     ]
@@ -188,7 +188,7 @@ def test_the_recorded_failure_goes_before_the_events(devenv: Devenv, runs: Runs,
     runs.outcomes.append(failed())
     code, _, err = devenv("up", "-p", "aio")
     assert code == 8
-    assert err.startswith("error: dns\nnext: look\n")
+    assert err.startswith("error: dns [validate_failed]\nnext: look\n")
 
 
 def test_a_failure_as_json(devenv: Devenv, runs: Runs) -> None:
@@ -309,7 +309,7 @@ def test_a_defect_goes_to_a_file(devenv: Devenv, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(operations, "target", broken)
     code, _, err = devenv("up", "-p", "aio")
     assert code == 1
-    assert err.startswith("error: ZeroDivisionError: by zero\n")
+    assert err.startswith("error: ZeroDivisionError: by zero [unexpected]\n")
     log = Path(err.splitlines()[-1].removeprefix("log: "))
     assert "Traceback" in log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
@@ -722,3 +722,11 @@ def test_shell_completion_answers(made: Made) -> None:
     env = {**os.environ, "_DEVENV_COMPLETE": "complete_bash", "COMP_WORDS": "devenv status -n ", "COMP_CWORD": "3"}
     done = subprocess.run([sys.executable, "-m", "devenv"], env=env, capture_output=True, text=True)
     assert done.stdout.split() == ["lab"]
+
+
+def test_the_page_of_commands_is_current() -> None:
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, str(root / "tools" / "command_docs.py"), "--check"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "")

@@ -36,6 +36,7 @@ from devenv.progress import result_of
 # The settings of ansible.cfg for where that file is not: a wheel does not carry it. A test compares both.
 # (section, key) of ansible.cfg -> (environment variable, value)
 SETTINGS: dict[tuple[str, str], tuple[str, str]] = {
+    ("defaults", "localhost_warning"): ("ANSIBLE_LOCALHOST_WARNING", "False"),
     ("defaults", "gathering"): ("ANSIBLE_GATHERING", "explicit"),
     ("defaults", "forks"): ("ANSIBLE_FORKS", "16"),
     ("defaults", "host_key_checking"): ("ANSIBLE_HOST_KEY_CHECKING", "True"),

@@ -14,29 +14,29 @@ HELP = "From machines to a labelled, validated Kubernetes cluster, from one name
 
 _LIFE, _USE, _ABOUT = "Environments", "Use an environment", "Profiles, bundles, this machine"
 
-# name, part of the help, where it is (a Typer is a group of commands), whether words after -- mean anything to it
+# name, part of the help, where it is (a Typer is a group of commands), what the words after -- are
 COMMANDS = (
-    ("up", _LIFE, "runs:up", True),
-    ("down", _LIFE, "runs:down", True),
-    ("destroy", _LIFE, "runs:down", True),
-    ("start", _LIFE, "runs:start", True),
-    ("stop", _LIFE, "runs:stop", True),
-    ("plan", _LIFE, "runs:plan", False),
-    ("validate", _LIFE, "runs:validate", True),
-    ("status", _USE, "environments:status", False),
-    ("list", _USE, "environments:list_", False),
-    ("inventory", _USE, "environments:inventory", False),
-    ("kubeconfig", _USE, "environments:kubeconfig", False),
-    ("env", _USE, "environments:env", False),
-    ("ssh", _USE, "environments:ssh", True),
-    ("exec", _USE, "environments:exec_", True),
-    ("logs", _USE, "environments:logs", False),
-    ("image", _USE, "host:image", True),
-    ("profile", _ABOUT, "profiles:app", False),
-    ("bundle", _ABOUT, "bundles:app", False),
-    ("doctor", _ABOUT, "host:doctor", False),
-    ("prune", _ABOUT, "host:prune", False),
-    ("version", _ABOUT, "host:version", False),
+    ("up", _LIFE, "runs:up", "ANSIBLE_ARGUMENT..."),
+    ("down", _LIFE, "runs:down", "ANSIBLE_ARGUMENT..."),
+    ("destroy", _LIFE, "runs:down", "ANSIBLE_ARGUMENT..."),
+    ("start", _LIFE, "runs:start", "ANSIBLE_ARGUMENT..."),
+    ("stop", _LIFE, "runs:stop", "ANSIBLE_ARGUMENT..."),
+    ("plan", _LIFE, "runs:plan", ""),
+    ("validate", _LIFE, "runs:validate", "ANSIBLE_ARGUMENT..."),
+    ("status", _USE, "environments:status", ""),
+    ("list", _USE, "environments:list_", ""),
+    ("inventory", _USE, "environments:inventory", ""),
+    ("kubeconfig", _USE, "environments:kubeconfig", ""),
+    ("env", _USE, "environments:env", ""),
+    ("ssh", _USE, "environments:ssh", "CMD..."),
+    ("exec", _USE, "environments:exec_", "CMD..."),
+    ("logs", _USE, "environments:logs", ""),
+    ("image", _USE, "host:image", "ANSIBLE_ARGUMENT..."),
+    ("profile", _ABOUT, "profiles:app", ""),
+    ("bundle", _ABOUT, "bundles:app", ""),
+    ("doctor", _ABOUT, "host:doctor", ""),
+    ("prune", _ABOUT, "host:prune", ""),
+    ("version", _ABOUT, "host:version", ""),
 )
 _ALIASES = ("destroy",)
 

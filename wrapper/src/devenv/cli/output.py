@@ -81,8 +81,9 @@ def size(count: int) -> str:
 
 
 def report(error: errors.Error) -> None:
-    """The three lines of an error: what and where, what to do next, where the whole log is."""
-    say(f"error: {' '.join(str(error).split())}")
+    """The three lines of an error: what and where (and its reason's id), what to do next, where the whole log is."""
+    reason = f" [{error.reason}]" if error.reason else ""
+    say(f"error: {' '.join(str(error).split())}{reason}")
     if error.advice:
         say(f"next: {' '.join(error.advice.split())}")
     if error.log:

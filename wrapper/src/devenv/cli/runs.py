@@ -83,7 +83,7 @@ def down(
 ) -> None:
     """Remove an environment and everything that this machine holds of it.
 
-    One that is not there is no error. Bundles, images and logs stay: devenv prune removes them.
+    One that is not there is no error. Bundles, images and logs stay: devenv prune removes them. Also called destroy.
     """
     from devenv import names, operations
 
