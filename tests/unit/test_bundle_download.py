@@ -244,13 +244,18 @@ def put_image(root: Path, repository: str, tag: str, *, arch: str = "amd64", ind
     return str(row["digest"])
 
 
+def fetch_image(fetcher: Fetcher, base: str, name: str, target: Path) -> str:
+    registry = Registry(base, fetcher)
+    return registry.fetch(registry.resolve(name, "amd64"), target)
+
+
 @pytest.mark.parametrize("index", [True, False])
 @pytest.mark.parametrize("prefix", ["", "/mirrors/k8s"])
 def test_image(tmp_path: Path, mirror: Mirror, fetcher: Fetcher, index: bool, prefix: str) -> None:
     digest = put_image(mirror.root, f"{prefix}/coredns/coredns".strip("/"), "v1", index=index)
     target = tmp_path / "image.tar"
     name = "registry.k8s.io/coredns/coredns:v1"
-    assert Registry(mirror.url + prefix, fetcher).image(name, "amd64", target) == digest
+    assert fetch_image(fetcher, mirror.url + prefix, name, target) == digest
     (image,) = oci.read(target)
     assert (image.name, image.digest) == (name, digest)
 
@@ -260,7 +265,7 @@ def test_image_with_a_token(tmp_path: Path, mirror: Mirror, fetcher: Fetcher) ->
     challenge = f'Bearer realm="{mirror.url}/token",service="here",scope="repository:etcd:pull"'
     mirror.answers["/v2/etcd/manifests/v1"] = [(401, {"WWW-Authenticate": challenge})]
     (mirror.root / "token").write_text('{"token": "opensesame"}')
-    Registry(mirror.url, fetcher).image("registry.k8s.io/etcd:v1", "amd64", tmp_path / "x.tar")
+    fetch_image(fetcher, mirror.url, "registry.k8s.io/etcd:v1", tmp_path / "x.tar")
     assert mirror.tokens["/v2/etcd/manifests/v1"] == ["", "Bearer opensesame"]
     blobs = {token for path, tokens in mirror.tokens.items() if "/blobs/" in path for token in tokens}
     assert blobs == {"Bearer opensesame"}
@@ -290,9 +295,20 @@ def test_image_missing(tmp_path: Path, mirror: Mirror, fetcher: Fetcher, damage:
         for blob in (base / "blobs").iterdir():
             blob.unlink()
     with pytest.raises(DevenvError, match=r"registry\.k8s\.io/etcd:v1") as caught:
-        Registry(mirror.url, fetcher).image("registry.k8s.io/etcd:v1", "amd64", tmp_path / "x.tar")
+        fetch_image(fetcher, mirror.url, "registry.k8s.io/etcd:v1", tmp_path / "x.tar")
     assert (reason(caught), caught.value.exit_code) == ("bundle_image_missing", 12)
     assert not (tmp_path / "x.tar").exists()
+
+
+def test_every_missing_image_is_named(mirror: Mirror, fetcher: Fetcher) -> None:
+    put_image(mirror.root, "etcd", "v1")
+    registry = Registry(mirror.url, fetcher)
+    names = [f"registry.k8s.io/{part}" for part in ("pause:v1", "etcd:v1", "coredns/coredns:v1")]
+    with pytest.raises(DevenvError, match=r"pause:v1.*coredns:v1") as caught:
+        release._look_up(names, registry, "amd64")
+    assert reason(caught) == "bundle_image_missing"
+    assert "etcd" not in str(caught.value)
+    assert [image.name for image in release._look_up(names[1:2], registry, "amd64")] == names[1:2]
 
 
 @pytest.mark.parametrize("part", ["manifests", "blobs"])
@@ -301,14 +317,14 @@ def test_image_with_a_wrong_digest(tmp_path: Path, mirror: Mirror, fetcher: Fetc
     for file in (mirror.root / "v2" / "etcd" / part).glob("sha256:*"):
         file.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(DevenvError) as caught:
-        Registry(mirror.url, fetcher).image("registry.k8s.io/etcd:v1", "amd64", tmp_path / "x.tar")
+        fetch_image(fetcher, mirror.url, "registry.k8s.io/etcd:v1", tmp_path / "x.tar")
     assert reason(caught) == "bundle_wrong_digest"
 
 
 def test_the_registry_s_own_digest_is_compared(tmp_path: Path, mirror: Mirror, fetcher: Fetcher) -> None:
     mirror.answers["/v2/etcd/manifests/v1"] = [(200, {"Docker-Content-Digest": "sha256:" + "2" * 64})]
     with pytest.raises(DevenvError) as caught:
-        Registry(mirror.url, fetcher).image("registry.k8s.io/etcd:v1", "amd64", tmp_path / "x.tar")
+        fetch_image(fetcher, mirror.url, "registry.k8s.io/etcd:v1", tmp_path / "x.tar")
     assert reason(caught) == "bundle_wrong_digest"
 
 

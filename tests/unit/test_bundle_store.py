@@ -419,6 +419,27 @@ def test_ensure_takes_what_is_there(tmp_path: Path) -> None:
     assert sources.in_cache(cache_dir=tmp_path) == bundle
 
 
+def test_a_named_source_is_used_though_another_made_a_bundle(tmp_path: Path) -> None:
+    made = make(tmp_path, "modules")
+    places = Places(*["http://127.0.0.1:9"] * 5)
+    assert sources.ensure(cache_dir=tmp_path, source="release", check=True)[:2] == (None, True)
+    assert sources.ensure(cache_dir=tmp_path, options=sources.Options(places=places))[0] == made
+    other = make(tmp_path, "release")
+    assert sources.ensure(cache_dir=tmp_path, source="release")[:2] == (other, False)
+    assert sources.ensure(cache_dir=tmp_path, source="modules")[:2] == (made, False)
+
+
+@pytest.mark.parametrize("newer", ["release", "modules"])
+def test_the_newest_counts(tmp_path: Path, newer: str) -> None:
+    for source in ("modules", "release"):
+        file = make(tmp_path, source).path / "manifest.json"
+        if source == newer:
+            file.write_text(file.read_text().replace("2026-01-01T", "2026-02-01T"))
+    found = store.find(cache_dir=tmp_path)
+    assert found
+    assert found.manifest.source == newer
+
+
 def test_check_makes_nothing(tmp_path: Path) -> None:
     bundle, changed, _ = sources.ensure(cache_dir=tmp_path, check=True)
     assert (bundle, changed) == (None, True)

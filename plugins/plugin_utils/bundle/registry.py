@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import urllib.parse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,17 @@ class _Bearer(AuthBase):
         return r
 
 
+@dataclass(frozen=True)
+class Resolved:
+    """An image found: its manifest, and digest and size of the configuration and each layer."""
+
+    name: str
+    repository: str
+    manifest: Blob
+    media_type: str
+    parts: tuple[tuple[str, int], ...]
+
+
 class Registry:
     """A registry at ``base`` (``https://host[:port][/prefix]``), asked as anybody, with a token where it wants one."""
 
@@ -49,10 +61,10 @@ class Registry:
         """Raises DevenvError ``bundle_unreachable`` when nothing answers."""
         self.fetcher.get(f"{self.api}/", auth=self.auth)
 
-    def image(self, name: str, arch: str, target: Path) -> str:
-        """Write the image ``name`` (``host/repository:tag``; the host is a name only) for linux/``arch`` as an archive.
+    def resolve(self, name: str, arch: str) -> Resolved:
+        """Find the image ``name`` (``host/repository:tag``; the host is a name only) for linux/``arch``.
 
-        Returns the digest of its manifest. Raises DevenvError ``bundle_image_missing`` and what a download fails by.
+        Raises DevenvError ``bundle_image_missing`` and what a download fails by.
         """
         repository, tag = _split(name)
         body, kind, digest = self._manifest(name, repository, tag)
@@ -62,12 +74,17 @@ class Registry:
             body, kind, digest = self._manifest(name, repository, digest)
             document = _document(body, name)
         try:
-            config, layers = document["config"], document["layers"]
-            blobs = [self._blob(name, repository, one) for one in (config, *layers)]
-        except (KeyError, TypeError) as error:
+            rows = [document["config"], *document["layers"]]
+            parts = tuple((str(row["digest"]), int(row["size"])) for row in rows)
+        except (KeyError, TypeError, ValueError) as error:
             raise DevenvError("bundle_image_missing", f"{name}: not an image manifest ({error})") from None
         manifest = Blob(digest, len(body), body)
-        return oci.write_archive(name, manifest, document.get("mediaType", kind), blobs[0], blobs[1:], target)
+        return Resolved(name, repository, manifest, str(document.get("mediaType", kind)), parts)
+
+    def fetch(self, image: Resolved, target: Path) -> str:
+        """Write an image as an archive; returns the digest of its manifest. Raises DevenvError as `resolve` does."""
+        blobs = [self._blob(image, digest, size) for digest, size in image.parts]
+        return oci.write_archive(image.name, image.manifest, image.media_type, blobs[0], blobs[1:], target)
 
     def _manifest(self, name: str, repository: str, reference: str) -> tuple[bytes, str, str]:
         """Body, media type and digest of a manifest or index."""
@@ -83,11 +100,11 @@ class Registry:
             raise DevenvError("bundle_wrong_digest", f"{name}: the manifest is {digest}, not {said}", where=url)
         return answer.content, answer.headers.get("Content-Type", "").split(";")[0], digest
 
-    def _blob(self, name: str, repository: str, descriptor: dict[str, Any]) -> Blob:
-        digest, size = str(descriptor["digest"]), int(descriptor["size"])
+    def _blob(self, image: Resolved, digest: str, size: int) -> Blob:
+        name = image.name
         if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
             raise DevenvError("bundle_image_missing", f"{name}: a part has the digest {digest!r}, which is no sha256")
-        url = f"{self.api}/{self._path(repository)}/blobs/{digest}"
+        url = f"{self.api}/{self._path(image.repository)}/blobs/{digest}"
         try:
             file = self.fetcher.file(url, digest.removeprefix("sha256:"), label=name, auth=self.auth)
         except DevenvError as error:

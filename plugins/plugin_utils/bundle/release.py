@@ -15,7 +15,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.download import 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import File, Image, describe
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.modules import CNI, Content
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.registry import Registry
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.registry import Registry, Resolved
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
@@ -85,8 +85,14 @@ def fetch(versions: Versions, places: Places, folder: Path, base: Path, arch: st
     fetcher = Fetcher(keep, progress)
     for part in ("bin", "cni", "images", "scratch"):
         (folder / part).mkdir()
-    files = [row for item in items(versions, places, arch) for row in _item(item, fetcher, folder, progress)]
-    fetched_files, fetched = _images(versions, places, fetcher, folder, arch, progress)
+    kubeadm, *others = items(versions, places, arch)
+    files = _item(kubeadm, fetcher, folder, progress)
+    # An image that is missing is told before gigabytes were fetched in vain.
+    registry = Registry(places.registry, fetcher)
+    found = _look_up(images.wanted_by(folder / kubeadm.target, versions.kubernetes), registry, arch)
+    for item in others:
+        files += _item(item, fetcher, folder, progress)
+    fetched_files, fetched = _images(found, registry, places.registry, folder, progress)
     files += fetched_files
     files += _programs_of_images(fetched, folder)
     # Our own image is published nowhere.
@@ -130,19 +136,32 @@ def _unpack(archive: Path, item: Item, folder: Path) -> None:
         raise DevenvError("bundle_not_found", f"does not hold {', '.join(missing)}", where=item.url)
 
 
+def _look_up(names: Iterable[str], registry: Registry, arch: str) -> list[Resolved]:
+    """All images, or one DevenvError that names every one that is missing."""
+    found, missing = [], []
+    for name in names:
+        try:
+            found.append(registry.resolve(name, arch))
+        except DevenvError as error:
+            if error.reason.id != "bundle_image_missing":
+                raise
+            missing.append(str(error))
+    if missing:
+        raise DevenvError("bundle_image_missing", "; ".join(missing))
+    return found
+
+
 def _images(
-    versions: Versions, places: Places, fetcher: Fetcher, folder: Path, arch: str, progress: Progress
+    found: list[Resolved], registry: Registry, base: str, folder: Path, progress: Progress
 ) -> tuple[list[File], list[Image]]:
-    """The images that this kubeadm asks for."""
-    registry = Registry(places.registry, fetcher)
-    files, found = [], []
-    for name in images.wanted_by(folder / "bin" / "kubeadm", versions.kubernetes):
-        path = f"images/{short(name)}.tar"
-        progress(f"{name}: fetching")
-        digest = registry.image(name, arch, folder / path)
-        files.append(describe(folder, path, name.rpartition(":")[2], f"{places.registry} {digest}"))
-        found.append(Image(name, digest, path))
-    return files, found
+    files, rows = [], []
+    for image in found:
+        path = f"images/{short(image.name)}.tar"
+        progress(f"{image.name}: fetching")
+        digest = registry.fetch(image, folder / path)
+        files.append(describe(folder, path, image.name.rpartition(":")[2], f"{base} {digest}"))
+        rows.append(Image(image.name, digest, path))
+    return files, rows
 
 
 def short(name: str) -> str:

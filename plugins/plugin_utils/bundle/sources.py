@@ -49,9 +49,10 @@ def ensure(
     if source not in SOURCES:
         raise DevenvError("bundle_source_unknown", f"no source {source!r}: known are {', '.join(SOURCES)}")
     wanted = versions_of.wanted(version)
-    found = store.find(wanted.kubernetes, cache_dir)
-    # A source that is named is used even so, unless the bundle there came from it.
-    if found and source in ("auto", "cache", "directory", found.manifest.source):
+    # Who names a way to make it wants a bundle that was made this way.
+    makers = (source,) if source in store.MAKERS else store.MAKERS
+    found = store.find(wanted.kubernetes, cache_dir, makers)
+    if found:
         return found, False, [f"cache: {found.path}"]
     if source == "cache":
         raise _not_in_cache(wanted, cache_dir)
@@ -60,8 +61,8 @@ def ensure(
     base = store.root(cache_dir)
     with store.locked(base, progress):
         # Another process may have made it while this one waited.
-        found = store.find(wanted.kubernetes, cache_dir)
-        if found and source in ("auto", "directory", found.manifest.source):
+        found = store.find(wanted.kubernetes, cache_dir, makers)
+        if found:
             return found, False, [f"cache: {found.path}"]
         return _first(wanted, source, options or Options(), cache_dir or paths.cache(), progress)
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import 
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
 Progress = Callable[[str], None]
-# Ways to make a bundle; in this order a bundle that is there is looked for.
+# Ways to make a bundle.
 MAKERS = ("release", "modules")
 _BUILD = ".build-"
 
@@ -84,20 +84,18 @@ def root(cache_dir: Path | None = None) -> Path:
     return (cache_dir or paths.cache()) / "bundle"
 
 
-def find(version: str | None = None, cache_dir: Path | None = None) -> Bundle | None:
+def find(version: str | None = None, cache_dir: Path | None = None, makers: Sequence[str] = MAKERS) -> Bundle | None:
     """The bundle in the cache that this version of devenv would make for Kubernetes ``version``, or None.
 
-    Reads the manifest and looks at the sizes of all files; hashes nothing.
+    Of several (``makers`` are the sources that may have made it) the newest counts. Reads the manifest and looks at the
+    sizes of all files; hashes nothing.
     Raises DevenvError ``bundle_version_unknown``.
     """
     wanted = versions_of.wanted(version)
     arch = versions_of.architecture()
-    for source in MAKERS:
-        folder = root(cache_dir) / f"{wanted.kubernetes}-{versions_of.inputs(wanted, source, arch)}"
-        bundle = whole(folder)
-        if bundle:
-            return bundle
-    return None
+    names = [f"{wanted.kubernetes}-{versions_of.inputs(wanted, source, arch)}" for source in makers]
+    found = [bundle for name in names if (bundle := whole(root(cache_dir) / name))]
+    return max(found, key=lambda one: one.manifest.created, default=None)
 
 
 def list_bundles(cache_dir: Path | None = None) -> list[Bundle]:
