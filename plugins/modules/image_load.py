@@ -16,8 +16,8 @@ description:
     than the others under its name.
 options:
   images:
-    description: Archives as C(podman save) and C(docker save) write them or of OCI's form, or images of podman's
-    local store.
+    description:
+      - Archives as C(podman save) and C(docker save) write them or of OCI's form, or images of podman's local store.
     type: list
     elements: str
     required: true
