@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils import (
@@ -27,10 +27,12 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import (
     lock,
     paths,
     process,
-    profile,
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.lock import Holder
+
+if TYPE_CHECKING:
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profile import Change
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 RUNS_KEPT = 10
@@ -371,6 +373,9 @@ def compare(folder: Path, resolved: Mapping[str, Any]) -> None:
     """Raise DevenvError ``profile_changed``, naming each difference, when the environment cannot become what
     ``resolved`` asks for.
     """
+    # Imported here: whoever only reads the state (devenv status) shall not wait for it.
+    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+
     old = read_profile(folder)
     if old is None or is_untouched(folder):
         return
@@ -379,7 +384,7 @@ def compare(folder: Path, resolved: Mapping[str, Any]) -> None:
         raise DevenvError("profile_changed", "; ".join(_difference(change) for change in refused), where=folder.name)
 
 
-def _difference(change: profile.Change) -> str:
+def _difference(change: Change) -> str:
     return f"{change.path}: {change.old!r} -> {change.new!r} ({change.why})"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -89,11 +90,11 @@ def status(name: str) -> dict[str, Any]:
     with names.translated():
         found = state.read(folder)
     kubeconfig = folder / "kubeconfig"
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(_containers, name)
-        answer = pool.submit(_api_nodes, kubeconfig) if kubeconfig.exists() else None
+        importlib.import_module(f"{podman.__package__}.kube")  # while podman works
         containers = asked.result()
-        api, ready = answer.result() if answer else ("none", {})
+    api, ready = _api_nodes(kubeconfig, containers)
     profile, network = found.profile or {}, found.network or {}
     nodes = [_node(node, network, containers, ready) for node in profile.get("nodes", [])]
     return {
@@ -119,11 +120,17 @@ def _containers(name: str) -> dict[str, str]:
         return {}
 
 
-def _api_nodes(kubeconfig: Path) -> tuple[str, dict[str, str]]:
-    """``answers`` or why not, and Ready or NotReady by node."""
+def _api_nodes(kubeconfig: Path, containers: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """``answers`` or why not, and Ready or NotReady by node. Of stopped nodes nothing is asked: others may have their
+    address.
+    """
     from ansible_collections.devenv.lab.plugins.plugin_utils import kube
     from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
+    if not kubeconfig.exists():
+        return "not made yet", {}
+    if containers and "running" not in containers.values():
+        return "no node runs", {}
     try:
         with kube.Api(kube.read_access(kubeconfig), timeout=_API_PATIENCE) as api:
             items = api.get("/api/v1/nodes")["items"]
