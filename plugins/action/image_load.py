@@ -27,13 +27,13 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        _, args = self.validate_argument_spec(
+        args = self.validate_argument_spec(
             argument_spec={
                 "images": {"type": "list", "elements": "str", "required": True},
                 "nodes": {"type": "list", "elements": "str", "required": True},
                 "timeout": {"type": "float", "default": 600},
             }
-        )
+        )[1]
         hostvars = (task_vars or {})["hostvars"]
         try:
             if not args["nodes"]:

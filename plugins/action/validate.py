@@ -25,7 +25,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        _, args = self.validate_argument_spec(
+        args = self.validate_argument_spec(
             argument_spec={
                 "nodes": {"type": "list", "elements": "str", "required": True},
                 "probes": {"type": "str", "choices": ["auto", "always", "never"], "default": "auto"},
@@ -33,7 +33,7 @@ class ActionModule(ActionBase):
                 "timeout": {"type": "float", "default": 300},
                 "domain": {"type": "str", "default": "cluster.local"},
             }
-        )
+        )[1]
         checks: list[dict[str, Any]] = []
         try:
             for cluster in clusters.from_hostvars(args["nodes"], (task_vars or {})["hostvars"]):

@@ -57,11 +57,11 @@ class Check:
 class Level(Protocol):
     """A group of checks that can be looked at again and again."""
 
-    def look(self, api: kube.Api) -> dict[str, Finding]: ...
+    def look(self, api: kube.Api) -> dict[str, Finding]:
+        """One look at each check, by name."""
 
     def explain(self, api: kube.Api) -> dict[str, str]:
         """For checks that did not pass: what else is known, asked once when the time is over."""
-        ...
 
 
 def problems(texts: Sequence[str]) -> str:

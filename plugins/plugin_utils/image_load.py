@@ -65,7 +65,7 @@ def canonical(reference: str) -> str:
     Rules: https://github.com/distribution/reference (normalize.go): no registry means ``docker.io``, one word there
     means ``library/``.
     """
-    first, slash, _ = reference.partition("/")
+    first, slash = reference.partition("/")[:2]
     if not slash or not (re.search(r"[.:]", first) or first == "localhost"):
         reference = f"docker.io/{reference}" if slash else f"docker.io/library/{reference}"
     last = reference.rpartition("/")[2]
