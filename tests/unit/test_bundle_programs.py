@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -156,6 +159,40 @@ def test_stream_ends_a_program_that_takes_too_long() -> None:
 def test_stream_stays_in_the_callers_group() -> None:
     (out,) = programs.stream(["sh", "-c", "ps -o pgid= -p $$ 2>/dev/null || cut -d' ' -f5 /proc/$$/stat"])
     assert int(out) == os.getpgrp()
+
+
+CALLER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import programs
+programs.stream(["sh", "-c", "echo $$; exec sleep 60"], on_line=lambda line: print(line, flush=True))
+"""
+
+
+def test_a_killed_caller_takes_its_program_along() -> None:
+    collections = Path(__file__).resolve().parents[2] / "collections"
+    caller = subprocess.Popen([sys.executable, "-c", CALLER, str(collections)], stdout=subprocess.PIPE, text=True)
+    assert caller.stdout is not None
+    program = Path("/proc") / caller.stdout.readline().strip()
+    assert (program / "comm").read_text() in ("sh\n", "sleep\n")
+    caller.kill()
+    caller.wait()
+    deadline = time.monotonic() + 10
+    while _alive(program):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _alive(process: Path) -> bool:
+    try:
+        return "State:\tZ" not in (process / "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_program_that_is_not_there() -> None:
+    with pytest.raises(FileNotFoundError):
+        programs.stream(["no-such-program"])
 
 
 # --- Debian

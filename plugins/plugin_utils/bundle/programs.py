@@ -1,10 +1,14 @@
-"""Long programs, read line by line. They stay in the caller's process group: what ends it ends them too."""
+"""Long programs, read line by line, that end with their caller.
+
+They stay in its process group, so that Ctrl-C reaches them, and the kernel ends them when it was killed.
+"""
 
 from __future__ import annotations
 
 import collections
 import os
 import queue
+import shutil
 import subprocess
 import threading
 import time
@@ -15,6 +19,8 @@ from typing import IO
 from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
 
 TAIL = 60
+# setpriv is of util-linux, an essential package of Debian. Elsewhere a killed caller leaves the program running.
+_BOUND = ("setpriv", "--pdeathsig", "TERM", "--") if shutil.which("setpriv") else ()
 
 
 def stream(
@@ -31,8 +37,10 @@ def stream(
     ``env`` is the whole environment when given. Returns the last lines. Raises ProgramFailed (its ``stderr`` holds the
     last lines) and FileNotFoundError.
     """
+    if shutil.which(argv[0]) is None:
+        raise FileNotFoundError(argv[0])
     child = subprocess.Popen(
-        list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [*_BOUND, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=dict(os.environ if env is None else env), cwd=cwd,
     )  # fmt: skip
     assert child.stdout is not None
