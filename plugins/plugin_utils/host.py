@@ -161,6 +161,31 @@ def size_probes(memory: int, disk: int, folders: Iterable[Path]) -> list[Probe]:
     return probes
 
 
+def inotify_in_use(proc: Path = Path("/proc")) -> int:
+    """inotify instances open on this host, those of containers included (all count against root's limit)."""
+    used = 0
+    for folder in proc.glob("[0-9]*/fd"):
+        try:
+            used += sum(os.readlink(entry.path) == "anon_inode:inotify" for entry in os.scandir(folder))
+        except OSError:
+            continue
+    return used
+
+
+def inotify_probe(needed: int, root: Path = Path("/proc/sys"), proc: Path = Path("/proc")) -> Probe:
+    """Are ``needed`` inotify instances free? Without them containerd and kubelet start and then miss their parts."""
+    limit = int(sysctl_read("fs.inotify.max_user_instances", root) or 0)
+    free = limit - inotify_in_use(proc)
+    return Probe(
+        "inotify instances",
+        free >= needed,
+        f"{max(free, 0)} of {limit} free",
+        f"{needed} free",
+        "sysctl -w fs.inotify.max_user_instances=512",
+        "inotify_short",
+    )
+
+
 # Not needed for a first cluster: (name, least value, what for).
 ADVICE = (
     ("fs.inotify.max_user_watches", 524288, "for several nodes"),

@@ -11,6 +11,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.host import Probe
 
 # Memory in use, measured: a control plane with CoreDNS and first pods of an application; a worker with its system pods.
 MEMORY_IN_USE = {"control_plane": 900 * 2**20, "workers": 300 * 2**20}
+# inotify instances, counted on converged nodes, and a few to spare for pods.
+INOTIFY_IN_USE = {"control_plane": 32, "workers": 18}
 # Written by a node outside the linked image store during its first hour.
 DISK_PER_NODE = 500 * 2**20
 # Node image, image store and bundle, when they are still to be made.
@@ -39,6 +41,7 @@ def look(environment: str, resolved: Mapping[str, Any]) -> list[Probe]:
     probes.extend(host.size_probes(memory, DISK_PER_NODE * len(missing), [paths.home()]))
     if caches:
         probes.extend(host.size_probes(memory, DISK_FOR_CACHES, [paths.cache()])[1:])
+    probes.append(host.inotify_probe(sum(INOTIFY_IN_USE[node["group"]] for node in missing)))
     if not podman.networks(environment):
         addresses.choose(resolved["network"]["node_pools"], podman_nodes.subnets_in_use(), resolved["families"])
     return probes

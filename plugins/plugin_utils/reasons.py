@@ -151,6 +151,12 @@ CATALOGUE = _table(
         "There is not enough free memory for the nodes.",
         "End other programs or choose a smaller profile.",
     ),
+    Reason(
+        "inotify_short",
+        9,
+        "The kernel's limit of inotify instances leaves no room for the nodes.",
+        "sysctl -w fs.inotify.max_user_instances=512",
+    ),
     Reason("disk_short", 9, "There is not enough free disk.", "Free some space; devenv prune removes caches."),
     Reason(
         "name_taken",

@@ -180,3 +180,21 @@ def test_a_node_gets_links_and_its_own_databases(tmp_path: Path) -> None:
     for name in node_image.WRITTEN_IN_PLACE:
         assert (target / name).stat().st_ino != (store / name).stat().st_ino
         assert (target / name).read_text() == "data"
+
+
+@pytest.mark.parametrize(
+    ("limit", "needed", "ok"), [("128", 1, True), ("128", 127, False), ("128", 126, True), ("", 1, False)]
+)
+def test_inotify_instances_are_counted_over_all_processes(tmp_path: Path, limit: str, needed: int, ok: bool) -> None:
+    setting = tmp_path / "sys/fs/inotify/max_user_instances"
+    setting.parent.mkdir(parents=True)
+    setting.write_text(limit)
+    for process in ("7", "8", "self"):
+        fds = tmp_path / "proc" / process / "fd"
+        fds.mkdir(parents=True)
+        (fds / "0").symlink_to("/dev/null")
+        (fds / "3").symlink_to("anon_inode:inotify")
+        (fds / "4").symlink_to("anon_inode:[eventpoll]")
+    probe = host.inotify_probe(needed, tmp_path / "sys", tmp_path / "proc")
+    assert probe.ok is ok
+    assert "max_user_instances" in probe.fix
