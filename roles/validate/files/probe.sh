@@ -66,14 +66,14 @@ name_of() {
 }
 
 reach_pod() {
-  seen_name=$(name_of "$2") || { echo "$2: $seen_name"; return 1; }
+  seen_name=$(name_of "$2" 2>&1) || { echo "$2: $seen_name"; return 1; }
   echo "$2 answers as $seen_name"
   [ "$seen_name" = "$1" ]
 }
 
 # With peers, an answer from this pod itself proves nothing about other nodes.
 reach_service() {
-  seen_name=$(name_of "$1") || { echo "$1: $seen_name"; return 1; }
+  seen_name=$(name_of "$1" 2>&1) || { echo "$1: $seen_name"; return 1; }
   echo "$1 answers as $seen_name"
   [ -z "$PROBE_PEERS" ] || [ "$seen_name" != "$self" ]
 }
