@@ -348,7 +348,9 @@ CATALOGUE = _table(
         "The cluster is not ready: a check did not pass in time.",
         "The message lists what is missing; devenv logs NODE shows the journal of a node.",
     ),
-    Reason("image_unknown", 2, "There is no such image here.", "podman images lists those of podman; or name an archive."),
+    Reason(
+        "image_unknown", 2, "There is no such image here.", "podman images lists those of podman; or name an archive."
+    ),
     Reason(
         "image_archive_invalid", 2, "The file is not an archive of images.", "Make one with: podman save -o FILE IMAGE."
     ),
