@@ -432,6 +432,12 @@ CATALOGUE = _table(
         "Do not use it. Try again, then ask who runs the mirror; nothing was installed.",
     ),
     Reason(
+        "bundle_library_missing",
+        12,
+        "A Python library of the source release is not installed.",
+        "pip install -r requirements.txt of the collection, or use another source.",
+    ),
+    Reason(
         "bundle_toolchain",
         12,
         "There is no Go toolchain that works, and none could be fetched.",

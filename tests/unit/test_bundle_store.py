@@ -457,6 +457,16 @@ def test_cache_names_what_else_is_there(tmp_path: Path) -> None:
     assert "there are 1.36.3-000000000000" in str(error)
 
 
+def test_release_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = versions.__name__.rpartition(".")[0]
+    for part in ("release", "registry", "download"):
+        monkeypatch.delitem(sys.modules, f"{package}.{part}", raising=False)
+    monkeypatch.setitem(sys.modules, "requests", None)
+    error = fail(tmp_path, source="release")
+    assert (error.reason.id, error.exit_code) == ("bundle_library_missing", 12)
+    assert "requests" in str(error)
+
+
 def test_unknown_source(tmp_path: Path) -> None:
     assert fail(tmp_path, source="cloud").reason.id == "bundle_source_unknown"
 

@@ -20,7 +20,14 @@ SOURCES = ("auto", "cache", "directory", "release", "modules")
 AUTO = ("cache", "directory", "release", "modules")
 # `auto` goes on to the next source after these; anything else (a wrong digest, a full disk) must not be papered over.
 _NOT_HERE = frozenset(
-    {"bundle_not_in_cache", "bundle_not_in_directory", "bundle_unreachable", "bundle_not_found", "bundle_image_missing"}
+    {
+        "bundle_not_in_cache",
+        "bundle_not_in_directory",
+        "bundle_library_missing",
+        "bundle_unreachable",
+        "bundle_not_found",
+        "bundle_image_missing",
+    }
 )
 
 
@@ -106,7 +113,11 @@ def _make(source: str, wanted: Versions, options: Options, cache: Path, progress
     with store.building(base) as temp:
         if source == "release":
             # Imported here: only this source needs the HTTP library, which takes time to load.
-            from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.release import fetch, look
+            try:
+                from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.release import fetch, look
+            except ModuleNotFoundError as error:
+                what = f"the source release needs the Python library {error.name}"
+                raise DevenvError("bundle_library_missing", what) from None
 
             if probe:
                 look(wanted, options.places, arch)
