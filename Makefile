@@ -36,7 +36,7 @@ down: venv ## take it down: make down [PROFILE=aio] [NAME=mine]
 	$(BIN)/devenv down --name $(or $(NAME),$(PROFILE)) $(ARGS)
 
 test: ## everything, as continuous integration runs it
-	@tools/setup packages venv
+	@tools/setup packages venv limits
 	@$(GATES) all
 
 lint: venv ## format, style, types, YAML, Ansible, generated docs
@@ -52,13 +52,15 @@ sanity: venv ## ansible-test sanity on the built archive
 	@$(GATES) sanity
 
 molecule: setup ## roles on containers
+	@tools/setup limits
 	@$(GATES) molecule
 
 e2e: setup ## real clusters, through the command and through Ansible
+	@tools/setup limits
 	@$(GATES) e2e
 
 nightly: ## test, and what takes too long for every change
-	@tools/setup packages venv
+	@tools/setup packages venv limits
 	@$(GATES) all --nightly
 	@$(MAKE) --no-print-directory bench
 
