@@ -25,8 +25,8 @@ HEAD = """\
 {note}
 
 Every command on an environment takes `-n NAME`; without it `DEVENV_NAME` names the environment, else it is the only one
-there is. What was asked for goes to stdout, all else to stderr. With `--json` a command that looks prints one document; one
-that runs (`up`, `down`, `start`, `stop`, `validate`, `image load`) prints one object a line, the last of them
+there is. What was asked for goes to stdout, all else to stderr. With `--json` a command that looks prints one document;
+one that runs (`up`, `down`, `start`, `stop`, `validate`, `image load`) prints one object a line, the last of them
 `{{"type": "end", "exit": 0, "changed": N, "seconds": S}}`. How a command can end: [exit codes](exit-codes.md) and
 [reasons to fail](reasons.md).
 """

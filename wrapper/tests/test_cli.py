@@ -226,7 +226,13 @@ def test_time_over_has_the_stages_code(devenv: Devenv, runs: Runs) -> None:
 
 @pytest.mark.parametrize(("present", "playbooks"), [(False, ["cluster", "destroy"]), (True, ["cluster"])])
 def test_on_failure_destroy_takes_only_a_new_environment(
-    devenv: Devenv, runs: Runs, made: Made, monkeypatch: pytest.MonkeyPatch, present: bool, playbooks: list[str]
+    devenv: Devenv,
+    runs: Runs,
+    made: Made,
+    monkeypatch: pytest.MonkeyPatch,
+    own_home: Path,
+    present: bool,
+    playbooks: list[str],
 ) -> None:
     if present:
         made("aio")
@@ -234,12 +240,15 @@ def test_on_failure_destroy_takes_only_a_new_environment(
 
     def run(request: runner.Request, *rest: Any) -> runner.Outcome:
         if request.playbook == "cluster" and not present:
-            made("aio")
+            (made("aio") / "runs" / "20260101T000000Z-run1").mkdir(parents=True)
         return original(request, *rest)
 
     monkeypatch.setattr(runner, "run", run)
     runs.outcomes += [failed(), runner.Outcome("run2")]
-    assert devenv("up", "-p", "aio", "--on-failure", "destroy")[0] == 3
+    code, _, err = devenv("up", "-p", "aio", "--on-failure", "destroy")
+    assert code == 3
+    if not present:
+        assert err.splitlines()[-1].startswith(f"log: {own_home / 'history' / 'aio'}/")
     assert [request.playbook for request in runs.requests] == playbooks
 
 
@@ -253,6 +262,7 @@ def test_on_failure_destroy_takes_only_a_new_environment(
         (["up", "-p", "aio", "--set", "nodes.master-0.memory=lots"], 2, "nodes.master-0.memory"),
         (["up", "-p", "aio", "--set", "colour=red"], 2, "unknown key"),
         (["up", "-p", "aio", "-e", "word"], 2, "neither key=value"),
+        (["up", "-p", "aio", "-e", "profile=sno"], 2, "profile is not given by -e"),
         (["up", "-p", "aio", "--timeout", "10"], 2, "is no time"),
         (["up", "-p", "aio", "--on-failure", "maybe"], 2, "neither keep nor destroy"),
         (["up", "-p", "aio", "stray"], 2, "stray"),

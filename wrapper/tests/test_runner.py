@@ -35,6 +35,9 @@ class Recorder:
     def tick(self) -> None:
         return
 
+    def end(self) -> None:
+        self.names.append("end")
+
 
 def go(playbook: str, inventory: Path, **request: Any) -> tuple[runner.Outcome, Recorder]:
     recorder = Recorder()
@@ -81,7 +84,7 @@ def test_stages_come_in_order_and_changes_are_counted(playbook: Write, inventory
         "Look",
     ]
     assert next(name for name in recorder.names if name.startswith("playbook_on")) == "playbook_on_start"
-    assert recorder.names[-1] == "playbook_on_stats"
+    assert recorder.names[-2:] == ["playbook_on_stats", "end"]
 
 
 def test_a_failed_task_is_told_with_place_and_reason(playbook: Write, inventory: Path) -> None:

@@ -139,10 +139,16 @@ def up(
     new = not paths.environment(goal.name).exists()
     try:
         return run("cluster", goal.name, goal.variables, options, watcher)
-    except errors.Error:
+    except errors.Error as error:
         if on_failure == "destroy" and new and paths.environment(goal.name).exists():
             run("destroy", goal.name, {}, Options(command=options.command), watcher)
+            error.log = _moved(goal.name, error.log)
         raise
+
+
+def _moved(name: str, log: Path | None) -> Path | None:
+    """Where a run's log is once its environment is gone."""
+    return paths.home() / "history" / name / log.parent.name / log.name if log else None
 
 
 def down(name: str, options: Options | None = None, watcher: runner.Watcher | None = None) -> Result:
@@ -150,8 +156,10 @@ def down(name: str, options: Options | None = None, watcher: runner.Watcher | No
     names.check_name(name)
     if not paths.environment(name).exists() and not _labelled(name):
         return Result(name, text=f"there is no environment {name}")
-    result = run("destroy", name, {}, options or Options(), watcher)
-    _unmerge(name)
+    options = options or Options()
+    result = run("destroy", name, {}, options, watcher)
+    if not options.check:
+        _unmerge(name)
     return result
 
 
@@ -185,6 +193,7 @@ def run(
     playbook: str, name: str, variables: Mapping[str, Any], options: Options, watcher: runner.Watcher | None = None
 ) -> Result:
     """Run one of the collection's playbooks for the environment ``name``. Raises Error and Interrupted."""
+    _refuse_reserved(options.extra)
     request = runner.Request(
         playbook=playbook,
         variables={"devenv_name": name, **variables, **_run_variables(options)},
@@ -199,6 +208,22 @@ def run(
     if outcome.ok:
         return Result(name, outcome.changed, outcome.seconds, run_dir)
     raise _failure(name, outcome, run_dir, options)
+
+
+# Extra variables that have an option or argument of their own: two sources would contradict each other silently.
+RESERVED = {
+    "profile": "--profile",
+    "devenv_name": "--name",
+    "devenv_overrides": "--set",
+    "devenv_timeout": "--timeout",
+    "devenv_artifacts": "--artifacts",
+}
+
+
+def _refuse_reserved(extra: Sequence[Mapping[str, Any] | Path]) -> None:
+    for key in (key for item in extra if not isinstance(item, Path) for key in item):
+        if key in RESERVED:
+            raise errors.UsageError(f"{key} is not given by -e here", where=f"-e {key}", advice=f"use {RESERVED[key]}")
 
 
 def _run_variables(options: Options) -> dict[str, Any]:
@@ -234,7 +259,8 @@ def _too_late(
 ) -> errors.Error:
     from ansible_collections.devenv.lab.plugins.plugin_utils import reasons
 
-    missing = f": {recorded['message']}" if recorded and recorded.get("message") else ""
+    told = recorded if recorded and recorded.get("reason") != "interrupted" else {}
+    missing = f": {told['message']}" if told.get("message") else ""
     return errors.make(
         f"not done within {options.timeout:g} s, ended at: {outcome.task or 'the start'}{missing}",
         exit_code=reasons.STAGE_EXITS.get(outcome.stage, 1),
@@ -258,13 +284,15 @@ def _log(name: str, outcome: runner.Outcome, run_dir: Path | None) -> Path | Non
     """The run's log. A run that ended before the collection could write one gets what ansible said."""
     if run_dir is not None:
         return run_dir / LOG
+    from ansible_collections.devenv.lab.plugins.plugin_utils import redact
+
     if not outcome.output or (outcome.failure or {}).get("exit") in (2, 9, 10, 14):
         return None
     folder = paths.home() / "history" / name / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{outcome.run_id}"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, mode=0o700)
         (folder / LOG).touch(mode=0o600)
-        (folder / LOG).write_text("\n".join(outcome.output) + "\n")
+        (folder / LOG).write_text(redact.redact("\n".join(outcome.output)) + "\n")
         return folder / LOG
     return None
 

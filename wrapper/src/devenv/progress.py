@@ -259,7 +259,9 @@ class Shown:
     def event(self, event: Mapping[str, Any]) -> None:
         text = str(event.get("stdout") or "").rstrip()
         if self._verbose and text.strip():
-            self.sink.show(Update("line", self.tracker.stage, text))
+            from ansible_collections.devenv.lab.plugins.plugin_utils.redact import redact
+
+            self.sink.show(Update("line", self.tracker.stage, redact(text)))
         for update in self.tracker.feed(event):
             if not (self._verbose and update.kind in ("note", "warning")):
                 self.sink.show(update)
@@ -267,9 +269,12 @@ class Shown:
     def tick(self) -> None:
         self.sink.tick(self.tracker)
 
-    def close(self) -> None:
+    def end(self) -> None:
         for update in self.tracker.close():
             self.sink.show(update)
+
+    def close(self) -> None:
+        self.end()
         self.sink.close()
 
 

@@ -70,11 +70,13 @@ _REASON = re.compile(r"\[([a-z][a-z0-9_]*)\]\s*$")
 
 
 class Watcher(Protocol):
-    """Who is told of a run: every event of ansible-runner as it comes, and a tick at least five times a second."""
+    """Who is told of a run: every event of ansible-runner as it comes, a tick several times a second, and the end."""
 
     def event(self, event: Mapping[str, Any]) -> None: ...
 
     def tick(self) -> None: ...
+
+    def end(self) -> None: ...
 
 
 class Silent:
@@ -84,6 +86,9 @@ class Silent:
         return
 
     def tick(self) -> None:
+        return
+
+    def end(self) -> None:
         return
 
 
@@ -243,8 +248,10 @@ def run(request: Request, watcher: Watcher | None = None, env: Mapping[str, str]
     with _private_folder() as folder, _signals(events):
         control = _Control(_deadline(request, began))
         thread = _start(request, folder, run_id, run_env, events, control)
-        outcome = _follow(events, control, watcher or Silent(), Outcome(run_id))
+        watcher = watcher or Silent()
+        outcome = _follow(events, control, watcher, Outcome(run_id))
         thread.join()
+        watcher.end()
     outcome.seconds = time.monotonic() - began
     outcome.signal, outcome.timed_out = control.signal, control.timed_out
     if not outcome.ok:
@@ -338,10 +345,11 @@ def _note(outcome: Outcome, event: Mapping[str, Any]) -> None:
 def _failure(data: Mapping[str, Any], result: Mapping[str, Any], *, unreachable: bool) -> dict[str, Any]:
     """The event of a failed task in the shape of failure.json."""
     from ansible_collections.devenv.lab.plugins.plugin_utils import reasons
+    from ansible_collections.devenv.lab.plugins.plugin_utils.redact import redact
 
     stage = str(data.get("play") or "").partition(" | ")[0]
     reason = reasons.CATALOGUE.get(str(result.get("devenv_reason") or "")) or reasons.of_stage(stage)
-    what = str(result.get("msg") or result.get("stderr") or result.get("stdout") or "no message").strip()
+    what = redact(str(result.get("msg") or result.get("stderr") or result.get("stdout") or "no message").strip())
     return {
         "stage": stage,
         "reason": reason.id,
