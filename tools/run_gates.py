@@ -28,6 +28,8 @@ LOGS = ROOT / ".cache" / "test-logs"
 # How long a gate that was asked to end may clean up (nodes that tests made are taken down), in seconds.
 GRACE = 90
 
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
 # pytest's exit code when it collected nothing.
 NO_TESTS = 5
 
@@ -98,7 +100,13 @@ def gates(*, nightly: bool = False) -> list[Gate]:
         Gate("artifact", "artifact", (*pytest, "tests/artifact"), 10, junit=True),
         Gate("sanity", "sanity", _python("tools/sanity.py"), 10, counts=r"(?m)^Running sanity test "),
         Gate("bundle", "bundle", ("tools/setup", "bundle"), 35),
-        Gate("molecule", "molecule", ("molecule", "test", *scenarios), 25, counts=r"(?m)^\W*\w+ . verify: .*Successful"),
+        Gate(
+            "molecule",
+            "molecule",
+            ("molecule", "test", *scenarios),
+            25,
+            counts=r"(?m)^\w+ . \w+: Executed: Successful$",
+        ),
         Gate("e2e", "e2e", (*pytest, "-m", cluster, "tests/integration", "tests/e2e", "wrapper/tests"), 60, junit=True),
     ]
 
@@ -157,7 +165,7 @@ def judge(gate: Gate, code: int | None, output: str, report: Path, *, strict: bo
 
     ``code`` is None when the time was over; ``strict``: nothing may be skipped.
     """
-    found = len(re.findall(gate.counts, output)) if gate.counts else 1
+    found = len(re.findall(gate.counts, COLOURS.sub("", output))) if gate.counts else 1
     passed, failed, skipped = junit_counts(report) if gate.junit else (found, 0, 0)
     reason = ""
     if code is None:

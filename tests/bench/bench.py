@@ -1,0 +1,293 @@
+"""What `devenv up` costs beside the bare commands that it runs. Writes bench.json with seconds, counts and ratios.
+
+Usage: bench.py [--rounds N] [--out FILE]. Needs root and podman. An environment is made first, unmeasured: it warms the
+caches, and what the bare commands need is taken from it. Nothing here is a pass or a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = ROOT / ".venv" / "bin"
+SCRIPT = Path(__file__).with_name("bare_aio.sh")
+NAME = "bench"
+BARE = "bench-bare"
+PROFILE = "aio"
+
+# What a prepared node has beyond its image.
+NODE_FILES = (
+    "etc/cni",
+    "etc/containerd",
+    "etc/devenv/network.d",
+    "etc/systemd/system/containerd.service",
+    "etc/systemd/system/devenv-network.service",
+    "etc/systemd/system/kubelet.service",
+    "usr/local/lib/devenv",
+)
+# Milestones after the command, each a kubectl call that must succeed; an app is made before the last two.
+MILESTONES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("api", ("get", "--raw", "/readyz")),
+    ("service", ("get", "service", "kubernetes")),
+    ("dns_service", ("--namespace", "kube-system", "get", "service", "kube-dns")),
+    ("app", ("wait", "--for=condition=Ready", "pod/bench", "--timeout=1s")),
+    ("dns", ("exec", "bench", "--", "nslookup", "kubernetes.default.svc.cluster.local")),
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A DEVENV_HOME of the bench's own and a folder for the bare commands."""
+
+    home: Path
+    folder: Path
+
+    def devenv(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("ANSIBLE_") and k != "PYTHONUNBUFFERED"}
+        env = {**kept, "DEVENV_HOME": str(self.home)}
+        return subprocess.run([BIN / "devenv", *words], env=env, capture_output=True, text=True, check=check)
+
+    @property
+    def state(self) -> Path:
+        return self.home / "environments" / NAME
+
+
+def output(*argv: str | Path, data: str | None = None) -> str:
+    return subprocess.run(argv, input=data, capture_output=True, text=True, check=True).stdout
+
+
+def timed(call: Callable[[], object]) -> float:
+    begin = time.monotonic()
+    call()
+    return time.monotonic() - begin
+
+
+def capture(bench: Bench) -> None:
+    """Take from the running environment what the bare commands need: image, store, files, kubeadm's configuration."""
+    container = f"{NAME}-master-0"
+    network = yaml.safe_load((bench.state / "network.yml").read_text())
+    address = network["nodes"]["master-0"]["addresses"]["ipv4"]
+    settings = {
+        "image": output("podman", "inspect", "--format={{.ImageName}}", container).strip(),
+        "store": store(container),
+        "address": address,
+        "prefix": network["subnets"]["ipv4"].split("/")[1],
+        "gateway": network["gateways"]["ipv4"],
+        "kubectl": str(BIN / "kubectl"),
+    }
+    (bench.folder / "settings").write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+    with (bench.folder / "files.tar").open("wb") as file:
+        argv = ["podman", "exec", container, "tar", "--create", "--directory=/", *NODE_FILES]
+        subprocess.run(argv, stdout=file, check=True)
+    (bench.folder / "kubeadm.yml").write_text(kubeadm_configuration(bench, address))
+
+
+def store(container: str) -> str:
+    """The image store that this container's copy was linked from: the one with the same blob, by inode."""
+    mounts = json.loads(output("podman", "inspect", container))[0]["Mounts"]
+    (copy,) = [Path(m["Source"]) for m in mounts if m["Destination"] == "/var/lib/containerd"]
+    blobs = "io.containerd.content.v1.content/blobs/sha256"
+    inodes = {blob.stat().st_ino for blob in (copy / blobs).iterdir()}
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "devenv" / "image-stores"
+    for folder in cache.iterdir():
+        for inner in (folder, folder / "containerd"):
+            if (inner / blobs).is_dir() and inodes & {blob.stat().st_ino for blob in (inner / blobs).iterdir()}:
+                return str(inner)
+    raise SystemExit(f"no store below {cache} belongs to {container}")
+
+
+def kubeadm_configuration(bench: Bench, address: str) -> str:
+    """The configuration that the cluster was made with, as Kubernetes keeps it."""
+
+    def kept(name: str, key: str) -> dict[str, Any]:
+        shown = kubectl(
+            bench.state / "kubeconfig", "--namespace", "kube-system", "get", "configmap", name, "-o", "json"
+        )
+        return dict(yaml.safe_load(json.loads(shown)["data"][key]))
+
+    container = f"{NAME}-master-0"
+    arguments = output("podman", "exec", container, "cat", "/var/lib/kubelet/kubeadm-flags.env")
+    words = [
+        word.strip('"').lstrip("-").partition("=") for word in arguments.strip().partition("=")[2].strip('"').split()
+    ]
+    node = json.loads(kubectl(bench.state / "kubeconfig", "get", "node", "master-0", "-o", "json"))
+    cluster = kept("kubeadm-config", "ClusterConfiguration")
+    endpoint = cluster.pop("controlPlaneEndpoint").split(":")[0]
+    cluster["controlPlaneEndpoint"] = f"{address}:6443"
+    cluster["apiServer"]["certSANs"] = [san for san in cluster["apiServer"]["certSANs"] if san != endpoint]
+    init = {
+        "apiVersion": cluster["apiVersion"],
+        "kind": "InitConfiguration",
+        "localAPIEndpoint": {"advertiseAddress": address, "bindPort": 6443},
+        "nodeRegistration": {
+            "name": "master-0",
+            "criSocket": "unix:///run/containerd/containerd.sock",
+            "taints": node["spec"].get("taints", []),
+            "kubeletExtraArgs": [{"name": key, "value": value} for key, _, value in words],
+        },
+    }
+    proxy = kept("kube-proxy", "config.conf")
+    # kubeadm fills this in itself.
+    proxy["clientConnection"]["kubeconfig"] = ""
+    return yaml.safe_dump_all([init, cluster, kept("kubelet-config", "kubelet"), proxy])
+
+
+def kubectl(kubeconfig: Path, *words: str) -> str:
+    return output(BIN / "kubectl", f"--kubeconfig={kubeconfig}", *words)
+
+
+def milestones(kubeconfig: Path, begin: float, limit: float = 120) -> dict[str, float]:
+    """Seconds from ``begin`` to each milestone, tried one after the other until it is reached."""
+    reached = {"command": time.monotonic() - begin}
+    for name, words in MILESTONES:
+        if name == "app":
+            make_app(kubeconfig)
+        while True:
+            argv = [str(BIN / "kubectl"), f"--kubeconfig={kubeconfig}", *words]
+            if subprocess.run(argv, capture_output=True, check=False).returncode == 0:
+                break
+            if time.monotonic() - begin > limit:
+                raise SystemExit(f"{name} was not reached within {limit:g} s")
+            time.sleep(0.1)
+        reached[name] = time.monotonic() - begin
+    return {name: round(seconds, 2) for name, seconds in reached.items()}
+
+
+def make_app(kubeconfig: Path) -> None:
+    """A pod of the probe image, which every node has, as a user's first one."""
+    version = yaml.safe_load((ROOT / "configs" / "versions.yml").read_text())["probe"]
+    image = f"--image=devenv.lab/probe:{version}"
+    words = ("run", "bench", image, "--restart=Never", "--image-pull-policy=Never", "--command", "--", "sleep", "600")
+    while True:
+        argv = [str(BIN / "kubectl"), f"--kubeconfig={kubeconfig}", *words]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return
+        # The default service account comes a moment after the API.
+        if "serviceaccount" not in done.stderr:
+            raise SystemExit(done.stderr)
+        time.sleep(0.1)
+
+
+def counts(bench: Bench) -> dict[str, Any]:
+    """Tasks and module calls of the last run, in all and by stage."""
+    run = max((bench.state / "runs").iterdir())
+    stages = json.loads((run / "summary.json").read_text())["stages"]
+    return {
+        "tasks": sum(stage["tasks"] for stage in stages),
+        "module_calls": sum(stage["module_calls"] for stage in stages),
+        "stages": {stage["name"]: {k: stage[k] for k in ("seconds", "tasks", "module_calls")} for stage in stages},
+    }
+
+
+def one_round(bench: Bench) -> dict[str, Any]:
+    """Everything once: up, no-op up, reads, down; then the bare commands."""
+    found: dict[str, Any] = {}
+    begin = time.monotonic()
+    bench.devenv("up", "--profile", PROFILE, "--name", NAME)
+    found["up"] = milestones(bench.state / "kubeconfig", begin)
+    found["up_counts"] = counts(bench)
+    found["noop"] = timed(lambda: bench.devenv("up", "--profile", PROFILE, "--name", NAME))
+    found["noop_counts"] = counts(bench)
+    found["status"] = timed(lambda: bench.devenv("status", "--name", NAME))
+    found["inventory"] = timed(lambda: bench.devenv("inventory", "--name", NAME))
+    found["down"] = timed(lambda: bench.devenv("down", "--name", NAME))
+    found["bare"] = bare(bench)
+    return found
+
+
+def bare(bench: Bench) -> dict[str, float]:
+    """Milestones of the bare commands."""
+    arguments = (BARE, str(bench.folder))
+    try:
+        begin = time.monotonic()
+        output(SCRIPT, "up", *arguments)
+        return milestones(bench.folder / "kubeconfig", begin)
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"{error}\n{error.stdout}\n{error.stderr}") from error
+    finally:
+        output(SCRIPT, "down", *arguments)
+        for name in ("containerd", "kubelet", "etcd"):
+            shutil.rmtree(bench.folder / name, ignore_errors=True)
+
+
+def median(rounds: Sequence[dict[str, Any]], *path: str) -> float:
+    values = []
+    for one in rounds:
+        value: Any = one
+        for key in path:
+            value = value[key]
+        values.append(float(value))
+    return statistics.median(values)
+
+
+def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians and ratios of all rounds."""
+    columns = ("command", *(name for name, _ in MILESTONES))
+    up, plain = median(rounds, "up", "command"), median(rounds, "bare", "command")
+    return {
+        "ratios": {
+            "up_to_bare": round(up / plain, 3),
+            "noop_to_up": round(median(rounds, "noop") / up, 3),
+            "app_and_dns_to_bare": round(median(rounds, "up", "dns") / median(rounds, "bare", "dns"), 3),
+        },
+        "seconds": {
+            **{way: {c: round(median(rounds, way, c), 2) for c in columns} for way in ("up", "bare")},
+            **{what: round(median(rounds, what), 2) for what in ("noop", "status", "inventory", "down")},
+        },
+        "counts": {what: rounds[-1][f"{what}_counts"] for what in ("up", "noop")},
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Measure devenv up against the bare commands.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=ROOT / "bench.json")
+    options = parser.parse_args(arguments)
+    if os.geteuid() != 0:
+        parser.error("needs root")
+    # Where nodes can have their images as hard links: on the cache's filesystem.
+    cache = ROOT / ".cache"
+    cache.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=cache) as scratch:
+        bench = Bench(Path(scratch, "home"), Path(scratch, "bare"))
+        bench.folder.mkdir()
+        try:
+            bench.devenv("up", "--profile", PROFILE, "--name", NAME)
+            capture(bench)
+            bench.devenv("down", "--name", NAME)
+            rounds = [one_round(bench) for _ in range(options.rounds)]
+        except subprocess.CalledProcessError as error:
+            print(error, error.stdout, error.stderr, sep="\n", file=sys.stderr)
+            return 1
+        finally:
+            bench.devenv("down", "--name", NAME, check=False)
+    result = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "load": os.getloadavg()},
+        **summary(rounds),
+        "rounds": rounds,
+    }
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps({key: result[key] for key in ("ratios", "seconds")}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
