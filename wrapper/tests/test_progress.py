@@ -44,9 +44,9 @@ def told(tracker: Tracker, *events: Mapping[str, Any]) -> list[Update]:
 def test_a_stage_spans_its_plays() -> None:
     clock = Clock()
     tracker = Tracker(clock)
-    found = told(tracker, play("provision | Make the nodes"), task("Make"), result(changed=True))
+    found = told(tracker, play("Provision | Make the nodes"), task("Make"), result(changed=True))
     clock.now += 12.5
-    found += told(tracker, play("provision | End"), result(changed=True), play("prepare | Ask"), STATS)
+    found += told(tracker, play("Provision | End"), result(changed=True), play("Prepare | Ask"), STATS)
     assert found == [
         Update("begin", "provision", "Make the nodes"),
         Update("task", "provision", "Make"),

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TextIO
 SEPARATOR = " | "
 _PROGRESS = "progress: "
 _WARNING = "[WARNING]: "
+_CHECKS = "Validating arguments against arg spec"  # tasks that ansible adds before each role
 _HEARTBEAT = 30.0  # seconds of silence after which plain output says what it is waiting for
 
 
@@ -48,7 +49,7 @@ class Update:
 
 
 class Tracker:
-    """Turns events of ansible-runner into Updates. The name of a play is ``<stage> | <what it does>``."""
+    """Turns events of ansible-runner into Updates. The name of a play is ``<Stage> | <what it does>``."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -83,6 +84,7 @@ class Tracker:
 
     def _play(self, name: str) -> list[Update]:
         stage, separator, what = name.partition(SEPARATOR)
+        stage = stage.lower()
         if not separator or stage == self.stage:
             return []
         ended = self._end_stage()
@@ -119,6 +121,12 @@ class Tracker:
             if joined.startswith(mark):
                 return [Update(kind, self.stage, joined.removeprefix(mark))]
         return []
+
+
+def stage_of(play: str) -> str:
+    """The stage in a play's name (``<Stage> | <what it does>``), empty when it names none."""
+    stage, separator, _ = play.partition(SEPARATOR)
+    return stage.strip().lower() if separator else ""
 
 
 def result_of(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -211,7 +219,7 @@ class Live:
     def show(self, update: Update) -> None:
         if update.kind == "begin":
             self._stage, self._text, self._began = update.stage, update.text, time.monotonic()
-        elif update.kind in ("task", "note"):
+        elif update.kind == "note" or (update.kind == "task" and not update.text.startswith(_CHECKS)):
             self._text = update.text
         elif update.kind == "end":
             self._stage = ""
