@@ -55,7 +55,7 @@ _NO_MODULE = frozenset(
         "validate_argument_spec",
     ]
 )
-_STAGE = re.compile(r"^\s*([a-z_]+)\s*\|")
+_STAGE = re.compile(r"^\s*([A-Za-z_]+)\s*\|")
 
 
 @dataclass
@@ -121,9 +121,10 @@ class Report:
 
 
 def stage_of(play: str) -> str:
-    """The stage in a play's name (``<stage> | <what it does>``), empty when it names none."""
+    """The stage in a play's name (``<Stage> | <what it does>``), empty when it names none."""
     found = _STAGE.match(play)
-    return found.group(1) if found and found.group(1) in reasons.STAGE_EXITS else ""
+    stage = found.group(1).lower() if found else ""
+    return stage if stage in reasons.STAGE_EXITS else ""
 
 
 class Recorder:

@@ -56,7 +56,7 @@ def recorded(clock: Clock, own: tuple[str, ...] = ()) -> Recorder:
         ("other | x", ""),
         ("provision", ""),
         ("", ""),
-        ("Provision | x", ""),
+        ("Provision | x", "provision"),
     ],
 )
 def test_stage_of_a_play(play: str, stage: str) -> None:
