@@ -83,9 +83,8 @@ class Tracker:
         return self._end_stage()
 
     def _play(self, name: str) -> list[Update]:
-        stage, separator, what = name.partition(SEPARATOR)
-        stage = stage.lower()
-        if not separator or stage == self.stage:
+        stage, what = stage_of(name), name.partition(SEPARATOR)[2]
+        if stage in ("", self.stage):
             return []
         ended = self._end_stage()
         self.stage, self._began, self._changed, self._failed = stage, self._clock(), 0, False

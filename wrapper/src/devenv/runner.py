@@ -334,7 +334,7 @@ def _note(outcome: Outcome, event: Mapping[str, Any]) -> None:
     result = result_of(data)
     name = event.get("event")
     if name in ("playbook_on_play_start", "playbook_on_task_start"):
-        outcome.stage = str(data.get("play") or "").partition(" | ")[0].lower()
+        outcome.stage = stage_of(str(data.get("play") or ""))
         outcome.task = str(data.get("task") or "")
     if name == "playbook_on_stats":
         outcome.changed = sum(int(count) for count in (data.get("changed") or {}).values())
@@ -347,7 +347,7 @@ def _failure(data: Mapping[str, Any], result: Mapping[str, Any], *, unreachable:
     from ansible_collections.devenv.lab.plugins.plugin_utils import reasons
     from ansible_collections.devenv.lab.plugins.plugin_utils.redact import redact
 
-    stage = str(data.get("play") or "").partition(" | ")[0].lower()
+    stage = stage_of(str(data.get("play") or ""))
     reason = reasons.CATALOGUE.get(str(result.get("devenv_reason") or "")) or reasons.of_stage(stage)
     what = redact(str(result.get("msg") or result.get("stderr") or result.get("stdout") or "no message").strip())
     return {
