@@ -217,8 +217,11 @@ def bare(bench: Bench) -> dict[str, float]:
     arguments = (BARE, str(bench.folder))
     try:
         begin = time.monotonic()
+        started = time.time()
         output(SCRIPT, "up", *arguments)
-        return milestones(bench.folder / "kubeconfig", begin)
+        # Written as soon as kubeadm has ended; what follows in the script is waiting.
+        initialised = (bench.folder / "kubeconfig").stat().st_mtime - started
+        return {"init": round(initialised, 2), **milestones(bench.folder / "kubeconfig", begin)}
     except subprocess.CalledProcessError as error:
         raise SystemExit(f"{error}\n{error.stdout}\n{error.stderr}") from error
     finally:
@@ -241,14 +244,20 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Medians and ratios of all rounds."""
     columns = ("command", *(name for name, _ in MILESTONES))
     up, plain = median(rounds, "up", "command"), median(rounds, "bare", "command")
+    # The end of the stage kubernetes, as the end of the whole less the stages after it.
+    late = [sum(one["up_counts"]["stages"][name]["seconds"] for name in ("labels", "validate")) for one in rounds]
+    kubernetes = statistics.median(one["up"]["command"] - after for one, after in zip(rounds, late, strict=True))
     return {
         "ratios": {
             "up_to_bare": round(up / plain, 3),
+            "kubernetes_to_init": round(kubernetes / median(rounds, "bare", "init"), 3),
             "noop_to_up": round(median(rounds, "noop") / up, 3),
             "app_and_dns_to_bare": round(median(rounds, "up", "dns") / median(rounds, "bare", "dns"), 3),
         },
         "seconds": {
             **{way: {c: round(median(rounds, way, c), 2) for c in columns} for way in ("up", "bare")},
+            "up_kubernetes": round(kubernetes, 2),
+            "bare_init": round(median(rounds, "bare", "init"), 2),
             **{what: round(median(rounds, what), 2) for what in ("noop", "status", "inventory", "down")},
         },
         "counts": {what: rounds[-1][f"{what}_counts"] for what in ("up", "noop")},
