@@ -184,10 +184,11 @@ def test_nothing_of_the_environment_is_written(
     assert outcome.ok
 
 
-def test_the_environment_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_a_run(tmp_path: Path) -> None:
     found = runner.environment(
         "abc",
         {"PYTHONUNBUFFERED": "1", "PATH": "/usr/bin", "ANSIBLE_FORKS": "3", "ANSIBLE_CONFIG": "/x", "OTHER": "kept"},
+        tmp_path,
     )
     assert "PYTHONUNBUFFERED" not in found
     assert found["DEVENV_RUN"] == "abc"
@@ -238,10 +239,38 @@ def test_ansible_knows_the_variable_of_every_setting(place: tuple[str, str], var
 def test_settings_of_an_installed_package(tmp_path: Path) -> None:
     collection = tmp_path / "ansible_collections" / "devenv" / "lab"
     collection.mkdir(parents=True)
-    found = runner.settings(collection)
-    assert found["ANSIBLE_CONFIG"] == os.devnull
-    assert found["ANSIBLE_COLLECTIONS_PATH"] == str(tmp_path)
-    assert found["ANSIBLE_HOST_KEY_CHECKING"] == "True"
+    found = runner.settings(tmp_path, collection)
+    assert found == {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(tmp_path)}
+    assert (tmp_path / "ansible.cfg").read_text() == ""
+
+
+def test_a_run_where_there_is_no_ansible_cfg(
+    playbook: Write, inventory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an installed package has it: the settings come by the environment, and no other file's do."""
+    original = runner.settings
+    links = tmp_path / "ansible_collections" / "devenv" / "lab"
+    links.parent.mkdir(parents=True)
+    (tmp_path / "home.cfg").write_text("[defaults]\nforks = 77\n")
+    links.mkdir()
+    for part in ("plugins", "meta"):
+        (links / part).symlink_to(paths.COLLECTION / part)
+    monkeypatch.setenv("ANSIBLE_CONFIG", str(tmp_path / "home.cfg"))
+    monkeypatch.setattr(runner, "settings", lambda folder: original(folder, links))
+    text = """
+    - name: one | Look
+      hosts: localhost
+      tasks:
+        - name: Compare
+          ansible.builtin.assert:
+            that:
+              - lookup('ansible.builtin.config', 'DEFAULT_FORKS') == 16
+              - lookup('ansible.builtin.config', 'HOST_KEY_CHECKING') is true
+              - lookup('ansible.builtin.config', 'CALLBACKS_ENABLED') == ['devenv.lab.record']
+    """
+    outcome, _ = go(playbook(text), inventory)
+    assert outcome.failure is None
+    assert outcome.ok
 
 
 @pytest.mark.parametrize(
@@ -366,6 +395,17 @@ def test_time_over_ends_everything(
     outcome, _ = go(path, inventory, timeout=4.0)
     assert outcome.timed_out
     assert not outcome.ok
+    assert _sleepers(marker) == []
+
+
+def test_a_watcher_that_fails_ends_the_run(playbook: Write, inventory: Path, marker: str) -> None:
+    class Gone(Recorder):
+        def tick(self) -> None:
+            if _sleepers(marker):
+                raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        runner.run(runner.Request(playbook(SLEEPS.format(marker=marker)), inventory=inventory), Gone())
     assert _sleepers(marker) == []
 
 

@@ -171,36 +171,36 @@ def _mapping(text: str, shown: str) -> Mapping[str, Any]:
     return data
 
 
-def settings(collection: Path = paths.COLLECTION) -> dict[str, str]:
-    """Environment variables that give ansible the collection's settings, from a checkout and from an installed
-    package.
+def settings(folder: Path, collection: Path = paths.COLLECTION) -> dict[str, str]:
+    """Environment variables that give ansible the collection's settings, from a checkout and from an installed package.
+
+    An installed package brings no ansible.cfg: an empty one is made in ``folder``, so that no other one comes in.
     """
     config = collection / "ansible.cfg"
+    if not config.is_file():
+        config = folder / "ansible.cfg"
+        config.touch(mode=0o600)
     links = collection / "collections"
     # An installed package lies in .../ansible_collections/devenv/lab.
     where = links if links.is_dir() else collection.parents[2]
-    fixed = {"ANSIBLE_CONFIG": str(config) if config.is_file() else os.devnull, "ANSIBLE_COLLECTIONS_PATH": str(where)}
-    return fixed | dict(SETTINGS.values())
+    return {"ANSIBLE_CONFIG": str(config), "ANSIBLE_COLLECTIONS_PATH": str(where)}
 
 
-def environment(run_id: str, env: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a run: the caller's, without what harms ansible, with the collection's settings and the
-    run's mark.
+def environment(run_id: str, env: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """The environment of a run: the caller's, without what harms ansible, with the collection's settings and the run's
+    mark. ``folder`` is the run's own.
     """
     # PYTHONUNBUFFERED makes python read a module from stdin byte by byte: 60 ms a module.
     kept = {key: value for key, value in env.items() if key != "PYTHONUNBUFFERED"}
-    table = settings()
-    own = {key: table[key] for key in ("ANSIBLE_CONFIG", "ANSIBLE_COLLECTIONS_PATH")}
+    callbacks = filter(None, (env.get("ANSIBLE_CALLBACKS_ENABLED"), "devenv.lab.record"))
     marks = {
         "DEVENV_RUN": run_id,
         "DEVENV_OWNER": f"{os.getpid()}:{_start_ticks()}",
         "ANSIBLE_NOCOLOR": "1",
-        "ANSIBLE_CALLBACKS_ENABLED": ",".join(
-            filter(None, (env.get("ANSIBLE_CALLBACKS_ENABLED"), "devenv.lab.record"))
-        ),
+        "ANSIBLE_CALLBACKS_ENABLED": ",".join(callbacks),
         "PATH": _path(env.get("PATH", os.defpath)),
     }
-    return {**table, **kept, **own, **marks}
+    return {**dict(SETTINGS.values()), **kept, **settings(folder), **marks}
 
 
 def _path(value: str) -> str:
@@ -243,13 +243,22 @@ def run(request: Request, watcher: Watcher | None = None, env: Mapping[str, str]
     """
     run_id = secrets.token_hex(6)
     events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-    run_env = {**environment(run_id, os.environ if env is None else env), **request.environment}
+    watcher = watcher or Silent()
     began = time.monotonic()
     with _private_folder() as folder, _signals(events):
+        run_env = {**environment(run_id, os.environ if env is None else env, folder), **request.environment}
         control = _Control(_deadline(request, began))
         thread = _start(request, folder, run_id, run_env, events, control)
-        watcher = watcher or Silent()
-        outcome = _follow(events, control, watcher, Outcome(run_id))
+        try:
+            outcome = _follow(events, control, watcher, Outcome(run_id))
+        except BaseException:
+            # The watcher cannot go on (its terminal is gone): neither does the run.
+            control.interrupt(signal.SIGINT)
+            thread.join(_PATIENCE)
+            control.interrupt(signal.SIGINT)
+            thread.join()
+            _end_rest(run_id)
+            raise
         thread.join()
         watcher.end()
     outcome.seconds = time.monotonic() - began
