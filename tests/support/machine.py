@@ -46,7 +46,7 @@ KEPT = re.compile(
 
 
 # Programs of this machine come and go; only what an environment would start counts.
-OTHERS = {"processes": r"^(?!.*(kube|etcd|containerd|coredns|systemd|sshd|ssh: |conmon|ansible|devenv|runc)).*$"}
+OTHERS = {"processes": r"^(?!.*(kube|etcd|containerd|coredns|systemd|sshd|ssh: |conmon|ansible-playbook|bin/devenv|runc)).*$"}
 
 
 def snapshot(home: Path | None = None) -> Snapshot:
