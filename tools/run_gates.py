@@ -72,7 +72,7 @@ def gates(*, nightly: bool = False) -> list[Gate]:
     quick = "not cluster" if nightly else "not cluster and not nightly"
     cluster = "cluster" if nightly else "cluster and not nightly"
     scenarios = [word for name in SCENARIOS for word in ("--scenario-name", name)]
-    typed = (("MYPYPATH", "collections:wrapper/src:tests"),)
+    typed = (("MYPYPATH", "collections:wrapper/src:tests:tools"),)
     return [
         Gate("format", "lint", ("ruff", "format", "--check", "--output-format=concise", "."), 1),
         Gate("style", "lint", ("ruff", "check", "--output-format=concise", "."), 1),

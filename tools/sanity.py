@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-import artifact
+import collection_archive
 
 # ansible-test runs this file to put pip into a virtual environment; its arguments are those of pip's own script.
 GET_PIP = """\
@@ -74,9 +74,18 @@ def main(arguments: list[str]) -> int:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     with tempfile.TemporaryDirectory(prefix="devenv-sanity-") as scratch:
         tree = Path(scratch)
-        collection = artifact.install(artifact.build(tree), tree)
-        argv = [artifact.program("ansible-test"), "sanity", "--local", "--python", python, "--color", "no", *arguments]
-        env = artifact.plain_environment(home)
+        collection = collection_archive.install(collection_archive.build(tree), tree)
+        argv = [
+            collection_archive.program("ansible-test"),
+            "sanity",
+            "--local",
+            "--python",
+            python,
+            "--color",
+            "no",
+            *arguments,
+        ]
+        env = collection_archive.plain_environment(home)
         return subprocess.run(argv, cwd=collection, env=env, check=False).returncode
 
 

@@ -9,7 +9,8 @@ module: podman_image
 short_description: Make the node image and the image store of the podman provider
 version_added: 0.1.0
 description:
-  - Builds the Debian root, the node image with the programs of a bundle, and the unpacked image store, each once for its inputs.
+  - Builds the Debian root, the node image with the programs of a bundle, and the unpacked image store.
+  - Each is built once for its inputs.
   - Runs on the controller; needs root and podman there.
 author:
   - devenv maintainers (@devenv)

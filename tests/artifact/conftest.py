@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import artifact
+import collection_archive
 import pytest
 
-ROOT = artifact.ROOT
+ROOT = collection_archive.ROOT
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,10 @@ class Elsewhere:
 
     def run(self, *argv: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a program of this environment; fails the test when it does not end with ``code``."""
-        env = artifact.plain_environment(self.home) | {"PATH": f"{self.venv}/bin:{os.environ['PATH']}", **variables}
+        env = collection_archive.plain_environment(self.home) | {
+            "PATH": f"{self.venv}/bin:{os.environ['PATH']}",
+            **variables,
+        }
         done = subprocess.run(
             [str(self.venv / "bin" / argv[0]), *argv[1:]],
             cwd="/",
@@ -55,13 +58,13 @@ def elsewhere(folder: Path, *wanted: str) -> Elsewhere:
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The collection's archive."""
-    return artifact.build(tmp_path_factory.mktemp("archive"))
+    return collection_archive.build(tmp_path_factory.mktemp("archive"))
 
 
 @pytest.fixture(scope="session")
 def collection(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the collection, installed from the archive without network."""
-    return artifact.install(archive, tmp_path_factory.mktemp("tree"))
+    return collection_archive.install(archive, tmp_path_factory.mktemp("tree"))
 
 
 @pytest.fixture(scope="session")

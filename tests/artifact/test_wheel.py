@@ -11,13 +11,13 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import artifact
+import collection_archive
 import pytest
 from support.inventories import hosts_of
 
 CARRIED = ("configs", "inventories", "meta", "playbooks", "plugins", "roles")
 INSIDE = "ansible_collections/devenv/lab"
-VERSION = tomllib.loads((artifact.ROOT / "pyproject.toml").read_text())["project"]["version"]
+VERSION = tomllib.loads((collection_archive.ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 def test_the_wheel_holds_the_package_and_the_collection(dist: Path, committed: Callable[..., set[str]]) -> None:
