@@ -45,8 +45,9 @@ KEPT = re.compile(
 )
 
 
-# Programs of this machine come and go; only what an environment would start counts.
-OTHERS = {"processes": r"^(?!.*(kube|etcd|containerd|coredns|systemd|sshd|ssh: |conmon|ansible-playbook|bin/devenv|runc)).*$"}
+# Other programs come and go; only what an environment would start counts.
+_OURS = "kube|etcd|containerd|coredns|systemd|sshd|ssh: |conmon|ansible-playbook|bin/devenv|runc"
+OTHERS = {"processes": rf"^(?!.*({_OURS})).*$"}
 
 
 def snapshot(home: Path | None = None) -> Snapshot:
