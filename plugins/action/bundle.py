@@ -42,7 +42,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        _, args = self.validate_argument_spec(
+        _ignored, args = self.validate_argument_spec(
             argument_spec=SPEC,
             required_if=[("state", "exported", ("archive",)), ("state", "imported", ("archive",))],
         )

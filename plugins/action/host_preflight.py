@@ -22,7 +22,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        _, args = self.validate_argument_spec(argument_spec={"environment": {"type": "str", "required": True}})
+        _ignored, args = self.validate_argument_spec(argument_spec={"environment": {"type": "str", "required": True}})
         resolved = _plain((task_vars or {})["devenv_profile"])
         try:
             probes = preflight.look(args["environment"], resolved)

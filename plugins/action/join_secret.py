@@ -21,7 +21,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        _, arguments = self.validate_argument_spec(
+        _ignored, arguments = self.validate_argument_spec(
             argument_spec={
                 "path": {"type": "path", "required": True},
                 "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},

@@ -132,7 +132,7 @@ def certificate(pem: str) -> dict[str, str]:
                 fields.append((at, start, end))
             at = end
         validity = fields[3]
-        _, _, after_begin = _element(der, validity[1])
+        _ignored, _ignored, after_begin = _element(der, validity[1])
         tag, start, end = _element(der, after_begin)
         digest = hashlib.sha256(der[fields[5][0] : fields[5][2]]).hexdigest()
         return {"end": _time(tag, der[start:end].decode("ascii")), "key_hash": "sha256:" + digest}

@@ -45,8 +45,8 @@ def run_of(pid: int, proc: str = "/proc") -> str:
 def of_a_service(cgroups: str) -> bool:
     """Whether the text of /proc/PID/cgroup is that of a service or a pod, rather than of a login."""
     for line in cgroups.splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
+        number, _ignored, rest = line.partition(":")
+        controllers, _ignored, path = rest.partition(":")
         if "kubepods" in path:
             return True
         if number != "0" and controllers != "name=systemd":

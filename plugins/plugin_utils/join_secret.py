@@ -22,7 +22,7 @@ KEY = re.compile(r"[0-9a-f]{64}")
 
 def new() -> dict[str, str]:
     """``{token, certificate_key}`` in kubeadm's forms: bootstrap token, 32 bytes in hexadecimal."""
-    word = "".join(secrets.choice(ALPHABET) for _ in range(22))
+    word = "".join(secrets.choice(ALPHABET) for _ignored in range(22))
     return {"token": f"{word[:6]}.{word[6:]}", "certificate_key": secrets.token_hex(32)}
 
 

@@ -68,7 +68,7 @@ def run(
         out, err = child.communicate(data, timeout=timeout)
     except subprocess.TimeoutExpired:
         _end_group(child)
-        _, err = child.communicate()
+        _ignored, err = child.communicate()
         raise ProgramFailed(argv, None, err.decode(errors="replace")) from None
     except BaseException:
         _end_group(child)

@@ -201,7 +201,8 @@ def _validator_class() -> Any:
         import jsonschema
     except ImportError:
         raise DevenvError(
-            "jsonschema_missing", "profiles cannot be checked without the Python library jsonschema"
+            "jsonschema_missing",
+            "profiles cannot be checked without the Python library jsonschema: pip install jsonschema",
         ) from None
 
     def not_built(_validator: Any, rule: Any, instance: Any, _schema: Any) -> Iterator[Any]:

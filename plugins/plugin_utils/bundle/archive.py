@@ -93,7 +93,8 @@ def peek(archive: Path) -> Manifest:
         if member is None or member.name != manifests.NAME or not member.isreg():
             raise DevenvError("bundle_archive_broken", "is no exported bundle", where=str(archive))
         stream = tar.extractfile(member)
-        assert stream is not None
+        if stream is None:
+            raise AssertionError("stream")
         return manifests.parse(stream.read(), str(archive))
 
 
@@ -122,7 +123,8 @@ def take(archive: Path, manifest: Manifest, base: Path, progress: Progress) -> t
                     raise DevenvError("bundle_archive_broken", f"holds {member.name}, which is not in its manifest",
                                       where=str(archive))  # fmt: skip
                 stream = tar.extractfile(member)
-                assert stream is not None
+                if stream is None:
+                    raise AssertionError("stream")
                 _store(stream, temp, entry, str(archive))
         if missing:
             raise DevenvError("bundle_archive_broken", f"lacks {', '.join(sorted(missing))}", where=str(archive))

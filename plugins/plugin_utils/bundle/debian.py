@@ -135,7 +135,7 @@ def _loader_place(root: Root, inside: Sequence[str]) -> list[str]:
 def _real(root: Path, path: str) -> Path:
     """The file behind ``path`` with links followed inside the root."""
     current = root / path
-    for _ in range(20):
+    for _ignored in range(20):
         if not current.is_symlink():
             return current
         link = current.readlink()

@@ -9,11 +9,18 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import requests
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import sha256
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress, silent
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
-from requests.auth import AuthBase
+
+try:
+    import requests
+except ModuleNotFoundError:
+    # Every file must be importable without it: only the source release needs it, and `Fetcher` says so.
+    requests = None  # type: ignore[assignment]
+
+# Changes a request before it is sent.
+Auth = Callable[["requests.PreparedRequest"], "requests.PreparedRequest"]
 
 # A broken connection loses the chunk that was under way: small ones keep the loss small.
 _CHUNK = 1 << 16
@@ -22,20 +29,23 @@ _SYSTEM_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 
 
-class Insecure(requests.RequestException):
+class Insecure(Exception):
     """A redirect from https to plain http."""
 
 
-class _Session(requests.Session):
+def _session() -> requests.Session:
     """Follows redirects, but none that leaves https."""
 
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        target = super().get_redirect_target(resp)
-        if target and resp.url.startswith("https://"):
-            absolute = urllib.parse.urljoin(resp.url, target)
-            if not absolute.startswith("https://"):
-                raise Insecure(f"redirects to {absolute}, which is not encrypted")
-        return target
+    class Session(requests.Session):
+        def get_redirect_target(self, resp: requests.Response) -> str | None:
+            target = super().get_redirect_target(resp)
+            if target and resp.url.startswith("https://"):
+                absolute = urllib.parse.urljoin(resp.url, target)
+                if not absolute.startswith("https://"):
+                    raise Insecure(f"redirects to {absolute}, which is not encrypted")
+            return target
+
+    return Session()
 
 
 class Fetcher:
@@ -43,6 +53,7 @@ class Fetcher:
 
     Proxies, .netrc and certificates follow the usual environment variables (HTTPS_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE,
     SSL_CERT_FILE); without them the system's certificates count. ``attempts`` without a new byte end a download.
+    Raises DevenvError ``bundle_library_missing``.
     """
 
     def __init__(
@@ -54,23 +65,23 @@ class Fetcher:
         timeout: tuple[float, float] = (10, 60),
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
+        if requests is None:
+            raise DevenvError("bundle_library_missing", "the source release needs the Python library requests")
         self.keep = keep
         self.progress = progress
         self.attempts = attempts
         self.timeout = timeout
         self.pause = pause
-        self.session = _Session()
+        self.session = _session()
         self.session.headers.update({"User-Agent": "devenv", "Accept-Encoding": "identity"})
         self.session.verify = _certificates(os.environ)
 
-    def get(
-        self, url: str, *, headers: Mapping[str, str] | None = None, auth: AuthBase | None = None
-    ) -> requests.Response:
+    def get(self, url: str, *, headers: Mapping[str, str] | None = None, auth: Auth | None = None) -> requests.Response:
         """A small document of any lasting status. Raises DevenvError ``bundle_unreachable``, ``bundle_download``."""
         for attempt in range(1, self.attempts + 1):
             try:
                 answer = self.session.get(url, headers=dict(headers or {}), auth=auth, timeout=self.timeout)
-            except requests.RequestException as error:
+            except (requests.RequestException, Insecure) as error:
                 if attempt == self.attempts or not _passing(error):
                     raise _unreachable(url, error) from None
             else:
@@ -88,7 +99,7 @@ class Fetcher:
             raise _refused(url, answer)
         return answer.text
 
-    def file(self, url: str, digest: str, *, label: str, auth: AuthBase | None = None) -> Path:
+    def file(self, url: str, digest: str, *, label: str, auth: Auth | None = None) -> Path:
         """The file at ``url`` with the sha256 ``digest`` (hex), fetched or kept from before.
 
         Raises DevenvError ``bundle_wrong_digest``, ``bundle_not_found``, ``bundle_unreachable`` or ``bundle_download``.
@@ -111,7 +122,7 @@ class Fetcher:
         part.rename(whole)
         return whole
 
-    def _transfer(self, url: str, part: Path, label: str, auth: AuthBase | None) -> None:
+    def _transfer(self, url: str, part: Path, label: str, auth: Auth | None) -> None:
         """Fetch until the server says that this was all."""
         idle = 0
         while True:
@@ -120,7 +131,7 @@ class Fetcher:
                 if self._once(url, part, label, auth):
                     return
                 problem: DevenvError = DevenvError("bundle_download", "the server is busy", where=url)
-            except requests.RequestException as error:
+            except (requests.RequestException, Insecure) as error:
                 problem = _unreachable(url, error) if before == 0 else _broken(url, error)
                 if not _passing(error):
                     raise problem from None
@@ -133,7 +144,7 @@ class Fetcher:
             self.progress(f"{label}: broke off at {_megabytes(after)} MB, trying again")
             self.pause(_delay(idle))
 
-    def _once(self, url: str, part: Path, label: str, auth: AuthBase | None) -> bool:
+    def _once(self, url: str, part: Path, label: str, auth: Auth | None) -> bool:
         """One request; False when the server asks to come again."""
         have = part.stat().st_size if part.is_file() else 0
         headers = {"Range": f"bytes={have}-"} if have else {}
@@ -191,7 +202,7 @@ def _starts_at(answer: requests.Response) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def _passing(error: requests.RequestException) -> bool:
+def _passing(error: requests.RequestException | Insecure) -> bool:
     """Whether the same request may work a moment later."""
     if isinstance(error, requests.exceptions.SSLError):
         return False
@@ -199,7 +210,7 @@ def _passing(error: requests.RequestException) -> bool:
     return isinstance(error, kinds) and "Name or service not known" not in str(error)
 
 
-def _unreachable(url: str, error: requests.RequestException) -> DevenvError:
+def _unreachable(url: str, error: requests.RequestException | Insecure) -> DevenvError:
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema,
                           requests.exceptions.InvalidSchema)):  # fmt: skip
         return DevenvError("bundle_url", f"is no http or https URL: {error}", where=url)
@@ -208,7 +219,7 @@ def _unreachable(url: str, error: requests.RequestException) -> DevenvError:
     return DevenvError("bundle_unreachable", _short(error), where=url)
 
 
-def _broken(url: str, error: requests.RequestException) -> DevenvError:
+def _broken(url: str, error: requests.RequestException | Insecure) -> DevenvError:
     return DevenvError("bundle_download", _short(error), where=url)
 
 
@@ -222,7 +233,7 @@ def _status(answer: requests.Response) -> str:
     return f"{answer.status_code} {answer.reason or ''}".strip()
 
 
-def _short(error: requests.RequestException) -> str:
+def _short(error: requests.RequestException | Insecure) -> str:
     """The innermost reason of requests' nested messages."""
     cause: BaseException = error
     seen = str(error)

@@ -159,7 +159,8 @@ def _fetch(version: str, cache: Path) -> Toolchain:
             shutil.rmtree(final)
         folder.rename(final)
     found = _ask(base / version / "go" / "bin" / "go")
-    assert found is not None
+    if found is None:
+        raise AssertionError("found")
     return found
 
 

@@ -137,6 +137,6 @@ def _origin(short: str, root: debian.Root) -> str:
     """What an image of ours was made of."""
     if short == "pause":
         return f"Debian catatonit {root.packages.get('catatonit', '')}"
-    own = [f"bin/{program}" for program, (image, _) in PROGRAMS.items() if image == short]
+    own = [f"bin/{program}" for program, (image, _ignored) in PROGRAMS.items() if image == short]
     packages = {"kube-proxy": ("conntrack", "iptables", "nftables"), "probe": ("busybox-static", "catatonit", "curl")}
     return ", ".join([*own, *(f"Debian {name} {root.packages.get(name, '')}" for name in packages.get(short, ()))])

@@ -65,7 +65,7 @@ def build(versions: Versions, folder: Path, cache: Path, arch: str, progress: Pr
 
 def groups(versions: Versions) -> list[Group]:
     """Every ``go install`` of a bundle. containerd, CoreDNS and helm do not agree on dependencies with Kubernetes."""
-    major, minor, _ = versions.kubernetes.split(".", 2)
+    major, minor, _ignored = versions.kubernetes.split(".", 2)
     kubernetes = versions.kubernetes
     release = {
         "k8s.io/component-base/version.gitVersion": f"v{kubernetes}",

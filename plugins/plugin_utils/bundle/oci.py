@@ -122,7 +122,7 @@ def write_archive(
         _add(tar, Entry("manifest.json", 0o644, data=_json(legacy)))
         _add(tar, Entry("blobs"))
         _add(tar, Entry("blobs/sha256"))
-        for _, blob in sorted(blobs.items()):
+        for _ignored, blob in sorted(blobs.items()):
             content = {"source": blob.source} if isinstance(blob.source, Path) else {"data": blob.source}
             _add(tar, Entry(_blob_path(blob), 0o644, **content))
     return manifest.digest
@@ -174,13 +174,15 @@ def extract(archive: Path, path: str, target: Path) -> None:
 def _extract_from(outer: tarfile.TarFile, digest: str, path: str, target: Path) -> bool:
     """Copy ``path`` out of one layer; False when the layer has it not."""
     blob = outer.extractfile(_digest_path(digest))
-    assert blob is not None
+    if blob is None:
+        raise AssertionError("blob")
     # A stream reader finds out by itself whether the layer is compressed.
     with tarfile.open(fileobj=blob, mode="r|*") as layer:
         for member in layer:
             if member.isreg() and str(PurePosixPath(member.name.lstrip("/"))) == path:
                 content = layer.extractfile(member)
-                assert content is not None
+                if content is None:
+                    raise AssertionError("content")
                 with target.open("wb") as stream:
                     shutil.copyfileobj(content, stream, _COPY)
                 return True
@@ -193,7 +195,7 @@ def _with_parents(entries: Iterable[Entry]) -> list[Entry]:
         for parent in PurePosixPath(path).parents:
             if str(parent) != ".":
                 table.setdefault(str(parent), Entry(str(parent)))
-    return [entry for _, entry in sorted(table.items())]
+    return [entry for _ignored, entry in sorted(table.items())]
 
 
 def _add(tar: tarfile.TarFile, entry: Entry) -> None:

@@ -43,7 +43,8 @@ def stream(
         [*_BOUND, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=dict(os.environ if env is None else env), cwd=cwd,
     )  # fmt: skip
-    assert child.stdout is not None
+    if child.stdout is None:
+        raise AssertionError("child.stdout")
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_pump, args=(child.stdout, lines), daemon=True).start()
     tail: collections.deque[str] = collections.deque(maxlen=TAIL)

@@ -8,20 +8,21 @@ import re
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import requests
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import oci
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.download import Fetcher
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.oci import Blob
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
-from requests.auth import AuthBase
+
+if TYPE_CHECKING:
+    import requests
 
 _ACCEPT = ", ".join((oci.INDEX, oci.DOCKER_INDEX, oci.MANIFEST, oci.DOCKER_MANIFEST))
 _INDEXES = (oci.INDEX, oci.DOCKER_INDEX)
 
 
-class _Bearer(AuthBase):
+class _Bearer:
     """Sends a token, if there is one. Being there at all keeps .netrc out of requests to a registry."""
 
     def __init__(self, token: str = "") -> None:
@@ -143,7 +144,7 @@ class Registry:
 
 def _split(name: str) -> tuple[str, str]:
     """``registry.k8s.io/coredns/coredns:v1`` -> (``coredns/coredns``, ``v1``)."""
-    path, _, tag = name.rpartition(":")
+    path, _ignored, tag = name.rpartition(":")
     return path.split("/", 1)[1], tag
 
 

@@ -112,7 +112,7 @@ def _item(item: Item, fetcher: Fetcher, folder: Path, progress: Progress) -> lis
         targets: Iterable[str] = (item.target,)
     else:
         _unpack(file, item, folder)
-        targets = (target for _, target in item.members)
+        targets = (target for _ignored, target in item.members)
     rows = []
     for target in targets:
         (folder / target).chmod(0o755)

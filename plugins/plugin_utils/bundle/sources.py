@@ -113,11 +113,7 @@ def _make(source: str, wanted: Versions, options: Options, cache: Path, progress
     with store.building(base) as temp:
         if source == "release":
             # Imported here: only this source needs the HTTP library, which takes time to load.
-            try:
-                from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.release import fetch, look
-            except ModuleNotFoundError as error:
-                what = f"the source release needs the Python library {error.name}"
-                raise DevenvError("bundle_library_missing", what) from None
+            from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.release import fetch, look
 
             if probe:
                 look(wanted, options.places, arch)
