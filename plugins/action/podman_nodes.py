@@ -106,6 +106,8 @@ class ActionModule(ActionBase):
         found = {container.node: container.state for container in podman.containers(name)}
         wanted = [node["name"] for node in _plain(task_vars.get("devenv_profile", {})).get("nodes", [])]
         missing = [node for node in wanted if found.get(node) != "running"]
+        if would_create and missing:
+            display.display(f"progress: would be made or started: {', '.join(missing)}")
         return {
             "changed": would_create and bool(missing),
             "nodes": [node for node, status in found.items() if status == "running"],
