@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,9 @@ HOST_SYSCTLS = (
     "vm.overcommit_memory",
     "vm.panic_on_oom",
 )
+
+# Switched on by podman's network program whenever a container joins a bridge.
+FORWARDING_SYSCTLS = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 
 PROGRAMS = {
     "podman": "podman",
@@ -74,6 +78,18 @@ def restore_sysctls(record: Path, root: Path = Path("/proc/sys")) -> list[str]:
             restored.append(name)
     record.unlink()
     return restored
+
+
+@contextlib.contextmanager
+def kept(names: Iterable[str], root: Path = Path("/proc/sys")) -> Iterator[None]:
+    """Put back at once what the body changes of these settings."""
+    before = {name: sysctl_read(name, root) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value and sysctl_read(name, root) != value:
+                (root / name.replace(".", "/")).write_text(value)
 
 
 def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:

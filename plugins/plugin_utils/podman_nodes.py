@@ -6,12 +6,13 @@ machine-wide: whoever chooses holds the allocator lock.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import shutil
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,43 +164,53 @@ def create(
     """Make what is missing, start what is stopped, make anew what cannot start; leave what runs alone."""
     outcome = Outcome()
     there = {container.node: container for container in containers(environment)}
-    with files.exclusive(ALLOCATOR):
-        host.record_sysctls(SYSCTL_RECORD)
-    begun: list[str] = []
+    missing = [node for node in nodes if node.name not in there or there[node.name].state != "running"]
+    if missing:
+        progress(f"nodes: {', '.join(node.name for node in missing)}")
+    gone = [node for node in missing if node.name not in there]
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        outcome.notes += filter(None, pool.map(lambda node: _make_data(state, node, store), gone))
 
-    def one(node: Node) -> None:
-        container = there.get(node.name)
-        if container and container.state == "running":
-            return
-        begun.append(node.name)
-        if container:
+    def bring_up(node: Node) -> None:
+        if node not in gone:
+            container = there[node.name]
             if process.run(["podman", "start", container.name], check=False, timeout=60).code == 0:
                 outcome.started.append(node.name)
                 return
             podman("rm", "--force", "--time", "0", container.name)
+            _make_data(state, node, store)
             outcome.notes.append(f"{node.name} could not start and was made anew")
-        data = state / "nodes" / node.name
-        shutil.rmtree(data, ignore_errors=True)
-        if not node_image.copy_store(store, data / "containerd"):
-            outcome.notes.append(
-                f"{node.name}: state and cache lie on different filesystems, the image store was copied"
-            )
-        for folder in DATA:
-            (data / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         podman(*run_arguments(environment, home, state, node, image), timeout=180)
         outcome.made.append(node.name)
 
-    missing = [node for node in nodes if node.name not in there or there[node.name].state != "running"]
     if missing:
-        progress(f"nodes: {', '.join(node.name for node in missing)}")
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        list(pool.map(one, nodes))
+        with _host_settings_kept(), ThreadPoolExecutor(max_workers=8) as pool:
+            list(pool.map(bring_up, missing))
     for names in (outcome.made, outcome.started):
         names.sort()
     if set_up_host_network(environment, plan):
         outcome.notes.append("host side of the network set")
     wait_for_ssh({node.name: node.addresses[0].split("/")[0] for node in nodes})
     return outcome
+
+
+def _make_data(state: Path, node: Node, store: Path) -> str:
+    """Make a new node's folders; return what is worth telling, or nothing."""
+    data = state / "nodes" / node.name
+    shutil.rmtree(data, ignore_errors=True)
+    linked = node_image.copy_store(store, data / "containerd")
+    for folder in DATA:
+        (data / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+    return "" if linked else f"{node.name}: state and cache lie on different filesystems, the image store was copied"
+
+
+@contextlib.contextmanager
+def _host_settings_kept() -> Iterator[None]:
+    """While nodes start: what they will change of the host is on record, what podman changes is put back."""
+    with files.exclusive(ALLOCATOR):
+        host.record_sysctls(SYSCTL_RECORD)
+        with host.kept(host.FORWARDING_SYSCTLS):
+            yield
 
 
 def run_arguments(environment: str, home: str, state: Path, node: Node, image: str) -> list[str]:
@@ -295,7 +306,8 @@ def start(environment: str, plan: Mapping[str, Any], nodes: Sequence[Node]) -> O
     outcome = Outcome()
     halted = [container for container in containers(environment) if container.state != "running"]
     if halted:
-        podman("start", *(container.name for container in halted), timeout=120)
+        with _host_settings_kept():
+            podman("start", *(container.name for container in halted), timeout=120)
         outcome.started = [container.node for container in halted]
     set_up_host_network(environment, plan)
     wait_for_ssh({node.name: node.addresses[0].split("/")[0] for node in nodes})

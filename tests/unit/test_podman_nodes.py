@@ -107,6 +107,21 @@ def test_host_settings_are_put_back(tmp_path: Path) -> None:
     assert host.restore_sysctls(record, root) == []
 
 
+def test_settings_are_put_back_when_the_body_fails_too(tmp_path: Path) -> None:
+    setting = tmp_path / "net/ipv4/ip_forward"
+    setting.parent.mkdir(parents=True)
+    setting.write_text("0")
+
+    def fail() -> None:
+        with host.kept(["net.ipv4.ip_forward", "no.such"], tmp_path):
+            setting.write_text("1")
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fail()
+    assert setting.read_text() == "0"
+
+
 def test_a_missing_program_is_named_with_its_package() -> None:
     probes = host.program_probes({"podman": "podman", "nft": "nftables"}, {"podman": "/usr/bin/podman"}.get)
     assert [probe.ok for probe in probes] == [True, False]
