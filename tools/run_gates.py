@@ -321,6 +321,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{gate.stage:<10}{gate.name:<14}{' '.join(gate.argv)}")
         return 0
     strict = os.environ.get("CI") == "true"
+    # A shell starts background jobs with SIGINT ignored, and what we start would inherit it: gates end by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         outcomes = run_all(wanted, jobs=options.jobs, out=sys.stdout, env=environment(os.environ), strict=strict)
