@@ -22,7 +22,11 @@ up() {
         --volume "$folder/containerd:/var/lib/containerd" --volume "$folder/kubelet:/var/lib/kubelet" \
         --volume "$folder/etcd:/var/lib/etcd" "$image" /usr/local/sbin/node-init >/dev/null
     ip address add "$gateway/$prefix" dev "$(podman network inspect "$name" | sed -n 's/.*"network_interface": "\(.*\)".*/\1/p')"
-    podman exec "$name" systemctl is-system-running --wait >/dev/null
+    # The first tries come before systemd has its bus.
+    for _ in $(seq 100); do
+        ! podman exec "$name" systemctl is-system-running --wait >/dev/null 2>&1 || break
+        sleep 0.1
+    done
     podman exec --interactive "$name" tar --extract --directory / <"$folder/files.tar"
     podman exec "$name" sh -c 'systemctl daemon-reload && systemctl enable --quiet --now devenv-network containerd && systemctl enable --quiet kubelet'
     podman exec --interactive "$name" kubeadm init --config /dev/stdin --ignore-preflight-errors SystemVerification,Swap \
