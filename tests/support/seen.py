@@ -28,9 +28,7 @@ def untouched(user: Typed, name: str, nodes: list[str]) -> dict[str, Any]:
             ).stdout
         )[0]
         containers[node] = (shown["Id"], shown["State"]["StartedAt"])
-    listed = json.loads(
-        user.kubectl(name, "get", "deployments,daemonsets,configmaps,namespaces", "-A", "-o", "json").stdout
-    )
+    listed = json.loads(user.kubectl(name, "get", "deployments,daemonsets,namespaces", "-A", "-o", "json").stdout)
     objects = {
         "/".join((item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"])): item["metadata"][
             "resourceVersion"
