@@ -19,6 +19,19 @@ DISK_PER_NODE = 500 * 2**20
 DISK_FOR_CACHES = 6 * 2**30
 
 
+def _backend_probe() -> Probe:
+    """Does podman use the network program that leaves addresses and firewall to us?"""
+    backend = podman.network_backend()
+    return Probe(
+        "podman network",
+        backend == "netavark",
+        backend,
+        "netavark",
+        "apt-get install -y --no-install-recommends netavark, then podman system reset",
+        "podman_backend",
+    )
+
+
 def look(environment: str, resolved: Mapping[str, Any]) -> list[Probe]:
     """Probes for making what is missing of ``environment``; quick when all nodes run."""
     probes = [host.root_probe(), *host.program_probes(host.PROGRAMS)]
@@ -30,11 +43,7 @@ def look(environment: str, resolved: Mapping[str, Any]) -> list[Probe]:
     missing = [node for node in resolved["nodes"] if node["name"] not in running]
     if not missing:
         return probes
-    backend = podman.network_backend()
-    probes.append(
-        Probe("podman network", backend == "netavark", backend, "netavark",
-              "apt-get install -y --no-install-recommends netavark, then podman system reset", "podman_backend")
-    )  # fmt: skip
+    probes.append(_backend_probe())
     probes.extend(host.kernel_probes())
     memory = sum(MEMORY_IN_USE[node["group"]] for node in missing)
     caches = not (paths.cache() / "image-stores").is_dir()
@@ -62,10 +71,6 @@ def doctor() -> list[Probe]:
     """All probes that need no profile, advice included."""
     probes = [host.root_probe(), *host.program_probes(host.PROGRAMS), *host.kernel_probes()]
     if all(probe.ok for probe in probes if probe.name == "program podman"):
-        backend = podman.network_backend()
-        probes.append(
-            Probe("podman network", backend == "netavark", backend, "netavark",
-                  "apt-get install -y --no-install-recommends netavark, then podman system reset", "podman_backend")
-        )  # fmt: skip
+        probes.append(_backend_probe())
     probes.extend(host.size_probes(MEMORY_IN_USE["control_plane"], DISK_FOR_CACHES, [paths.home(), paths.cache()]))
     return [*probes, *host.advice_probes()]
