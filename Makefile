@@ -57,7 +57,7 @@ molecule: setup ## roles on containers
 
 e2e: setup ## real clusters, through the command and through Ansible
 	@tools/setup limits
-	@$(GATES) e2e
+	@$(GATES) machine e2e
 
 nightly: ## test, and what takes too long for every change
 	@tools/setup packages venv limits

@@ -69,8 +69,11 @@ def _python(*words: str) -> tuple[str, ...]:
 def gates(*, nightly: bool = False) -> list[Gate]:
     """All gates in the order in which they run."""
     pytest = ("pytest", "--durations=10")
+    # Two at a time, a file in one place, since its tests share environments.
+    spread = ("-n", "2", "--dist", "loadfile")
     quick = "not cluster" if nightly else "not cluster and not nightly"
     cluster = "cluster" if nightly else "cluster and not nightly"
+    where = ("tests/integration", "tests/e2e", "wrapper/tests")
     scenarios = [word for name in SCENARIOS for word in ("--scenario-name", name)]
     typed = (("MYPYPATH", "collections:wrapper/src:tests:tools"),)
     return [
@@ -95,19 +98,24 @@ def gates(*, nightly: bool = False) -> list[Gate]:
         Gate("changelog", "lint", ("antsibull-changelog", "lint"), 1),
         Gate("generated", "lint", _python("tools/generated.py", "--check"), 1),
         Gate(
-            "unit", "unit", (*pytest, "-m", quick, "tests/unit", "tests/integration", "wrapper/tests"), 10, junit=True
+            "unit",
+            "unit",
+            (*pytest, *spread, "-m", quick, "tests/unit", "tests/integration", "wrapper/tests"),
+            10,
+            junit=True,
         ),
         Gate("artifact", "artifact", (*pytest, "tests/artifact"), 10, junit=True),
-        Gate("sanity", "sanity", _python("tools/sanity.py"), 10, counts=r"(?m)^Running sanity test "),
+        Gate("sanity", "artifact", _python("tools/sanity.py"), 10, counts=r"(?m)^Running sanity test "),
         Gate("bundle", "bundle", ("tools/setup", "bundle"), 35),
+        Gate("machine", "machine", (*pytest, "-m", f"alone and {cluster}", *where), 20, junit=True),
         Gate(
             "molecule",
-            "molecule",
+            "nodes",
             ("molecule", "test", *scenarios),
             25,
             counts=r"(?m)^\w+ . \w+: Executed: Successful$",
         ),
-        Gate("e2e", "e2e", (*pytest, "-m", cluster, "tests/integration", "tests/e2e", "wrapper/tests"), 60, junit=True),
+        Gate("e2e", "nodes", (*pytest, *spread, "-m", f"not alone and {cluster}", *where), 60, junit=True),
     ]
 
 
@@ -125,7 +133,7 @@ SCENARIOS = (
 )
 
 # After a failure in one of these the rest costs much and tells little.
-CHEAP = ("lint", "unit", "artifact", "sanity")
+CHEAP = ("lint", "unit", "artifact")
 
 
 def chosen(all_gates: Sequence[Gate], names: Iterable[str]) -> list[Gate]:
@@ -195,13 +203,13 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             continue
 
 
-def _copy(stream: IO[bytes], log: Path, live: TextIO | None) -> None:
+def _copy(stream: IO[bytes], log: Path, live: TextIO | None, prefix: str) -> None:
     with log.open("wb") as file:
         for line in iter(stream.readline, b""):
             file.write(line)
             file.flush()
             if live is not None:
-                live.write(line.decode(errors="replace"))
+                live.write(prefix + line.decode(errors="replace"))
                 live.flush()
 
 
@@ -226,8 +234,9 @@ def run(
     strict: bool,
     stop: threading.Event,
     cwd: Path = ROOT,
+    prefix: str = "",
 ) -> Outcome:
-    """Run one gate; its output goes to ``logs/<name>.log`` and, line by line, to ``live`` if given."""
+    """Run one gate; its output goes to ``logs/<name>.log`` and, each line behind ``prefix``, to ``live`` if given."""
     report, log = logs / f"{gate.name}.xml", logs / f"{gate.name}.log"
     report.unlink(missing_ok=True)
     argv = [*gate.argv, *([f"--junitxml={report}"] if gate.junit else [])]
@@ -242,7 +251,7 @@ def run(
         start_new_session=True,
     )
     assert child.stdout is not None
-    copier = threading.Thread(target=_copy, args=(child.stdout, log, live), daemon=True)
+    copier = threading.Thread(target=_copy, args=(child.stdout, log, live, prefix), daemon=True)
     copier.start()
     code = _wait(child, gate.minutes * 60, stop)
     # A program that the gate left behind may still hold the pipe.
@@ -277,18 +286,29 @@ def run_all(wanted: Sequence[Gate], *, jobs: int, out: TextIO, env: Mapping[str,
             outcomes += [Outcome(g, 0, 0, 0, "not run after the failures above") for g in stage]
             continue
         alone = len(stage) == 1
-        if alone:
-            print(f"=== {stage[0].name}", file=out, flush=True)
+        # What takes minutes is shown as it goes.
+        live = out if alone or stage[0].stage not in CHEAP else None
+        if live:
+            print(f"=== {' and '.join(gate.name for gate in stage)}", file=out, flush=True)
         with ThreadPoolExecutor(1 if alone else jobs) as pool:
             running = [
-                pool.submit(run, g, live=out if alone else None, env=env, logs=LOGS, strict=strict, stop=stop)
+                pool.submit(
+                    run,
+                    g,
+                    live=live,
+                    env=env,
+                    logs=LOGS,
+                    strict=strict,
+                    stop=stop,
+                    prefix="" if alone else f"{g.name}: ",
+                )
                 for g in stage
             ]
             try:
                 for future in running:
                     outcome = future.result()
                     outcomes.append(outcome)
-                    _tell(outcome, LOGS / f"{outcome.gate.name}.log", out, shown=alone)
+                    _tell(outcome, LOGS / f"{outcome.gate.name}.log", out, shown=bool(live))
             except BaseException:
                 stop.set()
                 raise

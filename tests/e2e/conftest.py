@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import machine
 from support.commands import Typed, shown
 
 
@@ -57,11 +56,3 @@ def environment(user: Typed, new_name: Callable[[str], str], request: pytest.Fix
     name = new_name("one")
     yield name
     user.devenv("down", "--name", name)
-
-
-@pytest.fixture
-def guest() -> Iterator[None]:
-    """The test leaves the machine as it found it."""
-    before = machine.snapshot()
-    yield
-    assert machine.difference(before, machine.snapshot(), ignore=machine.OTHERS) == {}

@@ -16,7 +16,7 @@ from support import machine
 from support.commands import Typed
 from support.seen import inside, untouched
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VERSIONS = yaml.safe_load((CONFIGS / "versions.yml").read_text())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import machine
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 LINK = "dvtest0"
 
 

@@ -72,12 +72,16 @@ def test_no_test_of_a_folder_is_left_out() -> None:
     assert [str(f) for f in files if not any(f.is_relative_to(folder) for folder in run)] == []
 
 
-def test_every_cluster_folder_runs_in_both_halves() -> None:
-    by_name = {gate.name: gate for gate in tool.gates()}
-    assert "not cluster and not nightly" in by_name["unit"].argv
-    assert "cluster and not nightly" in by_name["e2e"].argv
-    nightly = {gate.name: gate for gate in tool.gates(nightly=True)}
-    assert ("not cluster" in nightly["unit"].argv, "cluster" in nightly["e2e"].argv) == (True, True)
+@pytest.mark.parametrize("nightly", [False, True])
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_test_runs_in_one_gate(nightly: bool, alone: bool, late: bool) -> None:
+    """``late``: marked nightly."""
+    facts = {"alone": alone, "cluster": True, "nightly": late}
+    by_name = {gate.name: gate for gate in tool.gates(nightly=nightly)}
+    marks = {name: by_name[name].argv[by_name[name].argv.index("-m") + 1] for name in ("unit", "machine", "e2e")}
+    taken = [name for name, mark in marks.items() if eval(mark, {}, facts)]
+    assert taken == ([] if late and not nightly else ["machine" if alone else "e2e"])
 
 
 def test_output_goes_to_log_and_screen(tmp_path: Path) -> None:
