@@ -1,6 +1,7 @@
 """Addresses, MACs and pod ranges. Pure arithmetic: nothing here looks at the machine.
 
-The plan of a subnet: gateway ``.1`` / ``::1``, node with index i ``.10+i`` / ``::10+i``. The IPv6 host part repeats the
+The plan of a subnet: gateway ``.1`` / ``::1``, virtual address of the cluster with index c ``.5+c`` / ``::5+c``, node
+with index i ``.10+i`` / ``::10+i``. The IPv6 host part repeats the
 decimal digits of the IPv4 one (index 15 is ``.25`` and ``::25``), so the two read alike; it is unique since the decimal
 number is.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,41 +18,66 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvErr
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# Prefix length of an environment's subnet and of a node's pod range.
+# Prefix length of a node's pod range, and of an environment's subnet unless the profile says another.
 PREFIX = {"ipv4": 24, "ipv6": 64}
+FIRST_VIRTUAL = 5
+LARGEST_CLUSTERS = 5
 FIRST_HOST = 10
-LAST_HOST = 254
+# What four decimal digits hold: the IPv6 number is one group of the address.
+_LAST_IPV6 = 9999
 
 
-def choose(pools: Mapping[str, str], used: Iterable[Network | str], families: Sequence[str]) -> dict[str, str]:
+def prefixes(network: Mapping[str, Any]) -> dict[str, int]:
+    """Prefix length of an environment's subnet by family, from the ``network`` of a resolved profile."""
+    return {**PREFIX, "ipv4": int(network.get("node_prefix", PREFIX["ipv4"]))}
+
+
+def choose(
+    pools: Mapping[str, str],
+    used: Iterable[Network | str],
+    families: Sequence[str],
+    prefix: Mapping[str, int] | None = None,
+) -> dict[str, str]:
     """The first subnet of each family's pool that overlaps none of ``used`` (any family; default routes do not count).
 
-    ``pools`` and the result: family to CIDR text. Raises DevenvError subnet_none_free.
+    ``pools`` and the result: family to CIDR text; ``prefix``: family to prefix length, PREFIX by default. Raises
+    DevenvError subnet_none_free.
     """
     taken = [ipaddress.ip_network(network, strict=False) for network in used]
-    return {family: str(_first_free(ipaddress.ip_network(pools[family]), taken, family)) for family in families}
+    lengths = prefix or PREFIX
+    return {
+        family: str(_first_free(ipaddress.ip_network(pools[family]), taken, family, lengths[family]))
+        for family in families
+    }
 
 
 def plan(
     resolved: Mapping[str, Any], subnets: Mapping[str, str], previous: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The network of an environment (network.yml): subnets, gateways and each node's index, MAC and addresses.
+    """The network of an environment (network.yml): subnets, gateways, each cluster's index and virtual addresses, each
+    node's index, MAC, addresses, group and cluster.
 
-    A node keeps the index that it has in ``previous``; a new one takes the lowest that is free, in the profile's order.
+    Clusters and nodes keep the index that they have in ``previous``; a new one takes the lowest that is free, in the
+    profile's order. What ``previous`` has and the profile has not stays, at the end, until ``forget``.
     """
-    names = [node["name"] for node in resolved["nodes"]]
-    places = indexes(names, previous)
+    known = (previous or {}).get("nodes", {})
+    members = {name: (known[name].get("group", ""), known[name].get("cluster")) for name in leaving(resolved, previous)}
+    members = {node["name"]: (node["group"], node["cluster"]) for node in resolved["nodes"]} | members
+    places = indexes(list(members), previous)
     ordered = {family: subnets[family] for family in resolved["families"]}
     network: dict[str, Any] = {
         "subnets": ordered,
         "gateways": {family: str(_host(subnet, 1)) for family, subnet in ordered.items()},
+        "clusters": _planned_clusters(list(resolved["clusters"]), ordered, (previous or {}).get("clusters", {})),
         "nodes": {
             name: {
                 "index": places[name],
                 "mac": mac(ordered, places[name]),
                 "addresses": {family: str(address(subnet, places[name])) for family, subnet in ordered.items()},
+                "group": group,
+                "cluster": cluster,
             }
-            for name in names
+            for name, (group, cluster) in members.items()
         },
     }
     if previous and previous.get("bridge"):
@@ -58,34 +85,83 @@ def plan(
     return network
 
 
+def forget(network: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """``network`` (a network.yml) without the nodes ``names`` and without clusters that have no node then."""
+    gone = set(names)
+    nodes = {name: node for name, node in network.get("nodes", {}).items() if name not in gone}
+    used = {node.get("cluster") for node in nodes.values()}
+    clusters = {name: one for name, one in network.get("clusters", {}).items() if name in used}
+    return {**network, "clusters": clusters, "nodes": nodes}
+
+
+def leaving(resolved: Mapping[str, Any], network: Mapping[str, Any] | None) -> list[str]:
+    """Names of the nodes that ``network`` (a network.yml) has and the profile has no longer."""
+    wanted = {node["name"] for node in resolved["nodes"]}
+    return [name for name in (network or {}).get("nodes", {}) if name not in wanted]
+
+
 def indexes(names: Sequence[str], previous: Mapping[str, Any] | None = None) -> dict[str, int]:
-    """Index of each node: the one in ``previous`` (a network.yml), else the lowest free, in the order of ``names``."""
+    """Index of each node: the one in ``previous`` (a network.yml), else the lowest that none there has, in the order of
+    ``names``.
+    """
     kept = {name: int(node["index"]) for name, node in (previous or {}).get("nodes", {}).items()}
-    found = {name: kept[name] for name in names if name in kept}
-    free = iter(sorted(set(range(len(names))) - set(found.values())))
-    return {name: found[name] if name in found else next(free) for name in names}
+    return _placed(names, kept)
+
+
+def virtual(subnet: str, index: int) -> str:
+    """Reserved address of the cluster with ``index`` in ``subnet``. Raises DevenvError nodes_too_many."""
+    if index >= LARGEST_CLUSTERS:
+        raise DevenvError("nodes_too_many", f"cluster index {index}: the highest is {LARGEST_CLUSTERS - 1}")
+    return str(_host(subnet, FIRST_VIRTUAL + index))
 
 
 def address(subnet: str, index: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """Address of the node with ``index`` in ``subnet``. Raises DevenvError nodes_too_many."""
+    network = ipaddress.ip_network(subnet)
+    check_place(network.prefixlen, family(network), index)
     number = FIRST_HOST + index
-    if number > LAST_HOST:
-        raise DevenvError("nodes_too_many", f"node index {index}: the highest is {LAST_HOST - FIRST_HOST}")
-    version = ipaddress.ip_network(subnet).version
-    return _host(subnet, number if version == 4 else int(str(number), 16))
+    return network.network_address + (number if network.version == 4 else int(str(number), 16))
+
+
+def check_place(prefix: int, name: str, index: int) -> None:
+    """Raise DevenvError nodes_too_many when a subnet of family ``name`` has no address for the node with ``index``.
+    ``prefix`` is the length of an IPv4 subnet; an IPv6 one has always the same place.
+    """
+    last = (1 << (32 - prefix)) - 2 if name == "ipv4" else _LAST_IPV6
+    if FIRST_HOST + index > last:
+        raise DevenvError("nodes_too_many", f"node index {index}: the highest is {last - FIRST_HOST}")
+
+
+def _placed(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int]:
+    taken = set(kept.values())
+    free = (number for number in itertools.count() if number not in taken)
+    return {name: kept[name] if name in kept else next(free) for name in names}
+
+
+def _planned_clusters(
+    names: Sequence[str], subnets: Mapping[str, str], known: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Index and virtual addresses of the clusters, those that only ``known`` has at the end."""
+    places = _placed([*names, *known], {name: int(one["index"]) for name, one in known.items()})
+    return {
+        name: {"index": place, "virtual": {family: virtual(subnet, place) for family, subnet in subnets.items()}}
+        for name, place in places.items()
+    }
 
 
 def mac(subnets: Mapping[str, str], index: int) -> str:
     """Locally administered MAC of a node: the same subnets and index always give the same one.
 
     ``52:54`` and the four bytes of the IPv4 address; without IPv4 ``52:56``, three bytes of a digest of the IPv6 subnet
-    and the number of the node.
+    and the number of the node, or, for a number that takes two bytes, ``52:57``, two of the digest and the number.
     """
     if "ipv4" in subnets:
         tail = address(subnets["ipv4"], index).packed
         return ":".join(f"{byte:02x}" for byte in b"\x52\x54" + tail)
     digest = hashlib.sha256(str(ipaddress.ip_network(subnets["ipv6"])).encode()).digest()
-    return ":".join(f"{byte:02x}" for byte in b"\x52\x56" + digest[:3] + bytes([FIRST_HOST + index]))
+    number = FIRST_HOST + index
+    tail = b"\x56" + digest[:3] + bytes([number]) if number < 256 else b"\x57" + digest[:2] + number.to_bytes(2, "big")
+    return ":".join(f"{byte:02x}" for byte in b"\x52" + tail)
 
 
 def pod_cidr(pool: str, index: int) -> str:
@@ -103,8 +179,7 @@ def family(network: Network) -> str:
     return f"ipv{network.version}"
 
 
-def _first_free(pool: Network, taken: Sequence[Network], name: str) -> Network:
-    prefix = PREFIX[name]
+def _first_free(pool: Network, taken: Sequence[Network], name: str, prefix: int) -> Network:
     step = 1 << (pool.max_prefixlen - prefix)
     start, end = int(pool.network_address), int(pool.broadcast_address)
     others = [net for net in taken if net.version == pool.version and net.prefixlen > 0]

@@ -20,6 +20,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvErr
 _SOCKET_LIMIT = 107
 _SSH_SUFFIX = 17
 _HASH = 40
+_NO_ENDPOINT = {"devenv_endpoint_kind": "", "devenv_endpoint_addresses": [], "devenv_virtual_addresses": []}
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#")
 
 
@@ -29,18 +30,25 @@ def build(
     """``{"groups": {group: [host]}, "hosts": {host: variables}, "vars": variables of all}``.
 
     ``network`` is network.yml of the state folder, None before the provider has claimed: hosts then have no address.
-    ``name`` is the environment's, by default that of its state folder. Raises DevenvError nodes_too_many.
+    Nodes that ``network`` has and the profile has no longer are in the group ``leaving`` alone. ``name`` is the
+    environment's, by default that of its state folder. Raises DevenvError nodes_too_many.
     """
     name = name or Path(state_dir).name
     state = Path(state_dir)
     claimed = network or {}
     families = resolved["families"]
-    indexes = _indexes(resolved, claimed)
+    left = [_left(one, claimed["nodes"][one]) for one in addresses.leaving(resolved, network)]
+    nodes = [*resolved["nodes"], *left]
+    # Of a node that is not claimed, the index that the next claim will give.
+    indexes = addresses.indexes([node["name"] for node in nodes], claimed)
+    endpoints = _endpoints(resolved, claimed)
     hosts = {
-        node["name"]: _host(node, resolved, claimed, indexes[node["name"]], state, name) for node in resolved["nodes"]
+        node["name"]: _host(node, resolved, claimed, indexes[node["name"]], state, name)
+        | endpoints.get(node["cluster"], _NO_ENDPOINT)
+        for node in nodes
     }
     return {
-        "groups": _groups(resolved),
+        "groups": {**_groups(resolved), "leaving": [node["name"] for node in left]},
         "hosts": hosts,
         "vars": {
             "devenv_name": name,
@@ -49,6 +57,7 @@ def build(
             "devenv_provider": resolved["provider"],
             "devenv_engine": resolved["kubernetes"]["engine"],
             "devenv_families": list(families),
+            "devenv_addressing": resolved["addressing"],
             "devenv_kubernetes_version": resolved["kubernetes"]["version"],
             "devenv_pod_subnets": [resolved["network"]["pods"][family] for family in families],
             "devenv_service_subnets": [resolved["network"]["services"][family] for family in families],
@@ -143,17 +152,18 @@ def _host(
     claimed = network.get("nodes", {}).get(node["name"])
     own = [claimed["addresses"][family] for family in families] if claimed else []
     variables: dict[str, Any] = {"ansible_host": own[0]} if own else {}
+    cluster = node["cluster"] or ""
     return variables | {
         "ansible_user": "root",
         "ansible_ssh_private_key_file": str(state / "ssh" / "id_ed25519"),
         "ansible_ssh_common_args": ssh_common_args(state),
         "ansible_python_interpreter": "/usr/bin/python3",
         "devenv_group": node["group"],
-        "devenv_cluster": node["cluster"],
+        "devenv_cluster": cluster,
         "devenv_index": index,
         "devenv_mac": claimed["mac"] if claimed else "",
         "devenv_addresses": own,
-        "devenv_prefixes": [_prefix(network, family) for family in families],
+        "devenv_prefixes": [_prefix(network, resolved, family) for family in families],
         "devenv_pod_cidrs": [addresses.pod_cidr(resolved["network"]["pods"][family], index) for family in families],
         "devenv_labels": dict(node["labels"]),
         "devenv_taints": list(node["taints"]),
@@ -161,27 +171,65 @@ def _host(
         "devenv_cpus": node["cpus"],
         "devenv_memory": node["memory"],
         "devenv_disk": node["disk"],
-        "devenv_endpoint": f"{node['cluster']}.{name}.devenv.internal",
-        "devenv_kubeconfig": str(state / "clusters" / node["cluster"] / "kubeconfig"),
+        "devenv_endpoint": f"{cluster}.{name}.devenv.internal" if cluster else "",
+        "devenv_kubeconfig": str(state / "clusters" / cluster / "kubeconfig") if cluster else "",
     }
 
 
-def _prefix(network: Mapping[str, Any], family: str) -> int:
+def _left(name: str, claimed: Mapping[str, Any]) -> dict[str, Any]:
+    """A node that only network.yml has, as the profile would have it: enough to take it out of its cluster."""
+    return {
+        "name": name,
+        "group": claimed.get("group", ""),
+        "cluster": claimed.get("cluster"),
+        "labels": {},
+        "taints": [],
+        "schedulable": False,
+        "cpus": 0,
+        "memory": 0,
+        "disk": 0,
+    }
+
+
+def _endpoints(resolved: Mapping[str, Any], network: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of each cluster the variables that say what its endpoint's name stands for; no address before the claim."""
+    families = resolved["families"]
+    found = {}
+    for cluster, one in resolved["clusters"].items():
+        reserved = network.get("clusters", {}).get(cluster, {}).get("virtual", {})
+        virtual = [reserved[family] for family in families if family in reserved]
+        kind = one["endpoint"]["kind"]
+        own = {"virtual": virtual, "external": list(one["endpoint"]["addresses"])}
+        found[cluster] = {
+            "devenv_endpoint_kind": kind,
+            "devenv_endpoint_addresses": own[kind] if kind in own else _first_master(cluster, resolved, network),
+            "devenv_virtual_addresses": virtual,
+        }
+    return found
+
+
+def _first_master(cluster: str, resolved: Mapping[str, Any], network: Mapping[str, Any]) -> list[str]:
+    """Addresses of the first control plane node that is claimed."""
+    for node in resolved["nodes"]:
+        claimed = network.get("nodes", {}).get(node["name"])
+        if claimed and node["cluster"] == cluster and node["group"] == "control_plane":
+            return [claimed["addresses"][family] for family in resolved["families"]]
+    return []
+
+
+def _prefix(network: Mapping[str, Any], resolved: Mapping[str, Any], family: str) -> int:
     subnet = network.get("subnets", {}).get(family)
-    return ipaddress.ip_network(subnet).prefixlen if subnet else addresses.PREFIX[family]
-
-
-def _indexes(resolved: Mapping[str, Any], network: Mapping[str, Any]) -> dict[str, int]:
-    """Index of each node: the claimed one, else the one that the next claim will give."""
-    return addresses.indexes([node["name"] for node in resolved["nodes"]], network)
+    return ipaddress.ip_network(subnet).prefixlen if subnet else addresses.prefixes(resolved["network"])[family]
 
 
 def _groups(resolved: Mapping[str, Any]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {"nodes": [], "control_plane": [], "workers": []}
+    """Groups of the profile's nodes. A bare node is in ``nodes`` and ``bare`` only: nothing of a cluster is for it."""
+    groups: dict[str, list[str]] = {"nodes": [], "control_plane": [], "workers": [], "bare": []}
     groups |= {f"cluster_{_word(cluster)}": [] for cluster in resolved["clusters"]}
     for node in resolved["nodes"]:
         labels = sorted({f"label_{_word(key)}" for key in node["labels"]})
-        for group in ("nodes", node["group"], f"cluster_{_word(node['cluster'])}", *labels):
+        own = [node["group"], f"cluster_{_word(node['cluster'])}", *labels] if node["cluster"] else ["bare"]
+        for group in ("nodes", *own):
             groups.setdefault(group, []).append(node["name"])
     return groups
 

@@ -100,7 +100,8 @@ def claim(
             used = subnets_in_use()
             wanted = dict((previous or {}).get("subnets", {}))
             if not wanted or any(_overlaps(subnet, used) for subnet in wanted.values()):
-                wanted = addresses.choose(resolved["network"]["node_pools"], used, families)
+                lengths = addresses.prefixes(resolved["network"])
+                wanted = addresses.choose(resolved["network"]["node_pools"], used, families, lengths)
             subnets = wanted
             network = create_network(network_name(environment), environment, home, [subnets[f] for f in families])
     plan = addresses.plan(resolved, subnets, previous)

@@ -52,7 +52,8 @@ def look(environment: str, resolved: Mapping[str, Any]) -> list[Probe]:
         probes.extend(host.size_probes(memory, DISK_FOR_CACHES, [paths.cache()])[1:])
     probes.append(host.inotify_probe(sum(INOTIFY_IN_USE[node["group"]] for node in missing)))
     if not podman.networks(environment):
-        addresses.choose(resolved["network"]["node_pools"], podman_nodes.subnets_in_use(), resolved["families"])
+        pools, lengths = resolved["network"]["node_pools"], addresses.prefixes(resolved["network"])
+        addresses.choose(pools, podman_nodes.subnets_in_use(), resolved["families"], lengths)
     return probes
 
 

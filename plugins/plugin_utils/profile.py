@@ -1,7 +1,8 @@
 """From the name or file of a profile to a resolved profile: plain data that says everything (docs/architecture.md).
 
-Layers, each over the one before: configs/defaults.yml, the stack's file of configs/networks, the topology's file of
-configs/topologies, the profile with what it extends, overrides. Mappings merge, everything else replaces.
+Layers, each over the one before: configs/defaults.yml, sizes of the engine's file of configs/engines, the stack's file
+of configs/networks, the topology's file of configs/topologies, the profile with what it extends, overrides. Mappings
+merge, everything else replaces.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvErr
 OVERRIDES = "--set"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 _WORD = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_NODE = re.compile(r"(master|worker)-([0-9]+)")
-_GROUPS = {"master": "control_plane", "worker": "workers"}
+_NODE = re.compile(r"(master|arbiter|worker)-([0-9]+)")
+_GROUPS = {"master": "control_plane", "arbiter": "arbiters", "worker": "workers"}
+# Topology of a profile whose nodes stand all in itself.
+_CUSTOM = "custom"
+# Defaults of defaults.yml that are for each item of a list or mapping, not for the profile.
+_ITEMS = ("node", "cluster", "check")
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _QUANTITY = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?(KiB|MiB|GiB|TiB)?")
-# Below these a node of the group does not get through the engine's own start.
-_LEAST_MEMORY = {"control_plane": 1 << 30, "workers": 512 << 20}
-_LEAST_DISK = 2 << 30
 # Prefix lengths that Kubernetes takes for Services.
 _SERVICE_PREFIXES = {"ipv4": (12, 28), "ipv6": (108, 124)}
 
@@ -72,9 +74,44 @@ def aliases(configs: Path = paths.CONFIGS) -> dict[str, str]:
     return {alias: resolve(alias, configs=configs)["profile"] for alias in _stems(configs / "profiles")}
 
 
+def warnings(resolved: Mapping[str, Any]) -> list[str]:
+    """What a resolved profile allows and hardly anybody wants, a line each."""
+    found = []
+    for cluster in resolved["clusters"]:
+        members = [node for node in resolved["nodes"] if node["cluster"] == cluster]
+        voters = [node["name"] for node in members if node["group"] != "workers"]
+        if len(voters) % 2 == 0:
+            found.append(
+                f"cluster {cluster}: {len(voters)} etcd members stand the loss of no more than {len(voters) - 1} would;"
+                " take an odd number"
+            )
+        if not any(node["schedulable"] for node in members):
+            found.append(f"cluster {cluster}: no node takes ordinary pods; set schedulable, or add a worker")
+    return found
+
+
+def require_engine(resolved: Mapping[str, Any], configs: Path = paths.CONFIGS) -> None:
+    """Raise DevenvError engine_cannot when the profile's engine cannot make what the profile asks for."""
+    engine = resolved["kubernetes"]["engine"]
+    known = engine_groups(engine, configs)
+    for node in resolved["nodes"]:
+        if node["cluster"] is not None and node["group"] not in known:
+            raise DevenvError(
+                "engine_cannot",
+                f"nodes.{node['name']}: the engine {engine} has no {node['group']}",
+                where=resolved["profile"],
+            )
+
+
+def engine_groups(engine: str, configs: Path = paths.CONFIGS) -> dict[str, Any]:
+    """What configs/engines says of an engine's groups of nodes: default, least and in_use sizes."""
+    groups: dict[str, Any] = _data(configs / "engines" / f"{engine}.yml")["groups"]
+    return groups
+
+
 def describe(configs: Path = paths.CONFIGS) -> list[dict[str, Any]]:
     """One row a canonical name: profile, aliases, description, topology, stack, addressing, provider, engine, nodes,
-    control_plane, workers (counts), cpus, memory, disk (sums, bytes)."""
+    control_plane, arbiters, workers (counts), cpus, memory, disk (sums, bytes)."""
     short: dict[str, list[str]] = {}
     for alias, name in aliases(configs).items():
         short.setdefault(name, []).append(alias)
@@ -194,18 +231,21 @@ def _canonical(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def _compose(document: Mapping[str, Any], name: str, configs: Path, schema: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved profile of a merged and valid document."""
-    if "topology" not in document:
+    if "topology" not in document and not document.get("nodes"):
         allowed = ", ".join(_built(schema, "topology"))
-        raise DevenvError("profile_invalid", f"topology is missing (or extends); allowed: {allowed}")
+        raise DevenvError("profile_invalid", f"topology is missing (or extends, or nodes); allowed: {allowed}")
     defaults = _data(configs / "defaults.yml")
-    merged = _merge({key: value for key, value in defaults.items() if key != "node"}, document)
-    topology = _data(configs / "topologies" / f"{merged['topology']}.yml")
-    families = _data(configs / "networks" / f"{merged['stack']}.yml")["families"]
+    merged = _merge({key: value for key, value in defaults.items() if key not in _ITEMS}, document)
+    kind = merged.get("topology", _CUSTOM)
+    topology = _data(configs / "topologies" / f"{kind}.yml") if "topology" in merged else {}
+    families = list(_data(configs / "networks" / f"{merged['stack']}.yml")["families"])
+    groups = engine_groups(merged["kubernetes"]["engine"], configs)
     said = _merge(topology.get("nodes", {}), document.get("nodes", {}))
+    nodes = [_node(name, said[name], defaults["node"], groups) for name in _in_order(said) if said[name] is not None]
     resolved = {
-        "profile": f"{merged['topology']}-{merged['stack']}-{merged['addressing']}",
+        "profile": f"{kind}-{merged['stack']}-{merged['addressing']}",
         "name": name,
-        "topology": merged["topology"],
+        "topology": kind,
         "stack": merged["stack"],
         "families": families,
         "addressing": merged["addressing"],
@@ -214,11 +254,16 @@ def _compose(document: Mapping[str, Any], name: str, configs: Path, schema: Mapp
         "network": merged["network"],
         "registry": merged["registry"],
         "proxy": merged["proxy"],
-        "clusters": merged["clusters"],
-        "nodes": [_node(node, said[node], defaults["node"]) for node in _in_order(said)],
+        "storage": merged["storage"],
+        "metrics": merged["metrics"],
+        "validate": {"checks": _checks(merged["validate"]["checks"], defaults["check"])},
+        "clusters": _clusters(merged["clusters"], document.get("clusters", {}), nodes, defaults["cluster"]),
+        "nodes": nodes,
     }
     _check_network(resolved["network"])
-    _check_nodes(resolved, topology)
+    for cluster, one in resolved["clusters"].items():
+        one["endpoint"] = _endpoint(cluster, one["endpoint"], resolved)
+    _check_nodes(resolved, said, topology)
     return resolved
 
 
@@ -233,15 +278,90 @@ def _kubernetes(said: Mapping[str, Any], configs: Path) -> dict[str, Any]:
     return {"version": version, "engine": said["engine"]}
 
 
-def _node(name: str, said: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    node = _merge(defaults, said)
+def _checks(said: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
+    names_ = [check["name"] for check in said]
+    for place, name in enumerate(names_):
+        if name in names_[:place]:
+            raise DevenvError("profile_invalid", f"validate.checks[{place}].name: {name} stands twice")
+    return [_merge(defaults, check) for check in said]
+
+
+def _clusters(
+    said: Mapping[str, Any], own: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The clusters that the profile says itself (``own``) or its nodes belong to, each with a control plane."""
+    used = {node["cluster"] for node in nodes}
+    wanted = {name: one for name, one in said.items() if one is not None and (name in own or name in used)}
+    for node in nodes:
+        if node["cluster"] is not None and node["cluster"] not in wanted:
+            allowed = ", ".join([*(name for name, one in said.items() if one is not None), "null"])
+            asked = json.dumps(node["cluster"])
+            raise DevenvError(
+                "profile_invalid",
+                f"nodes.{node['name']}.cluster: {asked} is not under clusters; allowed: {allowed}",
+            )
+    if len(wanted) > addresses.LARGEST_CLUSTERS:
+        raise DevenvError("profile_invalid", f"clusters: at most {addresses.LARGEST_CLUSTERS}, are {len(wanted)}")
+    for name in wanted:
+        groups = [node["group"] for node in nodes if node["cluster"] == name]
+        if not groups:
+            raise DevenvError("profile_invalid", f"clusters.{name}: no node belongs to it")
+        if "control_plane" not in groups:
+            raise DevenvError("profile_invalid", f"clusters.{name}: has no control plane node (master-N)")
+    return {name: _merge(defaults, one) for name, one in wanted.items()}
+
+
+def _endpoint(cluster: str, said: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Kind and addresses (in the families' order) of a cluster's endpoint; ``auto`` is settled here."""
+    path = f"clusters.{cluster}.endpoint"
+    kind, given = said["kind"], list(said["addresses"])
+    if kind != "external":
+        if given:
+            raise DevenvError("profile_invalid", f"{path}.addresses: are for kind external, is {kind}")
+        masters = [n for n in resolved["nodes"] if n["cluster"] == cluster and n["group"] == "control_plane"]
+        return {"kind": ("virtual" if len(masters) > 1 else "node") if kind == "auto" else kind, "addresses": []}
+    if not given:
+        raise DevenvError("profile_invalid", f"{path}.addresses: kind external needs at least one address")
+    found: dict[str, str] = {}
+    for place, text in enumerate(given):
+        family = _external_address(f"{path}.addresses[{place}]", text, resolved)
+        if family in found:
+            raise DevenvError("profile_invalid", f"{path}.addresses[{place}]: a second {family} address; one a family")
+        found[family] = str(ipaddress.ip_address(text))
+    return {"kind": kind, "addresses": [found[family] for family in resolved["families"] if family in found]}
+
+
+def _external_address(path: str, text: str, resolved: Mapping[str, Any]) -> str:
+    """Family of an address that the nodes can reach and no pod or Service has."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise DevenvError("profile_invalid", f"{path}: must be an IP address, is {json.dumps(text)}") from None
+    family = f"ipv{address.version}"
+    if family not in resolved["families"]:
+        raise DevenvError("profile_invalid", f"{path}: {text} is {family}, and the stack is {resolved['stack']}")
+    if address.is_loopback or address.is_multicast or address.is_link_local or address.is_unspecified:
+        raise DevenvError("profile_invalid", f"{path}: must be an ordinary unicast address, is {text}")
+    for key in ("pods", "services"):
+        if address in ipaddress.ip_network(resolved["network"][key][family]):
+            raise DevenvError("subnet_overlap", f"{path}: {text} lies in network.{key}.{family}")
+    return family
+
+
+def _node(
+    name: str, said: Mapping[str, Any], defaults: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     group = _group(name)
+    # A group that the engine has not: the profile can still be looked at (require_engine).
+    sizing = groups.get(group) or groups["control_plane"]
+    node = _merge(_merge(defaults, sizing["default"]), said)
     if group == "workers" and said.get("schedulable") is False:
         raise DevenvError(
             "profile_invalid", f"nodes.{name}.schedulable: false is for control plane nodes; give a worker a taint"
         )
     sizes = {key: parse_quantity(node[key]) for key in ("memory", "disk")}
-    for key, least in (("memory", _LEAST_MEMORY[group]), ("disk", _LEAST_DISK)):
+    for key in sizes:
+        least = parse_quantity(sizing["least"][key])
         if sizes[key] < least:
             raise DevenvError(
                 "profile_invalid", f"nodes.{name}.{key}: must be at least {least >> 20}MiB, is {node[key]}"
@@ -273,32 +393,37 @@ def _taint_twice(taints: Sequence[str]) -> str:
     return ""
 
 
-def _check_nodes(resolved: Mapping[str, Any], topology: Mapping[str, Any]) -> None:
-    """Refuse gaps in the numbers, more nodes than have a place, and what the engine cannot do yet."""
-    for prefix, group in _GROUPS.items():
-        have = [node["name"] for node in resolved["nodes"] if node["group"] == group]
-        for place, name in enumerate(have):
-            if name != f"{prefix}-{place}":
-                given = f"topology {resolved['topology']} has {', '.join(topology.get('nodes', {}))}"
+def _check_nodes(resolved: Mapping[str, Any], said: Mapping[str, Any], topology: Mapping[str, Any]) -> None:
+    """Refuse no nodes, numbers left out (unless taken away by null), and more nodes than have a place."""
+    if not resolved["nodes"]:
+        raise DevenvError("profile_invalid", "nodes: none is left")
+    for prefix in _GROUPS:
+        numbers = sorted(int(name.rpartition("-")[2]) for name in said if name.startswith(f"{prefix}-"))
+        for place, number in enumerate(numbers):
+            if number != place:
+                given = f"topology {resolved['topology']} has {', '.join(topology.get('nodes', {})) or 'none'}"
                 raise DevenvError(
-                    "profile_invalid", f"nodes.{name}: {given}; the next {prefix} to add is {prefix}-{place}"
+                    "profile_invalid", f"nodes.{prefix}-{number}: {given}; the next {prefix} to add is {prefix}-{place}"
                 )
-        if group == "control_plane" and len(have) > 1:
-            raise DevenvError("not_built", f"nodes.{have[1]}: several control plane nodes are not built yet")
     count = len(resolved["nodes"])
-    addresses.address("192.0.2.0/24", count - 1)
     for family in resolved["families"]:
+        addresses.check_place(resolved["network"]["node_prefix"], family, count - 1)
         addresses.pod_cidr(resolved["network"]["pods"][family], count - 1)
 
 
-def _check_network(network: Mapping[str, Mapping[str, str]]) -> None:
+def _check_network(network: Mapping[str, Any]) -> None:
     """Refuse pools that are no networks, too small, not unicast, or overlap. Both families, whatever the stack."""
     parsed: list[tuple[str, addresses.Network]] = []
-    for key, pool in network.items():
-        for family, text in pool.items():
+    longest = {
+        "node_pools": {family: (1, prefix) for family, prefix in addresses.prefixes(network).items()},
+        "pods": {family: (1, prefix) for family, prefix in addresses.PREFIX.items()},
+        "services": _SERVICE_PREFIXES,
+    }
+    for key, allowed in longest.items():
+        for family, text in network[key].items():
             path = f"network.{key}.{family}"
             one = _pool(path, family, text)
-            least, most = _SERVICE_PREFIXES[family] if key == "services" else (1, addresses.PREFIX[family])
+            least, most = allowed[family]
             if not least <= one.prefixlen <= most:
                 raise DevenvError(
                     "profile_invalid", f"{path}: the prefix must be /{least} to /{most}, is /{one.prefixlen}"
@@ -404,11 +529,11 @@ def _typed(value: Any, rule: Mapping[str, Any]) -> Any:
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     """What differs from ``old`` to ``new`` (resolved profiles), and whether an existing environment takes it.
 
-    It takes labels, taints and added workers. Names and what follows from other keys (profile, name, families) are left
-    out, as is the order of nodes.
+    It takes labels, taints, added and removed nodes, further clusters, other endpoints and what `up` puts on a cluster.
+    Names and what follows from other keys (profile, name, topology, families) are left out, as is the order of nodes.
     """
     found: list[Change] = []
-    for key in sorted({*old, *new} - {"profile", "name", "families", "nodes"}):
+    for key in sorted({*old, *new} - {"profile", "name", "topology", "families", "nodes"}):
         found += _differences(old.get(key), new.get(key), key)
     before, after = ({node["name"]: node for node in one.get("nodes", [])} for one in (old, new))
     for name in [*before, *(name for name in after if name not in before)]:
@@ -419,22 +544,48 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 def _differences(old: Any, new: Any, path: str) -> list[Change]:
     if old == new:
         return []
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
+    inner = isinstance(old, Mapping) and isinstance(new, Mapping)
+    if inner and not re.fullmatch(r"clusters\.[^.]+\.endpoint", path):
         return [
             found for key in sorted({*old, *new}) for found in _differences(old.get(key), new.get(key), f"{path}.{key}")
         ]
-    why = "upgrades are not built yet" if path == "kubernetes.version" else "needs a new environment: down, then up"
-    return [Change(path, old, new, False, why)]
+    return [Change(path, old, new, *_judged(path, old, new))]
+
+
+def _judged(path: str, old: Any, new: Any) -> tuple[bool, str]:
+    """Whether an existing environment takes the change, and why (not)."""
+    part, _, rest = path.partition(".")
+    if path == "kubernetes.version":
+        return _version_change(str(old), str(new))
+    if part == "clusters" and rest.endswith(".endpoint"):
+        if new["kind"] == "external":
+            return False, "certificates do not name these addresses: down, then up"
+        return True, "the nodes get to know the endpoint's new address"
+    if part == "clusters" and old is None:
+        return True, "a further cluster is made"
+    if part == "clusters" and new is None:
+        return False, "a cluster is not taken away by itself: down, then up"
+    if part in ("storage", "metrics") and rest == "enabled":
+        return (True, "is put on the cluster") if new else (False, "is not taken off a cluster: down, then up")
+    if part == "validate":
+        return True, "the next validation runs them"
+    return False, "needs a new environment: down, then up"
+
+
+def _version_change(old: str, new: str) -> tuple[bool, str]:
+    before, after = ([int(part) for part in re.findall(r"[0-9]+", version)][:3] for version in (old, new))
+    if after < before:
+        return False, "a downgrade: needs a new environment"
+    if after[:1] != before[:1] or after[1:2] > [before[1] + 1]:
+        return False, f"skips a minor version: devenv upgrade to {before[0]}.{before[1] + 1} first"
+    return False, f"devenv upgrade --kubernetes {new} does it"
 
 
 def _node_changes(path: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> list[Change]:
     if old is None:
-        applies = new is not None and new["group"] == "workers"
-        return [
-            Change(path, None, new, applies, "a worker joins" if applies else "control plane nodes cannot be added yet")
-        ]
+        return [Change(path, None, new, True, "the node is made and joins")]
     if new is None:
-        return [Change(path, old, None, False, "nodes cannot be removed yet")]
+        return [Change(path, old, None, True, "the node leaves its cluster and is removed")]
     found = []
     for key in sorted({*old, *new}):
         if old.get(key) == new.get(key):
@@ -471,14 +622,14 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _in_order(nodes: Iterable[str]) -> list[str]:
-    """Masters, then workers, each by number."""
+    """Masters, arbiters, workers, each by number."""
     return sorted(nodes, key=lambda name: (list(_GROUPS.values()).index(_group(name)), int(name.rpartition("-")[2])))
 
 
 def _group(node: str) -> str:
     match = _NODE.fullmatch(node)
     if not match:
-        raise DevenvError("profile_invalid", f"nodes.{node}: must be master-N or worker-N")
+        raise DevenvError("profile_invalid", f"nodes.{node}: must be master-N, arbiter-N or worker-N")
     return _GROUPS[match[1]]
 
 
@@ -525,6 +676,7 @@ def _row(resolved: Mapping[str, Any], short: list[str], configs: Path) -> dict[s
         "engine": resolved["kubernetes"]["engine"],
         "nodes": len(nodes),
         "control_plane": sum(node["group"] == "control_plane" for node in nodes),
+        "arbiters": sum(node["group"] == "arbiters" for node in nodes),
         "workers": sum(node["group"] == "workers" for node in nodes),
         **{key: sum(node[key] for node in nodes) for key in ("cpus", "memory", "disk")},
     }

@@ -111,6 +111,12 @@ CATALOGUE = _table(
         "Leave it out, or use an allowed value.",
     ),
     Reason(
+        "engine_cannot",
+        2,
+        "The engine cannot make what the profile asks for.",
+        "Take another topology or engine; devenv profile list shows all.",
+    ),
+    Reason(
         "name_invalid",
         2,
         "The name of the environment is not allowed.",

@@ -371,11 +371,12 @@ def _undo(folder: Path, me: Holder, first: bool, created: bool) -> None:
 
 def compare(folder: Path, resolved: Mapping[str, Any]) -> None:
     """Raise DevenvError ``profile_changed``, naming each difference, when the environment cannot become what
-    ``resolved`` asks for.
+    ``resolved`` asks for, or ``engine_cannot`` when none can.
     """
     # Imported here: whoever only reads the state (devenv status) shall not wait for it.
     from ansible_collections.devenv.lab.plugins.plugin_utils import profile
 
+    profile.require_engine(resolved)
     old = read_profile(folder)
     if old is None or is_untouched(folder):
         return
