@@ -14,7 +14,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import errors, leftovers, lock, process, redact, state
+from ansible_collections.devenv.lab.plugins.plugin_utils import errors, leftovers, lock, process, profile, redact, state
 
 display = Display()
 
@@ -75,7 +75,13 @@ class ActionModule(ActionBase):
             "devenv_command": me.command,
             "devenv_profile_name": str((resolved or {}).get("profile", "")),
             "ansible_facts": facts,
+            **_warned(resolved if begun.first and args["name"] != "down" else None),
         }
+
+
+def _warned(resolved: dict[str, Any] | None) -> dict[str, list[str]]:
+    found = profile.warnings(resolved) if resolved else []
+    return {"warnings": found} if found else {}
 
 
 def _main_pid() -> int:

@@ -13,18 +13,23 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvErr
 @dataclass(frozen=True)
 class Node:
     """A node as the profile wants it. ``labels`` key to value, ``taints`` as ``key[=value]:Effect``, ``pod_cidrs`` in
-    the families' order (empty: the cluster gives out pod ranges by itself)."""
+    the families' order (empty: the cluster gives out pod ranges by itself), as are ``addresses``."""
 
     name: str
     group: str
     labels: Mapping[str, str]
     taints: tuple[str, ...]
     pod_cidrs: tuple[str, ...]
+    addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster of the environment: its nodes in the inventory's order and what all of them share."""
+    """A cluster of the environment: its nodes in the inventory's order and what all of them share.
+
+    ``endpoint`` is the name of its control plane (port 6443), ``endpoint_kind`` node, virtual or external and
+    ``endpoint_addresses`` what the name stands for, in the families' order.
+    """
 
     name: str
     kubeconfig: Path
@@ -32,6 +37,9 @@ class Cluster:
     version: str
     families: tuple[str, ...]
     nodes: tuple[Node, ...]
+    endpoint: str = ""
+    endpoint_kind: str = "node"
+    endpoint_addresses: tuple[str, ...] = ()
 
 
 def from_hostvars(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[Cluster]:
@@ -58,6 +66,9 @@ def _cluster(name: str, hosts: list[str], hostvars: Mapping[str, Mapping[str, An
         version=str(of_first("devenv_kubernetes_version")),
         families=tuple(str(family) for family in of_first("devenv_families")),
         nodes=tuple(_node(host, hostvars) for host in hosts),
+        endpoint=str(hostvars[hosts[0]].get("devenv_endpoint") or ""),
+        endpoint_kind=str(hostvars[hosts[0]].get("devenv_endpoint_kind") or "node"),
+        endpoint_addresses=tuple(str(one) for one in hostvars[hosts[0]].get("devenv_endpoint_addresses") or ()),
     )
 
 
@@ -69,6 +80,7 @@ def _node(host: str, hostvars: Mapping[str, Mapping[str, Any]]) -> Node:
         labels={str(key): str(value) for key, value in dict(variables.get("devenv_labels") or {}).items()},
         taints=tuple(str(taint) for taint in variables.get("devenv_taints") or ()),
         pod_cidrs=tuple(str(cidr) for cidr in variables.get("devenv_pod_cidrs") or ()),
+        addresses=tuple(str(one) for one in variables.get("devenv_addresses") or ()),
     )
 
 

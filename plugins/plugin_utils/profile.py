@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def resolve(
 ) -> dict[str, Any]:
     """The resolved profile of a name, an alias or a file (has a ``/`` or ends in .yml or .yaml; relative to ``cwd``).
 
-    ``overrides``: keys are paths of the schema (``nodes.worker-0.memory``; what follows a mapping of free keys is one
+    ``overrides``: keys are paths of the schema (``nodes.worker-0.memory``; what follows ``labels`` or ``mirrors`` is one
     key, dots and all), values are of the schema's type, text that YAML reads as it, or a mapping to merge.
     Raises DevenvError with a reason of exit code 2, or jsonschema_missing.
     """
@@ -480,13 +481,11 @@ def _split(path: str, schema: Mapping[str, Any]) -> tuple[list[str], Mapping[str
     rule: Mapping[str, Any] = schema
     rest = path
     while rest:
-        if (
-            not rule.get("properties")
-            and not rule.get("patternProperties")
-            and isinstance(rule.get("additionalProperties"), dict)
-        ):
+        free = rule.get("additionalProperties")
+        # Such a key may have dots, unless keys of its own follow it.
+        if isinstance(free, dict) and "properties" not in free:
             parts.append(rest)
-            return parts, _deref(rule["additionalProperties"], schema)
+            return parts, _deref(free, schema)
         key, rest = rest.partition(".")[::2]
         parts.append(key)
         rule = _deref(_below(rule, key), schema)
@@ -503,7 +502,8 @@ def _below(rule: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     for pattern, below in rule.get("patternProperties", {}).items():
         if re.search(pattern, key):
             return dict(below)
-    return {}
+    free = rule.get("additionalProperties")
+    return dict(free) if isinstance(free, dict) else {}
 
 
 def _deref(rule: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -643,7 +643,17 @@ def _schema(configs: Path) -> dict[str, Any]:
 
 
 def _data(path: Path) -> dict[str, Any]:
-    """One of our own data files. Raises DevenvError as a profile would."""
+    """One of our own data files; not to be written to. Raises DevenvError as a profile would."""
+    try:
+        about = path.stat()
+    except OSError:
+        return documents.read(path).data
+    return _read_once(path, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=64)
+def _read_once(path: Path, _changed: int, _size: int) -> dict[str, Any]:
+    # A listing of all profiles reads each file for each of them.
     return documents.read(path).data
 
 

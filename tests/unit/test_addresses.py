@@ -16,7 +16,11 @@ BOTH = {"ipv4": "10.213.4.0/24", "ipv6": "fd77:6465:7600:4::/64"}
 
 
 def resolved(*names: str, families: tuple[str, ...] = ("ipv4",)) -> dict[str, Any]:
-    return {"families": list(families), "nodes": [{"name": name} for name in names]}
+    nodes = [
+        {"name": name, "group": "workers" if name.startswith("worker") else "control_plane", "cluster": "main"}
+        for name in names
+    ]
+    return {"families": list(families), "clusters": {"main": {}}, "nodes": nodes}
 
 
 @pytest.mark.parametrize(
@@ -74,16 +78,21 @@ def test_plan_of_both_families() -> None:
     assert network == {
         "subnets": BOTH,
         "gateways": {"ipv4": "10.213.4.1", "ipv6": "fd77:6465:7600:4::1"},
+        "clusters": {"main": {"index": 0, "virtual": {"ipv4": "10.213.4.5", "ipv6": "fd77:6465:7600:4::5"}}},
         "nodes": {
             "master-0": {
                 "index": 0,
                 "mac": "52:54:0a:d5:04:0a",
                 "addresses": {"ipv4": "10.213.4.10", "ipv6": "fd77:6465:7600:4::10"},
+                "group": "control_plane",
+                "cluster": "main",
             },
             "worker-0": {
                 "index": 1,
                 "mac": "52:54:0a:d5:04:0b",
                 "addresses": {"ipv4": "10.213.4.11", "ipv6": "fd77:6465:7600:4::11"},
+                "group": "workers",
+                "cluster": "main",
             },
         },
     }
@@ -95,10 +104,71 @@ def test_plan_follows_the_order_of_families() -> None:
     assert list(network["nodes"]["master-0"]["addresses"]) == ["ipv6", "ipv4"]
 
 
+def test_what_leaves_stays_until_it_is_forgotten() -> None:
+    first = addresses.plan(resolved("master-0", "worker-0", "worker-1"), BOTH)
+    wanted = resolved("master-0", "worker-1", "worker-2")
+    assert addresses.leaving(wanted, first) == ["worker-0"]
+    assert addresses.leaving(wanted, None) == []
+    after = addresses.plan(wanted, BOTH, first)
+    assert list(after["nodes"]) == ["master-0", "worker-1", "worker-2", "worker-0"]
+    assert after["nodes"]["worker-0"] == first["nodes"]["worker-0"]
+    assert after["nodes"]["worker-2"]["index"] == 3, "the place of one that leaves is not free"
+    assert addresses.forget(after, ["worker-0"]) == addresses.plan(wanted, BOTH, addresses.forget(after, ["worker-0"]))
+    assert addresses.forget(after, ["nobody"]) == after
+
+
+def test_a_network_file_of_before_names_no_groups() -> None:
+    first = addresses.plan(resolved("master-0", "worker-0"), BOTH)
+    for node in first["nodes"].values():
+        del node["group"], node["cluster"]
+    left = addresses.plan(resolved("master-0"), BOTH, first)["nodes"]["worker-0"]
+    assert (left["group"], left["cluster"], left["index"]) == ("", None, 1)
+
+
+def test_clusters_keep_their_virtual_addresses() -> None:
+    wanted = resolved("master-0", "master-1")
+    wanted["clusters"] = {"b": {}, "a": {}}
+    wanted["nodes"][0]["cluster"], wanted["nodes"][1]["cluster"] = "b", "a"
+    first = addresses.plan(wanted, BOTH)
+    assert [(name, one["index"], one["virtual"]["ipv4"]) for name, one in first["clusters"].items()] == [
+        ("b", 0, "10.213.4.5"),
+        ("a", 1, "10.213.4.6"),
+    ]
+    wanted["clusters"] = {"c": {}, "a": {}}
+    wanted["nodes"][0]["cluster"] = "c"
+    second = addresses.plan(wanted, BOTH, first)
+    assert {name: one["index"] for name, one in second["clusters"].items()} == {"c": 2, "a": 1, "b": 0}
+    assert list(addresses.forget(second, [])["clusters"]) == ["c", "a"], "nothing is left of b"
+
+
+def test_no_virtual_address_is_a_nodes() -> None:
+    last = addresses.virtual("10.213.4.0/24", addresses.LARGEST_CLUSTERS - 1)
+    assert ipaddress.ip_address(last) < addresses.address("10.213.4.0/24", 0)
+    with pytest.raises(DevenvError, match="the highest is 4"):
+        addresses.virtual("10.213.4.0/24", addresses.LARGEST_CLUSTERS)
+
+
+names = st.integers(0, 12).map(lambda number: f"worker-{number}")
+
+
+@given(st.lists(st.tuples(st.sets(names, min_size=1), st.booleans()), min_size=1, max_size=8))
+def test_whatever_comes_and_goes_nobody_shares_a_place(steps: list[tuple[set[str], bool]]) -> None:
+    network: dict[str, Any] | None = None
+    for wanted, forgets in steps:
+        plan = addresses.plan(resolved(*sorted(wanted)), BOTH, network)
+        places = [node["index"] for node in plan["nodes"].values()]
+        assert len(set(places)) == len(places)
+        for name, node in (network or {}).get("nodes", {}).items():
+            assert plan["nodes"][name] == node, "who has a place keeps it"
+        left = addresses.leaving(resolved(*sorted(wanted)), plan)
+        network = addresses.forget(plan, left) if forgets else plan
+        assert set(network["nodes"]) >= wanted
+
+
 def test_plan_keeps_indexes_and_fills_the_lowest_gap() -> None:
     first = addresses.plan(resolved("master-0", "worker-0", "worker-1"), BOTH)
     first["bridge"] = "podman3"
-    without = addresses.plan(resolved("master-0", "worker-1"), BOTH, first)
+    without = addresses.forget(addresses.plan(resolved("master-0", "worker-1"), BOTH, first), ["worker-0"])
     assert [node["index"] for node in without["nodes"].values()] == [0, 2]
     assert without["nodes"]["worker-1"] == first["nodes"]["worker-1"]
     assert without["bridge"] == "podman3"
@@ -126,20 +196,35 @@ def test_plan_of_the_same_input_is_the_same() -> None:
         ("fd00:1::/64", 9, "fd00:1::19"),
         ("fd00:1::/64", 10, "fd00:1::20"),
         ("fd00:1::/64", 244, "fd00:1::254"),
+        ("fd00:1::/64", 999, "fd00:1::1009"),
+        ("10.213.4.0/22", 1012, "10.213.7.254"),
     ],
 )
 def test_address(subnet: str, index: int, expected: str) -> None:
     assert str(addresses.address(subnet, index)) == expected
 
 
-def test_address_beyond_the_plan_is_refused() -> None:
-    with pytest.raises(DevenvError, match="highest is 244") as caught:
-        addresses.address("10.213.4.0/24", 245)
+@pytest.mark.parametrize(
+    ("subnet", "index", "highest"),
+    [
+        ("10.213.4.0/24", 245, 244),
+        ("10.213.4.0/27", 21, 20),
+        ("10.213.4.0/22", 1013, 1012),
+        ("fd00:1::/64", 9990, 9989),
+    ],
+)
+def test_address_beyond_the_plan_is_refused(subnet: str, index: int, highest: int) -> None:
+    assert addresses.address(subnet, highest) in ipaddress.ip_network(subnet)
+    with pytest.raises(DevenvError, match=f"highest is {highest}") as caught:
+        addresses.address(subnet, index)
     assert caught.value.reason.id == "nodes_too_many"
 
 
 @pytest.mark.parametrize("subnets", [{"ipv4": BOTH["ipv4"]}, {"ipv6": BOTH["ipv6"]}, BOTH])
 def test_macs_are_local_unicast_and_differ(subnets: dict[str, str]) -> None:
+    wide = {"ipv4": "10.213.4.0/22", "ipv6": BOTH["ipv6"]}
+    many = {family: wide[family] for family in subnets}
+    assert len({addresses.mac(many, index) for index in range(1000)}) == 1000
     macs = [addresses.mac(subnets, index) for index in range(245)]
     assert len(set(macs)) == 245
     for one in macs:

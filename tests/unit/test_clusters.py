@@ -38,6 +38,24 @@ def test_clusters_in_the_order_of_hosts() -> None:
     assert blue.nodes[0].pod_cidrs == ("10.244.1.0/24",)
 
 
+def test_the_endpoint_and_addresses() -> None:
+    said = {
+        "devenv_endpoint": "main.lab.devenv.internal",
+        "devenv_endpoint_kind": "virtual",
+        "devenv_endpoint_addresses": ["10.213.4.5"],
+        "devenv_addresses": ["10.213.4.10"],
+    }
+    (one,) = clusters.from_hostvars(["a"], {"a": host("main", **said)})
+    assert (one.endpoint, one.endpoint_kind, one.endpoint_addresses) == (
+        "main.lab.devenv.internal",
+        "virtual",
+        ("10.213.4.5",),
+    )
+    assert one.nodes[0].addresses == ("10.213.4.10",)
+    (plain,) = clusters.from_hostvars(["a"], {"a": host("main")})
+    assert (plain.endpoint_kind, plain.endpoint_addresses, plain.nodes[0].addresses) == ("node", (), ())
+
+
 def test_a_missing_variable_is_named() -> None:
     hostvars = {"a": host("main")}
     del hostvars["a"]["devenv_engine"]

@@ -42,6 +42,8 @@ def test_hosts_and_groups() -> None:
         "nodes": ["master-0", "worker-0", "worker-1"],
         "control_plane": ["master-0"],
         "workers": ["worker-0", "worker-1"],
+        "bare": [],
+        "leaving": [],
         "cluster_main": ["master-0", "worker-0", "worker-1"],
         "label_pipe": ["worker-0", "worker-1"],
     }
@@ -58,6 +60,7 @@ def test_variables_of_all() -> None:
         "devenv_provider": "podman",
         "devenv_engine": "kubeadm",
         "devenv_families": ["ipv4", "ipv6"],
+        "devenv_addressing": "static",
         "devenv_kubernetes_version": resolved["kubernetes"]["version"],
         "devenv_pod_subnets": ["10.244.0.0/16", "fd01::/56"],
         "devenv_service_subnets": ["10.96.0.0/16", "fd02::/112"],
@@ -88,6 +91,9 @@ def test_variables_of_a_node() -> None:
         "devenv_disk": 20 << 30,
         "devenv_endpoint": "main.lab.devenv.internal",
         "devenv_kubeconfig": f"{STATE}/clusters/main/kubeconfig",
+        "devenv_endpoint_kind": "node",
+        "devenv_endpoint_addresses": ["10.213.4.10", "fd77:6465:7600:4::10"],
+        "devenv_virtual_addresses": ["10.213.4.5", "fd77:6465:7600:4::5"],
     }
 
 
@@ -114,6 +120,101 @@ def test_a_worker_that_is_not_claimed_yet() -> None:
     assert host["devenv_index"] == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "overrides", "kind", "endpoint", "before"),
+    [
+        ("ha-dualstack-static", {}, "virtual", ["10.213.4.5", "fd77:6465:7600:4::5"], []),
+        ("ha-dualstack6-static", {}, "virtual", ["fd77:6465:7600:4::5", "10.213.4.5"], []),
+        ("ha-ipv6-static", {}, "virtual", ["fd77:6465:7600:4::5"], []),
+        ("ha", {"clusters.main.endpoint.kind": "node"}, "node", ["10.213.4.10"], []),
+        ("sno", {"clusters.main.endpoint.kind": "virtual"}, "virtual", ["10.213.4.5"], []),
+        (
+            "ha-dualstack6-static",
+            {"clusters.main.endpoint": {"kind": "external", "addresses": ["192.0.2.7", "2001:db8::7"]}},
+            "external",
+            ["2001:db8::7", "192.0.2.7"],
+            ["2001:db8::7", "192.0.2.7"],
+        ),
+    ],
+)
+def test_endpoints(name: str, overrides: dict[str, Any], kind: str, endpoint: list[str], before: list[str]) -> None:
+    resolved = profile.resolve(name, overrides=overrides)
+    network = addresses.plan(resolved, {family: SUBNETS[family] for family in resolved["families"]})
+    for host in inventory.build(resolved, network, STATE)["hosts"].values():
+        assert (host["devenv_endpoint_kind"], host["devenv_endpoint_addresses"]) == (kind, endpoint)
+        assert host["devenv_virtual_addresses"] == list(network["clusters"]["main"]["virtual"].values())
+    for host in inventory.build(resolved, None, STATE)["hosts"].values():
+        assert (host["devenv_endpoint_kind"], host["devenv_endpoint_addresses"]) == (kind, before)
+        assert host["devenv_virtual_addresses"] == []
+
+
+TWO_AND_A_BARE_ONE = {
+    "clusters": {"blue": {}, "big-red": {}},
+    "nodes": {
+        "master-0": {"cluster": "blue"},
+        "master-1": {"cluster": "big-red"},
+        "worker-0": {"cluster": "big-red", "labels": {"pipe": "true"}},
+        "worker-1": {"cluster": None, "labels": {"pipe": "true"}},
+    },
+}
+
+
+def test_several_clusters_and_bare_nodes() -> None:
+    resolved = profile.resolve("sno", overrides=TWO_AND_A_BARE_ONE)
+    built = inventory.build(resolved, addresses.plan(resolved, SUBNETS), STATE)
+    assert built["groups"] == {
+        "nodes": ["master-0", "master-1", "worker-0", "worker-1"],
+        "control_plane": ["master-0", "master-1"],
+        "workers": ["worker-0"],
+        "bare": ["worker-1"],
+        "leaving": [],
+        "cluster_blue": ["master-0"],
+        "cluster_big_red": ["master-1", "worker-0"],
+        "label_pipe": ["worker-0"],
+    }
+    hosts = built["hosts"]
+    assert [hosts[name]["devenv_endpoint"] for name in hosts] == [
+        "blue.lab.devenv.internal",
+        "big-red.lab.devenv.internal",
+        "big-red.lab.devenv.internal",
+        "",
+    ]
+    assert hosts["worker-0"]["devenv_endpoint_addresses"] == ["10.213.4.11"]
+    assert hosts["worker-0"]["devenv_virtual_addresses"] == ["10.213.4.6"]
+    bare = {key: hosts["worker-1"][key] for key in hosts["worker-1"] if key.startswith("devenv_")}
+    assert (bare["devenv_cluster"], bare["devenv_kubeconfig"], bare["devenv_endpoint_kind"]) == ("", "", "")
+    assert bare["devenv_endpoint_addresses"] == bare["devenv_virtual_addresses"] == []
+    assert bare["devenv_addresses"] == ["10.213.4.13"]
+
+
+def test_nodes_that_leave() -> None:
+    before = profile.resolve("ha")
+    network = addresses.plan(before, SUBNETS)
+    resolved = profile.resolve("ha", overrides={"nodes.master-0": None, "nodes.worker-0": None})
+    built = inventory.build(resolved, network, STATE)
+    assert built["groups"]["leaving"] == ["master-0", "worker-0"]
+    for group, members in built["groups"].items():
+        assert group == "leaving" or not {"master-0", "worker-0"} & set(members)
+    old = inventory.build(before, network, STATE)["hosts"]
+    own = {"devenv_labels", "devenv_taints", "devenv_schedulable", "devenv_cpus", "devenv_memory", "devenv_disk"}
+    for name in ("master-0", "worker-0"):
+        left = built["hosts"][name]
+        assert set(left) == set(old[name])
+        assert {key: left[key] for key in left if key not in own} == {
+            key: old[name][key] for key in left if key not in own
+        }
+    again = addresses.forget(addresses.plan(resolved, SUBNETS, network), built["groups"]["leaving"])
+    assert list(inventory.build(resolved, again, STATE)["hosts"]) == ["master-1", "master-2", "worker-1"]
+
+
+def test_the_first_master_that_is_there_is_the_endpoint() -> None:
+    resolved = profile.resolve("ha", overrides={"clusters.main.endpoint.kind": "node", "nodes.master-0": None})
+    network = addresses.plan(profile.resolve("ha"), SUBNETS)
+    assert inventory.build(resolved, network, STATE)["hosts"]["worker-0"]["devenv_endpoint_addresses"] == [
+        "10.213.4.11"
+    ]
+
+
 def test_label_groups_have_names_that_ansible_takes() -> None:
     built = made("sno", **{"nodes.master-0.labels.example.com/my-role": "x"})
     assert built["groups"]["label_example_com_my_role"] == ["master-0"]
@@ -132,7 +233,9 @@ def test_yaml_is_what_plain_ansible_takes(tmp_path: Path) -> None:
     expected = inventory.to_json(built)
     assert listed["_meta"]["hostvars"] == expected["_meta"]["hostvars"]
     for group, members in built["groups"].items():
-        assert listed[group]["hosts"] == expected[group]["hosts"] == members
+        assert expected[group]["hosts"] == members
+        # An empty group is not listed.
+        assert listed.get(group, {"hosts": []})["hosts"] == members
     assert sorted(expected["all"]["children"]) == sorted(listed["all"]["children"])
 
 

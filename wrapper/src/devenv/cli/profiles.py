@@ -47,7 +47,9 @@ def list_(as_json: given.Json = False, form: given.Format = None) -> None:
 @app.command()
 def show(profile: Wanted, changes: given.Set = None, as_json: given.Json = False, form: given.Format = None) -> None:
     """Print what a profile means, with every value filled in."""
-    output.data(output.to_text(_resolved(profile, changes), given.form(as_json, form, ("yaml", "json"), "yaml")))
+    resolved = _resolved(profile, changes)
+    output.data(output.to_text(resolved, given.form(as_json, form, ("yaml", "json"), "yaml")))
+    _warn(resolved)
 
 
 @app.command()
@@ -78,7 +80,9 @@ def validate(profile: Wanted, changes: given.Set = None) -> None:
     """Check a profile; say what is wrong with it, and where."""
     resolved = _resolved(profile, changes)
     version, count = resolved["kubernetes"]["version"], len(resolved["nodes"])
+    _require_engine(resolved)
     output.data(f"{profile}: {resolved['profile']}, {count} nodes, Kubernetes {version}")
+    _warn(resolved)
 
 
 @app.command()
@@ -93,6 +97,19 @@ def _resolved(wanted: str, changes: list[str] | None) -> dict[str, Any]:
     from ansible_collections.devenv.lab.plugins.plugin_utils import profile
 
     return profile.resolve(wanted, overrides=given.overrides(changes))
+
+
+def _require_engine(resolved: dict[str, Any]) -> None:
+    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+
+    profile.require_engine(resolved)
+
+
+def _warn(resolved: dict[str, Any]) -> None:
+    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+
+    for text in profile.warnings(resolved):
+        output.say(f"warning: {text}")
 
 
 def _of_environment(name: str | None) -> dict[str, Any]:
