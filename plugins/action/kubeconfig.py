@@ -17,6 +17,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvErr
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "src": {"type": "path", "default": "/etc/kubernetes/admin.conf"},
+    "known": {"type": "str", "default": ""},
     "state": {"type": "path", "required": True},
     "environment": {"type": "str", "required": True},
     "cluster": {"type": "str", "default": kubeconfig.DEFAULT_CLUSTER},
@@ -41,6 +42,10 @@ class ActionModule(ActionBase):
         state, cluster = Path(arguments["state"]), arguments["cluster"]
         name = kubeconfig.context_name(arguments["environment"], cluster)
         server = kubeconfig.server_url(arguments["address"], arguments["port"])
+        path = kubeconfig.path_of(state, cluster)
+        told: dict[str, Any] = {"path": str(path), "context": name, "server": server}
+        if arguments["known"] and kubeconfig.is_made_of(state, cluster, arguments["known"], server):
+            return {"changed": False, **told}
         # The connection's own file transfer: a module would return the keys, and -vvv would print them.
         with tempfile.TemporaryDirectory(prefix="devenv-") as folder:
             copy = Path(folder) / "fetched"
@@ -49,17 +54,16 @@ class ActionModule(ActionBase):
             except AnsibleError as error:
                 # There is none yet on a node whose cluster this run would have made.
                 if self._task.check_mode and not isinstance(error, AnsibleConnectionFailure):
-                    return {"changed": True, "context": name, "server": server}
+                    return {"changed": True, **told}
                 raise
             content = kubeconfig.rewrite(
                 copy.read_text(errors="replace"), name=name, server=server, where=arguments["src"]
             )
-        path = kubeconfig.path_of(state, cluster)
         if self._task.check_mode:
             changed = not kubeconfig.is_current(state, cluster, content)
         else:
             changed = kubeconfig.write(state, cluster, content)
-        result: dict[str, Any] = {"changed": changed, "path": str(path), "context": name, "server": server}
+        result: dict[str, Any] = {"changed": changed, **told}
         if self._task.diff and changed:
             result["diff"] = {"prepared": f"{path}: new credentials or server {server} (content not shown)"}
         return result

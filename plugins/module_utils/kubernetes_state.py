@@ -158,6 +158,12 @@ def ca_hash(root: str = "/") -> str:
     return certificate(observe.read_text(observe.under(root, CA))).get("key_hash", "")
 
 
+def kubeconfig_digest(root: str = "/") -> str:
+    """``sha256:...`` of the administrator's kubeconfig, "" when there is none here."""
+    found = observe.file_state(ADMIN, root)
+    return "sha256:" + str(found["sha256"]) if found else ""
+
+
 def http_ok(address: str, port: int, path: str, ca: str = "", timeout: float = 3) -> bool:
     """Whether GET answers 200; over TLS checked against the file ``ca`` when one is given."""
     try:

@@ -22,6 +22,13 @@ options:
     description: The kubeconfig on the node.
     type: path
     default: /etc/kubernetes/admin.conf
+  known:
+    description:
+      - Digest of O(src) as M(devenv.lab.node_status) gave it in this run
+        (RV(devenv.lab.node_status#module:kubeconfig_digest)).
+      - A copy that was made of it is left as it is, and the node not asked.
+    type: str
+    default: ""
   state:
     description: State folder of the environment, on the controller.
     type: path

@@ -81,6 +81,11 @@ ca_hash:
   returned: success
   type: str
   sample: "sha256:4f2a0b5f7c8d6d62d1a8a2f5c1f9b6a7f0c4a5b3c2d1e0f9a8b7c6d5e4f3a2b1"
+kubeconfig_digest:
+  description: Digest of the administrator's kubeconfig on the node. Empty when there is none.
+  returned: success
+  type: str
+  sample: "sha256:4f2a0b5f7c8d6d62d1a8a2f5c1f9b6a7f0c4a5b3c2d1e0f9a8b7c6d5e4f3a2b1"
 certificates:
   description: End of validity of each certificate on the node, by path.
   returned: success
@@ -158,6 +163,7 @@ def status(files: list[str], units: list[str], keep: bool) -> dict[str, Any]:
         kubernetes_marker=kubernetes["marker"],
         kubernetes_missing=kubernetes["missing"],
         ca_hash=kubernetes_state.ca_hash(),
+        kubeconfig_digest=kubernetes_state.kubeconfig_digest(),
         certificates=kubernetes_state.certificate_ends(),
         kubelet_healthy=kubernetes_state.http_ok("127.0.0.1", 10248, "/healthz"),
         apiserver_ready=bool(address)

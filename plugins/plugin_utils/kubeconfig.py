@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from pathlib import Path
 
@@ -30,8 +31,9 @@ def server_url(address: str, port: int = 6443) -> str:
 def rewrite(text: str, *, name: str, server: str, where: str = "admin.conf") -> str:
     """A kubeconfig with one cluster, user and context, all called ``name``, that reaches ``server``.
 
-    Credentials are those of the current context in ``text``. Raises DevenvError ``kubeconfig_invalid``, also for what
-    could not be used from another machine.
+    Credentials are those of the current context in ``text``. A comment above tells of which source it was made:
+    ``is_made_of`` knows it by that. Raises DevenvError ``kubeconfig_invalid``, also for what could not be used from
+    another machine.
     """
     kube.parse_access(text, where)
     document = yaml.safe_load(text)
@@ -39,7 +41,7 @@ def rewrite(text: str, *, name: str, server: str, where: str = "admin.conf") -> 
     cluster = next(c["cluster"] for c in document["clusters"] if c["name"] == context["cluster"])
     user = next(u["user"] for u in document["users"] if u["name"] == context["user"])
     kept = ("client-certificate-data", "client-key-data", "token")
-    return yaml.safe_dump(
+    made = yaml.safe_dump(
         {
             "apiVersion": "v1",
             "kind": "Config",
@@ -59,6 +61,29 @@ def rewrite(text: str, *, name: str, server: str, where: str = "admin.conf") -> 
         sort_keys=False,
         width=1 << 30,
     )
+    return f"{_heading(digest(text), made)}\n{made}"
+
+
+def digest(text: str) -> str:
+    """``sha256:<hexadecimal>`` of a text, as the module node_status gives it of a node's kubeconfig."""
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_made_of(state: Path, cluster: str, source: str, server: str) -> bool:
+    """Whether what stands in the state folder is whole, was made of the kubeconfig with the digest ``source``, and
+    reaches ``server``: there is nothing to fetch then."""
+    path = path_of(state, cluster)
+    try:
+        heading, _, made = path.read_text().partition("\n")
+        private = path.stat().st_mode & 0o777 == 0o600
+    except (OSError, UnicodeDecodeError):
+        return False
+    linked = cluster != DEFAULT_CLUSTER or _link_is_right(state, cluster)
+    return private and linked and heading == _heading(source, made) and f"\n    server: {server}\n" in made
+
+
+def _heading(source: str, made: str) -> str:
+    return f"# Digests of its source and of what follows: {source} {digest(made)}"
 
 
 def path_of(state: Path, cluster: str) -> Path:

@@ -106,3 +106,28 @@ def test_a_folder_in_the_way(tmp_path: Path) -> None:
     with pytest.raises(DevenvError, match="cannot be replaced"):
         kubeconfig.write(tmp_path, "main", "one")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clusters", "kubeconfig"]
+
+
+def test_what_was_made_of_a_source_is_known_again(tmp_path: Path) -> None:
+    server, source = "https://10.0.0.1:6443", kubeconfig.digest(ADMIN)
+    assert not kubeconfig.is_made_of(tmp_path, "main", source, server)
+    kubeconfig.write(tmp_path, "main", kubeconfig.rewrite(ADMIN, name="devenv-x", server=server))
+    assert kubeconfig.is_made_of(tmp_path, "main", source, server)
+    assert not kubeconfig.is_made_of(tmp_path, "main", kubeconfig.digest(ADMIN + "\n"), server)
+    assert not kubeconfig.is_made_of(tmp_path, "main", source, "https://10.0.0.1:8443")
+
+
+@pytest.mark.parametrize("harm", ["text", "mode", "link", "heading"])
+def test_a_copy_that_was_touched_is_fetched_again(tmp_path: Path, harm: str) -> None:
+    server = "https://10.0.0.1:6443"
+    kubeconfig.write(tmp_path, "main", kubeconfig.rewrite(ADMIN, name="devenv-x", server=server))
+    path = kubeconfig.path_of(tmp_path, "main")
+    if harm == "text":
+        path.write_text(path.read_text().replace("S0VZ", "S0Va"))
+    elif harm == "mode":
+        path.chmod(0o644)
+    elif harm == "link":
+        (tmp_path / "kubeconfig").unlink()
+    else:
+        path.write_text(path.read_text().partition("\n")[2])
+    assert not kubeconfig.is_made_of(tmp_path, "main", kubeconfig.digest(ADMIN), server)
