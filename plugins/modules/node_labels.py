@@ -15,8 +15,11 @@ description:
   - Wanted values are the host variables C(devenv_labels), C(devenv_taints) and C(devenv_pod_cidrs) of the profile
     inventory. Workers also get the label C(node-role.kubernetes.io/worker).
   - Waits until every node has a Node object. A node that is right already is not written to.
-  - The annotations C(devenv.lab/labels) and C(devenv.lab/taints) of a node remember what this module set there. A
-    label or taint that someone else set to another value is a conflict; then nothing is written at all.
+  - The annotations C(devenv.lab/labels) and C(devenv.lab/taints) of a node remember what this module set there, with
+    its values. What leaves the profile is taken away when it still has that value. Labels and taints of others stay.
+  - A label or taint that someone else set to another value than the wanted one is a conflict; then nothing is written
+    at all.
+  - Taints that a new node registered with count as set by this module.
   - Pod ranges are set where the node has none.
 options:
   nodes:
@@ -34,7 +37,7 @@ attributes:
     description: Reads only, and waits for nothing.
   diff_mode:
     support: full
-    description: Shows labels, taints and pod ranges of each node that changes.
+    description: Shows labels, taints, pod ranges and what is on record as ours, of each node that changes.
 """
 
 EXAMPLES = r"""

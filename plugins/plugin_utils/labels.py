@@ -1,7 +1,7 @@
 """Labels, taints and pod ranges of Node objects: what is wanted, what is there, the smallest patch between them.
 
-What devenv set is remembered in the annotation ``devenv.lab/labels`` (and ``devenv.lab/taints``) of the node, so that
-labels of others are never taken for ours.
+What devenv set is remembered in the annotations ``devenv.lab/labels`` and ``devenv.lab/taints`` of the node (JSON, name
+to value), so that what leaves the profile is taken away again, and what others set never is.
 """
 
 from __future__ import annotations
@@ -72,19 +72,31 @@ def plan(current: Json, node: Node) -> Change:
     label_patch, label_record, label_conflicts = _plan_labels(
         labels, wanted_labels(node), _record(annotations, LABELS_RECORD)
     )
-    new_taints, taint_record, taint_conflicts = _plan_taints(
-        taints, [parse_taint(taint) for taint in node.taints], _record(annotations, TAINTS_RECORD)
-    )
+    wanted_taints = [parse_taint(taint) for taint in node.taints]
+    known_taints = _record(annotations, TAINTS_RECORD)
+    if TAINTS_RECORD not in annotations:
+        # A node registers with its taints: what it has of them before the first record is ours.
+        there = _named(taints)
+        known_taints = {name: value for name, value in _named(wanted_taints).items() if there.get(name) == value}
+    new_taints, taint_record, taint_conflicts = _plan_taints(taints, wanted_taints, known_taints)
     cidrs, cidr_conflicts = _plan_pod_cidrs(spec.get("podCIDRs") or [], node.pod_cidrs)
 
+    records = {
+        name: _written(record)
+        for name, record in ((LABELS_RECORD, label_record), (TAINTS_RECORD, taint_record))
+        if _record(annotations, name) != record
+    }
+    if cidrs:
+        # A new node: whatever is set from here on is someone else's.
+        records = {LABELS_RECORD: _written(label_record), TAINTS_RECORD: _written(taint_record)}
     meta_patch: Json = {}
     spec_patch: Json = {}
     if label_patch:
         meta_patch["labels"] = label_patch
-        meta_patch.setdefault("annotations", {})[LABELS_RECORD] = _written(label_record)
+    if records:
+        meta_patch["annotations"] = records
     if new_taints is not None:
         spec_patch["taints"] = new_taints
-        meta_patch.setdefault("annotations", {})[TAINTS_RECORD] = _written(taint_record)
     if cidrs:
         spec_patch |= {"podCIDR": cidrs[0], "podCIDRs": cidrs}
     patch: Json = {}
@@ -93,15 +105,20 @@ def plan(current: Json, node: Node) -> Change:
         patch = {"metadata": meta_patch | {"resourceVersion": metadata["resourceVersion"]}}
         if spec_patch:
             patch["spec"] = spec_patch
-    touched = set(label_patch)
     return Change(
         node=node.name,
         patch=patch,
-        before=_shown({key: labels[key] for key in touched if key in labels}, taints, spec.get("podCIDRs") or []),
+        before=_shown(
+            {key: labels[key] for key in label_patch if key in labels},
+            taints,
+            spec.get("podCIDRs") or [],
+            _recorded(annotations),
+        ),
         after=_shown(
-            {key: label_patch[key] for key in touched},
+            {key: value for key, value in label_patch.items() if value is not None},
             taints if new_taints is None else new_taints,
             cidrs or spec.get("podCIDRs") or [],
+            {**label_record, **taint_record},
         ),
         conflicts=(*label_conflicts, *taint_conflicts, *cidr_conflicts),
     )
@@ -109,40 +126,55 @@ def plan(current: Json, node: Node) -> Change:
 
 def _plan_labels(
     labels: Mapping[str, str], wanted: Mapping[str, str], record: Mapping[str, str]
-) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    patch: dict[str, str] = {}
+) -> tuple[dict[str, str | None], dict[str, str], list[str]]:
+    """The patch (None: the label goes), what is ours afterwards, the conflicts.
+
+    A label that left the profile goes when it still has the value that we gave it; with another it is someone else's
+    by now.
+    """
+    patch: dict[str, str | None] = {
+        key: None for key, value in sorted(record.items()) if key not in wanted and labels.get(key) == value
+    }
+    ours = {key: value for key, value in record.items() if key in wanted}
     conflicts: list[str] = []
     for key, value in sorted(wanted.items()):
-        if labels.get(key) == value:
-            continue
-        if key in labels and key not in record:
+        if key in labels and key not in record and labels[key] != value:
             conflicts.append(f"label {key} is {labels[key]!r}, set by someone else; the profile wants {value!r}")
-        else:
-            patch[key] = value
-    # A key that left the profile stays on record: it is still ours.
-    return patch, dict(record) | patch, conflicts
+        elif labels.get(key) != value:
+            patch[key] = ours[key] = value
+        elif key in ours:
+            ours[key] = value
+    return patch, ours, conflicts
 
 
 def _plan_taints(
     taints: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, str]], record: Mapping[str, str]
 ) -> tuple[list[Json] | None, dict[str, str], list[str]]:
-    """All taints afterwards (None: they stay as they are), the record, the conflicts. A taint is known by key and
-    effect."""
-    there = {_taint_id(taint): taint.get("value", "") for taint in taints}
+    """All taints afterwards (None: they stay as they are), what is ours then, the conflicts. A taint is known by key
+    and effect; for one that left the profile holds what holds for a label."""
+    there = _named(taints)
+    values = _named(wanted)
+    gone = {name for name, value in record.items() if name not in values and there.get(name) == value}
+    ours = {name: value for name, value in record.items() if name in values}
     put: dict[str, Json] = {}
     conflicts: list[str] = []
     for taint in wanted:
         name, value = _taint_id(taint), taint.get("value", "")
-        if there.get(name) == value:
-            continue
-        if name in there and name not in record:
+        if name in there and name not in record and there[name] != value:
             conflicts.append(f"taint {name} is {there[name]!r}, set by someone else; the profile wants {value!r}")
-        else:
+        elif there.get(name) != value:
             put[name] = dict(taint)
-    if not put:
-        return None, dict(record), conflicts
-    kept = [dict(taint) for taint in taints if _taint_id(taint) not in put]
-    return kept + list(put.values()), dict(record) | {name: t.get("value", "") for name, t in put.items()}, conflicts
+            ours[name] = value
+        elif name in ours:
+            ours[name] = value
+    if not (put or gone):
+        return None, ours, conflicts
+    kept = [dict(taint) for taint in taints if _taint_id(taint) not in put.keys() | gone]
+    return kept + list(put.values()), ours, conflicts
+
+
+def _named(taints: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    return {_taint_id(taint): str(taint.get("value", "")) for taint in taints}
 
 
 def _taint_id(taint: Mapping[str, Any]) -> str:
@@ -166,15 +198,22 @@ def _record(annotations: Mapping[str, str], name: str) -> dict[str, str]:
     return {str(key): str(value) for key, value in record.items()} if isinstance(record, dict) else {}
 
 
+def _recorded(annotations: Mapping[str, str]) -> dict[str, str]:
+    return _record(annotations, LABELS_RECORD) | _record(annotations, TAINTS_RECORD)
+
+
 def _written(record: Mapping[str, str]) -> str:
     return json.dumps(record, sort_keys=True, separators=(",", ":"))
 
 
-def _shown(labels: Mapping[str, str], taints: Sequence[Mapping[str, Any]], cidrs: Sequence[str]) -> Json:
+def _shown(
+    labels: Mapping[str, str], taints: Sequence[Mapping[str, Any]], cidrs: Sequence[str], ours: Mapping[str, str]
+) -> Json:
     return {
         "labels": dict(sorted(labels.items())),
         "taints": sorted(f"{t['key']}={t.get('value', '')}:{t['effect']}" for t in taints),
         "podCIDRs": list(cidrs),
+        "ours": dict(sorted(ours.items())),
     }
 
 

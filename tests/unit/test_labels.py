@@ -52,10 +52,19 @@ def node(
     [
         pytest.param(node(), wanted(), id="nothing-wanted"),
         pytest.param(node({"a": "1", "other": "x"}), wanted({"a": "1"}), id="label-there-though-not-ours"),
-        pytest.param(node(taints=[NOT_READY, DB]), wanted(taints=("dedicated=db:NoSchedule",)), id="taint-there"),
+        pytest.param(
+            node(taints=[NOT_READY, DB], recorded_taints={}),
+            wanted(taints=("dedicated=db:NoSchedule",)),
+            id="taint-there",
+        ),
+        pytest.param(
+            node(taints=[NOT_READY, DB], recorded_taints={"dedicated:NoSchedule": "db"}),
+            wanted(taints=("dedicated=db:NoSchedule",)),
+            id="taint-of-ours-there",
+        ),
+        pytest.param(node({"other": "x"}, recorded={}, taints=[DB], recorded_taints={}), wanted(), id="all-of-others"),
         pytest.param(node(cidrs=["10.1.0.0/24"]), wanted(cidrs=("10.1.0.0/24",)), id="ranges-there"),
         pytest.param(node(cidrs=["10.1.0.0/24"]), wanted(), id="ranges-of-the-cluster's-own"),
-        pytest.param(node({"old": "1"}, recorded={"old": "1"}), wanted(), id="left-the-profile"),
         pytest.param(node({labels.WORKER_LABEL: ""}), wanted(group="workers"), id="worker"),
     ],
 )
@@ -77,8 +86,44 @@ def test_nothing_to_do(current: dict[str, Any], node_wanted: Node) -> None:
         pytest.param(
             node({"a": "changed"}, recorded={"a": "1", "old": "x"}),
             wanted({"a": "1"}),
-            {"metadata": {"labels": {"a": "1"}, "annotations": {"devenv.lab/labels": '{"a":"1","old":"x"}'}}},
+            {"metadata": {"labels": {"a": "1"}, "annotations": {"devenv.lab/labels": '{"a":"1"}'}}},
             id="ours-changed-by-hand",
+        ),
+        pytest.param(
+            node({"a": "1", "old": "x", "other": "y"}, recorded={"a": "1", "old": "x"}),
+            wanted({"a": "1"}),
+            {"metadata": {"labels": {"old": None}, "annotations": {"devenv.lab/labels": '{"a":"1"}'}}},
+            id="label-left-the-profile",
+        ),
+        pytest.param(
+            node({"old": "theirs"}, recorded={"old": "x"}),
+            wanted(),
+            {"metadata": {"annotations": {"devenv.lab/labels": "{}"}}},
+            id="label-left-the-profile-and-is-someone-else's-by-now",
+        ),
+        pytest.param(
+            node({"a": "2"}, recorded={"a": "1"}),
+            wanted({"a": "2"}),
+            {"metadata": {"annotations": {"devenv.lab/labels": '{"a":"2"}'}}},
+            id="label-of-ours-has-the-new-value-already",
+        ),
+        pytest.param(
+            node(taints=[NOT_READY, DB]),
+            wanted(taints=("dedicated=db:NoSchedule",)),
+            {"metadata": {"annotations": {"devenv.lab/taints": '{"dedicated:NoSchedule":"db"}'}}},
+            id="taint-that-the-node-registered-with",
+        ),
+        pytest.param(
+            node(taints=[NOT_READY, DB], recorded_taints={"dedicated:NoSchedule": "db"}),
+            wanted(),
+            {"metadata": {"annotations": {"devenv.lab/taints": "{}"}}, "spec": {"taints": [NOT_READY]}},
+            id="taint-left-the-profile",
+        ),
+        pytest.param(
+            node(taints=[DB | {"value": "x"}], recorded_taints={"dedicated:NoSchedule": "db"}),
+            wanted(),
+            {"metadata": {"annotations": {"devenv.lab/taints": "{}"}}},
+            id="taint-left-the-profile-and-is-someone-else's-by-now",
         ),
         pytest.param(
             node(),
@@ -105,17 +150,17 @@ def test_nothing_to_do(current: dict[str, Any], node_wanted: Node) -> None:
         pytest.param(
             node(taints=[DB | {"value": "x"}], recorded_taints={"dedicated:NoSchedule": "db"}),
             wanted(taints=("dedicated=db:NoSchedule",)),
-            {
-                "metadata": {"annotations": {"devenv.lab/taints": '{"dedicated:NoSchedule":"db"}'}},
-                "spec": {"taints": [DB]},
-            },
+            {"metadata": {}, "spec": {"taints": [DB]}},
             id="taint-of-ours-changed-by-hand",
         ),
         pytest.param(
             node(),
             wanted(cidrs=("10.1.0.0/24", "fd01::/64")),
-            {"metadata": {}, "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd01::/64"]}},
-            id="ranges",
+            {
+                "metadata": {"annotations": {"devenv.lab/labels": "{}", "devenv.lab/taints": "{}"}},
+                "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd01::/64"]},
+            },
+            id="new-node",
         ),
         pytest.param(
             {"metadata": {"name": "n", "annotations": {"devenv.lab/labels": "[oops"}}, "spec": {}},
@@ -126,11 +171,27 @@ def test_nothing_to_do(current: dict[str, Any], node_wanted: Node) -> None:
     ],
 )
 def test_patch(current: dict[str, Any], node_wanted: Node, patch: dict[str, Any]) -> None:
+    """Done once, nothing is left to do."""
     current["metadata"]["resourceVersion"] = "7"
     patch["metadata"]["resourceVersion"] = "7"
     change = labels.plan(current, node_wanted)
     assert (change.patch, change.conflicts) == (patch, ())
     assert change.before != change.after
+    again = labels.plan(merged(current, patch), node_wanted)
+    assert (again.patch, again.conflicts) == ({}, ())
+
+
+def merged(current: Any, patch: Any) -> Any:
+    """A JSON merge patch (RFC 7396) applied."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(current) if isinstance(current, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
 
 
 @pytest.mark.parametrize(
