@@ -88,7 +88,7 @@ class ActionModule(ActionBase):
         state.write_network(folder, plan)
         nodes = podman_nodes.node_specs(resolved, plan)
         if verb == "start":
-            return podman_nodes.start(name, plan, nodes)
+            return podman_nodes.start(name, folder, plan, nodes)
         state.ensure_node_keys(folder, [node.name for node in nodes])
         state.write_known_hosts(folder, {node.name: [a.split("/")[0] for a in node.addresses] for node in nodes})
         return podman_nodes.create(

@@ -37,6 +37,10 @@ PROGRAMS = {
 }
 
 
+# Further ones for nodes that ask for their addresses.
+DHCP_PROGRAMS = {"dnsmasq": "dnsmasq-base"}
+
+
 @dataclass(frozen=True)
 class Probe:
     """One thing looked at: ``seen`` against ``needed``, and what to type when it is not enough.
@@ -109,14 +113,16 @@ def _gib(amount: float) -> str:
     return f"{amount / 2**30:.1f} GiB"
 
 
-def program_probes(programs: Mapping[str, str], which: Callable[[str], str | None] = shutil.which) -> list[Probe]:
+def program_probes(
+    programs: Mapping[str, str], which: Callable[[str], str | None] = shutil.which, *, required: bool = True
+) -> list[Probe]:
     """One probe a program; ``programs`` maps a program to the Debian package that has it."""
     probes = []
     for program, package in programs.items():
         path = which(program)
         probes.append(
             Probe(f"program {program}", path is not None, path or "not found", "on PATH",
-                  f"apt-get install -y --no-install-recommends {package}", "program_missing")
+                  f"apt-get install -y --no-install-recommends {package}", "program_missing", required)
         )  # fmt: skip
     return probes
 
@@ -147,6 +153,23 @@ def kernel_probes(filesystems: Path = Path("/proc/filesystems"), cgroups: Path =
             "kernel_feature_missing",
         ),
     ]
+
+
+def ipv6_probe(root: Path = Path("/proc/sys"), *, required: bool = True) -> Probe:
+    """Does this host let its links have IPv6 addresses? Links that nodes get are new: the default counts, too."""
+    names = ("net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6")
+    seen = {name: sysctl_read(name, root) for name in names}
+    absent = not any(seen.values())
+    off = [name for name, value in seen.items() if value == "1"]
+    return Probe(
+        "IPv6",
+        not absent and not off,
+        "not in this kernel" if absent else f"switched off by {' and '.join(off)}" if off else "yes",
+        "switched on",
+        "boot without ipv6.disable=1" if absent else f"sysctl -w {' '.join(f'{name}=0' for name in off or names)}",
+        "ipv6_disabled",
+        required,
+    )
 
 
 def size_probes(memory: int, disk: int, folders: Iterable[Path]) -> list[Probe]:

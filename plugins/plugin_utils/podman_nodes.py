@@ -18,7 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, files, host, node_image, paths, process
+from ansible_collections.devenv.lab.plugins.plugin_utils import (
+    addresses,
+    dhcp,
+    files,
+    host,
+    node_image,
+    paths,
+    process,
+)
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.podman import (
     ENVIRONMENT_LABEL,
@@ -110,7 +118,7 @@ def claim(
 
 
 def _family(subnet: str) -> str:
-    return f"ipv{ipaddress.ip_network(subnet).version}"
+    return f"ipv{ipaddress.ip_interface(subnet).version}"
 
 
 def _overlaps(subnet: str, used: Sequence[str]) -> bool:
@@ -121,7 +129,9 @@ def _overlaps(subnet: str, used: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class Node:
-    """What the provider needs of a node. ``addresses`` with prefix length; memory in bytes."""
+    """What the provider needs of a node. ``addresses`` with prefix length; memory in bytes. With ``dhcp`` the node
+    asks for its addresses, and is given these.
+    """
 
     name: str
     cpus: float
@@ -129,6 +139,11 @@ class Node:
     mac: str
     addresses: Sequence[str]
     gateways: Sequence[str]
+    dhcp: bool = False
+
+    @property
+    def families(self) -> list[str]:
+        return [_family(address) for address in self.addresses]
 
 
 def node_specs(resolved: Mapping[str, Any], plan: Mapping[str, Any]) -> list[Node]:
@@ -147,6 +162,7 @@ def node_specs(resolved: Mapping[str, Any], plan: Mapping[str, Any]) -> list[Nod
                 mac=claimed["mac"],
                 addresses=with_prefix,
                 gateways=[plan["gateways"][family] for family in resolved["families"]],
+                dhcp=resolved["addressing"] == "dhcp",
             )
         )
     return specs
@@ -184,12 +200,16 @@ def create(
         podman(*run_arguments(environment, home, state, node, image), timeout=180)
         outcome.made.append(node.name)
 
+    # First, so that a node's first question for its addresses or its router is answered.
+    host_side_set = set_up_host_side(environment, state, plan, nodes)
     if missing:
         with _host_settings_kept(), ThreadPoolExecutor(max_workers=8) as pool:
             list(pool.map(bring_up, missing))
+        # The bridge goes with its last node, and one that could not start was made anew.
+        host_side_set |= set_up_host_side(environment, state, plan, nodes)
     for names in (outcome.made, outcome.started):
         names.sort()
-    if set_up_host_network(environment, plan):
+    if host_side_set:
         outcome.notes.append("host side of the network set")
     wait_for_ssh({node.name: node.addresses[0].split("/")[0] for node in nodes})
     return outcome
@@ -226,10 +246,20 @@ def run_arguments(environment: str, home: str, state: Path, node: Node, image: s
         f"--memory={node.memory}", f"--cpus={node.cpus}", "--log-driver=none",
         f"--label={ENVIRONMENT_LABEL}={environment}", f"--label={NODE_LABEL}={node.name}",
         f"--label={HOME_LABEL}={home}",
-        f"--env=DEVENV_ADDRESSES={' '.join(node.addresses)}", f"--env=DEVENV_GATEWAYS={' '.join(node.gateways)}",
+        *_network_variables(node),
         f"--volume={state / 'ssh' / 'hosts' / node.name}:/etc/devenv/ssh:ro",
         *volumes, image, "/usr/local/sbin/node-init",
     ]  # fmt: skip
+
+
+def _network_variables(node: Node) -> list[str]:
+    """What files/node-init reads."""
+    variables = {"DEVENV_FAMILIES": node.families}
+    if node.dhcp:
+        variables["DEVENV_DHCP"] = node.families
+    else:
+        variables |= {"DEVENV_ADDRESSES": list(node.addresses), "DEVENV_GATEWAYS": list(node.gateways)}
+    return [f"--env={name}={' '.join(words)}" for name, words in variables.items()]
 
 
 def bridge_mac(plan: Mapping[str, Any]) -> str:
@@ -240,15 +270,39 @@ def bridge_mac(plan: Mapping[str, Any]) -> str:
     return ":".join(f"{byte:02x}" for byte in (0x52, 0x55, *packed))
 
 
+def set_up_host_side(environment: str, state: Path, plan: Mapping[str, Any], nodes: Sequence[Node]) -> bool:
+    """Bridge, nft table and, for nodes that ask for their addresses, DHCP. Return whether anything was missing."""
+    changed = set_up_host_network(environment, plan)
+    if any(node.dhcp for node in nodes):
+        changed |= dhcp.serve(environment, state, plan)
+    return changed
+
+
+def _make_bridge(bridge: str, mac: str) -> None:
+    """Make the link that podman would make with the first node. It takes no router's word: a node may speak as one."""
+    process.run(["ip", "link", "add", "name", bridge, "address", mac, "type", "bridge"])
+    for name in ("accept_dad", "accept_ra", "autoconf"):
+        setting = Path("/proc/sys/net/ipv6/conf", bridge, name)
+        if setting.exists():
+            setting.write_text("0")
+
+
 def set_up_host_network(environment: str, plan: Mapping[str, Any]) -> bool:
-    """Give the bridge its MAC and gateway addresses, and the nft table: podman drops the bridge with its last node."""
+    """Have the bridge with its MAC and gateway addresses, and the nft table: podman drops the bridge with its last
+    node.
+    """
     bridge = plan["bridge"]
+    if not Path("/sys/class/net", bridge).exists():
+        _make_bridge(bridge, bridge_mac(plan))
     shown = json.loads(process.run(["ip", "-json", "address", "show", "dev", bridge]).stdout)[0]
     seen = {f"{row['local']}/{row['prefixlen']}" for row in shown["addr_info"]}
     wanted = {f"{plan['gateways'][family]}/{subnet.split('/')[1]}" for family, subnet in plan["subnets"].items()}
     changed = False
     if shown["address"] != bridge_mac(plan):
         process.run(["ip", "link", "set", "dev", bridge, "address", bridge_mac(plan)])
+        changed = True
+    if "UP" not in shown["flags"]:
+        process.run(["ip", "link", "set", "dev", bridge, "up"])
         changed = True
     for address in sorted(wanted - seen):
         nodad = ["nodad"] if ":" in address else []
@@ -302,15 +356,16 @@ def wait_for_ssh(targets: Mapping[str, str], limit: float = 60) -> None:
         raise DevenvError("node_no_ssh", f"no answer from ssh within {limit:.0f} s: {', '.join(silent)}")
 
 
-def start(environment: str, plan: Mapping[str, Any], nodes: Sequence[Node]) -> Outcome:
+def start(environment: str, state: Path, plan: Mapping[str, Any], nodes: Sequence[Node]) -> Outcome:
     """Start the nodes that are stopped, all at once."""
     outcome = Outcome()
     halted = [container for container in containers(environment) if container.state != "running"]
+    set_up_host_side(environment, state, plan, nodes)
     if halted:
         with _host_settings_kept():
             podman("start", *(container.name for container in halted), timeout=120)
         outcome.started = [container.node for container in halted]
-    set_up_host_network(environment, plan)
+        set_up_host_side(environment, state, plan, nodes)
     wait_for_ssh({node.name: node.addresses[0].split("/")[0] for node in nodes})
     return outcome
 
@@ -323,6 +378,8 @@ def stop(environment: str, grace: int = 30) -> Outcome:
         with ThreadPoolExecutor(max_workers=len(running)) as pool:
             list(pool.map(lambda c: podman("stop", "--time", str(grace), c.name, timeout=grace + 60), running))
         outcome.stopped = [container.node for container in running]
+    # Its bridge went with the last node.
+    dhcp.end(environment)
     return outcome
 
 
@@ -333,6 +390,8 @@ def destroy(environment: str) -> Outcome:
     if found:
         podman("rm", "--force", "--time", "0", *(container.name for container in found), timeout=120)
         outcome.removed = [container.node for container in found]
+    if dhcp.end(environment):
+        outcome.removed.append("DHCP server")
     with files.exclusive(ALLOCATOR):
         for network in networks(environment):
             podman("network", "rm", "--force", network.name)

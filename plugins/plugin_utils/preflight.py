@@ -34,7 +34,10 @@ def _backend_probe() -> Probe:
 
 def look(environment: str, resolved: Mapping[str, Any]) -> list[Probe]:
     """Probes for making what is missing of ``environment``; quick when all nodes run."""
-    probes = [host.root_probe(), *host.program_probes(host.PROGRAMS)]
+    programs = host.PROGRAMS | (host.DHCP_PROGRAMS if resolved["addressing"] == "dhcp" else {})
+    probes = [host.root_probe(), *host.program_probes(programs)]
+    if "ipv6" in resolved["families"]:
+        probes.append(host.ipv6_probe())
     if not all(probe.ok for probe in probes):
         return probes
     there = podman.containers(environment)
@@ -74,4 +77,5 @@ def doctor() -> list[Probe]:
     if all(probe.ok for probe in probes if probe.name == "program podman"):
         probes.append(_backend_probe())
     probes.extend(host.size_probes(MEMORY_IN_USE["control_plane"], DISK_FOR_CACHES, [paths.home(), paths.cache()]))
-    return [*probes, *host.advice_probes()]
+    probes.append(host.ipv6_probe(required=False))
+    return [*probes, *host.program_probes(host.DHCP_PROGRAMS, required=False), *host.advice_probes()]

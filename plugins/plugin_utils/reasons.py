@@ -170,6 +170,12 @@ CATALOGUE = _table(
         "The name belongs to an environment of another DEVENV_HOME.",
         "Choose another name with --name.",
     ),
+    Reason(
+        "ipv6_disabled",
+        9,
+        "The profile has IPv6, and this host has it switched off.",
+        "sysctl -w net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0",
+    ),
     # provider (3)
     Reason("node_image_failed", 3, "The node image could not be made.", "The log shows the program's own words."),
     Reason("podman_failed", 3, "podman could not do what was asked.", "The log shows podman's own words."),
@@ -178,6 +184,12 @@ CATALOGUE = _table(
         3,
         "A node was made and does not answer ssh.",
         "podman logs and podman exec show the node from inside.",
+    ),
+    Reason(
+        "dhcp_failed",
+        3,
+        "The DHCP server of an environment does not start.",
+        "The message has dnsmasq's own words; something else may serve DHCP on every link of this host.",
     ),
     # profile on this machine (9)
     Reason(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,23 @@ def test_run_arguments_hold_no_secret_and_all_labels() -> None:
 
 
 @pytest.mark.parametrize(
+    ("dhcp", "addresses", "there", "absent"),
+    [
+        (False, ["fd77::10/64"], ["--env=DEVENV_FAMILIES=ipv6", "--env=DEVENV_ADDRESSES=fd77::10/64"], "DEVENV_DHCP"),
+        (True, ["10.213.0.10/24"], ["--env=DEVENV_FAMILIES=ipv4", "--env=DEVENV_DHCP=ipv4"], "DEVENV_ADDRESSES"),
+        (True, ["fd77::10/64", "10.213.0.10/24"], ["--env=DEVENV_DHCP=ipv6 ipv4"], "DEVENV_GATEWAYS"),
+    ],
+)
+def test_a_node_is_told_its_addresses_or_to_ask_for_them(
+    dhcp: bool, addresses: list[str], there: list[str], absent: str
+) -> None:
+    node = dataclasses.replace(NODE, addresses=addresses, dhcp=dhcp)
+    arguments = podman_nodes.run_arguments("aio", "/h", Path("/s"), node, "image:1")
+    assert set(there) <= set(arguments)
+    assert absent not in " ".join(arguments)
+
+
+@pytest.mark.parametrize(
     ("subnets", "mac"),
     [
         ({"ipv4": "10.213.4.0/24"}, "52:55:0a:d5:04:00"),
@@ -131,6 +149,31 @@ def test_a_missing_program_is_named_with_its_package() -> None:
     assert caught.value.exit_code == 9
     assert "nftables" in caught.value.advice
     assert "podman: /usr" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "ok", "word"),
+    [
+        ({"all": "0", "default": "0"}, True, "yes"),
+        ({"all": "1", "default": "0"}, False, "net.ipv6.conf.all.disable_ipv6=0"),
+        ({"all": "0", "default": "1"}, False, "net.ipv6.conf.default.disable_ipv6=0"),
+        ({}, False, "boot"),
+    ],
+)
+def test_ipv6_that_is_switched_off_is_named(tmp_path: Path, settings: dict[str, str], ok: bool, word: str) -> None:
+    for name, value in settings.items():
+        path = tmp_path / "net/ipv6/conf" / name / "disable_ipv6"
+        path.parent.mkdir(parents=True)
+        path.write_text(value)
+    probe = host.ipv6_probe(tmp_path)
+    assert probe.ok is ok
+    assert word in f"{probe.seen} {probe.fix}"
+    if not ok:
+        with pytest.raises(DevenvError) as caught:
+            preflight.require([probe])
+        assert caught.value.reason.id == "ipv6_disabled"
+        assert caught.value.exit_code == 9
+        preflight.require([host.ipv6_probe(tmp_path, required=False)])
 
 
 def test_everything_missing_is_said_at_once() -> None:

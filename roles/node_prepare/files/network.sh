@@ -42,13 +42,23 @@ wait_for_addresses() {
   done
 }
 
+# A gateway can be reached when the node's address is there and, with a router's advertisement, its subnet.
+set_route() {
+  tries=0
+  until ip "$1" route replace "$2" via "$3" proto $protocol 2> /dev/null; do
+    tries=$((tries + 1))
+    [ $tries -lt 150 ] || exec ip "$1" route replace "$2" via "$3" proto $protocol
+    sleep 0.2
+  done
+}
+
 apply() {
   lines sysctl | while read -r name value; do echo "$value" > "$(sysctl_file "$name")"; done
   mount --make-rshared /
   wait_for_addresses
   for family in $(lines family); do
     routes_wanted "$family" | while read -r destination gateway; do
-      ip "$(flag "$family")" route replace "$destination" via "$gateway" proto $protocol
+      set_route "$(flag "$family")" "$destination" "$gateway"
     done
     wanted=$(routes_wanted "$family")
     routes_present "$family" | while read -r destination gateway; do
