@@ -25,6 +25,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvErr
 
 OVERRIDES = "--set"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+_AXES = ("topology", "stack", "addressing")
 _WORD = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _NODE = re.compile(r"(master|arbiter|worker)-([0-9]+)")
 _GROUPS = {"master": "control_plane", "arbiter": "arbiters", "worker": "workers"}
@@ -182,7 +183,9 @@ def _chain(wanted: str, base: Path, configs: Path, schema: Mapping[str, Any], se
         circle = " -> ".join(Path(step).name for step in (*seen[seen.index(key) :], key))
         raise DevenvError("profile_loop", f"extends goes in a circle: {circle}", where=str(path))
     document = documents.read(path)
-    documents.validate(document.data, schema, str(path), document.text)
+    # Our own files are checked by a test, not by every command: the library takes a quarter of a second to load.
+    if _is_path(wanted):
+        documents.validate(document.data, schema, str(path), document.text)
     data = {**document.data}
     parent = data.pop("extends", None)
     if parent is None:
@@ -210,7 +213,8 @@ def _named(name: str, configs: Path, schema: Mapping[str, Any]) -> tuple[Path | 
         topologies = _stems(configs / "topologies")
         planned = schema["properties"]["topology"].get(documents.NOT_BUILT, [])
         if said and said["topology"] in [*topologies, *planned]:
-            documents.validate(said, schema, f"profile {name}")
+            if not all(key in _AXES and word in _built(schema, key) for key, word in said.items()):
+                documents.validate(said, schema, f"profile {name}")
             return None, said
         if plain in planned:
             documents.validate({"topology": plain}, schema, f"profile {name}")

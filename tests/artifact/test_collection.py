@@ -61,7 +61,10 @@ def test_playbooks_are_found_by_name(collection: Path, collection_only, playbook
 
 def test_a_missing_library_is_said_in_one_line(collection: Path, collection_only, tmp_path: Path) -> None:
     (tmp_path / "jsonschema.py").write_text("raise ImportError('not here')\n")
-    arguments = [f"--inventory={collection}/inventories/profile", "--extra-vars=profile=aio", "--list"]
+    # What a user wrote has to be checked.
+    own = tmp_path / "own.yml"
+    own.write_text("extends: aio\n")
+    arguments = [f"--inventory={collection}/inventories/profile", f"--extra-vars=profile={own}", "--list"]
     shown = collection_only.run(
         "ansible-inventory",
         *arguments,

@@ -19,7 +19,25 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvErr
 from hypothesis import given
 from hypothesis import strategies as st
 
-NAMES = [f"{topology}-{stack}-static" for topology in ("aio", "master-2pipe", "sno") for stack in ("ipv4", "dualstack")]
+# Control plane nodes, arbiters, workers.
+TOPOLOGIES = {
+    "aio": (1, 0, 0),
+    "sno": (1, 0, 0),
+    "compact": (3, 0, 0),
+    "ha": (3, 0, 2),
+    "hq-ha": (3, 0, 0),
+    "master-2pipe": (1, 0, 2),
+    "4control": (4, 0, 0),
+    "5control": (5, 0, 0),
+    "tna": (2, 1, 0),
+}
+FAMILIES = {
+    "ipv4": ["ipv4"],
+    "ipv6": ["ipv6"],
+    "dualstack": ["ipv4", "ipv6"],
+    "dualstack6": ["ipv6", "ipv4"],
+}
+NAMES = [f"{one}-{stack}-{way}" for one in TOPOLOGIES for stack in FAMILIES for way in ("static", "dhcp")]
 SERVICES = ["memsql", "monitor", "pipe", "postgres", "seaweed", "seaweedfs-postgres", "sw-volume"]
 DEFAULT_VERSION = yaml.safe_load((paths.CONFIGS / "versions.yml").read_text())["default"]
 SCHEMA = json.loads((paths.CONFIGS / "schema" / "profile.json").read_text())
@@ -53,7 +71,7 @@ def test_names_are_the_canonical_ones() -> None:
 
 
 def test_aliases() -> None:
-    assert profile.aliases() == {name: f"{name}-ipv4-static" for name in ("aio", "master-2pipe", "sno")}
+    assert profile.aliases() == {name: f"{name}-ipv4-static" for name in TOPOLOGIES}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,10 +80,16 @@ def test_every_canonical_name_resolves(name: str) -> None:
     topology, stack, addressing = name.rsplit("-", 2)
     assert (resolved["profile"], resolved["name"]) == (name, name)
     assert (resolved["topology"], resolved["stack"], resolved["addressing"]) == (topology, stack, addressing)
-    assert resolved["families"] == {"ipv4": ["ipv4"], "dualstack": ["ipv4", "ipv6"]}[stack]
+    assert resolved["families"] == FAMILIES[stack]
+    groups = [node["group"] for node in resolved["nodes"]]
+    assert tuple(map(groups.count, ("control_plane", "arbiters", "workers"))) == TOPOLOGIES[topology]
     assert resolved["provider"] == "podman"
     assert resolved["kubernetes"] == {"version": DEFAULT_VERSION, "engine": "kubeadm"}
-    assert resolved["clusters"] == {"main": {}}
+    kind = "virtual" if TOPOLOGIES[topology][0] > 1 else "node"
+    assert resolved["clusters"] == {"main": {"endpoint": {"kind": kind, "addresses": []}}}
+    assert any(node["schedulable"] for node in resolved["nodes"]), "pods have a place"
+    even = topology == "4control"
+    assert ["etcd members" in text for text in profile.warnings(resolved)] == [True] * even
     assert yaml.safe_load(yaml.safe_dump(resolved)) == resolved, "plain data"
 
 
@@ -79,6 +103,26 @@ def test_topologies() -> None:
         ("worker-1", "workers", {"pipe": "true"}, True),
     ]
     assert aio[0]["schedulable"] is sno[0]["schedulable"] is True
+    for one in profile.resolve("hq_ha")["nodes"]:
+        assert (one["labels"], one["schedulable"]) == (dict.fromkeys(SERVICES, "true"), True)
+    assert profile.resolve("hq_ha")["nodes"] == profile.resolve("hq-ha")["nodes"]
+    ha = profile.resolve("ha")["nodes"]
+    assert [one["name"] for one in ha if one["schedulable"]] == ["worker-0", "worker-1"]
+    assert all(one["schedulable"] and not one["labels"] for one in profile.resolve("compact")["nodes"])
+    assert [one["schedulable"] for one in profile.resolve("tna")["nodes"]] == [True, True, False]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_engines_refuse_what_they_cannot_make(name: str) -> None:
+    resolved = profile.resolve(name)
+    if resolved["topology"] != "tna":
+        profile.require_engine(resolved)
+        return
+    with pytest.raises(DevenvError, match=r"nodes\.arbiter-0: the engine kubeadm has no arbiters") as caught:
+        profile.require_engine(resolved)
+    assert (caught.value.reason.id, caught.value.exit_code) == ("engine_cannot", 2)
+    bare = profile.resolve(name, overrides={"nodes.arbiter-0.cluster": None})
+    profile.require_engine(bare)
 
 
 @pytest.mark.parametrize(
@@ -114,12 +158,8 @@ def test_no_name_at_all(asked: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "what"),
     [
-        ("ha", "ha"),
-        ("compact-ipv4-static", "compact"),
-        ("aio-ipv6-static", "ipv6"),
-        ("aio-dualstack6-static", "dualstack6"),
-        ("aio-ipv4-dhcp", "dhcp"),
         ("aio-ipv4-static-disc", "connectivity"),
+        ("ha-dualstack6-dhcp-proxy", "connectivity"),
     ],
 )
 def test_names_that_are_planned_say_so(asked: str, what: str) -> None:
@@ -169,6 +209,8 @@ def test_describe_has_a_row_for_every_name() -> None:
     assert pipes["aliases"] == ["master-2pipe"]
     assert (pipes["nodes"], pipes["control_plane"], pipes["workers"], pipes["cpus"]) == (3, 1, 2, 6)
     assert pipes["memory"] == 3 * 2 * 1024**3
+    tna = next(row for row in rows if row["profile"] == "tna-ipv6-dhcp")
+    assert (tna["nodes"], tna["control_plane"], tna["arbiters"], tna["workers"]) == (3, 2, 1, 0)
 
 
 # --- data files ------------------------------------------------------------------------------------------------------
@@ -203,6 +245,12 @@ def test_topology_files_obey_the_schema(path: Path) -> None:
     document = profile_document.read(path)
     profile_document.validate(document.data, SCHEMA, str(path))
     assert set(document.data) == {"description", "nodes"}
+
+
+@pytest.mark.parametrize("path", sorted((paths.CONFIGS / "profiles").glob("*.yml")), ids=lambda path: path.stem)
+def test_our_own_profiles_obey_the_schema(path: Path) -> None:
+    document = profile_document.read(path)
+    profile_document.validate(document.data, SCHEMA, str(path), document.text)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -283,7 +331,27 @@ BAD_FILES: list[tuple[str | bytes, str, str]] = [
         "profile_invalid",
         "line 4: nodes.master-0.lable: unknown key",
     ),
-    ("stack: ipv4\n", "profile_invalid", "topology is missing (or extends); allowed: aio, master-2pipe, sno"),
+    ("stack: ipv4\n", "profile_invalid", "topology is missing (or extends, or nodes); allowed: 4control, "),
+    ("stack: ipv4\nnodes: {}\n", "profile_invalid", "topology is missing"),
+    ("nodes: {worker-0: {}}\n", "profile_invalid", "clusters.main: has no control plane node (master-N)"),
+    ("nodes: {master-0: null}\n", "profile_invalid", "nodes: none is left"),
+    ("nodes: {master-1: {}}\n", "profile_invalid", "topology custom has none; the next master to add is master-0"),
+    (
+        "extends: ha\nnodes: {worker-3: {}}\n",
+        "profile_invalid",
+        "has master-0, master-1, master-2, worker-0, worker-1; the next worker to add is worker-2",
+    ),
+    (
+        "extends: ha\nnodes: {master-0: null, master-1: null, master-2: null}\n",
+        "profile_invalid",
+        "clusters.main: has no control plane node",
+    ),
+    (
+        "extends: ha\nnodes: {master-1: {cluster: two}}\nclusters: {one: {}}\n",
+        "profile_invalid",
+        'nodes.master-1.cluster: "two" is not under clusters; allowed: main, one, null',
+    ),
+    ("extends: ha-ipv6-static\nnetwork: {services: {ipv6: 'fd01::/112'}}\n", "subnet_overlap", "network.services.ipv6"),
     ("extends: master-2pipe\nnodes: {worker-0: {schedulable: false}}\n", "profile_invalid", "give a worker a taint"),
     (
         "extends: aio\nnetwork: {pods: {ipv4: 10.96.0.0/12}}\n",
@@ -301,7 +369,38 @@ BAD_KEYS = [
     ("nodes: &a {master-0: *a}", "anchor"),
     ("on: x", "the key must be text"),
     ('nodes: {"master-0\\n": {}}', "control characters"),
-    ("nodes: {worker0: {}}", "allowed: master-N or worker-N"),
+    ("nodes: {worker0: {}}", "allowed: master-N, arbiter-N or worker-N"),
+    ("nodes: {master-0: null}", "nodes: none is left"),
+    ("clusters: {second: {}}", "clusters.second: no node belongs to it"),
+    ("clusters: {Second: {}}", "clusters.Second: the key must be a name of at most 32"),
+    ("clusters: {main: {size: 1}}", "clusters.main.size: unknown key; allowed: endpoint"),
+    ("clusters: {main: null}", 'nodes.master-0.cluster: "main" is not under clusters; allowed: null'),
+    ("clusters: {main: {endpoint: {kind: vip}}}", 'kind: "vip" is not known; allowed: auto, node, virtual, external'),
+    ("clusters: {main: {endpoint: {kind: external}}}", "clusters.main.endpoint.addresses: kind external needs"),
+    ("clusters: {main: {endpoint: {addresses: [192.0.2.1]}}}", "addresses: are for kind external, is auto"),
+    ("clusters: {main: {endpoint: {kind: external, addresses: [lb]}}}", "addresses[0]: must be an IP address"),
+    ("clusters: {main: {endpoint: {kind: external, addresses: ['fd00::1']}}}", "is ipv6, and the stack is ipv4"),
+    ("clusters: {main: {endpoint: {kind: external, addresses: [127.0.0.1]}}}", "must be an ordinary unicast address"),
+    (
+        "clusters: {main: {endpoint: {kind: external, addresses: [192.0.2.1, 192.0.2.2]}}}",
+        "addresses[1]: a second ipv4 address; one a family",
+    ),
+    ("clusters: {" + ", ".join(f"c{n}: {{}}" for n in range(6)) + "}", "clusters: at most 5, are 7"),
+    ("storage: true", "storage: must be a mapping, is true"),
+    ("storage: {enabled: 'yes'}", 'storage.enabled: must be true or false, is "yes"'),
+    ("storage: {class: A}", "storage.class: must be a name"),
+    ("metrics: {enable: true}", "metrics.enable: unknown key (meant enabled?)"),
+    ("validate: {checks: [{name: x}]}", "validate.checks[0]: "),
+    ("validate: {checks: [{name: x, command: []}]}", "validate.checks[0].command: must not be empty"),
+    ("validate: {checks: [{name: x, command: 'true'}]}", "validate.checks[0].command: must be a list"),
+    ("validate: {checks: [{name: x, command: ['true'], timeout: 0}]}", "timeout: must be at least 1"),
+    (
+        "validate: {checks: [{name: x, command: ['true']}, {name: x, command: ['false']}]}",
+        "validate.checks[1].name: x stands twice",
+    ),
+    ("network: {node_prefix: 28}", "network.node_prefix: must be at most 27"),
+    ("network: {node_prefix: 16, node_pools: {ipv4: 10.213.0.0/17}}", "/1 to /16, is /17"),
+    ("provider: vagrant", 'provider: "vagrant" is not known'),
     ("nodes: []", "nodes: must be a mapping, is a list"),
     ("nodes:", "nodes: must be a mapping, is null"),
     (
@@ -317,7 +416,8 @@ BAD_KEYS = [
     ("nodes: {master-0: {memory: 0}}", "must be at least 1"),
     ("nodes: {master-0: {memory: 1.5}}", "whole number or a string"),
     ("nodes: {master-0: {cpus: true}}", "must be a whole number, is true"),
-    ("stack: ipv5", 'stack: "ipv5" is not known (meant ipv4?); allowed: ipv4, dualstack'),
+    ("stack: ip5", 'stack: "ip5" is not known (meant ipv6?); allowed: ipv4, ipv6, dualstack, dualstack6'),
+    ("topology: hq", 'topology: "hq" is not known (meant hq-ha?); allowed: 4control, 5control, aio'),
     ("kubernetes: {version: 1.36}", "kubernetes.version: must be a string, in quotes, is 1.36"),
     ("kubernetes: {version: 1.2.3}", 'kubernetes.version: "1.2.3" is not known; allowed: 1.'),
     ("nodes: {worker-1: {}}", "nodes.worker-1: topology aio has master-0; the next worker to add is worker-0"),
@@ -333,14 +433,9 @@ BAD_KEYS = [
     ("registry: {mirrors: {docker.io: []}}", "must not be empty"),
 ]
 NOT_BUILT = [
-    ("nodes: {master-1: {}}", "several control plane nodes"),
     ("components: []", "components: not built yet"),
-    ("clusters: {second: {}}", "clusters.second: not built yet"),
-    ("nodes: {master-0: {cluster: null}}", "null is not built yet; allowed: main"),
     ("provider: libvirt", '"libvirt" is not built yet; allowed: podman'),
     ("kubernetes: {engine: gravity}", '"gravity" is not built yet; allowed: kubeadm'),
-    ("stack: ipv6", '"ipv6" is not built yet; allowed: ipv4, dualstack'),
-    ("addressing: dhcp", "not built yet; allowed: static"),
 ]
 
 
@@ -425,15 +520,18 @@ def test_no_content_gives_anything_but_a_profile_or_a_reason(content: bytes) -> 
 
 
 def test_missing_jsonschema_is_said(tmp_path: Path) -> None:
+    """A profile of the user's own has to be checked; ours need not."""
+    (tmp_path / "own.yml").write_text("extends: aio\n")
     program = (
         "import sys; sys.modules['jsonschema'] = None\n"
         "from ansible_collections.devenv.lab.plugins.plugin_utils import profile\n"
-        "try:\n    profile.resolve('aio')\n"
+        "profile.resolve('aio')\n"
+        "try:\n    profile.resolve(sys.argv[1])\n"
         "except profile.DevenvError as error:\n    print(error.reason.id, error.exit_code, error.advice)\n"
     )
     root = Path(paths.__file__).parents[5]
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", program, str(tmp_path / "own.yml")],
         env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
@@ -464,6 +562,15 @@ def test_missing_jsonschema_is_said(tmp_path: Path) -> None:
         ({"proxy.http": "http://proxy:3128"}, "proxy", {"http": "http://proxy:3128", "https": "", "no_proxy": []}),
         ({"proxy.no_proxy": "[a.b, 10.0.0.0/8]"}, "proxy.no_proxy", ["a.b", "10.0.0.0/8"]),
         ({"nodes.worker-0": "{}"}, "nodes.1.name", "worker-0"),
+        ({"clusters.main.endpoint.kind": "virtual"}, "clusters.main.endpoint.kind", "virtual"),
+        (
+            {"clusters.main.endpoint": '{"kind": "external", "addresses": ["192.0.2.1"]}'},
+            "clusters.main.endpoint",
+            {"kind": "external", "addresses": ["192.0.2.1"]},
+        ),
+        ({"storage.enabled": "true"}, "storage.enabled", True),
+        ({"validate.checks": '[{"name": "x", "command": ["true"]}]'}, "validate.checks.0.timeout", 60),
+        ({"network.node_prefix": "22"}, "network.node_prefix", 22),
     ],
 )  # fmt: skip
 def test_overrides(overrides: dict[str, Any], path: str, expected: Any) -> None:
@@ -482,8 +589,9 @@ def test_overrides(overrides: dict[str, Any], path: str, expected: Any) -> None:
         ({"nodes.master-0.cpus": "many"}, "profile_invalid", 'cpus: must be a whole number, is "many"'),
         ({"nodes.master-0.cpus": "[1"}, "profile_invalid", "must be a whole number"),
         ({"nodes.master-0.cpus.x": 1}, "profile_invalid", "nodes.master-0.cpus: must be a whole number, is a mapping"),
-        ({"stack": "v4"}, "profile_invalid", "allowed: ipv4, dualstack"),
-        ({"stack": "ipv6"}, "not_built", "not built yet"),
+        ({"stack": "v4"}, "profile_invalid", "allowed: ipv4, ipv6, dualstack"),
+        ({"clusters.main.endpoint.kind": "v"}, "profile_invalid", "clusters.main.endpoint.kind: "),
+        ({"clusters.x.y": "v"}, "profile_invalid", "clusters.x.y: unknown key; allowed: endpoint"),
         ({"apps.x": "y"}, "not_built", "apps: not built yet"),
         ({"extends": "sno"}, "profile_invalid", "extends: cannot be overridden"),
         ({"": 1}, "profile_invalid", "no path of a key"),
@@ -562,6 +670,30 @@ def difference(old: str, overrides: dict[str, Any]) -> list[tuple[str, Any, Any,
         ({"nodes.worker-0.cpus": 3}, [("nodes.worker-0.cpus", 2, 3, False)]),
         ({"nodes.worker-0.memory": "3GiB"}, [("nodes.worker-0.memory", 2 << 30, 3 << 30, False)]),
         ({"nodes.master-0.schedulable": True}, [("nodes.master-0.schedulable", False, True, False)]),
+        ({"metrics.enabled": True}, [("metrics.enabled", False, True, True)]),
+        ({"storage.class": "fast"}, [("storage.class", "local-path", "fast", False)]),
+        (
+            {"clusters.main.endpoint.kind": "virtual"},
+            [
+                (
+                    "clusters.main.endpoint",
+                    {"kind": "node", "addresses": []},
+                    {"kind": "virtual", "addresses": []},
+                    True,
+                )
+            ],
+        ),
+        (
+            {"clusters.main.endpoint": {"kind": "external", "addresses": ["192.0.2.1"]}},
+            [
+                (
+                    "clusters.main.endpoint",
+                    {"kind": "node", "addresses": []},
+                    {"kind": "external", "addresses": ["192.0.2.1"]},
+                    False,
+                )
+            ],
+        ),
         ({"stack": "dualstack"}, [("stack", "ipv4", "dualstack", False)]),
         ({"proxy.http": "http://p:1"}, [("proxy.http", "", "http://p:1", False)]),
         (
@@ -576,15 +708,42 @@ def test_changes(overrides: dict[str, Any], expected: list[tuple[str, Any, Any, 
 
 
 def test_changes_of_nodes() -> None:
-    added = difference("master-2pipe", {"nodes.worker-2": {}})
-    assert [(path, old, applies) for path, old, _, applies in added] == [("nodes.worker-2", None, True)]
-    big, small = profile.resolve("master-2pipe"), profile.resolve("sno")
-    small["topology"] = big["topology"]
-    found = {change.path: change.applies for change in profile.changes(big, small)}
-    assert found == {"nodes.worker-0": False, "nodes.worker-1": False, "nodes.master-0.schedulable": False}
-    two = copy.deepcopy(big)
-    two["nodes"].append({**big["nodes"][0], "name": "master-1"})
-    assert [(change.path, change.applies) for change in profile.changes(big, two)] == [("nodes.master-1", False)]
+    pipes, ha = profile.resolve("master-2pipe"), profile.resolve("ha")
+    added = {change.path: change.applies for change in profile.changes(profile.resolve("sno"), ha)}
+    assert added == {
+        "clusters.main.endpoint": True,
+        "nodes.master-0.schedulable": False,
+        "nodes.master-1": True,
+        "nodes.master-2": True,
+        "nodes.worker-0": True,
+        "nodes.worker-1": True,
+    }
+    left = profile.resolve("master-2pipe", overrides={"nodes.worker-0": None})
+    (change,) = profile.changes(pipes, left)
+    assert (change.path, change.new, change.applies) == ("nodes.worker-0", None, True)
+    assert {change.path: change.applies for change in profile.changes(left, pipes)} == {"nodes.worker-0": True}
+    bare = profile.resolve("master-2pipe", overrides={"nodes.worker-0.cluster": None})
+    assert [(change.path, change.applies) for change in profile.changes(pipes, bare)] == [
+        ("nodes.worker-0.cluster", False)
+    ]
+
+
+def test_changes_of_clusters() -> None:
+    one = profile.resolve("sno")
+    two = profile.resolve("sno", overrides={"clusters.blue": {}, "nodes.master-1": {"cluster": "blue"}})
+    assert {change.path: change.applies for change in profile.changes(one, two)} == {
+        "clusters.blue": True,
+        "nodes.master-1": True,
+    }
+    assert {change.path: change.applies for change in profile.changes(two, one)} == {
+        "clusters.blue": False,
+        "nodes.master-1": True,
+    }
+
+
+def test_changes_of_checks() -> None:
+    found = difference("sno", {"validate.checks": [{"name": "x", "command": ["true"]}]})
+    assert [(path, applies) for path, _old, _new, applies in found] == [("validate.checks", True)]
 
 
 def test_the_order_of_nodes_and_the_names_do_not_count() -> None:
@@ -595,26 +754,135 @@ def test_the_order_of_nodes_and_the_names_do_not_count() -> None:
     assert profile.changes(old, new) == []
 
 
-def test_changes_of_the_version() -> None:
-    old = profile.resolve("aio")
-    new = copy.deepcopy(old)
-    new["kubernetes"]["version"] = "1.37.0"
-    (change,) = profile.changes(old, new)
-    assert (change.path, change.applies, change.why) == ("kubernetes.version", False, "upgrades are not built yet")
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("1.35.4", "1.36.3", "devenv upgrade --kubernetes 1.36.3"),
+        ("1.36.3", "1.36.4", "devenv upgrade --kubernetes 1.36.4"),
+        ("1.36.9", "1.36.10", "devenv upgrade --kubernetes 1.36.10"),
+        ("1.36.3", "1.36.2", "a downgrade"),
+        ("1.36.0", "1.35.9", "a downgrade"),
+        ("1.34.1", "1.36.3", "skips a minor version: devenv upgrade to 1.35 first"),
+        ("1.36.3", "2.0.0", "skips a minor version"),
+    ],
+)
+def test_changes_of_the_version(old: str, new: str, said: str) -> None:
+    before = profile.resolve("aio")
+    before["kubernetes"]["version"] = old
+    after = copy.deepcopy(before)
+    after["kubernetes"]["version"] = new
+    (change,) = profile.changes(before, after)
+    assert (change.path, change.applies) == ("kubernetes.version", False)
+    assert said in change.why
+
+
+@given(st.sampled_from(NAMES), st.sampled_from(NAMES))
+def test_changes_name_what_differs_and_nothing_else(one: str, two: str) -> None:
+    old, new = profile.resolve(one), profile.resolve(two)
+    found = profile.changes(old, new)
+    assert not found if one == two else {change.path for change in found}
+    back = {change.path for change in profile.changes(new, old)}
+    assert {change.path for change in found} == back
+
+
+# --- nodes that the profile takes away, clusters, warnings -----------------------------------------------------------
+
+
+def node_names(name: str, **overrides: Any) -> list[str]:
+    return [one["name"] for one in profile.resolve(name, overrides=overrides)["nodes"]]
+
+
+def test_null_takes_a_node_away_and_leaves_its_number_free(tmp_path: Path) -> None:
+    assert node_names("ha", **{"nodes.worker-0": None}) == ["master-0", "master-1", "master-2", "worker-1"]
+    assert node_names("ha", **{"nodes.worker-0": "null", "nodes.worker-2": {}})[3:] == ["worker-1", "worker-2"]
+    base = write(tmp_path, "base.yml", "extends: ha\nnodes: {worker-0: null}\n")
+    again = write(tmp_path, "again.yml", "extends: ./base.yml\nnodes: {worker-0: {cpus: 3}}\n")
+    assert "worker-0" not in node_names(base)
+    assert node(profile.resolve(again), "worker-0")["cpus"] == 3
+
+
+def test_a_topology_of_ones_own(tmp_path: Path) -> None:
+    mine = write(tmp_path, "mine.yml", "stack: dualstack\nnodes: {master-0: {schedulable: true}, worker-0: {}}\n")
+    resolved = profile.resolve(mine)
+    assert (resolved["profile"], resolved["topology"]) == ("custom-dualstack-static", "custom")
+    assert [one["name"] for one in resolved["nodes"]] == ["master-0", "worker-0"]
+
+
+def test_main_is_there_only_when_it_is_used(tmp_path: Path) -> None:
+    text = "clusters: {a: {}}\nnodes: {master-0: {cluster: a}, worker-0: {cluster: null}}\n"
+    resolved = profile.resolve(write(tmp_path, "a.yml", text))
+    assert list(resolved["clusters"]) == ["a"]
+    bare = profile.resolve("sno", overrides={"nodes.master-0.cluster": None})
+    assert (bare["clusters"], bare["nodes"][0]["cluster"]) == ({}, None)
+    error = refused("sno", overrides={"clusters.main": {}, "nodes.master-0.cluster": None})
+    assert "clusters.main: no node belongs to it" in str(error)
+    write(tmp_path, "b.yml", "extends: ./a.yml\nclusters: {a: null}\nnodes: {master-0: {cluster: main}}\n")
+    assert list(profile.resolve("./b.yml", cwd=tmp_path)["clusters"]) == ["main"]
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "said"),
+    [
+        ("ha", {}, []),
+        ("4control", {}, ["cluster main: 4 etcd members"]),
+        ("ha", {"nodes.master-2": None}, ["cluster main: 2 etcd members"]),
+        ("tna", {}, []),
+        ("tna", {"nodes.arbiter-0": None}, ["cluster main: 2 etcd members"]),
+        ("sno", {"nodes.master-0.schedulable": False}, ["cluster main: no node takes ordinary pods"]),
+        (
+            "sno",
+            {"clusters.b": {}, "nodes": {"master-1": {"cluster": "b"}, "master-2": {"cluster": "b"}}},
+            ["cluster b: 2 etcd members", "cluster b: no node takes ordinary pods"],
+        ),
+    ],
+)
+def test_warnings(name: str, overrides: dict[str, Any], said: list[str]) -> None:
+    found = profile.warnings(profile.resolve(name, overrides=overrides))
+    assert [any(text in one for text in said) for one in found] == [True] * len(said)
+
+
+def test_an_external_endpoint_is_no_pod_or_service() -> None:
+    overrides = {"clusters.main.endpoint": {"kind": "external", "addresses": ["10.96.0.7"]}}
+    error = refused("ha", overrides=overrides)
+    assert (error.reason.id, "lies in network.services.ipv4" in str(error)) == ("subnet_overlap", True)
+
+
+def test_as_many_nodes_as_the_pools_hold() -> None:
+    many: dict[str, Any] = {f"nodes.worker-{number}": {} for number in range(245)}
+    assert refused("sno", overrides=many).reason.id == "nodes_too_many"
+    wide = many | {"network.node_prefix": 23}
+    assert len(profile.resolve("sno", overrides=wide)["nodes"]) == 246
+    six = {f"nodes.worker-{number}": {} for number in range(256)}
+    assert "pod pool fd01::/56" in str(refused("sno-ipv6-static", overrides=six))
+    six["network.pods.ipv6"] = "fd01::/48"
+    assert len(profile.resolve("sno-ipv6-static", overrides=six)["nodes"]) == 257
+
+
+# --- data of engines -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((paths.CONFIGS / "engines").glob("*.yml")), ids=lambda path: path.stem)
+def test_sizes_of_engines(path: Path) -> None:
+    assert path.stem in SCHEMA["properties"]["kubernetes"]["properties"]["engine"]["enum"]
+    for sizes in profile.engine_groups(path.stem).values():
+        assert set(sizes) == {"default", "least", "in_use"}
+        for key in ("memory", "disk"):
+            used, least, default = (profile.parse_quantity(sizes[one][key]) for one in ("in_use", "least", "default"))
+            assert used <= default
+            assert least <= default
 
 
 # --- what comes next is data -----------------------------------------------------------------------------------------
 
 
-def test_a_new_stack_is_a_file_and_a_word_of_the_schema(tmp_path: Path) -> None:
+def test_a_new_topology_is_a_file_and_a_word_of_the_schema(tmp_path: Path) -> None:
     configs = tmp_path / "configs"
     shutil.copytree(paths.CONFIGS, configs)
-    (configs / "networks" / "ipv6.yml").write_text("description: IPv6 only.\nfamilies: [ipv6]\n")
-    (configs / "profiles" / "all-in-one.yml").write_text("extends: aio-ipv6-static\n")
+    (configs / "topologies" / "two.yml").write_text("description: Two.\nnodes: {master-0: {}, worker-0: {}}\n")
+    (configs / "profiles" / "double.yml").write_text("extends: two-ipv6-static\n")
     schema = copy.deepcopy(SCHEMA)
-    schema["properties"]["stack"]["enum"].append("ipv6")
-    schema["properties"]["stack"]["x-not-built"].remove("ipv6")
+    schema["properties"]["topology"]["enum"].append("two")
     (configs / "schema" / "profile.json").write_text(json.dumps(schema))
-    assert "aio-ipv6-static" in profile.names(configs)
-    assert profile.aliases(configs)["all-in-one"] == "aio-ipv6-static"
-    assert profile.resolve("all_in_one", configs=configs)["families"] == ["ipv6"]
+    assert "two-ipv6-static" in profile.names(configs)
+    assert profile.aliases(configs)["double"] == "two-ipv6-static"
+    assert profile.resolve("double", configs=configs)["families"] == ["ipv6"]
