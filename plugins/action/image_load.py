@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import image_load
+from ansible_collections.devenv.lab.plugins.plugin_utils import image_load, remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
 
 display = Display()
@@ -38,7 +38,7 @@ class ActionModule(ActionBase):
         try:
             if not args["nodes"]:
                 raise DevenvError("image_load_failed", "there is no node to load images into")
-            targets = [image_load.target(name, hostvars[name]) for name in args["nodes"]]
+            targets = [remote.target(name, hostvars[name]) for name in args["nodes"]]
             loaded = [one for image in args["images"] for one in _load(image, targets, args["timeout"])]
         except DevenvError as error:
             return as_result(error)
@@ -48,7 +48,7 @@ class ActionModule(ActionBase):
         return {"changed": any(one.changed for one in loaded), "nodes": images}
 
 
-def _load(image: str, targets: list[image_load.Target], timeout: float) -> list[image_load.Loaded]:
+def _load(image: str, targets: list[remote.Target], timeout: float) -> list[image_load.Loaded]:
     if Path(image).is_file():
         return image_load.load(Path(image), targets, timeout=timeout, progress=_progress)
     # In /var/tmp, where podman itself puts large files: /tmp may live in memory.

@@ -28,7 +28,8 @@ class Cluster:
     """A cluster of the environment: its nodes in the inventory's order and what all of them share.
 
     ``endpoint`` is the name of its control plane (port 6443), ``endpoint_kind`` node, virtual or external and
-    ``endpoint_addresses`` what the name stands for, in the families' order.
+    ``endpoint_addresses`` what the name stands for, in the families' order. ``storage_class``: what the profile puts on
+    it (empty: none); ``checks``: the profile's own, each ``{name, command, timeout}``.
     """
 
     name: str
@@ -40,6 +41,12 @@ class Cluster:
     endpoint: str = ""
     endpoint_kind: str = "node"
     endpoint_addresses: tuple[str, ...] = ()
+    storage_class: str = ""
+    checks: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def control_plane(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.nodes if node.group == "control_plane")
 
 
 def from_hostvars(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[Cluster]:
@@ -59,6 +66,8 @@ def _cluster(name: str, hosts: list[str], hostvars: Mapping[str, Mapping[str, An
     def of_first(variable: str) -> Any:
         return _variable(hostvars, hosts[0], variable)
 
+    profile = hostvars[hosts[0]].get("devenv_profile") or {}
+    storage = profile.get("storage") or {}
     return Cluster(
         name=name,
         kubeconfig=Path(str(of_first("devenv_kubeconfig"))),
@@ -69,6 +78,8 @@ def _cluster(name: str, hosts: list[str], hostvars: Mapping[str, Mapping[str, An
         endpoint=str(hostvars[hosts[0]].get("devenv_endpoint") or ""),
         endpoint_kind=str(hostvars[hosts[0]].get("devenv_endpoint_kind") or "node"),
         endpoint_addresses=tuple(str(one) for one in hostvars[hosts[0]].get("devenv_endpoint_addresses") or ()),
+        storage_class=str(storage["class"]) if storage.get("enabled") else "",
+        checks=tuple(dict(check) for check in (profile.get("validate") or {}).get("checks") or ()),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import process
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.remote import Target
 
 # kubelet's images stand in this namespace of containerd.
 CTR = "ctr -n k8s.io images"
@@ -29,34 +29,12 @@ _INDEX_NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
 @dataclass(frozen=True)
-class Target:
-    """A node and the ssh command that reaches it, without the remote command."""
-
-    name: str
-    ssh: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Loaded:
     """What one node holds of an archive's images: reference to digest; ``changed``: it did not before."""
 
     node: str
     images: Mapping[str, str]
     changed: bool
-
-
-def target(name: str, variables: Mapping[str, Any]) -> Target:
-    """The Target of a host from its ssh variables. Raises DevenvError ``inventory_incomplete`` without an address."""
-    if not variables.get("ansible_host"):
-        raise DevenvError("inventory_incomplete", "has no variable ansible_host", where=name)
-    words = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
-    if variables.get("ansible_port"):
-        words += ["-p", str(variables["ansible_port"])]
-    if variables.get("ansible_ssh_private_key_file"):
-        words += ["-i", str(variables["ansible_ssh_private_key_file"])]
-    words += shlex.split(str(variables.get("ansible_ssh_common_args") or ""))
-    words += ["-l", str(variables.get("ansible_user") or "root"), "--", str(variables["ansible_host"])]
-    return Target(name, tuple(words))
 
 
 def canonical(reference: str) -> str:

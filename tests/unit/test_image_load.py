@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import image_load
+from ansible_collections.devenv.lab.plugins.plugin_utils import image_load, remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.image_load import Loaded, Target
+from ansible_collections.devenv.lab.plugins.plugin_utils.image_load import Loaded
+from ansible_collections.devenv.lab.plugins.plugin_utils.remote import Target
 
 
 @pytest.mark.parametrize(
@@ -118,9 +119,9 @@ def test_target() -> None:
     }
     words = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-p", "2222", "-i", "/s/key"]
     words += ["-o", 'UserKnownHostsFile="/a b/known"', "-l", "admin", "--", "fd77::a"]
-    assert image_load.target("n", variables) == Target("n", tuple(words))
+    assert remote.target("n", variables) == Target("n", tuple(words))
     with pytest.raises(DevenvError, match="ansible_host"):
-        image_load.target("n", {})
+        remote.target("n", {})
 
 
 def node(name: str, before: str, after: str, code: int = 0) -> Target:
