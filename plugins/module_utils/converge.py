@@ -47,6 +47,7 @@ class Plan(NamedTuple):
     stop: list[str]
     restart: list[str]
     start: list[str]
+    refresh: list[str]
     managed: dict[str, Any] | None
 
     def changes(self) -> bool:
@@ -62,11 +63,12 @@ class Plan(NamedTuple):
                 self.stop,
                 self.restart,
                 self.start,
+                self.refresh,
             )
         )
 
 
-NOTHING = Plan([], [], {}, False, [], [], [], [], [], None)
+NOTHING = Plan([], [], {}, False, [], [], [], [], [], [], None)
 
 
 def result(todo: Plan) -> dict[str, Any]:
@@ -82,6 +84,7 @@ def result(todo: Plan) -> dict[str, Any]:
         "stopped": todo.stop,
         "restarted": todo.restart,
         "started": todo.start,
+        "refreshed": todo.refresh,
     }
 
 
@@ -119,7 +122,11 @@ def record_of(parts: list[dict[str, Any]]) -> dict[str, Any]:
             "sysctls": sorted(part.get("sysctls") or {}),
             "units": sorted(unit["name"] for unit in part.get("units") or []),
             "watch": sorted(
-                {path for unit in part.get("units") or [] for path in unit.get("restart_on") or []}
+                {
+                    path
+                    for unit in part.get("units") or []
+                    for path in [*(unit.get("restart_on") or []), *(unit.get("reload_on") or [])]
+                }
                 | set(part.get("absent") or [])
             ),
             "checks": {unit["name"]: unit["check"] for unit in part.get("units") or [] if unit.get("check")},
@@ -145,7 +152,14 @@ def _file_differs(wish: File, state: dict[str, Any] | None) -> bool:
 
 
 def _units(parts: list[dict[str, Any]], observed: dict[str, Any], touched: list[str]) -> dict[str, list[str]]:
-    out: dict[str, list[str]] = {"enable": [], "disable": [], "stop": [], "restart": [], "start": []}
+    out: dict[str, list[str]] = {"enable": [], "disable": [], "stop": [], "restart": [], "start": [], "refresh": []}
+
+    # A run killed between writing a file and restarting its unit leaves a file that is newer than the unit.
+    def stale(paths: list[str] | None, since: float) -> bool:
+        return any(
+            path in touched or ((observed["files"].get(path) or {}).get("mtime", 0) > since) for path in paths or []
+        )
+
     for unit in (unit for part in parts for unit in part.get("units") or []):
         name, state = unit["name"], observed["units"].get(unit["name"], {})
         active = state.get("active") in ("active", "activating", "reloading")
@@ -154,20 +168,18 @@ def _units(parts: list[dict[str, Any]], observed: dict[str, Any], touched: list[
             out["enable"].append(name)
         if enabled is False and state.get("enabled") in ("enabled", "enabled-runtime"):
             out["disable"].append(name)
-        # A run killed between writing a file and restarting its unit leaves a file that is newer than the unit.
-        stale = any(
-            path in touched or ((observed["files"].get(path) or {}).get("mtime", 0) > state.get("since", 0))
-            for path in unit.get("restart_on") or []
-        )
         unwell = bool(unit.get("check")) and not observed["checks"].get(name, False)
         if wanted == "stopped":
             if active:
                 out["stop"].append(name)
-        elif active and (stale or unwell or state.get("reload")):
+        elif active and (stale(unit.get("restart_on"), state.get("since", 0)) or unwell or state.get("reload")):
             out["restart"].append(name)
         elif wanted == "started" and not active:
             out["start"].append(name)
+        elif active and stale(unit.get("reload_on"), state.get("changed", 0)):
+            out["refresh"].append(name)
     # Two parts may name one unit: each brings its own files.
+    out["refresh"] = [name for name in out["refresh"] if name not in out["restart"] + out["stop"]]
     return {verb: list(dict.fromkeys(names)) for verb, names in out.items()}
 
 
@@ -278,6 +290,9 @@ def apply(todo: Plan, root: str = "/", run: Callable[..., Any] = observe.run) ->
     """
     if todo.managed is not None:
         _record(_merged(observe.managed(root), todo.managed), root)
+    # A unit whose file goes, too, can be stopped and disabled only before.
+    _systemctl(run, "disable", todo.disable)
+    _systemctl(run, "stop", todo.stop)
     for wish in todo.write:
         write_file(wish, root)
     for path in todo.remove:
@@ -287,11 +302,10 @@ def apply(todo: Plan, root: str = "/", run: Callable[..., Any] = observe.run) ->
             stream.write(value + "\n")
     if todo.reload:
         _systemctl(run, "daemon-reload", [])
-    _systemctl(run, "disable", todo.disable)
     _systemctl(run, "enable", todo.enable)
-    _systemctl(run, "stop", todo.stop)
     _systemctl(run, "restart", todo.restart)
     _systemctl(run, "start", todo.start)
+    _systemctl(run, "reload", todo.refresh)
     if todo.managed is not None:
         _record(todo.managed, root)
 

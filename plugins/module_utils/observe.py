@@ -28,6 +28,7 @@ UNIT_PROPERTIES = (
     "LoadState",
     "NeedDaemonReload",
     "InactiveExitTimestampMonotonic",
+    "StateChangeTimestampMonotonic",
 )
 
 
@@ -122,9 +123,10 @@ def sysctl_value(name: str, root: str = "/") -> str | None:
 
 
 def parse_units(text: str, monotonic: float, wall: float) -> dict[str, dict[str, Any]]:
-    """Output of ``systemctl show`` of several units -> ``{name: {active, enabled, found, reload, since}}``.
+    """Output of ``systemctl show`` of several units -> ``{name: {active, enabled, found, reload, since, changed}}``.
 
-    ``since`` is the wall time (s) at which the unit last left the inactive state, 0 when it never did.
+    ``since`` is the wall time (s) at which the unit last left the inactive state, ``changed`` that of its last change
+    of state (a reload is one), 0 when it never did.
     """
     units: dict[str, dict[str, Any]] = {}
     for block in text.strip().split("\n\n"):
@@ -132,15 +134,20 @@ def parse_units(text: str, monotonic: float, wall: float) -> dict[str, dict[str,
         name = values.get("Id", "")
         if not name:
             continue
-        left = int(values.get("InactiveExitTimestampMonotonic") or 0) / 1e6
         units[name] = {
             "active": values.get("ActiveState", ""),
             "enabled": values.get("UnitFileState", ""),
             "found": values.get("LoadState", "") not in ("not-found", ""),
             "reload": values.get("NeedDaemonReload") == "yes",
-            "since": wall - (monotonic - left) if left else 0.0,
+            "since": _wall(values.get("InactiveExitTimestampMonotonic"), monotonic, wall),
+            "changed": _wall(values.get("StateChangeTimestampMonotonic"), monotonic, wall),
         }
     return units
+
+
+def _wall(microseconds: str | None, monotonic: float, wall: float) -> float:
+    at = int(microseconds or 0) / 1e6
+    return wall - (monotonic - at) if at else 0.0
 
 
 def unit_states(names: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -89,6 +89,11 @@ options:
             type: list
             elements: str
             default: []
+          reload_on:
+            description: Files that the unit reads when it starts or is told to read them again, which it then is.
+            type: list
+            elements: str
+            default: []
           check:
             description: A program and its arguments that ends with 0 when the unit's work is as it should be.
             type: list
@@ -169,6 +174,11 @@ stopped:
   returned: success
   type: list
   elements: str
+refreshed:
+  description: Units that were told to read their files again.
+  returned: success
+  type: list
+  elements: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -187,6 +197,7 @@ UNIT = {
     "enabled": {"type": "bool"},
     "state": {"type": "str", "choices": ["started", "stopped"]},
     "restart_on": {"type": "list", "elements": "str", "default": []},
+    "reload_on": {"type": "list", "elements": "str", "default": []},
     "check": {"type": "list", "elements": "str", "default": []},
 }
 PART = {

@@ -29,9 +29,15 @@ def file(content: str, mtime: float = 100.0, mode: str = "0644") -> dict[str, An
 
 
 def unit(
-    active: str = "active", since: float = 200.0, *, enabled: str = "enabled", reload: bool = False
+    active: str = "active",
+    since: float = 200.0,
+    *,
+    enabled: str = "enabled",
+    reload: bool = False,
+    changed: float | None = None,
 ) -> dict[str, Any]:
-    return {"active": active, "enabled": enabled, "found": True, "reload": reload, "since": since}
+    last = since if changed is None else changed
+    return {"active": active, "enabled": enabled, "found": True, "reload": reload, "since": since, "changed": last}
 
 
 def seen(**parts: Any) -> dict[str, Any]:
@@ -137,6 +143,50 @@ def test_a_unit_that_two_parts_name_is_started_again_once() -> None:
     }
     todo = converge.plan([PART, other], differently(files={"/etc/c.toml": None}))
     assert todo.restart == ["c.service"]
+
+
+@pytest.mark.parametrize(
+    ("written", "state", "expected"),
+    [
+        pytest.param(100.0, unit(), [], id="read at the start"),
+        pytest.param(250.0, unit(changed=300.0), [], id="read again since"),
+        pytest.param(250.0, unit(), ["c.service"], id="killed between the file and the reading"),
+        pytest.param(None, unit(), ["c.service"], id="to be written"),
+        pytest.param(None, unit("inactive", 0), [], id="started with it"),
+        pytest.param(None, unit(reload=True), [], id="started again anyway"),
+    ],
+)
+def test_a_unit_that_can_reads_its_file_again(
+    written: float | None, state: dict[str, Any], expected: list[str]
+) -> None:
+    part = {
+        "name": "p",
+        "files": [{"path": "/f", "content": "x"}],
+        "units": [{"name": "c.service", "state": "started", "reload_on": ["/f"]}],
+    }
+    assert converge.record_of([part])["p"]["watch"] == ["/f"]
+    files = {"/f": None if written is None else file("x", mtime=written)}
+    todo = converge.plan([part], seen(files=files, units={"c.service": state}))
+    assert todo.refresh == expected
+    assert todo.restart == (["c.service"] if state["reload"] else [])
+    assert todo.start == ([] if state["active"] == "active" else ["c.service"])
+
+
+def test_a_unit_whose_file_goes_is_stopped_before(tmp_path: Path) -> None:
+    path = tmp_path / "etc/systemd/system/c.service"
+    path.parent.mkdir(parents=True)
+    path.write_text("x")
+    there = []
+
+    def systemctl(argv: list[str], timeout: float = 0) -> Any:
+        there.append((argv[1], path.exists()))
+        return SimpleNamespace(returncode=0, stdout="", stderr="")
+
+    part = {"name": "p", "units": [{"name": "c.service", "enabled": False, "state": "stopped"}]}
+    before = {"p": {"files": ["/etc/systemd/system/c.service"]}}
+    found = seen(files={"/etc/systemd/system/c.service": file("x")}, units={"c.service": unit()}, managed=before)
+    converge.apply(converge.plan([part], found), str(tmp_path), systemctl)
+    assert there == [("disable", True), ("stop", True), ("daemon-reload", False)]
 
 
 def test_stopped_is_stopped() -> None:

@@ -15,6 +15,7 @@ UnitFileState=enabled
 LoadState=loaded
 NeedDaemonReload=no
 InactiveExitTimestampMonotonic=5000000
+StateChangeTimestampMonotonic=7000000
 
 Id=kubelet.service
 ActiveState=inactive
@@ -22,6 +23,7 @@ UnitFileState=
 LoadState=not-found
 NeedDaemonReload=no
 InactiveExitTimestampMonotonic=0
+StateChangeTimestampMonotonic=0
 """
 
 
@@ -33,8 +35,16 @@ def test_units_are_told_apart_and_their_start_is_wall_time() -> None:
             "found": True,
             "reload": False,
             "since": 990.0,
+            "changed": 992.0,
         },
-        "kubelet.service": {"active": "inactive", "enabled": "", "found": False, "reload": False, "since": 0.0},
+        "kubelet.service": {
+            "active": "inactive",
+            "enabled": "",
+            "found": False,
+            "reload": False,
+            "since": 0.0,
+            "changed": 0.0,
+        },
     }
 
 
