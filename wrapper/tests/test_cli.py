@@ -295,9 +295,9 @@ def test_what_is_wrong_is_said_in_one_line(
 
 def test_a_profile_change_is_refused_before_ansible_starts(devenv: Devenv, runs: Runs, made: Made) -> None:
     made("lab")
-    code, _, err = devenv("up", "-p", "sno", "-n", "lab")
+    code, _, err = devenv("up", "-p", "aio-dualstack-static", "-n", "lab")
     assert code == 14
-    assert "topology" in err
+    assert "stack" in err
     assert runs.requests == []
 
 
@@ -585,9 +585,21 @@ def test_profile_list_and_show(devenv: Devenv) -> None:
 
 def test_profile_diff(devenv: Devenv, made: Made) -> None:
     assert devenv("profile", "diff", "aio", "aio-ipv4-static")[1] == "no difference\n"
-    assert "topology: aio -> sno" in devenv("profile", "diff", "aio", "sno")[1]
+    assert "~ nodes.master-0.labels.pipe: true -> None" in devenv("profile", "diff", "aio", "sno")[1]
+    assert "! stack: ipv4 -> ipv6" in devenv("profile", "diff", "aio", "aio-ipv6-static")[1]
     made("lab", "sno")
-    assert "topology: sno -> aio" in devenv("profile", "diff", "aio")[1]
+    assert "~ nodes.master-0.labels.pipe: None -> true" in devenv("profile", "diff", "aio")[1]
+
+
+def test_warnings_and_what_an_engine_cannot_make(devenv: Devenv, runs: Runs) -> None:
+    code, out, err = devenv("profile", "show", "4control")
+    assert (code, yaml.safe_load(out)["topology"]) == (0, "4control")
+    assert err.startswith("warning: cluster main: 4 etcd members")
+    assert devenv("profile", "show", "tna")[0] == 0
+    for command in (["profile", "validate", "tna"], ["up", "--profile", "tna"], ["plan", "--profile", "tna"]):
+        code, _, err = devenv(*command)
+        assert (code, "the engine kubeadm has no arbiters (tna-ipv4-static) [engine_cannot]" in err) == (2, True)
+    assert runs.requests == []
 
 
 def test_profile_env(devenv: Devenv) -> None:

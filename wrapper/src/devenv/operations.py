@@ -86,6 +86,7 @@ def target(
     with names.translated():
         resolved = profile.resolve(profile_name, overrides=dict(overrides or {}))
         chosen = profile.validate_name(name or os.environ.get("DEVENV_NAME") or resolved["name"])
+        profile.require_engine(resolved)
         folder = paths.environment(chosen)
         if compare:
             lock.check(folder)
