@@ -239,6 +239,39 @@ CATALOGUE = _table(
         "The profile asks for something that a living environment cannot be changed to.",
         "Take the environment down first (devenv down), use another name (--name), or undo the change in the profile.",
     ),
+    # nodes that come and go (2, 9, 14)
+    Reason("node_unknown", 2, "The environment has no node of this name.", "devenv node list shows its nodes."),
+    Reason("node_exists", 2, "The environment has a node of this name.", "devenv node list shows its nodes."),
+    Reason(
+        "control_plane_last",
+        14,
+        "A cluster would be left without a control plane node that knows it.",
+        "Add another control plane node first (devenv node add); to end the environment: devenv down.",
+    ),
+    Reason(
+        "quorum_needed",
+        14,
+        "etcd would lose its majority, and with it the cluster.",
+        "Heal the other control plane nodes first: devenv up.",
+    ),
+    Reason(
+        "quorum_lost",
+        9,
+        "So many control plane nodes are gone that etcd has no majority any more.",
+        "What the cluster held is out of reach: devenv down, then devenv up makes the environment anew.",
+    ),
+    Reason(
+        "address_many_nodes",
+        14,
+        "Only a cluster of one node can get another address.",
+        "Remove its other nodes first (devenv node remove), or make a new environment.",
+    ),
+    Reason(
+        "address_refused",
+        2,
+        "The address cannot be a node's.",
+        "Take a free one of the environment's own subnet, from .10 (::10) on; devenv status shows those in use.",
+    ),
     Reason(
         "state_unwritable",
         9,
@@ -506,6 +539,25 @@ CATALOGUE = _table(
         12,
         "The archive was made for another machine type or by another version of devenv.",
         "Export it with this version of devenv on a machine of this type.",
+    ),
+    # forward (2, 5, 11)
+    Reason(
+        "service_unknown",
+        11,
+        "The cluster has no such Service.",
+        "kubectl get services -A lists them; the message has names that are near.",
+    ),
+    Reason(
+        "service_port",
+        2,
+        "The Service, or the port of it that was named, cannot be forwarded.",
+        "Only TCP ports of Services that select pods can be.",
+    ),
+    Reason(
+        "forward_failed",
+        5,
+        "A Service could not be forwarded to this host.",
+        "The message has kubectl's own words; devenv status shows whether the cluster runs.",
     ),
     # the command
     Reason(

@@ -30,6 +30,7 @@ COMMANDS = (
     ("env", _USE, "environments:env", ""),
     ("ssh", _USE, "environments:ssh", "CMD..."),
     ("exec", _USE, "environments:exec_", "CMD..."),
+    ("forward", _USE, "environments:forward", ""),
     ("logs", _USE, "environments:logs", ""),
     ("image", _USE, "host:image", "ANSIBLE_ARGUMENT..."),
     ("profile", _ABOUT, "profiles:app", ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -144,6 +145,47 @@ def _replace(argv: list[str], env: dict[str, str] | None = None) -> None:
         os.execvpe(argv[0], argv, env or dict(os.environ))
     except OSError as error:
         raise errors.UsageError(f"cannot run {argv[0]}: {error.strerror}") from None
+
+
+def forward(
+    service: Annotated[str, typer.Argument(metavar="SERVICE", help="[NAMESPACE/]SERVICE[:PORT]")],
+    ports: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PORT]", help="[LOCAL:]PORT, by number or name; every TCP port by default."),
+    ] = None,
+    name: given.Name = None,
+    address: Annotated[
+        str, typer.Option("--address", metavar="ADDRESS", help="Listen on this address of this host.")
+    ] = "127.0.0.1",
+    cluster: Annotated[str, typer.Option("--cluster", metavar="CLUSTER", help="Which cluster.")] = "main",
+    as_json: given.Json = False,
+) -> None:
+    """Reach a Service from this host, until Ctrl-C: devenv forward shop/web 8080:http
+
+    Over the API, so it works in every address family, and needs no NodePort. Each line says where a port is reached.
+    When the pod behind it goes, forwarding goes on with another one.
+    """
+    from devenv import forward as forwarding
+    from devenv import names, shell
+
+    target, wishes = forwarding.parse_target(service), [forwarding.parse_port(port) for port in ports or []]
+    listen = forwarding.check_address(address)
+    chosen = names.existing(name)
+
+    def told(found: list[forwarding.Forward]) -> None:
+        for item in found:
+            output.data(json.dumps(item.document()) if as_json else item.line())
+        output.say("forwarding until Ctrl-C")
+
+    forwarding.serve(
+        shell.kubeconfig(chosen, cluster),
+        forwarding.program(shell.variables(chosen)),
+        target,
+        wishes,
+        listen,
+        told,
+        output.say,
+    )
 
 
 def logs(
