@@ -13,7 +13,8 @@ author:
   - devenv maintainers (@devenv)
 description:
   - Makes the hosts, groups and variables of the profile that the extra variable C(profile) names.
-  - With C(devenv_name) alone it reads the state folder of that environment. With neither, the inventory is empty.
+  - With C(devenv_name) alone it reads the state folder of that environment, and lays C(devenv_overrides) over the
+    profile that it finds there. With neither, the inventory is empty.
   - Extra variables that it reads are C(profile) (a name or a file), C(devenv_name) (by default the name or the file's
     stem), C(devenv_overrides) (a mapping of paths of the profile to values) and C(devenv_home) (by default
     E(DEVENV_HOME)).
@@ -43,8 +44,8 @@ from ansible.plugins.inventory import BaseInventoryPlugin
 from ansible.template import trust_as_template
 from ansible.utils.display import Display
 from ansible.utils.vars import load_extra_vars
+from ansible_collections.devenv.lab.plugins.plugin_utils import amend, paths, profile, state
 from ansible_collections.devenv.lab.plugins.plugin_utils import inventory as hosts
-from ansible_collections.devenv.lab.plugins.plugin_utils import paths, profile, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
 display = Display()
@@ -103,19 +104,24 @@ def _wanted(extra: dict[str, Any]) -> dict[str, Any] | None:
     home = _text(extra, "devenv_home")
     folder = paths.environment(name, {**os.environ, "DEVENV_HOME": home} if home else os.environ)
     if resolved is None:
-        return _stored(folder)
+        return _stored(folder, overrides)
     network = state.read_network(folder)
     return _built(resolved, network, folder)
 
 
-def _stored(folder: Path) -> dict[str, Any] | None:
-    """What the state folder says; None when there is none. A broken one must not be in the way of taking it down."""
+def _stored(folder: Path, overrides: dict[str, Any]) -> dict[str, Any] | None:
+    """What the state folder says, with ``overrides`` laid over it; None when there is none. A broken one must not be in
+    the way of taking it down."""
     try:
         resolved, network = state.read_profile(folder), state.read_network(folder)
-        return _built(resolved, network, folder) if resolved is not None else None
+        if resolved is None:
+            return None
+        if not overrides:
+            return _built(resolved, network, folder)
     except (DevenvError, KeyError, TypeError) as error:
         display.warning(f"The environment's state is not used: {error}")
         return None
+    return _built(amend.amend(resolved, overrides), network, folder)
 
 
 def _built(resolved: dict[str, Any], network: dict[str, Any] | None, folder: Path) -> dict[str, Any]:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, host, paths, podman, podman_nodes
+from ansible_collections.devenv.lab.plugins.plugin_utils import (
+    addresses,
+    host,
+    members,
+    paths,
+    podman,
+    podman_nodes,
+)
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import Probe
 
@@ -42,6 +49,7 @@ def look(environment: str, resolved: Mapping[str, Any]) -> list[Probe]:
         return probes
     there = podman.containers(environment)
     podman_nodes.owner_conflict(there, environment, str(paths.home()))
+    members.check_majority(members.recorded(paths.environment(environment)), {container.node for container in there})
     running = {container.node for container in there if container.state == "running"}
     missing = [node for node in resolved["nodes"] if node["name"] not in running]
     if not missing:

@@ -157,6 +157,19 @@ def resolve(
         raise DevenvError(error.reason.id, error.message, advice=error.advice, where=where) from None
 
 
+def resolve_document(
+    document: Mapping[str, Any],
+    name: str,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    configs: Path = paths.CONFIGS,
+) -> dict[str, Any]:
+    """Like `resolve`, of a document that we made ourselves and that extends nothing; ``name`` is the environment's."""
+    schema = _schema(configs)
+    whole = _merge(document, _override_document(overrides, schema)) if overrides else document
+    return _compose(whole, name, configs, schema)
+
+
 def parse_quantity(quantity: str | int) -> int:
     """Bytes of ``"4GiB"``, ``"1.5GiB"``, ``"1024"`` or 1024. Raises DevenvError profile_invalid."""
     match = _QUANTITY.fullmatch(str(quantity))

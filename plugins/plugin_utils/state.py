@@ -371,10 +371,11 @@ def _undo(folder: Path, me: Holder, first: bool, created: bool) -> None:
 
 def compare(folder: Path, resolved: Mapping[str, Any]) -> None:
     """Raise DevenvError ``profile_changed``, naming each difference, when the environment cannot become what
-    ``resolved`` asks for, or ``engine_cannot`` when none can.
+    ``resolved`` asks for, ``control_plane_last`` when a cluster would lose what it knows, or ``engine_cannot`` when
+    none can.
     """
     # Imported here: whoever only reads the state (devenv status) shall not wait for it.
-    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils import members, profile
 
     profile.require_engine(resolved)
     old = read_profile(folder)
@@ -383,6 +384,7 @@ def compare(folder: Path, resolved: Mapping[str, Any]) -> None:
     refused = [change for change in profile.changes(old, resolved) if not change.applies]
     if refused:
         raise DevenvError("profile_changed", "; ".join(_difference(change) for change in refused), where=folder.name)
+    members.check_change(old, resolved)
 
 
 def _difference(change: Change) -> str:

@@ -1,0 +1,146 @@
+"""Which changes of a control plane are refused, and what is forgotten of a node that left."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, members, profile, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+THREE = {"main": ["m0", "m1", "m2"]}
+
+
+def resolved(*masters: str, workers: Sequence[str] = (), cluster: str = "main") -> dict[str, Any]:
+    nodes = [{"name": name, "group": "control_plane", "cluster": cluster} for name in masters]
+    return {"nodes": nodes + [{"name": name, "group": "workers", "cluster": cluster} for name in workers]}
+
+
+@pytest.mark.parametrize(("count", "needed"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3)])
+def test_majority(count: int, needed: int) -> None:
+    assert members.majority(count) == needed
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "refused"),
+    [
+        (resolved("m0"), resolved("m0", "m1", "m2"), ""),
+        (resolved("m0", "m1", "m2"), resolved("m1"), ""),
+        (resolved("m0"), resolved("m1"), "m0: no other control plane node of cluster main would stay"),
+        (resolved("m0", "m1"), resolved("m2", "m3"), "m0, m1: no other control plane node of cluster main would stay"),
+        (resolved("m0"), resolved("x0", cluster="other"), ""),
+        (resolved("m0", workers=["w0"]), resolved("m0"), ""),
+    ],
+)
+def test_a_cluster_keeps_one_of_its_control_plane_nodes(old: Any, new: Any, refused: str) -> None:
+    if not refused:
+        members.check_change(old, new)
+        return
+    with pytest.raises(DevenvError, match=refused) as raised:
+        members.check_change(old, new)
+    assert (raised.value.reason.id, raised.value.reason.exit) == ("control_plane_last", 14)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["w0"], ""),
+        (["m0", "w0"], ""),
+        (["m0", "m1"], "control_plane_last"),
+        (["m7"], "node_unknown"),
+    ],
+)
+def test_removal(names: list[str], reason: str) -> None:
+    have = resolved("m0", "m1", workers=["w0"])
+    if not reason:
+        members.check_removal(have, names)
+        return
+    with pytest.raises(DevenvError) as raised:
+        members.check_removal(have, names)
+    assert raised.value.reason.id == reason
+
+
+@pytest.mark.parametrize(
+    ("have", "present", "lost"),
+    [
+        (THREE, ["m0", "m1", "m2", "w0"], False),
+        (THREE, ["m0", "m2"], False),
+        (THREE, ["m2"], True),
+        (THREE, ["w0"], False),  # nothing is left to lose
+        ({"main": ["m0", "m1"]}, ["m0"], True),
+        ({"main": ["m0"]}, [], False),
+        ({"main": ["m0"], "b": ["x0", "x1", "x2"]}, ["m0", "x0"], True),
+        ({}, [], False),
+    ],
+)
+def test_a_lost_majority(have: dict[str, list[str]], present: Collection[str], lost: bool) -> None:
+    if not lost:
+        members.check_majority(have, present)
+        return
+    with pytest.raises(DevenvError, match="no majority") as raised:
+        members.check_majority(have, present)
+    assert (raised.value.reason.id, raised.value.reason.exit) == ("quorum_lost", 9)
+
+
+@pytest.mark.parametrize(
+    ("have", "running", "names", "reason"),
+    [
+        (THREE, ["m0", "m1", "m2"], ["m0"], ""),
+        (THREE, ["m0", "m1", "m2"], ["m0", "m1"], ""),
+        (THREE, ["m1", "m2"], ["m0"], ""),
+        (THREE, ["m1", "m2"], ["m0", "m1"], ""),  # the dead one first: two members, then one
+        (THREE, ["m0", "m1"], ["m0"], "quorum_needed"),  # m2 does not run and stays a member
+        (THREE, ["m0"], ["m1"], "quorum_needed"),
+        (THREE, ["m0", "m1", "m2"], ["m0", "m1", "m2"], "control_plane_last"),
+        ({"main": ["m0"]}, ["m0"], ["m0"], "control_plane_last"),
+        ({"main": ["m0", "m1"]}, ["m0", "m1"], ["m1"], ""),
+        ({"main": ["m0", "m1"]}, ["m0"], ["m1"], "quorum_needed"),
+        ({"main": ["m0"]}, ["m0", "w0"], ["w0"], ""),
+    ],
+)
+def test_replacement(have: dict[str, list[str]], running: list[str], names: list[str], reason: str) -> None:
+    if not reason:
+        members.check_replacement(have, running, names)
+        return
+    with pytest.raises(DevenvError) as raised:
+        members.check_replacement(have, running, names)
+    assert (raised.value.reason.id, raised.value.reason.exit) == (reason, 14)
+
+
+def test_the_record(tmp_path: Path) -> None:
+    assert members.recorded(tmp_path) == {}
+    (tmp_path / "clusters" / "main").mkdir(parents=True)
+    assert members.record(tmp_path, "main", ["master-0"])
+    assert not members.record(tmp_path, "main", ["master-0"])
+    (tmp_path / "clusters" / "broken").mkdir()
+    (tmp_path / "clusters" / "broken" / "members.json").write_text("[oops")
+    assert members.recorded(tmp_path) == {"main": ["master-0"]}
+    members.record(tmp_path, "main", ["master-0", "master-1"])
+    assert members.leave(tmp_path, ["master-1", "worker-0"])
+    assert not members.leave(tmp_path, ["master-1"])
+    assert members.recorded(tmp_path) == {"main": ["master-0"]}
+
+
+def test_a_node_that_left_is_forgotten_and_one_made_anew_is_not(tmp_path: Path) -> None:
+    folder = tmp_path / "environments" / "lab"
+    folder.mkdir(parents=True)
+    before = profile.resolve("master-2pipe")
+    network = addresses.plan(before, {"ipv4": "10.213.9.0/24"})
+    after = profile.resolve("master-2pipe", overrides={"nodes.worker-0": None})
+    state.write_profile(folder, after)
+    state.write_network(folder, network)
+    state.ensure_node_keys(folder, network["nodes"])
+    assert members.forget(folder, after, ["worker-0", "worker-1"]) == ["worker-0"]
+    left = state.read_network(folder) or {}
+    assert list(left["nodes"]) == ["master-0", "worker-1"]
+    assert left["nodes"]["worker-1"] == network["nodes"]["worker-1"]
+    assert [line.split(",")[0] for line in (folder / "ssh" / "known_hosts").read_text().splitlines()] == [
+        "master-0",
+        "worker-1",
+    ]
+    assert not (folder / "ssh" / "hosts" / "worker-0").exists()
+    assert list(yaml.safe_load((folder / "inventory.yml").read_text())["all"]["hosts"]) == ["master-0", "worker-1"]
+    assert members.forget(folder, after, ["worker-0"]) == []
