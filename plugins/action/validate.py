@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import clusters, validate
+from ansible_collections.devenv.lab.plugins.plugin_utils import clusters, remote, validate
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
 
 display = Display()
@@ -21,7 +22,7 @@ class ActionModule(ActionBase):
 
     _requires_connection = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset(("nodes", "probes", "changed", "timeout", "domain"))
+    _VALID_ARGS = frozenset(("nodes", "probes", "changed", "timeout", "domain", "junit"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
@@ -32,23 +33,51 @@ class ActionModule(ActionBase):
                 "changed": {"type": "bool", "default": False},
                 "timeout": {"type": "float", "default": 300},
                 "domain": {"type": "str", "default": "cluster.local"},
+                "junit": {"type": "path"},
             }
         )[1]
-        checks: list[dict[str, Any]] = []
+        variables = task_vars or {}
+        reports: dict[str, validate.Report] = {}
+        failure: DevenvError | None = None
         try:
-            for cluster in clusters.from_hostvars(args["nodes"], (task_vars or {})["hostvars"]):
-                report = validate.run(
-                    cluster,
-                    probes=args["probes"],
-                    changed=args["changed"],
-                    timeout=args["timeout"],
-                    domain=args["domain"],
-                    check=bool(self._task.check_mode),
-                    progress=lambda text: display.display(f"progress: {text}"),
-                )
-                checks += [{"cluster": cluster.name, **check.as_dict()} for check in report.checks]
-                if report.failure and not self._task.check_mode:
-                    return as_result(report.failure) | {"checks": checks}
+            for cluster in clusters.from_hostvars(args["nodes"], variables["hostvars"]):
+                reports[cluster.name] = self._look(cluster, args, variables)
+            failure = validate.combined(reports)
         except DevenvError as error:
-            return as_result(error) | {"checks": checks}
-        return {"changed": False, "checks": checks}
+            failure = error
+        rows = [row for name, report in reports.items() for row in validate.rows(name, report.checks)]
+        if not self._task.check_mode:
+            try:
+                self._write(rows, args["junit"], variables)
+            except OSError as error:
+                failure = failure or DevenvError(
+                    "state_unwritable", f"{error.strerror}", where=str(error.filename or args["junit"])
+                )
+            if failure:
+                return as_result(failure) | {"checks": rows}
+        return {"changed": False, "checks": rows}
+
+    def _look(self, cluster: clusters.Cluster, args: dict[str, Any], variables: dict[str, Any]) -> validate.Report:
+        hostvars = variables["hostvars"]
+        return validate.run(
+            cluster,
+            probes=args["probes"],
+            changed=args["changed"],
+            timeout=args["timeout"],
+            domain=args["domain"],
+            environment=str(variables.get("devenv_name") or ""),
+            targets=lambda: {node.name: _target(node.name, hostvars[node.name]) for node in cluster.nodes},
+            check=bool(self._task.check_mode),
+            progress=lambda text: display.display(f"progress: {text}"),
+        )
+
+    def _write(self, rows: list[dict[str, Any]], junit: str | None, variables: dict[str, Any]) -> None:
+        folder = str(variables.get("devenv_run_dir") or "")
+        if folder:
+            validate.write_rows(Path(folder), rows)
+        if junit:
+            validate.write_junit(Path(junit), str(variables.get("devenv_name") or ""), rows)
+
+
+def _target(name: str, variables: Any) -> remote.Target | None:
+    return remote.target(name, variables, patience=5) if variables.get("ansible_host") else None

@@ -12,13 +12,18 @@ author:
   - devenv maintainers (@devenv)
 description:
   - Runs on the controller, once for all nodes, and waits until every check passes in the same round.
-  - Read-only checks, always made. C(api) is the API's own readiness, C(nodes) every node Ready with the wanted version,
-    C(system_pods) every pod of kube-system, C(dns_service) ready endpoints of CoreDNS, C(default_service_account).
-  - Checks by real pods of the probe image, one a node, made as O(probes) says. C(probe_pods) run, C(pod_dns) names
-    resolve in each family, C(pod_to_pod) pods of different nodes reach each other, C(pod_to_service) through a Service,
-    C(pod_to_api) the API by name and by address with the service account's token and authority.
-  - The pods stand in a namespace of their own, which is removed afterwards, also on failure. They never count as
-    changed.
+  - Read-only checks, always made. C(kubeconfig), C(api) the API's own readiness, C(nodes) every node Ready,
+    C(versions), C(labels) with taints and pod ranges, C(system_pods) every pod of kube-system, C(dns_service) ready
+    endpoints of CoreDNS, C(default_service_account).
+  - A full validation, made as O(probes) says, adds checks by each API server (C(api_masters), C(api_endpoint)), by
+    each node over ssh (C(ssh), C(services), C(certificates), C(clocks), C(etcd_members), C(etcd_health)) and by real
+    pods of the probe image, one a node. C(probe_pods) run, C(dns_FAMILY) names resolve, C(pod_to_pod_FAMILY) pods of
+    different nodes reach each other, C(pod_to_service_FAMILY) through a Service, C(pod_to_api) the API by its address
+    with the service account's token and authority, C(storage) a volume of the profile's StorageClass is written and
+    read.
+  - Last come the profile's own, C(profile.NAME) each.
+  - A check that fails hides no other. The pods stand in a namespace of their own, which is removed afterwards, also on
+    failure. They never count as changed.
   - When the time is over, the message lists what each failing check misses.
 options:
   nodes:
@@ -44,6 +49,9 @@ options:
     description: DNS domain of the cluster.
     type: str
     default: cluster.local
+  junit:
+    description: File for a JUnit document with a case a check.
+    type: path
 attributes:
   check_mode:
     support: full
@@ -83,4 +91,8 @@ checks:
     seen:
       description: What was seen, or what is missing.
       type: str
+    warnings:
+      description: What will not pass some day, such as a certificate that ends soon.
+      type: list
+      elements: str
 """

@@ -1,19 +1,23 @@
 """Is a cluster ready? Named checks, independent of each other, waited for together until all pass at once.
 
-Two levels: what the API tells (``read_only``), and real pods that try the network and DNS (``probes.py``). This file
-holds the first, and the loop over both.
+Levels: what the API tells (``ReadOnly``, always), and of a full validation what each node and each API server tells
+(``node_checks.py``), real pods that try network, DNS and storage (``probes.py``, ``storage_probe.py``), the profile's
+own commands (``own_checks.py``). This file holds the first, and the loop over all.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import files, kube
+from ansible_collections.devenv.lab.plugins.plugin_utils import files, kube, labels
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.kube import Json
@@ -27,11 +31,12 @@ CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-sche
 @dataclass(frozen=True)
 class Finding:
     """What one look at one check gave. ``missing`` is empty when it passed; ``hopeless``: waiting would change
-    nothing."""
+    nothing; ``warnings``: what will not pass some day."""
 
     seen: str
     missing: tuple[str, ...] = ()
     hopeless: bool = False
+    warnings: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -47,11 +52,12 @@ class Check:
     seconds: float = 0.0
     seen: str = ""
     hopeless: bool = field(default=False, repr=False)
+    warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         row = asdict(self)
         del row["hopeless"]
-        return row
+        return row | {"warnings": list(self.warnings)}
 
 
 class Level(Protocol):
@@ -79,11 +85,10 @@ def condition(item: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 
 
 def check_nodes(nodes: Iterable[Json], cluster: Cluster) -> Finding:
-    """Every node of the profile is Ready with the profile's version; none that is not of the profile is NotReady."""
+    """Every node of the profile is Ready; none that is not of the profile is NotReady."""
     there = {node["metadata"]["name"]: node for node in nodes}
     wanted = {node.name for node in cluster.nodes}
-    version = f"v{cluster.version.removeprefix('v')}"
-    missing, wrong = [], []
+    missing = []
     for name in [*(node.name for node in cluster.nodes), *sorted(there.keys() - wanted)]:
         if name not in there:
             missing.append(f"{name} is not registered")
@@ -92,12 +97,76 @@ def check_nodes(nodes: Iterable[Json], cluster: Cluster) -> Finding:
         if ready.get("status") != "True":
             why = ready.get("message") or ready.get("reason") or "no status yet"
             missing.append(f"{name} is not Ready ({why})" + ("" if name in wanted else ", and not of the profile"))
+    return Finding(f"{len(wanted)} of {len(wanted)} Ready", tuple(missing))
+
+
+def check_versions(nodes: Iterable[Json], api: str, cluster: Cluster) -> Finding:
+    """API server (``api``: its gitVersion), kubelet of each node and container runtime are what the profile's bundle
+    holds.
+    """
+    kubernetes = f"v{cluster.version.removeprefix('v')}"
+    runtime = _runtime(cluster.version)
+    there = {node["metadata"]["name"]: node.get("status", {}).get("nodeInfo", {}) for node in nodes}
+    wrong = [] if api == kubernetes else [f"API server {api}, wanted {kubernetes}"]
+    for name in (node.name for node in cluster.nodes if node.name in there):
+        kubelet = there[name].get("kubeletVersion", "")
+        if kubelet != kubernetes:
+            wrong.append(f"{name} runs kubelet {kubelet}, wanted {kubernetes}")
+        runs = there[name].get("containerRuntimeVersion", "").replace("://v", "://").replace("://", " ")
+        if runs != runtime:
+            wrong.append(f"{name} runs {runs or 'no container runtime'}, wanted {runtime}")
+    return Finding(f"{kubernetes}, {runtime}", tuple(wrong), hopeless=bool(wrong))
+
+
+@functools.cache
+def _runtime(version: str) -> str:
+    return f"containerd {versions.wanted(version).containerd}"
+
+
+def check_labels(nodes: Iterable[Json], cluster: Cluster) -> Finding:
+    """Labels, taints and pod ranges of each node are as the profile says."""
+    there = {node["metadata"]["name"]: node for node in nodes}
+    missing, count = [], 0
+    for node in cluster.nodes:
+        if node.name not in there:
             continue
-        runs = there[name].get("status", {}).get("nodeInfo", {}).get("kubeletVersion", "")
-        if name in wanted and runs != version:
-            wrong.append(f"{name} runs {runs}, wanted {version}")
-    seen = f"{len(wanted)} of {len(wanted)} Ready, {version}"
-    return Finding(seen, (*missing, *wrong), hopeless=bool(wrong) and not missing)
+        change = labels.plan(there[node.name], node)
+        count += len(node.labels)
+        missing += [f"{node.name}: {text}" for text in (*_differences(change), *change.conflicts)]
+    return Finding(f"{count} labels of {len(there)} nodes", tuple(missing))
+
+
+def _differences(change: labels.Change) -> list[str]:
+    """What a Change would do, in words, what is wrong first."""
+    patch = change.patch.get("metadata", {}).get("labels") or {}
+    found = []
+    for key, value in sorted(patch.items()):
+        now = change.before["labels"].get(key)
+        is_now = f"is {now!r}" if now is not None else "is not there"
+        found.append(f"label {key} {is_now}, " + (f"wanted {value!r}" if value is not None else "not of the profile"))
+    spec = change.patch.get("spec") or {}
+    if "taints" in spec:
+        found.append(f"taints are {change.before['taints']}, wanted {change.after['taints']}")
+    if "podCIDRs" in spec:
+        found.append(f"pod ranges are {change.before['podCIDRs']}, wanted {change.after['podCIDRs']}")
+    return found
+
+
+def check_kubeconfig(path: Path, access: kube.Access, cluster: Cluster) -> Finding:
+    """It is private, and its server is one of the addresses of the control plane."""
+    missing = []
+    try:
+        mode = path.stat().st_mode & 0o777
+    except OSError as error:
+        return Finding("", (f"{path}: {error.strerror}",))
+    if mode & 0o077:
+        missing.append(f"{path} can be read by others (mode {mode:04o})")
+    server = urlsplit(access.server).hostname or ""
+    known = {cluster.endpoint, *cluster.endpoint_addresses}
+    known |= {address for node in cluster.control_plane for address in node.addresses}
+    if known - {""} and server not in known:
+        missing.append(f"its server {server} is no address of the control plane")
+    return Finding(access.server, tuple(missing), hopeless=bool(missing))
 
 
 def check_system_pods(pods: Iterable[Json], cluster: Cluster) -> Finding:
@@ -164,19 +233,33 @@ def check_dns_service(slices: Iterable[Json]) -> Finding:
 
 
 class ReadOnly:
-    """What the API tells without anything being made in the cluster."""
+    """What the API tells without anything being made in the cluster. ``access``: of the cluster's kubeconfig, or why
+    it cannot be used.
+    """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, access: kube.Access | DevenvError) -> None:
         self._cluster = cluster
+        self._access = access
         self._answers = False
         self._has_account = False
 
     def look(self, api: kube.Api) -> dict[str, Finding]:
         system = f"/api/v1/namespaces/{SYSTEM}"
         slices = f"/apis/discovery.k8s.io/v1/namespaces/{SYSTEM}/endpointslices"
+
+        # One list for three checks; each fails by itself when there is none.
+        @functools.cache
+        def nodes() -> list[Json]:
+            return list(api.get("/api/v1/nodes")["items"])
+
         return {
+            "kubeconfig": self._look_at_kubeconfig(),
             "api": _guarded(lambda: self._look_at_api(api)),
-            "nodes": _guarded(lambda: check_nodes(api.get("/api/v1/nodes")["items"], self._cluster)),
+            "nodes": _guarded(lambda: check_nodes(nodes(), self._cluster)),
+            "versions": _guarded(
+                lambda: check_versions(nodes(), str(api.get("/version").get("gitVersion")), self._cluster)
+            ),
+            "labels": _guarded(lambda: check_labels(nodes(), self._cluster)),
             "system_pods": _guarded(lambda: check_system_pods(api.get(f"{system}/pods")["items"], self._cluster)),
             "dns_service": _guarded(lambda: check_dns_service(api.get(slices)["items"])),
             "default_service_account": _guarded(lambda: self._look_at_account(api)),
@@ -184,6 +267,11 @@ class ReadOnly:
 
     def explain(self, api: kube.Api) -> dict[str, str]:
         return {"system_pods": warnings(api, SYSTEM)}
+
+    def _look_at_kubeconfig(self) -> Finding:
+        if isinstance(self._access, DevenvError):
+            return Finding("", (str(self._access),), hopeless=True)
+        return check_kubeconfig(self._cluster.kubeconfig, self._access, self._cluster)
 
     def _look_at_api(self, api: kube.Api) -> Finding:
         if not self._answers:
@@ -257,6 +345,7 @@ def _note(check: Check, finding: Finding, seconds: float) -> None:
     if finding.ok and check.ok:
         return
     check.ok, check.hopeless = finding.ok, finding.hopeless
+    check.warnings = finding.warnings
     check.seconds = round(seconds, 2)
     check.seen = finding.seen if finding.ok else problems(finding.missing)
 

@@ -168,6 +168,15 @@ class Api:
         """PATCH the object at ``path`` (JSON merge patch: null removes a key, a list is replaced whole)."""
         return _object(self._request("PATCH", path, None, json.dumps(patch), "application/merge-patch+json"))
 
+    def apply(self, path: str, body: Json, manager: str, *, dry_run: bool = False) -> Json:
+        """Server-side apply of ``body`` as the field manager ``manager``, who wins over others; returns the object.
+
+        With ``dry_run`` the API says what it would store.
+        """
+        query = {"fieldManager": manager, "force": "true"} | ({"dryRun": "All"} if dry_run else {})
+        # JSON is YAML too.
+        return _object(self._request("PATCH", path, query, json.dumps(body), "application/apply-patch+yaml"))
+
     def delete(self, path: str) -> None:
         """DELETE what is at ``path``; what is not there counts as done."""
         try:
@@ -203,6 +212,19 @@ class Api:
         self._connection.request(method, target, body, dict(headers))
         response = self._connection.getresponse()
         return response.status, response.read()
+
+
+class NoApi(Api):
+    """Stands in where there is no way to an API: every request fails with ``why``."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(Access(server="https://[::1]:1", authority=""))
+        self._no = why
+
+    def _request(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: str | None = None, kind: str = ""
+    ) -> bytes:
+        raise ApiUnreachable(self._no)
 
 
 def _why(error: Exception) -> str:

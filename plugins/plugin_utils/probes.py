@@ -156,25 +156,51 @@ def pod(plan: Plan, node: str, script: str, addresses: Mapping[str, list[str]]) 
     }
 
 
-def wanted_results(plan: Plan, addresses: Mapping[str, list[str]]) -> dict[str, list[tuple[str, str, str]]]:
-    """Per check: node, check and target of every result line that must be there and ok."""
+@dataclass(frozen=True)
+class Wanted:
+    """A result line that must be there: of the pod on ``node``; ``peer`` is the node of the pod that it must reach."""
+
+    node: str
+    check: str
+    target: str
+    peer: str = ""
+
+
+def check_names(families: Iterable[str], alone: bool) -> list[str]:
+    """Names of all checks by probe pods; ``alone``: there is one node, so no other pod to reach."""
+    found = ["probe_pods", "pod_to_api"]
+    for family in families:
+        found += [f"dns_{family}", f"pod_to_service_{family}"]
+        found += [] if alone else [f"pod_to_pod_{family}"]
+    return found
+
+
+def wanted_results(plan: Plan, addresses: Mapping[str, list[str]]) -> dict[str, list[Wanted]]:
+    """Per check: every result line that must be there and ok."""
     kubernetes = f"kubernetes.default.svc.{plan.domain}"
-    names = [f"{TYPES[family_of(address)]} {kubernetes}" for address in addresses["kubernetes"]]
-    names += [
-        f"{TYPES[family_of(address)]} {SERVICE}.{plan.namespace}.svc.{plan.domain}" for address in addresses[SERVICE]
-    ]
-    wanted = {
-        "pod_dns": [(node, "dns", name) for node in plan.nodes for name in names],
-        "pod_to_service": [(node, "service", family) for node in plan.nodes for family in plan.families],
-        "pod_to_api": [(node, "api", host) for node in plan.nodes for host in (kubernetes, addresses["kubernetes"][0])],
+    own = f"{SERVICE}.{plan.namespace}.svc.{plan.domain}"
+    names = [(family_of(address), kubernetes) for address in addresses["kubernetes"]]
+    names += [(family_of(address), own) for address in addresses[SERVICE]]
+    wanted: dict[str, list[Wanted]] = {
+        "pod_to_api": [Wanted(node, "api", addresses["kubernetes"][0]) for node in plan.nodes]
     }
-    if len(plan.nodes) > 1:
-        wanted["pod_to_pod"] = [
-            (node, "pod", f"{plan.pod(peer)} {family}")
+    for family in plan.families:
+        wanted[f"dns_{family}"] = [
+            Wanted(node, "dns", f"{TYPES[family]} {name}")
             for node in plan.nodes
-            for peer in plan.peers(node)
-            for family in plan.families
+            for of_family, name in names
+            if of_family == family
         ]
+        wanted[f"pod_to_service_{family}"] = [Wanted(node, "service", family) for node in plan.nodes]
+    # The API by its name needs DNS: what fails there is told with it, not with the way to the API.
+    wanted[f"dns_{family_of(addresses['kubernetes'][0])}"] += [Wanted(node, "api", kubernetes) for node in plan.nodes]
+    if len(plan.nodes) > 1:
+        for family in plan.families:
+            wanted[f"pod_to_pod_{family}"] = [
+                Wanted(node, "pod", f"{plan.pod(peer)} {family}", peer)
+                for node in plan.nodes
+                for peer in plan.peers(node)
+            ]
     return wanted
 
 
@@ -219,6 +245,11 @@ class Probes:
 
     def explain(self, api: kube.Api) -> dict[str, str]:
         return {"probe_pods": warnings(api, self._namespace)}
+
+    @property
+    def namespace(self) -> str:
+        """Where the pods stand; empty while it is not made."""
+        return self._namespace if self._plan is not None else ""
 
     def remove(self, api: kube.Api) -> None:
         """Remove the namespace, without waiting for the end of it."""
@@ -286,8 +317,7 @@ class Probes:
                     seen.trouble = f"its log cannot be read: {error}"
 
     def _findings(self, trouble: str, hopeless: bool) -> dict[str, Finding]:
-        names = ["probe_pods", "pod_dns", "pod_to_service", "pod_to_api"]
-        names += ["pod_to_pod"] if len(self._cluster.nodes) - len(self._cordoned) > 1 else []
+        names = check_names(self._cluster.families, len(self._cluster.nodes) - len(self._cordoned) < 2)
         if self._plan is None or SERVICE not in self._addresses:
             text = trouble or "not made yet"
             return {name: Finding(text, (text,), hopeless) for name in names}
@@ -308,18 +338,28 @@ class Probes:
             hopeless or not self._seen or (bool(stuck) and all(seen.hopeless for seen in stuck)),
         )
 
-    def _results_finding(self, results: Iterable[tuple[str, str, str]]) -> Finding:
-        if not self._seen:
-            return Finding("no pod", ("there is no pod to try it",), hopeless=True)
-        missing, count = [], 0
-        for node, check, target in results:
+    def _results_finding(self, results: Iterable[Wanted]) -> Finding:
+        """Of the pods that have run: one that never did is missing to ``probe_pods`` alone."""
+        idle = {node for node, seen in self._seen.items() if seen.trouble and not seen.lines}
+        if idle == self._seen.keys():
+            return Finding("no pod", ("there is no pod to try it",), any(s.hopeless for s in self._seen.values()))
+        missing, count, hopeless = [], 0, False
+        for wanted in results:
+            if wanted.node in idle or wanted.peer in idle or self._is_alone(wanted, idle):
+                continue
             count += 1
-            line = self._seen[node].lines.get((check, target))
+            seen = self._seen[wanted.node]
+            line = seen.lines.get((wanted.check, wanted.target))
             if line is None or not line.ok:
-                missing.append(f"{node} -> {target}: {line.seen if line else 'not tried yet'}")
-        # A pod that can never run is missing to itself and to the others.
-        hopeless = any(seen.hopeless for seen in self._seen.values())
-        return Finding(f"{count} of {count} reached", tuple(missing), bool(missing) and hopeless)
+                missing.append(f"{wanted.node} -> {wanted.target}: {line.seen if line else 'not tried yet'}")
+                hopeless = hopeless or seen.hopeless or seen.ended
+        aside = f"; without {', '.join(sorted(idle))}, where no pod runs" if idle else ""
+        return Finding(f"{count} of {count} reached{aside}", tuple(missing), hopeless)
+
+    def _is_alone(self, wanted: Wanted, idle: set[str]) -> bool:
+        """Whether only the pod itself can answer through the Service, which would prove nothing."""
+        peers = set(self._plan.peers(wanted.node)) if self._plan and wanted.check == "service" else set()
+        return bool(peers) and peers <= idle
 
 
 def _state(item: Json | None) -> tuple[str, bool, bool]:

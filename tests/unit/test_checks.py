@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils import checks, kube
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.checks import Check, Finding
 from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
 Object = dict[str, Any]
 
@@ -51,22 +54,101 @@ def node(name: str, ready: str = "True", version: str = "v1.36.3", message: str 
             ("stranger is not Ready (gone), and not of the profile",),
             False,
         ),
-        (
-            [node("master-0"), node("worker-0", version="v1.35.0")],
-            ("worker-0 runs v1.35.0, wanted v1.36.3",),
-            True,
-        ),
-        (
-            [node("master-0", "False", message="x"), node("worker-0", version="v1.35.0")],
-            ("master-0 is not Ready (x)", "worker-0 runs v1.35.0, wanted v1.36.3"),
-            False,
-        ),
     ],
 )
 def test_nodes(nodes: list[Object], missing: tuple[str, ...], hopeless: bool) -> None:
     finding = checks.check_nodes(nodes, cluster("master-0", "worker-0"))
     assert (finding.missing, finding.hopeless) == (missing, hopeless)
     assert finding.ok or missing
+
+
+RUNTIME = f"containerd://{versions.wanted('1.36.3').containerd}"
+
+
+@pytest.mark.parametrize(
+    ("api", "kubelet", "runtime", "missing"),
+    [
+        ("v1.36.3", "v1.36.3", RUNTIME, ()),
+        ("v1.36.3", "v1.36.3", RUNTIME.replace("://", "://v"), ()),
+        ("v1.36.2", "v1.36.3", RUNTIME, ("API server v1.36.2, wanted v1.36.3",)),
+        ("v1.36.3", "v1.35.0", RUNTIME, ("worker-0 runs kubelet v1.35.0, wanted v1.36.3",)),
+        (
+            "v1.36.3",
+            "v1.36.3",
+            "containerd://1.6.20",
+            (f"worker-0 runs containerd 1.6.20, wanted {RUNTIME.replace('://', ' ')}",),
+        ),
+    ],
+)
+def test_versions(api: str, kubelet: str, runtime: str, missing: tuple[str, ...]) -> None:
+    nodes = [node("master-0"), node("worker-0", version=kubelet)]
+    for one, runs in zip(nodes, (RUNTIME, runtime), strict=True):
+        one["status"]["nodeInfo"]["containerRuntimeVersion"] = runs
+    # A node that is not there is missing to another check.
+    finding = checks.check_versions(nodes, api, cluster("master-0", "worker-0", "worker-1"))
+    assert finding.missing == missing
+
+
+def labelled(labels: Mapping[str, str], taints: Sequence[Mapping[str, str]] = (), cidrs: Sequence[str] = ()) -> Object:
+    metadata = {"name": "worker-0", "labels": {"node-role.kubernetes.io/worker": "", **labels}, "resourceVersion": "1"}
+    return {"metadata": metadata, "spec": {"taints": list(taints), "podCIDRs": list(cidrs)}}
+
+
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [
+        (labelled({"pipe": "true", "own": "x"}, [{"key": "d", "value": "db", "effect": "NoSchedule"}]), ()),
+        (
+            labelled({}, [{"key": "d", "value": "db", "effect": "NoSchedule"}]),
+            ("worker-0: label pipe is not there, wanted 'true'",),
+        ),
+        (labelled({"pipe": "true"}), ("worker-0: taints are [], wanted ['d=db:NoSchedule']",)),
+        (
+            labelled({"pipe": "false"}, [{"key": "d", "value": "db", "effect": "NoSchedule"}]),
+            ("worker-0: label pipe is 'false', set by someone else; the profile wants 'true'",),
+        ),
+    ],
+)
+def test_labels(there: Object, missing: tuple[str, ...]) -> None:
+    wanted = Node("worker-0", "workers", {"pipe": "true"}, ("d=db:NoSchedule",), ())
+    one = Cluster("main", Path("kubeconfig"), "kubeadm", "1.36.3", ("ipv4",), (wanted,))
+    assert checks.check_labels([there], one).missing == missing
+
+
+@pytest.mark.parametrize(
+    ("mode", "server", "missing"),
+    [
+        (0o600, "https://10.0.0.5:6443", ""),
+        (0o600, "https://[fd00::10]:6443", ""),
+        (0o644, "https://10.0.0.5:6443", "can be read by others (mode 0644)"),
+        (0o600, "https://10.0.0.9:6443", "its server 10.0.0.9 is no address of the control plane"),
+    ],
+)
+def test_kubeconfig(tmp_path: Path, mode: int, server: str, missing: str) -> None:
+    file = tmp_path / "kubeconfig"
+    file.touch()
+    file.chmod(mode)
+    one = dataclasses.replace(
+        cluster(),
+        nodes=(Node("master-0", "control_plane", {}, (), (), ("10.0.0.10", "fd00::10")),),
+        endpoint="main.x.devenv.internal",
+        endpoint_addresses=("10.0.0.5",),
+    )
+    finding = checks.check_kubeconfig(file, kube.Access(server, "ca"), one)
+    assert finding.ok == (not missing)
+    assert missing in " ".join(finding.missing)
+    assert not checks.check_kubeconfig(tmp_path / "none", kube.Access(server, "ca"), one).ok
+
+
+def test_no_way_to_the_api_hides_nothing() -> None:
+    broken = DevenvError("kubeconfig_invalid", "is not YAML", where="kubeconfig")
+    level = checks.ReadOnly(cluster("master-0"), broken)
+    with kube.NoApi(str(broken)) as api:
+        found = level.look(api)
+    assert len(found) == 8
+    assert [name for name, finding in found.items() if finding.ok] == []
+    assert found["kubeconfig"].missing == ("kubeconfig: is not YAML",)
+    assert "is not YAML" in found["nodes"].missing[0]
 
 
 def pod(name: str, node_name: str = "master-0", app: str = "", ready: str = "True", **status: Any) -> Object:
@@ -251,7 +333,13 @@ def test_no_failure() -> None:
 
 
 def test_checks_as_data() -> None:
-    assert Check("a", True, 1.5, "s", True).as_dict() == {"name": "a", "ok": True, "seconds": 1.5, "seen": "s"}
+    assert Check("a", True, 1.5, "s", True).as_dict() == {
+        "name": "a",
+        "ok": True,
+        "seconds": 1.5,
+        "seen": "s",
+        "warnings": [],
+    }
 
 
 @pytest.mark.parametrize(
@@ -278,5 +366,5 @@ def test_record(tmp_path: Path) -> None:
     file = tmp_path / "validated.json"
     checks.write_record(file, True, [Check("a", ok=True)])
     assert file.stat().st_mode & 0o777 == 0o600
-    assert json.loads(file.read_text())["checks"] == [{"name": "a", "ok": True, "seconds": 0.0, "seen": ""}]
+    assert json.loads(file.read_text())["checks"] == [Check("a", ok=True).as_dict()]
     assert not checks.needs_probes("auto", changed=False, record=file)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils import probes
-from ansible_collections.devenv.lab.plugins.plugin_utils.probes import Line, Plan
+from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.probes import Line, Plan, Probes, Wanted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,20 +100,62 @@ def test_pod() -> None:
 
 def test_wanted_results() -> None:
     wanted = probes.wanted_results(plan("a", "b", families=("ipv4", "ipv6")), ADDRESSES)
-    assert wanted["pod_to_pod"] == [
-        ("a", "pod", "probe-1-b ipv4"),
-        ("a", "pod", "probe-1-b ipv6"),
-        ("b", "pod", "probe-0-a ipv4"),
-        ("b", "pod", "probe-0-a ipv6"),
+    assert sorted(wanted) == sorted(set(probes.check_names(("ipv4", "ipv6"), False)) - {"probe_pods"})
+    assert wanted["pod_to_pod_ipv6"] == [
+        Wanted("a", "pod", "probe-1-b ipv6", "b"),
+        Wanted("b", "pod", "probe-0-a ipv6", "a"),
     ]
-    assert wanted["pod_to_service"][:2] == [("a", "service", "ipv4"), ("a", "service", "ipv6")]
-    assert ("b", "dns", "aaaa probe.devenv-validate-1.svc.cluster.local") in wanted["pod_dns"]
-    assert ("a", "api", "kubernetes.default.svc.cluster.local") in wanted["pod_to_api"]
+    assert wanted["pod_to_service_ipv4"] == [Wanted("a", "service", "ipv4"), Wanted("b", "service", "ipv4")]
+    own = "probe.devenv-validate-1.svc.cluster.local"
+    assert wanted["dns_ipv6"] == [Wanted("a", "dns", f"aaaa {own}"), Wanted("b", "dns", f"aaaa {own}")]
+    # The API by its name is a matter of DNS, by its address it is not.
+    assert Wanted("a", "api", "kubernetes.default.svc.cluster.local") in wanted["dns_ipv4"]
+    assert wanted["pod_to_api"] == [Wanted("a", "api", "10.96.0.1"), Wanted("b", "api", "10.96.0.1")]
     assert all(wanted.values())
 
 
 def test_one_node_has_no_other_to_reach() -> None:
-    assert "pod_to_pod" not in probes.wanted_results(plan("a"), ADDRESSES)
+    assert "pod_to_pod_ipv4" not in probes.wanted_results(plan("a"), ADDRESSES)
+    assert probes.check_names(("ipv4",), True) == ["probe_pods", "pod_to_api", "dns_ipv4", "pod_to_service_ipv4"]
+
+
+def level(*nodes: str, **seen: probes._Seen) -> Probes:
+    """A level that has a plan, and saw what is given."""
+    made = Probes(
+        Cluster("main", Path("k"), "kubeadm", "1.36.3", ("ipv4",), tuple(Node(n, "", {}, (), ()) for n in nodes)),
+        "image", 60,
+    )  # fmt: skip
+    made._plan = plan(*nodes)
+    made._addresses = dict(ADDRESSES)
+    made._seen = dict(seen)
+    return made
+
+
+def saw(*lines: Line, trouble: str = "", ended: bool = True) -> probes._Seen:
+    return probes._Seen(True, ended, trouble, False, {(line.check, line.target): line for line in lines})
+
+
+def test_a_pod_that_never_ran_is_missing_to_one_check_alone() -> None:
+    good = saw(Line(True, "pod", "probe-1-b ipv4", "x"), Line(True, "service", "ipv4", "x"))
+    made = level("a", "b", "c", a=good, b=good, c=saw(trouble="is Pending", ended=False))
+    assert made._pods_finding("", False).missing == ("c: pod is Pending",)
+    found = made._results_finding(
+        [Wanted("a", "pod", "probe-1-b ipv4", "b"), Wanted("a", "pod", "probe-2-c ipv4", "c")]
+    )
+    assert (found.missing, found.seen) == ((), "1 of 1 reached; without c, where no pod runs")
+    assert made._results_finding([Wanted("a", "dns", "a x")]).missing == ("a -> a x: not tried yet",)
+
+
+def test_a_pod_alone_proves_nothing_of_a_service() -> None:
+    made = level("a", "b", a=saw(Line(False, "service", "ipv4", "self")), b=saw(trouble="is Pending", ended=False))
+    assert made._results_finding([Wanted("a", "service", "ipv4")]).ok
+    both = level("a", "b", a=saw(Line(False, "service", "ipv4", "self")), b=saw())
+    assert both._results_finding([Wanted("a", "service", "ipv4")]).missing == ("a -> ipv4: self",)
+
+
+def test_without_any_pod_nothing_passes() -> None:
+    made = level("a", a=probes._Seen())
+    assert not made._results_finding([Wanted("a", "dns", "a x")]).ok
 
 
 RUNNING = {"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]}
