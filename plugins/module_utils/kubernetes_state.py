@@ -23,8 +23,9 @@ MARKER = "/var/lib/devenv/kubernetes.json"
 
 CA = "/etc/kubernetes/pki/ca.crt"
 ADMIN = "/etc/kubernetes/admin.conf"
+KUBELET = "/etc/kubernetes/kubelet.conf"
 NODE_FILES = (
-    "/etc/kubernetes/kubelet.conf",
+    KUBELET,
     CA,
     "/var/lib/kubelet/config.yaml",
     "/var/lib/kubelet/pki/kubelet-client-current.pem",

@@ -64,6 +64,10 @@ options:
     description: Seconds after which kubeadm is ended.
     type: int
     default: 600
+  wait:
+    description: Seconds that V(allow_join) waits for the cluster's API to answer.
+    type: int
+    default: 120
 attributes:
   check_mode:
     description: Says from the node's state whether something would be done.
@@ -125,6 +129,7 @@ ARGUMENTS = {
     "members": {"type": "dict", "default": {}},
     "least": {"type": "int", "default": 900},
     "timeout": {"type": "int", "default": 600},
+    "wait": {"type": "int", "default": 120},
 }
 
 

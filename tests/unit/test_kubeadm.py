@@ -126,7 +126,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def real(path: str) -> str:
         return str(root / path.lstrip("/"))
 
-    for name in ("CA", "ADMIN", "MARKER"):
+    for name in ("CA", "ADMIN", "KUBELET", "MARKER"):
         monkeypatch.setattr(kubernetes_state, name, real(getattr(kubernetes_state, name)))
     for name in ("NODE_FILES", "CONTROL_PLANE_FILES", "TRACES"):
         monkeypatch.setattr(kubernetes_state, name, tuple(real(path) for path in getattr(kubernetes_state, name)))
@@ -172,6 +172,7 @@ def params(**changes: Any) -> dict[str, Any]:
         "nodes": [],
         "members": {},
         "timeout": 20,
+        "wait": 0,
         **changes,
     }
 
@@ -207,6 +208,31 @@ def test_a_failed_init_leaves_no_secret_and_begins_anew(node: Path) -> None:
     kubeadm_that(node)
     assert kubeadm.perform("init", params(), time.time())["changed"]
     assert [call.split()[0] for call in calls(node)] == ["init", "reset", "init"]
+
+
+def test_a_control_plane_node_joins_etcd_before_its_api_server_starts(node: Path) -> None:
+    kubeadm_that(node)
+    assert kubeadm.perform("join", params(), time.time())["changed"]
+    skipped = [call.partition("--skip-phases ")[2].split(",") for call in calls(node)]
+    assert len(skipped) == 2
+    # Together everything, and nothing twice.
+    assert not set(skipped[0]) & set(skipped[1])
+    assert {"control-plane-prepare/control-plane", "wait-control-plane"} <= set(skipped[0])
+    assert {"preflight", "kubelet-start", "etcd-join"} <= set(skipped[1])
+    assert kubernetes_state.state()["state"] == "control_plane"
+
+
+@pytest.mark.parametrize("part", [1, 2])
+def test_a_join_that_failed_halfway_begins_anew(node: Path, part: int) -> None:
+    kubeadm_that(
+        node, f"[ $(grep -c ^join {node}/calls) != {part} ] || {{ echo 'error execution phase x'; exit 1; }}\n"
+    )
+    with pytest.raises(kubeadm.Failed):
+        kubeadm.perform("join", params(), time.time())
+    assert kubernetes_state.state()["state"] == "partial"
+    kubeadm_that(node)
+    assert kubeadm.perform("join", params(), time.time())["changed"]
+    assert [call.split()[0] for call in calls(node)] == ["join"] * part + ["reset", "join", "join"]
 
 
 def test_a_killed_run_leaves_nothing_in_the_way(node: Path) -> None:
@@ -300,6 +326,7 @@ def test_joins_are_allowed_with_a_new_token(node: Path) -> None:
     assert kubeadm.perform("allow_join", params(least=900, upload_certs=True), time.time())["changed"]
     assert [call.split(" --config")[0] for call in calls(node)] == [
         "token create",
+        "init phase upload-config kubeadm",
         "init phase upload-certs --upload-certs --skip-certificate-key-print",
     ]
     assert TOKEN not in (node / "calls").read_text()
@@ -322,6 +349,78 @@ def test_earlier_lives_are_forgotten(node: Path) -> None:
     found = kubeadm.perform("forget", params(nodes=["worker-0", "worker-1"]), time.time())
     assert found["removed"] == ["node worker-0"]
     assert kubeadm.perform("forget", params(nodes=["worker-9"]), time.time())["changed"] is False
+
+
+def test_joins_wait_for_the_api(node: Path) -> None:
+    program(node, "kubeadm", "exit 0\n")
+    program(
+        node,
+        "kubectl",
+        f'case "$*" in *readyz*) echo x >> {node}/asked; [ "$(wc -l < {node}/asked)" -gt 2 ] || exit 1;; esac\n'
+        """case "$*" in *secret*) ;; *) echo '{"items": []}';; esac\n""",
+    )
+    with pytest.raises(kubeadm.Failed, match="does not answer within 0 s"):
+        kubeadm.perform("allow_join", params(least=900), time.time())
+    kubeadm.wait_for_api(20, pause=0.01)
+    assert (node / "asked").read_text().count("x") == 3
+
+
+MEMBER = '{"members": [{"ID": 10, "name": "n1", "peerURLs": ["https://10.0.0.11:2380"]}]}'
+
+
+def etcdctl_that(node: Path, then: str) -> None:
+    """An etcdctl with one member, that notes its calls and answers a removal with ``then``."""
+    program(
+        node,
+        "etcdctl",
+        f"""echo "$*" >> {node}/calls\ncase "$*" in *"member list"*) echo '{MEMBER}';; *) {then};; esac\n""",
+    )
+
+
+def test_a_member_is_removed_through_this_nodes_own(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    etcdctl_that(node, "exit 0")
+    monkeypatch.setattr(kubernetes_state, "apiserver_address", lambda root="/": "fd00::10")
+    found = kubeadm.perform("forget", params(members={"n1": ["10.0.0.11"]}), time.time())
+    assert found["removed"] == ["etcd member a"]
+    assert all("--endpoints=https://[fd00::10]:2379" in call for call in calls(node))
+    assert calls(node)[-1].endswith("member remove a")
+
+
+@pytest.mark.parametrize(
+    ("words", "tries"), [("etcdserver: unhealthy cluster", 2), ("etcdserver: permission denied", 1)]
+)
+def test_a_member_is_removed_when_etcd_has_settled(
+    node: Path, monkeypatch: pytest.MonkeyPatch, words: str, tries: int
+) -> None:
+    monkeypatch.setattr(kubeadm.time, "sleep", lambda seconds: None)
+    etcdctl_that(node, f"[ $(wc -l < {node}/calls) -gt 2 ] || {{ echo '{words}' >&2; exit 1; }}")
+    if tries > 1:
+        assert kubeadm.forget([], {"n1": ["10.0.0.11"]}) == ["etcd member a"]
+    else:
+        with pytest.raises(kubeadm.Failed, match="permission denied"):
+            kubeadm.forget([], {"n1": ["10.0.0.11"]})
+    assert len(calls(node)) == 1 + tries
+
+
+def test_kubelet_of_a_joining_master_is_started_again_once(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([False, False, True, True, True])
+    monkeypatch.setattr(kubernetes_state, "apiserver_address", lambda root="/": "10.0.0.11")
+    monkeypatch.setattr(kubernetes_state, "http_ok", lambda *_, **__: next(answers))
+    program(node, "systemctl", f'echo "$*" >> {node}/calls\n')
+    with kubeadm._Hasten(pause=0.01):
+        time.sleep(0.5)
+    assert calls(node) == ["restart kubelet.service"]
+
+
+def test_kubelet_that_has_its_certificate_is_left_alone(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes_state, "apiserver_address", lambda root="/": "10.0.0.11")
+    monkeypatch.setattr(kubernetes_state, "http_ok", lambda *_, **__: True)
+    Path(kubernetes_state.KUBELET).parent.mkdir(parents=True)
+    Path(kubernetes_state.KUBELET).write_text("x")
+    program(node, "systemctl", f'echo "$*" >> {node}/calls\n')
+    with kubeadm._Hasten(pause=0.01):
+        time.sleep(0.3)
+    assert calls(node) == []
 
 
 def test_the_api_must_answer(node: Path) -> None:

@@ -5,6 +5,7 @@
 # Reads the lines of /etc/devenv/network.d/*.conf:
 #   address A | family ipv4|ipv6 | nameserver A | sysctl NAME VALUE | route ipv4|ipv6 DESTINATION GATEWAY
 # and loads the nftables files /etc/devenv/network.d/*.nft, each of one table "inet devenv_<file's stem>".
+# Pods on the node's own network get what /etc/hosts says now.
 set -eu
 
 settings=/etc/devenv/network.d
@@ -52,6 +53,17 @@ set_route() {
   done
 }
 
+# kubelet gives a pod on the node's own network a copy of /etc/hosts, once: kube-proxy would for ever look for the control plane
+# where it was then.
+hosts_of_pod() { echo '# Kubernetes-managed hosts file (host network).'; cat /etc/hosts; }
+pods_with_other_hosts() {
+  grep -lsx '# Kubernetes-managed hosts file (host network).' /var/lib/kubelet/pods/*/etc-hosts | while read -r file; do
+    grep -q '^# Entries added by HostAliases' "$file" || hosts_of_pod | cmp -s - "$file" || echo "$file"
+  done
+}
+
+nft_tables() { nft list tables inet | awk '$3 ~ /^devenv_/ {print $3}'; }
+
 apply() {
   lines sysctl | while read -r name value; do echo "$value" > "$(sysctl_file "$name")"; done
   mount --make-rshared /
@@ -67,6 +79,8 @@ apply() {
     done
   done
   for file in "$settings"/*.nft; do [ ! -e "$file" ] || nft --file "$file"; done
+  for table in $(nft_tables); do [ -e "$settings/${table#devenv_}.nft" ] || nft delete table inet "$table"; done
+  pods_with_other_hosts | while read -r file; do hosts_of_pod > "$file"; done
   mkdir -p "${resolver%/*}"
   resolv_conf > "$resolver.new"
   mv "$resolver.new" "$resolver"
@@ -79,11 +93,12 @@ check() {
   for file in "$settings"/*.nft; do
     [ ! -e "$file" ] || nft list table inet "devenv_$(basename "$file" .nft)" > /dev/null 2>&1
   done
+  [ -z "$(pods_with_other_hosts)" ]
   [ "$(resolv_conf)" = "$(cat "$resolver")" ]
 }
 
 case ${1:-} in
   apply) apply ;;
   check) check ;;
-  *) sed -n '2,7s/^# //p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,8s/^# //p' "$0" >&2; exit 2 ;;
 esac
