@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import errors, preflight
+from ansible_collections.devenv.lab.plugins.plugin_utils import errors, inventory, preflight
 
 
 class ActionModule(ActionBase):
@@ -23,15 +22,10 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         _ignored, args = self.validate_argument_spec(argument_spec={"environment": {"type": "str", "required": True}})
-        resolved = _plain((task_vars or {})["devenv_profile"])
         try:
+            resolved = inventory.profile_of(task_vars or {}) or {}
             probes = preflight.look(args["environment"], resolved)
             preflight.require(probes)
         except errors.DevenvError as error:
             return errors.as_result(error)
         return {"changed": False, "probes": [vars(probe) for probe in probes]}
-
-
-def _plain(value: Any) -> Any:
-    """Values of ansible are its own subclasses, which a YAML dumper does not know."""
-    return json.loads(json.dumps(value))

@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import errors, paths, podman, podman_nodes, state
+from ansible_collections.devenv.lab.plugins.plugin_utils import errors, inventory, paths, podman, podman_nodes, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
 
 display = Display()
@@ -82,7 +81,7 @@ class ActionModule(ActionBase):
     def _up(
         self, verb: str, name: str, folder: Path, args: dict[str, Any], task_vars: dict[str, Any]
     ) -> podman_nodes.Outcome:
-        resolved = _plain(task_vars["devenv_profile"])
+        resolved = inventory.profile_of(task_vars) or {}
         home = str(paths.home())
         plan = podman_nodes.claim(name, home, resolved, state.read_network(folder))
         state.write_network(folder, plan)
@@ -104,7 +103,7 @@ class ActionModule(ActionBase):
 
     def _status(self, name: str, task_vars: dict[str, Any], *, would_create: bool) -> dict[str, Any]:
         found = {container.node: container.state for container in podman.containers(name)}
-        wanted = [node["name"] for node in _plain(task_vars.get("devenv_profile", {})).get("nodes", [])]
+        wanted = list(task_vars.get("groups", {}).get("nodes", []))
         missing = [node for node in wanted if found.get(node) != "running"]
         if would_create and missing:
             display.display(f"progress: would be made or started: {', '.join(missing)}")
@@ -115,8 +114,3 @@ class ActionModule(ActionBase):
             "missing": missing,
             "notes": [f"would be made or started: {', '.join(missing)}"] if would_create and missing else [],
         }
-
-
-def _plain(value: Any) -> Any:
-    """Values of ansible are its own subclasses, which a YAML dumper does not know."""
-    return json.loads(json.dumps(value))

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 from pathlib import Path
@@ -14,11 +13,20 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import errors, leftovers, lock, process, profile, redact, state
+from ansible_collections.devenv.lab.plugins.plugin_utils import (
+    errors,
+    inventory,
+    leftovers,
+    lock,
+    process,
+    profile,
+    redact,
+    state,
+)
 
 display = Display()
 
-STAGES = ["preflight", "bundle", "provision", "prepare", "kubernetes", "labels", "validate", "down"]
+STAGES = ["preflight", "bundle", "provision", "prepare", "kubernetes", "labels", "addons", "validate", "down"]
 
 
 class ActionModule(ActionBase):
@@ -54,8 +62,7 @@ class ActionModule(ActionBase):
         if args["state"] == "end":
             place = None if check else state.end(folder, me, args["name"], last=args["last"])
             return {"changed": False, "devenv_run_dir": str(place or "")}
-        # Through JSON: the values are ansible's own subclasses, lazily templated.
-        resolved = json.loads(json.dumps(task_vars["devenv_profile"])) if "devenv_profile" in task_vars else None
+        resolved = inventory.profile_of(task_vars)
         begun = state.begin(
             folder,
             me,

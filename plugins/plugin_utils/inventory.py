@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
 import os
 import re
 import shlex
@@ -53,7 +54,7 @@ def build(
         "vars": {
             "devenv_name": name,
             "devenv_state": str(state),
-            "devenv_profile": dict(resolved),
+            "devenv_profile": {key: value for key, value in resolved.items() if key != "nodes"},
             "devenv_provider": resolved["provider"],
             "devenv_engine": resolved["kubernetes"]["engine"],
             "devenv_families": list(families),
@@ -63,6 +64,33 @@ def build(
             "devenv_service_subnets": [resolved["network"]["services"][family] for family in families],
             "devenv_gateways": [claimed["gateways"][family] for family in families] if claimed else [],
         },
+    }
+
+
+def profile_of(variables: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The resolved profile that Ansible's variables of a task hold; None when no profile was given.
+
+    ``devenv_profile`` is without nodes, since every host has it and a listing repeats it for each: what the profile says
+    of a node stands in the node's own variables.
+    """
+    if "devenv_profile" not in variables:
+        return None
+    # Values of ansible are its own subclasses, lazily templated, which a YAML dumper does not know.
+    resolved: dict[str, Any] = json.loads(json.dumps(variables["devenv_profile"]))
+    if "nodes" not in resolved:
+        hostvars = variables["hostvars"]
+        names = variables.get("groups", {}).get("nodes", [])
+        resolved["nodes"] = [json.loads(json.dumps(_profile_node(name, hostvars[name]))) for name in names]
+    return resolved
+
+
+def _profile_node(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("cpus", "memory", "disk", "labels", "taints", "schedulable")
+    return {
+        "name": name,
+        "group": variables["devenv_group"],
+        "cluster": variables["devenv_cluster"] or None,
+        **{key: variables[f"devenv_{key}"] for key in keys},
     }
 
 

@@ -56,7 +56,7 @@ def test_variables_of_all() -> None:
     assert built["vars"] == {
         "devenv_name": "lab",
         "devenv_state": STATE,
-        "devenv_profile": resolved,
+        "devenv_profile": {key: value for key, value in resolved.items() if key != "nodes"},
         "devenv_provider": "podman",
         "devenv_engine": "kubeadm",
         "devenv_families": ["ipv4", "ipv6"],
@@ -213,6 +213,23 @@ def test_the_first_master_that_is_there_is_the_endpoint() -> None:
     assert inventory.build(resolved, network, STATE)["hosts"]["worker-0"]["devenv_endpoint_addresses"] == [
         "10.213.4.11"
     ]
+
+
+@pytest.mark.parametrize("name", ["ha-dualstack-dhcp", "aio", "tna"])
+def test_the_profile_comes_back_from_the_variables(name: str) -> None:
+    resolved = profile.resolve(name, overrides={"nodes.master-0.taints": ["a=b:NoSchedule"]})
+    network = addresses.plan(resolved, {family: SUBNETS[family] for family in resolved["families"]})
+    network["nodes"]["worker-9"] = {**network["nodes"]["master-0"], "index": 99}
+    built = inventory.build(resolved, network, STATE)
+    variables = {**built["vars"], "hostvars": built["hosts"], "groups": built["groups"]}
+    assert built["groups"]["leaving"] == ["worker-9"]
+    assert inventory.profile_of(variables) == resolved
+    bare = profile.resolve("sno", overrides=TWO_AND_A_BARE_ONE)
+    built = inventory.build(bare, None, STATE)
+    variables = {**built["vars"], "hostvars": built["hosts"], "groups": built["groups"]}
+    assert inventory.profile_of(variables) == bare
+    assert inventory.profile_of({**variables, "devenv_profile": bare}) == bare
+    assert inventory.profile_of({"hostvars": {}}) is None
 
 
 def test_label_groups_have_names_that_ansible_takes() -> None:

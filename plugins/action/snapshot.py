@@ -1,0 +1,144 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Save an environment, and start one from what was saved: see plugins/modules/snapshot.py for its documentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.devenv.lab.plugins.plugin_utils import (
+    clusters,
+    errors,
+    inventory,
+    paths,
+    remote,
+    snapshot,
+    snapshot_etcd,
+    state,
+)
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
+
+display = Display()
+
+
+class ActionModule(ActionBase):
+    """One verb a step of saving or restoring; ``begin`` finds everything that can be wrong."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+    _VALID_ARGS = frozenset(("verb", "name", "nodes", "force", "encryption", "timeout"))
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        args = self.validate_argument_spec(
+            argument_spec={
+                "verb": {
+                    "type": "str",
+                    "required": True,
+                    "choices": ["save", "begin", "prepare", "deliver", "finish", "wait"],
+                },
+                "name": {"type": "str", "default": ""},
+                "nodes": {"type": "list", "elements": "str", "default": []},
+                "force": {"type": "bool", "default": False},
+                "encryption": {"type": "str", "default": "ECDSA-P256"},
+                "timeout": {"type": "float", "default": 300},
+            },
+            required_if=[("verb", "save", ("name", "nodes")), ("verb", "deliver", ("name", "nodes"))],
+        )[1]
+        variables = task_vars or {}
+        try:
+            verb = getattr(self, f"_{args['verb']}")
+            result: dict[str, Any] = verb(args, variables, Path(str(variables["devenv_state"])))
+            return result
+        except errors.DevenvError as error:
+            return errors.as_result(error)
+
+    def _save(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
+        home = paths.home()
+        if self._task.check_mode:
+            snapshot.check_name(args["name"])
+            return {"changed": args["name"] not in snapshot.names(home)}
+        hostvars = variables["hostvars"]
+        source = snapshot.Source(
+            environment=str(variables["devenv_name"]),
+            resolved=inventory.profile_of(variables) or {},
+            network=state.read_network(folder) or {},
+            clusters=clusters.from_hostvars(args["nodes"], hostvars),
+            targets={node: remote.target(node, hostvars[node]) for node in args["nodes"]},
+        )
+        one = snapshot.save(home, args["name"], source, _bundle(variables), _progress, force=args["force"])
+        return {"changed": True, "path": str(one.folder), "bytes": one.size, "archives": snapshot.archives(one)}
+
+    def _begin(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
+        check = bool(self._task.check_mode)
+        pending = snapshot.begin(paths.home(), folder, args["name"], inventory.profile_of(variables) or {}, check=check)
+        if pending:
+            display.display(f"progress: starts from the snapshot {pending}")
+        return _pending(pending)
+
+    def _prepare(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
+        record = snapshot.read_record(folder)
+        if record is None or record["done"]:
+            return _pending("")
+        one = snapshot.read(paths.home(), record["name"])
+        if not self._task.check_mode:
+            snapshot.seed_network(one, folder)
+        return _pending(one.name, snapshot.archives(one))
+
+    def _deliver(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
+        if self._task.check_mode:
+            return {"changed": True}
+        hostvars = variables["hostvars"]
+        found = clusters.from_hostvars(args["nodes"], hostvars)
+        goals = [
+            snapshot.Goal(
+                cluster.name,
+                [
+                    snapshot_etcd.Member(node.name, str(hostvars[node.name]["devenv_addresses"][0]))
+                    for node in cluster.nodes
+                    if node.group == "control_plane"
+                ],
+                cluster.version,
+                args["encryption"],
+            )
+            for cluster in found
+        ]
+        targets = {node: remote.target(node, hostvars[node]) for node in args["nodes"]}
+        one = snapshot.read(paths.home(), args["name"])
+        snapshot.deliver(one, goals, targets, _bundle(variables), folder / "clusters", _progress)
+        return {"changed": True}
+
+    def _finish(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
+        if not self._task.check_mode:
+            snapshot.finish(folder)
+        # A note of ours is no change of the environment.
+        return {"changed": False}
+
+    def _wait(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
+        if self._task.check_mode:
+            return {"changed": False}
+        found = clusters.from_hostvars(args["nodes"], variables["hostvars"])
+        one = snapshot.read(paths.home(), args["name"])
+        return {"changed": False, "pods": snapshot.wait_for_apps(one, found, args["timeout"], _progress)}
+
+
+def _pending(name: str, archives: dict[str, str] | None = None) -> dict[str, Any]:
+    facts = {"devenv_snapshot_pending": name, "devenv_snapshot_archives": archives or {}}
+    return {"changed": False, "pending": name, "archives": archives or {}, "ansible_facts": facts}
+
+
+def _bundle(variables: dict[str, Any]) -> bundles.Bundle:
+    version = str(variables["devenv_kubernetes_version"])
+    bundle = bundles.find(version)
+    if bundle is None:
+        raise errors.DevenvError("bundle_missing", f"there is no bundle of Kubernetes {version}")
+    return bundle
+
+
+def _progress(text: str) -> None:
+    display.display(f"progress: {text}")
