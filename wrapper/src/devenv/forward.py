@@ -254,7 +254,11 @@ def serve(
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    # A shell starts background jobs with SIGINT ignored; here it is the way to end.
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, end),
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+    }
     try:
         with opened() as api:
             service = find(api, target)
@@ -276,7 +280,8 @@ def serve(
     except KeyboardInterrupt:
         return
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _arguments(kubectl: Path, kubeconfig: Path, forwards: Sequence[Forward]) -> list[str]:
