@@ -12,16 +12,11 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import (
     paths,
     podman,
     podman_nodes,
+    profile,
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import Probe
 
-# Memory in use, measured: a control plane with CoreDNS and first pods of an application; a worker with its system pods.
-MEMORY_IN_USE = {"control_plane": 900 * 2**20, "workers": 300 * 2**20}
-# inotify instances, counted on converged nodes, and a few to spare for pods.
-INOTIFY_IN_USE = {"control_plane": 32, "workers": 18}
-# Written by a node outside the linked image store during its first hour.
-DISK_PER_NODE = 500 * 2**20
 # Node image, image store and bundle, when they are still to be made.
 DISK_FOR_CACHES = 6 * 2**30
 
@@ -56,12 +51,13 @@ def look(environment: str, resolved: Mapping[str, Any]) -> list[Probe]:
         return probes
     probes.append(_backend_probe())
     probes.extend(host.kernel_probes())
-    memory = sum(MEMORY_IN_USE[node["group"]] for node in missing)
+    # What such nodes were measured to use, not their limits: most of a limit is never asked for.
+    used = profile.in_use(missing, resolved["kubernetes"]["engine"])
     caches = not (paths.cache() / "image-stores").is_dir()
-    probes.extend(host.size_probes(memory, DISK_PER_NODE * len(missing), [paths.home()]))
+    probes.extend(host.size_probes(used["memory"], used["disk"], [paths.home()]))
     if caches:
-        probes.extend(host.size_probes(memory, DISK_FOR_CACHES, [paths.cache()])[1:])
-    probes.append(host.inotify_probe(sum(INOTIFY_IN_USE[node["group"]] for node in missing)))
+        probes.extend(host.size_probes(used["memory"], DISK_FOR_CACHES, [paths.cache()])[1:])
+    probes.append(host.inotify_probe(used["inotify"]))
     if not podman.networks(environment):
         pools, lengths = resolved["network"]["node_pools"], addresses.prefixes(resolved["network"])
         addresses.choose(pools, podman_nodes.subnets_in_use(), resolved["families"], lengths)
@@ -84,6 +80,7 @@ def doctor() -> list[Probe]:
     probes = [host.root_probe(), *host.program_probes(host.PROGRAMS), *host.kernel_probes()]
     if all(probe.ok for probe in probes if probe.name == "program podman"):
         probes.append(_backend_probe())
-    probes.extend(host.size_probes(MEMORY_IN_USE["control_plane"], DISK_FOR_CACHES, [paths.home(), paths.cache()]))
+    memory = profile.in_use(profile.resolve("sno")["nodes"], "kubeadm")["memory"]
+    probes.extend(host.size_probes(memory, DISK_FOR_CACHES, [paths.home(), paths.cache()]))
     probes.append(host.ipv6_probe(required=False))
     return [*probes, *host.program_probes(host.DHCP_PROGRAMS, required=False), *host.advice_probes()]

@@ -111,9 +111,18 @@ def engine_groups(engine: str, configs: Path = paths.CONFIGS) -> dict[str, Any]:
     return groups
 
 
+def in_use(nodes: Iterable[Mapping[str, Any]], engine: str, configs: Path = paths.CONFIGS) -> dict[str, int]:
+    """What ``nodes`` of a resolved profile use together as measured, without applications: ``memory`` and ``disk`` in
+    bytes, ``inotify`` instances. A bare node counts as one of its group.
+    """
+    groups = engine_groups(engine, configs)
+    each = [(groups.get(node["group"]) or groups["control_plane"])["in_use"] for node in nodes]
+    return {key: sum(parse_quantity(one[key]) for one in each) for key in ("memory", "disk", "inotify")}
+
+
 def describe(configs: Path = paths.CONFIGS) -> list[dict[str, Any]]:
     """One row a canonical name: profile, aliases, description, topology, stack, addressing, provider, engine, nodes,
-    control_plane, arbiters, workers (counts), cpus, memory, disk (sums, bytes)."""
+    control_plane, arbiters, workers (counts), cpus, memory, disk (sums of limits, bytes), in_use (sums as measured)."""
     short: dict[str, list[str]] = {}
     for alias, name in aliases(configs).items():
         short.setdefault(name, []).append(alias)
@@ -140,8 +149,8 @@ def resolve(
 ) -> dict[str, Any]:
     """The resolved profile of a name, an alias or a file (has a ``/`` or ends in .yml or .yaml; relative to ``cwd``).
 
-    ``overrides``: keys are paths of the schema (``nodes.worker-0.memory``; what follows ``labels`` or ``mirrors`` is one
-    key, dots and all), values are of the schema's type, text that YAML reads as it, or a mapping to merge.
+    ``overrides``: keys are paths of the schema (``nodes.worker-0.memory``; what follows ``labels`` or ``mirrors`` is
+    one key, dots and all), values are of the schema's type, text that YAML reads as it, or a mapping to merge.
     Raises DevenvError with a reason of exit code 2, or jsonschema_missing.
     """
     schema = _schema(configs)
@@ -706,4 +715,5 @@ def _row(resolved: Mapping[str, Any], short: list[str], configs: Path) -> dict[s
         "arbiters": sum(node["group"] == "arbiters" for node in nodes),
         "workers": sum(node["group"] == "workers" for node in nodes),
         **{key: sum(node[key] for node in nodes) for key in ("cpus", "memory", "disk")},
+        "in_use": in_use(nodes, resolved["kubernetes"]["engine"], configs),
     }

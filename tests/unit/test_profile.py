@@ -202,6 +202,17 @@ def test_bad_names(name: str) -> None:
     assert (caught.value.reason.id, caught.value.exit_code) == ("name_invalid", 2)
 
 
+@pytest.mark.parametrize(("name", "masters", "workers"), [("sno", 1, 0), ("ha", 3, 2), ("5control", 5, 0)])
+def test_what_nodes_use_is_counted_node_by_node(name: str, masters: int, workers: int) -> None:
+    one = {group: sizes["in_use"] for group, sizes in profile.engine_groups("kubeadm").items()}
+    resolved = profile.resolve(name)
+    used = profile.in_use(resolved["nodes"], "kubeadm")
+    for key in ("memory", "disk", "inotify"):
+        master, worker = (profile.parse_quantity(one[group][key]) for group in ("control_plane", "workers"))
+        assert used[key] == masters * master + workers * worker
+    assert used["memory"] < sum(node["memory"] for node in resolved["nodes"])
+
+
 def test_describe_has_a_row_for_every_name() -> None:
     rows = profile.describe()
     assert [row["profile"] for row in rows] == profile.names()
