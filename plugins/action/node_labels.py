@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import yaml
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import clusters, kube, labels
+from ansible_collections.devenv.lab.plugins.plugin_utils import clusters, kube, labels, members
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -32,16 +33,16 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)[1]
         try:
-            return self._apply(arguments, (task_vars or {})["hostvars"])
+            return self._apply(arguments, task_vars or {})
         except DevenvError as error:
             return as_result(error)
 
-    def _apply(self, arguments: dict[str, Any], hostvars: Any) -> dict[str, Any]:
+    def _apply(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         check = bool(self._task.check_mode)
         changed: list[str] = []
         absent: list[str] = []
         differences: list[dict[str, Any]] = []
-        for cluster in clusters.from_hostvars(arguments["nodes"], hostvars):
+        for cluster in clusters.from_hostvars(arguments["nodes"], task_vars["hostvars"]):
             if check and not cluster.kubeconfig.exists():
                 # A first run in check mode: the cluster is not there yet, so all of its nodes would be labelled.
                 absent += [node.name for node in cluster.nodes]
@@ -54,6 +55,10 @@ class ActionModule(ActionBase):
                     check=check,
                     progress=lambda text: display.display(f"progress: {text}"),
                 )
+            if not check and task_vars.get("devenv_state"):
+                # All have registered: from now on, one that is gone is missed.
+                masters = [node.name for node in cluster.nodes if node.group == "control_plane"]
+                members.record(Path(str(task_vars["devenv_state"])), cluster.name, masters)
             changed += outcome.changed
             absent += outcome.absent
             differences += [asdict(change) for change in outcome.changes if change.patch]

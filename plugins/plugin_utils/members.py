@@ -113,16 +113,23 @@ def check_majority(members: Mapping[str, Sequence[str]], present: Collection[str
             )
 
 
-def check_replacement(members: Mapping[str, Sequence[str]], running: Collection[str], names: Collection[str]) -> None:
+def check_replacement(
+    resolved: Mapping[str, Any],
+    members: Mapping[str, Sequence[str]],
+    running: Collection[str],
+    names: Collection[str],
+) -> None:
     """Raise DevenvError when the nodes ``names`` cannot be taken out of their clusters now, one by one, to be made
     anew.
 
-    ``running``: nodes that run now. Raises control_plane_last, and quorum_needed when etcd would lose its majority on
-    the way. Nodes that do not run leave first: they hold no majority together.
+    ``members``: control plane nodes that joined, by cluster; ``running``: nodes that run now. Raises node_unknown,
+    control_plane_last, and quorum_needed when etcd has no majority to begin with or would lose it on the way.
     """
+    check_removal(resolved, names)
     for cluster, masters in members.items():
+        touched = [node["name"] for node in resolved["nodes"] if node["cluster"] == cluster and node["name"] in names]
         leaving = [name for name in masters if name in names]
-        if not leaving:
+        if not touched or not masters:
             continue
         if len(leaving) == len(masters):
             raise DevenvError(
@@ -130,15 +137,17 @@ def check_replacement(members: Mapping[str, Sequence[str]], running: Collection[
                 f"{', '.join(leaving)}: no other control plane node of cluster {cluster} would stay",
             )
         count, alive = len(masters), sum(name in running for name in masters)
+        silent = ", ".join(name for name in masters if name not in running and name not in leaving)
+        told = f": {silent} does not run" if silent else ""
+        if alive < majority(count):
+            raise DevenvError("quorum_needed", f"the etcd of cluster {cluster} has no majority{told}")
         for name in order(leaving, running):
             # The member leaves first, then the rest has to be a majority of what is left.
-            if alive < majority(count) or alive - (name in running) < majority(count - 1):
-                silent = [one for one in masters if one not in running and one not in leaving]
-                told = f", as {', '.join(silent)} do not run" if silent else ""
+            count, alive = count - 1, alive - (name in running)
+            if alive < majority(count):
                 raise DevenvError(
                     "quorum_needed", f"without {name} the etcd of cluster {cluster} would have no majority{told}"
                 )
-            count, alive = count - 1, alive - (name in running)
 
 
 def order(names: Iterable[str], running: Collection[str]) -> list[str]:

@@ -95,19 +95,24 @@ def test_a_lost_majority(have: dict[str, list[str]], present: Collection[str], l
         (THREE, ["m0", "m1"], ["m0"], "quorum_needed"),  # m2 does not run and stays a member
         (THREE, ["m0"], ["m1"], "quorum_needed"),
         (THREE, ["m0", "m1", "m2"], ["m0", "m1", "m2"], "control_plane_last"),
+        (THREE, ["m0"], ["w0"], "quorum_needed"),
+        (THREE, ["m0", "m1"], ["w0"], ""),
         ({"main": ["m0"]}, ["m0"], ["m0"], "control_plane_last"),
         ({"main": ["m0", "m1"]}, ["m0", "m1"], ["m1"], ""),
         ({"main": ["m0", "m1"]}, ["m0"], ["m1"], "quorum_needed"),
         ({"main": ["m0"]}, ["m0", "w0"], ["w0"], ""),
+        ({}, [], ["w0"], ""),  # it never came up
+        (THREE, ["m0"], ["m9"], "node_unknown"),
     ],
 )
 def test_replacement(have: dict[str, list[str]], running: list[str], names: list[str], reason: str) -> None:
+    of_profile = resolved(*have.get("main", ["m0", "m1"]), workers=["w0"])
     if not reason:
-        members.check_replacement(have, running, names)
+        members.check_replacement(of_profile, have, running, names)
         return
     with pytest.raises(DevenvError) as raised:
-        members.check_replacement(have, running, names)
-    assert (raised.value.reason.id, raised.value.reason.exit) == (reason, 14)
+        members.check_replacement(of_profile, have, running, names)
+    assert raised.value.reason.id == reason
 
 
 def test_the_record(tmp_path: Path) -> None:

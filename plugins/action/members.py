@@ -1,0 +1,67 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Nodes that leave their cluster or are made anew: what is refused, who answers, what is forgotten."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.devenv.lab.plugins.plugin_utils import members, reach
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "action": {"type": "str", "required": True, "choices": ["check", "ask", "leave", "forget"]},
+    "nodes": {"type": "list", "elements": "str", "required": True},
+    "running": {"type": "list", "elements": "str", "default": []},
+    "timeout": {"type": "float", "default": 5},
+}
+
+
+class ActionModule(ActionBase):
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)[1]
+        try:
+            return self._act(arguments, task_vars or {})
+        except DevenvError as error:
+            return as_result(error)
+
+    def _act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        folder, names, running = Path(str(task_vars["devenv_state"])), arguments["nodes"], arguments["running"]
+        # Values of ansible are its own subclasses, which a YAML dumper does not know.
+        resolved = json.loads(json.dumps(task_vars["devenv_profile"]))
+        action = arguments["action"]
+        if action == "check":
+            members.check_replacement(resolved, members.recorded(folder), running, names)
+            return {"changed": False}
+        if action == "ask":
+            return self._ask(folder, names, running, task_vars, arguments["timeout"])
+        if self._task.check_mode:
+            return {"changed": True, "forgotten": []}
+        if action == "leave":
+            return {"changed": members.leave(folder, names)}
+        gone = members.forget(folder, resolved, names)
+        return {"changed": bool(gone), "forgotten": gone}
+
+    def _ask(
+        self, folder: Path, names: list[str], running: list[str], task_vars: dict[str, Any], timeout: float
+    ) -> dict[str, Any]:
+        hostvars, known = task_vars["hostvars"], members.recorded(folder)
+        targets = {name: str(hostvars[name].get("ansible_host", "")) for name in names if name in running}
+        answering = reach.answering_ssh({name: address for name, address in targets.items() if address}, timeout)
+        joined = [name for name in names if _came_up(hostvars[name], known)]
+        return {"changed": False, "answering": answering, "joined": members.order(joined, answering)}
+
+
+def _came_up(variables: Any, known: Any) -> bool:
+    """Whether the node's cluster is one: on record, or, when the run that made it was killed, with a kubeconfig."""
+    kubeconfig = str(variables.get("devenv_kubeconfig") or "")
+    return str(variables.get("devenv_cluster") or "") in known or (kubeconfig != "" and Path(kubeconfig).exists())

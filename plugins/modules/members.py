@@ -1,0 +1,74 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: members
+short_description: Look after nodes that leave an environment or are made anew
+version_added: 0.1.0
+author:
+  - devenv maintainers (@devenv)
+description:
+  - Runs on the controller, for all O(nodes) in one call, with the state folder and the profile of the inventory
+    (C(devenv_state), C(devenv_profile)).
+options:
+  action:
+    description:
+      - V(check) fails when O(nodes) cannot be taken out of their clusters one by one without a cluster losing its last
+        control plane node or its etcd losing its majority.
+      - V(ask) says which of O(nodes) answer ssh and which a cluster knows.
+      - V(leave) takes O(nodes) off the record of their clusters' members, before their machines are ended.
+      - V(forget) takes those of O(nodes) that the profile no longer has out of the state folder, after that.
+    type: str
+    required: true
+    choices: [check, ask, leave, forget]
+  nodes:
+    description: Names of nodes.
+    type: list
+    elements: str
+    required: true
+  running:
+    description: Names of all nodes of the environment that run, for V(check) and V(ask).
+    type: list
+    elements: str
+    default: []
+  timeout:
+    description: Seconds that a running node has to answer, for V(ask).
+    type: float
+    default: 5
+attributes:
+  check_mode:
+    support: full
+    description: V(check) and V(ask) only read; the others say what they would change.
+  diff_mode:
+    support: none
+    description: There is no content to compare.
+"""
+
+EXAMPLES = r"""
+- name: Refuse what would cost etcd its majority
+  devenv.lab.members:
+    action: check
+    nodes: [master-1]
+    running: "{{ groups['live'] }}"
+"""
+
+RETURN = r"""
+answering:
+  description: Those of O(nodes) that answer ssh.
+  returned: with O(action=ask)
+  type: list
+  elements: str
+joined:
+  description: Those of O(nodes) whose cluster came up once, in the order in which they are to leave it.
+  returned: with O(action=ask)
+  type: list
+  elements: str
+forgotten:
+  description: Those of O(nodes) that were taken out of the state folder.
+  returned: with O(action=forget)
+  type: list
+  elements: str
+"""
