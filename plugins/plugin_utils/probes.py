@@ -168,7 +168,7 @@ class Wanted:
 
 def check_names(families: Iterable[str], alone: bool) -> list[str]:
     """Names of all checks by probe pods; ``alone``: there is one node, so no other pod to reach."""
-    found = ["probe_pods", "pod_to_api"]
+    found = ["probe_pods", "pod_families", "pod_to_api"]
     for family in families:
         found += [f"dns_{family}", f"pod_to_service_{family}"]
         found += [] if alone else [f"pod_to_pod_{family}"]
@@ -213,6 +213,7 @@ class _Seen:
     trouble: str = "is not made yet"
     hopeless: bool = False
     lines: dict[tuple[str, str], Line] = field(default_factory=dict)
+    families: tuple[str, ...] = ()
 
 
 class Probes:
@@ -311,6 +312,7 @@ class Probes:
                 continue
             seen.trouble, seen.running, seen.hopeless = _state(there.get(name))
             if seen.running:
+                seen.families = families_of(there[name])
                 try:
                     seen.lines, seen.ended = parse_log(api.text(f"{base}/{name}/log"))
                 except kube.ApiError as error:
@@ -321,7 +323,7 @@ class Probes:
         if self._plan is None or SERVICE not in self._addresses:
             text = trouble or "not made yet"
             return {name: Finding(text, (text,), hopeless) for name in names}
-        findings = {"probe_pods": self._pods_finding(trouble, hopeless)}
+        findings = {"probe_pods": self._pods_finding(trouble, hopeless), "pod_families": self._families_finding()}
         for name, results in wanted_results(self._plan, self._addresses).items():
             findings[name] = self._results_finding(results)
         return findings
@@ -338,6 +340,19 @@ class Probes:
             hopeless or not self._seen or (bool(stuck) and all(seen.hopeless for seen in stuck)),
         )
 
+    def _families_finding(self) -> Finding:
+        """Every pod has an address of each family, in the stack's order, and no other."""
+        wanted = self._cluster.families
+        known = {node: seen.families for node, seen in self._seen.items() if seen.families}
+        wrong = [
+            f"{node}: a pod has {', '.join(families)}, wanted: {', '.join(wanted)}"
+            for node, families in known.items()
+            if families != wanted
+        ]
+        missing = wrong or ([] if known else ["no pod has addresses yet"])
+        # Addresses of a pod stay what they are.
+        return Finding(f"{', '.join(wanted)} on {len(known)} nodes", tuple(missing), bool(wrong))
+
     def _results_finding(self, results: Iterable[Wanted]) -> Finding:
         """Of the pods that have run: one that never did is missing to ``probe_pods`` alone."""
         idle = {node for node, seen in self._seen.items() if seen.trouble and not seen.lines}
@@ -353,13 +368,21 @@ class Probes:
             if line is None or not line.ok:
                 missing.append(f"{wanted.node} -> {wanted.target}: {line.seen if line else 'not tried yet'}")
                 hopeless = hopeless or seen.hopeless or seen.ended
-        aside = f"; without {', '.join(sorted(idle))}, where no pod runs" if idle else ""
+        where = f"{', '.join(sorted(idle))}, where no pod runs"
+        if not count:
+            return Finding("", (f"nothing to reach without {where}",), all(self._seen[n].hopeless for n in idle))
+        aside = f"; without {where}" if idle else ""
         return Finding(f"{count} of {count} reached{aside}", tuple(missing), hopeless)
 
     def _is_alone(self, wanted: Wanted, idle: set[str]) -> bool:
         """Whether only the pod itself can answer through the Service, which would prove nothing."""
         peers = set(self._plan.peers(wanted.node)) if self._plan and wanted.check == "service" else set()
         return bool(peers) and peers <= idle
+
+
+def families_of(item: Json) -> tuple[str, ...]:
+    """Families of a pod's addresses, in its order."""
+    return tuple(family_of(row["ip"]) for row in item.get("status", {}).get("podIPs") or [])
 
 
 def _state(item: Json | None) -> tuple[str, bool, bool]:

@@ -100,7 +100,7 @@ def test_pod() -> None:
 
 def test_wanted_results() -> None:
     wanted = probes.wanted_results(plan("a", "b", families=("ipv4", "ipv6")), ADDRESSES)
-    assert sorted(wanted) == sorted(set(probes.check_names(("ipv4", "ipv6"), False)) - {"probe_pods"})
+    assert sorted(wanted) == sorted(set(probes.check_names(("ipv4", "ipv6"), False)) - {"probe_pods", "pod_families"})
     assert wanted["pod_to_pod_ipv6"] == [
         Wanted("a", "pod", "probe-1-b ipv6", "b"),
         Wanted("b", "pod", "probe-0-a ipv6", "a"),
@@ -116,7 +116,9 @@ def test_wanted_results() -> None:
 
 def test_one_node_has_no_other_to_reach() -> None:
     assert "pod_to_pod_ipv4" not in probes.wanted_results(plan("a"), ADDRESSES)
-    assert probes.check_names(("ipv4",), True) == ["probe_pods", "pod_to_api", "dns_ipv4", "pod_to_service_ipv4"]
+    assert probes.check_names(("ipv4",), True) == [
+        "probe_pods", "pod_families", "pod_to_api", "dns_ipv4", "pod_to_service_ipv4",
+    ]  # fmt: skip
 
 
 def level(*nodes: str, **seen: probes._Seen) -> Probes:
@@ -148,7 +150,9 @@ def test_a_pod_that_never_ran_is_missing_to_one_check_alone() -> None:
 
 def test_a_pod_alone_proves_nothing_of_a_service() -> None:
     made = level("a", "b", a=saw(Line(False, "service", "ipv4", "self")), b=saw(trouble="is Pending", ended=False))
-    assert made._results_finding([Wanted("a", "service", "ipv4")]).ok
+    assert made._results_finding([Wanted("a", "service", "ipv4")]).missing == (
+        "nothing to reach without b, where no pod runs",
+    )
     both = level("a", "b", a=saw(Line(False, "service", "ipv4", "self")), b=saw())
     assert both._results_finding([Wanted("a", "service", "ipv4")]).missing == ("a -> ipv4: self",)
 
@@ -156,6 +160,27 @@ def test_a_pod_alone_proves_nothing_of_a_service() -> None:
 def test_without_any_pod_nothing_passes() -> None:
     made = level("a", a=probes._Seen())
     assert not made._results_finding([Wanted("a", "dns", "a x")]).ok
+
+
+@pytest.mark.parametrize(
+    ("seen", "missing", "hopeless"),
+    [
+        (("ipv4",), (), False),
+        (("ipv4", "ipv6"), ("a: a pod has ipv4, ipv6, wanted: ipv4",), True),
+        (("ipv6",), ("a: a pod has ipv6, wanted: ipv4",), True),
+        ((), ("no pod has addresses yet",), False),
+    ],
+)
+def test_pods_have_the_families_of_the_stack_in_its_order(
+    seen: tuple[str, ...], missing: tuple[str, ...], hopeless: bool
+) -> None:
+    found = level("a", a=probes._Seen(True, families=seen))._families_finding()
+    assert (found.missing, found.hopeless) == (missing, hopeless)
+
+
+def test_families_of_a_pod() -> None:
+    assert probes.families_of({"status": {"podIPs": [{"ip": "fd01::2"}, {"ip": "10.244.0.2"}]}}) == ("ipv6", "ipv4")
+    assert probes.families_of({"status": {}}) == ()
 
 
 RUNNING = {"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]}
