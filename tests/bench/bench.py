@@ -1,7 +1,8 @@
 """What `devenv up` costs beside the bare commands that it runs. Writes bench.json with seconds, counts and ratios.
 
-Usage: bench.py [--rounds N] [--out FILE]. Needs root and podman. An environment is made first, unmeasured: it warms the
-caches, and what the bare commands need is taken from it. Nothing here is a pass or a failure.
+Usage: bench.py [--profile NAME ...] [--rounds N] [--out FILE]. Needs root and podman. Of each profile an environment is
+made first, unmeasured: it warms the caches, and what the bare commands need is taken from it. Nothing here is a pass or
+a failure.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import secrets
 import shutil
 import statistics
 import subprocess
@@ -26,19 +28,18 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / ".venv" / "bin"
-SCRIPT = Path(__file__).with_name("bare_aio.sh")
+SCRIPT = Path(__file__).with_name("bare.sh")
 NAME = "bench"
 BARE = "bench-bare"
-PROFILE = "aio"
+PROFILES = ("aio", "ha")
 
 # What a prepared node has beyond its image.
 NODE_FILES = (
     "etc/cni",
     "etc/containerd",
-    "etc/devenv/network.d",
-    "etc/systemd/system/containerd.service",
-    "etc/systemd/system/devenv-network.service",
-    "etc/systemd/system/kubelet.service",
+    "etc/devenv",
+    "etc/hosts",
+    "etc/systemd/system",
     "usr/local/lib/devenv",
 )
 # Milestones after the command, each a kubectl call that must succeed; an app is made before the last two.
@@ -53,8 +54,9 @@ MILESTONES: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Bench:
-    """A DEVENV_HOME of the bench's own and a folder for the bare commands."""
+    """A profile, a DEVENV_HOME of the bench's own and a folder for the bare commands."""
 
+    profile: str
     home: Path
     folder: Path
 
@@ -80,22 +82,26 @@ def timed(call: Callable[[], object]) -> float:
 
 def capture(bench: Bench) -> None:
     """Take from the running environment what the bare commands need: image, store, files, kubeadm's configuration."""
-    container = f"{NAME}-master-0"
     network = yaml.safe_load((bench.state / "network.yml").read_text())
-    address = network["nodes"]["master-0"]["addresses"]["ipv4"]
+    addresses = {name: node["addresses"]["ipv4"] for name, node in network["nodes"].items()}
+    first = f"{NAME}-{next(iter(addresses))}"
     settings = {
-        "image": output("podman", "inspect", "--format={{.ImageName}}", container).strip(),
-        "store": store(container),
-        "address": address,
+        "image": output("podman", "inspect", "--format={{.ImageName}}", first).strip(),
+        "store": store(first),
         "prefix": network["subnets"]["ipv4"].split("/")[1],
         "gateway": network["gateways"]["ipv4"],
+        "server": yaml.safe_load((bench.state / "kubeconfig").read_text())["clusters"][0]["cluster"]["server"],
         "kubectl": str(BIN / "kubectl"),
     }
     (bench.folder / "settings").write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
-    with (bench.folder / "files.tar").open("wb") as file:
-        argv = ["podman", "exec", container, "tar", "--create", "--directory=/", *NODE_FILES]
-        subprocess.run(argv, stdout=file, check=True)
-    (bench.folder / "kubeadm.yml").write_text(kubeadm_configuration(bench, address))
+    (bench.folder / "nodes").write_text("".join(f"{name} {address}\n" for name, address in addresses.items()))
+    shared = shared_configuration(bench)
+    for name, address in addresses.items():
+        files = [f"--exclude={path}" for path in ("etc/systemd/system/*.wants", "etc/devenv/ssh")]
+        with (bench.folder / f"{name}.tar").open("wb") as file:
+            argv = ["podman", "exec", f"{NAME}-{name}", "tar", "--create", *files, "--directory=/", *NODE_FILES]
+            subprocess.run(argv, stdout=file, check=True)
+        (bench.folder / f"{name}.yml").write_text(node_configuration(bench, name, address, shared))
 
 
 def store(container: str) -> str:
@@ -112,7 +118,18 @@ def store(container: str) -> str:
     raise SystemExit(f"no store below {cache} belongs to {container}")
 
 
-def kubeadm_configuration(bench: Bench, address: str) -> str:
+@dataclass(frozen=True)
+class Shared:
+    """What all nodes' configurations of kubeadm have in common. The secrets are those of the bare cluster alone."""
+
+    documents: tuple[dict[str, Any], ...]
+    version: str
+    endpoint: str
+    token: str
+    certificate_key: str
+
+
+def shared_configuration(bench: Bench) -> Shared:
     """The configuration that the cluster was made with, as Kubernetes keeps it."""
 
     def kept(name: str, key: str) -> dict[str, Any]:
@@ -121,31 +138,50 @@ def kubeadm_configuration(bench: Bench, address: str) -> str:
         )
         return dict(yaml.safe_load(json.loads(shown)["data"][key]))
 
-    container = f"{NAME}-master-0"
-    arguments = output("podman", "exec", container, "cat", "/var/lib/kubelet/kubeadm-flags.env")
+    cluster, proxy = kept("kubeadm-config", "ClusterConfiguration"), kept("kube-proxy", "config.conf")
+    # kubeadm fills this in itself.
+    proxy["clientConnection"]["kubeconfig"] = ""
+    token = f"{secrets.token_hex(3)}.{secrets.token_hex(8)}"
+    return Shared(
+        (cluster, kept("kubelet-config", "kubelet"), proxy),
+        cluster["apiVersion"],
+        cluster["controlPlaneEndpoint"],
+        token,
+        secrets.token_hex(32),
+    )
+
+
+def node_configuration(bench: Bench, name: str, address: str, shared: Shared) -> str:
+    """What ``kubeadm init`` reads for the first node, ``kubeadm join`` for the others."""
+    arguments = output("podman", "exec", f"{NAME}-{name}", "cat", "/var/lib/kubelet/kubeadm-flags.env")
     words = [
         word.strip('"').lstrip("-").partition("=") for word in arguments.strip().partition("=")[2].strip('"').split()
     ]
-    node = json.loads(kubectl(bench.state / "kubeconfig", "get", "node", "master-0", "-o", "json"))
-    cluster = kept("kubeadm-config", "ClusterConfiguration")
-    endpoint = cluster.pop("controlPlaneEndpoint").split(":")[0]
-    cluster["controlPlaneEndpoint"] = f"{address}:6443"
-    cluster["apiServer"]["certSANs"] = [san for san in cluster["apiServer"]["certSANs"] if san != endpoint]
-    init = {
-        "apiVersion": cluster["apiVersion"],
-        "kind": "InitConfiguration",
-        "localAPIEndpoint": {"advertiseAddress": address, "bindPort": 6443},
+    node = json.loads(kubectl(bench.state / "kubeconfig", "get", "node", name, "-o", "json"))
+    here = {"advertiseAddress": address, "bindPort": 6443}
+    common = {
+        "apiVersion": shared.version,
         "nodeRegistration": {
-            "name": "master-0",
+            "name": name,
             "criSocket": "unix:///run/containerd/containerd.sock",
             "taints": node["spec"].get("taints", []),
             "kubeletExtraArgs": [{"name": key, "value": value} for key, _, value in words],
         },
     }
-    proxy = kept("kube-proxy", "config.conf")
-    # kubeadm fills this in itself.
-    proxy["clientConnection"]["kubeconfig"] = ""
-    return yaml.safe_dump_all([init, cluster, kept("kubelet-config", "kubelet"), proxy])
+    if name == "master-0":
+        init = {
+            **common,
+            "kind": "InitConfiguration",
+            "localAPIEndpoint": here,
+            "certificateKey": shared.certificate_key,
+            "bootstrapTokens": [{"token": shared.token}],
+        }
+        return yaml.safe_dump_all([init, *shared.documents])
+    discovery = {"token": shared.token, "apiServerEndpoint": shared.endpoint, "unsafeSkipCAVerification": True}
+    join: dict[str, Any] = {**common, "kind": "JoinConfiguration", "discovery": {"bootstrapToken": discovery}}
+    if name.startswith("master"):
+        join["controlPlane"] = {"localAPIEndpoint": here, "certificateKey": shared.certificate_key}
+    return yaml.safe_dump(join)
 
 
 def kubectl(kubeconfig: Path, *words: str) -> str:
@@ -200,10 +236,10 @@ def one_round(bench: Bench) -> dict[str, Any]:
     """Everything once: up, no-op up, reads, down; then the bare commands."""
     found: dict[str, Any] = {}
     begin = time.monotonic()
-    bench.devenv("up", "--profile", PROFILE, "--name", NAME)
+    bench.devenv("up", "--profile", bench.profile, "--name", NAME)
     found["up"] = milestones(bench.state / "kubeconfig", begin)
     found["up_counts"] = counts(bench)
-    found["noop"] = timed(lambda: bench.devenv("up", "--profile", PROFILE, "--name", NAME))
+    found["noop"] = timed(lambda: bench.devenv("up", "--profile", bench.profile, "--name", NAME))
     found["noop_counts"] = counts(bench)
     found["status"] = timed(lambda: bench.devenv("status", "--name", NAME))
     found["inventory"] = timed(lambda: bench.devenv("inventory", "--name", NAME))
@@ -226,8 +262,7 @@ def bare(bench: Bench) -> dict[str, float]:
         raise SystemExit(f"{error}\n{error.stdout}\n{error.stderr}") from error
     finally:
         output(SCRIPT, "down", *arguments)
-        for name in ("containerd", "kubelet", "etcd"):
-            shutil.rmtree(bench.folder / name, ignore_errors=True)
+        shutil.rmtree(bench.folder / "data", ignore_errors=True)
 
 
 def median(rounds: Sequence[dict[str, Any]], *path: str) -> float:
@@ -245,7 +280,8 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     columns = ("command", *(name for name, _ in MILESTONES))
     up, plain = median(rounds, "up", "command"), median(rounds, "bare", "command")
     # The end of the stage kubernetes, as the end of the whole less the stages after it.
-    late = [sum(one["up_counts"]["stages"][name]["seconds"] for name in ("labels", "validate")) for one in rounds]
+    after_it = ("labels", "addons", "validate")
+    late = [sum(one["up_counts"]["stages"][name]["seconds"] for name in after_it) for one in rounds]
     kubernetes = statistics.median(one["up"]["command"] - after for one, after in zip(rounds, late, strict=True))
     return {
         "ratios": {
@@ -264,37 +300,46 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def measure(profile: str, rounds: int) -> dict[str, Any]:
+    """All rounds of one profile, and what follows from them."""
+    # Where nodes can have their images as hard links: on the cache's filesystem.
+    cache = ROOT / ".cache"
+    cache.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=cache) as scratch:
+        bench = Bench(profile, Path(scratch, "home"), Path(scratch, "bare"))
+        bench.folder.mkdir()
+        try:
+            bench.devenv("up", "--profile", profile, "--name", NAME)
+            capture(bench)
+            bench.devenv("down", "--name", NAME)
+            found = [one_round(bench) for _ in range(rounds)]
+        finally:
+            bench.devenv("down", "--name", NAME, check=False)
+    return {**summary(found), "rounds": found}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure devenv up against the bare commands.")
+    parser.add_argument("--profile", action="append", help=f"default: {', '.join(PROFILES)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "bench.json")
     options = parser.parse_args(arguments)
     if os.geteuid() != 0:
         parser.error("needs root")
-    # Where nodes can have their images as hard links: on the cache's filesystem.
-    cache = ROOT / ".cache"
-    cache.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=cache) as scratch:
-        bench = Bench(Path(scratch, "home"), Path(scratch, "bare"))
-        bench.folder.mkdir()
-        try:
-            bench.devenv("up", "--profile", PROFILE, "--name", NAME)
-            capture(bench)
-            bench.devenv("down", "--name", NAME)
-            rounds = [one_round(bench) for _ in range(options.rounds)]
-        except subprocess.CalledProcessError as error:
-            print(error, error.stdout, error.stderr, sep="\n", file=sys.stderr)
-            return 1
-        finally:
-            bench.devenv("down", "--name", NAME, check=False)
+    load = os.getloadavg()
+    try:
+        found = {profile: measure(profile, options.rounds) for profile in options.profile or PROFILES}
+    except subprocess.CalledProcessError as error:
+        print(error, error.stdout, error.stderr, sep="\n", file=sys.stderr)
+        return 1
     result = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "load": os.getloadavg()},
-        **summary(rounds),
-        "rounds": rounds,
+        "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "load_before": load},
+        "profiles": found,
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({key: result[key] for key in ("ratios", "seconds")}, indent=1))
+    shown = {profile: {key: one[key] for key in ("ratios", "seconds")} for profile, one in found.items()}
+    print(json.dumps(shown, indent=1))
     return 0
 
 
