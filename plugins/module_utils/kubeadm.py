@@ -237,11 +237,11 @@ class _Hasten:
 
     def _watch(self) -> None:
         while not self._over.wait(self._pause):
-            if os.path.exists(kubernetes_state.KUBELET):
+            if os.path.exists(kubernetes_state.KUBELET_CERTIFICATE):
                 return
             address = kubernetes_state.apiserver_address()
             if address and kubernetes_state.http_ok(address, 6443, "/readyz", ca=kubernetes_state.CA, timeout=2):
-                if not os.path.exists(kubernetes_state.KUBELET):
+                if not os.path.exists(kubernetes_state.KUBELET_CERTIFICATE):
                     observe.run(["systemctl", "restart", "kubelet.service"])
                 return
 

@@ -23,12 +23,12 @@ MARKER = "/var/lib/devenv/kubernetes.json"
 
 CA = "/etc/kubernetes/pki/ca.crt"
 ADMIN = "/etc/kubernetes/admin.conf"
-KUBELET = "/etc/kubernetes/kubelet.conf"
+KUBELET_CERTIFICATE = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 NODE_FILES = (
-    KUBELET,
+    "/etc/kubernetes/kubelet.conf",
     CA,
     "/var/lib/kubelet/config.yaml",
-    "/var/lib/kubelet/pki/kubelet-client-current.pem",
+    KUBELET_CERTIFICATE,
 )
 CONTROL_PLANE_FILES = (
     *NODE_FILES,
@@ -59,7 +59,7 @@ CERTIFICATES = (
     "/etc/kubernetes/pki/front-proxy-client.crt",
     "/etc/kubernetes/pki/etcd/server.crt",
     "/etc/kubernetes/pki/etcd/peer.crt",
-    "/var/lib/kubelet/pki/kubelet-client-current.pem",
+    KUBELET_CERTIFICATE,
 )
 
 

@@ -126,7 +126,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def real(path: str) -> str:
         return str(root / path.lstrip("/"))
 
-    for name in ("CA", "ADMIN", "KUBELET", "MARKER"):
+    for name in ("CA", "ADMIN", "KUBELET_CERTIFICATE", "MARKER"):
         monkeypatch.setattr(kubernetes_state, name, real(getattr(kubernetes_state, name)))
     for name in ("NODE_FILES", "CONTROL_PLANE_FILES", "TRACES"):
         monkeypatch.setattr(kubernetes_state, name, tuple(real(path) for path in getattr(kubernetes_state, name)))
@@ -415,8 +415,8 @@ def test_kubelet_of_a_joining_master_is_started_again_once(node: Path, monkeypat
 def test_kubelet_that_has_its_certificate_is_left_alone(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kubernetes_state, "apiserver_address", lambda root="/": "10.0.0.11")
     monkeypatch.setattr(kubernetes_state, "http_ok", lambda *_, **__: True)
-    Path(kubernetes_state.KUBELET).parent.mkdir(parents=True)
-    Path(kubernetes_state.KUBELET).write_text("x")
+    Path(kubernetes_state.KUBELET_CERTIFICATE).parent.mkdir(parents=True)
+    Path(kubernetes_state.KUBELET_CERTIFICATE).write_text("x")
     program(node, "systemctl", f'echo "$*" >> {node}/calls\n')
     with kubeadm._Hasten(pause=0.01):
         time.sleep(0.3)
