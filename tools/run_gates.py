@@ -129,6 +129,7 @@ SCENARIOS = (
     "cluster_network",
     "engine_kubeadm",
     "node_labels",
+    "cluster_addons",
     "validate",
 )
 

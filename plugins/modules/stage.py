@@ -23,7 +23,7 @@ options:
     description: The stage.
     type: str
     required: true
-    choices: [preflight, bundle, provision, prepare, kubernetes, labels, validate, down]
+    choices: [preflight, bundle, provision, prepare, kubernetes, labels, addons, validate, down]
   state:
     description:
       - V(begin) before the stage, V(end) after it.

@@ -29,7 +29,8 @@ class Cluster:
 
     ``endpoint`` is the name of its control plane (port 6443), ``endpoint_kind`` node, virtual or external and
     ``endpoint_addresses`` what the name stands for, in the families' order. ``storage_class``: what the profile puts on
-    it (empty: none); ``checks``: the profile's own, each ``{name, command, timeout}``.
+    it (empty: none); ``metrics``: whether the metrics API is wanted; ``checks``: the profile's own, each
+    ``{name, command, timeout}``.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Cluster:
     endpoint_kind: str = "node"
     endpoint_addresses: tuple[str, ...] = ()
     storage_class: str = ""
+    metrics: bool = False
     checks: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -79,6 +81,7 @@ def _cluster(name: str, hosts: list[str], hostvars: Mapping[str, Mapping[str, An
         endpoint_kind=str(hostvars[hosts[0]].get("devenv_endpoint_kind") or "node"),
         endpoint_addresses=tuple(str(one) for one in hostvars[hosts[0]].get("devenv_endpoint_addresses") or ()),
         storage_class=str(storage["class"]) if storage.get("enabled") else "",
+        metrics=bool((profile.get("metrics") or {}).get("enabled")),
         checks=tuple(dict(check) for check in (profile.get("validate") or {}).get("checks") or ()),
     )
 

@@ -15,6 +15,7 @@ STAGE_EXITS = {
     "prepare": 4,
     "kubernetes": 5,
     "labels": 6,
+    "addons": 6,
     "apps": 6,
     "components": 7,
     "validate": 8,
@@ -68,6 +69,7 @@ CATALOGUE = _table(
         "The log shows the failed task; run again, or look with devenv ssh.",
     ),
     Reason("labels_failed", 6, "The stage labels failed.", "The log shows the failed task; run again."),
+    Reason("addons_failed", 6, "The stage addons failed.", "The log shows the failed task; run again."),
     Reason("apps_failed", 6, "The stage apps failed.", "The log shows the failed task; run again."),
     Reason("components_failed", 7, "The stage components failed.", "The log shows the failed task; run again."),
     Reason(
@@ -392,6 +394,12 @@ CATALOGUE = _table(
         6,
         "Labels, taints or pod ranges of a node cannot be set.",
         "Remove what is named from the node (kubectl label NODE KEY-), or change the profile.",
+    ),
+    Reason(
+        "objects_refused",
+        6,
+        "An object of an add-on cannot be applied to the cluster, or someone else made one of its name.",
+        "Remove what is named (kubectl delete), or switch the add-on off in the profile.",
     ),
     Reason(
         "validate_failed",

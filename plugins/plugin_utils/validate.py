@@ -14,6 +14,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import checks, files, j
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.metrics_checks import Metrics
 from ansible_collections.devenv.lab.plugins.plugin_utils.probes import Probes
 from ansible_collections.devenv.lab.plugins.plugin_utils.redact import redact
 from ansible_collections.devenv.lab.plugins.plugin_utils.remote import Target

@@ -52,7 +52,7 @@ def aio(made: tuple[str, list[dict[str, Any]]]) -> str:
 def test_up_tells_each_stage_and_how_it_ended(made: tuple[str, list[dict[str, Any]]]) -> None:
     lines = made[1]
     ended = [line["stage"] for line in lines if line["type"] == "stage" and line["state"] == "end"]
-    assert ended == ["preflight", "bundle", "provision", "prepare", "kubernetes", "labels", "validate"]
+    assert ended == ["preflight", "bundle", "provision", "prepare", "kubernetes", "labels", "addons", "validate"]
     assert lines[-1]["type"] == "end"
     assert lines[-1]["exit"] == 0
     assert lines[-1]["changed"] > 0
@@ -144,7 +144,7 @@ def test_the_artifacts_of_a_run(user: Typed, aio: str, artifacts: Path) -> None:
     (folder,) = artifacts.iterdir()
     suite = ElementTree.parse(folder / "junit.xml").getroot()
     names = [case.get("name") for case in suite.iter("testcase")]
-    assert names == ["preflight", "bundle", "provision", "prepare", "kubernetes", "labels", "validate"]
+    assert names == ["preflight", "bundle", "provision", "prepare", "kubernetes", "labels", "addons", "validate"]
     assert not list(suite.iter("failure"))
     assert (folder / "metadata.json").is_file()
     user.devenv("up", "--name", aio, "--artifacts", str(artifacts))

@@ -15,7 +15,7 @@ from support.commands import Typed
 
 pytestmark = pytest.mark.cluster
 
-STAGES = ["provision", "prepare", "kubernetes", "labels", "validate"]
+STAGES = ["provision", "prepare", "kubernetes", "labels", "addons", "validate"]
 
 
 def until_stage(child: subprocess.Popen[str], stage: str) -> None:

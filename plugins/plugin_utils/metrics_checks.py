@@ -1,0 +1,38 @@
+"""Is the metrics API ready: does it tell of every node of the cluster?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ansible_collections.devenv.lab.plugins.plugin_utils import kube
+from ansible_collections.devenv.lab.plugins.plugin_utils.checks import Finding
+from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster
+from ansible_collections.devenv.lab.plugins.plugin_utils.kube import Json
+
+NODES = "/apis/metrics.k8s.io/v1beta1/nodes"
+
+
+def check(found: Iterable[Json], cluster: Cluster) -> Finding:
+    """Every node of the profile is among the metrics (format: NodeMetrics of metrics.k8s.io/v1beta1)."""
+    told = {item["metadata"]["name"] for item in found if item.get("usage")}
+    missing = tuple(f"no metrics of {node.name} yet" for node in cluster.nodes if node.name not in told)
+    return Finding(f"metrics of {len(cluster.nodes)} nodes", missing)
+
+
+class Metrics:
+    """One check, ``metrics``, of a cluster that is to have metrics-server."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def look(self, api: kube.Api) -> dict[str, Finding]:
+        try:
+            return {"metrics": check(api.get(NODES)["items"], self._cluster)}
+        except kube.ApiError as error:
+            text = f"the metrics API answers {error.status}: {error}"
+        except kube.ApiUnreachable as error:
+            text = f"the API does not answer: {error}"
+        return {"metrics": Finding(text, (text,))}
+
+    def explain(self, api: kube.Api) -> dict[str, str]:
+        return {}

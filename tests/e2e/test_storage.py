@@ -1,0 +1,152 @@
+"""Volumes and metrics, switched on by the profile, used as an application would, switched off again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.commands import Typed
+from support.seen import inside
+
+pytestmark = pytest.mark.cluster
+
+VERSIONS = yaml.safe_load((Path(__file__).resolve().parents[2] / "configs" / "versions.yml").read_text())
+IMAGE = f"devenv.lab/probe:{VERSIONS['probe']}"
+ON = ("--set", "storage.enabled=true", "--set", "metrics.enabled=true")
+OFF = ("--set", "storage.enabled=false", "--set", "metrics.enabled=false")
+
+CLAIM = """
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec:
+  accessModes: [ReadWriteOnce]
+  resources: {requests: {storage: 16Mi}}
+"""
+
+
+@pytest.fixture(scope="module")
+def name(user: Typed, new_name: Callable[[str], str]) -> Iterator[str]:
+    """An aio environment with volumes and metrics."""
+    made = new_name("storage")
+    user.devenv("up", "--profile", "sno", "--name", made, *ON)
+    yield made
+    user.devenv("down", "--name", made)
+
+
+def pod(user: Typed, name: str, command: str) -> str:
+    """Run ``command`` in a new pod that has the claim at /data, as an ordinary user; returns what it printed."""
+    spec = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 0,
+        "containers": [
+            {
+                "name": "try",
+                "image": IMAGE,
+                "command": ["sh", "-euc", command],
+                "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+            }
+        ],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+    }
+    overrides = json.dumps({"apiVersion": "v1", "spec": spec})
+    user.kubectl(name, "run", "try", "--restart=Never", f"--image={IMAGE}", f"--overrides={overrides}")
+    try:
+        wait = ("wait", "pod/try", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s")
+        user.kubectl(name, *wait)
+        return user.kubectl(name, "logs", "try").stdout
+    finally:
+        user.kubectl(name, "delete", "pod", "try", "--grace-period=0", "--wait=true")
+
+
+def folders(name: str) -> list[str]:
+    """Folders of volumes on the node, looked at from outside the cluster."""
+    return inside(f"{name}-master-0", "sh", "-c", "ls /var/lib/devenv/volumes 2>/dev/null || :").split()
+
+
+def until(what: Callable[[], Any], seconds: float = 60) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not become so"
+        time.sleep(0.5)
+
+
+def test_data_outlive_pods_and_the_nodes_restart(user: Typed, name: str, tmp_path: Path) -> None:
+    classes = json.loads(user.kubectl(name, "get", "storageclasses", "-o", "json").stdout)["items"]
+    assert [row["metadata"]["name"] for row in classes] == ["local-path"]
+    file = tmp_path / "claim.yml"
+    file.write_text(CLAIM)
+    user.kubectl(name, "apply", "-f", str(file))
+    pod(user, name, "id -u; echo written > /data/file; sync")
+    claim = json.loads(user.kubectl(name, "get", "pvc", "data", "-o", "json").stdout)
+    assert (claim["status"]["phase"], claim["spec"]["storageClassName"]) == ("Bound", "local-path")
+    assert [folder.endswith("_default_data") for folder in folders(name)] == [True]
+    assert pod(user, name, "cat /data/file") == "written\n"
+
+    user.devenv("stop", "--name", name)
+    user.devenv("start", "--name", name)
+    assert pod(user, name, "cat /data/file; echo more >> /data/file") == "written\n"
+
+
+def test_a_second_up_changes_nothing_and_validates(user: Typed, name: str) -> None:
+    assert user.devenv("up", "--name", name).stdout.splitlines()[-1] == "changed=0"
+    assert user.objects("up", "--name", name, "--check")[-1]["changed"] == 0
+
+
+def test_top_tells_of_the_nodes_and_pods(user: Typed, name: str) -> None:
+    (row,) = user.kubectl(name, "top", "nodes", "--no-headers").stdout.splitlines()
+    assert row.split()[0] == "master-0"
+    assert row.split()[1].endswith("m")
+    assert "etcd-master-0" in user.kubectl(name, "top", "pods", "-n", "kube-system").stdout
+
+
+def test_someone_elses_class_is_not_taken(user: Typed, name: str) -> None:
+    drift = (
+        "annotate",
+        "storageclass",
+        "local-path",
+        "--overwrite",
+        "storageclass.kubernetes.io/is-default-class=false",
+    )
+    user.kubectl(name, *drift)
+    last = user.objects("up", "--name", name)[-1]
+    assert (last["exit"], last["changed"]) == (0, 1), "what was changed by hand is put back"
+
+    user.kubectl(name, "label", "storageclass", "local-path", "devenv.lab/set-")
+    try:
+        refused = user.devenv("up", "--name", name, code=6)
+        assert "StorageClass local-path" in refused.stderr
+    finally:
+        user.kubectl(name, "label", "storageclass", "local-path", "devenv.lab/set=addons")
+
+
+def test_switched_off_they_are_gone_and_the_data_stay(user: Typed, name: str) -> None:
+    planned = user.objects("up", "--name", name, *OFF, "--check")[-1]
+    assert (planned["exit"], planned["changed"]) == (0, 1)
+    assert user.kubectl(name, "get", "storageclasses", "-o", "name").stdout.split(), "a check removes nothing"
+
+    last = user.objects("up", "--name", name, *OFF)[-1]
+    assert (last["exit"], last["changed"]) == (0, 1)
+    assert user.kubectl(name, "get", "storageclasses", "-o", "name").stdout.split() == []
+    ours = "deployments,services,configmaps,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings"
+    label = ("-l", "app.kubernetes.io/managed-by=devenv")
+    left = user.kubectl(name, "get", f"{ours},apiservices", "-A", *label, "-o", "name").stdout.split()
+    assert left == []
+    until(lambda: "metrics-server" not in user.kubectl(name, "get", "pods", "-n", "kube-system", "-o", "name").stdout)
+    assert user.kubectl(name, "top", "nodes", code=None).returncode != 0
+    assert pod(user, name, "cat /data/file") == "written\nmore\n"
+    assert user.devenv("up", "--name", name).stdout.splitlines()[-1] == "changed=0"
+
+
+def test_switched_on_again_deleted_claims_are_cleaned_up(user: Typed, name: str) -> None:
+    last = user.objects("up", "--name", name, "--set", "storage.enabled=true")[-1]
+    assert (last["exit"], last["changed"]) == (0, 1)
+    assert pod(user, name, "cat /data/file") == "written\nmore\n"
+    user.kubectl(name, "delete", "pvc", "data")
+    until(lambda: folders(name) == [])

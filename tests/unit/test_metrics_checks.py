@@ -1,0 +1,45 @@
+"""Whether the metrics API tells of every node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import kube, metrics_checks
+from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster, Node
+
+NODES = tuple(Node(name, "control_plane", {}, (), ()) for name in ("a", "b"))
+CLUSTER = Cluster("main", Path("k"), "kubeadm", "1.36.3", ("ipv4",), NODES)
+
+
+class Api:
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def get(self, path: str) -> Any:
+        assert path == "/apis/metrics.k8s.io/v1beta1/nodes"
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return {"items": self.answer}
+
+
+def row(name: str, usage: dict[str, str] | None = None) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "usage": {"cpu": "1m", "memory": "2Ki"} if usage is None else usage}
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ([row("a"), row("b")], []),
+        ([row("b")], ["no metrics of a yet"]),
+        ([row("a", {}), row("b")], ["no metrics of a yet"]),
+        ([], ["no metrics of a yet", "no metrics of b yet"]),
+        (kube.ApiError(503, "", "unavailable"), ["the metrics API answers 503: unavailable"]),
+        (kube.ApiError(404, "NotFound", "no such page"), ["the metrics API answers 404: no such page"]),
+        (kube.ApiUnreachable("cut"), ["the API does not answer: cut"]),
+    ],
+)
+def test_metrics(answer: Any, missing: list[str]) -> None:
+    finding = metrics_checks.Metrics(CLUSTER).look(cast(kube.Api, Api(answer)))["metrics"]
+    assert list(finding.missing) == missing
