@@ -61,7 +61,7 @@ class Bench:
     folder: Path
 
     def devenv(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("ANSIBLE_") and k != "PYTHONUNBUFFERED"}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "PYTHON"))}
         env = {**kept, "DEVENV_HOME": str(self.home)}
         return subprocess.run([BIN / "devenv", *words], env=env, capture_output=True, text=True, check=check)
 
