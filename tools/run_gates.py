@@ -127,6 +127,7 @@ SCENARIOS = (
     "node_prepare",
     "container_runtime",
     "cluster_network",
+    "endpoint",
     "engine_kubeadm",
     "node_labels",
     "cluster_addons",

@@ -33,6 +33,7 @@ KEY = re.compile(r"(?<!sha256:)(?<![0-9A-Fa-f])[0-9a-f]{64}(?![0-9A-Fa-f])")
 LEFT = ("/etc/kubernetes/manifests", "/etc/kubernetes/pki", "/var/lib/etcd", "/var/lib/kubelet", "/var/log/pods")
 
 PHASE = ("kubeadm", "init", "phase")
+DNS = ("--namespace", "kube-system")
 
 # A control plane node joins in two parts, by the phases that each leaves out: etcd, then all that needs its own etcd.
 # kubeadm by itself starts the API server first, which then asks for etcd at ever longer intervals.
@@ -404,7 +405,23 @@ def allow_join(params: dict[str, Any], now: float) -> dict[str, Any]:
             words = ["upload-certs", "--upload-certs", "--skip-certificate-key-print", "--config", files.config]
             _check(run([*PHASE, *words], timeout=60), "upload-certs")
             changed = True
-    return {"changed": changed}
+    return {"changed": _more_dns(params["dns_replicas"]) or changed}
+
+
+def _more_dns(wanted: int) -> bool:
+    """A cluster that is a single node no more gets the pods of CoreDNS that it would have been born with. Another
+    number than one is somebody's wish.
+    """
+    if wanted < 2:
+        return False
+    shown = _json(_kubectl(*DNS, "get", "deployment", "coredns", "-o", "json"), "CoreDNS cannot be looked at")
+    if shown.get("spec", {}).get("replicas") != 1:
+        return False
+    _json(
+        _kubectl(*DNS, "scale", "deployment", "coredns", "--current-replicas=1", f"--replicas={wanted}", "-o", "json"),
+        "CoreDNS cannot be scaled",
+    )
+    return True
 
 
 def _check(answer: Result, what: str) -> None:

@@ -64,6 +64,10 @@ options:
     description: Seconds after which kubeadm is ended.
     type: int
     default: 600
+  dns_replicas:
+    description: Pods of CoreDNS that V(allow_join) brings a cluster to that has one. 0 and 1 leave it as it is.
+    type: int
+    default: 0
   wait:
     description: Seconds that V(allow_join) waits for the cluster's API to answer.
     type: int
@@ -129,6 +133,7 @@ ARGUMENTS = {
     "members": {"type": "dict", "default": {}},
     "least": {"type": "int", "default": 900},
     "timeout": {"type": "int", "default": 600},
+    "dns_replicas": {"type": "int", "default": 0},
     "wait": {"type": "int", "default": 120},
 }
 

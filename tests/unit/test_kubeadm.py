@@ -173,6 +173,7 @@ def params(**changes: Any) -> dict[str, Any]:
         "members": {},
         "timeout": 20,
         "wait": 0,
+        "dns_replicas": 0,
         **changes,
     }
 
@@ -363,6 +364,20 @@ def test_joins_wait_for_the_api(node: Path) -> None:
         kubeadm.perform("allow_join", params(least=900), time.time())
     kubeadm.wait_for_api(20, pause=0.01)
     assert (node / "asked").read_text().count("x") == 3
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "scaled"), [(1, 2, True), (2, 2, False), (3, 2, False), (0, 2, False), (1, 1, False)]
+)
+def test_dns_of_a_cluster_that_grows(node: Path, there: int, wanted: int, scaled: bool) -> None:
+    allowing(node, json.dumps(secret("1970-01-01T00:40:00Z")), json.dumps({"spec": {"replicas": there}, "items": []}))
+    text = (node / "bin/kubectl").read_text()
+    (node / "bin/kubectl").write_text(
+        text.replace('case "$*" in', f'case "$*" in *scale*) echo "$*" >> {node}/calls;;')
+    )
+    done = kubeadm.perform("allow_join", params(least=900, dns_replicas=wanted), now=600.0)
+    assert done["changed"] is scaled
+    assert ["--replicas=2" in call for call in calls(node)] == [True] * scaled
 
 
 MEMBER = '{"members": [{"ID": 10, "name": "n1", "peerURLs": ["https://10.0.0.11:2380"]}]}'
