@@ -12,7 +12,7 @@ ON := $(if $(NAME),--name $(NAME))
 unexport PYTHONUNBUFFERED
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages venv bundle up down test lint unit artifact sanity molecule e2e bench nightly docs clean
+.PHONY: help setup packages venv bundle up down test lint unit artifact sanity molecule e2e chaos bench nightly docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -59,9 +59,14 @@ e2e: setup ## real clusters, through the command and through Ansible
 	@tools/setup limits
 	@$(GATES) machine e2e
 
+chaos: setup ## kill the making of a cluster at random moments: the next must put it right (DEVENV_CHAOS_KILLS, DEVENV_CHAOS_SEED)
+	@tools/setup limits
+	$(BIN)/pytest -m cluster tests/chaos
+
 nightly: ## test, and what takes too long for every change
 	@tools/setup packages venv limits
 	@$(GATES) all --nightly
+	@$(MAKE) --no-print-directory chaos
 	@$(MAKE) --no-print-directory bench
 
 bench: setup ## what an up costs beside the bare commands: writes bench.json

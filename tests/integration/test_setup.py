@@ -64,5 +64,5 @@ def test_an_unknown_part_is_refused() -> None:
 def test_make_lists_its_targets(word: str) -> None:
     shown = subprocess.run(["make", *word.split()], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     named = {line.split()[1] for line in shown.splitlines() if line.startswith("  make ")}
-    wanted = "setup up down test lint unit artifact sanity molecule e2e bench nightly docs clean"
+    wanted = "setup up down test lint unit artifact sanity molecule e2e chaos bench nightly docs clean"
     assert set(wanted.split()) <= named

@@ -1,0 +1,186 @@
+"""Several masters behind virtual addresses: made, hurt, healed, and grown from one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import yaml
+from support import ha
+from support.commands import Typed
+from support.seen import inside, untouched
+
+pytestmark = pytest.mark.cluster
+
+MASTERS = ["master-0", "master-1", "master-2"]
+NODES = [*MASTERS, "worker-0", "worker-1"]
+# What it may take on a machine that others use, too; by hand on a quiet one it is two seconds.
+LIMIT = 20.0
+
+
+@pytest.fixture(scope="module")
+def cluster(user: Typed, new_name: Callable[[str], str]) -> Iterator[str]:
+    """Three masters and two workers with both families, so that both virtual addresses are tried."""
+    name = new_name("ha")
+    user.devenv("up", "--profile", "ha-dualstack-static", "--name", name)
+    yield name
+    user.devenv("down", "--name", name)
+
+
+@pytest.fixture(scope="module")
+def ca(user: Typed, cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ha.authority(user, cluster, tmp_path_factory.mktemp("ca"))
+
+
+def answers(address: str, ca: Path) -> str:
+    """What the API at ``address`` says of itself; its certificate has to hold the address."""
+    argv = ["curl", "--silent", "--show-error", "--cacert", str(ca), "--max-time", "10", ha.url(address)]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def test_etcd_has_three_healthy_members(cluster: str) -> None:
+    assert ha.members(cluster, MASTERS) == dict.fromkeys(MASTERS, True)
+
+
+def test_the_api_answers_on_every_master_and_on_the_virtual_addresses(user: Typed, cluster: str, ca: Path) -> None:
+    network = ha.network(user, cluster)
+    addresses = [one for master in MASTERS for one in network["nodes"][master]["addresses"].values()]
+    assert len(addresses + ha.virtual(user, cluster)) == 8
+    assert {answers(address, ca) for address in [*addresses, *ha.virtual(user, cluster)]} == {"ok"}
+    assert len(ha.holders(user, cluster, MASTERS)) == 1
+
+
+def test_everybody_finds_the_control_plane_by_its_endpoint(user: Typed, cluster: str) -> None:
+    endpoint = f"https://main.{cluster}.devenv.internal:6443"
+    told = {
+        f"{node} {path}": inside(f"{cluster}-{node}", "sh", "-c", f"sed -n 's/ *server: //p' {path}").strip()
+        for node, path in (
+            *((master, "/etc/kubernetes/admin.conf") for master in MASTERS),
+            ("worker-0", "/etc/kubernetes/kubelet.conf"),
+            ("worker-1", "/etc/kubernetes/kubelet.conf"),
+        )
+    }
+    for namespace, config, key in (
+        ("kube-system", "kube-proxy", "kubeconfig.conf"),
+        ("kube-public", "cluster-info", "kubeconfig"),
+    ):
+        shown = user.kubectl(cluster, "-n", namespace, "get", "configmap", config, "-o", "json").stdout
+        told[config] = yaml.safe_load(json.loads(shown)["data"][key])["clusters"][0]["cluster"]["server"]
+    assert set(told.values()) == {endpoint}, told
+    own = yaml.safe_load((ha.state(user, cluster) / "kubeconfig").read_text())
+    assert own["clusters"][0]["cluster"]["server"] == ha.url(ha.virtual(user, cluster)[0], "")
+
+
+def test_dns_does_not_live_on_one_node(user: Typed, cluster: str) -> None:
+    shown = user.kubectl(cluster, "-n", "kube-system", "get", "pods", "-l", "k8s-app=kube-dns", "-o", "json").stdout
+    nodes = [pod["spec"]["nodeName"] for pod in json.loads(shown)["items"]]
+    assert len(nodes) == len(set(nodes)) == 2
+
+
+def test_a_second_up_changes_nothing(user: Typed, cluster: str) -> None:
+    seen = untouched(user, cluster, NODES)
+    assert user.objects("up", "--name", cluster)[-1]["changed"] == 0
+    assert untouched(user, cluster, NODES) == seen
+
+
+def lose(user: Typed, cluster: str, ca: Path, *argv: str) -> tuple[str, list[ha.Asker], float]:
+    """``podman argv`` on the holder of the virtual addresses while these are asked; the holder, who asked, and when."""
+    (holder,) = ha.holders(user, cluster, MASTERS)
+    with ExitStack() as stack:
+        askers = [stack.enter_context(ha.Asker(address, ca)) for address in ha.virtual(user, cluster)]
+        time.sleep(2)
+        assert all(asker.answers and not asker.failures() for asker in askers)
+        begin = time.monotonic()
+        subprocess.run(["podman", *argv, f"{cluster}-{holder}"], check=True, capture_output=True, timeout=120)
+        time.sleep(12)
+    return holder, askers, begin
+
+
+def healed(user: Typed, cluster: str) -> None:
+    """`devenv up` puts everything right, and what it says of that is true."""
+    assert user.objects("up", "--name", cluster)[-1]["exit"] == 0
+    assert ha.wait_for_members(cluster, MASTERS, 10) == dict.fromkeys(MASTERS, True)
+    assert len(ha.holders(user, cluster, MASTERS)) == 1
+    shown = user.kubectl(cluster, "get", "nodes", "--no-headers").stdout.splitlines()
+    assert [row.split()[:2] for row in shown] == [[node, "Ready"] for node in NODES]
+
+
+def test_a_clean_stop_of_the_holder_costs_no_request(user: Typed, cluster: str, ca: Path) -> None:
+    holder, askers, _ = lose(user, cluster, ca, "stop", "--time", "60")
+    assert [asker.failures() for asker in askers] == [[], []]
+    assert holder not in ha.holders(user, cluster, [m for m in MASTERS if m != holder])
+    healed(user, cluster)
+
+
+def test_the_loss_of_the_holder_is_over_in_seconds(
+    user: Typed, cluster: str, ca: Path, record_property: Callable[[str, object], None]
+) -> None:
+    holder, askers, killed = lose(user, cluster, ca, "kill", "--signal", "KILL")
+    for asker, family in zip(askers, ("ipv4", "ipv6"), strict=True):
+        first, last = asker.outage(killed)
+        record_property(f"{family}_seconds_to_the_first_answer", round(first, 2))
+        record_property(f"{family}_seconds_to_the_last_failure", round(last, 2))
+        print(f"{family}: first answer after {first:.1f} s, last failure after {last:.1f} s")
+        assert first < LIMIT
+        assert last < LIMIT
+    (successor,) = ha.holders(user, cluster, [m for m in MASTERS if m != holder])
+    healed(user, cluster)
+    # Who comes back does not take the addresses: that would cost requests once more.
+    assert ha.holders(user, cluster, MASTERS) == [successor]
+
+
+def test_the_first_master_that_was_lost_is_made_anew(user: Typed, cluster: str, ca: Path) -> None:
+    subprocess.run(
+        ["podman", "rm", "--force", "--time", "0", f"{cluster}-master-0"], check=True, capture_output=True, timeout=60
+    )
+    others = ["master-1", "master-2", "worker-0", "worker-1"]
+    seen = {node: _started(cluster, node) for node in others}
+    healed(user, cluster)
+    assert {node: _started(cluster, node) for node in others} == seen
+    for address in ha.network(user, cluster)["nodes"]["master-0"]["addresses"].values():
+        assert answers(address, ca) == "ok"
+    assert user.objects("up", "--name", cluster)[-1]["changed"] == 0
+
+
+def _started(cluster: str, node: str) -> str:
+    argv = ["podman", "inspect", "--format={{.Id}} {{.State.StartedAt}}", f"{cluster}-{node}"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def test_one_master_becomes_three(user: Typed, environment: str, tmp_path: Path) -> None:
+    profile = tmp_path / "grow.yml"
+    profile.write_text("extends: aio\n")
+    user.devenv("up", "--profile", str(profile), "--name", environment)
+    certificate = ("sha256sum", "/etc/kubernetes/pki/apiserver.crt", "/etc/kubernetes/pki/ca.crt")
+    before = inside(f"{environment}-master-0", *certificate)
+    ca = ha.authority(user, environment, tmp_path)
+    profile.write_text("extends: aio\nnodes:\n  master-1: {schedulable: true}\n  master-2: {schedulable: true}\n")
+    user.devenv("up", "--profile", str(profile), "--name", environment)
+    # No new certificate for the old one, whose holds the virtual address since its birth.
+    assert inside(f"{environment}-master-0", *certificate) == before
+    assert ha.wait_for_members(environment, MASTERS, 10) == dict.fromkeys(MASTERS, True)
+    (virtual,) = ha.virtual(user, environment)
+    assert answers(virtual, ca) == "ok"
+    own = yaml.safe_load((ha.state(user, environment) / "kubeconfig").read_text())
+    assert own["clusters"][0]["cluster"]["server"] == ha.url(virtual, "")
+    # What was started when there was one master has learnt where the control plane is now.
+    known = "grep -h main. /etc/hosts /var/lib/kubelet/pods/*/etc-hosts"
+    for line in inside(f"{environment}-master-0", "sh", "-c", known).splitlines():
+        assert line.split() == [virtual, f"main.{environment}.devenv.internal"]
+    dns = user.kubectl(environment, "-n", "kube-system", "get", "pods", "-l", "k8s-app=kube-dns", "-o", "json").stdout
+    assert len({pod["spec"]["nodeName"] for pod in json.loads(dns)["items"]}) == 2
+    assert user.objects("up", "--name", environment)[-1]["changed"] == 0
+
+
+@pytest.mark.nightly
+def test_three_masters_join_twenty_times_of_twenty(user: Typed, new_name: Callable[[str], str]) -> None:
+    for _ in range(20):
+        name = new_name("join")
+        user.devenv("up", "--profile", "compact", "--name", name)
+        assert ha.members(name, MASTERS) == dict.fromkeys(MASTERS, True)
+        user.devenv("down", "--name", name)
