@@ -342,7 +342,7 @@ def wait(
 
 
 def _note(check: Check, finding: Finding, seconds: float) -> None:
-    if finding.ok and check.ok:
+    if finding.ok and check.ok and finding.seen == check.seen:
         return
     check.ok, check.hopeless = finding.ok, finding.hopeless
     check.warnings = finding.warnings

@@ -20,6 +20,7 @@ STAGE_EXITS = {
     "components": 7,
     "validate": 8,
     "down": 13,
+    "gather": 20,
 }
 
 
@@ -566,6 +567,19 @@ CATALOGUE = _table(
         5,
         "A Service could not be forwarded to this host.",
         "The message has kubectl's own words; devenv status shows whether the cluster runs.",
+    ),
+    # gather (2, 20)
+    Reason(
+        "gather_output",
+        2,
+        "The archive cannot have this name.",
+        "Give a folder, or a name that ends in .tar.gz.",
+    ),
+    Reason(
+        "gather_failed",
+        20,
+        "The archive could not be written.",
+        "Look at the place named above: free space, owner; or name another with --output.",
     ),
     # the command
     Reason(

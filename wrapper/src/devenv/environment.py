@@ -130,9 +130,32 @@ class Environment:
 
         return survey.status(self.name)
 
-    def validate(self, *, timeout: float | None = None, watcher: runner.Watcher | None = None) -> None:
-        """Run all checks, with real pods. Raises StageFailed with what is missing."""
-        operations.validate(self.name, operations.Options(timeout=timeout, command="Environment.validate"), watcher)
+    def validate(
+        self, *, timeout: float | None = None, watcher: runner.Watcher | None = None
+    ) -> Sequence[Mapping[str, Any]]:
+        """Run all checks, with real pods; return a row a check: ``{cluster, name, ok, seconds, seen, warnings}``.
+
+        Raises StageFailed with what is missing; its ``checks`` has the rows.
+        """
+        options = operations.Options(timeout=timeout, command="Environment.validate")
+        return operations.validate(self.name, options, watcher).checks
+
+    def gather(
+        self,
+        output: str | os.PathLike[str] = "",
+        *,
+        timeout: float | None = None,
+        watcher: runner.Watcher | None = None,
+    ) -> Path:
+        """Write one archive of what nodes, clusters and this host know; return its path.
+
+        ``output``: a file .tar.gz or a folder, by default the working directory. A node that does not answer is noted
+        in the archive's index.
+        """
+        from devenv import gathering
+
+        options = operations.Options(timeout=timeout, command="Environment.gather")
+        return gathering.gather(self.name, os.fspath(output), options, watcher).path
 
     def stop(self, watcher: runner.Watcher | None = None) -> None:
         """Stop the nodes as a shutdown would; `start` brings them back."""

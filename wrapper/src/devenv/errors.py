@@ -5,14 +5,16 @@ Every class carries ``exit_code``, the code that the command ends with (docs/ref
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 
 class Error(Exception):
     """Base of everything that goes wrong. ``message`` says what, ``where`` in which host, task, file or key,
-    ``advice`` what to do next, ``reason`` is the stable id (may be empty), ``log`` the full log if there is one."""
+    ``advice`` what to do next, ``reason`` is the stable id (may be empty), ``log`` the full log if there is one.
+    ``gathered`` is the archive that was made because of it, ``checks`` the rows of a validation.
+    """
 
     exit_code = 1
 
@@ -34,6 +36,9 @@ class Error(Exception):
         self.where = where
         self.log = log
         self.stage = stage
+        self.gathered: Path | None = None
+        self.gather_trouble = ""
+        self.checks: Sequence[Mapping[str, Any]] = ()
         if exit_code is not None:
             self.exit_code = exit_code
 
@@ -48,6 +53,7 @@ class Error(Exception):
             "where": self.where,
             "advice": self.advice,
             "log": str(self.log) if self.log else None,
+            "gathered": str(self.gathered) if self.gathered else None,
         }
 
 

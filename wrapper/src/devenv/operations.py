@@ -10,7 +10,7 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class Result:
     seconds: float = 0.0
     run_dir: Path | None = None
     text: str = ""
+    checks: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -131,24 +132,34 @@ def _kept(name: str | None, overrides: Mapping[str, Any] | None) -> Target:
 
 
 def up(
-    goal: Target, options: Options | None = None, watcher: runner.Watcher | None = None, *, on_failure: str = "keep"
+    goal: Target,
+    options: Options | None = None,
+    watcher: runner.Watcher | None = None,
+    *,
+    on_failure: str = "keep",
+    gather: bool = True,
 ) -> Result:
     """Make the environment what its profile says. With ``on_failure="destroy"`` an environment that this run made is
-    taken down again when it fails; one that was there before never is, nor is an interrupted one.
+    taken down again when it fails; one that was there before never is, nor is an interrupted one. With ``gather``,
+    what the nodes know is collected first.
     """
     options = options or Options()
     new = not paths.environment(goal.name).exists()
     try:
         return run("cluster", goal.name, goal.variables, options, watcher)
     except errors.Error as error:
+        if gather and not options.check:
+            from devenv import gathering
+
+            gathering.after(goal.name, error, options, watcher)
         if on_failure == "destroy" and new and paths.environment(goal.name).exists():
             run("destroy", goal.name, {}, Options(command=options.command), watcher)
-            error.log = _moved(goal.name, error.log)
+            error.log, error.gathered = _moved(goal.name, error.log), _moved(goal.name, error.gathered)
         raise
 
 
 def _moved(name: str, log: Path | None) -> Path | None:
-    """Where a run's log is once its environment is gone."""
+    """Where a file of a run is once its environment is gone."""
     return paths.home() / "history" / name / log.parent.name / log.name if log else None
 
 
@@ -298,12 +309,46 @@ def _log(name: str, outcome: runner.Outcome, run_dir: Path | None) -> Path | Non
     return None
 
 
-def validate(name: str, options: Options | None = None, watcher: runner.Watcher | None = None) -> Result:
-    """Run every check of the role validate, probes with real pods included, whatever was proved before."""
+# Whoever asks waits for the answer: a cluster that is ready says so within seconds.
+VALIDATE_SECONDS = 120
+
+
+def validate(
+    name: str,
+    options: Options | None = None,
+    watcher: runner.Watcher | None = None,
+    *,
+    junit: Path | None = None,
+) -> Result:
+    """Run every check of the role validate, with real pods, whatever was proved before. ``checks`` of the result, or of
+    the error that is raised, has a row a check: ``{cluster, name, ok, seconds, seen, warnings}``.
+
+    ``junit``: file for a document with a case a check. Without a timeout, waits VALIDATE_SECONDS.
+    """
     from devenv import shell
 
-    variables = {"validate_probes": "always", "validate_nodes": list(shell.hosts(name))}
-    return run("validate", name, variables, options or Options(), watcher)
+    variables: dict[str, Any] = {
+        "validate_probes": "always",
+        "validate_nodes": list(shell.hosts(name)),
+        "devenv_timeout": VALIDATE_SECONDS,
+    }
+    if junit:
+        variables["validate_junit"] = str(junit.absolute())
+    try:
+        result = run("validate", name, variables, options or Options(), watcher)
+    except errors.Error as error:
+        error.checks = _checks(error.log.parent if error.log else None)
+        raise
+    return replace(result, checks=_checks(result.run_dir))
+
+
+def _checks(run_dir: Path | None) -> list[dict[str, Any]]:
+    """What the stage validate wrote into its run's folder."""
+    try:
+        rows = json.loads((run_dir / "checks.json").read_text()) if run_dir else []
+    except (OSError, ValueError):
+        return []
+    return rows if isinstance(rows, list) else []
 
 
 def load_images(

@@ -23,6 +23,7 @@ COMMANDS = (
     ("stop", _LIFE, "runs:stop", "ANSIBLE_ARGUMENT..."),
     ("plan", _LIFE, "runs:plan", ""),
     ("validate", _LIFE, "runs:validate", "ANSIBLE_ARGUMENT..."),
+    ("gather", _LIFE, "runs:gather", "ANSIBLE_ARGUMENT..."),
     ("status", _USE, "environments:status", ""),
     ("list", _USE, "environments:list_", ""),
     ("inventory", _USE, "environments:inventory", ""),

@@ -81,13 +81,19 @@ def size(count: int) -> str:
 
 
 def report(error: errors.Error) -> None:
-    """The three lines of an error: what and where (and its reason's id), what to do next, where the whole log is."""
+    """The lines of an error: what and where (and its reason's id), what to do next, where the whole log is, and what
+    was gathered because of it.
+    """
     reason = f" [{error.reason}]" if error.reason else ""
     say(f"error: {' '.join(str(error).split())}{reason}")
     if error.advice:
         say(f"next: {' '.join(error.advice.split())}")
     if error.log:
         say(f"log: {error.log}")
+    if error.gathered:
+        say(f"gathered: {error.gathered}")
+    if error.gather_trouble:
+        say(f"not gathered: {error.gather_trouble}")
 
 
 def as_error(caught: BaseException) -> errors.Error | None:

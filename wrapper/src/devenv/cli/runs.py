@@ -1,9 +1,12 @@
-"""Commands that change an environment: up, down, start, stop, validate; plan, which says what up would do."""
+"""Commands that run a playbook: up, down, start, stop, validate, gather; plan, which says what up would do."""
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -50,6 +53,9 @@ def up(
     timeout: given.Timeout = None,
     on_failure: OnFailure = "keep",
     artifacts: given.Artifacts = None,
+    no_gather: Annotated[
+        bool, typer.Option("--no-gather", help="After a failure, do not collect what the nodes know.")
+    ] = False,
     as_json: given.Json = False,
 ) -> None:
     """Make an environment, or bring it to what its profile says.
@@ -67,7 +73,7 @@ def up(
             timeout=timeout, artifacts=artifacts,
         )  # fmt: skip
         goal = operations.target(profile, name, given.overrides(changes))
-        result = operations.up(goal, chosen, run.watcher, on_failure=on_failure)
+        result = operations.up(goal, chosen, run.watcher, on_failure=on_failure, gather=not no_gather)
         run.done(result, [] if check else survey.last_lines(goal, result.seconds))
 
 
@@ -151,15 +157,79 @@ def validate(
     verbose: given.Verbose = 0,
     timeout: given.Timeout = None,
     artifacts: given.Artifacts = None,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit document with a case a check.")
+    ] = None,
     as_json: given.Json = False,
 ) -> None:
-    """Prove that the cluster works: API, nodes, DNS, pods that reach each other."""
+    """Prove that the cluster works: a line a check, each by itself.
+
+    Ends with 8 when one does not pass within the time (2m by default).
+    """
     from devenv import names, operations
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
-        result = operations.validate(names.existing(name), chosen, run.watcher)
+        try:
+            result = operations.validate(names.existing(name), chosen, run.watcher, junit=junit)
+        except errors.Error as error:
+            _show_checks(run, error.checks)
+            raise
+        _show_checks(run, result.checks)
         run.done(result, [f"{result.name} works"])
+
+
+def _show_checks(run: output.Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line a check on stdout, as text or as one object."""
+    run.watcher.close()
+    several = len({row["cluster"] for row in rows}) > 1
+    width = max((len(_check_name(row, several)) for row in rows), default=0)
+    for row in rows:
+        if run.as_json:
+            output.data(json.dumps({"type": "check", **row}))
+            continue
+        seen = " ".join(str(row["seen"]).split())
+        head = f"{'ok' if row['ok'] else 'failed':<6}  {_check_name(row, several):<{width}}  {row['seconds']:>6.1f}s"
+        output.data(f"{head}  {seen}")
+        for text in row["warnings"]:
+            output.data(f"{'':<6}  {'':<{width}}  warning: {text}")
+
+
+def _check_name(row: Mapping[str, Any], several: bool) -> str:
+    return f"{row['cluster']}/{row['name']}" if several else str(row["name"])
+
+
+def gather(
+    context: typer.Context,
+    name: given.Name = None,
+    where: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE|DIR", help="The archive (.tar.gz), or a folder for it; by default here."
+        ),
+    ] = "",
+    verbose: given.Verbose = 0,
+    timeout: given.Timeout = None,
+    as_json: given.Json = False,
+) -> None:
+    """Collect what nodes, clusters and this host know into one archive, without secrets.
+
+    What does not answer is told, and noted in the archive. up does so by itself when it fails. Works while another run
+    holds the environment.
+    """
+    from devenv import gathering, names
+
+    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
+        chosen = options(context, verbosity=verbose, timeout=timeout)
+        done = gathering.gather(names.existing(name), where, chosen, run.watcher)
+        run.watcher.close()
+        if as_json:
+            output.data(json.dumps({"type": "gathered", "path": str(done.path), "parts": list(done.parts)}))
+            run.done(done.result)
+            return
+        for text in done.troubles:
+            output.say(f"missing: {text}")
+        output.data(str(done.path))
 
 
 def plan(
