@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import members, reach
+from ansible_collections.devenv.lab.plugins.plugin_utils import members, reach, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -36,8 +35,7 @@ class ActionModule(ActionBase):
 
     def _act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         folder, names, running = Path(str(task_vars["devenv_state"])), arguments["nodes"], arguments["running"]
-        # Values of ansible are its own subclasses, which a YAML dumper does not know.
-        resolved = json.loads(json.dumps(task_vars["devenv_profile"]))
+        resolved = state.read_profile(folder) or {"nodes": []}
         action = arguments["action"]
         if action == "check":
             members.check_replacement(resolved, members.recorded(folder), running, names)

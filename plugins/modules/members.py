@@ -11,8 +11,8 @@ version_added: 0.1.0
 author:
   - devenv maintainers (@devenv)
 description:
-  - Runs on the controller, for all O(nodes) in one call, with the state folder and the profile of the inventory
-    (C(devenv_state), C(devenv_profile)).
+  - Runs on the controller, for all O(nodes) in one call, with the state folder (C(devenv_state)) and the
+    profile in it.
 options:
   action:
     description:
