@@ -1,0 +1,140 @@
+"""devenv node: nodes of an environment that come, go and are made anew."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from devenv.cli import options as given
+from devenv.cli import output
+
+app = typer.Typer(
+    help="Add, remove and replace nodes of an environment.",
+    no_args_is_help=True,
+)
+
+Nodes = Annotated[list[str], typer.Argument(metavar="NODE...", help="Which nodes.", autocompletion=given.complete_node)]
+Add = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NODE...]", help="Names: master-N or worker-N. Without any, the next worker."),
+]
+Own = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A key of the new nodes, e.g. memory=4GiB or labels.pipe=true. May be repeated.",
+    ),
+]
+
+
+@app.callback()
+def _app() -> None:
+    """Add, remove and replace nodes of an environment."""
+
+
+@app.command("list")
+def list_(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
+    """List the nodes of an environment, those that are about to leave it included."""
+    from devenv import names, survey
+
+    columns = {
+        "name": "NODE",
+        "group": "GROUP",
+        "cluster": "CLUSTER",
+        "container": "CONTAINER",
+        "kubernetes": "KUBERNETES",
+        "leaving": "LEAVES",
+        "addresses": "ADDRESSES",
+    }
+
+    def text(rows: list[dict[str, Any]]) -> str:
+        return output.table([{**row, "leaving": "yes" if row["leaving"] else ""} for row in rows], columns)
+
+    output.document(given.form(as_json, form), survey.nodes(names.existing(name)), text)
+
+
+@app.command()
+def add(
+    context: typer.Context,
+    nodes: Add = None,
+    changes: Own = None,
+    name: given.Name = None,
+    verbose: given.Verbose = 0,
+    check: given.Check = False,
+    timeout: given.Timeout = None,
+    artifacts: given.Artifacts = None,
+    as_json: given.Json = False,
+) -> None:
+    """Add nodes to an environment: the profile that it keeps gets them, then all is as in up.
+
+    A later up that names a profile without them removes them again.
+    """
+    from devenv import membership
+
+    own = given.overrides(changes)
+    _up(
+        lambda old: membership.added(old, nodes or [], own),
+        context, name, as_json, verbosity=verbose, check=check, timeout=timeout, artifacts=artifacts,
+    )  # fmt: skip
+
+
+@app.command()
+def remove(
+    context: typer.Context,
+    nodes: Nodes,
+    name: given.Name = None,
+    verbose: given.Verbose = 0,
+    check: given.Check = False,
+    timeout: given.Timeout = None,
+    artifacts: given.Artifacts = None,
+    as_json: given.Json = False,
+) -> None:
+    """Remove nodes: their pods move away, they leave the cluster and etcd, then their machines end.
+
+    The last control plane node of a cluster is refused (exit code 14): devenv down ends the environment.
+    """
+    from devenv import membership
+
+    _up(
+        lambda old: membership.removed(old, nodes),
+        context, name, as_json, verbosity=verbose, check=check, timeout=timeout, artifacts=artifacts,
+    )  # fmt: skip
+
+
+@app.command()
+def replace(
+    context: typer.Context,
+    nodes: Nodes,
+    name: given.Name = None,
+    verbose: given.Verbose = 0,
+    timeout: given.Timeout = None,
+    artifacts: given.Artifacts = None,
+    as_json: given.Json = False,
+) -> None:
+    """Make nodes anew, with their name and address: dead, damaged or well.
+
+    Of a node that still answers, pods move away first. What would cost etcd its majority is refused (exit code 14). A
+    node whose container is gone needs no command of its own: up makes it anew.
+    """
+    from devenv import membership, names
+    from devenv.cli import runs
+
+    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
+        chosen = runs.options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
+        result = membership.replace(names.existing(name), nodes, chosen, run.watcher)
+        run.done(result, [f"made anew: {', '.join(nodes)}"])
+
+
+def _up(change: Any, context: typer.Context, name: str | None, as_json: bool, **values: Any) -> None:
+    """Run up with the environment's own profile, changed."""
+    from devenv import membership, names, operations
+    from devenv.cli import runs
+
+    with output.running(as_json=as_json, verbose=bool(values.get("verbosity"))) as run:
+        chosen = runs.options(context, **values)
+        goal = operations.target(None, names.existing(name), change(membership.profile_of(names.existing(name))))
+        result = operations.up(goal, chosen, run.watcher)
+        have = ", ".join(node["name"] for node in (goal.resolved or {}).get("nodes", []))
+        run.done(result, [] if values.get("check") else [f"{goal.name} has {have}"])
