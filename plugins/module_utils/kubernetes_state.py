@@ -192,6 +192,13 @@ def _get(connection: Any, host: str, path: str) -> bool:
     return re.match(rb"HTTP/1\.[01] 200 ", answer) is not None
 
 
+def etcd_endpoint(root: str = "/") -> str:
+    """URL at which this node's own etcd answers, from its manifest: ``https://[::1]:2379`` where IPv6 comes first."""
+    manifest = observe.read_text(observe.under(root, "/etc/kubernetes/manifests/etcd.yaml"))
+    match = re.search(r"--listen-client-urls=([^,\s]+)", manifest)
+    return match.group(1) if match else "https://127.0.0.1:2379"
+
+
 def apiserver_address(root: str = "/") -> str | None:
     """Address that this node's apiserver advertises, from its manifest."""
     manifest = observe.read_text(observe.under(root, "/etc/kubernetes/manifests/kube-apiserver.yaml"))

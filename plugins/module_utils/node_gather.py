@@ -105,7 +105,7 @@ def parts(root: str = "/") -> Iterator[tuple[str, bytes]]:
         )
     if os.path.exists(os.path.join(root, node_report.ETCD.lstrip("/"))):
         for name, words in ETCD_COMMANDS.items():
-            yield name, command([*node_report.ETCDCTL, *words])
+            yield name, command(node_report.etcdctl(*words))
     yield from files(FILES, root)
     for name, argv in COMMANDS.items():
         yield name, command(argv)

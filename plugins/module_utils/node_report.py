@@ -31,7 +31,6 @@ MORE_CERTIFICATES = (
 ETCD = "/etc/kubernetes/manifests/etcd.yaml"
 ETCDCTL = (
     "etcdctl",
-    "--endpoints=https://127.0.0.1:2379",
     "--cacert=/etc/kubernetes/pki/etcd/ca.crt",
     "--cert=/etc/kubernetes/pki/etcd/healthcheck-client.crt",
     "--key=/etc/kubernetes/pki/etcd/healthcheck-client.key",
@@ -54,6 +53,11 @@ def main(arguments: dict[str, Any]) -> None:
     answer = health() if arguments["part"] == "health" else evidence()
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
+
+
+def etcdctl(*words: str) -> list[str]:
+    """argv of etcdctl on this node's own member."""
+    return [*ETCDCTL, f"--endpoints={kubernetes_state.etcd_endpoint()}", *words]
 
 
 def health(root: str = "/") -> dict[str, Any]:
@@ -88,7 +92,7 @@ def etcd() -> dict[str, Any]:
     ``members``: ``[{name, started, learner, peers}]``; ``healthy``: whether this member answers; ``trouble``: why
     something of it is not known.
     """
-    asked = [_start([*ETCDCTL, "member", "list"]), _start([*ETCDCTL, "endpoint", "health"])]
+    asked = [_start(etcdctl("member", "list")), _start(etcdctl("endpoint", "health"))]
     listed, healthy = (_answer(child) for child in asked)
     members = [
         {

@@ -194,3 +194,18 @@ def test_address_of_the_apiserver(tmp_path: Path, text: str, address: str | None
     path.parent.mkdir(parents=True)
     path.write_text(text)
     assert ks.apiserver_address(str(tmp_path)) == address
+
+
+@pytest.mark.parametrize(
+    ("manifest", "endpoint"),
+    [
+        ("    - --listen-client-urls=https://127.0.0.1:2379,https://10.0.0.1:2379\n", "https://127.0.0.1:2379"),
+        ("    - --listen-client-urls=https://[::1]:2379,https://[fd77::10]:2379\n", "https://[::1]:2379"),
+        ("", "https://127.0.0.1:2379"),
+    ],
+)
+def test_etcd_answers_at_the_loopback_of_the_first_family(tmp_path: Path, manifest: str, endpoint: str) -> None:
+    path = tmp_path / "etc/kubernetes/manifests/etcd.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(manifest)
+    assert ks.etcd_endpoint(str(tmp_path)) == endpoint
