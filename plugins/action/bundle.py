@@ -29,6 +29,7 @@ SPEC: dict[str, dict[str, Any]] = {
     "containerd_url": {"type": "str", "default": Places.containerd},
     "cni_url": {"type": "str", "default": Places.cni},
     "registry_url": {"type": "str", "default": Places.registry},
+    "docker_url": {"type": "str", "default": Places.docker},
 }
 
 
@@ -84,7 +85,7 @@ class ActionModule(ActionBase):
 
 
 def _options(args: dict[str, Any]) -> sources.Options:
-    places = Places(**{name: args[f"{name}_url"] for name in ("kubernetes", "helm", "containerd", "cni", "registry")})
+    places = Places(**{name: args[f"{name}_url"] for name in Places.names()})
     return sources.Options(directory=Path(args["directory"]) if args["directory"] else None, places=places)
 
 

@@ -72,6 +72,10 @@ options:
     description: Registry of the images, with a path before the names if it has one.
     type: str
     default: https://registry.k8s.io
+  docker_url:
+    description: The same for images that are published on docker.io.
+    type: str
+    default: https://registry-1.docker.io
 attributes:
   check_mode:
     description: Makes and writes nothing; RV(bundle) is empty when there is no bundle yet.

@@ -30,7 +30,8 @@ http: {{addr: "{address}"}}
 
 def lay_out(bundle: Bundle, versions: Versions, root: Path) -> None:
     """Put the bundle's files below ``root`` as dl.k8s.io, get.helm.sh and the two release pages hold them."""
-    for item in items(versions, Places("/k8s", "/helm", "/containerd", "/cni", "/registry"), bundle.manifest.arch):
+    places = Places("/k8s", "/helm", "/containerd", "/cni", "/registry", "/docker")
+    for item in items(versions, places, bundle.manifest.arch):
         file = root / item.url.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         if item.target:

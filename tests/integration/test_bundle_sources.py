@@ -63,7 +63,7 @@ def mirrored(bundle: Bundle, near: Path) -> Iterator[Official]:
             if image.name != WANTED.probe_image:
                 official.push(bundle.path / image.path, registry)
         url = files.url
-        places = Places(f"{url}/k8s", f"{url}/helm", f"{url}/containerd", f"{url}/cni", registry)
+        places = Places(f"{url}/k8s", f"{url}/helm", f"{url}/containerd", f"{url}/cni", registry, registry)
         yield Official(files, registry, places)
 
 
@@ -281,6 +281,8 @@ def test_programs_say_their_versions(bundle: Bundle) -> None:
         "containerd-shim-runc-v2": ("-v",),
         "ctr": ("--version",),
         "helm": ("version", "--short"),
+        "local-path-provisioner": ("--version",),
+        "metrics-server": ("--version",),
     }
     listed = {one.path.removeprefix("bin/"): one.version for one in bundle.manifest.files if one.path[:4] == "bin/"}
     assert listed.keys() == says.keys()
@@ -294,10 +296,10 @@ def test_programs_say_their_versions(bundle: Bundle) -> None:
         assert "1.0.0" in json.loads(done.stdout)["supportedVersions"]
 
 
-def test_images_are_those_that_kubeadm_asks_for(bundle: Bundle) -> None:
+def test_images_are_those_that_are_asked_for(bundle: Bundle) -> None:
     argv = [str(bundle.bin("kubeadm")), "config", "images", "list", "--kubernetes-version", WANTED.kubernetes]
     asked = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
-    assert {one.name for one in bundle.manifest.images} == {*asked, WANTED.probe_image}
+    assert {one.name for one in bundle.manifest.images} == {*asked, *WANTED.addon_images.values(), WANTED.probe_image}
     for image in bundle.manifest.images:
         assert [(one.name, one.digest) for one in oci.read(bundle.path / image.path)] == [(image.name, image.digest)]
 

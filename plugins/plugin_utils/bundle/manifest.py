@@ -19,13 +19,17 @@ _FOLDER = re.compile(r"[0-9A-Za-z][0-9A-Za-z.]*-[0-9a-f]{12}")
 
 @dataclass(frozen=True)
 class File:
-    """One file: ``path`` in the bundle, ``size`` in bytes, ``origin`` a URL, a Go package or what it was made of."""
+    """One file: ``path`` in the bundle, ``size`` in bytes, ``origin`` a URL, a Go package or what it was made of.
+
+    ``inputs`` is the digest of all that decided the content of a program built here, empty for others.
+    """
 
     path: str
     sha256: str
     size: int
     version: str
     origin: str
+    inputs: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,8 @@ def sha256(file: Path) -> str:
 def _file(data: Any) -> File:
     if not _HEX.fullmatch(data["sha256"]):
         raise ValueError(f"{data['sha256']!r} is no sha256")
-    return File(_inside(data["path"]), data["sha256"], int(data["size"]), str(data["version"]), str(data["origin"]))
+    texts = (str(data["version"]), str(data["origin"]), str(data.get("inputs", "")))
+    return File(_inside(data["path"]), data["sha256"], int(data["size"]), *texts)
 
 
 def _inside(path: Any) -> str:

