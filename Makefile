@@ -59,14 +59,13 @@ e2e: setup ## real clusters, through the command and through Ansible
 	@tools/setup limits
 	@$(GATES) machine e2e
 
-chaos: setup ## kill the making of a cluster at random moments: the next must put it right (DEVENV_CHAOS_KILLS, DEVENV_CHAOS_SEED)
+chaos: setup ## kill the making of a cluster at random moments: the next must put it right (CHAOS_KILLS, CHAOS_SEED)
 	@tools/setup limits
-	$(BIN)/pytest -m cluster tests/chaos
+	@$(GATES) chaos --nightly
 
 nightly: ## test, and what takes too long for every change
 	@tools/setup packages venv limits
 	@$(GATES) all --nightly
-	@$(MAKE) --no-print-directory chaos
 	@$(MAKE) --no-print-directory bench
 
 bench: setup ## what an up costs beside the bare commands: writes bench.json

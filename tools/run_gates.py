@@ -115,7 +115,15 @@ def gates(*, nightly: bool = False) -> list[Gate]:
             25,
             counts=r"(?m)^\w+ . \w+: Executed: Successful$",
         ),
-        Gate("e2e", "nodes", (*pytest, *spread, "-m", f"not alone and {cluster}", *where), 60, junit=True),
+        Gate(
+            "e2e",
+            "nodes",
+            (*pytest, *spread, "-m", f"not alone and {cluster}", *where),
+            150 if nightly else 60,
+            junit=True,
+        ),
+        # By itself: the moments at which it kills are those of a machine that does nothing else.
+        *([Gate("chaos", "chaos", (*pytest, "-m", "cluster", "tests/chaos"), 120, junit=True)] if nightly else []),
     ]
 
 

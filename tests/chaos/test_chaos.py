@@ -1,6 +1,6 @@
 """kill -9 of the making of three masters and two workers, in each stage, at random moments: the next `up` ends well.
 
-DEVENV_CHAOS_KILLS says how many (12 by default), DEVENV_CHAOS_SEED repeats the moments of an earlier run.
+CHAOS_KILLS says how many (12 by default), CHAOS_SEED repeats the moments of an earlier run.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
 
 PROFILE = "ha"
 MASTERS = ["master-0", "master-1", "master-2"]
-KILLS = int(os.environ.get("DEVENV_CHAOS_KILLS", "12"))
-SEED = int(os.environ.get("DEVENV_CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))
+KILLS = int(os.environ.get("CHAOS_KILLS", "12"))
+SEED = int(os.environ.get("CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))
 # The longest stage has the most moments at which something may be half-made.
 STAGES = ("provision", "prepare", "kubernetes", "kubernetes", "kubernetes", "labels", "validate")
 

@@ -60,6 +60,8 @@ def test_every_master_is_behind_the_proxy(stack: list[str], masters: int) -> Non
     first = ADDRESSES[stack[0]][1]
     shape = "{}:6443" if stack[0] == "ipv4" else "[{}]:6443"
     assert [address for _, address in servers] == [shape.format(first.format(n)) for n in range(masters)]
+    unready = re.findall(r"(?m)^  server (\S+)-unready (\S+) no-check backup$", text)
+    assert unready == servers
     assert "bind :::8443 v4v6" in text
     assert "bind 127.0.0.1:8404" in text
 
