@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import kubeconfig
+from ansible_collections.devenv.lab.plugins.plugin_utils import kubeconfig, process, remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -34,11 +35,11 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)[1]
         try:
-            return self._fetch(arguments)
+            return self._fetch(arguments, task_vars or {})
         except DevenvError as error:
             return as_result(error)
 
-    def _fetch(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _fetch(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         state, cluster = Path(arguments["state"]), arguments["cluster"]
         name = kubeconfig.context_name(arguments["environment"], cluster)
         server = kubeconfig.server_url(arguments["address"], arguments["port"])
@@ -50,7 +51,10 @@ class ActionModule(ActionBase):
         with tempfile.TemporaryDirectory(prefix="devenv-") as folder:
             copy = Path(folder) / "fetched"
             try:
-                self._connection.fetch_file(arguments["src"], str(copy))
+                if self._play_context.become:
+                    _fetch_as_root(arguments["src"], copy, task_vars)
+                else:
+                    self._connection.fetch_file(arguments["src"], str(copy))
             except AnsibleError as error:
                 # There is none yet on a node whose cluster this run would have made.
                 if self._task.check_mode and not isinstance(error, AnsibleConnectionFailure):
@@ -67,3 +71,13 @@ class ActionModule(ActionBase):
         if self._task.diff and changed:
             result["diff"] = {"prepared": f"{path}: new credentials or server {server} (content not shown)"}
         return result
+
+
+def _fetch_as_root(src: str, copy: Path, task_vars: dict[str, Any]) -> None:
+    """By ssh and sudo: the connection's file transfer is the login user's, who may not read it."""
+    one = remote.target(str(task_vars["inventory_hostname"]), task_vars)
+    done = process.run([*one.ssh, shlex.join(["sudo", "-n", "cat", "--", src])], check=False)
+    if done.code != 0:
+        raise AnsibleError(f"{src}: {done.stderr.strip()}")
+    copy.touch(mode=0o600)
+    copy.write_text(done.stdout)

@@ -62,7 +62,7 @@ def build(
             "devenv_kubernetes_version": resolved["kubernetes"]["version"],
             "devenv_pod_subnets": [resolved["network"]["pods"][family] for family in families],
             "devenv_service_subnets": [resolved["network"]["services"][family] for family in families],
-            "devenv_gateways": [claimed["gateways"][family] for family in families] if claimed else [],
+            "devenv_gateways": [claimed["gateways"][one] for one in families if one in claimed.get("gateways", {})],
         },
     }
 
@@ -70,7 +70,7 @@ def build(
 def profile_of(variables: Mapping[str, Any]) -> dict[str, Any] | None:
     """The resolved profile that Ansible's variables of a task hold; None when no profile was given.
 
-    ``devenv_profile`` is without nodes, since every host has it and a listing repeats it for each: what the profile says
+    ``devenv_profile`` is without nodes, since a listing repeats it for each host: what the profile says
     of a node stands in the node's own variables.
     """
     if "devenv_profile" not in variables:
@@ -91,6 +91,7 @@ def _profile_node(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         "group": variables["devenv_group"],
         "cluster": variables["devenv_cluster"] or None,
         **{key: variables[f"devenv_{key}"] for key in keys},
+        **({"host": variables["devenv_host"]} if "devenv_host" in variables else {}),
     }
 
 
@@ -142,13 +143,15 @@ def prepare_control_folder(state_dir: str | Path) -> Path:
     return folder
 
 
-def ssh_common_args(state_dir: str | Path) -> str:
-    """Options of ssh for a node of the environment, quoted for a shell: own known_hosts, checking on, own sockets."""
-    known_hosts = str(Path(state_dir) / "ssh" / "known_hosts").replace("%", "%%")
+def ssh_common_args(state_dir: str | Path, known_hosts: Path | None = None, *, only_key: bool = True) -> str:
+    """Options of ssh for a node of the environment, quoted for a shell: known_hosts (its own unless given), checking
+    on, own sockets; ``only_key``: no other key than the one given is tried.
+    """
+    known = str(known_hosts or Path(state_dir) / "ssh" / "known_hosts").replace("%", "%%")
     options = [
-        f"UserKnownHostsFile={_ssh_word(known_hosts)}",
+        f"UserKnownHostsFile={_ssh_word(known)}",
         "StrictHostKeyChecking=yes",
-        "IdentitiesOnly=yes",
+        *(["IdentitiesOnly=yes"] if only_key else []),
         f"ControlPath={_ssh_word(control_path(state_dir))}",
     ]
     return " ".join(f"-o {shlex.quote(option)}" for option in options)
@@ -180,11 +183,18 @@ def _host(
     claimed = network.get("nodes", {}).get(node["name"])
     own = [claimed["addresses"][family] for family in families] if claimed else []
     variables: dict[str, Any] = {"ansible_host": own[0]} if own else {}
+    host = node.get("host") or {}
     cluster = node["cluster"] or ""
     return variables | {
-        "ansible_user": "root",
-        "ansible_ssh_private_key_file": str(state / "ssh" / "id_ed25519"),
-        "ansible_ssh_common_args": ssh_common_args(state),
+        **(
+            _existing(host, state)
+            if host
+            else {
+                "ansible_user": "root",
+                "ansible_ssh_private_key_file": str(state / "ssh" / "id_ed25519"),
+                "ansible_ssh_common_args": ssh_common_args(state),
+            }
+        ),
         "ansible_python_interpreter": "/usr/bin/python3",
         "devenv_group": node["group"],
         "devenv_cluster": cluster,
@@ -204,6 +214,24 @@ def _host(
     }
 
 
+def _existing(host: Mapping[str, Any], state: Path) -> dict[str, Any]:
+    """Connection of a host that is not of our making: with its user's key and known_hosts."""
+    known = host["known_hosts"] or "~/.ssh/known_hosts"
+    key = str(Path(host["key_file"]).expanduser()) if host["key_file"] else ""
+    variables: dict[str, Any] = {
+        "ansible_host": host["addresses"][0],
+        "ansible_user": host["user"],
+        "ansible_port": host["port"],
+        "ansible_ssh_common_args": ssh_common_args(state, Path(known).expanduser(), only_key=bool(key)),
+        "devenv_host": dict(host),
+    }
+    if key:
+        variables["ansible_ssh_private_key_file"] = key
+    if host["become"]:
+        variables["ansible_become"] = True
+    return variables
+
+
 def _left(name: str, claimed: Mapping[str, Any]) -> dict[str, Any]:
     """A node that only network.yml has, as the profile would have it: enough to take it out of its cluster."""
     return {
@@ -216,6 +244,7 @@ def _left(name: str, claimed: Mapping[str, Any]) -> dict[str, Any]:
         "cpus": 0,
         "memory": 0,
         "disk": 0,
+        **({"host": claimed["host"]} if "host" in claimed else {}),
     }
 
 

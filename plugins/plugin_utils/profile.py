@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, paths
+from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, paths, profile_hosts
 from ansible_collections.devenv.lab.plugins.plugin_utils import profile_document as documents
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
@@ -268,7 +268,11 @@ def _compose(document: Mapping[str, Any], name: str, configs: Path, schema: Mapp
     families = list(_data(configs / "networks" / f"{merged['stack']}.yml")["families"])
     groups = engine_groups(merged["kubernetes"]["engine"], configs)
     said = _merge(topology.get("nodes", {}), document.get("nodes", {}))
-    nodes = [_node(name, said[name], defaults["node"], groups) for name in _in_order(said) if said[name] is not None]
+    nodes = [
+        _node(name, said[name], defaults["node"], groups, families)
+        for name in _in_order(said)
+        if said[name] is not None
+    ]
     resolved = {
         "profile": f"{kind}-{merged['stack']}-{merged['addressing']}",
         "name": name,
@@ -288,6 +292,7 @@ def _compose(document: Mapping[str, Any], name: str, configs: Path, schema: Mapp
         "nodes": nodes,
     }
     _check_network(resolved["network"])
+    profile_hosts.check(resolved)
     for cluster, one in resolved["clusters"].items():
         one["endpoint"] = _endpoint(cluster, one["endpoint"], resolved)
     _check_nodes(resolved, said, topology)
@@ -342,13 +347,16 @@ def _endpoint(cluster: str, said: Mapping[str, Any], resolved: Mapping[str, Any]
     """Kind and addresses (in the families' order) of a cluster's endpoint; ``auto`` is settled here."""
     path = f"clusters.{cluster}.endpoint"
     kind, given = said["kind"], list(said["addresses"])
-    if kind != "external":
-        if given:
-            raise DevenvError("profile_invalid", f"{path}.addresses: are for kind external, is {kind}")
+    if kind == "auto":
         masters = [n for n in resolved["nodes"] if n["cluster"] == cluster and n["group"] == "control_plane"]
-        return {"kind": ("virtual" if len(masters) > 1 else "node") if kind == "auto" else kind, "addresses": []}
+        kind = "virtual" if len(masters) > 1 else "node"
+    # On a network of ours an address is reserved for it.
+    if kind == "node" or (kind == "virtual" and resolved["provider"] != profile_hosts.PROVIDER):
+        if given:
+            raise DevenvError("profile_invalid", f"{path}.addresses: are for kind external, is {said['kind']}")
+        return {"kind": kind, "addresses": []}
     if not given:
-        raise DevenvError("profile_invalid", f"{path}.addresses: kind external needs at least one address")
+        raise DevenvError("profile_invalid", f"{path}.addresses: kind {kind} needs at least one address")
     found: dict[str, str] = {}
     for place, text in enumerate(given):
         family = _external_address(f"{path}.addresses[{place}]", text, resolved)
@@ -376,7 +384,11 @@ def _external_address(path: str, text: str, resolved: Mapping[str, Any]) -> str:
 
 
 def _node(
-    name: str, said: Mapping[str, Any], defaults: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]
+    name: str,
+    said: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    groups: Mapping[str, Mapping[str, Any]],
+    families: Sequence[str],
 ) -> dict[str, Any]:
     group = _group(name)
     # A group that the engine has not: the profile can still be looked at (require_engine).
@@ -405,7 +417,13 @@ def _node(
         "labels": {key: value for key, value in sorted(node["labels"].items()) if value is not None},
         "taints": list(node["taints"]),
         "schedulable": group == "workers" or node["schedulable"],
+        **({"host": _host(f"nodes.{name}.host", node["host"], families)} if "host" in node else {}),
     }
+
+
+def _host(path: str, said: Mapping[str, Any], families: Sequence[str]) -> dict[str, Any]:
+    given = profile_hosts.ordered(f"{path}.addresses", said["addresses"], families)
+    return {**_merge(profile_hosts.DEFAULTS, said), "addresses": given}
 
 
 def _taint_twice(taints: Sequence[str]) -> str:
@@ -584,7 +602,7 @@ def _judged(path: str, old: Any, new: Any) -> tuple[bool, str]:
     if path == "kubernetes.version":
         return _version_change(str(old), str(new))
     if part == "clusters" and rest.endswith(".endpoint"):
-        if new["kind"] == "external":
+        if new["addresses"]:
             return False, "certificates do not name these addresses: down, then up"
         return True, "the nodes get to know the endpoint's new address"
     if part == "clusters" and old is None:

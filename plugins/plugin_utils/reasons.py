@@ -179,6 +179,55 @@ CATALOGUE = _table(
         "The profile has IPv6, and this host has it switched off.",
         "sysctl -w net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0",
     ),
+    # hosts that exist already (9, 3, 13)
+    Reason(
+        "host_unreachable",
+        9,
+        "A host that the profile names does not answer ssh.",
+        "Check nodes.NODE.host in the profile: addresses and port; ssh shows more.",
+    ),
+    Reason(
+        "host_login",
+        9,
+        "A host refuses the login, or the user may not become root there.",
+        "Check nodes.NODE.host: user, key_file and become (sudo has to work without a password).",
+    ),
+    Reason(
+        "host_key_unknown",
+        9,
+        "The key of a host is not in known_hosts, or another one is.",
+        "Compare it with the host's own, then add it: ssh-keyscan HOST >> ~/.ssh/known_hosts, or name another file.",
+    ),
+    Reason(
+        "host_taken",
+        9,
+        "A host belongs to another cluster or environment.",
+        "Take another host, or end what uses it.",
+    ),
+    Reason(
+        "host_unfit",
+        9,
+        "A host lacks something that a node needs.",
+        "Put right what the message names; nothing was changed on any host.",
+    ),
+    Reason(
+        "host_delivery_failed",
+        3,
+        "Programs and images did not get onto a host.",
+        "Run again: what has arrived is not sent twice.",
+    ),
+    Reason(
+        "host_reset_failed",
+        13,
+        "What devenv put on a host could not be taken away.",
+        "Make the host answer and run devenv down again; the environment is kept until then.",
+    ),
+    Reason(
+        "provider_cannot",
+        2,
+        "The provider of the environment cannot do this.",
+        "Do it by yourself, or use an environment of the podman provider.",
+    ),
     # provider (3)
     Reason("node_image_failed", 3, "The node image could not be made.", "The log shows the program's own words."),
     Reason("podman_failed", 3, "podman could not do what was asked.", "The log shows podman's own words."),
@@ -365,10 +414,22 @@ CATALOGUE = _table(
         "/var/log/devenv/kubeadm-reset.log on the node says more.",
     ),
     Reason(
+        "kubernetes_certificates",
+        5,
+        "Certificates of a control plane node could not be renewed.",
+        "/var/log/devenv/kubeadm-renew.log on the node says more; the old ones still hold.",
+    ),
+    Reason(
+        "kubernetes_address",
+        5,
+        "A node could not take its new address over.",
+        "Run again: it goes on where it stopped. /var/log/devenv/kubeadm-address.log on the node says more.",
+    ),
+    Reason(
         "kubernetes_drain",
         5,
         "Pods did not leave a node in time.",
-        "kubectl get pods -A --field-selector spec.nodeName=.",
+        "kubectl get pods -A --field-selector spec.nodeName=NODE shows them; a PodDisruptionBudget may hold them.",
     ),
     # the API, labels and validation (5, 6, 8)
     Reason(
@@ -567,6 +628,85 @@ CATALOGUE = _table(
         5,
         "A Service could not be forwarded to this host.",
         "The message has kubectl's own words; devenv status shows whether the cluster runs.",
+    ),
+    # snapshots
+    Reason(
+        "snapshot_unknown",
+        2,
+        "There is no snapshot of this name.",
+        "devenv snapshot list shows all.",
+    ),
+    Reason(
+        "snapshot_name",
+        2,
+        "This cannot be the name of a snapshot.",
+        "Small letters, digits and hyphens, at most 40, a letter or digit at both ends.",
+    ),
+    Reason(
+        "snapshot_taken",
+        2,
+        "There is a snapshot of this name already.",
+        "Choose another name, or remove that one with devenv snapshot rm.",
+    ),
+    Reason(
+        "snapshot_differs",
+        2,
+        "The profile is another one than that of the snapshot, in what a cluster cannot change.",
+        "Leave --profile out to start from the snapshot with its own profile.",
+    ),
+    Reason(
+        "snapshot_in_use",
+        2,
+        "An environment is yet to be made from the snapshot.",
+        "Let devenv up end, or take the environment down.",
+    ),
+    Reason(
+        "snapshot_broken",
+        9,
+        "A snapshot's files are not what was saved.",
+        "Remove it with devenv snapshot rm and save it anew.",
+    ),
+    Reason(
+        "snapshot_disk",
+        9,
+        "A snapshot does not fit on the disk.",
+        "Make room: devenv prune, devenv snapshot rm; then try again.",
+    ),
+    Reason(
+        "snapshot_environment",
+        14,
+        "An environment that is there already cannot start from a snapshot, or not from another one.",
+        "Choose another name with --name, or take it down first.",
+    ),
+    Reason(
+        "snapshot_unhealthy",
+        5,
+        "A cluster that is to be saved does not work.",
+        "devenv validate says more; --force saves it all the same.",
+    ),
+    Reason(
+        "snapshot_encrypted",
+        5,
+        "The cluster encrypts Secrets in etcd, with a key that a snapshot does not keep.",
+        "Save it without encryption at rest.",
+    ),
+    Reason(
+        "snapshot_failed",
+        5,
+        "A cluster's data could not be saved, or brought to new nodes.",
+        "The message has the program's own words; nothing half saved is left.",
+    ),
+    Reason(
+        "kubernetes_restore_failed",
+        5,
+        "A control plane node could not be started from saved data.",
+        "/var/log/devenv/kubeadm-restore-*.log on the node says more; devenv up begins anew.",
+    ),
+    Reason(
+        "snapshot_apps",
+        8,
+        "The cluster was made from a snapshot, and pods that were ready when it was saved are not.",
+        "kubectl describe pod says why; devenv validate checks the cluster itself.",
     ),
     # gather (2, 20)
     Reason(

@@ -1,0 +1,133 @@
+"""Hosts that a test makes for the provider of existing hosts: Debian with systemd and ssh, and nothing of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.devenv.lab.plugins.plugin_utils import node_image
+
+SUBNET = "198.18.{}.0/24"
+# Folders that cannot lie on a container's own root: overlay on overlay fails.
+DATA = ("containerd", "etcd", "kubelet")
+# What a host was, in lines that can be compared: files (not those that change by themselves), settings, firewall.
+SHOW = r"""
+find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/log/journal \
+  -o -path /var/lib/systemd -o -path /root/.ansible -o -path /var/lib/containerd -o -path /var/lib/etcd \
+  -o -path /var/lib/kubelet \) -prune -o ! -type d -printf '%p %y %m %s\n' | grep -v '/__pycache__/' | sort
+find /var/lib/containerd /var/lib/etcd /var/lib/kubelet /etc/kubernetes /etc/cni /var/lib/devenv 2> /dev/null | sort
+cat /etc/hosts
+sysctl -n net.ipv4.ip_forward net.ipv6.conf.all.forwarding vm.overcommit_memory kernel.panic kernel.panic_on_oops
+nft list ruleset
+ip -4 route show; ip -6 route show | grep -v fe80
+systemctl list-unit-files --state=enabled --no-legend
+pgrep -l 'containerd|kubelet|etcd|kube|haproxy' || echo none
+"""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host and how ssh gets there."""
+
+    name: str
+    address: str
+    key_file: Path
+    known_hosts: Path
+
+    @property
+    def profile(self) -> dict[str, object]:
+        """The host as a profile gives it."""
+        return {"addresses": [self.address], "key_file": str(self.key_file), "known_hosts": str(self.known_hosts)}
+
+    def sh(self, script: str) -> str:
+        """What a shell on the host says."""
+        done = subprocess.run(
+            ["podman", "exec", "--interactive", self.name, "sh"],
+            input=script,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def shown(self) -> list[str]:
+        """All that a host has to be again in the end."""
+        return self.sh(SHOW).splitlines()
+
+
+def root_image() -> str:
+    """The Debian root of the node image, without programs of ours: the newest there is."""
+    listed = subprocess.run(
+        ["podman", "images", "--filter", f"reference={node_image.ROOT_REPOSITORY}", "--format=json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    images = sorted(json.loads(listed.stdout), key=lambda image: int(image["Created"]), reverse=True)
+    assert images, "no environment was made on this machine yet"
+    return str(images[0]["Names"][0])
+
+
+@contextlib.contextmanager
+def hosts(prefix: str, count: int, folder: Path, third: int) -> Iterator[list[Host]]:
+    """``count`` hosts that answer ssh, on a network ``198.18.<third>.0/24`` of their own; all gone afterwards."""
+    subnet = SUBNET.format(third)
+    made: list[str] = []
+    _run("podman", "network", "create", "--subnet", subnet, "--label", "devenv-test=hosts", prefix)
+    try:
+        found = []
+        key = folder / "id_ed25519"
+        _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+        for number in range(count):
+            host = Host(f"{prefix}-{number}", subnet.replace(".0/24", f".{20 + number}"), key, folder / "known_hosts")
+            made.append(host.name)
+            _make(host, prefix, folder / host.name)
+            found.append(host)
+        for host in found:
+            _wait(host)
+        yield found
+    finally:
+        if made:
+            subprocess.run(
+                ["podman", "rm", "--force", "--ignore", "--time", "5", *made], capture_output=True, check=True
+            )
+        _run("podman", "network", "rm", "--force", prefix)
+
+
+def _make(host: Host, network: str, folder: Path) -> None:
+    ssh = folder / "ssh"
+    ssh.mkdir(parents=True)
+    _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(ssh / "ssh_host_ed25519_key"))
+    (ssh / "authorized_keys").write_text(host.key_file.with_suffix(".pub").read_text())
+    with host.known_hosts.open("a") as stream:
+        stream.write(f"{host.address} {(ssh / 'ssh_host_ed25519_key.pub').read_text()}")
+    volumes = []
+    for name in DATA:
+        (folder / name).mkdir()
+        volumes.append(f"--volume={folder / name}:/var/lib/{name}")
+    _run(
+        "podman", "run", "--detach", "--name", host.name, "--hostname", host.name, *node_image.RUNTIME_FLAGS,
+        "--systemd=always", "--stop-signal=SIGRTMIN+3", "--tmpfs=/run:rw,mode=755", "--tmpfs=/tmp:rw,mode=1777",
+        "--no-hosts", f"--network={network}:ip={host.address}", "--env=DEVENV_FAMILIES=ipv4",
+        f"--volume={ssh}:/etc/devenv/ssh:ro", *volumes, root_image(), "/usr/local/sbin/node-init",
+    )  # fmt: skip
+
+
+def _wait(host: Host, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    options = ["-o", f"UserKnownHostsFile={host.known_hosts}", "-o", "BatchMode=yes", "-i", str(host.key_file)]
+    argv: Sequence[str] = ["ssh", *options, f"root@{host.address}", "systemctl is-system-running --wait || :"]
+    while subprocess.run(argv, capture_output=True, check=False, timeout=seconds).returncode != 0:
+        assert time.monotonic() < end, f"{host.name} does not answer ssh"
+        time.sleep(0.3)
+
+
+def _run(*argv: str) -> None:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}"

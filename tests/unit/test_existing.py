@@ -1,0 +1,190 @@
+"""Hosts that exist already: what a profile says of them, which are refused and why, what is noted of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import existing, inventory, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.remote import Answer, Target
+
+ONE: dict[str, Any] = {"provider": "existing", "nodes.master-0.host": {"addresses": ["192.0.2.10"]}}
+MINE = {"environment": "lab", "home": "/h", "controller": "c"}
+GOOD: dict[str, Any] = {
+    "root": True,
+    "systemd": True,
+    "machine": "x86_64",
+    "missing": [],
+    "active": [],
+    "traces": [],
+    "taken_programs": [],
+    "server": "",
+    "memory": 4 << 30,
+    "disk": 40 << 30,
+    "addresses": ["127.0.0.1", "192.0.2.10"],
+    "boot_id": "b",
+    "record": {},
+}
+
+
+def host(name: str = "master-0", address: str = "192.0.2.10") -> existing.Host:
+    said = {"addresses": [address], "user": "me", "port": 22}
+    return existing.Host({"name": name, "group": "control_plane", "host": said}, Target(name, ("ssh", name)))
+
+
+# --- profile ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_profile_of_hosts() -> None:
+    resolved = profile.resolve("sno-dualstack6-static", overrides={
+        "provider": "existing",
+        "nodes.master-0.host": {"addresses": ["192.0.2.10", "2001:DB8::10"], "user": "me", "become": True},
+    })  # fmt: skip
+    assert resolved["nodes"][0]["host"] == {
+        "addresses": ["2001:db8::10", "192.0.2.10"],
+        "user": "me",
+        "port": 22,
+        "key_file": "",
+        "known_hosts": "",
+        "become": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "said"),
+    [
+        ("sno", {"provider": "existing"}, "nodes.master-0.host: is missing"),
+        ("sno", {"nodes.master-0.host": {"addresses": ["192.0.2.1"]}}, "is for the provider existing, is podman"),
+        ("sno-ipv4-dhcp", ONE, "addressing: hosts of the provider existing have their addresses"),
+        ("sno-dualstack-static", ONE, "nodes.master-0.host.addresses: has no ipv6 address"),
+        ("sno", {**ONE, "nodes.master-0.host.addresses": ["fd00::1"]}, "addresses[0]: one address of each of ipv4"),
+        ("sno", {**ONE, "nodes.master-0.host.addresses": ["host"]}, "addresses[0]: must be an IP address"),
+        ("sno", {**ONE, "nodes.master-0.host.addresses": ["127.0.0.1"]}, "addresses[0]: must be an ordinary unicast"),
+        ("sno", {**ONE, "nodes.master-0.host.addresses": []}, "addresses: must not be empty"),
+        ("sno", {**ONE, "nodes.master-0.host.user": "a b"}, "user: must be a user name"),
+        ("sno", {**ONE, "nodes.master-0.host.key_file": "key"}, "key_file: must be an absolute path"),
+        ("sno", {**ONE, "nodes.worker-0.host": {"addresses": ["192.0.2.10"]}}, "192.0.2.10 is master-0's"),
+        ("sno", {**ONE, "nodes.master-1.host": {"addresses": ["192.0.2.11"]}}, "kind virtual needs at least one"),
+    ],
+)  # fmt: skip
+def test_bad_hosts(name: str, overrides: dict[str, Any], said: str) -> None:
+    with pytest.raises(DevenvError) as caught:
+        profile.resolve(name, overrides=overrides)
+    assert (caught.value.reason.id, caught.value.exit_code) == ("profile_invalid", 2)
+    assert said in str(caught.value)
+
+
+def test_network_and_inventory_of_hosts() -> None:
+    overrides: dict[str, Any] = {
+        "provider": "existing",
+        "clusters.main.endpoint.addresses": ["192.0.2.5"],
+        "nodes": {
+            f"master-{number}": {"host": {"addresses": [f"192.0.2.{20 - number}"], "key_file": "/k"}}
+            for number in range(3)
+        },
+    }
+    resolved = profile.resolve("compact", overrides=overrides)
+    network = existing.network(resolved, None)
+    assert network["clusters"] == {"main": {"index": 0, "virtual": {"ipv4": "192.0.2.5"}}}
+    assert existing.network(resolved, network) == network
+    built = inventory.build(resolved, network, "/s/lab")
+    one = built["hosts"]["master-1"]
+    assert (one["ansible_host"], one["ansible_port"], one["ansible_user"]) == ("192.0.2.19", 22, "root")
+    assert one["ansible_ssh_private_key_file"] == "/k"
+    assert str(Path("~/.ssh/known_hosts").expanduser()) in one["ansible_ssh_common_args"]
+    assert (one["devenv_addresses"], one["devenv_endpoint_addresses"]) == (["192.0.2.19"], ["192.0.2.5"])
+    assert built["vars"]["devenv_gateways"] == []
+    variables = {**built["vars"], "hostvars": built["hosts"], "groups": built["groups"]}
+    assert inventory.profile_of(variables) == resolved
+    fewer = profile.resolve("compact", overrides={**overrides, "nodes.master-2": None})
+    after = existing.network(fewer, network)
+    assert after["nodes"]["master-2"] == network["nodes"]["master-2"]
+    left = inventory.build(fewer, after, "/s/lab")
+    assert left["groups"]["leaving"] == ["master-2"]
+    assert left["hosts"]["master-2"]["ansible_ssh_private_key_file"] == "/k"
+
+
+def test_who_becomes_root() -> None:
+    resolved = profile.resolve("sno", overrides={**ONE, "nodes.master-0.host.become": True})
+    variables = inventory.build(resolved, None, "/s/lab")["hosts"]["master-0"]
+    assert variables["ansible_become"] is True
+    assert "ansible_ssh_private_key_file" not in variables
+    assert "IdentitiesOnly" not in variables["ansible_ssh_common_args"]
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def troubles(**more: Any) -> DevenvError | None:
+    seen = {"master-0": Answer("master-0", {**GOOD, **more})}
+    try:
+        existing.require([host()], seen, MINE, "kubeadm")
+    except DevenvError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "said"),
+    [
+        ({"root": False}, "host_login", "me is not root there"),
+        ({"systemd": False}, "host_unfit", "systemd is not its first process"),
+        ({"machine": "riscv64"}, "host_unfit", "is riscv64"),
+        ({"missing": ["runc", "nft"]}, "host_unfit", "lacks runc, nft (Debian: apt-get install nftables runc)"),
+        ({"active": ["docker.service"]}, "host_unfit", "docker.service runs already"),
+        ({"active": ["kubelet.service"]}, "host_taken", "is a node of another cluster (kubelet runs)"),
+        ({"traces": ["/etc/rancher"], "server": "https://x"}, "host_taken", "cluster at https://x (/etc/rancher)"),
+        ({"record": {**MINE, "home": "/o"}}, "host_taken", "belongs to environment lab of c:/o"),
+        ({"record": {"environment": "?"} | dict.fromkeys(("home", "controller"), "?")}, "host_taken", "environment ?"),
+        ({"taken_programs": ["kubectl"]}, "host_unfit", "has its own kubectl in /usr/local/bin"),
+        ({"addresses": ["192.0.2.11"]}, "host_unfit", "has not the address 192.0.2.10"),
+        ({"memory": 1 << 28}, "host_unfit", "memory: 256 MiB, needed: 700 MiB"),
+        ({"disk": 1 << 20}, "host_unfit", "free disk in /var/lib: 1 MiB"),
+    ],
+)  # fmt: skip
+def test_hosts_are_refused_with_the_reason(data: dict[str, Any], reason: str, said: str) -> None:
+    error = troubles(**data)
+    assert error is not None
+    assert (error.reason.id, error.exit_code) == (reason, 9)
+    assert f"master-0: {said}" in str(error) or said in str(error)
+
+
+def test_good_hosts() -> None:
+    assert troubles() is None
+    # Ours already: what is there is of our own making.
+    again = {"record": dict(MINE), "active": ["containerd.service", "kubelet.service"], "traces": ["/etc/kubernetes/x"]}
+    assert troubles(**again) is None
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    seen = {
+        "master-0": Answer("master-0", GOOD | {"missing": ["runc"]}),
+        "worker-0": Answer("worker-0", trouble="ssh: connect to host 192.0.2.11 port 22: No route to host"),
+    }
+    with pytest.raises(DevenvError) as caught:
+        existing.require([host(), host("worker-0", "192.0.2.11")], seen, MINE, "kubeadm")
+    assert "master-0: lacks runc" in str(caught.value)
+    assert "worker-0: 192.0.2.11, port 22: ssh: connect" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ("root@192.0.2.10: Permission denied (publickey).", "host_login"),
+        ("sudo: a password is required", "host_login"),
+        ("Host key verification failed.", "host_key_unknown"),
+        ("ssh: connect to host 192.0.2.10 port 22: Connection refused", "host_unreachable"),
+        ("no answer within 30 s", "host_unreachable"),
+    ],
+)
+def test_reasons_of_silence(trouble: str, reason: str) -> None:
+    assert existing.no_answer(host(), trouble)[0] == reason
+
+
+def test_one_host_cannot_be_two_nodes() -> None:
+    both = ["192.0.2.10", "192.0.2.11"]
+    seen = {name: Answer(name, GOOD | {"addresses": both}) for name in ("master-0", "worker-0")}
+    with pytest.raises(DevenvError, match="worker-0: is the same host as master-0"):
+        existing.require([host(), host("worker-0", "192.0.2.11")], seen, MINE, "kubeadm")
