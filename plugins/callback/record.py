@@ -34,6 +34,7 @@ from typing import Any
 from ansible.plugins.callback import CallbackBase
 from ansible_collections.devenv.lab.plugins.plugin_utils import (
     artifacts,
+    causes,
     errors,
     leftovers,
     lock,
@@ -169,6 +170,8 @@ class CallbackModule(CallbackBase):
     def _finish(self, *, ok: bool, interrupted: str = "") -> None:
         self._over = True
         recorded = self._recorder
+        if not ok and not interrupted:
+            self._explain()
         report = recorded.finish(ok=ok, interrupted=interrupted)
         self._note(recorded.stages[-1] if recorded.stages else None)
         if self._artifacts and recorded.stages:
@@ -180,6 +183,21 @@ class CallbackModule(CallbackBase):
             self._display.warning(f"the run could not be recorded: {recorded.broken}")
         if self._folder is not None and recorded.folder is not None:
             self._give_back(self._folder, report)
+
+    def _explain(self) -> None:
+        """Ask the nodes why, where they know more than the task that failed."""
+        recorded = self._recorder
+        known = any(failure["exit"] in causes.EXITS for failure, _ in recorded.failures)
+        if self._folder is None or recorded.folder is None or not known:
+            return
+        try:
+            found = causes.look(self._folder, max(causes.OLDEST, recorded.seconds() + 60))
+        except Exception as error:  # the first failure is what counts
+            self._display.warning(f"the nodes were not asked for the cause: {error}")
+            return
+        if found is not None:
+            recorded.cause = {"id": found.cause.id, "message": str(found), "advice": found.cause.advice}
+            self._display.display(f"first cause: {found}")
 
     def _give_back(self, folder: Path, report: recorder.Report) -> None:
         try:

@@ -42,12 +42,13 @@ class Background:
     def look(self, api: kube.Api) -> dict[str, Finding]:
         if self._thread is not None and not self._thread.is_alive():
             self._thread = None
-        over = all(finding.ok or finding.hopeless for finding in self._findings.values())
+        known = self._findings
+        over = all(finding.ok or finding.hopeless for finding in known.values())
         if self._thread is None and not over and time.monotonic() - self._ended > PAUSE:
             # A daemon: nobody waits for it when the time is over.
             self._thread = threading.Thread(target=self._work, daemon=True)
             self._thread.start()
-        return self._findings
+        return known
 
     def explain(self, api: kube.Api) -> dict[str, str]:
         return {}

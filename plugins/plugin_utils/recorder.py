@@ -143,10 +143,16 @@ class Recorder:
         self._waiting: deque[tuple[str, str]] = deque(maxlen=_KEPT_UNPLACED)
         self._streams: dict[str, TextIO] = {}
         self.broken = ""
+        # What else is known of the failure: ``{message, advice}``, and more for failure.json.
+        self.cause: dict[str, str] = {}
 
     def now(self) -> float:
         """Seconds of the recorder's clock."""
         return self._clock()
+
+    def seconds(self) -> float:
+        """How long the run has lasted."""
+        return self._clock() - self._start
 
     # -- happenings --
 
@@ -255,7 +261,7 @@ class Recorder:
             entry for entry, rescuable in self.failures
         ]
         if final:
-            return final[0]
+            return explained(final[0], self.cause)
         reason = reasons.CATALOGUE["unexpected"]
         return _failure(self.stage, reason, "the run ended without a failed task and without its end")
 
@@ -342,8 +348,8 @@ def texts(data: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def failure(stage: str, outcome: Outcome) -> dict[str, Any]:
-    """The form of failure.json: ``{stage, reason, exit, message, advice, host, task, file}``. Without a known reason
-    the stage decides.
+    """The form of failure.json: ``{stage, reason, exit, message, advice, host, task, file}``, and ``cause`` where nodes
+    told one. Without a known reason the stage decides.
     """
     parts = [outcome.data, *_failed_items(outcome.data)]
     known = next((part for part in parts if part.get("devenv_reason") in reasons.CATALOGUE), None)
@@ -376,6 +382,16 @@ def _failure(
         "task": task,
         "file": file,
     }
+
+
+def explained(failed: dict[str, Any], cause: Mapping[str, str]) -> dict[str, Any]:
+    """A failure with what else is known: the cause at the end of its message, the cause's advice, the whole of it as
+    ``cause``.
+    """
+    if not cause:
+        return failed
+    message = f"{failed['message']}; first cause: {cause['message']}"
+    return {**failed, "message": message, "advice": cause["advice"], "cause": dict(cause)}
 
 
 def _message(data: Mapping[str, Any]) -> str:

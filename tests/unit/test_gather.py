@@ -1,0 +1,364 @@
+"""The archive: what is in it, what is never in it, what happens to parts that do not answer."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.module_utils import node_gather
+from ansible_collections.devenv.lab.plugins.plugin_utils import (
+    gather,
+    gather_cluster,
+    gather_host,
+    kube,
+    redact,
+    remote,
+)
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+TOKEN = "abcdef." + "0123456789abcdef"
+KEY = "-----BEGIN OPENSSH PRIVATE " + "KEY-----\n" + "b3Blbn" * 12 + "\n-----END OPENSSH PRIVATE " + "KEY-----\n"
+PASSWORD = "correct-horse-7"
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        for name, data in files.items():
+            node_gather.add(tar, name, data)
+    return stream.getvalue()
+
+
+def content(path: Path) -> dict[str, str]:
+    """Files of an archive without its top folder."""
+    with tarfile.open(path) as tar:
+        found = {}
+        for member in tar:
+            stream = tar.extractfile(member)
+            assert stream is not None
+            assert member.mode == 0o600
+            found[member.name.partition("/")[2]] = stream.read().decode()
+        return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A state folder with secrets where they belong, and where they do not."""
+    state = tmp_path / "environments" / "mine"
+    run = state / "runs" / "20261121T000000Z-0123456789ab"
+    run.mkdir(parents=True)
+    (state / "ssh").mkdir()
+    (state / "ssh" / "id_ed25519").write_text(KEY)
+    (state / "clusters" / "main").mkdir(parents=True)
+    (state / "clusters" / "main" / "join.json").write_text(json.dumps({"token": TOKEN, "key": "a1" * 32}))
+    (state / "clusters" / "main" / "kubeconfig").write_text("client-key-data: " + "QUJD" * 20)
+    (state / "ledger.jsonl").write_text("{}\n")
+    (run / "log.txt").write_text(f"join with {TOKEN} and {'a1' * 32} and {'QUJD' * 20} and {'b3Blbn' * 12}\n")
+    (run / "gather.tar.gz").write_bytes(b"an older one")
+    return state
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that says one thing."""
+
+    def collect(name: str, provider: str, put: Callable[[str, bytes], None]) -> str:
+        put("uname.txt", f"{name} {provider}\n".encode())
+        return ""
+
+    monkeypatch.setattr(gather_host, "collect", collect)
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Nodes by name: the bytes that they send, or what is raised or waited for while they do."""
+    told: dict[str, Any] = {}
+
+    def call(one: remote.Target, source: str, read: Callable[[Any], None], timeout: float) -> str:
+        said = told[one.name]
+        if isinstance(said, float):
+            time.sleep(said)
+            return "late"
+        if isinstance(said, str):
+            return said
+        with contextlib.suppress(tarfile.TarError, EOFError):
+            read(io.BytesIO(said))
+            return ""
+        return "the connection was cut"
+
+    monkeypatch.setattr(remote, "call", call)
+    return told
+
+
+def hosts(*names: str) -> dict[str, dict[str, str]]:
+    return {name: {"ansible_host": "10.0.0.1", "devenv_cluster": "main"} for name in names}
+
+
+@pytest.mark.usefixtures("quiet")
+def test_parts_do_not_depend_on_each_other(folder: Path, answers: dict[str, Any], tmp_path: Path) -> None:
+    big = packed({f"journal/{number}.txt": bytes(str(number), "ascii") * 30000 for number in range(5)})
+    answers |= {
+        "good": packed({"journal/kubelet.txt": b"line\n", "system/x.bin": b"\0\1", "../../etc/passwd": b"no"}),
+        "cut": big[: len(big) // 2],
+        "silent": "ssh: connect to host 10.0.0.1 port 22: No route to host",
+    }
+    source = gather.Source("mine", folder, {**hosts(*answers), "new": {"devenv_cluster": "main"}})
+    done = gather.collect(source, tmp_path / "new" / "g.tar.gz", timeout=20)
+    assert done.path.stat().st_mode & 0o777 == 0o600
+    assert list(done.path.parent.iterdir()) == [done.path]
+    files = content(done.path)
+    assert files["nodes/good/journal/kubelet.txt"] == "line\n"
+    assert files["nodes/good/system/x.bin"] == "2 bytes that are no text were left out\n"
+    assert files["nodes/good/etc/passwd"] == "no"
+    assert files["host/uname.txt"] == "mine podman\n"
+    assert [name for name in files if name.endswith("gather.tar.gz")] == []
+    parts = {part["name"]: part for part in json.loads(files["index.json"])["parts"]}
+    assert sorted(parts) == ["host", "nodes/cut", "nodes/good", "nodes/new", "nodes/silent", "runs"]
+    assert {name: part["trouble"] for name, part in parts.items() if part["trouble"]} == {
+        "nodes/cut": "the connection was cut",
+        "nodes/silent": "ssh: connect to host 10.0.0.1 port 22: No route to host",
+        "nodes/new": "DevenvError: new: has no variable ansible_host",
+    }
+    assert parts["nodes/good"]["files"] == 3
+    assert "nodes/silent: 0 files" in files["index.txt"]
+    assert sorted(text.partition(":")[0] for text in done.troubles) == ["nodes/cut", "nodes/new", "nodes/silent"]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_no_secret_of_the_state_folder_is_in_it(folder: Path, answers: dict[str, Any], tmp_path: Path) -> None:
+    log = folder / "runs" / "20261121T000000Z-0123456789ab" / "log.txt"
+    secrets = [TOKEN, "a1" * 32, "QUJD" * 20, "b3Blbn" * 12]
+    # They would be found.
+    assert [secret for secret in secrets if secret not in log.read_text()] == []
+    assert gather.known_secrets(folder) >= set(secrets)
+    answers["n"] = packed({"x.txt": f"{KEY}\nAuthorization: Bearer {'x' * 30}\n{'QUJD' * 20}".encode()})
+    done = gather.collect(gather.Source("mine", folder, hosts("n")), tmp_path / "g.tar.gz", timeout=20)
+    whole = "\n".join(content(done.path).values())
+    assert [secret for secret in [*secrets, "x" * 30] if secret in whole] == []
+    assert redact.find(whole) == []
+    assert "join with" in whole
+
+
+@pytest.mark.usefixtures("quiet")
+def test_the_time_is_over(folder: Path, answers: dict[str, Any], tmp_path: Path) -> None:
+    answers |= {"slow": 30.0, "good": packed({"x.txt": b"x"})}
+    began = time.monotonic()
+    done = gather.collect(gather.Source("mine", folder, hosts("slow", "good")), tmp_path / "g.tar.gz", timeout=1.5)
+    assert time.monotonic() - began < 10
+    assert done.troubles == ["nodes/slow: cut off: the time is over"]
+    assert "nodes/good/x.txt" in content(done.path)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_an_archive_that_cannot_be_written(folder: Path) -> None:
+    with pytest.raises(DevenvError) as caught:
+        gather.collect(gather.Source("mine", folder), Path("/proc/none/g.tar.gz"))
+    assert (caught.value.reason.id, caught.value.exit_code) == ("gather_failed", 20)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_broken_kubeconfig_is_a_line_of_the_index(folder: Path, tmp_path: Path) -> None:
+    source = gather.Source("mine", folder, kubeconfigs={"main": folder / "clusters" / "main" / "kubeconfig"})
+    done = gather.collect(source, tmp_path / "g.tar.gz", timeout=20)
+    assert [text.partition(":")[0] for text in done.troubles] == ["clusters/main"]
+
+
+NOW = datetime(2026, 11, 21, 9, 0, 1, tzinfo=UTC)
+OWN = "gather-mine-20261121T090001Z.tar.gz"
+
+
+def test_where_the_archive_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert gather.archive_path("", "mine", NOW) == tmp_path / OWN
+    assert gather.archive_path(str(tmp_path), "mine", NOW) == tmp_path / OWN
+    assert gather.archive_path("new/", "mine", NOW) == tmp_path / "new" / OWN
+    assert gather.archive_path("x.tgz", "mine", NOW) == tmp_path / "x.tgz"
+    with pytest.raises(DevenvError, match=r"ends in \.tar\.gz"):
+        gather.archive_path("x.zip", "mine", NOW)
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [("a/b", "a/b"), ("/etc/x", "etc/x"), ("../../x", "x"), ("a/./../b", "a/b"), ("", "_"), ("a\nb", "a_b")],
+)
+def test_paths_stay_inside(path: str, kept: str) -> None:
+    assert gather.safe(path) == kept
+
+
+# --- the cluster's part ----------------------------------------------------------------------------------------------
+
+
+def encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def test_of_secrets_only_the_names() -> None:
+    applied = {"kubectl.kubernetes.io/last-applied-configuration": f'{{"data": "{encoded(PASSWORD)}"}}', "other": "x"}
+    item = {
+        "metadata": {"name": "db", "annotations": applied, "managedFields": [{}]},
+        "data": {"password": encoded(PASSWORD)},
+        "stringData": {"word": PASSWORD},
+        "type": "Opaque",
+    }
+    shown = gather_cluster.masked("Secret", item)
+    assert encoded(PASSWORD) not in json.dumps(shown)
+    assert PASSWORD not in json.dumps(shown)
+    assert shown["data"] == {"password": "[secret redacted]"}
+    assert shown["metadata"] == {"name": "db", "annotations": {"other": "x"}}
+    assert item["data"] == {"password": encoded(PASSWORD)}
+
+
+def test_of_secretive_variables_only_the_names() -> None:
+    env = [{"name": "PGPASSWORD", "value": PASSWORD}, {"name": "MODE", "value": "fast"}]
+    shown = gather_cluster.masked("Pod", {"metadata": {"name": "p"}, "spec": {"containers": [{"env": env}]}})
+    assert shown["spec"]["containers"][0]["env"] == [
+        {"name": "PGPASSWORD", "value": "[credential redacted]"},
+        {"name": "MODE", "value": "fast"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "found"),
+    [
+        ("Opaque", {"a": PASSWORD}, {PASSWORD, encoded(PASSWORD)}),
+        ("Opaque", {"a": "true", "b": "kube-system", "c": "two words 123"}, set()),
+        (
+            "bootstrap.kubernetes.io/token",
+            {"token-secret": "0123456789abcdef", "expiration": "2026-11-22T00:00:00Z"},
+            {"0123456789abcdef", encoded("0123456789abcdef")},
+        ),
+        ("kubernetes.io/tls", {"tls.key": KEY}, {"b3Blbn" * 12}),
+    ],
+)
+def test_values_that_are_looked_for_in_other_texts(kind: str, data: dict[str, str], found: set[str]) -> None:
+    secret = {"type": kind, "data": {key: encoded(value) for key, value in data.items()}}
+    values = gather_cluster.values_of(secret)
+    assert {value for value in values if "PRIVATE" not in value} == found
+
+
+class Fake:
+    """An API of a few lists, one of which it refuses."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        return
+
+    def __enter__(self) -> Fake:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def text(self, path: str, query: object = None) -> str:
+        if path == "/readyz":
+            raise kube.ApiError(500, "", "[-]etcd failed")
+        return "ok"
+
+    def get(self, path: str, query: object = None) -> dict[str, Any]:
+        verbs = ["list", "get"]
+        known: dict[str, dict[str, Any]] = {
+            "/version": {"gitVersion": "v1.36.3"},
+            "/apis": {"groups": [{"name": "metrics", "preferredVersion": {"groupVersion": "metrics/v1"}}]},
+            "/api/v1": {
+                "resources": [
+                    {"name": "pods", "kind": "Pod", "verbs": verbs},
+                    {"name": "pods/log", "kind": "Pod", "verbs": ["get"]},
+                    {"name": "secrets", "kind": "Secret", "verbs": verbs},
+                    {"name": "events", "kind": "Event", "verbs": verbs},
+                    {"name": "nodes", "kind": "Node", "verbs": verbs},
+                ]
+            },
+            "/api/v1/pods": {"items": [{"metadata": {"name": "p"}}], "metadata": {"continue": "x"}},
+            "/api/v1/secrets": {"items": [{"metadata": {"name": "s"}, "data": {"a": encoded(PASSWORD)}}]},
+            "/api/v1/events": {
+                "items": [
+                    event("2026-11-21T09:00:02Z", "second"),
+                    event("2026-11-21T09:00:01Z", "first\nof two"),
+                ]
+            },
+        }
+        if path not in known:
+            raise kube.ApiError(503, "ServiceUnavailable", f"no {path}")
+        return known[path]
+
+
+def event(when: str, message: str) -> dict[str, Any]:
+    about = {"kind": "Pod", "name": "p"}
+    return {
+        "metadata": {"namespace": "default"}, "lastTimestamp": when, "type": "Warning", "reason": "Failed",
+        "message": message, "involvedObject": about, "count": 2,
+    }  # fmt: skip
+
+
+def test_what_the_api_refuses_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube, "Api", Fake)
+    files: dict[str, str] = {}
+    trouble = gather_cluster.collect(
+        kube.Access("https://x", ""), lambda path, data: files.__setitem__(path, data.decode())
+    )
+    for word in ("/readyz answers 500", "metrics: no /apis/metrics/v1", "core/nodes: no", "core/pods: more than 2000"):
+        assert word in trouble
+    assert files["health/readyz.txt"] == "[-]etcd failed"
+    assert "name: p" in files["resources/core/pods.yaml"]
+    assert encoded(PASSWORD) not in files["resources/core/secrets.yaml"]
+    assert files["events.txt"].splitlines() == [
+        "2026-11-21T09:00:01Z Warning default Pod/p Failed: first of two (x2)",
+        "2026-11-21T09:00:02Z Warning default Pod/p Failed: second (x2)",
+    ]
+
+
+# --- the node's part -------------------------------------------------------------------------------------------------
+
+
+def test_the_end_of_a_long_text_begins_with_a_line() -> None:
+    text = b"".join(b"line %d\n" % number for number in range(100))
+    cut = node_gather.last(text, 20)
+    assert cut == b"[cut]\nline 98\nline 99\n"
+    assert node_gather.last(text, 10000) == text
+
+
+def test_files_and_logs_of_a_node(tmp_path: Path) -> None:
+    place = tmp_path / "var/log/pods/kube-system_etcd_1/etcd"
+    place.mkdir(parents=True)
+    (place / "0.log").write_text("x\n")
+    secret = tmp_path / "etc/devenv/ssh"
+    secret.mkdir(parents=True)
+    (secret / "ssh_host_ed25519_key").write_text(KEY)
+    (tmp_path / "etc/devenv/network.d").mkdir()
+    (tmp_path / "etc/devenv/network.d/10.conf").write_text("y\n")
+    assert dict(node_gather.pod_logs(str(tmp_path))) == {"pods/kube-system_etcd_1/etcd/0.log": b"x\n"}
+    assert dict(node_gather.files(node_gather.FILES, str(tmp_path))) == {"files/etc/devenv/network.d/10.conf": b"y\n"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["echo", "x"], b"x\n"),
+        (["sh", "-c", "echo x; exit 3"], b"x\n\nsh ended with code 3\n"),
+        (["sh", "-c", "echo x; exec sleep 30"], b"x\n\nsh did not end in 0.5 s\n"),
+        (["/there/is/none"], b"there is no program /there/is/none\n"),
+    ],
+)
+def test_a_program_of_a_node(argv: list[str], said: bytes) -> None:
+    assert node_gather.command(argv, 0.5) == said
+
+
+def test_broken_streams_are_told() -> None:
+    def taken(data: bytes) -> Iterator[str]:
+        for name, _ in gather.members(io.BytesIO(data)):
+            yield name
+
+    whole = packed({"a": b"1" * 100, "b": b"2" * 100})
+    assert list(taken(whole)) == ["a", "b"]
+    with pytest.raises((tarfile.TarError, EOFError)):
+        list(taken(whole[:40]))
+    with pytest.raises(tarfile.TarError):
+        list(taken(b"Permission denied"))

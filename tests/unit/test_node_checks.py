@@ -1,0 +1,333 @@
+"""What nodes' answers mean; levels in the background; the node's own side; checks that a profile brings."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.module_utils import node_report
+from ansible_collections.devenv.lab.plugins.plugin_utils import (
+    checks,
+    node_checks,
+    own_checks,
+    remote,
+    storage_probe,
+    validate,
+)
+from ansible_collections.devenv.lab.plugins.plugin_utils.checks import Finding
+from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.remote import Answer, Target
+
+NOW = datetime.datetime(2026, 11, 21, tzinfo=datetime.UTC)
+NO_API: Any = None
+
+
+def cluster(*names: str, **more: Any) -> Cluster:
+    nodes = tuple(Node(name, "control_plane" if "master" in name else "workers", {}, (), ()) for name in names)
+    return Cluster("main", Path("kubeconfig"), "kubeadm", "1.36.3", ("ipv4",), nodes, **more)
+
+
+def member(name: str, *, learner: bool = False, started: bool = True) -> dict[str, Any]:
+    return {"name": name, "learner": learner, "started": started, "peers": ["https://10.0.0.9:2380"]}
+
+
+def answer(
+    name: str, *, services: dict[str, str] | None = None, ends: dict[str, str] | None = None, etcd: Any = None,
+    ahead: float = 0.0, doubt: float = 0.1,
+) -> Answer:  # fmt: skip
+    states = services or {"containerd.service": "active", "kubelet.service": "active"}
+    data = {"services": states, "certificates": ends or {"/x.crt": "2027-11-21T00:00:00Z"}, "etcd": etcd}
+    return Answer(name, data, "", ahead, doubt)
+
+
+WELL = {"members": [member("master-0"), member("master-1")], "healthy": True, "trouble": ""}
+
+
+def test_all_is_well() -> None:
+    answers = {name: answer(name, etcd=WELL) for name in ("master-0", "master-1")} | {"worker-0": answer("worker-0")}
+    found = node_checks.findings(cluster("master-0", "master-1", "worker-0"), answers, NOW)
+    assert {name: finding.missing for name, finding in found.items()} == dict.fromkeys(
+        ("ssh", "services", "certificates", "clocks", "etcd_members", "etcd_health"), ()
+    )
+
+
+def test_a_silent_node_is_missing_to_ssh_alone() -> None:
+    answers = {"master-0": answer("master-0", etcd=WELL), "master-1": Answer("master-1", trouble="no route to host")}
+    found = node_checks.findings(cluster("master-0", "master-1"), answers, NOW)
+    assert {name: finding.missing for name, finding in found.items() if not finding.ok} == {
+        "ssh": ("master-1: no route to host",)
+    }
+    nobody = node_checks.findings(cluster("master-0"), {"master-0": Answer("master-0", trouble="x")}, NOW)
+    assert [name for name, finding in nobody.items() if finding.ok] == []
+
+
+@pytest.mark.parametrize(
+    ("services", "missing"),
+    [
+        ({"containerd.service": "failed", "kubelet.service": "active"}, ("worker-0: containerd is failed",)),
+        ({"containerd.service": "active"}, ("worker-0: kubelet is not there",)),
+    ],
+)
+def test_services(services: dict[str, str], missing: tuple[str, ...]) -> None:
+    assert node_checks.check_services({"worker-0": answer("worker-0", services=services)}).missing == missing
+
+
+@pytest.mark.parametrize(
+    ("end", "over", "warned"),
+    [
+        ("2027-11-21T00:00:00Z", 0, 0),
+        ("2026-12-21T00:00:01Z", 0, 0),
+        ("2026-12-20T00:00:00Z", 0, 1),
+        ("2026-11-21T00:00:01Z", 0, 1),
+        ("2026-11-20T23:59:59Z", 1, 0),
+    ],
+)
+def test_certificates(end: str, over: int, warned: int) -> None:
+    finding = node_checks.check_certificates(
+        {"m": answer("m", ends={"/a.crt": end, "/b": "2030-01-01T00:00:00Z"})}, NOW
+    )
+    assert (len(finding.missing), len(finding.warnings), finding.hopeless) == (over, warned, bool(over))
+    assert all("/a.crt" in text for text in (*finding.missing, *finding.warnings))
+
+
+def test_no_certificate_at_all() -> None:
+    assert not node_checks.check_certificates({"m": Answer("m", {"certificates": {}})}, NOW).ok
+
+
+@pytest.mark.parametrize(
+    ("ahead", "missing", "warnings"),
+    [
+        ((0.0, -0.1, 0.02), 0, 0),
+        ((0.0, -1.5, 0.0), 0, 2),
+        ((0.0, 30.0, 0.0), 2, 0),
+        ((-40.0, -40.0, -40.0), 1, 0),
+    ],
+)
+def test_clocks(ahead: tuple[float, ...], missing: int, warnings: int) -> None:
+    answers = {f"n{number}": answer(f"n{number}", ahead=value) for number, value in enumerate(ahead)}
+    finding = node_checks.check_clocks(answers)
+    assert (len(finding.missing), len(finding.warnings)) == (missing, warnings)
+
+
+def test_a_slow_answer_is_no_wrong_clock() -> None:
+    assert node_checks.check_clocks({"n": answer("n", ahead=-7.0, doubt=8.0)}).ok
+
+
+@pytest.mark.parametrize(
+    ("members", "missing"),
+    [
+        ([member("master-0")], ("master-1 is no member (seen by master-0, master-1)",)),
+        (
+            [member("master-0"), member("master-1", learner=True)],
+            ("master-1 is a learner without a vote (seen by master-0, master-1)",),
+        ),
+        (
+            [member("master-0"), member("master-1", started=False)],
+            ("master-1 has not started (seen by master-0, master-1)",),
+        ),
+        (
+            [member("master-0"), member("master-1"), member("gone")],
+            ("gone is of no control plane node (seen by master-0, master-1)",),
+        ),
+        (
+            [member("master-0"), member("master-1"), member("", started=False)],
+            ("member https://10.0.0.9:2380 is of no control plane node (seen by master-0, master-1)",),
+        ),
+    ],
+)
+def test_etcd_members(members: list[dict[str, Any]], missing: tuple[str, ...]) -> None:
+    told = {**WELL, "members": members}
+    answers = {name: answer(name, etcd=told) for name in ("master-0", "master-1")}
+    assert node_checks.check_etcd_members(cluster("master-0", "master-1"), answers).missing == missing
+
+
+def test_etcd_that_does_not_answer() -> None:
+    ill = {"members": [], "healthy": False, "trouble": "context deadline exceeded"}
+    answers = {"master-0": answer("master-0", etcd=ill), "master-1": answer("master-1", etcd=WELL)}
+    one = cluster("master-0", "master-1")
+    assert node_checks.check_etcd_members(one, answers).missing == ("master-0: context deadline exceeded",)
+    assert node_checks.check_etcd_health(answers).missing == ("master-0: context deadline exceeded",)
+    assert not node_checks.check_etcd_health({}).ok
+    assert not node_checks.check_etcd_members(one, {}).ok
+
+
+def test_each_api_server_by_itself() -> None:
+    rows = [("master-0", "10.0.0.10"), ("master-1", "10.0.0.11")]
+    assert node_checks.check_api(rows, {"10.0.0.10": "", "10.0.0.11": "connection refused"}).missing == (
+        "master-1 10.0.0.11: connection refused",
+    )
+    assert node_checks.check_api(rows, dict.fromkeys(("10.0.0.10", "10.0.0.11"), "")).ok
+
+
+def wait_for(level: node_checks.Background, name: str) -> Finding:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        finding = level.look(NO_API)[name]
+        if finding.seen != "" or finding.hopeless:
+            return finding
+        time.sleep(0.02)
+    raise AssertionError("never looked at")
+
+
+def test_a_level_in_the_background() -> None:
+    level = node_checks.Background(["a"], lambda: {"a": Finding("fine")})
+    assert level.look(NO_API)["a"].missing == ("not looked at yet",)
+    assert wait_for(level, "a") == Finding("fine")
+
+    def breaks() -> dict[str, Finding]:
+        raise RuntimeError("odd")
+
+    assert "RuntimeError: odd" in wait_for(node_checks.Background(["b"], breaks), "b").missing[0]
+
+
+# --- the node's side -------------------------------------------------------------------------------------------------
+
+
+def here(script: str) -> Target:
+    """A node that is this machine: 'ssh' runs what it is given in a shell."""
+    return Target("n", ("sh", "-c", f'{script}; exec sh -c "$1"', "sh"), (sys.executable,))
+
+
+def test_the_program_runs_on_a_node() -> None:
+    source = remote.program(node_checks.REPORT, "main", {"part": "health", "timeout": 20})
+    (told,) = remote.ask_all([here("true")], source, 30).values()
+    assert told.trouble == ""
+    assert {"services", "certificates", "etcd"} <= told.data.keys()
+    assert abs(told.ahead) < 5
+
+
+@pytest.mark.parametrize(
+    ("one", "trouble"),
+    [
+        (Target("n", ("sh", "-c", "echo 'no route to host' >&2; exit 255", "sh")), "no route to host"),
+        (Target("n", ("sh", "-c", "sleep 30", "sh")), "no answer within 0.5 s"),
+        (Target("n", ("/there/is/no/ssh",)), "ssh cannot be started: No such file or directory"),
+        (Target("n", ("sh", "-c", "cat > /dev/null; echo nonsense", "sh")), "JSONDecodeError"),
+    ],
+)
+def test_a_node_that_does_not_answer(one: Target, trouble: str) -> None:
+    answers = remote.ask_all([one], "print(1)", 0.5)
+    assert trouble in answers["n"].trouble
+    assert answers["n"].data == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "aged"),
+    [
+        ("1700000000.500000 master-0 kubelet[12]: E1121 text: more", [9.5, "E1121 text: more"]),
+        ("not of a journal", [None, "not of a journal"]),
+    ],
+)
+def test_lines_of_a_journal(line: str, aged: list[Any]) -> None:
+    assert node_report.aged(line, 1700000010.0) == aged
+
+
+def test_last_words_of_containers(tmp_path: Path) -> None:
+    place = tmp_path / "kube-system_etcd-master-0_1234" / "etcd"
+    place.mkdir(parents=True)
+    (place / "0.log").write_text("2026-11-21T09:00:00.1Z stderr F old\n")
+    (place / "1.log").write_text("2026-11-21T09:00:00.1Z stderr F panic: x\n2026-11-21T09:00:00.2Z stdout P half")
+    now = time.time()
+    found = node_report.containers(str(tmp_path), now)
+    assert [text for _, text in found["etcd-master-0/etcd"]] == ["panic: x", "half"]
+    assert all(abs(age) < 60 for age, _ in found["etcd-master-0/etcd"])
+
+
+def test_what_etcdctl_complains_of() -> None:
+    assert (
+        node_report._last_line('{"level":"warn","error":"context deadline exceeded"}\n') == "context deadline exceeded"
+    )
+    assert (
+        node_report._last_line('{"level":"warn","error":"x"}\nError: unhealthy cluster\n') == "Error: unhealthy cluster"
+    )
+    assert node_report._last_line("") == ""
+
+
+# --- checks of the profile's own -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "ok", "text"),
+    [
+        ("echo one; echo two", True, "two"),
+        ("true", True, "ended with 0"),
+        ('echo "$KUBECONFIG $DEVENV_NAME"', True, "/k/config mine"),
+        ("echo no >&2; exit 3", False, "sh ended with 3: no"),
+        ("sleep 30", False, "sh did not end within 7 s"),
+        ("echo password=hunter2hunter2", True, "password=[credential redacted]"),
+    ],
+)
+def test_a_command_of_the_profile(script: str, ok: bool, text: str) -> None:
+    check = {"name": "mine", "command": ["sh", "-c", script], "timeout": 7}
+    finding = own_checks.run(check, {"KUBECONFIG": "/k/config", "DEVENV_NAME": "mine"}, 0.5 if "sleep" in script else 7)
+    assert finding.ok is ok
+    assert text in (finding.seen if ok else finding.missing[0])
+
+
+def test_own_checks_are_tried_again_and_end(tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    script = f"test -e {flag} && exit 0; touch {flag}; exit 1"
+    (level,) = own_checks.levels(
+        cluster("master-0", checks=({"name": "late", "command": ["sh", "-c", script], "timeout": 20},)), "mine"
+    )
+    found = checks.wait(NO_API, [level], timeout=15)
+    assert [(check.name, check.ok) for check in found] == [("profile.late", True)]
+    missing = {"name": "x", "command": ["/there/is/no/program"], "timeout": 5}
+    assert own_checks.run(missing, {}, 5).hopeless
+
+
+# --- storage, reports ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("claim", "pod", "missing"),
+    [
+        ("Bound", {"phase": "Succeeded"}, ()),
+        ("Pending", {"phase": "Pending"}, ("claim of class c is Pending", "pod is Pending")),
+        ("Bound", {"phase": "Failed", "message": "exit 1"}, ("pod is Failed: exit 1",)),
+    ],
+)
+def test_storage(claim: str, pod: dict[str, Any], missing: tuple[str, ...]) -> None:
+    finding = storage_probe.check_storage({"status": {"phase": claim}}, {"status": pod}, "c")
+    assert finding.missing == missing
+    assert finding.hopeless is (pod["phase"] == "Failed")
+
+
+def test_junit_of_a_report(tmp_path: Path) -> None:
+    good = checks.Check("api", True, 0.5, "fine")
+    bad = checks.Check("labels", False, 3.0, "worker-0: token abcdef." + "0123456789abcdef", warnings=("soon",))
+    rows = validate.rows("main", [good, bad])
+    assert "0123456789abcdef" not in json.dumps(rows)
+    validate.write_junit(tmp_path / "new" / "j.xml", "mine", rows)
+    text = (tmp_path / "new" / "j.xml").read_text()
+    assert 'tests="2" failures="1"' in text
+    assert 'name="api"' in text
+    assert "warning: soon" in text
+    validate.write_junit(tmp_path / "j.xml", "mine", [*rows, *validate.rows("other", [good])])
+    assert 'name="other: api"' in (tmp_path / "j.xml").read_text()
+
+
+def test_all_clusters_are_in_one_error() -> None:
+    def report(name: str) -> validate.Report:
+        bad = [checks.Check("api", False, 1.0, f"{name} is down")]
+        return validate.Report(bad, checks.failure(cluster("master-0"), bad))
+
+    both = validate.combined({"a": report("a"), "b": report("b")})
+    assert both is not None
+    assert "a is down" in str(both)
+    assert "b is down" in str(both)
+    assert validate.combined({"a": validate.Report()}) is None
+
+
+def test_the_programs_need_only_the_standard_library() -> None:
+    source = remote.program((*node_checks.REPORT, "node_gather"), "modified", {})
+    # -S and -I: no package of the machine can help.
+    done = subprocess.run([sys.executable, "-I", "-S", "-"], input=source, capture_output=True, text=True, check=False)
+    assert "ansible" not in done.stderr
+    assert "ModuleNotFoundError" not in done.stderr
