@@ -24,7 +24,7 @@ class ActionModule(ActionBase):
 
     _requires_connection = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset(("version", "suite", "mirror", "packages", "masked", "files"))
+    _VALID_ARGS = frozenset(("version", "suite", "mirror", "packages", "masked", "files", "archives"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
@@ -36,6 +36,7 @@ class ActionModule(ActionBase):
                 "packages": {"type": "list", "elements": "str", "required": True},
                 "masked": {"type": "list", "elements": "str", "required": True},
                 "files": {"type": "dict", "required": True},
+                "archives": {"type": "dict", "default": {}},
             }
         )
         try:
@@ -49,7 +50,7 @@ class ActionModule(ActionBase):
         bundle = bundles.find(args["version"])
         if bundle is None:
             if self._task.check_mode:
-                return {"changed": True, "image": "", "store": ""}
+                return {"changed": True, "image": "", "store": "", "stores": {}}
             raise errors.DevenvError("bundle_missing", f"there is no bundle of Kubernetes {args['version']}")
         recipe = node_image.Recipe(
             suite=args["suite"],
@@ -58,17 +59,26 @@ class ActionModule(ActionBase):
             masked=args["masked"],
             files={target: Path(source) for target, source in args["files"].items()},
         )
+        archives = {str(node): Path(str(path)) for node, path in args["archives"].items()}
         cache = paths.cache()
         reference = node_image.image_reference(recipe, bundle.digest)
         store = node_image.store_path(cache, bundle.digest)
         if self._task.check_mode:
             changed = not image_exists(reference) or not store.is_dir()
+            further = False
         else:
             cache.mkdir(parents=True, exist_ok=True, mode=0o700)
             made = node_image.ensure_image(recipe, bundle.digest, bundle.bin, cache, _progress)
             filled = node_image.ensure_store(reference, bundle.digest, bundle.images(), cache, _progress)
+            further = any(
+                [
+                    node_image.extend_store(reference, bundle.digest, archive, cache, _progress)
+                    for archive in sorted(set(archives.values()))
+                ]
+            )
             changed = made or filled
-        return {"changed": changed, "image": reference, "store": str(store)}
+        stores = {node: str(node_image.extended_path(cache, bundle.digest, one)) for node, one in archives.items()}
+        return {"changed": changed or further, "image": reference, "store": str(store), "stores": stores}
 
 
 def _progress(text: str) -> None:

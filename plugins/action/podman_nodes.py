@@ -22,7 +22,7 @@ class ActionModule(ActionBase):
 
     _requires_connection = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset(("environment", "verb", "image", "store", "names", "grace"))
+    _VALID_ARGS = frozenset(("environment", "verb", "image", "store", "stores", "names", "grace"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
@@ -36,6 +36,7 @@ class ActionModule(ActionBase):
                 },
                 "image": {"type": "str"},
                 "store": {"type": "path"},
+                "stores": {"type": "dict", "default": {}},
                 "names": {"type": "list", "elements": "str", "default": []},
                 "grace": {"type": "int", "default": 30},
             },
@@ -88,8 +89,10 @@ class ActionModule(ActionBase):
         nodes = podman_nodes.node_specs(resolved, plan)
         if verb == "start":
             return podman_nodes.start(name, folder, plan, nodes)
-        state.ensure_node_keys(folder, [node.name for node in nodes])
-        state.write_known_hosts(folder, {node.name: [a.split("/")[0] for a in node.addresses] for node in nodes})
+        # Those that leave, too: they are asked to, by ssh.
+        known = {node: list(claimed["addresses"].values()) for node, claimed in plan["nodes"].items()}
+        state.ensure_node_keys(folder, known)
+        state.write_known_hosts(folder, known)
         return podman_nodes.create(
             name,
             home,
@@ -99,6 +102,7 @@ class ActionModule(ActionBase):
             args["image"],
             Path(args["store"]),
             lambda text: display.display(f"progress: {text}"),
+            {str(node): Path(str(place)) for node, place in args["stores"].items()},
         )
 
     def _status(self, name: str, task_vars: dict[str, Any], *, would_create: bool) -> dict[str, Any]:

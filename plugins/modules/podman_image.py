@@ -48,6 +48,10 @@ options:
     description: Files to put into the node, path in the node to path on the controller.
     type: dict
     required: true
+  archives:
+    description: Archives with images that single nodes have beside those of the bundle, by name of the node.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -71,4 +75,8 @@ store:
   description: Folder of the image store.
   returned: always
   type: str
+stores:
+  description: Folders of the image stores of the nodes in O(archives).
+  returned: always
+  type: dict
 """

@@ -38,6 +38,10 @@ options:
   store:
     description: Image store, as M(devenv.lab.podman_image) returned it. Needed for V(create).
     type: path
+  stores:
+    description: Image stores of single nodes that get another than O(store), by name.
+    type: dict
+    default: {}
   grace:
     description: Seconds that a node gets to shut down, for V(stop).
     type: int

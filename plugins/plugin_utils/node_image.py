@@ -142,17 +142,46 @@ def ensure_store(reference: str, bundle_digest: str, images: Sequence[Path], cac
             shutil.rmtree(left)
         progress(f"image store: unpack {len(images)} images once")
         folder = Path(tempfile.mkdtemp(dir=store.parent, prefix=".filling-"))
-        name = f"devenv-store-{bundle_digest[:12]}"
-        process.run(["podman", "rm", "--force", "--ignore", "--time", "0", name])
-        podman(
-            "run", "--rm", "--name", name, "--network", "none", *RUNTIME_FLAGS,
-            "--volume", f"{folder}:/var/lib/containerd",
-            *(f"--volume={image}:/images/{image.name}:ro" for image in images),
-            reference, "/bin/sh", "-ec", _FILL,
-            timeout=900,
-        )  # fmt: skip
+        _fill(reference, folder, images, store.name)
         os.replace(folder, store)
     return True
+
+
+def extended_path(cache: Path, bundle_digest: str, archive: Path) -> Path:
+    """Store of a bundle with the images of an archive whose name tells what is in it."""
+    return store_path(cache, hashlib.sha256(f"{bundle_digest} {archive.name}".encode()).hexdigest())
+
+
+def extend_store(reference: str, bundle_digest: str, archive: Path, cache: Path, progress: Progress) -> bool:
+    """Make a store with the images of ``archive`` beside the bundle's, which are shared, unless that was done before.
+    """
+    store = extended_path(cache, bundle_digest, archive)
+    if store.is_dir():
+        return False
+    with files.exclusive(cache / "image-store.lock"):
+        if store.is_dir():
+            return False
+        for left in store.parent.glob(".filling-*"):
+            shutil.rmtree(left)
+        progress("image store: unpack the snapshot's images once")
+        folder = Path(tempfile.mkdtemp(dir=store.parent, prefix=".filling-"))
+        copy_store(store_path(cache, bundle_digest), folder)
+        _fill(reference, folder, [archive], store.name)
+        os.replace(folder, store)
+    return True
+
+
+def _fill(reference: str, folder: Path, images: Sequence[Path], name: str) -> None:
+    """Import archives of images into containerd's folder ``folder``, in a node that is there for nothing else."""
+    name = f"devenv-store-{name}"
+    process.run(["podman", "rm", "--force", "--ignore", "--time", "0", name])
+    podman(
+        "run", "--rm", "--name", name, "--network", "none", *RUNTIME_FLAGS,
+        "--volume", f"{folder}:/var/lib/containerd",
+        *(f"--volume={image}:/images/{image.name}:ro" for image in images),
+        reference, "/bin/sh", "-ec", _FILL,
+        timeout=900,
+    )  # fmt: skip
 
 
 # No CAP_SYS_RESOURCE is needed with limits below the host's own; runc, since crun refuses a hybrid cgroup host.

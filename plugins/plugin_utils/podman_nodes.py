@@ -177,8 +177,12 @@ def create(
     image: str,
     store: Path,
     progress: Callable[[str], None],
+    stores: Mapping[str, Path] | None = None,
 ) -> Outcome:
-    """Make what is missing, start what is stopped, make anew what cannot start; leave what runs alone."""
+    """Make what is missing, start what is stopped, make anew what cannot start; leave what runs alone. ``stores`` has
+    the image stores of nodes that get another than ``store``.
+    """
+    store_of = {node.name: (stores or {}).get(node.name, store) for node in nodes}
     outcome = Outcome()
     there = {container.node: container for container in containers(environment)}
     missing = [node for node in nodes if node.name not in there or there[node.name].state != "running"]
@@ -186,7 +190,7 @@ def create(
         progress(f"nodes: {', '.join(node.name for node in missing)}")
     gone = [node for node in missing if node.name not in there]
     with ThreadPoolExecutor(max_workers=8) as pool:
-        outcome.notes += filter(None, pool.map(lambda node: _make_data(state, node, store), gone))
+        outcome.notes += filter(None, pool.map(lambda node: _make_data(state, node, store_of[node.name]), gone))
 
     def bring_up(node: Node) -> None:
         if node not in gone:
@@ -195,7 +199,7 @@ def create(
                 outcome.started.append(node.name)
                 return
             podman("rm", "--force", "--time", "0", container.name)
-            _make_data(state, node, store)
+            _make_data(state, node, store_of[node.name])
             outcome.notes.append(f"{node.name} could not start and was made anew")
         podman(*run_arguments(environment, home, state, node, image), timeout=180)
         outcome.made.append(node.name)

@@ -50,6 +50,7 @@ class Environment:
         name: str | None = None,
         *,
         overrides: Mapping[str, Any] | None = None,
+        snapshot: str | None = None,
         extra_vars: Mapping[str, Any] | None = None,
         timeout: float | None = None,
         on_failure: str = "keep",
@@ -62,10 +63,16 @@ class Environment:
 
         ``profile``: a name or the path of a file; without it the environment ``name`` keeps its own. ``overrides``:
         keys of the profile by dotted path, e.g. ``{"nodes.worker-0.memory": "4GiB"}``. ``timeout`` in seconds for the
-        whole. ``on_failure``: "keep", or "destroy" for an environment that this call made. ``changed`` of what is
-        returned counts changed tasks. Raises errors.Error (see errors for its kinds) and errors.Interrupted.
+        whole. ``snapshot``: name of one to start a new environment from. ``on_failure``: "keep", or "destroy" for an
+        environment that this call made. ``changed`` of what is returned counts changed tasks. Raises errors.Error (see
+        errors for its kinds) and errors.Interrupted.
         """
-        goal = operations.target(os.fspath(profile) if profile is not None else None, name, overrides)
+        wanted = os.fspath(profile) if profile is not None else None
+        goal = (
+            operations.target_from(snapshot, wanted, name, overrides)
+            if snapshot
+            else operations.target(wanted, name, overrides)
+        )
         options = operations.Options(
             extra=(extra_vars,) if extra_vars else (),
             timeout=timeout,
@@ -164,6 +171,12 @@ class Environment:
     def start(self, watcher: runner.Watcher | None = None) -> None:
         """Start stopped nodes and wait until the cluster is ready."""
         operations.run("start", self.name, {}, operations.Options(command="Environment.start"), watcher)
+
+    def save(self, snapshot: str, *, force: bool = False, watcher: runner.Watcher | None = None) -> None:
+        """Save what the environment holds under the name ``snapshot``."""
+        operations.save_snapshot(
+            self.name, snapshot, operations.Options(command="Environment.save"), watcher, force=force
+        )
 
     def down(self, watcher: runner.Watcher | None = None) -> None:
         """Remove the environment; once more is no error."""

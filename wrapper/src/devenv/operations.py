@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
 from devenv import errors, names, runner
 from devenv.history import LOG
@@ -74,14 +75,15 @@ class Target:
 def target(
     profile_name: str | None, name: str | None, overrides: Mapping[str, Any] | None = None, *, compare: bool = True
 ) -> Target:
-    """What `up` works on. Without a profile it is an existing environment, whose own profile is kept.
+    """What `up` works on. Without a profile it is an existing environment, whose own profile is kept, with
+    ``overrides`` laid over it.
 
     Everything that can be wrong with name and profile is found here, before Ansible starts; with ``compare`` also a
     change that an existing environment cannot take (ProfileChangeRefused), and that someone else is at work on it
     (EnvironmentBusy).
     """
     if not profile_name:
-        return _kept(name, overrides)
+        return _kept(name, overrides, compare)
     from ansible_collections.devenv.lab.plugins.plugin_utils import lock, profile, state
 
     with names.translated():
@@ -102,7 +104,31 @@ def target(
     return Target(chosen, variables, resolved)
 
 
-def _kept(name: str | None, overrides: Mapping[str, Any] | None) -> Target:
+def target_from(
+    snapshot: str, profile_name: str | None, name: str | None, overrides: Mapping[str, Any] | None = None
+) -> Target:
+    """What `up --snapshot` works on; without a profile, with that of the snapshot. Raises UsageError."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils import snapshot as snapshots
+
+    with names.translated():
+        saved = snapshots.read(paths.home(), snapshot).manifest["profile"]
+        if not profile_name:
+            profile_name = str(saved["profile"])
+            try:
+                same = not snapshots.differences(saved, profile.resolve(profile_name, overrides=dict(overrides or {})))
+            except DevenvError:
+                same = False
+            if not same:
+                raise errors.UsageError(
+                    f"{snapshot} was saved with a profile of its own, which is not {profile_name}",
+                    where="--snapshot", advice=f"devenv up --snapshot {snapshot} --profile FILE",
+                )  # fmt: skip
+    goal = target(profile_name, name, overrides)
+    return Target(goal.name, {**goal.variables, "devenv_snapshot": snapshot}, goal.resolved)
+
+
+def _kept(name: str | None, overrides: Mapping[str, Any] | None, compare: bool) -> Target:
     from ansible_collections.devenv.lab.plugins.plugin_utils import state
 
     if not (name or os.environ.get("DEVENV_NAME")) and not names.known():
@@ -120,12 +146,16 @@ def _kept(name: str | None, overrides: Mapping[str, Any] | None) -> Target:
             f"no profile was given, and there is no environment {chosen} that has one",
             advice="devenv up --profile aio; devenv profile list shows all", reason="profile_not_given",
         )  # fmt: skip
-    if overrides:
-        raise errors.UsageError(
-            "--set needs --profile: the profile that it changes",
-            advice=f"devenv up --profile {resolved['profile']} --set ...",
-        )
-    return Target(chosen, {"devenv_name": chosen}, resolved)
+    if not overrides:
+        return Target(chosen, {"devenv_name": chosen}, resolved)
+    from ansible_collections.devenv.lab.plugins.plugin_utils import amend, lock
+
+    with names.translated():
+        wanted = amend.amend(resolved, overrides)
+        if compare:
+            lock.check(folder)
+            state.compare(folder, wanted)
+    return Target(chosen, {"devenv_name": chosen, "devenv_overrides": dict(overrides)}, wanted)
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -229,6 +259,7 @@ RESERVED = {
     "devenv_overrides": "--set",
     "devenv_timeout": "--timeout",
     "devenv_artifacts": "--artifacts",
+    "devenv_snapshot": "--snapshot",
 }
 
 
@@ -357,3 +388,20 @@ def load_images(
     """Load images of podman's local store, or archives of images, into every node."""
     places = [str(Path(image).absolute()) if Path(image).is_file() else image for image in images]
     return run("image_load", name, {"devenv_images": places}, options or Options(), watcher)
+
+
+def save_snapshot(
+    name: str,
+    snapshot: str,
+    options: Options | None = None,
+    watcher: runner.Watcher | None = None,
+    *,
+    force: bool = False,
+) -> Result:
+    """Save the environment ``name`` under the name ``snapshot``; what cannot be named so is refused at once."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils import snapshot as snapshots
+
+    with names.translated():
+        snapshots.check_new(paths.home(), snapshot)
+    variables = {"devenv_snapshot": snapshot, "devenv_force": force}
+    return run("snapshot", name, variables, options or Options(), watcher)

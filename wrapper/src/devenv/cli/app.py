@@ -24,6 +24,8 @@ COMMANDS = (
     ("plan", _LIFE, "runs:plan", ""),
     ("validate", _LIFE, "runs:validate", "ANSIBLE_ARGUMENT..."),
     ("gather", _LIFE, "runs:gather", "ANSIBLE_ARGUMENT..."),
+    ("node", _LIFE, "nodes:app", "ANSIBLE_ARGUMENT..."),
+    ("snapshot", _LIFE, "snapshots:app", "ANSIBLE_ARGUMENT..."),
     ("status", _USE, "environments:status", ""),
     ("list", _USE, "environments:list_", ""),
     ("inventory", _USE, "environments:inventory", ""),

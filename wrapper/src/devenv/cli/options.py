@@ -31,6 +31,13 @@ def complete_node(ctx: typer.Context, incomplete: str) -> list[str]:
     return [node for node in found if node.startswith(incomplete)]
 
 
+def complete_snapshot(incomplete: str) -> list[str]:
+    """Names of snapshots."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils import paths, snapshot
+
+    return [name for name in snapshot.names(paths.home()) if name.startswith(incomplete)]
+
+
 def complete_profile(incomplete: str) -> list[str]:
     """Names of profiles, and files that may be one."""
     from ansible_collections.devenv.lab.plugins.plugin_utils import paths, profile
@@ -104,6 +111,15 @@ Set = Annotated[
         "--set",
         metavar="PATH=VALUE",
         help="Change a key of the profile, e.g. nodes.worker-0.memory=4GiB. May be repeated.",
+    ),
+]
+Snapshot = Annotated[
+    str | None,
+    typer.Option(
+        "--snapshot",
+        metavar="SNAPSHOT",
+        help="Start the new environment from this snapshot.",
+        autocompletion=complete_snapshot,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON; of a run, one object a line.")]

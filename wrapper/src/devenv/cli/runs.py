@@ -43,6 +43,7 @@ def up(
     profile: given.Profile = None,
     name: given.Name = None,
     changes: given.Set = None,
+    snapshot: given.Snapshot = None,
     extra_vars: given.ExtraVars = None,
     tags: given.Tags = "",
     limit: given.Limit = "",
@@ -61,6 +62,7 @@ def up(
     """Make an environment, or bring it to what its profile says.
 
     Safe to repeat: what is as it should be is left alone. Without --profile an existing environment keeps its own.
+    With --snapshot a new environment starts with what devenv snapshot save kept, with new keys and certificates.
     What follows -- goes to ansible-playbook.
     """
     from devenv import operations, survey
@@ -72,7 +74,11 @@ def up(
             context, extra=extra_vars, tags=tags, limit=limit, check=check, diff=diff, verbosity=verbose, forks=forks,
             timeout=timeout, artifacts=artifacts,
         )  # fmt: skip
-        goal = operations.target(profile, name, given.overrides(changes))
+        goal = (
+            operations.target_from(snapshot, profile, name, given.overrides(changes))
+            if snapshot
+            else operations.target(profile, name, given.overrides(changes))
+        )
         result = operations.up(goal, chosen, run.watcher, on_failure=on_failure, gather=not no_gather)
         run.done(result, [] if check else survey.last_lines(goal, result.seconds))
 

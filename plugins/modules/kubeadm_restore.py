@@ -1,0 +1,96 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Start a control plane node from saved data with kubeadm."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: kubeadm_restore
+short_description: Start a control plane node from saved data with kubeadm
+version_added: 0.1.0
+description:
+  - Makes a control plane node of a new cluster that holds the objects of a saved one. M(devenv.lab.snapshot) with
+    O(devenv.lab.snapshot#module:verb=deliver) has laid down on the node what it starts from.
+  - Keys and certificates are new. All control plane nodes of a cluster are started at once.
+  - A node where an earlier try was killed is reset first.
+options:
+  config:
+    description: Configuration documents of C(kubeadm.k8s.io/v1beta4), those of an init. They carry secrets.
+    type: str
+    required: true
+  patches:
+    description: Patch files for kubeadm by name.
+    type: dict
+    default: {}
+  node:
+    description: Name of this node in the cluster.
+    type: str
+    required: true
+  first:
+    description: Whether this node also writes the configuration, cluster-info and add-ons of the new cluster. One node
+      of a cluster does.
+    type: bool
+    default: true
+  timeout:
+    description: Seconds after which kubeadm is ended, and that the API server gets to become ready.
+    type: int
+    default: 600
+attributes:
+  check_mode:
+    description: Says from the node's state whether something would be done.
+    support: full
+  diff_mode:
+    description: There is no content to compare.
+    support: none
+author:
+  - devenv maintainers (@devenv)
+"""
+
+EXAMPLES = r"""
+- name: Start the control plane from saved data
+  devenv.lab.kubeadm_restore:
+    node: "{{ inventory_hostname }}"
+    config: "{{ lookup('ansible.builtin.template', 'init.yml.j2') }}"
+    first: "{{ inventory_hostname == ansible_play_hosts_all[0] }}"
+"""
+
+RETURN = r"""
+ca_hash:
+  description: Digest of the new cluster CA's public key, as discovery by token wants it.
+  returned: when not in check mode
+  type: str
+output:
+  description: Last lines of kubeadm's output, redacted.
+  returned: when kubeadm ran
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.devenv.lab.plugins.module_utils import kubeadm, kubeadm_restore
+
+ARGUMENTS = {
+    "config": {"type": "str", "required": True, "no_log": True},
+    "patches": {"type": "dict", "default": {}},
+    "node": {"type": "str", "required": True},
+    "first": {"type": "bool", "default": True},
+    "timeout": {"type": "int", "default": 600},
+}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    try:
+        result = kubeadm_restore.perform(module.params, module.check_mode)
+    except kubeadm.Failed as error:
+        module.fail_json(**kubeadm.failure(error))
+    except OSError as error:
+        module.fail_json(msg=str(error), devenv_reason="node_config_failed")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Commands about snapshots: save, list, rm. `devenv up --snapshot NAME` starts an environment from one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from devenv.cli import options as given
+from devenv.cli import output
+
+app = typer.Typer(help="Save what an environment holds, and start the next one from it.", no_args_is_help=True)
+
+
+@app.callback()
+def _snapshot() -> None:
+    """Save what an environment holds, and start the next one from it: devenv up --snapshot NAME"""
+
+
+Snapshot = Annotated[
+    str,
+    typer.Argument(metavar="SNAPSHOT", help="Name of the snapshot.", autocompletion=given.complete_snapshot),
+]
+
+
+@app.command("save")
+def save(
+    context: typer.Context,
+    snapshot: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="Name to save it under.")],
+    name: given.Name = None,
+    force: Annotated[bool, typer.Option("--force", help="Save a cluster that is not healthy, too.")] = False,
+    verbose: given.Verbose = 0,
+    timeout: given.Timeout = None,
+    artifacts: given.Artifacts = None,
+    as_json: given.Json = False,
+) -> None:
+    """Save the environment while it runs: objects, data of apps, images beyond the bundle.
+
+    Keys, certificates and tokens of the cluster are not kept. Secrets of apps are: the snapshot is private to you.
+    Containers that write to saved folders are frozen while those are read.
+    """
+    from devenv import names, operations
+    from devenv.cli import runs
+
+    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
+        chosen = runs.options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
+        result = operations.save_snapshot(names.existing(name), snapshot, chosen, run.watcher, force=force)
+        run.done(result, [f"{result.name} is saved as {snapshot}", f"use it: devenv up --snapshot {snapshot}"])
+
+
+@app.command("list")
+def list_(as_json: given.Json = False, form: given.Format = None) -> None:
+    """List the snapshots."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils import paths
+    from ansible_collections.devenv.lab.plugins.plugin_utils import snapshot as snapshots
+
+    output.document(given.form(as_json, form), snapshots.listing(paths.home()), _list_text)
+
+
+def _list_text(rows: list[dict[str, Any]]) -> str:
+    columns = {
+        "name": "NAME", "profile": "PROFILE", "kubernetes": "KUBERNETES", "nodes": "NODES", "size": "SIZE",
+        "made": "MADE", "environment": "ENVIRONMENT", "state": "STATE",
+    }  # fmt: skip
+    shown = [{**row, "nodes": len(row["nodes"]), "size": output.size(row["bytes"])} for row in rows]
+    return output.table(shown, columns)
+
+
+@app.command("rm")
+def remove(snapshot: Snapshot) -> None:
+    """Remove a snapshot. Environments that were made from it stay as they are."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils import paths
+    from ansible_collections.devenv.lab.plugins.plugin_utils import snapshot as snapshots
+
+    from devenv import names
+
+    with names.translated():
+        snapshots.remove(paths.home(), snapshot)
+    output.say(f"the snapshot {snapshot} is gone")
