@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import existing, inventory, profile
+import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils import existing, inventory, paths, profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.remote import Answer, Target
 
@@ -188,3 +189,21 @@ def test_one_host_cannot_be_two_nodes() -> None:
     seen = {name: Answer(name, GOOD | {"addresses": both}) for name in ("master-0", "worker-0")}
     with pytest.raises(DevenvError, match="worker-0: is the same host as master-0"):
         existing.require([host(), host("worker-0", "192.0.2.11")], seen, MINE, "kubeadm")
+
+
+# --- the example -----------------------------------------------------------------------------------------------------
+
+
+def test_the_example_resolves_and_its_inventory_names_its_nodes() -> None:
+    folder = paths.COLLECTION / "inventories" / "examples" / "existing"
+    resolved = profile.resolve(str(folder / "profile.yml"))
+    profile.require_engine(resolved)
+    hosts = yaml.safe_load((folder / "hosts.yml").read_text())["all"]["hosts"]
+    assert set(hosts) <= {node["name"] for node in resolved["nodes"]}
+
+
+def test_the_guides_example_resolves(tmp_path: Path) -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "existing-hosts.md").read_text()
+    (tmp_path / "lab.yml").write_text(guide.partition("```yaml\n")[2].partition("```")[0])
+    resolved = profile.resolve(str(tmp_path / "lab.yml"))
+    assert [node["host"]["port"] for node in resolved["nodes"]] == [22, 22, 2222]
