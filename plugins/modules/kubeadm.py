@@ -23,10 +23,14 @@ options:
       - V(reset) takes Kubernetes off this node. CNI configuration and images stay.
       - V(allow_join), on a control plane node, makes the token and uploads the certificates of O(config), and forgets
         O(nodes) of an earlier life.
-      - V(drain) and V(forget), on a control plane node, move pods off O(nodes) and take them out of the cluster.
+      - V(drain) and V(forget), on a control plane node, move pods off O(nodes) and take them out of the cluster. A node
+        that is not Ready is only closed for new pods.
+      - V(renew_certificates) renews the certificates of this control plane node and starts again what reads them only
+        then.
+      - V(change_address) lets the only node of a cluster use O(addresses), which it has on a link already.
     type: str
     required: true
-    choices: [init, join, reset, allow_join, drain, forget]
+    choices: [init, join, reset, allow_join, drain, forget, renew_certificates, change_address]
   config:
     description: Configuration documents of C(kubeadm.k8s.io/v1beta4). They carry secrets.
     type: str
@@ -72,6 +76,15 @@ options:
     description: Seconds that V(allow_join) waits for the cluster's API to answer.
     type: int
     default: 120
+  within:
+    description: V(renew_certificates) does nothing unless a certificate ends within so many seconds. Unset, it renews
+      in any case.
+    type: float
+  addresses:
+    description: Addresses for V(change_address), one a family; the first is the API server's.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Says from the node's state whether something would be done.
@@ -115,15 +128,42 @@ removed:
   returned: with O(action=forget)
   type: list
   elements: str
+due:
+  description: Paths of the certificates that were, or are, to be renewed.
+  returned: with O(action=renew_certificates)
+  type: list
+  elements: str
+certificates:
+  description: End of validity of each certificate on the node, by path.
+  returned: with O(action=renew_certificates)
+  type: dict
+before:
+  description: Addresses that Kubernetes used on the node until now.
+  returned: with O(action=change_address)
+  type: list
+  elements: str
 """
 
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.devenv.lab.plugins.module_utils import kubeadm
+from ansible_collections.devenv.lab.plugins.module_utils import kubeadm, kubeadm_life
 
 ARGUMENTS = {
-    "action": {"type": "str", "required": True, "choices": ["init", "join", "reset", "allow_join", "drain", "forget"]},
+    "action": {
+        "type": "str",
+        "required": True,
+        "choices": [
+            "init",
+            "join",
+            "reset",
+            "allow_join",
+            "drain",
+            "forget",
+            "renew_certificates",
+            "change_address",
+        ],
+    },
     "config": {"type": "str", "no_log": True},
     "patches": {"type": "dict", "default": {}},
     "node": {"type": "str", "default": ""},
@@ -135,6 +175,8 @@ ARGUMENTS = {
     "timeout": {"type": "int", "default": 600},
     "dns_replicas": {"type": "int", "default": 0},
     "wait": {"type": "int", "default": 120},
+    "within": {"type": "float"},
+    "addresses": {"type": "list", "elements": "str", "default": []},
 }
 
 
@@ -145,11 +187,13 @@ def main() -> None:
             ("action", "init", ["config", "node"]),
             ("action", "join", ["config", "node"]),
             ("action", "allow_join", ["config"]),
+            ("action", "change_address", ["config", "node", "addresses"]),
         ],
         supports_check_mode=True,
     )
+    perform = kubeadm_life.perform if module.params["action"] in kubeadm_life.ACTIONS else kubeadm.perform
     try:
-        result = kubeadm.perform(module.params["action"], module.params, time.time(), module.check_mode)
+        result = perform(module.params["action"], module.params, time.time(), module.check_mode)
     except kubeadm.Failed as error:
         module.fail_json(**kubeadm.failure(error))
     except OSError as error:

@@ -73,7 +73,11 @@ def plan(
             name: {
                 "index": places[name],
                 "mac": mac(ordered, places[name]),
-                "addresses": {family: str(address(subnet, places[name])) for family, subnet in ordered.items()},
+                **_own_place(known.get(name, {})),
+                "addresses": {
+                    family: str(address(subnet, _own_place(known.get(name, {})).get("place", places[name])))
+                    for family, subnet in ordered.items()
+                },
                 "group": group,
                 "cluster": cluster,
             }
@@ -83,6 +87,49 @@ def plan(
     if previous and previous.get("bridge"):
         network["bridge"] = previous["bridge"]
     return network
+
+
+def _own_place(claimed: Mapping[str, Any]) -> dict[str, int]:
+    """A node that got another address than its index gives has ``place``: what the index would be for it."""
+    return {"place": int(claimed["place"])} if "place" in claimed else {}
+
+
+def place_of(network: Mapping[str, Any], text: str) -> int:
+    """The place (address number less FIRST_HOST) of an address of the environment. Raises DevenvError
+    address_refused.
+    """
+    try:
+        wanted = ipaddress.ip_address(text)
+    except ValueError:
+        raise DevenvError("address_refused", f"{text} is no IP address") from None
+    name = f"ipv{wanted.version}"
+    subnet = network["subnets"].get(name)
+    if subnet is None or wanted not in ipaddress.ip_network(subnet):
+        raise DevenvError("address_refused", f"{text} is not in {', '.join(network['subnets'].values())}")
+    offset = int(wanted) - int(ipaddress.ip_network(subnet).network_address)
+    digits = str(offset) if wanted.version == 4 else f"{offset:x}"
+    if not digits.isdigit() or int(digits) < FIRST_HOST:
+        raise DevenvError("address_refused", f"{text} is none that a node gets; they begin with .10 (::10)")
+    return int(digits) - FIRST_HOST
+
+
+def move(network: Mapping[str, Any], name: str, text: str = "") -> dict[str, Any]:
+    """``network`` (a network.yml) with another address for the node ``name``: ``text`` and its like in the other
+    family, by default the next that is free. Index, MAC and pod range stay. Raises DevenvError address_refused.
+    """
+    nodes = network["nodes"]
+    taken = {other: int(node.get("place", node["index"])) for other, node in nodes.items()}
+    indexes_ = {int(node["index"]) for other, node in nodes.items() if other != name}
+    if text:
+        place = place_of(network, text)
+    else:
+        place = next(one for one in itertools.count(taken[name] + 1) if one not in {*taken.values(), *indexes_})
+    owner = next((other for other, one in taken.items() if one == place and other != name), "")
+    if owner or place in indexes_:
+        raise DevenvError("address_refused", f"{text} is the address of {owner or 'another node'}")
+    own = {**nodes[name], "place": place}
+    own["addresses"] = {family: str(address(subnet, place)) for family, subnet in network["subnets"].items()}
+    return {**network, "nodes": {**nodes, name: own}}
 
 
 def forget(network: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -104,8 +151,9 @@ def indexes(names: Sequence[str], previous: Mapping[str, Any] | None = None) -> 
     """Index of each node: the one in ``previous`` (a network.yml), else the lowest that none there has, in the order of
     ``names``.
     """
-    kept = {name: int(node["index"]) for name, node in (previous or {}).get("nodes", {}).items()}
-    return _placed(names, kept)
+    known = (previous or {}).get("nodes", {})
+    moved = [int(node["place"]) for node in known.values() if "place" in node]
+    return _placed(names, {name: int(node["index"]) for name, node in known.items()}, moved)
 
 
 def virtual(subnet: str, index: int) -> str:
@@ -132,8 +180,8 @@ def check_place(prefix: int, name: str, index: int) -> None:
         raise DevenvError("nodes_too_many", f"node index {index}: the highest is {last - FIRST_HOST}")
 
 
-def _placed(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int]:
-    taken = set(kept.values())
+def _placed(names: Iterable[str], kept: Mapping[str, int], more: Iterable[int] = ()) -> dict[str, int]:
+    taken = {*kept.values(), *more}
     free = (number for number in itertools.count() if number not in taken)
     return {name: kept[name] if name in kept else next(free) for name in names}
 

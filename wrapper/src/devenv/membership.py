@@ -56,3 +56,38 @@ def replace(
     """Make nodes anew. Raises Error node_unknown, control_plane_last, and what the run fails with."""
     removed(profile_of(name), nodes)
     return operations.run("replace", name, {"devenv_replace": list(nodes)}, options, watcher)
+
+
+def change_address(
+    name: str, node: str | None, address: str, options: operations.Options, watcher: runner.Watcher | None = None
+) -> operations.Result:
+    """Give a node (None: the only one) another address. Raises Error node_unknown, address_many_nodes,
+    address_refused.
+    """
+    from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, podman_address, state
+
+    resolved = profile_of(name)
+    with names.translated():
+        network = state.read_network(paths.environment(name))
+        if network is None:
+            raise errors.NotFound(f"the environment {name} has no nodes yet", advice=f"devenv up -n {name} makes them")
+        chosen = _only(resolved, node)
+        podman_address.check(resolved, chosen)
+        addresses.move(network, chosen, address)
+    variables = {"devenv_node": chosen, "devenv_address": address}
+    return operations.run("address", name, variables, options, watcher)
+
+
+def addresses_of(name: str, node: str | None) -> list[str]:
+    """A node's addresses now."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils import state
+
+    network = state.read_network(paths.environment(name)) or {"nodes": {}}
+    return list(network["nodes"].get(_only(profile_of(name), node), {}).get("addresses", {}).values())
+
+
+def _only(resolved: Mapping[str, Any], node: str | None) -> str:
+    have = [str(one["name"]) for one in resolved["nodes"]]
+    if node is None and len(have) > 1:
+        raise errors.make(f"there are {', '.join(have)}", exit_code=14, reason="address_many_nodes")
+    return node or have[0]

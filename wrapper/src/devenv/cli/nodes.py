@@ -127,6 +127,36 @@ def replace(
         run.done(result, [f"made anew: {', '.join(nodes)}"])
 
 
+@app.command("change-address")
+def change_address(
+    context: typer.Context,
+    node: Annotated[
+        str | None, typer.Argument(metavar="[NODE]", help="Which node.", autocompletion=given.complete_node)
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="ADDRESS", help="The new address; by default the next that is free."),
+    ] = None,
+    name: given.Name = None,
+    verbose: given.Verbose = 0,
+    timeout: given.Timeout = None,
+    artifacts: given.Artifacts = None,
+    as_json: given.Json = False,
+) -> None:
+    """Give the only node of a cluster another address of the environment's subnet, with all that follows from it.
+
+    Certificates, etcd, kubelet, kubeconfig; pods keep theirs. A cluster of several nodes is refused (exit code 14).
+    """
+    from devenv import membership, names
+    from devenv.cli import runs
+
+    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
+        chosen = runs.options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
+        result = membership.change_address(names.existing(name), node, address or "", chosen, run.watcher)
+        told = ", ".join(membership.addresses_of(result.name, node))
+        run.done(result, [f"{result.name} is at {told} now"])
+
+
 def _up(change: Any, context: typer.Context, name: str | None, as_json: bool, **values: Any) -> None:
     """Run up with the environment's own profile, changed."""
     from devenv import membership, names, operations

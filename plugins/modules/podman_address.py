@@ -1,0 +1,58 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: podman_address
+short_description: Give a node that runs another address
+version_added: 0.1.0
+author:
+  - devenv maintainers (@devenv)
+description:
+  - Chooses an address, writes it into the state folder, and puts it on the node's link beside the old one; in the end
+    it takes the old one away.
+  - Runs on the controller; needs root and podman there.
+options:
+  environment:
+    description: Name of the environment.
+    type: str
+    required: true
+  node:
+    description: Name of the node, the only one of its cluster.
+    type: str
+    required: true
+  verb:
+    description: V(begin) adds the new addresses, V(end) takes those away that are no longer the node's.
+    type: str
+    required: true
+    choices: [begin, end]
+  address:
+    description: The new address, of any family; the other family's follows from it. Empty, the next that is free.
+    type: str
+    default: ""
+attributes:
+  check_mode:
+    support: full
+    description: Refuses what cannot be done, and changes nothing.
+  diff_mode:
+    support: none
+    description: There is no content to compare.
+"""
+
+EXAMPLES = r"""
+- name: Give the node another address, beside its own
+  devenv.lab.podman_address:
+    environment: aio
+    node: master-0
+    verb: begin
+"""
+
+RETURN = r"""
+addresses:
+  description: Addresses, with prefix length, that were added or taken away.
+  returned: success
+  type: list
+  elements: str
+"""

@@ -1,0 +1,92 @@
+"""Another address for a node that runs: chosen, put beside the old one, and the old one taken away in the end.
+
+A container's environment cannot change, so the addresses stand in a file of the state folder, which the node's first
+process (roles/provider_podman/files/node-init) prefers at each start.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, files, podman, process, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+FILE = "addresses"
+
+
+def check(resolved: Mapping[str, Any], name: str) -> None:
+    """Raise DevenvError node_unknown, address_many_nodes, or address_refused where addresses come by DHCP."""
+    found = next((node for node in resolved["nodes"] if node["name"] == name), None)
+    if found is None:
+        raise DevenvError("node_unknown", f"{name} is none of {', '.join(one['name'] for one in resolved['nodes'])}")
+    members = [one["name"] for one in resolved["nodes"] if found["cluster"] and one["cluster"] == found["cluster"]]
+    if len(members) > 1:
+        raise DevenvError("address_many_nodes", f"cluster {found['cluster']} has {', '.join(members)}")
+    if resolved["addressing"] != "static":
+        raise DevenvError("address_refused", "the nodes of this environment get their addresses by DHCP")
+
+
+def begin(folder: Path, environment: str, name: str, wanted: str) -> list[str]:
+    """Choose the node's new addresses (``wanted`` and its like in the other family; empty: the next that are free),
+    write them down everywhere, and put them on its link beside the old ones. Return them, with prefix length.
+
+    Once more with the same address, it changes nothing that is so already. Raises DevenvError address_refused,
+    node_no_ssh when the node does not run.
+    """
+    check(state.read_profile(folder) or {"nodes": []}, name)
+    network = state.read_network(folder) or {"nodes": {}}
+    pid = _pid(environment, name)
+    moved = addresses.move(network, name, wanted)
+    new = _with_prefix(moved, name)
+    # Before anything is told of them: a node that starts now starts with both or with the new.
+    _write(folder, name, new)
+    state.write_network(folder, moved)
+    state.write_known_hosts(
+        folder,
+        {
+            node: [*one["addresses"].values(), *(network["nodes"][node]["addresses"].values() if node == name else ())]
+            for node, one in moved["nodes"].items()
+        },
+    )
+    for address in new:
+        _ip(pid, "address", "replace", address, *(["nodad"] if ":" in address else []))
+    return new
+
+
+def end(folder: Path, environment: str, name: str) -> list[str]:
+    """Take the addresses away that are no longer the node's; return them."""
+    network = state.read_network(folder) or {"nodes": {}}
+    pid = _pid(environment, name)
+    kept = _with_prefix(network, name)
+    shown = json.loads(_ip(pid, "address", "show", json_output=True) or "[]")
+    there = [f"{row['local']}/{row['prefixlen']}" for row in shown[0]["addr_info"] if row.get("scope") == "global"]
+    gone = [address for address in there if address not in kept]
+    for address in gone:
+        _ip(pid, "address", "delete", address)
+    state.write_known_hosts(folder, {node: list(one["addresses"].values()) for node, one in network["nodes"].items()})
+    state.write_inventory(folder)
+    return gone
+
+
+def _write(folder: Path, name: str, new: list[str]) -> None:
+    files.write(folder / "ssh" / "hosts" / name / FILE, " ".join(new) + "\n")
+
+
+def _with_prefix(network: Mapping[str, Any], name: str) -> list[str]:
+    own = network["nodes"][name]["addresses"]
+    return [f"{own[family]}/{subnet.split('/')[1]}" for family, subnet in network["subnets"].items()]
+
+
+def _pid(environment: str, name: str) -> int:
+    for container in podman.containers(environment):
+        if container.node == name and container.state == "running":
+            return container.pid
+    raise DevenvError("node_no_ssh", f"{name} does not run", advice="Start it first: devenv start.")
+
+
+def _ip(pid: int, *words: str, json_output: bool = False) -> str:
+    program = ["nsenter", f"--net=/proc/{pid}/ns/net", "ip", *(["-json"] if json_output else [])]
+    return process.run([*program, *words, "dev", "eth0"]).stdout
