@@ -157,6 +157,31 @@ def _node(
     }
 
 
+def nodes(name: str) -> list[dict[str, Any]]:
+    """One row a node: ``{name, group, cluster, container, kubernetes, addresses, leaving}``; those that leave are in
+    network.yml and no longer in the profile.
+    """
+    from ansible_collections.devenv.lab.plugins.plugin_utils import addresses
+
+    with names.translated():
+        found = state.read(paths.environment(name))
+    profile, network = found.profile or {"nodes": []}, found.network or {}
+    containers = _containers(name)
+    kubeconfigs = sorted(found.folder.glob("clusters/*/kubeconfig"))
+    ready: dict[str, str] = {}
+    for kubeconfig in kubeconfigs:
+        ready |= _api_nodes(kubeconfig, containers)[1]
+    gone = [{"name": one, **network["nodes"][one]} for one in addresses.leaving(profile, network)]
+    return [
+        {
+            **_node(node, network, containers, ready),
+            "cluster": node.get("cluster") or "",
+            "leaving": place >= len(profile["nodes"]),
+        }
+        for place, node in enumerate([*profile["nodes"], *gone])
+    ]
+
+
 def plan(goal: Target) -> dict[str, Any]:
     """What `up` would do: ``{name, profile, exists, add, start, change, remove, refused}``; lists of texts, all empty
     when there is nothing to do. Reads only.

@@ -26,6 +26,7 @@ COMMANDS = (
     ("gather", _LIFE, "runs:gather", "ANSIBLE_ARGUMENT..."),
     ("node", _LIFE, "nodes:app", "ANSIBLE_ARGUMENT..."),
     ("snapshot", _LIFE, "snapshots:app", "ANSIBLE_ARGUMENT..."),
+    ("certs", _LIFE, "certs:app", "ANSIBLE_ARGUMENT..."),
     ("status", _USE, "environments:status", ""),
     ("list", _USE, "environments:list_", ""),
     ("inventory", _USE, "environments:inventory", ""),

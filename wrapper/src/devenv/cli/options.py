@@ -73,6 +73,14 @@ def seconds(value: str | None) -> float | None:
     return total
 
 
+def days(value: str) -> int:
+    """Days of ``30d`` or ``30``. Raises UsageError."""
+    match = re.fullmatch(r"(\d{1,5})d?", value)
+    if match is None:
+        raise errors.UsageError(f"{value!r} is no number of days", where="--within", advice="--within 30d")
+    return int(match[1])
+
+
 def overrides(values: list[str] | None) -> dict[str, str]:
     """``--set path=value`` as a mapping. Raises UsageError."""
     found = {}
