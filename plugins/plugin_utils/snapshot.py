@@ -488,7 +488,7 @@ def writers(looked: Looked, paths_of: Mapping[str, Sequence[str]]) -> dict[str, 
             found[node] += [
                 status["containerID"].rpartition("/")[2]
                 for status in pod.get("status", {}).get("containerStatuses") or []
-                if status.get("containerID") and (status.get("state") or {}).get("running")
+                if status.get("containerID") and "running" in (status.get("state") or {})
             ]
     return found
 
