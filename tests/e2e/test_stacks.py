@@ -1,0 +1,326 @@
+"""Address families and DHCP: two environments at once, asked by kubectl, curl, ip, nslookup and ss.
+
+One is IPv6 only with fixed addresses, the other has both families, IPv6 first, and asks a DHCP server for them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.commands import Typed, shown
+from support.seen import inside
+
+pytestmark = pytest.mark.cluster
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+IMAGE = f"devenv.lab/probe:{yaml.safe_load((CONFIGS / 'versions.yml').read_text())['probe']}"
+NODES = ("master-0", "worker-0")
+
+# A pod on each node; the server's answer names its pod, the Service in front of it has every family of the stack.
+APP = """
+apiVersion: v1
+kind: Pod
+metadata: {{name: server, labels: {{app: web}}}}
+spec:
+  nodeName: worker-0
+  containers: [{{name: web, image: {image}, imagePullPolicy: Never, command: [httpd, -f, -p, "8080", -h, /www]}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: client}}
+spec:
+  nodeName: master-0
+  containers: [{{name: sleep, image: {image}, imagePullPolicy: Never, command: [sleep, "36000"]}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec:
+  type: NodePort
+  ipFamilyPolicy: PreferDualStack
+  selector: {{app: web}}
+  ports: [{{name: http, port: 80, targetPort: 8080}}]
+"""
+
+
+class Stack:
+    """One environment, and what is asked of it by other programs than ours."""
+
+    def __init__(self, user: Typed, name: str, families: list[int]) -> None:
+        self.user, self.name, self.families = user, name, families
+        self.folder = user.home / "environments" / name
+
+    def kubectl(self, *words: str) -> str:
+        return self.user.kubectl(self.name, *words).stdout
+
+    def listed(self, *words: str) -> list[dict[str, Any]]:
+        return list(json.loads(self.kubectl("get", *words, "-o", "json"))["items"])
+
+    def one(self, *words: str) -> dict[str, Any]:
+        return dict(json.loads(self.kubectl("get", *words, "-o", "json")))
+
+    def on(self, node: str, *argv: str) -> str:
+        return inside(f"{self.name}-{node}", *argv)
+
+    def plan(self) -> dict[str, Any]:
+        return dict(yaml.safe_load((self.folder / "network.yml").read_text()))
+
+    def addresses(self, node: str) -> set[str]:
+        """Global addresses of a node's link, as its kernel has them."""
+        rows = json.loads(self.on(node, "ip", "-json", "address", "show", "dev", "eth0"))[0]["addr_info"]
+        return {row["local"] for row in rows if row["scope"] == "global"}
+
+    def server(self) -> int | None:
+        """Process id of its DHCP server: a dnsmasq whose arguments name the state folder."""
+        found = [
+            int(entry.name)
+            for entry in Path("/proc").glob("[0-9]*")
+            if (words := _arguments(entry)) and words[0].endswith("dnsmasq") and str(self.folder) in " ".join(words)
+        ]
+        assert len(found) <= 1
+        return found[0] if found else None
+
+
+def _arguments(entry: Path) -> list[str]:
+    try:
+        return (entry / "cmdline").read_text().split("\0")
+    except OSError:
+        return []
+
+
+def versions(texts: list[str]) -> list[int]:
+    return [ipaddress.ip_interface(text).version for text in texts]
+
+
+def bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+@pytest.fixture(scope="module")
+def stacks(
+    user: Typed, new_name: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Stack]]:
+    """Both environments, made at the same moment, with the application in each. A master and a worker."""
+    folder = tmp_path_factory.mktemp("profiles")
+    made, children = {}, []
+    wanted = (("ipv6", "master-2pipe-ipv6-static", [6]), ("dualstack6", "master-2pipe-dualstack6-dhcp", [6, 4]))
+    for stack, base, families in wanted:
+        profile = folder / f"{stack}.yml"
+        profile.write_text(f"extends: {base}\nnodes: {{worker-1: null}}\n")
+        made[stack] = Stack(user, new_name(stack), families)
+        words = ["up", "--profile", str(profile), "--name", made[stack].name, "--timeout", "14m"]
+        children.append(user.start("devenv", *words))
+    for child in children:
+        out, err = child.communicate(timeout=900)
+        assert child.returncode == 0, shown(subprocess.CompletedProcess(child.args, child.returncode, out, err))
+    manifest = folder / "app.yml"
+    manifest.write_text(APP.format(image=IMAGE))
+    for one in made.values():
+        one.kubectl("apply", "-f", str(manifest))
+        one.kubectl("wait", "--for=condition=Ready", "pod/server", "pod/client", "--timeout=120s")
+    yield made
+    for one in made.values():
+        user.devenv("down", "--name", one.name)
+
+
+@pytest.fixture(params=["ipv6", "dualstack6"])
+def stack(request: pytest.FixtureRequest, stacks: dict[str, Stack]) -> Stack:
+    return stacks[request.param]
+
+
+@pytest.fixture
+def ipv6(stacks: dict[str, Stack]) -> Stack:
+    return stacks["ipv6"]
+
+
+@pytest.fixture
+def dhcp(stacks: dict[str, Stack]) -> Stack:
+    return stacks["dualstack6"]
+
+
+def test_families_are_those_of_the_stack_in_its_order(stack: Stack) -> None:
+    nodes = stack.listed("nodes")
+    assert sorted(node["metadata"]["name"] for node in nodes) == list(NODES)
+    for node in nodes:
+        internal = [row["address"] for row in node["status"]["addresses"] if row["type"] == "InternalIP"]
+        assert versions(internal) == stack.families
+        assert versions(node["spec"]["podCIDRs"]) == stack.families
+    for pod in stack.listed("pods", "--all-namespaces"):
+        assert versions([row["ip"] for row in pod["status"]["podIPs"]]) == stack.families, pod["metadata"]["name"]
+    assert versions(stack.one("service", "web")["spec"]["clusterIPs"]) == stack.families
+    # A Service that asks for nothing gets the first family.
+    assert versions(stack.one("service", "kubernetes")["spec"]["clusterIPs"]) == stack.families[:1]
+    server = yaml.safe_load((stack.folder / "kubeconfig").read_text())["clusters"][0]["cluster"]["server"]
+    assert server.startswith("https://[")
+
+
+def test_ipv6_means_no_ipv4_anywhere(ipv6: Stack) -> None:
+    for node in NODES:
+        rows = json.loads(ipv6.on(node, "ip", "-json", "-4", "address", "show"))
+        assert {row["ifname"] for row in rows if row.get("addr_info")} <= {"lo"}
+        assert ipv6.on(node, "ip", "-4", "route", "show").strip() == ""
+        # The node's own resolver, and that of CoreDNS.
+        for path in ("/etc/resolv.conf", "/run/devenv/resolv.conf"):
+            servers = re.findall(r"^nameserver\s+(\S+)", ipv6.on(node, "cat", path), re.MULTILINE)
+            assert set(versions(servers)) <= {6}
+        shown_by_podman = subprocess.run(
+            ["podman", "inspect", f"{ipv6.name}-{node}", "--format", "{{json .NetworkSettings}}"],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        assert not re.search(r'"IPAddress":"[^"]', shown_by_podman)
+    rows = ipv6.kubectl("exec", "client", "--", "ip", "-4", "address", "show")
+    assert re.findall(r"inet (\S+)", rows) in ([], ["127.0.0.1/8"])
+    bridge = json.loads(
+        subprocess.run(
+            ["ip", "-json", "address", "show", "dev", ipv6.plan()["bridge"]], capture_output=True, text=True, check=True
+        ).stdout
+    )[0]
+    assert "inet" not in {row["family"] for row in bridge["addr_info"]}
+
+
+def test_a_service_answers_across_nodes_and_by_its_name(stack: Stack) -> None:
+    service = stack.one("service", "web")
+    where = {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in stack.listed("pods")}
+    assert where == {"server": "worker-0", "client": "master-0"}
+    for address in service["spec"]["clusterIPs"]:
+        url = f"http://{bracketed(address)}/cgi-bin/hostname"
+        assert stack.kubectl("exec", "client", "--", "curl", "-sS", "--max-time", "10", url).strip() == "server"
+        kind = {4: "a", 6: "aaaa"}[versions([address])[0]]
+        name = "web.default.svc.cluster.local"
+        answer = stack.kubectl("exec", "client", "--", "nslookup", f"-type={kind}", name)
+        found = answer.partition("Name:")[2]
+        assert ipaddress.ip_address(re.findall(r"Address:\s+(\S+)", found)[0]) == ipaddress.ip_address(address)
+
+
+def test_a_node_port_answers_the_host_on_every_address(stack: Stack) -> None:
+    port = stack.one("service", "web")["spec"]["ports"][0]["nodePort"]
+    tried = []
+    for node in stack.plan()["nodes"].values():
+        for address in node["addresses"].values():
+            done = stack.user.run(
+                "/usr/bin/curl", "-sS", "--noproxy", "*", "--max-time", "10",
+                f"http://{bracketed(address)}:{port}/cgi-bin/hostname",
+            )  # fmt: skip
+            assert done.stdout.strip() == "server"
+            tried.append(address)
+    assert sorted(versions(tried)) == sorted(stack.families * 2)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_service_is_forwarded_until_ctrl_c(ipv6: Stack, address: str) -> None:
+    words = ["forward", "--name", ipv6.name, "--address", address, "--json", "web:http"]
+    child = ipv6.user.start("devenv", *words)
+    try:
+        assert child.stdout is not None
+        told = json.loads(child.stdout.readline())
+        assert (told["service"], told["namespace"], told["port"]) == ("web", "default", 80)
+        url = f"http://{told['local']}/cgi-bin/hostname"
+        done = ipv6.user.run("/usr/bin/curl", "-sS", "--noproxy", "*", "--max-time", "10", url)
+        assert done.stdout.strip() == "server"
+    finally:
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=30)
+    assert (child.returncode, out) == (0, ""), err
+    failed = ipv6.user.run("/usr/bin/curl", "-sS", "--noproxy", "*", "--max-time", "5", url, code=None)
+    assert failed.returncode == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "seen"),
+    [
+        (["wbe"], 11, "default/web"),
+        (["web:81"], 2, "80 (http)"),
+        (["kube-system/kube-dns:dns"], 2, "UDP"),
+        (["kubernetes"], 2, "selector"),
+        (["web", "--address", "203.0.113.7"], 2, "203.0.113.7"),
+    ],
+)
+def test_what_cannot_be_forwarded_is_said_in_one_line(ipv6: Stack, words: list[str], code: int, seen: str) -> None:
+    done = ipv6.user.devenv("forward", "--name", ipv6.name, *words, code=code)
+    assert seen in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_addresses_by_dhcp_are_those_of_the_plan(dhcp: Stack) -> None:
+    plan = dhcp.plan()
+    leases = (dhcp.folder / "dhcp" / "leases").read_text().split()
+    for name, node in plan["nodes"].items():
+        assert dhcp.addresses(name) == set(node["addresses"].values())
+        assert set(node["addresses"].values()) <= set(leases)
+        # No address from podman or node-init: a lease ends, or is one of the client's files.
+        assert dhcp.on(name, "cat", "/var/lib/dhcp/devenv-4.leases").count(node["addresses"]["ipv4"]) >= 1
+        routes = dhcp.on(name, "ip", "-6", "route", "show", "default")
+        assert "proto ra" in routes
+        assert "fe80::" in routes
+        assert plan["gateways"]["ipv4"] in dhcp.on(name, "ip", "-4", "route", "show", "default")
+    sockets = subprocess.run(["ss", "-Hlunp"], capture_output=True, text=True, check=True).stdout
+    own = [line.split()[3] for line in sockets.splitlines() if f"pid={dhcp.server()}," in line]
+    assert sorted(own) == sorted([f"0.0.0.0%{plan['bridge']}:67", f"[::]%{plan['bridge']}:547"])
+
+
+def test_a_dhcp_server_that_died_comes_back_with_up(dhcp: Stack) -> None:
+    first = dhcp.server()
+    assert first is not None
+    subprocess.run(["kill", "-KILL", str(first)], check=True)
+    deadline = time.monotonic() + 10
+    while dhcp.server() is not None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    dhcp.user.devenv("up", "--name", dhcp.name)
+    second = dhcp.server()
+    assert second is not None
+    assert second != first
+    # One that runs is left alone.
+    assert dhcp.user.objects("up", "--name", dhcp.name)[-1]["changed"] == 0
+    assert dhcp.server() == second
+
+
+def test_stop_and_start_ask_again_and_get_the_same(dhcp: Stack) -> None:
+    before = {node: dhcp.addresses(node) for node in NODES}
+    dhcp.user.devenv("stop", "--name", dhcp.name)
+    assert dhcp.server() is None
+    dhcp.user.devenv("start", "--name", dhcp.name)
+    assert dhcp.server() is not None
+    assert {node: dhcp.addresses(node) for node in NODES} == before
+    assert dhcp.on("master-0", "systemctl", "is-active", "devenv-dhcp@4", "devenv-dhcp@6").split() == ["active"] * 2
+
+
+def test_down_leaves_no_server_and_no_link_when_the_folder_is_lost(dhcp: Stack) -> None:
+    """The last test: it ends the environment."""
+    bridge, server = dhcp.plan()["bridge"], dhcp.server()
+    assert server is not None
+    shutil.rmtree(dhcp.folder)
+    dhcp.user.devenv("down", "--name", dhcp.name)
+    assert dhcp.server() is None
+    assert _arguments(Path("/proc") / str(server)) in ([], [""])
+    assert not Path("/sys/class/net", bridge).exists()
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
+    assert f"devenv-{dhcp.name}" not in tables
+
+
+def test_without_dnsmasq_nothing_begins(user: Typed, new_name: Callable[[str], str], tmp_path: Path) -> None:
+    """The program is hidden from one run only; what this host has stays."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for folder in ("/usr/local/bin", "/usr/sbin", "/usr/bin"):
+        for entry in Path(folder).iterdir():
+            if entry.name != "dnsmasq" and not (programs / entry.name).is_symlink():
+                (programs / entry.name).symlink_to(entry)
+    name = new_name("none")
+    # The command itself adds the folders of an administrator to PATH.
+    words = ("-e", "profile=sno-ipv4-dhcp", "-e", f"devenv_name={name}")
+    failed = user.playbook("cluster", *words, code=2, env={"PATH": str(programs)})
+    assert "program dnsmasq: not found" in failed.stdout + failed.stderr
+    assert "apt-get install -y --no-install-recommends dnsmasq-base" in failed.stdout + failed.stderr
+    assert not (user.home / "environments" / name).exists()
