@@ -1,0 +1,250 @@
+"""An environment with an app and its data, saved; the next one starts with both, beside the first, with new keys."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from support.commands import Typed
+
+pytestmark = pytest.mark.cluster
+
+IMAGE = "example.test/shop:1"
+APP = """
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: shop-data}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  storageClassName: ""
+  persistentVolumeReclaimPolicy: Retain
+  claimRef: {namespace: shop, name: data-shop-0}
+  hostPath: {path: /srv/shop/data, type: DirectoryOrCreate}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: words, namespace: shop}
+data: {greeting: kept in etcd}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: legacy, namespace: shop, annotations: {kubernetes.io/service-account.name: default}}
+type: kubernetes.io/service-account-token
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: shop, namespace: shop}
+spec:
+  serviceName: shop
+  replicas: 1
+  selector: {matchLabels: {app: shop}}
+  template:
+    metadata: {labels: {app: shop}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: web
+          image: example.test/shop:1
+          imagePullPolicy: Never
+          args: [sh, -c, "test -s /data/index.html || date +%s%N >/data/index.html; exec httpd -f -p 8080 -h /data"]
+          securityContext: {runAsUser: 0}
+          readinessProbe: {httpGet: {path: /index.html, port: 8080}, periodSeconds: 1}
+          volumeMounts: [{name: data, mountPath: /data}]
+  volumeClaimTemplates:
+    - metadata: {name: data}
+      spec: {accessModes: [ReadWriteOnce], storageClassName: "", resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: shop, namespace: shop}
+spec: {selector: {app: shop}, ports: [{port: 80, targetPort: 8080}]}
+"""
+
+
+@pytest.fixture(scope="module")
+def old(user: Typed, new_name: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An environment whose app has written something that no other run of it would write."""
+    name = new_name("saved")
+    user.devenv("up", "--profile", "aio", "--name", name)
+    bundled = "devenv.lab/probe:1.0.0"
+    user.devenv("ssh", "--name", name, "--", f"ctr -n k8s.io images tag {bundled} {IMAGE} >/dev/null")
+    file = tmp_path_factory.mktemp("app") / "app.yml"
+    file.write_text(APP)
+    user.kubectl(name, "apply", "-f", str(file))
+    user.kubectl(name, "-n", "shop", "rollout", "status", "statefulset/shop", "--timeout=120s")
+    yield name
+    user.devenv("down", "--name", name)
+
+
+@pytest.fixture(scope="module")
+def snapshot(user: Typed, old: str) -> Iterator[str]:
+    name = f"of-{old}"[:40].rstrip("-")
+    user.devenv("snapshot", "save", name, "--name", old)
+    yield name
+    user.devenv("snapshot", "rm", name, code=None)
+
+
+@pytest.fixture(scope="module")
+def new(user: Typed, old: str, snapshot: str, new_name: Callable[[str], str]) -> Iterator[str]:
+    """The next environment: its profile is the snapshot's."""
+    name = new_name("restored")
+    done = user.objects("up", "--snapshot", snapshot, "--name", name)
+    assert done[-1]["exit"] == 0
+    yield name
+    user.devenv("down", "--name", name)
+
+
+def content(user: Typed, name: str) -> str:
+    """What the app says, asked by Service name from a pod."""
+    url = "http://shop.shop.svc.cluster.local/index.html"
+    return user.kubectl(name, "-n", "shop", "exec", "shop-0", "--", "wget", "-qO-", "-T", "10", url).stdout.strip()
+
+
+def access(user: Typed, name: str) -> tuple[str, str, bytes]:
+    """URL, CA and client certificate of the kubeconfig."""
+    document = yaml.safe_load((user.home / "environments" / name / "kubeconfig").read_text())
+    cluster, person = document["clusters"][0]["cluster"], document["users"][0]["user"]
+    return (
+        cluster["server"],
+        cluster["certificate-authority-data"],
+        base64.b64decode(person["client-certificate-data"] + "=="),
+    )
+
+
+def asked_with_token(url: str, token: str) -> int:
+    """HTTP status of a request; the server's certificate is not what this asks about."""
+    trusting = ssl._create_unverified_context()
+    request = urllib.request.Request(f"{url}/api/v1/namespaces/shop/pods", headers={"Authorization": f"Bearer {token}"})
+    try:
+        with urllib.request.urlopen(request, context=trusting, timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_a_snapshot_is_private_and_has_no_keys_of_the_cluster(user: Typed, old: str, snapshot: str) -> None:
+    folder = user.home / "snapshots" / snapshot
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    assert [path.name for path in folder.parent.iterdir()] == [snapshot]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {path.name for path in folder.iterdir()} == {*manifest["files"], "manifest.json"}
+    assert [node["images"] for node in manifest["nodes"].values()] == [[IMAGE]]
+    database = (folder / "etcd-main.db").read_bytes()
+    assert b"kept in etcd" in database
+    token = user.kubectl(old, "-n", "shop", "get", "secret", "legacy", "-o", "jsonpath={.data.token}").stdout
+    assert len(token) > 100
+    assert base64.b64decode(token) not in database
+    authority = base64.b64decode(access(user, old)[1])
+    assert authority not in database
+    rows = {row["name"]: row for row in user.data("snapshot", "list")}
+    assert (rows[snapshot]["state"], rows[snapshot]["environment"]) == ("whole", old)
+
+
+def test_the_app_goes_on_with_its_data_beside_the_first(user: Typed, old: str, new: str) -> None:
+    assert re.fullmatch(r"\d{15,}", content(user, old))
+    assert content(user, new) == content(user, old)
+    words = user.kubectl(new, "-n", "shop", "get", "configmap", "words", "-o", "jsonpath={.data.greeting}").stdout
+    assert words == "kept in etcd"
+    pods = json.loads(user.kubectl(new, "get", "pods", "-A", "-o", "json").stdout)["items"]
+    assert {pod["status"]["phase"] for pod in pods} == {"Running"}
+
+
+def test_keys_certificates_and_tokens_are_new(user: Typed, old: str, new: str) -> None:
+    (url, authority, certificate), (new_url, new_authority, new_certificate) = access(user, old), access(user, new)
+    assert len({url, new_url}) == len({authority, new_authority}) == len({certificate, new_certificate}) == 2
+    keys = {
+        name: user.devenv("ssh", "--name", name, "--", "cat /etc/kubernetes/pki/sa.pub").stdout for name in (old, new)
+    }
+    assert "PUBLIC KEY" in keys[new]
+    assert keys[old] != keys[new]
+    published = user.kubectl(
+        new, "-n", "shop", "get", "configmap", "kube-root-ca.crt", "-o", r"jsonpath={.data.ca\.crt}"
+    ).stdout
+    assert published.strip() == base64.b64decode(new_authority).decode().strip()
+    trusted = user.kubectl(
+        new, "-n", "kube-system", "get", "configmap", "extension-apiserver-authentication",
+        "-o", r"jsonpath={.data.client-ca-file}",
+    ).stdout  # fmt: skip
+    assert trusted.strip() == published.strip()
+
+
+def test_the_old_clusters_token_and_kubeconfig_are_refused(user: Typed, old: str, new: str, tmp_path: Path) -> None:
+    def fresh(name: str) -> str:
+        return user.kubectl(name, "-n", "shop", "create", "token", "default").stdout.strip()
+
+    def legacy(name: str) -> str:
+        found = user.kubectl(name, "-n", "shop", "get", "secret", "legacy", "-o", "jsonpath={.data.token}").stdout
+        return base64.b64decode(found).decode()
+
+    url = access(user, new)[0]
+    # 403: known, and not allowed to list pods.
+    assert [asked_with_token(url, token) for token in (fresh(new), legacy(new))] == [403, 403]
+    assert [asked_with_token(url, token) for token in (fresh(old), legacy(old))] == [401, 401]
+    document = yaml.safe_load((user.home / "environments" / old / "kubeconfig").read_text())
+    document["clusters"][0]["cluster"] = {"server": url, "insecure-skip-tls-verify": True}
+    stale = tmp_path / "kubeconfig"
+    stale.write_text(yaml.safe_dump(document))
+    stale.chmod(0o600)
+    refused = user.run("kubectl", "--kubeconfig", str(stale), "get", "nodes", code=None)
+    assert refused.returncode != 0
+    assert "Unauthorized" in refused.stderr
+
+
+def test_the_new_environment_is_one_as_any_other(user: Typed, new: str) -> None:
+    assert user.objects("up", "--name", new)[-1]["changed"] == 0
+    user.devenv("validate", "--name", new)
+
+
+def test_what_cannot_be_is_refused_before_anything_is_made(
+    user: Typed, old: str, snapshot: str, new_name: Callable[[str], str]
+) -> None:
+    name = new_name("none")
+    folder = user.home / "environments" / name
+    near = user.devenv("up", "--snapshot", snapshot[:-1], "--name", name, code=2)
+    assert snapshot in near.stderr
+    other = user.devenv("up", "--snapshot", snapshot, "--profile", "master-2pipe", "--name", name, code=2)
+    assert "topology" in other.stderr
+    user.devenv("up", "--snapshot", snapshot, "--name", old, code=14)
+    user.devenv("snapshot", "save", snapshot, "--name", old, code=2)
+    database = user.home / "snapshots" / snapshot / "etcd-main.db"
+    whole = database.read_bytes()
+    database.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        broken = user.devenv("up", "--snapshot", snapshot, "--name", name, code=9)
+        assert "etcd-main.db" in broken.stderr
+    finally:
+        database.write_bytes(whole)
+    assert not folder.exists()
+
+
+def test_a_cluster_that_does_not_work_is_saved_only_by_force(user: Typed, old: str) -> None:
+    user.kubectl(old, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
+    user.kubectl(old, "-n", "kube-system", "wait", "--for=delete", "pod", "-l", "k8s-app=kube-dns", "--timeout=60s")
+    try:
+        refused = user.devenv("snapshot", "save", "ill", "--name", old, code=5)
+        assert "CoreDNS" in refused.stderr or "dns" in refused.stderr
+        assert not (user.home / "snapshots" / "ill").exists()
+    finally:
+        user.kubectl(old, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=1")
+
+
+def test_down_keeps_the_snapshot_and_rm_removes_it(user: Typed, new: str, snapshot: str) -> None:
+    user.devenv("down", "--name", new)
+    assert snapshot in {row["name"] for row in user.data("snapshot", "list")}
+    user.devenv("snapshot", "rm", snapshot)
+    assert list((user.home / "snapshots").iterdir()) == []
+    user.devenv("snapshot", "rm", snapshot, code=2)
