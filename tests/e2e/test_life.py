@@ -1,0 +1,227 @@
+"""Nodes come, go, die and are made anew; a stop, a reboot of the host, new certificates, another address."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+from support import ha
+from support.commands import Typed
+from support.seen import inside
+
+pytestmark = pytest.mark.cluster
+
+# Its first process does not end when it is asked to: a drain takes the whole grace period.
+STUBBORN: dict[str, Any] = {
+    "apiVersion": "apps/v1",
+    "kind": "Deployment",
+    "metadata": {"name": "stubborn"},
+    "spec": {
+        "replicas": 1,
+        "selector": {"matchLabels": {"app": "stubborn"}},
+        "template": {
+            "metadata": {"labels": {"app": "stubborn"}},
+            "spec": {
+                "nodeSelector": {"node-role.kubernetes.io/worker": ""},
+                "containers": [{"name": "main", "command": ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]}],
+            },
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def lab(user: Typed, new_name: Callable[[str], str]) -> Iterator[str]:
+    """One master and two workers, in the beginning."""
+    name = new_name("life")
+    user.devenv("up", "--profile", "master-2pipe", "--name", name)
+    yield name
+    user.devenv("down", "--name", name)
+
+
+def ready(user: Typed, name: str) -> dict[str, bool]:
+    """Node objects by name, and whether they are Ready; asked by kubectl."""
+    found = json.loads(user.kubectl(name, "get", "nodes", "-o", "json").stdout)["items"]
+    return {
+        item["metadata"]["name"]: any(
+            c["type"] == "Ready" and c["status"] == "True" for c in item["status"]["conditions"]
+        )
+        for item in found
+    }
+
+
+def containers(name: str) -> dict[str, str]:
+    """Identity of each container of an environment, by node."""
+    shown = subprocess.run(
+        ["podman", "ps", "--all", f"--filter=label=devenv.environment={name}", "--format=json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return {row["Labels"]["devenv.node"]: row["Id"] for row in json.loads(shown.stdout or "[]") or []}
+
+
+def addresses(user: Typed, name: str) -> dict[str, list[str]]:
+    return {row["name"]: row["addresses"] for row in user.data("node", "list", "--name", name)}
+
+
+def test_labels_leave_with_the_profile_and_those_of_others_stay(user: Typed, lab: str) -> None:
+    user.kubectl(lab, "label", "node", "worker-0", "theirs=yes")
+    user.kubectl(lab, "taint", "node", "worker-0", "theirs=yes:PreferNoSchedule")
+    more = ["--set", "nodes.worker-0.labels.ours=a", "--set", 'nodes.worker-0.taints=["ours=a:PreferNoSchedule"]']
+    assert user.objects("up", "--name", lab, *more)[-1]["changed"] == 1
+    node = json.loads(user.kubectl(lab, "get", "node", "worker-0", "-o", "json").stdout)
+    assert node["metadata"]["labels"]["ours"] == "a"
+    assert {taint["key"] for taint in node["spec"]["taints"]} == {"ours", "theirs"}
+    less = ["--set", "nodes.worker-0.labels.ours=null", "--set", "nodes.worker-0.taints=[]"]
+    assert user.objects("up", "--name", lab, *less, "--check")[-1]["changed"] == 1
+    assert user.objects("up", "--name", lab, *less)[-1]["changed"] == 1
+    node = json.loads(user.kubectl(lab, "get", "node", "worker-0", "-o", "json").stdout)
+    assert "ours" not in node["metadata"]["labels"]
+    assert (node["metadata"]["labels"]["theirs"], node["metadata"]["labels"]["pipe"]) == ("yes", "true")
+    assert {taint["key"] for taint in node["spec"]["taints"]} == {"theirs"}
+    assert user.objects("up", "--name", lab)[-1]["changed"] == 0
+
+
+def test_a_worker_with_a_stubborn_pod_is_removed(user: Typed, lab: str, tmp_path: Any) -> None:
+    image = inside(f"{lab}-worker-0", "sh", "-c", "ctr -n k8s.io images ls -q | grep devenv.lab/probe").split()[0]
+    STUBBORN["spec"]["template"]["spec"]["containers"][0]["image"] = image
+    path = tmp_path / "stubborn.yml"
+    path.write_text(yaml.safe_dump(STUBBORN))
+    user.kubectl(lab, "apply", "-f", str(path))
+    user.kubectl(lab, "rollout", "status", "deployment/stubborn", "--timeout=120s")
+    pod = json.loads(user.kubectl(lab, "get", "pods", "-l", "app=stubborn", "-o", "json").stdout)["items"][0]
+    leaves = pod["spec"]["nodeName"]
+    stays = "worker-1" if leaves == "worker-0" else "worker-0"
+    before = containers(lab)
+    user.devenv("node", "remove", leaves, "--name", lab)
+    assert ready(user, lab) == {"master-0": True, stays: True}
+    assert containers(lab) == {node: before[node] for node in ("master-0", stays)}
+    assert not (user.home / "environments" / lab / "nodes" / leaves).exists()
+    assert leaves not in inside(f"{lab}-master-0", "cat", "/etc/hosts")
+    user.kubectl(lab, "rollout", "status", "deployment/stubborn", "--timeout=120s")
+    user.kubectl(lab, "delete", "deployment", "stubborn", "--wait=false")
+    assert user.objects("up", "--name", lab)[-1]["changed"] == 0
+    # The number is free again, and the address with it.
+    user.devenv("node", "add", "--name", lab, "--set", "labels.pipe=true")
+    assert ready(user, lab) == {"master-0": True, "worker-0": True, "worker-1": True}
+
+
+def test_a_dead_worker_and_a_damaged_one_are_made_anew(user: Typed, lab: str) -> None:
+    before, where = containers(lab), addresses(user, lab)
+    subprocess.run(["podman", "rm", "--force", "--time=0", f"{lab}-worker-0"], check=True, capture_output=True)
+    user.devenv("up", "--name", lab)
+    now = containers(lab)
+    assert now["worker-0"] != before["worker-0"]
+    assert (now["master-0"], now["worker-1"]) == (before["master-0"], before["worker-1"])
+    inside(f"{lab}-worker-1", "rm", "-rf", "/etc/kubernetes", "/var/lib/kubelet/config.yaml")
+    user.devenv("node", "replace", "worker-1", "--name", lab)
+    assert containers(lab)["worker-1"] != now["worker-1"]
+    assert addresses(user, lab) == where
+    assert ready(user, lab) == {"master-0": True, "worker-0": True, "worker-1": True}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["node", "remove", "master-0"], 14, "last control plane node"),
+        (["node", "replace", "master-0"], 14, "last control plane node"),
+        (["node", "remove", "worker-7"], 2, "worker-7"),
+        (["node", "add", "worker-1"], 2, "worker-1"),
+        (["node", "add", "worker-9"], 2, "worker-2"),
+        (["node", "change-address", "master-0"], 14, "worker-0"),
+        (["up", "--set", "nodes.master-0=null", "--set", "nodes.master-1={}"], 14, "master-0"),
+    ],
+)
+def test_refused_before_anything_changes(user: Typed, lab: str, words: list[str], code: int, says: str) -> None:
+    before = containers(lab), (user.home / "environments" / lab / "profile.yml").read_text()
+    refused = user.devenv(*words, "--name", lab, code=code)
+    assert says in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert (containers(lab), (user.home / "environments" / lab / "profile.yml").read_text()) == before
+
+
+def test_one_master_becomes_three_and_the_first_of_them_dies(user: Typed, lab: str) -> None:
+    masters = ["master-0", "master-1", "master-2"]
+    user.devenv("node", "remove", "worker-0", "worker-1", "--name", lab)
+    user.devenv("node", "add", "master-1", "master-2", "--name", lab)
+    assert ha.members(lab, masters) == dict.fromkeys(masters, True)
+    subprocess.run(["podman", "rm", "--force", "--time=0", f"{lab}-master-0"], check=True, capture_output=True)
+    user.devenv("up", "--name", lab)
+    assert ha.members(lab, masters) == dict.fromkeys(masters, True)
+    assert ready(user, lab) == dict.fromkeys(masters, True)
+
+
+def test_all_comes_back_after_a_stop_and_after_a_reboot(user: Typed, lab: str) -> None:
+    masters = ["master-0", "master-1", "master-2"]
+    before = containers(lab)
+    user.devenv("stop", "--name", lab)
+    user.devenv("start", "--name", lab)
+    assert ready(user, lab) == dict.fromkeys(masters, True)
+    bridge = yaml.safe_load((user.home / "environments" / lab / "network.yml").read_text())["bridge"]
+    subprocess.run(["podman", "kill", *(f"{lab}-{node}" for node in masters)], check=True, capture_output=True)
+    subprocess.run(["ip", "link", "delete", bridge], check=False, capture_output=True)
+    subprocess.run(["nft", "delete", "table", "inet", f"devenv-{lab}"], check=True, capture_output=True)
+    user.devenv("start", "--name", lab)
+    assert ready(user, lab) == dict.fromkeys(masters, True)
+    assert ha.members(lab, masters) == dict.fromkeys(masters, True)
+    assert containers(lab) == before
+    assert user.objects("up", "--name", lab)[-1]["changed"] == 0
+
+
+def test_a_lost_majority_is_said_and_nothing_is_made(user: Typed, lab: str) -> None:
+    user.devenv("node", "remove", "master-0", "--name", lab)
+    subprocess.run(["podman", "rm", "--force", "--time=0", f"{lab}-master-1"], check=True, capture_output=True)
+    refused = user.devenv("up", "--name", lab, code=9)
+    assert "majority" in refused.stderr
+    assert "master-1" in refused.stderr
+    assert set(containers(lab)) == {"master-2"}
+
+
+def test_certificates_and_the_address_of_a_single_node(user: Typed, environment: str) -> None:
+    user.devenv("up", "--profile", "sno", "--name", environment)
+    container = f"{environment}-master-0"
+
+    def api_certificate() -> str:
+        return inside(container, "openssl", "x509", "-noout", "-serial", "-in", "/etc/kubernetes/pki/apiserver.crt")
+
+    def renewable() -> dict[str, str]:
+        rows = user.data("certs", "list", "--name", environment)
+        return {row["path"]: row["end"] for row in rows if row["path"].startswith("/etc/kubernetes/pki/apiserver")}
+
+    assert user.objects("certs", "renew", "--name", environment, "--within", "30d")[-1]["changed"] == 0
+    old, serial = renewable(), api_certificate() if _has_openssl(container) else ""
+    kubeconfig = (user.home / "environments" / environment / "kubeconfig").read_text()
+    time.sleep(1)
+    user.devenv("certs", "renew", "--name", environment)
+    new = renewable()
+    assert new.keys() == old.keys() != set()
+    assert all(new[path] > old[path] for path in old)
+    assert not serial or api_certificate() != serial
+    assert (user.home / "environments" / environment / "kubeconfig").read_text() != kubeconfig
+    assert ready(user, environment) == {"master-0": True}
+
+    (was,) = addresses(user, environment)["master-0"]
+    wanted = was.rpartition(".")[0] + ".77"
+    user.devenv("node", "change-address", "--address", wanted, "--name", environment)
+    assert addresses(user, environment) == {"master-0": [wanted]}
+    node = json.loads(user.kubectl(environment, "get", "node", "master-0", "-o", "json").stdout)
+    assert [a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP"] == [wanted]
+    links = json.loads(inside(container, "ip", "-json", "-4", "address", "show", "dev", "eth0"))[0]["addr_info"]
+    assert [row["local"] for row in links] == [wanted]
+    told = inside(
+        container, "grep", "-rlF", f"{was}:", "/etc/kubernetes/manifests", "/etc/kubernetes/controller-manager.conf"
+    )
+    assert told == ""
+    user.devenv("stop", "--name", environment)
+    user.devenv("start", "--name", environment)
+    assert ready(user, environment) == {"master-0": True}
+    assert user.objects("up", "--name", environment)[-1]["changed"] == 0
+
+
+def _has_openssl(container: str) -> bool:
+    found = subprocess.run(["podman", "exec", container, "which", "openssl"], capture_output=True, check=False)
+    return found.returncode == 0
