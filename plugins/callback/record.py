@@ -60,6 +60,7 @@ class CallbackModule(CallbackBase):
         self._recorder = recorder.Recorder(own_actions=_own_actions())
         self._folder: Path | None = None
         self._artifacts = os.environ.get("ARTIFACT_DIR", "")
+        self._timeout = 0.0
         self._starts: dict[tuple[str, str], float] = {}
         self._over = False
         # An id that was inherited without the command is another run's. The working forks see what is set here.
@@ -84,6 +85,10 @@ class CallbackModule(CallbackBase):
         """A play begins; it may begin a stage."""
         extra = play.get_variable_manager().extra_vars
         self._artifacts = str(extra.get("devenv_artifacts") or self._artifacts)
+        try:
+            self._timeout = float(extra.get("devenv_timeout") or 0)
+        except (TypeError, ValueError):
+            self._timeout = 0.0
         self._note(self._recorder.play(play.get_name()))
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
@@ -191,13 +196,19 @@ class CallbackModule(CallbackBase):
         if self._folder is None or recorded.folder is None or not known:
             return
         try:
-            found = causes.look(self._folder, max(causes.OLDEST, recorded.seconds() + 60))
+            found = causes.look(self._folder, max(causes.OLDEST, recorded.seconds() + 60), self._left())
         except Exception as error:  # the first failure is what counts
             self._display.warning(f"the nodes were not asked for the cause: {error}")
             return
         if found is not None:
             recorded.cause = {"id": found.cause.id, "message": str(found), "advice": found.cause.advice}
             self._display.display(f"first cause: {found}")
+
+    def _left(self) -> float:
+        """Seconds for asking: the command that gave the run a time ends it soon after."""
+        if self._timeout <= 0:
+            return causes.SECONDS
+        return min(causes.SECONDS, max(2.0, self._timeout + 22 - self._recorder.seconds()))
 
     def _give_back(self, folder: Path, report: recorder.Report) -> None:
         try:

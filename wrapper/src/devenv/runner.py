@@ -62,7 +62,7 @@ _RUNNERS_OWN = (
 
 _ADMIN_PATHS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 _GRACE = (
-    15.0  # beyond --timeout: the collection keeps the time itself and says what is missing; this is for when it cannot
+    30.0  # beyond --timeout: the collection keeps the time itself and says what is missing; this is for when it cannot
 )
 _PATIENCE = 10.0  # between asking ansible to end and killing it
 _OWN_ERROR = re.compile(r"(\[ERROR\]:|ERROR!|ansible-playbook: error:)\s*(.*)")
