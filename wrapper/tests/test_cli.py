@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import podman
+from ansible_collections.devenv.lab.plugins.plugin_utils import dhcp, podman
 
 from devenv import cli, errors, operations, runner
 from devenv.cli import app as commands
@@ -359,6 +359,15 @@ def test_down_of_an_orphan_works_from_labels(
 ) -> None:
     monkeypatch.setattr(podman, "networks", lambda environment=None: [])
     monkeypatch.setattr(podman, "containers", lambda environment=None: [_container("lab", str(own_home))])
+    assert devenv("down", "-n", "lab")[0] == 0
+    assert [request.playbook for request in runs.requests] == ["destroy"]
+
+
+def test_down_ends_a_dhcp_server_that_is_all_that_is_left(
+    devenv: Devenv, runs: Runs, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made("other")
+    monkeypatch.setattr(dhcp, "servers", lambda environment: {7: "1-a"} if environment == "lab" else {})
     assert devenv("down", "-n", "lab")[0] == 0
     assert [request.playbook for request in runs.requests] == ["destroy"]
 

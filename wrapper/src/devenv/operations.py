@@ -206,10 +206,10 @@ def down(name: str, options: Options | None = None, watcher: runner.Watcher | No
 
 
 def _labelled(name: str) -> bool:
-    """Whether podman knows anything of the environment; refuses what belongs to another DEVENV_HOME that still has
-    it.
+    """Whether podman knows anything of the environment, or its DHCP server is left; refuses what belongs to another
+    DEVENV_HOME that still has it.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils import podman, process
+    from ansible_collections.devenv.lab.plugins.plugin_utils import dhcp, podman, process
 
     try:
         found: list[podman.Container | podman.Network] = [*podman.containers(name), *podman.networks(name)]
@@ -221,7 +221,7 @@ def _labelled(name: str) -> bool:
                 f"the environment {name} belongs to {item.home}", exit_code=11, reason="name_taken",
                 advice=f"DEVENV_HOME={shlex.quote(item.home)} devenv down -n {name}",
             )  # fmt: skip
-    return bool(found)
+    return bool(found or dhcp.servers(name))
 
 
 def _unmerge(name: str) -> None:
