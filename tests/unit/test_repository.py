@@ -161,3 +161,12 @@ def test_playbooks_parse() -> None:
         [program, "--syntax-check", *playbooks], cwd=ROOT, env=env, capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stderr + checked.stdout
+
+
+def test_lists_of_masters_keep_their_order() -> None:
+    """Ansible's filters for sets give another order in each run: the first master would be another one each time."""
+    pattern = re.compile(r"control_plane'?\]?\s*\|\s*(?:intersect|difference|union|symmetric_difference)\(")
+    assert pattern.search("{{ groups['control_plane'] | intersect(x) }}"), "the search finds nothing"
+    assert pattern.search("{{ engine_kubeadm_control_plane | difference(x) | first }}"), "the search finds nothing"
+    found = places(pattern, skip=("tests/unit/test_repository.py",))
+    assert [line for line in found if YAML_LINE.match(line)] == []
