@@ -132,6 +132,7 @@ SCENARIOS = (
     "default",
     "bundle",
     "provider_podman",
+    "provider_existing",
     "node_prepare",
     "container_runtime",
     "cluster_network",
