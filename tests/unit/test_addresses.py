@@ -6,7 +6,7 @@ import ipaddress
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import addresses
+from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -267,3 +267,46 @@ def test_pod_ranges_lie_in_the_pool_and_apart(prefix: int, data: st.DataObject) 
     first, second = (ipaddress.IPv4Network(addresses.pod_cidr(str(pool), index)) for index in (one, two))
     assert first.subnet_of(pool)
     assert (one == two) == first.overlaps(second)
+
+
+def moved_network() -> dict[str, Any]:
+    subnets = {"ipv4": "10.213.9.0/24", "ipv6": "fd77:6465:7600:9::/64"}
+    return addresses.plan(profile.resolve("aio-dualstack-static"), subnets)
+
+
+@pytest.mark.parametrize(
+    ("text", "own"),
+    [
+        ("", ["10.213.9.11", "fd77:6465:7600:9::11"]),
+        ("10.213.9.77", ["10.213.9.77", "fd77:6465:7600:9::77"]),
+        ("fd77:6465:7600:9::77", ["10.213.9.77", "fd77:6465:7600:9::77"]),
+        ("10.213.9.10", ["10.213.9.10", "fd77:6465:7600:9::10"]),
+    ],
+)
+def test_a_node_gets_another_address_and_keeps_all_else(text: str, own: list[str]) -> None:
+    before = moved_network()
+    after = addresses.move(before, "master-0", text)
+    node = after["nodes"]["master-0"]
+    assert list(node["addresses"].values()) == own
+    assert (node["index"], node["mac"]) == (0, before["nodes"]["master-0"]["mac"])
+    # The next claim keeps it, and a node that comes gets an address that nobody has.
+    more = profile.resolve("aio-dualstack-static", overrides={"nodes.worker-0": {}})
+    planned = addresses.plan(more, after["subnets"], after)["nodes"]
+    assert planned["master-0"] == node
+    assert not set(planned["worker-0"]["addresses"].values()) & set(own)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["10.213.9.5", "10.213.9.1", "10.213.8.20", "fd77:6465:7600:9::a", "fd77:6465:7600:9::5", "x", "10.213.9.255"],
+)
+def test_addresses_that_no_node_gets(text: str) -> None:
+    with pytest.raises(DevenvError) as raised:
+        addresses.move(moved_network(), "master-0", text)
+    assert raised.value.reason.id in ("address_refused", "nodes_too_many")
+
+
+def test_an_address_of_another_node_is_refused() -> None:
+    network = addresses.plan(profile.resolve("master-2pipe"), {"ipv4": "10.213.9.0/24"})
+    with pytest.raises(DevenvError, match="worker-1"):
+        addresses.move(network, "master-0", "10.213.9.12")
