@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tarfile
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -199,6 +201,7 @@ def test_a_failure_as_json(devenv: Devenv, runs: Runs) -> None:
     assert documents[-2] == {
         "type": "error", "exit": 3, "reason": "podman_failed", "stage": "provision", "message": "no room",
         "where": "master-0, create | Make, /x.yml:3", "advice": "make some", "log": documents[-2]["log"],
+        "gathered": None,
     }  # fmt: skip
     assert (documents[-1]["type"], documents[-1]["exit"]) == ("end", 3)
 
@@ -224,7 +227,9 @@ def test_time_over_has_the_stages_code(devenv: Devenv, runs: Runs) -> None:
     assert err.startswith("error: not done within 10 s, ended at: Join")
 
 
-@pytest.mark.parametrize(("present", "playbooks"), [(False, ["cluster", "destroy"]), (True, ["cluster"])])
+@pytest.mark.parametrize(
+    ("present", "playbooks"), [(False, ["cluster", "gather", "destroy"]), (True, ["cluster", "gather"])]
+)
 def test_on_failure_destroy_takes_only_a_new_environment(
     devenv: Devenv,
     runs: Runs,
@@ -244,12 +249,124 @@ def test_on_failure_destroy_takes_only_a_new_environment(
         return original(request, *rest)
 
     monkeypatch.setattr(runner, "run", run)
-    runs.outcomes += [failed(), runner.Outcome("run2")]
+    runs.outcomes += [failed(), runner.Outcome("run2"), runner.Outcome("run3")]
     code, _, err = devenv("up", "-p", "aio", "--on-failure", "destroy")
     assert code == 3
     if not present:
         assert err.splitlines()[-1].startswith(f"log: {own_home / 'history' / 'aio'}/")
     assert [request.playbook for request in runs.requests] == playbooks
+
+
+def gathered(folder: Path) -> Callable[[runner.Request], None]:
+    """What the playbook gather leaves: an archive with an index."""
+
+    def write(request: runner.Request) -> None:
+        path = Path(str(request.variables["devenv_output"]))
+        rows = [{"name": "host", "files": 1, "bytes": 2, "seconds": 0.1, "trouble": ""},
+                {"name": "nodes/worker-0", "files": 0, "bytes": 0, "seconds": 5.0, "trouble": "no route"}]  # fmt: skip
+        text = json.dumps({"parts": rows}).encode()
+        with tarfile.open(path, "w:gz") as tar:
+            info = tarfile.TarInfo("top/index.json")
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text))
+
+    return write
+
+
+@pytest.mark.parametrize(("words", "told"), [([], True), (["--no-gather"], False)])
+def test_a_failed_up_gathers_and_keeps_its_code(
+    devenv: Devenv,
+    runs: Runs,
+    made: Made,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: list[str],
+    told: bool,
+) -> None:
+    folder = made("aio")
+    place = folder / "runs" / "20260101T000000Z-run1"
+    place.mkdir(parents=True)
+    copy = tmp_path / "artifacts" / "aio-20260101T000000Z-run1"
+    copy.mkdir(parents=True)
+    original, write = runner.run, gathered(tmp_path)
+
+    def run(request: runner.Request, *rest: Any) -> runner.Outcome:
+        if request.playbook == "gather":
+            write(request)
+        return original(request, *rest)
+
+    monkeypatch.setattr(runner, "run", run)
+    runs.outcomes += [failed(exit=5), runner.Outcome("run2")]
+    code, _, err = devenv("up", "-p", "aio", "--artifacts", str(tmp_path / "artifacts"), *words)
+    assert code == 5
+    assert (f"gathered: {place / 'gather.tar.gz'}" in err.splitlines()) is told
+    assert (copy / "gather.tar.gz").exists() is told
+    assert [request.playbook for request in runs.requests] == ["cluster", *(["gather"] if told else [])]
+
+
+@pytest.mark.parametrize("trouble", [failed(exit=20), runner.Outcome("run2", code=99, signal=2)])
+def test_gathering_that_fails_hides_nothing(devenv: Devenv, runs: Runs, made: Made, trouble: runner.Outcome) -> None:
+    made("aio")
+    runs.outcomes += [failed(exit=4), trouble]
+    code, _, err = devenv("up", "-p", "aio")
+    assert code == 4
+    assert err.startswith("error: no room")
+    assert "not gathered: " in err
+
+
+@pytest.mark.parametrize("code", [2, 9, 10, 12, 14])
+def test_nothing_is_gathered_where_no_node_was_at_work(devenv: Devenv, runs: Runs, made: Made, code: int) -> None:
+    made("aio")
+    runs.outcomes.append(failed(exit=code))
+    devenv("up", "-p", "aio")
+    assert [request.playbook for request in runs.requests] == ["cluster"]
+
+
+def test_gather_tells_where_and_what_is_missing(
+    devenv: Devenv, runs: Runs, made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made("aio")
+    original, write = runner.run, gathered(tmp_path)
+
+    def run(request: runner.Request, *rest: Any) -> runner.Outcome:
+        write(request)
+        return original(request, *rest)
+
+    monkeypatch.setattr(runner, "run", run)
+    runs.outcomes += [runner.Outcome("run1"), runner.Outcome("run2")]
+    code, out, err = devenv("gather", "-n", "aio", "-o", str(tmp_path / "x.tar.gz"))
+    assert (code, out.strip()) == (0, str(tmp_path / "x.tar.gz"))
+    assert "missing: nodes/worker-0: no route" in err
+    code, out, _ = devenv("gather", "-n", "aio", "-o", str(tmp_path / "x.tar.gz"), "--json")
+    documents = [json.loads(line) for line in out.splitlines()]
+    assert (documents[0]["type"], documents[0]["path"]) == ("gathered", str(tmp_path / "x.tar.gz"))
+    assert [part["name"] for part in documents[0]["parts"]] == ["host", "nodes/worker-0"]
+    assert documents[-1]["exit"] == 0
+    assert devenv("gather", "-n", "aio", "-o", "x.zip")[0] == 2
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_validate_prints_a_line_a_check(devenv: Devenv, runs: Runs, made: Made, ok: bool) -> None:
+    place = made("aio") / "runs" / "20260101T000000Z-run1"
+    place.mkdir(parents=True)
+    rows = [
+        {"cluster": "main", "name": "api", "ok": True, "seconds": 0.25, "seen": "fine", "warnings": ["soon"]},
+        {"cluster": "main", "name": "labels", "ok": ok, "seconds": 3, "seen": "a\nb", "warnings": []},
+    ]
+    (place / "checks.json").write_text(json.dumps(rows))
+    outcomes = [runner.Outcome("run1")] if ok else [failed(exit=8)]
+    runs.outcomes += outcomes * 2
+    code, out, _ = devenv("validate", "-n", "aio", "--junit", "j.xml")
+    assert code == (0 if ok else 8)
+    assert out.splitlines()[:3] == [
+        "ok      api        0.2s  fine",
+        "                warning: soon",
+        f"{'ok    ' if ok else 'failed'}  labels     3.0s  a b",
+    ]
+    assert runs.requests[0].variables["validate_junit"].endswith("/j.xml")
+    assert runs.requests[0].variables["devenv_timeout"] == 120
+    _, out, _ = devenv("validate", "-n", "aio", "--json")
+    assert [json.loads(line) for line in out.splitlines()][:2] == [{"type": "check", **row} for row in rows]
 
 
 @pytest.mark.parametrize(

@@ -88,12 +88,12 @@ def report(error: errors.Error) -> None:
     say(f"error: {' '.join(str(error).split())}{reason}")
     if error.advice:
         say(f"next: {' '.join(error.advice.split())}")
-    if error.log:
-        say(f"log: {error.log}")
     if error.gathered:
         say(f"gathered: {error.gathered}")
     if error.gather_trouble:
         say(f"not gathered: {error.gather_trouble}")
+    if error.log:
+        say(f"log: {error.log}")
 
 
 def as_error(caught: BaseException) -> errors.Error | None:
