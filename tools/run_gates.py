@@ -141,6 +141,7 @@ SCENARIOS = (
     "node_labels",
     "cluster_addons",
     "validate",
+    "gather",
 )
 
 # After a failure in one of these the rest costs much and tells little.
