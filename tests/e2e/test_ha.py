@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import ha
+from support import ha, web
 from support.commands import Typed
 from support.seen import inside, untouched
 
@@ -60,6 +60,20 @@ def test_the_api_answers_on_every_master_and_on_the_virtual_addresses(user: Type
     assert len(addresses + ha.virtual(user, cluster)) == 8
     assert {answers(address, ca) for address in [*addresses, *ha.virtual(user, cluster)]} == {"ok"}
     assert len(ha.holders(user, cluster, MASTERS)) == 1
+
+
+def test_a_node_port_answers_on_every_node_and_on_the_virtual_addresses(
+    user: Typed, cluster: str, tmp_path: Path
+) -> None:
+    web.deploy(user, cluster, tmp_path, server="worker-0", client="worker-1")
+    try:
+        port = web.node_port(user, cluster)
+        nodes = [one for node in ha.network(user, cluster)["nodes"].values() for one in node["addresses"].values()]
+        assert len(nodes) == 2 * len(NODES)
+        for address in [*nodes, *ha.virtual(user, cluster)]:
+            assert web.from_host(user, f"{web.bracketed(address)}:{port}") == "server", address
+    finally:
+        user.kubectl(cluster, "delete", "pod/server", "pod/client", "service/web", "--grace-period=1")
 
 
 def test_everybody_finds_the_control_plane_by_its_endpoint(user: Typed, cluster: str) -> None:

@@ -18,40 +18,13 @@ from typing import Any
 
 import pytest
 import yaml
+from support import web
 from support.commands import Typed, shown
 from support.seen import inside
 
 pytestmark = pytest.mark.cluster
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-IMAGE = f"devenv.lab/probe:{yaml.safe_load((CONFIGS / 'versions.yml').read_text())['probe']}"
 NODES = ("master-0", "worker-0")
-
-# A pod on each node; the server's answer names its pod, the Service in front of it has every family of the stack.
-APP = """
-apiVersion: v1
-kind: Pod
-metadata: {{name: server, labels: {{app: web}}}}
-spec:
-  nodeName: worker-0
-  containers: [{{name: web, image: {image}, imagePullPolicy: Never, command: [httpd, -f, -p, "8080", -h, /www]}}]
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: client}}
-spec:
-  nodeName: master-0
-  containers: [{{name: sleep, image: {image}, imagePullPolicy: Never, command: [sleep, "36000"]}}]
----
-apiVersion: v1
-kind: Service
-metadata: {{name: web}}
-spec:
-  type: NodePort
-  ipFamilyPolicy: PreferDualStack
-  selector: {{app: web}}
-  ports: [{{name: http, port: 80, targetPort: 8080}}]
-"""
 
 
 class Stack:
@@ -103,10 +76,6 @@ def versions(texts: list[str]) -> list[int]:
     return [ipaddress.ip_interface(text).version for text in texts]
 
 
-def bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
-
-
 @pytest.fixture(scope="module")
 def stacks(
     user: Typed, new_name: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
@@ -124,11 +93,8 @@ def stacks(
     for child in children:
         out, err = child.communicate(timeout=900)
         assert child.returncode == 0, shown(subprocess.CompletedProcess(child.args, child.returncode, out, err))
-    manifest = folder / "app.yml"
-    manifest.write_text(APP.format(image=IMAGE))
     for one in made.values():
-        one.kubectl("apply", "-f", str(manifest))
-        one.kubectl("wait", "--for=condition=Ready", "pod/server", "pod/client", "--timeout=120s")
+        web.deploy(user, one.name, folder, server="worker-0", client="master-0")
     yield made
     for one in made.values():
         user.devenv("down", "--name", one.name)
@@ -194,7 +160,7 @@ def test_a_service_answers_across_nodes_and_by_its_name(stack: Stack) -> None:
     where = {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in stack.listed("pods")}
     assert where == {"server": "worker-0", "client": "master-0"}
     for address in service["spec"]["clusterIPs"]:
-        url = f"http://{bracketed(address)}/cgi-bin/hostname"
+        url = web.url(web.bracketed(address))
         assert stack.kubectl("exec", "client", "--", "curl", "-sS", "--max-time", "10", url).strip() == "server"
         kind = {4: "a", 6: "aaaa"}[versions([address])[0]]
         name = "web.default.svc.cluster.local"
@@ -204,16 +170,10 @@ def test_a_service_answers_across_nodes_and_by_its_name(stack: Stack) -> None:
 
 
 def test_a_node_port_answers_the_host_on_every_address(stack: Stack) -> None:
-    port = stack.one("service", "web")["spec"]["ports"][0]["nodePort"]
-    tried = []
-    for node in stack.plan()["nodes"].values():
-        for address in node["addresses"].values():
-            done = stack.user.run(
-                "/usr/bin/curl", "-sS", "--noproxy", "*", "--max-time", "10",
-                f"http://{bracketed(address)}:{port}/cgi-bin/hostname",
-            )  # fmt: skip
-            assert done.stdout.strip() == "server"
-            tried.append(address)
+    port = web.node_port(stack.user, stack.name)
+    tried = [address for node in stack.plan()["nodes"].values() for address in node["addresses"].values()]
+    for address in tried:
+        assert web.from_host(stack.user, f"{web.bracketed(address)}:{port}") == "server", address
     assert sorted(versions(tried)) == sorted(stack.families * 2)
 
 
@@ -225,14 +185,12 @@ def test_a_service_is_forwarded_until_ctrl_c(ipv6: Stack, address: str) -> None:
         assert child.stdout is not None
         told = json.loads(child.stdout.readline())
         assert (told["service"], told["namespace"], told["port"]) == ("web", "default", 80)
-        url = f"http://{told['local']}/cgi-bin/hostname"
-        done = ipv6.user.run("/usr/bin/curl", "-sS", "--noproxy", "*", "--max-time", "10", url)
-        assert done.stdout.strip() == "server"
+        assert web.from_host(ipv6.user, told["local"]) == "server"
     finally:
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=30)
     assert (child.returncode, out) == (0, ""), err
-    failed = ipv6.user.run("/usr/bin/curl", "-sS", "--noproxy", "*", "--max-time", "5", url, code=None)
+    failed = ipv6.user.run("/usr/bin/curl", "-sS", "--noproxy", "*", web.url(told["local"]), code=None)
     assert failed.returncode == 7
 
 
