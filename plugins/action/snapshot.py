@@ -25,6 +25,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as 
 
 display = Display()
 
+# Providers that make nodes with further images in them.
+_OWN_STORES = ("podman",)
+
 
 class ActionModule(ActionBase):
     """One verb a step of saving or restoring; ``begin`` finds everything that can be wrong."""
@@ -110,7 +113,8 @@ class ActionModule(ActionBase):
         ]
         targets = {node: remote.target(node, hostvars[node]) for node in args["nodes"]}
         one = snapshot.read(paths.home(), args["name"])
-        snapshot.deliver(one, goals, targets, _bundle(variables), folder / "clusters", _progress)
+        images = str(variables["devenv_provider"]) not in _OWN_STORES
+        snapshot.deliver(one, goals, targets, _bundle(variables), folder / "clusters", _progress, images=images)
         return {"changed": True}
 
     def _finish(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:

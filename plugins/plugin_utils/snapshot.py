@@ -762,9 +762,12 @@ def deliver(
     bundle: Bundle,
     scratch_base: Path,
     progress: Progress,
+    *,
+    images: bool = False,
 ) -> None:
     """Give every node what it starts from: data of apps, and, to control plane nodes, etcd's data as members of the new
-    cluster and the new cluster's authorities, which are kept nowhere else.
+    cluster and the new cluster's authorities, which are kept nowhere else. ``images``: those beyond the bundle, too,
+    where the provider has not made the nodes with them.
 
     Raises DevenvError ``snapshot_failed``.
     """
@@ -782,6 +785,8 @@ def deliver(
             if row["volumes"] and node in targets:
                 progress(f"{node}: data of apps, {one.manifest['files'][row['volumes']]['size'] >> 20} MiB")
                 jobs.append(_volume_sender(targets[node], one.folder / row["volumes"], row["paths"]))
+        for node, archive in archives(one).items() if images else ():
+            jobs.append(_sender(targets[node], Path(archive), f"{image_load.CTR} import - >/dev/null"))
         with ThreadPoolExecutor(max_workers=max(1, len(jobs))) as pool:
             for done in [pool.submit(job) for job in jobs]:
                 done.result()
@@ -789,24 +794,19 @@ def deliver(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _sender(target: remote.Target, archive: Path) -> Callable[[], None]:
-    def send() -> None:
-        with archive.open("rb") as stream:
-            _ssh(target, _RECEIVE, stdin=stream, timeout=_STREAM_TIMEOUT)
-
-    return send
-
-
-def _volume_sender(target: remote.Target, archive: Path, places: Sequence[str]) -> Callable[[], None]:
-    script = _RECEIVE_VOLUMES.format(
-        staging=STAGING, parent=os.path.dirname(STAGING), paths=" ".join(shlex.quote(path) for path in places)
-    )
-
+def _sender(target: remote.Target, archive: Path, script: str = _RECEIVE) -> Callable[[], None]:
     def send() -> None:
         with archive.open("rb") as stream:
             _ssh(target, script, stdin=stream, timeout=_STREAM_TIMEOUT)
 
     return send
+
+
+def _volume_sender(target: remote.Target, archive: Path, places: Sequence[str]) -> Callable[[], None]:
+    listed = " ".join(shlex.quote(path) for path in places)
+    return _sender(
+        target, archive, _RECEIVE_VOLUMES.format(staging=STAGING, parent=os.path.dirname(STAGING), paths=listed)
+    )
 
 
 def _pack(one: Snapshot, goal: Goal, bundle: Bundle, scratch: Path) -> dict[str, Path]:
