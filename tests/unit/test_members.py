@@ -149,3 +149,14 @@ def test_a_node_that_left_is_forgotten_and_one_made_anew_is_not(tmp_path: Path) 
     assert not (folder / "ssh" / "hosts" / "worker-0").exists()
     assert list(yaml.safe_load((folder / "inventory.yml").read_text())["all"]["hosts"]) == ["master-0", "worker-1"]
     assert members.forget(folder, after, ["worker-0"]) == []
+
+
+def test_the_stages_after_a_replacement_are_those_of_the_cluster() -> None:
+    folder = Path(members.__file__).parents[2] / "playbooks"
+
+    def imports(name: str) -> list[str]:
+        plays = yaml.safe_load((folder / name).read_text())
+        return [play["ansible.builtin.import_playbook"] for play in plays if "ansible.builtin.import_playbook" in play]
+
+    before, after = ["preflight.yml", "remove.yml"], [one for one in imports("cluster.yml") if one != "remove.yml"]
+    assert imports("replace.yml") == [*before, *after[1:]]
