@@ -36,7 +36,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wish.touch()
     checks = [
         {"name": "answers", "command": ["kubectl", "get", "--raw", "/readyz"]},
-        {"name": "wish", "command": ["test", "-e", str(wish)], "timeout": 2},
+        {"name": "wish", "command": ["test", "-e", str(wish)], "timeout": 10},
     ]
     path = folder / "mine.yml"
     path.write_text(yaml.safe_dump({"extends": "master-2pipe", "validate": {"checks": checks}}))
