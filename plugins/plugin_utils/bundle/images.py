@@ -23,6 +23,7 @@ PROGRAMS = {
     "kube-proxy": ("kube-proxy", "usr/local/bin/kube-proxy"),
     "etcd": ("etcd", "usr/local/bin/etcd"),
     "etcdctl": ("etcd", "usr/local/bin/etcdctl"),
+    "etcdutl": ("etcd", "usr/local/bin/etcdutl"),
     "coredns": ("coredns", "coredns"),
     "local-path-provisioner": ("local-path-provisioner", "usr/bin/local-path-provisioner"),
     "metrics-server": ("metrics-server", "metrics-server"),

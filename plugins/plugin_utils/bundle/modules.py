@@ -92,7 +92,11 @@ def groups(versions: Versions) -> list[Group]:
     containerd = "github.com/containerd/containerd/v2"
     helm = _HELM_MAJOR[versions.helm.split(".", 1)[0]]
     cni = "github.com/containernetworking/plugins"
-    etcd = {"etcd": "go.etcd.io/etcd/server/v3", "etcdctl": "go.etcd.io/etcd/etcdctl/v3"}
+    etcd = {
+        "etcd": "go.etcd.io/etcd/server/v3",
+        "etcdctl": "go.etcd.io/etcd/etcdctl/v3",
+        "etcdutl": "go.etcd.io/etcd/etcdutl/v3",
+    }
     tools = {**{name: f"k8s.io/kubernetes/cmd/{name}" for name in KUBERNETES}, **etcd}
     return [
         Group(
