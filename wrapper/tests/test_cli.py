@@ -728,6 +728,20 @@ def test_warnings_and_what_an_engine_cannot_make(devenv: Devenv, runs: Runs) -> 
     assert runs.requests == []
 
 
+def test_existing_hosts_are_there_without_containers(devenv: Devenv, made: Made) -> None:
+    from ansible_collections.devenv.lab.plugins.plugin_utils import existing, profile, state
+
+    host = {"provider": "existing", "nodes.master-0.host": {"addresses": ["192.0.2.10"]}}
+    folder = made("lab", "sno")
+    resolved = profile.resolve("sno", overrides=host)
+    state.write_profile(folder, resolved)
+    state.write_network(folder, existing.network(resolved, None))
+    (folder / "kubeconfig").unlink(missing_ok=True)
+    (row,) = json.loads(devenv("list", "--json")[1])
+    assert (row["state"], row["running"]) == ("running", 1)
+    assert json.loads(devenv("status", "--json")[1])["nodes"][0]["container"] == "running"
+
+
 def test_profile_env(devenv: Devenv) -> None:
     out = devenv("profile", "env", "master-2pipe")[1]
     assert "export DEVENV_NODES='master-0 worker-0 worker-1'\n" in out

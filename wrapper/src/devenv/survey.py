@@ -53,7 +53,7 @@ def _podman_objects() -> tuple[list[podman.Container], list[podman.Network]]:
 def _own_row(name: str, containers: Iterable[podman.Container]) -> dict[str, Any]:
     found = state.read(paths.environment(name))
     profile = found.profile or {}
-    states = [container.state for container in containers]
+    states = [container.state for container in containers] or list(_hosts(found.network).values())
     return {
         "name": name,
         "profile": profile.get("profile", ""),
@@ -112,8 +112,17 @@ def status(name: str) -> dict[str, Any]:
     }
 
 
+def _hosts(network: Mapping[str, Any] | None) -> dict[str, str]:
+    """Hosts that existed before, which devenv neither starts nor stops: those taken count as running."""
+    return {name: "running" for name, node in (network or {}).get("nodes", {}).items() if "host" in node}
+
+
 def _containers(name: str) -> dict[str, str]:
-    """State of each node's container; empty where podman cannot be asked."""
+    """State of each node's container or host; empty where podman cannot be asked."""
+    with names.translated():
+        hosts = _hosts(state.read_network(paths.environment(name)))
+    if hosts:
+        return hosts
     try:
         return {container.node: container.state for container in podman.containers(name)}
     except (OSError, process.ProgramFailed):
