@@ -307,14 +307,20 @@ def _empty(folder: str) -> None:
 def make(action: str, params: dict[str, Any], role: str) -> dict[str, Any]:
     """`kubeadm init` or `join`, once: nothing when the node is what it should be, from the start when it is half-made.
 
+    A node that is to join is also made from the start when it has lost files, or belongs to a cluster that is no more
+    (its authority is not ``params["ca_hash"]``): what it has to know, the others tell it.
     Raises `Failed`; the node is then partial, and the next call begins anew.
     """
     found = kubernetes_state.state()
-    if found["state"] == role:
+    stranger = action == "join" and kubernetes_state.ca_hash() not in (
+        "",
+        params["ca_hash"] or kubernetes_state.ca_hash(),
+    )
+    if found["state"] == role and not stranger:
         return {"changed": False}
-    if found["state"] != "partial" and found["state"] != "absent":
+    if found["state"] not in ("partial", "absent") and not stranger:
         raise Failed("kubernetes_role", "the node is a {} already and cannot become a {}".format(found["state"], role))
-    if found["marker"]:
+    if found["marker"] and action != "join":
         raise Failed(
             "kubernetes_damaged",
             "Kubernetes was whole on this node and has lost {}".format(", ".join(found["missing"])),
@@ -322,7 +328,7 @@ def make(action: str, params: dict[str, Any], role: str) -> dict[str, Any]:
     node = params["node"]
     output: list[str] = []
     os.makedirs(LOGS, mode=0o755, exist_ok=True)
-    if found["state"] == "partial":
+    if found["state"] != "absent":
         if action == "init" and finished_without_marker(node):
             kubernetes_state.mark(role, {"node": node, "action": action})
             return {"changed": True, "adopted": True}

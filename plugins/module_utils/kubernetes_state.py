@@ -41,6 +41,7 @@ CONTROL_PLANE_FILES = (
     "/etc/kubernetes/pki/apiserver.crt",
     "/etc/kubernetes/pki/ca.key",
     "/etc/kubernetes/pki/sa.key",
+    "/var/lib/etcd/member",
 )
 TRACES = (
     *CONTROL_PLANE_FILES,
@@ -49,7 +50,6 @@ TRACES = (
     "/etc/kubernetes/manifests/etcd.yaml",
     "/etc/kubernetes/pki/etcd/ca.crt",
     "/var/lib/kubelet/kubeadm-flags.env",
-    "/var/lib/etcd/member",
 )
 CERTIFICATES = (
     CA,

@@ -47,6 +47,11 @@ options:
     description: Whether V(join) makes a control plane node.
     type: bool
     default: false
+  ca_hash:
+    description: Digest of the authority of the cluster to V(join). A node that belongs to another cluster is reset
+      first.
+    type: str
+    default: ""
   upload_certs:
     description: Whether other control plane nodes are to join.
     type: bool
@@ -168,6 +173,7 @@ ARGUMENTS = {
     "patches": {"type": "dict", "default": {}},
     "node": {"type": "str", "default": ""},
     "control_plane": {"type": "bool", "default": False},
+    "ca_hash": {"type": "str", "default": ""},
     "upload_certs": {"type": "bool", "default": False},
     "nodes": {"type": "list", "elements": "str", "default": []},
     "members": {"type": "dict", "default": {}},

@@ -64,8 +64,15 @@ def end(folder: Path, environment: str, name: str) -> list[str]:
     shown = json.loads(_ip(pid, "address", "show", json_output=True) or "[]")
     there = [f"{row['local']}/{row['prefixlen']}" for row in shown[0]["addr_info"] if row.get("scope") == "global"]
     gone = [address for address in there if address not in kept]
+    if gone:
+        # Else the kernel takes the new address with the first of the subnet, and the way out with it.
+        process.run(_inside(pid, "sysctl", "-qw", "net.ipv4.conf.eth0.promote_secondaries=1"))
     for address in gone:
         _ip(pid, "address", "delete", address)
+    for address in kept:
+        _ip(pid, "address", "replace", address, *(["nodad"] if ":" in address else []))
+    for gateway in network["gateways"].values():
+        _ip(pid, "route", "replace", "default", "via", gateway)
     state.write_known_hosts(folder, {node: list(one["addresses"].values()) for node, one in network["nodes"].items()})
     state.write_inventory(folder)
     return gone
@@ -87,6 +94,9 @@ def _pid(environment: str, name: str) -> int:
     raise DevenvError("node_no_ssh", f"{name} does not run", advice="Start it first: devenv start.")
 
 
+def _inside(pid: int, *argv: str) -> list[str]:
+    return ["nsenter", f"--net=/proc/{pid}/ns/net", *argv]
+
+
 def _ip(pid: int, *words: str, json_output: bool = False) -> str:
-    program = ["nsenter", f"--net=/proc/{pid}/ns/net", "ip", *(["-json"] if json_output else [])]
-    return process.run([*program, *words, "dev", "eth0"]).stdout
+    return process.run(_inside(pid, "ip", *(["-json"] if json_output else []), *words, "dev", "eth0")).stdout

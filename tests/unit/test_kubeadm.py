@@ -169,6 +169,7 @@ def params(**changes: Any) -> dict[str, Any]:
         "node": "n",
         "control_plane": True,
         "upload_certs": False,
+        "ca_hash": "",
         "nodes": [],
         "members": {},
         "timeout": 20,
@@ -247,7 +248,7 @@ def test_a_killed_run_leaves_nothing_in_the_way(node: Path) -> None:
     (node / "var/lib/etcd/member").mkdir(parents=True)
     assert kubeadm.perform("init", params(), time.time())["changed"]
     assert [call.split()[0] for call in calls(node)] == ["reset", "init"]
-    assert not (node / "var/lib/etcd/member").exists()
+    assert not (node / "var/lib/etcd/member").is_dir()
 
 
 def test_a_program_that_does_not_end_is_ended(node: Path) -> None:
@@ -257,6 +258,26 @@ def test_a_program_that_does_not_end_is_ended(node: Path) -> None:
         kubeadm.perform("init", params(timeout=0.5), time.time())
     assert time.monotonic() - began < 10
     assert kubernetes_state.state()["state"] == "partial"
+
+
+def test_a_node_that_others_know_is_made_anew_after_damage(node: Path) -> None:
+    kubeadm_that(node)
+    kubeadm.perform("join", params(), time.time())
+    assert kubeadm.perform("join", params(), time.time())["changed"] is False
+    Path(kubernetes_state.ADMIN).unlink()
+    assert kubeadm.perform("join", params(), time.time())["changed"] is True
+    assert "reset" in [call.split()[0] for call in calls(node)]
+
+
+def test_a_node_of_a_cluster_that_is_no_more_joins_the_new_one(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubeadm_that(node)
+    worker = {"control_plane": False}
+    kubeadm.perform("join", params(**worker), time.time())
+    known = {"ca": "sha256:old"}
+    monkeypatch.setattr(kubernetes_state, "ca_hash", lambda: known["ca"])
+    assert kubeadm.perform("join", params(ca_hash="sha256:old", **worker), time.time())["changed"] is False
+    assert kubeadm.perform("join", params(ca_hash="sha256:new", **worker), time.time())["changed"] is True
+    assert [call.split()[0] for call in calls(node)] == ["join", "reset", "join"]
 
 
 def test_damage_is_not_repaired_by_force(node: Path) -> None:

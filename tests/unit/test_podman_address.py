@@ -53,6 +53,7 @@ def test_it_is_written_down_before_the_node_gets_it(folder: Path, monkeypatch: p
         return str([{"addr_info": rows}]).replace("'", '"') if json_output else ""
 
     monkeypatch.setattr(podman_address, "_ip", ip)
+    monkeypatch.setattr(podman_address.process, "run", lambda argv, **more: asked.append((argv[-1],)))
     for _ in range(2):
         assert podman_address.begin(folder, "lab", "master-0", "10.213.9.77") == ["10.213.9.77/24"]
     assert (folder / "ssh/hosts/master-0/addresses").read_text() == "10.213.9.77/24\n"
@@ -60,7 +61,8 @@ def test_it_is_written_down_before_the_node_gets_it(folder: Path, monkeypatch: p
     known = (folder / "ssh/known_hosts").read_text()
     assert known.startswith("master-0,10.213.9.77")
     assert podman_address.end(folder, "lab", "master-0") == ["10.213.9.10/24"]
-    assert asked[-1] == (4711, "address", "delete", "10.213.9.10/24")
+    assert (4711, "address", "delete", "10.213.9.10/24") in asked
+    assert asked[-1] == (4711, "route", "replace", "default", "via", "10.213.9.1")
     assert "10.213.9.77" in (folder / "inventory.yml").read_text()
     assert "10.213.9.10" not in (folder / "ssh/known_hosts").read_text()
 
