@@ -398,10 +398,11 @@ def destroy(environment: str) -> Outcome:
         outcome.removed.append("DHCP server")
     with files.exclusive(ALLOCATOR):
         for network in networks(environment):
-            podman("network", "rm", "--force", network.name)
-            outcome.removed.append(network.name)
+            # The link first: without the network nobody would know its name.
             if process.run(["ip", "link", "show", "dev", network.bridge], check=False).code == 0:
                 process.run(["ip", "link", "delete", "dev", network.bridge])
+            podman("network", "rm", "--force", network.name)
+            outcome.removed.append(network.name)
         table = f"devenv-{environment}"
         if process.run(["nft", "list", "table", "inet", table], check=False).code == 0:
             process.run(["nft", "delete", "table", "inet", table])
