@@ -126,7 +126,7 @@ def test_a_program_that_go_did_not_make(tmp_path: Path) -> None:
 
 def test_names_of_built_programs(tmp_path: Path) -> None:
     """Go names a program by its package, and leaves a last part away that is a major version."""
-    go = go_that(tmp_path / "go", 'echo x > "$GOBIN/server"; echo x > "$GOBIN/etcdctl"')
+    go = go_that(tmp_path / "go", 'for name in server etcdctl etcdutl; do echo x > "$GOBIN/$name"; done')
     group = next(one for one in modules.groups(versions.wanted()) if "etcd" in one.programs)
     small = modules.Group(
         "x", {name: package for name, package in group.programs.items() if "etcd" in name}, group.version, local=True
@@ -134,8 +134,8 @@ def test_names_of_built_programs(tmp_path: Path) -> None:
     (tmp_path / "build").mkdir()
     module = versions.MODULES / "kubernetes"
     rows = modules._install(golang.Toolchain(go, "1.26.0"), small, tmp_path / "build", module, print)
-    assert sorted(path.name for path in (tmp_path / "build" / "bin").iterdir()) == ["etcd", "etcdctl"]
-    assert {row.path: row.version for row in rows} == {"bin/etcd": "3.6.8", "bin/etcdctl": "3.6.8"}
+    assert sorted(path.name for path in (tmp_path / "build" / "bin").iterdir()) == ["etcd", "etcdctl", "etcdutl"]
+    assert {row.path: row.version for row in rows} == {f"bin/{name}": "3.6.8" for name in ("etcd", "etcdctl", "etcdutl")}
     assert sorted(path.name for path in (tmp_path / "build").iterdir()) == ["bin"]
 
 
