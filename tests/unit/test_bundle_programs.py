@@ -134,8 +134,9 @@ def test_names_of_built_programs(tmp_path: Path) -> None:
     (tmp_path / "build").mkdir()
     module = versions.MODULES / "kubernetes"
     rows = modules._install(golang.Toolchain(go, "1.26.0"), small, tmp_path / "build", module, print)
-    assert sorted(path.name for path in (tmp_path / "build" / "bin").iterdir()) == ["etcd", "etcdctl", "etcdutl"]
-    assert {row.path: row.version for row in rows} == {f"bin/{name}": "3.6.8" for name in ("etcd", "etcdctl", "etcdutl")}
+    built = ["etcd", "etcdctl", "etcdutl"]
+    assert sorted(path.name for path in (tmp_path / "build" / "bin").iterdir()) == built
+    assert {row.path: row.version for row in rows} == {f"bin/{name}": "3.6.8" for name in built}
     assert sorted(path.name for path in (tmp_path / "build").iterdir()) == ["bin"]
 
 
