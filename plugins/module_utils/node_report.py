@@ -158,9 +158,8 @@ def evidence(root: str = "/") -> dict[str, Any]:
     sources: dict[str, list[list[Any]]] = {
         "disk": [[None, line] for line in full_disks()],
         "services": [
-            [None, f"{name} is {state['active']}"]
-            for name, state in observe.unit_states(UNITS).items()
-            if state["found"] and state["active"] != "active"
+            [None, line]
+            for line in idle_services(observe.unit_states(UNITS), bool(kubernetes_state.state(root)["marker"]))
         ],
         "containerd": journal("containerd.service", now),
         "kubelet": journal("kubelet.service", now),
@@ -169,6 +168,17 @@ def evidence(root: str = "/") -> dict[str, Any]:
     for name, lines in containers(observe.under(root, "/var/log/pods"), now).items():
         sources[name] = lines
     return {"sources": sources}
+
+
+def idle_services(states: dict[str, dict[str, Any]], joined: bool) -> list[str]:
+    """A line for each unit that should run and does not; kubelet waits for kubeadm on a node that has not ``joined``."""
+    return [
+        f"{name} is {state['active']}"
+        for name, state in states.items()
+        if state["found"]
+        and state["active"] != "active"
+        and (joined or name != "kubelet.service" or state["active"] != "inactive")
+    ]
 
 
 def full_disks() -> list[str]:

@@ -239,6 +239,25 @@ def test_last_words_of_containers(tmp_path: Path) -> None:
     assert all(abs(age) < 60 for age, _ in found["etcd-master-0/etcd"])
 
 
+@pytest.mark.parametrize(
+    ("joined", "kubelet", "lines"),
+    [
+        (True, "inactive", ["kubelet.service is inactive"]),
+        (False, "inactive", []),
+        (False, "activating", ["kubelet.service is activating"]),
+        (False, "failed", ["kubelet.service is failed"]),
+        (True, "active", []),
+    ],
+)
+def test_kubelet_waits_for_kubeadm(joined: bool, kubelet: str, lines: list[str]) -> None:
+    states = {
+        "containerd.service": {"found": True, "active": "active"},
+        "kubelet.service": {"found": True, "active": kubelet},
+        "other.service": {"found": False, "active": "inactive"},
+    }
+    assert node_report.idle_services(states, joined) == lines
+
+
 def test_what_etcdctl_complains_of() -> None:
     assert (
         node_report._last_line('{"level":"warn","error":"context deadline exceeded"}\n') == "context deadline exceeded"
