@@ -171,7 +171,7 @@ def evidence(root: str = "/") -> dict[str, Any]:
 
 
 def idle_services(states: dict[str, dict[str, Any]], joined: bool) -> list[str]:
-    """A line for each unit that should run and does not; kubelet waits for kubeadm on a node that has not ``joined``."""
+    """A line for each unit that should run and does not; kubelet waits for kubeadm on a node that has not joined."""
     return [
         f"{name} is {state['active']}"
         for name, state in states.items()
