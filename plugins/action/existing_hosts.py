@@ -88,8 +88,10 @@ class ActionModule(ActionBase):
         return self._reset(_hosts(variables, args["names"]), args)
 
     def _destroy(self, args: dict[str, Any], variables: dict[str, Any]) -> existing.Outcome:
-        groups = variables.get("groups", {})
-        return self._reset(_hosts(variables, [*groups.get("nodes", []), *groups.get("leaving", [])]), args)
+        # Written before the first host is: without it nothing was put anywhere.
+        network = state.read_network(paths.environment(args["environment"])) or {"nodes": {}}
+        known = [name for name in network["nodes"] if name in variables["hostvars"]]
+        return self._reset(_hosts(variables, known), args)
 
     def _reset(self, hosts: list[existing.Host], args: dict[str, Any]) -> existing.Outcome:
         if self._task.check_mode or not hosts:
