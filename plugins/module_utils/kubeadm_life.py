@@ -23,8 +23,11 @@ CTR = ("ctr", "--namespace", "k8s.io")
 
 # Certificates that name the node's address, as kubeadm's phases call them.
 OF_AN_ADDRESS = {"apiserver": "apiserver", "etcd-server": "etcd/server", "etcd-peer": "etcd/peer"}
-# They reach the API server of their own node by its address.
+# They reach the API server of their own node by its address, as does kubelet (kubelet.conf, which is not made anew: its
+# certificate is its own).
 LOCAL_KUBECONFIGS = ("controller-manager", "scheduler")
+KUBELET = "/etc/kubernetes/kubelet.conf"
+_SERVER = re.compile(r"(server: https://)(\[[0-9A-Fa-f:]+\]|[0-9.]+)(?=:6443)")
 
 
 def expiring(ends: dict[str, str], now: float, within: float | None) -> list[str]:
@@ -141,7 +144,11 @@ def change_address(params: dict[str, Any], only_check: bool = False) -> dict[str
     wanted = list(params["addresses"])
     if kubernetes_state.state()["state"] != "control_plane":
         raise kubeadm.Failed("address_refused", "the node is no whole control plane node")
-    finished = addresses_now() == wanted and kubernetes_state.apiserver_address() == wanted[0]
+    finished = (
+        addresses_now() == wanted
+        and kubernetes_state.apiserver_address() == wanted[0]
+        and observe.read_text(KUBELET) == with_server(observe.read_text(KUBELET), wanted[0])
+    )
     if finished and not os.path.exists(_mark()):
         return {"changed": False, "before": wanted}
     before = addresses_now()
@@ -155,6 +162,19 @@ def change_address(params: dict[str, Any], only_check: bool = False) -> dict[str
     _rewrite(params, wanted)
     os.unlink(_mark())
     return {"changed": True, "before": before}
+
+
+def with_server(text: str, address: str) -> str:
+    """A kubeconfig with another address of its server; a name stays."""
+    host = f"[{address}]" if ":" in address else address
+    return _SERVER.sub(lambda match: match.group(1) + host, text)
+
+
+def _point_kubelet(address: str) -> None:
+    text = with_server(observe.read_text(KUBELET), address)
+    with os.fdopen(os.open(KUBELET + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+        stream.write(text)
+    os.replace(KUBELET + ".new", KUBELET)
 
 
 def _mark() -> str:
@@ -176,6 +196,7 @@ def _rewrite(params: dict[str, Any], wanted: list[str]) -> None:
         _remove(path)
     for name in LOCAL_KUBECONFIGS:
         _remove(f"/etc/kubernetes/{name}.conf")
+    _point_kubelet(wanted[0])
     with kubeadm._Files("init", params["config"], params["patches"]) as files:
         for words in (
             *(["certs", name] for name in OF_AN_ADDRESS),

@@ -52,11 +52,27 @@ def test_programs_are_found_by_their_file_name(tmp_path: Path) -> None:
     assert kubeadm_life.running(["etcd", "kube-scheduler"], str(tmp_path)) == {"etcd": [7], "kube-scheduler": []}
 
 
+@pytest.mark.parametrize(
+    ("server", "now"),
+    [
+        ("https://10.0.0.10:6443", "https://10.0.0.77:6443"),
+        ("https://[fd00::10]:6443", "https://10.0.0.77:6443"),
+        ("https://main.lab.devenv.internal:6443", "https://main.lab.devenv.internal:6443"),
+    ],
+)
+def test_the_server_of_a_kubeconfig(server: str, now: str) -> None:
+    text = "clusters:\n- cluster:\n    server: {}\n  name: main\n"
+    assert kubeadm_life.with_server(text.format(server), "10.0.0.77") == text.format(now)
+    if server != now:
+        assert "https://[fd00::77]:6443" in kubeadm_life.with_server(text.format(server), "fd00::77")
+
+
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """A node that uses 10.0.0.10, and what was asked of it."""
     (tmp_path / "flags").write_text('KUBELET_KUBEADM_ARGS="--node-ip=10.0.0.10"\n')
     monkeypatch.setattr(kubeadm_life, "FLAGS", str(tmp_path / "flags"))
+    monkeypatch.setattr(kubeadm_life, "KUBELET", str(tmp_path / "kubelet.conf"))
     monkeypatch.setattr(kubernetes_state, "MARKER", str(tmp_path / "kubernetes.json"))
     monkeypatch.setattr(kubernetes_state, "state", lambda: {"state": "control_plane"})
     monkeypatch.setattr(kubernetes_state, "apiserver_address", lambda: "10.0.0.10")
