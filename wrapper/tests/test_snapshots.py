@@ -1,0 +1,116 @@
+"""`devenv snapshot` and `devenv up --snapshot`: what becomes of the words that are typed. Runs are replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+
+from devenv import cli, runner
+
+Devenv = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def devenv(capsys: pytest.CaptureFixture[str]) -> Devenv:
+    def call(*argv: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main(list(argv))
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[runner.Request]:
+    found: list[runner.Request] = []
+
+    def run(request: runner.Request, watcher: object = None, env: object = None) -> runner.Outcome:
+        found.append(request)
+        return runner.Outcome("run1", changed=3, seconds=1.5)
+
+    monkeypatch.setattr(runner, "run", run)
+    return found
+
+
+@pytest.fixture
+def saved(own_home: Path) -> Callable[..., Path]:
+    def make(name: str, profile_name: str = "aio") -> Path:
+        folder = own_home / "snapshots" / name
+        folder.mkdir(parents=True)
+        (folder / "etcd-main.db").write_bytes(b"data")
+        row = {"sha256": hashlib.sha256(b"data").hexdigest(), "size": 4}
+        manifest = {
+            "format": 1, "made": "2026-11-21T15:00:00+00:00", "environment": "first", "network": {},
+            "profile": profile.resolve("aio") | {"profile": profile_name}, "clusters": {},
+            "nodes": {"master-0": {"images": ["example.test/shop:1"]}}, "files": {"etcd-main.db": row},
+        }  # fmt: skip
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        return folder
+
+    return make
+
+
+def test_up_takes_the_profile_of_the_snapshot(
+    devenv: Devenv, requests: list[runner.Request], saved: Callable[..., Path]
+) -> None:
+    saved("with-data")
+    assert devenv("up", "--snapshot", "with-data", "--name", "second")[0] == 0
+    variables = requests[0].variables
+    assert (requests[0].playbook, variables["devenv_snapshot"], variables["devenv_name"]) == (
+        "cluster",
+        "with-data",
+        "second",
+    )
+    assert variables["profile"].startswith("aio")
+
+
+def test_a_snapshot_of_a_profile_that_is_not_known_here_wants_its_file(
+    devenv: Devenv, requests: list[runner.Request], saved: Callable[..., Path]
+) -> None:
+    saved("of-a-file", "mine")
+    code, _out, err = devenv("up", "--snapshot", "of-a-file")
+    assert code == 2
+    assert "--profile" in err
+    assert requests == []
+
+
+def test_an_unknown_snapshot_names_the_nearest(
+    devenv: Devenv, requests: list[runner.Request], saved: Callable[..., Path]
+) -> None:
+    saved("with-data")
+    for words in (("up", "--snapshot", "with-dat"), ("snapshot", "rm", "with-dat")):
+        code, _out, err = devenv(*words)
+        assert code == 2
+        assert "with-data" in err
+    assert requests == []
+
+
+def test_save_refuses_a_name_before_anything_runs(
+    devenv: Devenv, requests: list[runner.Request], saved: Callable[..., Path], made: Callable[..., Path]
+) -> None:
+    made("first")
+    saved("taken")
+    assert [devenv("snapshot", "save", name)[0] for name in ("taken", "No", "a/b")] == [2, 2, 2]
+    assert requests == []
+    assert devenv("snapshot", "save", "free", "--force")[0] == 0
+    assert requests[0].playbook == "snapshot"
+    assert requests[0].variables["devenv_snapshot"] == "free"
+    assert requests[0].variables["devenv_force"] is True
+
+
+def test_list_and_rm(devenv: Devenv, saved: Callable[..., Path]) -> None:
+    assert json.loads(devenv("snapshot", "list", "--json")[1]) == []
+    saved("with-data")
+    (saved("cut") / "etcd-main.db").unlink()
+    rows = {row["name"]: row["state"] for row in json.loads(devenv("snapshot", "list", "--json")[1])}
+    assert rows == {"with-data": "whole", "cut": "broken"}
+    assert "with-data" in devenv("snapshot", "list")[1]
+    assert [devenv("snapshot", "rm", name)[0] for name in ("cut", "with-data", "with-data")] == [0, 0, 2]
+    assert json.loads(devenv("snapshot", "list", "--json")[1]) == []
