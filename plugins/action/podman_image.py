@@ -70,12 +70,9 @@ class ActionModule(ActionBase):
             cache.mkdir(parents=True, exist_ok=True, mode=0o700)
             made = node_image.ensure_image(recipe, bundle.digest, bundle.bin, cache, _progress)
             filled = node_image.ensure_store(reference, bundle.digest, bundle.images(), cache, _progress)
-            further = any(
-                [
-                    node_image.extend_store(reference, bundle.digest, archive, cache, _progress)
-                    for archive in sorted(set(archives.values()))
-                ]
-            )
+            further = False
+            for archive in sorted(set(archives.values())):
+                further |= node_image.extend_store(reference, bundle.digest, archive, cache, _progress)
             changed = made or filled
         stores = {node: str(node_image.extended_path(cache, bundle.digest, one)) for node, one in archives.items()}
         return {"changed": changed or further, "image": reference, "store": str(store), "stores": stores}

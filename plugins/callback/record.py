@@ -192,7 +192,7 @@ class CallbackModule(CallbackBase):
     def _explain(self) -> None:
         """Ask the nodes why, where they know more than the task that failed."""
         recorded = self._recorder
-        known = any(failure["exit"] in causes.EXITS for failure, _ in recorded.failures)
+        known = any(failure[0]["exit"] in causes.EXITS for failure in recorded.failures)
         if self._folder is None or recorded.folder is None or not known:
             return
         try:

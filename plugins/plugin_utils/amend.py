@@ -67,7 +67,7 @@ def as_document(resolved: Mapping[str, Any], configs: Path = paths.CONFIGS) -> d
 def _gaps(names: Iterable[str]) -> list[str]:
     highest: dict[str, int] = {}
     for name in names:
-        prefix, _, number = name.rpartition("-")
+        prefix, number = name.rpartition("-")[::2]
         highest[prefix] = max(highest.get(prefix, 0), int(number))
     return [f"{prefix}-{number}" for prefix, last in highest.items() for number in range(last)]
 

@@ -74,7 +74,7 @@ def is_made_of(state: Path, cluster: str, source: str, server: str) -> bool:
     reaches ``server``: there is nothing to fetch then."""
     path = path_of(state, cluster)
     try:
-        heading, _, made = path.read_text().partition("\n")
+        heading, made = path.read_text().partition("\n")[::2]
         private = path.stat().st_mode & 0o777 == 0o600
     except (OSError, UnicodeDecodeError):
         return False

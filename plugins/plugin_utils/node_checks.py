@@ -74,7 +74,7 @@ def api_servers(cluster: Cluster, access: kube.Access) -> Background | None:
         return None
 
     def collect() -> dict[str, Finding]:
-        answers = _ready({address for rows in groups.values() for _, address in rows}, access)
+        answers = _ready({row[1] for rows in groups.values() for row in rows}, access)
         return {name: check_api(rows, answers) for name, rows in groups.items()}
 
     return Background(groups, collect)
@@ -83,7 +83,7 @@ def api_servers(cluster: Cluster, access: kube.Access) -> Background | None:
 def check_api(rows: Sequence[tuple[str, str]], answers: Mapping[str, str]) -> Finding:
     """``rows``: name and address; ``answers``: by address why it is not ready, or an empty text."""
     missing = [f"{name} {address}: {answers[address]}" for name, address in rows if answers[address]]
-    return Finding(f"ready at {', '.join(address for _, address in rows)}", tuple(missing))
+    return Finding(f"ready at {', '.join(row[1] for row in rows)}", tuple(missing))
 
 
 def _ready(addresses: Iterable[str], access: kube.Access) -> dict[str, str]:

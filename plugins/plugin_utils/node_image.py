@@ -153,8 +153,7 @@ def extended_path(cache: Path, bundle_digest: str, archive: Path) -> Path:
 
 
 def extend_store(reference: str, bundle_digest: str, archive: Path, cache: Path, progress: Progress) -> bool:
-    """Make a store with the images of ``archive`` beside the bundle's, which are shared, unless that was done before.
-    """
+    """Make a store with the images of ``archive`` beside the bundle's, which are shared, unless there is one."""
     store = extended_path(cache, bundle_digest, archive)
     if store.is_dir():
         return False

@@ -598,7 +598,7 @@ def _differences(old: Any, new: Any, path: str) -> list[Change]:
 
 def _judged(path: str, old: Any, new: Any) -> tuple[bool, str]:
     """Whether an existing environment takes the change, and why (not)."""
-    part, _, rest = path.partition(".")
+    part, rest = path.partition(".")[::2]
     if path == "kubernetes.version":
         return _version_change(str(old), str(new))
     if part == "clusters" and rest.endswith(".endpoint"):

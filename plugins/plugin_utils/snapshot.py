@@ -678,7 +678,8 @@ def _complaint(text: str) -> str:
 
 
 # The node says what it sent: a connection that is cut looks like an end.
-_TOLD = "set -eu; {{ {script}\n}} | tee >(sha256sum >&2)"
+# The shell waits for the sum, as part of the pipeline; for the data waits who reads them, until their end.
+_TOLD = "set -eu; {{ {{ {script}\n}} | tee >(cat >&3) | sha256sum >&2; }} 3>&1"
 _SUM = re.compile(r"^([0-9a-f]{64})  -$", re.MULTILINE)
 
 
