@@ -248,8 +248,8 @@ def _send(host: Host, folder: Path, paths: Sequence[str]) -> str:
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    assert child.stdin is not None
-    assert child.stderr is not None
+    if child.stdin is None or child.stderr is None:
+        raise AssertionError("pipes of a child")
     trouble = _write(child.stdin, folder, paths)
     said = child.stderr.read().decode(errors="replace").strip().splitlines()
     code = child.wait()

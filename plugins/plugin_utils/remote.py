@@ -119,7 +119,8 @@ def call(one: Target, source: str, read: Callable[[IO[bytes]], None], timeout: f
         thread.start()
     wrong = ""
     try:
-        assert child.stdout is not None
+        if child.stdout is None:
+            raise AssertionError("pipe of a child")
         read(child.stdout)
         # A program whose last words were taken ends by itself, or the timer ends it.
         child.stdout.read()
