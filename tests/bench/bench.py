@@ -1,8 +1,8 @@
 """What `devenv up` costs beside the bare commands that it runs. Writes bench.json with seconds, counts and ratios.
 
 Usage: bench.py [--profile NAME ...] [--rounds N] [--out FILE]. Needs root and podman. Of each profile an environment is
-made first, unmeasured: it warms the caches, and what the bare commands need is taken from it. Nothing here is a pass or
-a failure.
+made first, unmeasured: it warms the caches, and what the bare commands need is taken from it, and the snapshot that
+others start from. The inventory of a big profile is measured beside static YAML. Nothing here is a pass or a failure.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import inventory_bench
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +32,7 @@ BIN = ROOT / ".venv" / "bin"
 SCRIPT = Path(__file__).with_name("bare.sh")
 NAME = "bench"
 BARE = "bench-bare"
+SNAPSHOT = "bench"
 PROFILES = ("aio", "ha")
 
 # What a prepared node has beyond its image.
@@ -233,7 +235,7 @@ def counts(bench: Bench) -> dict[str, Any]:
 
 
 def one_round(bench: Bench) -> dict[str, Any]:
-    """Everything once: up, no-op up, reads, down; then the bare commands."""
+    """Everything once: up, no-op up, reads, down; the bare commands; up from the snapshot."""
     found: dict[str, Any] = {}
     begin = time.monotonic()
     bench.devenv("up", "--profile", bench.profile, "--name", NAME)
@@ -245,6 +247,8 @@ def one_round(bench: Bench) -> dict[str, Any]:
     found["inventory"] = timed(lambda: bench.devenv("inventory", "--name", NAME))
     found["down"] = timed(lambda: bench.devenv("down", "--name", NAME))
     found["bare"] = bare(bench)
+    found["snapshot"] = timed(lambda: bench.devenv("up", "--snapshot", SNAPSHOT, "--name", NAME))
+    bench.devenv("down", "--name", NAME)
     return found
 
 
@@ -288,13 +292,14 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "up_to_bare": round(up / plain, 3),
             "kubernetes_to_init": round(kubernetes / median(rounds, "bare", "init"), 3),
             "noop_to_up": round(median(rounds, "noop") / up, 3),
+            "snapshot_to_up": round(median(rounds, "snapshot") / up, 3),
             "app_and_dns_to_bare": round(median(rounds, "up", "dns") / median(rounds, "bare", "dns"), 3),
         },
         "seconds": {
             **{way: {c: round(median(rounds, way, c), 2) for c in columns} for way in ("up", "bare")},
             "up_kubernetes": round(kubernetes, 2),
             "bare_init": round(median(rounds, "bare", "init"), 2),
-            **{what: round(median(rounds, what), 2) for what in ("noop", "status", "inventory", "down")},
+            **{what: round(median(rounds, what), 2) for what in ("noop", "snapshot", "status", "inventory", "down")},
         },
         "counts": {what: rounds[-1][f"{what}_counts"] for what in ("up", "noop")},
     }
@@ -311,6 +316,7 @@ def measure(profile: str, rounds: int) -> dict[str, Any]:
         try:
             bench.devenv("up", "--profile", profile, "--name", NAME)
             capture(bench)
+            bench.devenv("snapshot", "save", SNAPSHOT, "--name", NAME)
             bench.devenv("down", "--name", NAME)
             found = [one_round(bench) for _ in range(rounds)]
         finally:
@@ -329,6 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load = os.getloadavg()
     try:
         found = {profile: measure(profile, options.rounds) for profile in options.profile or PROFILES}
+        listing = inventory_bench.measure(rounds=options.rounds)
     except subprocess.CalledProcessError as error:
         print(error, error.stdout, error.stderr, sep="\n", file=sys.stderr)
         return 1
@@ -336,10 +343,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "load_before": load},
         "profiles": found,
+        "inventory": listing,
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     shown = {profile: {key: one[key] for key in ("ratios", "seconds")} for profile, one in found.items()}
-    print(json.dumps(shown, indent=1))
+    print(json.dumps({**shown, "inventory": {"ratio": round(listing["ratio"], 3)}}, indent=1))
     return 0
 
 
