@@ -86,7 +86,13 @@ def gates(*, nightly: bool = False) -> list[Gate]:
             5,
             env=typed,
         ),
-        Gate("types-tools", "lint", ("mypy", "tools", "tests/bench"), 5, env=typed),
+        Gate(
+            "types-tools",
+            "lint",
+            ("mypy", "tools", "tests/bench"),
+            5,
+            env=(("MYPYPATH", "collections:wrapper/src:tools:tests/bench"),),
+        ),
         Gate("yaml", "lint", ("yamllint", "--strict", "."), 1),
         Gate("ansible", "lint", ("ansible-lint", "--strict"), 5),
         Gate(
