@@ -30,7 +30,9 @@ class Typed:
     def environment(self, variables: Mapping[str, str] | None = None) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "DEVENV_"))}
         kept.pop("PYTHONUNBUFFERED", None)
-        return {**kept, "DEVENV_HOME": str(self.home), **(variables or {})}
+        # kubectl's cache belongs to the tests, too: the user's own folder is compared before and after.
+        ours = {"DEVENV_HOME": str(self.home), "KUBECACHEDIR": str(self.home / "kube-cache")}
+        return {**kept, **ours, **(variables or {})}
 
     def start(self, *argv: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a program in a session of its own, for a test that interrupts or kills it."""

@@ -56,11 +56,14 @@ def kubeconfig(name: str, cluster: str = "main") -> Path:
 def variables(name: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What `devenv env` prints: DEVENV_NAME, KUBECONFIG, ANSIBLE_INVENTORY, PATH with the bundle's programs in front.
 
-    A variable whose file is not there yet is left out.
+    A variable whose file is not there yet is left out. With KUBECONFIG comes KUBECACHEDIR in the environment's folder:
+    what kubectl learns of a cluster goes when the cluster goes.
     """
     folder = paths.environment(name)
     files = {"KUBECONFIG": folder / "kubeconfig", "ANSIBLE_INVENTORY": folder / "inventory.yml"}
     found = {"DEVENV_NAME": name} | {key: str(path) for key, path in files.items() if path.exists()}
+    if "KUBECONFIG" in found:
+        found["KUBECACHEDIR"] = str(folder / "kube-cache")
     programs = _programs(folder)
     if programs:
         rest = [part for part in env.get("PATH", os.defpath).split(os.pathsep) if part != str(programs)]

@@ -112,7 +112,7 @@ def _listed(paths: list[Path]) -> str:
 def env(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
     """Print variables for a shell: eval "$(devenv env)"
 
-    KUBECONFIG, DEVENV_NAME, ANSIBLE_INVENTORY, and PATH with kubectl and helm of the bundle in front.
+    KUBECONFIG, KUBECACHEDIR, DEVENV_NAME, ANSIBLE_INVENTORY, and PATH with kubectl and helm of the bundle in front.
     """
     from devenv import names, shell
 
