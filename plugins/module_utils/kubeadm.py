@@ -420,14 +420,31 @@ def _more_dns(wanted: int) -> bool:
     """
     if wanted < 2:
         return False
-    shown = _json(_kubectl(*DNS, "get", "deployment", "coredns", "-o", "json"), "CoreDNS cannot be looked at")
-    if shown.get("spec", {}).get("replicas") != 1:
+    if _dns().get("replicas") != 1:
         return False
-    _json(
-        _kubectl(*DNS, "scale", "deployment", "coredns", "--current-replicas=1", f"--replicas={wanted}", "-o", "json"),
-        "CoreDNS cannot be scaled",
-    )
+    _scale_dns(1, wanted)
     return True
+
+
+def _fewer_dns(left: int) -> list[str]:
+    """Of pods that must not share a node there are never more than nodes: one would wait forever."""
+    spec = _dns()
+    apart = spec.get("template", {}).get("spec", {}).get("affinity", {}).get("podAntiAffinity", {})
+    replicas = spec.get("replicas", 0)
+    if left < 1 or replicas <= left or not apart.get("requiredDuringSchedulingIgnoredDuringExecution"):
+        return []
+    _scale_dns(replicas, left)
+    return [f"{replicas - left} of {replicas} pods of CoreDNS"]
+
+
+def _dns() -> dict[str, Any]:
+    shown = _json(_kubectl(*DNS, "get", "deployment", "coredns", "-o", "json"), "CoreDNS cannot be looked at")
+    return dict(shown.get("spec", {}))
+
+
+def _scale_dns(current: int, wanted: int) -> None:
+    words = (f"--current-replicas={current}", f"--replicas={wanted}", "-o", "json")
+    _json(_kubectl(*DNS, "scale", "deployment", "coredns", *words), "CoreDNS cannot be scaled")
 
 
 def _check(answer: Result, what: str) -> None:
@@ -476,6 +493,7 @@ def forget(nodes: Sequence[str], members: dict[str, list[str]]) -> list[str]:
         if answer.returncode != 0:
             raise Failed("kubernetes_api", "nodes cannot be deleted: " + answer.stderr.strip())
         removed += ["node " + name for name in stale]
+        removed += _fewer_dns(len(present) - len(stale))
     return removed
 
 

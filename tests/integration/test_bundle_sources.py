@@ -276,6 +276,7 @@ def test_programs_say_their_versions(bundle: Bundle) -> None:
         "kube-proxy": ("--version",),
         "etcd": ("--version",),
         "etcdctl": ("version",),
+        "etcdutl": ("version",),
         "coredns": ("-version",),
         "containerd": ("--version",),
         "containerd-shim-runc-v2": ("-v",),

@@ -401,6 +401,22 @@ def test_dns_of_a_cluster_that_grows(node: Path, there: int, wanted: int, scaled
     assert ["--replicas=2" in call for call in calls(node)] == [True] * scaled
 
 
+@pytest.mark.parametrize(
+    ("there", "apart", "scaled"),
+    [(2, True, ["--replicas=1"]), (3, True, ["--replicas=1"]), (1, True, []), (2, False, [])],
+)
+def test_dns_of_a_cluster_that_shrinks_to_one_node(node: Path, there: int, apart: bool, scaled: list[str]) -> None:
+    affinity = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{}]}} if apart else {}
+    deployment = {"spec": {"replicas": there, "template": {"spec": {"affinity": affinity}}}}
+    nodes = {"items": [{"metadata": {"name": name}} for name in ("master-0", "worker-0")]}
+    allowing(node, "", json.dumps({**nodes, **deployment}))
+    text = (node / "bin/kubectl").read_text()
+    noted = f'case "$*" in *scale*) echo "$*" >> {node}/calls; echo "{{}}";;'
+    (node / "bin/kubectl").write_text(text.replace('case "$*" in', noted))
+    kubeadm.perform("forget", params(nodes=["worker-0"]), time.time())
+    assert [word for call in calls(node) for word in call.split() if word.startswith("--replicas")] == scaled
+
+
 MEMBER = '{"members": [{"ID": 10, "name": "n1", "peerURLs": ["https://10.0.0.11:2380"]}]}'
 
 
