@@ -215,7 +215,7 @@ def create(
         names.sort()
     if host_side_set:
         outcome.notes.append("host side of the network set")
-    wait_for_ssh({node.name: node.addresses[0].split("/")[0] for node in nodes})
+    wait_for_ssh(nodes)
     return outcome
 
 
@@ -338,12 +338,13 @@ def nft_table(table: str, bridge: str, subnets: Mapping[str, str]) -> str:
     )
 
 
-def wait_for_ssh(targets: Mapping[str, str], limit: float = 60) -> None:
-    """Wait until every address greets as an ssh server; name those that do not within ``limit`` seconds."""
+def wait_for_ssh(nodes: Sequence[Node], limit: float = 60) -> None:
+    """Wait until every address of every node greets as an ssh server; name those that do not within ``limit`` seconds."""
     deadline = time.monotonic() + limit
+    targets = [(node.name, address.split("/")[0]) for node in nodes for address in node.addresses]
 
-    def greets(item: tuple[str, str]) -> str | None:
-        name, address = item
+    def greets(target: tuple[str, str]) -> str | None:
+        name, address = target
         while time.monotonic() < deadline:
             try:
                 with socket.create_connection((address, 22), timeout=2) as connection:
@@ -355,7 +356,7 @@ def wait_for_ssh(targets: Mapping[str, str], limit: float = 60) -> None:
         return f"{name} ({address})"
 
     with ThreadPoolExecutor(max_workers=max(1, len(targets))) as pool:
-        silent = [name for name in pool.map(greets, targets.items()) if name]
+        silent = [name for name in pool.map(greets, targets) if name]
     if silent:
         raise DevenvError("node_no_ssh", f"no answer from ssh within {limit:.0f} s: {', '.join(silent)}")
 
@@ -370,7 +371,7 @@ def start(environment: str, state: Path, plan: Mapping[str, Any], nodes: Sequenc
             podman("start", *(container.name for container in halted), timeout=120)
         outcome.started = [container.node for container in halted]
         set_up_host_side(environment, state, plan, nodes)
-    wait_for_ssh({node.name: node.addresses[0].split("/")[0] for node in nodes})
+    wait_for_ssh(nodes)
     return outcome
 
 
