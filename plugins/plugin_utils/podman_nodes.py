@@ -339,7 +339,7 @@ def nft_table(table: str, bridge: str, subnets: Mapping[str, str]) -> str:
 
 
 def wait_for_ssh(nodes: Sequence[Node], limit: float = 60) -> None:
-    """Wait until every address of every node greets as an ssh server; name those that do not within ``limit`` seconds."""
+    """Wait until every address of every node greets as an ssh server; name the silent ones after ``limit`` s."""
     deadline = time.monotonic() + limit
     targets = [(node.name, address.split("/")[0]) for node in nodes for address in node.addresses]
 
