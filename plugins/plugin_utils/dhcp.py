@@ -102,6 +102,8 @@ def serve(environment: str, state: Path, plan: Mapping[str, Any]) -> bool:
 
     The bridge must be there, with its addresses. Raises DevenvError ``dhcp_failed``.
     """
+    if "ipv6" in plan["subnets"]:
+        _be_router(plan["bridge"])
     folder = folder_of(state)
     content = configuration(plan, folder)
     purpose = _purpose(plan["bridge"], content)
@@ -124,6 +126,15 @@ def serve(environment: str, state: Path, plan: Mapping[str, Any]) -> bool:
     except process.ProgramFailed as failure:
         raise DevenvError("dhcp_failed", f"{PROGRAM} does not start: {failure.stderr.strip()[-400:]}") from failure
     return True
+
+
+def _be_router(bridge: str) -> None:
+    """Let the host say on ``bridge`` alone that it is a router: a neighbour that says it is none is no gateway for long
+    (RFC 4861, 7.2.5). What the host forwards does not follow from this setting, and it goes with the bridge.
+    """
+    setting = Path("/proc/sys/net/ipv6/conf", bridge, "forwarding")
+    if setting.exists() and setting.read_text().strip() == "0":
+        setting.write_text("1")
 
 
 def end(environment: str) -> bool:
