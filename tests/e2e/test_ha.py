@@ -15,7 +15,8 @@ from support import ha, web
 from support.commands import Typed
 from support.seen import inside, untouched
 
-pytestmark = pytest.mark.cluster
+# Alone: on a machine that makes other clusters meanwhile, seconds without an answer say nothing.
+pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
 MASTERS = ["master-0", "master-1", "master-2"]
 NODES = [*MASTERS, "worker-0", "worker-1"]
