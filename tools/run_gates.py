@@ -113,7 +113,13 @@ def gates(*, nightly: bool = False) -> list[Gate]:
         Gate("artifact", "artifact", (*pytest, "tests/artifact"), 10, junit=True),
         Gate("sanity", "artifact", _python("tools/sanity.py"), 10, counts=r"(?m)^Running sanity test "),
         Gate("bundle", "bundle", ("tools/setup", "bundle"), 35),
-        Gate("machine", "machine", (*pytest, "-v", "-m", f"alone and {cluster}", *where), 20, junit=True),
+        Gate(
+            "machine",
+            "machine",
+            (*pytest, "-v", "-m", f"alone and {cluster}", *where),
+            120 if nightly else 25,
+            junit=True,
+        ),
         Gate(
             "molecule",
             "nodes",
