@@ -34,12 +34,26 @@ class ActionModule(ActionBase):
                 "verb": {
                     "type": "str",
                     "required": True,
-                    "choices": ["preflight", "create", "status", "start", "stop", "snapshot", "remove", "destroy"],
+                    "choices": [
+                        "preflight",
+                        "create",
+                        "status",
+                        "start",
+                        "stop",
+                        "snapshot",
+                        "upgrade",
+                        "remove",
+                        "destroy",
+                    ],
                 },
                 "version": {"type": "str", "default": ""},
                 "names": {"type": "list", "elements": "str", "default": []},
             },
-            required_if=[("verb", "create", ("version",)), ("verb", "remove", ("names",))],
+            required_if=[
+                ("verb", "create", ("version",)),
+                ("verb", "upgrade", ("version",)),
+                ("verb", "remove", ("names",)),
+            ],
         )
         try:
             verb = args["verb"]
@@ -77,6 +91,16 @@ class ActionModule(ActionBase):
         state.write_network(folder, existing.network(resolved, state.read_network(folder)))
         made = existing.deliver(lacking, bundle, mine, _progress).made if lacking else []
         return existing.Outcome(nodes=[host.name for host in hosts], made=made)
+
+    def _upgrade(self, args: dict[str, Any], variables: dict[str, Any]) -> existing.Outcome:
+        hosts, mine = _hosts(variables), self._owner(args)
+        bundle = bundles.find(args["version"])
+        if bundle is None:
+            raise errors.DevenvError("bundle_missing", f"there is no bundle of Kubernetes {args['version']}")
+        lacking = existing.undelivered(hosts, self._look(hosts, variables), bundle.digest)
+        if self._task.check_mode or not lacking:
+            return existing.Outcome(nodes=[host.name for host in hosts], made=[host.name for host in lacking])
+        return existing.note(lacking, bundle.digest, mine)
 
     def _status(self, args: dict[str, Any], variables: dict[str, Any]) -> existing.Outcome:
         hosts = _hosts(variables)

@@ -45,6 +45,7 @@ class ActionModule(ActionBase):
                 "state": {"type": "str", "default": "begin", "choices": ["begin", "end"]},
                 "command": {"type": "str", "default": ""},
                 "last": {"type": "bool", "default": False},
+                "while_upgrading": {"type": "bool", "default": False},
             }
         )[1]
         try:
@@ -70,6 +71,7 @@ class ActionModule(ActionBase):
             resolved=resolved,
             hosts=len(task_vars.get("groups", {}).get("nodes", [])),
             check=check,
+            while_upgrading=args["while_upgrading"],
             progress=lambda text: display.display(f"progress: {text}"),
         )
         facts = {"devenv_run_id": begun.run_id, "devenv_run_dir": str(begun.run_dir or "")}

@@ -243,6 +243,16 @@ def _settled(arguments: dict[str, Any]) -> bool:
     return True
 
 
+def note(arguments: dict[str, Any]) -> None:
+    """Note that the host has the bundle with ``digest``. ``arguments``: ``owner``, ``digest``."""
+    found = record()
+    if any(found.get(key) != value for key, value in arguments["owner"].items()):
+        answer({"failed": "the host is not ours"})
+        return
+    write(RECORD, json.dumps({**found, "digest": arguments["digest"]}))
+    answer({"changed": found.get("digest") != arguments["digest"]})
+
+
 def _install(files: list[dict[str, Any]], kind: str, folder: str) -> list[str]:
     names = [one["path"][len(kind) :] for one in files if one["path"].startswith(kind)]
     os.makedirs(folder, exist_ok=True)

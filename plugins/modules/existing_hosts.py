@@ -25,13 +25,14 @@ options:
     description:
       - V(preflight) looks at the hosts; V(create) brings the bundle's programs and images onto those that have not got
         them and writes C(network.yml); V(status) names those that are ours.
+      - V(upgrade) notes that the hosts have the bundle of O(version), which an upgrade has brought.
       - V(remove) and V(destroy) take away all that was put on hosts and put back what was there before.
       - V(start), V(stop) and V(snapshot) are refused.
     type: str
     required: true
-    choices: [preflight, create, status, start, stop, snapshot, remove, destroy]
+    choices: [preflight, create, status, start, stop, snapshot, upgrade, remove, destroy]
   version:
-    description: Kubernetes version of the bundle. Required by V(create).
+    description: Kubernetes version of the bundle. Required by V(create) and V(upgrade).
     type: str
     default: ""
   names:

@@ -43,6 +43,10 @@ options:
     description: Give the lock back at this end, whatever the stage is.
     type: bool
     default: false
+  while_upgrading:
+    description: Let the run begin though nodes have two versions of Kubernetes, since an upgrade was ended on its way.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Takes no lock and writes nothing, but fails when the environment is busy or the profile is refused.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -123,7 +124,7 @@ def _load_one(archive: Path, one: Target, names: Iterable[str], timeout: float) 
     """What the node holds afterwards, or in words why it does not."""
     try:
         with archive.open("rb") as stream:
-            answer = process.run([*one.ssh, REMOTE], stdin=stream, timeout=timeout, check=False)
+            answer = process.run([*one.ssh, _command(one)], stdin=stream, timeout=timeout, check=False)
     except (process.ProgramFailed, OSError) as error:
         return f"{one.name}: {error}"
     parts = answer.stdout.split(f"{CUT}\n")
@@ -134,6 +135,12 @@ def _load_one(archive: Path, one: Target, names: Iterable[str], timeout: float) 
     if missing:
         return f"{one.name} lacks {', '.join(missing)}"
     return Loaded(one.name, {name: after[name] for name in names}, any(before.get(n) != after[n] for n in names))
+
+
+def _command(one: Target) -> str:
+    """What is run on the node: as root, however that is reached there."""
+    above = one.python[:-1]
+    return shlex.join([*above, "sh", "-c", REMOTE]) if above else REMOTE
 
 
 def _last_words(text: str) -> str:

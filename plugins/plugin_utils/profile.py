@@ -617,12 +617,30 @@ def _judged(path: str, old: Any, new: Any) -> tuple[bool, str]:
 
 
 def _version_change(old: str, new: str) -> tuple[bool, str]:
-    before, after = ([int(part) for part in re.findall(r"[0-9]+", version)][:3] for version in (old, new))
-    if after < before:
+    step = version_step(old, new)
+    if step == "downgrade":
         return False, "a downgrade: needs a new environment"
-    if after[:1] != before[:1] or after[1:2] > [before[1] + 1]:
-        return False, f"skips a minor version: devenv upgrade to {before[0]}.{before[1] + 1} first"
+    if step == "skip":
+        major, minor = version_number(old)[:2]
+        return False, f"skips a minor version: devenv upgrade to {major}.{minor + 1} first"
     return False, f"devenv upgrade --kubernetes {new} does it"
+
+
+def version_number(version: str) -> tuple[int, ...]:
+    """``1.36.3`` as numbers to compare."""
+    return tuple(int(part) for part in re.findall(r"[0-9]+", version)[:3])
+
+
+def version_step(old: str, new: str) -> str:
+    """What lies between two versions of Kubernetes: ``same``, ``downgrade``, ``skip`` (more than the next minor
+    version) or ``upgrade``.
+    """
+    before, after = version_number(old), version_number(new)
+    if after == before:
+        return "same"
+    if after < before:
+        return "downgrade"
+    return "upgrade" if after[:1] == before[:1] and after[1] <= before[1] + 1 else "skip"
 
 
 def _node_changes(path: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> list[Change]:

@@ -291,6 +291,44 @@ CATALOGUE = _table(
         "The profile asks for something that a living environment cannot be changed to.",
         "Take the environment down first (devenv down), use another name (--name), or undo the change in the profile.",
     ),
+    # upgrades (5, 9, 14)
+    Reason("upgrade_same", 14, "The environment has this version of Kubernetes already.", "There is nothing to do."),
+    Reason(
+        "upgrade_downgrade",
+        14,
+        "Kubernetes cannot go back to an older version.",
+        "Make a new environment with the older version: devenv up --set kubernetes.version=VERSION --name ANOTHER.",
+    ),
+    Reason(
+        "upgrade_skips_minor",
+        14,
+        "Kubernetes is upgraded one minor version at a time.",
+        "Upgrade to a version of the next minor first.",
+    ),
+    Reason(
+        "upgrade_unfinished",
+        14,
+        "Nodes of the environment have two versions: an upgrade was ended on its way.",
+        "devenv upgrade with the same version goes on.",
+    ),
+    Reason(
+        "upgrade_not_ready",
+        9,
+        "A cluster that is to be upgraded is not whole.",
+        "devenv start starts what is stopped, devenv up heals the rest.",
+    ),
+    Reason(
+        "upgrade_delivery",
+        5,
+        "Programs of the new version did not arrive on every node.",
+        "The nodes are named; devenv upgrade with the same version tries again.",
+    ),
+    Reason(
+        "kubernetes_upgrade",
+        5,
+        "A node could not be upgraded.",
+        "devenv upgrade with the same version goes on; /var/log/devenv/kubeadm-upgrade.log on the node says more.",
+    ),
     # nodes that come and go (2, 9, 14)
     Reason("node_unknown", 2, "The environment has no node of this name.", "devenv node list shows its nodes."),
     Reason("node_exists", 2, "The environment has a node of this name.", "devenv node list shows its nodes."),

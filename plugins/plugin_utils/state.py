@@ -313,13 +313,15 @@ def begin(
     resolved: Mapping[str, Any] | None,
     hosts: int,
     check: bool = False,
+    while_upgrading: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Begun:
     """Begin ``stage`` for the ansible process ``me``; the first begin of a run takes the lock and makes the folders.
 
     ``resolved`` is the profile (None: none was given), ``hosts`` how many nodes it gave. Stage ``down`` needs
-    neither. In check mode nothing is written or ended. Raises DevenvError ``name_invalid``, ``profile_not_given``,
-    ``environment_busy``, ``profile_changed``, ``leftovers_remain``, ``state_unwritable``; a first begin that fails
+    neither. In check mode nothing is written or ended. ``while_upgrading``: the run is for an environment whose nodes
+    have two versions, too. Raises DevenvError ``name_invalid``, ``profile_not_given``, ``environment_busy``,
+    ``profile_changed``, ``upgrade_unfinished``, ``leftovers_remain``, ``state_unwritable``; a first begin that fails
     leaves no lock, and no folder that was not there.
     """
     check_name(folder.name)
@@ -332,12 +334,12 @@ def begin(
         if holder is None or not lock.is_same(holder, me):
             lock.check(folder)
         if stage != "down" and resolved is not None:
-            compare(folder, resolved)
+            _compare(folder, resolved, while_upgrading)
         return Begun(me.run_id, None, True, not folder.is_dir())
     created = not folder.is_dir()
     first = lock.acquire(folder, me, progress=progress)
     try:
-        return _begin_held(folder, me, stage, resolved, first, created)
+        return _begin_held(folder, me, stage, resolved, first, created, while_upgrading)
     except OSError as error:
         _undo(folder, me, first, created)
         raise DevenvError("state_unwritable", f"{error.strerror}", where=str(error.filename or folder)) from None
@@ -347,12 +349,18 @@ def begin(
 
 
 def _begin_held(
-    folder: Path, me: Holder, stage: str, resolved: Mapping[str, Any] | None, first: bool, created: bool
+    folder: Path,
+    me: Holder,
+    stage: str,
+    resolved: Mapping[str, Any] | None,
+    first: bool,
+    created: bool,
+    while_upgrading: bool,
 ) -> Begun:
     holder = lock.read(folder) or me
     place = run_dir(folder, holder.run_id)
     if first and stage != "down" and resolved is not None:
-        compare(folder, resolved)
+        _compare(folder, resolved, while_upgrading)
         write_profile(folder, resolved)
     if place is None:
         place = make_run_dir(folder, holder.run_id)
@@ -367,6 +375,14 @@ def _undo(folder: Path, me: Holder, first: bool, created: bool) -> None:
         remove(folder, keep=False)
     elif first:
         lock.release(folder, me)
+
+
+def _compare(folder: Path, resolved: Mapping[str, Any], while_upgrading: bool) -> None:
+    from ansible_collections.devenv.lab.plugins.plugin_utils import upgrade
+
+    if not while_upgrading:
+        upgrade.require_finished(folder)
+    compare(folder, resolved)
 
 
 def compare(folder: Path, resolved: Mapping[str, Any]) -> None:

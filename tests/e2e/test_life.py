@@ -13,9 +13,12 @@ import pytest
 import yaml
 from support import ha
 from support.commands import Typed
-from support.seen import inside
+from support.seen import inside, untouched
 
 pytestmark = pytest.mark.cluster
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+VERSION = str(yaml.safe_load((CONFIGS / "versions.yml").read_text())["default"])
 
 # Its first process does not end when it is asked to: a drain takes the whole grace period.
 STUBBORN: dict[str, Any] = {
@@ -136,6 +139,9 @@ def test_a_dead_worker_and_a_damaged_one_are_made_anew(user: Typed, lab: str) ->
         (["node", "add", "worker-9"], 2, "worker-2"),
         (["node", "change-address", "master-0"], 14, "worker-0"),
         (["up", "--set", "nodes.master-0=null", "--set", "nodes.master-1={}"], 14, "master-0"),
+        (["upgrade", "--kubernetes", VERSION], 14, f"{VERSION} already"),
+        (["upgrade", "--kubernetes", "1.35.4"], 14, "downgrade"),
+        (["upgrade", "--kubernetes", "9.0.0"], 2, "9.0.0"),
     ],
 )
 def test_refused_before_anything_changes(user: Typed, lab: str, words: list[str], code: int, says: str) -> None:
@@ -144,6 +150,34 @@ def test_refused_before_anything_changes(user: Typed, lab: str, words: list[str]
     assert says in refused.stderr
     assert "Traceback" not in refused.stderr
     assert (containers(lab), (user.home / "environments" / lab / "profile.yml").read_text()) == before
+
+
+def test_the_plan_of_a_patch_release(user: Typed, lab: str) -> None:
+    """The environment says that it has the patch before; its bundle is not needed for a look."""
+    folder = user.home / "environments" / lab
+    major, minor, patch = VERSION.split(".")
+    before = f"{major}.{minor}.{int(patch) - 1}"
+    kept = (folder / "profile.yml").read_text()
+    (folder / "profile.yml").write_text(kept.replace(f"version: {VERSION}", f"version: {before}"))
+    seen = untouched(user, lab, list(containers(lab)))
+    try:
+        plan = user.data("upgrade", "--kubernetes", VERSION, "--plan", "--name", lab)
+        assert (plan["from"], plan["to"], plan["bundle"], plan["parts"]) == (before, VERSION, True, {})
+        assert [(row["node"], row["command"]) for row in plan["nodes"]] == [
+            ("master-0", f"kubeadm upgrade apply v{VERSION}"),
+            ("worker-0", "kubeadm upgrade node"),
+            ("worker-1", "kubeadm upgrade node"),
+        ]
+        # The plays, too, go through all of it: kubeadm would run on each of the three, and the profile be written.
+        assert user.objects("upgrade", "--kubernetes", VERSION, "--check", "--name", lab)[-1]["changed"] == 4
+        assert untouched(user, lab, list(containers(lab))) == seen
+        assert not (folder / "upgrade.json").exists()
+        subprocess.run(["podman", "stop", "--time=5", f"{lab}-worker-1"], check=True, capture_output=True)
+        refused = user.devenv("upgrade", "--kubernetes", VERSION, "--name", lab, code=9)
+        assert "worker-1" in refused.stderr
+    finally:
+        (folder / "profile.yml").write_text(kept)
+    user.devenv("start", "--name", lab)
 
 
 def test_one_master_becomes_three_and_the_first_of_them_dies(user: Typed, lab: str) -> None:

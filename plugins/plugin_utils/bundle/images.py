@@ -30,6 +30,11 @@ PROGRAMS = {
 }
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NOBODY = "65532:65532"
+# As the official program, it ends at once when asked for its version: `kubeadm upgrade` looks by that whether Jobs run.
+_PAUSE = b"""#!/bin/busybox sh
+[ "$1" != -v ] || { echo pause; exit 0; }
+exec /usr/bin/catatonit -P
+"""
 _IPTABLES = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
 
 
@@ -72,8 +77,8 @@ def recipe(short: str, bin_of: Path, versions: Versions, root: debian.Root) -> S
     """The image with the short name ``short`` (a key of ``Versions.images``)."""
     name = versions.images[short]
     if short == "pause":
-        entries = [Entry("usr/bin/catatonit", source=root.path / "usr/bin/catatonit")]
-        return Spec(name, (*_base(), *entries), {"Entrypoint": ["/usr/bin/catatonit", "-P"], "User": "65535:65535"})
+        entries = [*debian.files(root, ["bin/busybox", "usr/bin/catatonit"]), Entry("pause", 0o755, data=_PAUSE)]
+        return Spec(name, (*_base(), *entries), {"Entrypoint": ["/pause"], "User": "65535:65535"})
     if short == "probe":
         return Spec(name, (*_base(), *_probe(versions, root)), _probe_config())
     own = [Entry(path, source=bin_of / program) for program, (image, path) in PROGRAMS.items() if image == short]
@@ -143,7 +148,7 @@ def _probe_config() -> dict[str, Any]:
 def _origin(short: str, root: debian.Root) -> str:
     """What an image of ours was made of."""
     if short == "pause":
-        return f"Debian catatonit {root.packages.get('catatonit', '')}"
+        return ", ".join(f"Debian {one} {root.packages.get(one, '')}" for one in ("busybox-static", "catatonit"))
     own = [f"bin/{program}" for program, (image, _ignored) in PROGRAMS.items() if image == short]
     packages = {"kube-proxy": ("conntrack", "iptables", "nftables"), "probe": ("busybox-static", "catatonit", "curl")}
     return ", ".join([*own, *(f"Debian {name} {root.packages.get(name, '')}" for name in packages.get(short, ()))])

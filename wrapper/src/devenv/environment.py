@@ -164,6 +164,14 @@ class Environment:
         options = operations.Options(timeout=timeout, command="Environment.gather")
         return gathering.gather(self.name, os.fspath(output), options, watcher).path
 
+    def upgrade(self, kubernetes: str, *, timeout: float | None = None, watcher: runner.Watcher | None = None) -> None:
+        """Bring the environment to another version of Kubernetes, node by node; ``timeout`` in seconds for the whole.
+
+        Raises Error for a step that cannot be taken: the same, an older, or not the next minor version.
+        """
+        options = operations.Options(timeout=timeout, command="Environment.upgrade")
+        operations.upgrade(self.name, kubernetes, options, watcher)
+
     def stop(self, watcher: runner.Watcher | None = None) -> None:
         """Stop the nodes as a shutdown would; `start` brings them back."""
         operations.run("stop", self.name, {}, operations.Options(command="Environment.stop"), watcher)

@@ -85,6 +85,7 @@ def target(
     if not profile_name:
         return _kept(name, overrides, compare)
     from ansible_collections.devenv.lab.plugins.plugin_utils import lock, profile, state
+    from ansible_collections.devenv.lab.plugins.plugin_utils import upgrade as upgrades
 
     with names.translated():
         resolved = profile.resolve(profile_name, overrides=dict(overrides or {}))
@@ -93,6 +94,7 @@ def target(
         folder = paths.environment(chosen)
         if compare:
             lock.check(folder)
+            upgrades.require_finished(folder)
             state.compare(folder, resolved)
     is_path = "/" in profile_name or profile_name.endswith((".yml", ".yaml"))
     variables: dict[str, Any] = {
@@ -130,6 +132,7 @@ def target_from(
 
 def _kept(name: str | None, overrides: Mapping[str, Any] | None, compare: bool) -> Target:
     from ansible_collections.devenv.lab.plugins.plugin_utils import state
+    from ansible_collections.devenv.lab.plugins.plugin_utils import upgrade as upgrades
 
     if not (name or os.environ.get("DEVENV_NAME")) and not names.known():
         raise errors.UsageError(
@@ -141,6 +144,8 @@ def _kept(name: str | None, overrides: Mapping[str, Any] | None, compare: bool) 
     folder = paths.environment(chosen)
     with names.translated():
         resolved = state.read_profile(folder)
+        if compare:
+            upgrades.require_finished(folder)
     if resolved is None:
         raise errors.UsageError(
             f"no profile was given, and there is no environment {chosen} that has one",
@@ -260,6 +265,7 @@ RESERVED = {
     "devenv_timeout": "--timeout",
     "devenv_artifacts": "--artifacts",
     "devenv_snapshot": "--snapshot",
+    "devenv_kubernetes_version": "--kubernetes or --set kubernetes.version",
 }
 
 
@@ -380,6 +386,41 @@ def _checks(run_dir: Path | None) -> list[dict[str, Any]]:
     except (OSError, ValueError):
         return []
     return rows if isinstance(rows, list) else []
+
+
+def plan_upgrade(name: str, version: str) -> dict[str, Any]:
+    """What `upgrade` would do: ``{name, from, to, begun, bundle, parts, nodes}``, see plugin_utils/upgrade.py. Reads
+    only; raises what the upgrade would be refused with.
+    """
+    from ansible_collections.devenv.lab.plugins.plugin_utils import upgrade as upgrades
+    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
+
+    folder, resolved, new = _upgrade_step(name, version)
+    with names.translated():
+        begun = upgrades.pending(folder)
+        seen = upgrades.look(folder, list(resolved["clusters"]), begun is not None)
+        upgrades.require_ready(resolved, seen, begun is not None)
+        return upgrades.plan(name, resolved, new, seen, begun, store.find(new.kubernetes) is not None)
+
+
+def upgrade(name: str, version: str, options: Options | None = None, watcher: runner.Watcher | None = None) -> Result:
+    """Bring the environment to Kubernetes ``version``, or finish that. Refuses at once what cannot be done."""
+    new = _upgrade_step(name, version)[2].kubernetes
+    return run("upgrade", name, {"devenv_kubernetes_version": new}, options or Options(), watcher)
+
+
+def _upgrade_step(name: str, version: str) -> tuple[Path, dict[str, Any], Any]:
+    """State folder, profile, and what the bundle of the new version holds. Raises Error."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils import lock
+    from ansible_collections.devenv.lab.plugins.plugin_utils import upgrade as upgrades
+
+    from devenv import membership
+
+    resolved, folder = membership.profile_of(name), paths.environment(name)
+    with names.translated():
+        lock.check(folder)
+        old = str(resolved["kubernetes"]["version"])
+        return folder, resolved, upgrades.check(name, old, version, upgrades.pending(folder))
 
 
 def load_images(

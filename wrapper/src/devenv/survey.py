@@ -195,10 +195,13 @@ def plan(goal: Target) -> dict[str, Any]:
     """What `up` would do: ``{name, profile, exists, add, start, change, remove, refused}``; lists of texts, all empty
     when there is nothing to do. Reads only.
     """
+    from ansible_collections.devenv.lab.plugins.plugin_utils import upgrade as upgrades
+
     resolved = goal.resolved or {}
     folder = paths.environment(goal.name)
     with names.translated():
         old = state.read_profile(folder)
+        begun = upgrades.pending(folder)
     containers = _containers(goal.name)
     wanted = [node["name"] for node in resolved.get("nodes", [])]
     found = differences(old, resolved)
@@ -211,7 +214,10 @@ def plan(goal: Target) -> dict[str, Any]:
         # nodes.NAME alone is a node that joins, and stands under add.
         "change": [_told(change) for change in found if change["applies"] and change["path"].count(".") != 1],
         "remove": [f"node {name}" for name in containers if name not in wanted],
-        "refused": [_told(change) for change in found if not change["applies"]],
+        "refused": [
+            *([f"upgrade to Kubernetes {begun['to']} has not come to its end"] if begun else []),
+            *(_told(change) for change in found if not change["applies"]),
+        ],
     }
 
 

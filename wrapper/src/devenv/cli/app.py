@@ -21,6 +21,7 @@ COMMANDS = (
     ("destroy", _LIFE, "runs:down", "ANSIBLE_ARGUMENT..."),
     ("start", _LIFE, "runs:start", "ANSIBLE_ARGUMENT..."),
     ("stop", _LIFE, "runs:stop", "ANSIBLE_ARGUMENT..."),
+    ("upgrade", _LIFE, "runs:upgrade", "ANSIBLE_ARGUMENT..."),
     ("plan", _LIFE, "runs:plan", ""),
     ("validate", _LIFE, "runs:validate", "ANSIBLE_ARGUMENT..."),
     ("gather", _LIFE, "runs:gather", "ANSIBLE_ARGUMENT..."),

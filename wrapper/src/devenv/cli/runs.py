@@ -238,6 +238,44 @@ def gather(
         output.data(str(done.path))
 
 
+def upgrade(
+    context: typer.Context,
+    kubernetes: Annotated[
+        str,
+        typer.Option("--kubernetes", metavar="VERSION", help="The new version of Kubernetes, e.g. 1.36.3."),
+    ],
+    name: given.Name = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
+    verbose: given.Verbose = 0,
+    check: given.Check = False,
+    timeout: given.Timeout = None,
+    artifacts: given.Artifacts = None,
+    as_json: given.Json = False,
+) -> None:
+    """Bring an environment to another version of Kubernetes, node by node, each drained meanwhile.
+
+    One minor version at a time. What was ended on its way goes on with the same command. Ends with 14 when the step
+    cannot be taken.
+    """
+    from devenv import names, operations
+
+    if plan:
+        found = operations.plan_upgrade(names.existing(name), kubernetes)
+        output.document("json" if as_json else "text", found, _upgrade_text)
+        return
+    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
+        chosen = options(context, verbosity=verbose, check=check, timeout=timeout, artifacts=artifacts)
+        result = operations.upgrade(names.existing(name), kubernetes, chosen, run.watcher)
+        told = f"{result.name} has Kubernetes {kubernetes.removeprefix('v')}"
+        run.done(result, [] if check else [told, "a profile file of yours that names a version needs the new one, too"])
+
+
+def _upgrade_text(found: dict[str, Any]) -> str:
+    from ansible_collections.devenv.lab.plugins.plugin_utils import upgrade as logic
+
+    return "\n".join(logic.lines(found))
+
+
 def plan(
     profile: given.Profile = None, name: given.Name = None, changes: given.Set = None, as_json: given.Json = False
 ) -> None:

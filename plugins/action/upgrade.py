@@ -1,0 +1,105 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Controller side of an upgrade: see plugins/modules/upgrade.py for its documentation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.devenv.lab.plugins.plugin_utils import errors, inventory, remote, upgrade, upgrade_delivery
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
+
+display = Display()
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "verb": {"type": "str", "required": True, "choices": ["plan", "deliver", "finish"]},
+    "version": {"type": "str", "default": ""},
+    "running": {"type": "list", "elements": "str", "default": []},
+}
+
+
+class ActionModule(ActionBase):
+    """What is the same for all nodes: whether it may be, the bundle's parts, the record of it."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+    _VALID_ARGS = frozenset(ARGUMENTS)
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        # Ansible's texts are of types of its own, which are written into no file.
+        args = json.loads(json.dumps(self.validate_argument_spec(argument_spec=ARGUMENTS)[1]))
+        try:
+            done: dict[str, Any] = getattr(self, f"_{args['verb']}")(args, task_vars or {})
+        except errors.DevenvError as error:
+            return errors.as_result(error)
+        return done
+
+    def _plan(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        folder, resolved = _place(variables)
+        name, begun = str(variables["devenv_name"]), upgrade.pending(folder)
+        new = upgrade.check(name, str(resolved["kubernetes"]["version"]), args["version"], begun)
+        if args["version"] != new.kubernetes:
+            # Roles would write the other form into files of nodes.
+            raise errors.DevenvError("bundle_version_unknown", f"{args['version']}: write it as {new.kubernetes}")
+        stopped = [
+            node["name"] for node in resolved["nodes"] if node["cluster"] and node["name"] not in args["running"]
+        ]
+        if stopped:
+            raise errors.DevenvError("upgrade_not_ready", f"{', '.join(stopped)} not running")
+        seen = upgrade.look(folder, list(resolved["clusters"]), begun is not None)
+        upgrade.require_ready(resolved, seen, begun is not None)
+        found = upgrade.plan(name, resolved, new, seen, begun, bundles.find(new.kubernetes) is not None)
+        for line in upgrade.lines(found):
+            _progress(line)
+        return {
+            "changed": False,
+            "plan": found,
+            "outdated": upgrade_delivery.outdated(found["from"], found["to"]),
+            "first": [row["node"] for row in found["nodes"] if " apply " in row["command"]],
+        }
+
+    def _deliver(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        folder, resolved = _place(variables)
+        bundle = bundles.find(args["version"])
+        if bundle is None:
+            if self._task.check_mode:
+                return {"changed": True, "programs": {}, "delivered": {}}
+            raise errors.DevenvError("bundle_missing", f"there is no bundle of Kubernetes {args['version']}")
+        write = not self._task.check_mode
+        nodes = [node for node in resolved["nodes"] if node["cluster"]]
+        targets = [remote.target(node["name"], variables["hostvars"][node["name"]]) for node in nodes]
+        masters = [node["name"] for node in nodes if node["group"] == "control_plane"]
+        lacked = upgrade_delivery.deliver(bundle, targets, masters, _progress, write=write)
+        # From here on nodes change.
+        old = str(resolved["kubernetes"]["version"])
+        noted = write and upgrade.pending(folder) is None and upgrade.begin(folder, old, bundle.manifest.kubernetes)
+        return {
+            "changed": bool(lacked) or noted,
+            "programs": upgrade_delivery.programs(bundle),
+            "delivered": lacked,
+        }
+
+    def _finish(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        folder, resolved = _place(variables)
+        if self._task.check_mode:
+            return {"changed": str(resolved["kubernetes"]["version"]) != args["version"]}
+        return {"changed": upgrade.finish(folder, args["version"])}
+
+
+def _place(variables: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The state folder, and the profile that the environment keeps."""
+    resolved = inventory.profile_of(variables)
+    if resolved is None:
+        raise errors.DevenvError("profile_not_given", "no environment was given")
+    return Path(str(variables["devenv_state"])), resolved
+
+
+def _progress(text: str) -> None:
+    display.display(f"progress: {text}")
