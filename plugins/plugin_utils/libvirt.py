@@ -21,6 +21,8 @@ from xml.etree import ElementTree
 from ansible_collections.devenv.lab.plugins.plugin_utils import files, process
 
 ROOT = Path("/run/devenv/libvirt")
+# Of every libvirt of a host.
+SHARED = Path("/run/libvirt")
 SCHEMA = "urn:devenv:node"
 # In the environment of QEMU: "<environment> <node>", by which it is found when its folder is lost.
 MARKER = "DEVENV_VIRTUAL_MACHINE"
@@ -247,15 +249,13 @@ def forget(environment: str) -> None:
     for part in (ROOT, ROOT.parent):
         _remove_empty(part)
     if not any(ROOT.glob("*")):
-        _remove_unused(Path("/run/libvirt"))
+        _remove_unused(SHARED)
 
 
 def _remove_unused(place: Path) -> None:
-    """Empty folders that the driver makes for all of libvirt; a libvirtd of this host has more than these there."""
+    """What the driver makes for all of libvirt; a libvirtd of this host has sockets there as well."""
     if {entry.name for entry in place.glob("*")} <= {"common", "hostdevmgr"}:
-        for entry in place.glob("*"):
-            _remove_empty(entry)
-        _remove_empty(place)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _remove_empty(place: Path) -> None:

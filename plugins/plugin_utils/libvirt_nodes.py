@@ -37,7 +37,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.podman_nodes import ALL
 
 ARGUMENTS = (
     "root=/dev/vda rw rootflags=noinit_itable init=/usr/local/sbin/vm-init console=ttyS0 net.ifnames=0 panic=-1 "
-    "quiet systemd.show_status=false"
+    "quiet systemd.show_status=error"
 )
 # What costs an emulated kernel much and protects it from nobody; it must not take a slow host for a lock-up.
 EMULATED = "mitigations=off cryptomgr.notests nowatchdog"
@@ -251,8 +251,13 @@ def _virsh(environment: str, *words: str, timeout: float = 180) -> None:
 
 def refresh(environment: str) -> None:
     """Let libvirt see what happened to the machines while nobody was connected."""
-    if libvirt.folder(environment).is_dir():
-        _virsh(environment, "list", "--all")
+    if not libvirt.folder(environment).is_dir():
+        return
+    for _attempt in range(2):
+        # virsh that ends while its driver is busy with a machine that ends is at times killed by a signal.
+        if libvirt.virsh(environment, "list", "--all", check=False).code == 0:
+            return
+    _virsh(environment, "list", "--all")
 
 
 def wait(environment: str, state: Path, nodes: Sequence[Node], kvm: bool) -> None:
@@ -290,8 +295,8 @@ def stop(environment: str, grace: int = 90) -> Outcome:
         _virsh(environment, "shutdown", machine.name)
     deadline = time.monotonic() + grace
     while running and time.monotonic() < deadline:
-        time.sleep(1)
-        refresh(environment)
+        # QEMU waits for libvirt before it ends: somebody has to be connected.
+        libvirt.virsh(environment, "event", "--event", "lifecycle", "--loop", "--timeout", "2", check=False)
         if not any(machine.state == "running" for machine in libvirt.machines(environment)):
             break
     for machine in libvirt.machines(environment):

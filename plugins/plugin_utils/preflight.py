@@ -147,4 +147,5 @@ def doctor() -> list[Probe]:
     memory = profile.in_use(profile.resolve("sno")["nodes"], "kubeadm")["memory"]
     probes.extend(host.size_probes(memory, DISK_FOR_CACHES, [paths.home(), paths.cache()]))
     probes.append(host.ipv6_probe(required=False))
-    return [*probes, *host.program_probes(host.DHCP_PROGRAMS, required=False), *host.advice_probes()]
+    optional = {**host.DHCP_PROGRAMS, **libvirt.PROGRAMS}
+    return [*probes, *host.program_probes(optional, required=False), *host.advice_probes()]

@@ -25,6 +25,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import (
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.libvirt_image import Image
 from ansible_collections.devenv.lab.plugins.plugin_utils.podman_nodes import Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.process import Result
 
 MIB = 2**20
 
@@ -86,6 +87,7 @@ def test_definitions_of_others_are_left_alone(text: str) -> None:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(libvirt, "ROOT", tmp_path / "devenv" / "libvirt")
+    monkeypatch.setattr(libvirt, "SHARED", tmp_path / "run-libvirt")
     monkeypatch.setattr(libvirt, "qemus", dict)
     return tmp_path / "devenv" / "libvirt"
 
@@ -298,3 +300,35 @@ def test_a_filesystem_grows_once(tmp_path: Path) -> None:
     assert "262144 blocks" in said.stdout
     inode = large.stat().st_ino
     assert libvirt_image.of_size(base, 1 << 30).stat().st_ino == inode
+
+
+@pytest.mark.parametrize(("entries", "left"), [(("common", "hostdevmgr"), False), (("common", "libvirt-sock"), True)])
+def test_the_folder_of_a_libvirtd_stays(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: tuple[str, ...], left: bool
+) -> None:
+    shared = tmp_path / "libvirt"
+    for entry in entries:
+        (shared / entry).mkdir(parents=True)
+    monkeypatch.setattr(libvirt, "SHARED", shared)
+    libvirt.write_network(network())
+    libvirt.forget("lab")
+    assert shared.exists() is left
+
+
+@pytest.mark.parametrize(("codes", "calls"), [([0], 1), ([-11, 0], 2), ([-11, -11, -11], 3)])
+def test_virsh_that_is_killed_is_asked_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch, codes: list[int], calls: int
+) -> None:
+    libvirt.write_network(network())
+    answers = iter(codes)
+    asked: list[str] = []
+
+    def virsh(environment: str, *words: str, check: bool = True, timeout: float = 0) -> Result:
+        asked.append(" ".join(words))
+        return Result(next(answers), "", "")
+
+    monkeypatch.setattr(libvirt, "virsh", virsh)
+    libvirt_nodes.refresh("lab")
+    assert asked == ["list --all"] * calls
+    libvirt_nodes.refresh("absent")
+    assert len(asked) == calls
