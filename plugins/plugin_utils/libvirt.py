@@ -324,7 +324,7 @@ def definition(wanted: Wanted) -> str:
     features.append(_node("acpi"))
     if not wanted.kvm:
         translated = _node("tcg")
-        translated.append(_text("tb-cache", "128", unit="MiB"))
+        translated.append(_text("tb-cache", "256", unit="MiB"))
         features.append(translated)
     domain.append(features)
     domain.append(_processor(wanted.kvm))

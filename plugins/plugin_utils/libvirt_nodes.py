@@ -44,8 +44,8 @@ EMULATED = "mitigations=off cryptomgr.notests nowatchdog"
 # Seconds until a node answers, by whether it runs by KVM: an emulated one takes half a minute on an idle host, and many
 # times that on a busy one.
 SSH_LIMIT = {True: 120.0, False: 600.0}
-# Bytes that an emulator takes beside the memory of its machine.
-OVERHEAD = 256 * 2**20
+# Bytes that an emulator takes beside the memory of its machine: a quarter of a GiB for translated code alone.
+OVERHEAD = 384 * 2**20
 
 
 @dataclass(frozen=True)
