@@ -263,8 +263,7 @@ def refresh(environment: str) -> None:
 def wait(environment: str, state: Path, nodes: Sequence[Node], kvm: bool) -> None:
     """Wait until every node answers; a machine that does not has a console to read."""
     try:
-        targets = {node.name: node.addresses[0].split("/")[0] for node in nodes}
-        podman_nodes.wait_for_ssh(targets, SSH_LIMIT[kvm], patience=60, pause=0.5)
+        podman_nodes.wait_for_ssh(nodes, SSH_LIMIT[kvm], patience=60, pause=0.5)
     except DevenvError as error:
         consoles = folder_of(state, "NODE") / "console.log"
         raise DevenvError(error.reason.id, error.message, advice=f"{consoles} has what the node printed.") from error
