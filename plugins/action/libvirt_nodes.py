@@ -87,13 +87,14 @@ class ActionModule(ActionBase):
         plan = libvirt_nodes.claim(name, home, resolved, state.read_network(folder))
         state.write_network(folder, plan)
         nodes = podman_nodes.node_specs(resolved, plan)
-        if args["verb"] == "start":
-            kvm = bool(libvirt_image.kvm_known(paths.cache()).usable)
-            return libvirt_nodes.start(name, home, folder, plan, nodes, kvm)
-        # Those that leave, too: they are asked to, by ssh.
+        # Those that leave, too: they are asked to, by ssh. Also before a start: after a reboot of the host the subnet may
+        # be another's.
         known = {node: list(claimed["addresses"].values()) for node, claimed in plan["nodes"].items()}
         state.ensure_node_keys(folder, known)
         state.write_known_hosts(folder, known)
+        if args["verb"] == "start":
+            kvm = bool(libvirt_image.kvm_known(paths.cache()).usable)
+            return libvirt_nodes.start(name, home, folder, plan, nodes, kvm)
         boot = libvirt_nodes.Boot(
             libvirt_image.Image(Path(args["image"])),
             Path(args["images_disk"]) if args["images_disk"] else None,

@@ -90,6 +90,8 @@ def drivers(base: Path = Path("/usr")) -> list[Path]:
 
 def folder(environment: str) -> Path:
     """Root of the environment's driver."""
+    if not environment:
+        raise ValueError("an environment has a name")
     return ROOT / environment
 
 
