@@ -87,8 +87,8 @@ class ActionModule(ActionBase):
         plan = libvirt_nodes.claim(name, home, resolved, state.read_network(folder))
         state.write_network(folder, plan)
         nodes = podman_nodes.node_specs(resolved, plan)
-        # Those that leave, too: they are asked to, by ssh. Also before a start: after a reboot of the host the subnet may
-        # be another's.
+        # Those that leave, too: they are asked to, by ssh. Before a start as well: since a host's reboot the subnet
+        # may be another.
         known = {node: list(claimed["addresses"].values()) for node, claimed in plan["nodes"].items()}
         state.ensure_node_keys(folder, known)
         state.write_known_hosts(folder, known)
