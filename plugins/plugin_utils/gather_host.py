@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import process
+from ansible_collections.devenv.lab.plugins.plugin_utils import libvirt, process
 
 Put = Callable[[str, bytes], None]
 SECONDS = 10.0
@@ -55,6 +56,8 @@ def collect(name: str, provider: str, put: Put) -> str:
 def commands(name: str, provider: str) -> Iterator[tuple[str, Sequence[str]]]:
     """File and program, for each."""
     yield from COMMANDS.items()
+    if provider == "libvirt":
+        yield from _libvirt(name)
     if provider != "podman":
         return
     yield from PODMAN.items()
@@ -64,6 +67,15 @@ def commands(name: str, provider: str) -> Iterator[tuple[str, Sequence[str]]]:
         yield f"podman/{container}/inspect.json", ["podman", "inspect", container]
     for network in _names(["podman", "network", "ls", f"--filter=label={LABEL}={name}", "--format=json"], "name"):
         yield f"podman/network-{network}.json", ["podman", "network", "inspect", network]
+
+
+def _libvirt(name: str) -> Iterator[tuple[str, Sequence[str]]]:
+    """What the kernels of the machines printed, and what QEMU said; libvirt itself may be at work for someone else."""
+    for machine in libvirt.machines(name):
+        place = libvirt.folder(name)
+        yield f"libvirt/{machine.node}/console.txt", ["tail", "--lines=2000", machine.console or os.devnull]
+        yield f"libvirt/{machine.node}/qemu.txt", ["tail", "--lines=200", str(place / f"log/qemu/{machine.name}.log")]
+        yield f"libvirt/{machine.node}/domain.xml", ["cat", str(place / f"etc/qemu/{machine.name}.xml")]
 
 
 def _names(argv: Sequence[str], key: str) -> list[str]:

@@ -82,23 +82,27 @@ def ensure_image(
     return True
 
 
+def root_hooks(recipe: Recipe) -> list[str]:
+    """Arguments of mmdebstrap that put the recipe's files into the root, and take out what belongs to one machine."""
+    hooks = [f'--customize-hook=chroot "$1" systemctl mask {" ".join(recipe.masked)}']
+    for target, source in sorted(recipe.files.items()):
+        hooks.append(f'--customize-hook=mkdir -p "$1{os.path.dirname(target)}"')
+        hooks.append(f"--customize-hook=upload {source} {target}")
+        mode = "755" if os.access(source, os.X_OK) else "644"
+        hooks.append(f'--customize-hook=chmod {mode} "$1{target}"')
+    # Host keys and the machine's id belong to one machine, never to an image.
+    return [*hooks, '--customize-hook=rm -f "$1"/etc/ssh/ssh_host_* ; : > "$1/etc/machine-id"']
+
+
 def _make_root(recipe: Recipe, reference: str, cache: Path, progress: Progress) -> None:
     progress(f"node image: Debian {recipe.suite} root, {len(recipe.packages)} packages")
     with tempfile.TemporaryDirectory(dir=cache, prefix="node-root-") as folder:
         archive = Path(folder) / "root.tar"
-        hooks = [f'--customize-hook=chroot "$1" systemctl mask {" ".join(recipe.masked)}']
-        for target, source in sorted(recipe.files.items()):
-            hooks.append(f'--customize-hook=mkdir -p "$1{os.path.dirname(target)}"')
-            hooks.append(f"--customize-hook=upload {source} {target}")
-            mode = "755" if os.access(source, os.X_OK) else "644"
-            hooks.append(f'--customize-hook=chmod {mode} "$1{target}"')
-        # Host keys and the machine's id belong to one machine, never to an image.
-        hooks.append('--customize-hook=rm -f "$1"/etc/ssh/ssh_host_* ; : > "$1/etc/machine-id"')
         argv = [
             "mmdebstrap",
             "--variant=minbase",
             f"--include={','.join(sorted(recipe.packages))}",
-            *hooks,
+            *root_hooks(recipe),
             recipe.suite,
             str(archive),
         ]

@@ -23,6 +23,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import (
     dhcp,
     files,
     host,
+    libvirt,
     node_image,
     paths,
     process,
@@ -73,7 +74,9 @@ def container_name(environment: str, node: str) -> str:
 
 def subnets_in_use() -> list[str]:
     """Subnets that a new environment keeps away from: other environments', podman's, every route of this host."""
-    taken = [subnet for network in networks() for subnet in network.subnets]
+    # A host that has nodes as virtual machines alone needs no podman.
+    taken = [subnet for network in (networks() if shutil.which("podman") else []) for subnet in network.subnets]
+    taken += [subnet for network in libvirt.networks() for subnet in network.subnets]
     for family in ("-4", "-6"):
         for route in json.loads(process.run(["ip", "-json", family, "route", "show", "table", "all"]).stdout or "[]"):
             target = route.get("dst", "default")
@@ -82,7 +85,12 @@ def subnets_in_use() -> list[str]:
     return taken
 
 
-def owner_conflict(found: Sequence[Container | Network], environment: str, home: str) -> None:
+def others(environment: str) -> list[Container | Network]:
+    """What podman knows of the environment."""
+    return [*networks(environment), *containers(environment)] if shutil.which("podman") else []
+
+
+def owner_conflict(found: Sequence[Container | Network | libvirt.Network], environment: str, home: str) -> None:
     """Names are machine-wide: refuse one that another DEVENV_HOME has taken."""
     for item in found:
         if item.home != home:
@@ -99,22 +107,27 @@ def claim(
     """Choose subnets, make them real as a labelled network, and return the plan of addresses (``network.yml``)."""
     with files.exclusive(ALLOCATOR):
         mine = networks(environment)
-        owner_conflict([*mine, *containers(environment)], environment, home)
+        owner_conflict([*mine, *containers(environment), *libvirt.networks(environment)], environment, home)
         families = resolved["families"]
         if mine:
             network = mine[0]
             subnets = {_family(subnet): subnet for subnet in network.subnets}
         else:
-            used = subnets_in_use()
-            wanted = dict((previous or {}).get("subnets", {}))
-            if not wanted or any(_overlaps(subnet, used) for subnet in wanted.values()):
-                lengths = addresses.prefixes(resolved["network"])
-                wanted = addresses.choose(resolved["network"]["node_pools"], used, families, lengths)
-            subnets = wanted
+            subnets = choose_subnets(resolved, previous)
             network = create_network(network_name(environment), environment, home, [subnets[f] for f in families])
     plan = addresses.plan(resolved, subnets, previous)
     plan["bridge"] = network.bridge
     return plan
+
+
+def choose_subnets(resolved: Mapping[str, Any], previous: Mapping[str, Any] | None) -> dict[str, str]:
+    """A free subnet of each family, by preference those of ``previous`` (network.yml)."""
+    used = subnets_in_use()
+    wanted = dict((previous or {}).get("subnets", {}))
+    if wanted and not any(_overlaps(subnet, used) for subnet in wanted.values()):
+        return wanted
+    lengths = addresses.prefixes(resolved["network"])
+    return addresses.choose(resolved["network"]["node_pools"], used, resolved["families"], lengths)
 
 
 def _family(subnet: str) -> str:
@@ -250,20 +263,18 @@ def run_arguments(environment: str, home: str, state: Path, node: Node, image: s
         f"--memory={node.memory}", f"--cpus={node.cpus}", "--log-driver=none",
         f"--label={ENVIRONMENT_LABEL}={environment}", f"--label={NODE_LABEL}={node.name}",
         f"--label={HOME_LABEL}={home}",
-        *_network_variables(node),
+        *(f"--env={name}={' '.join(words)}" for name, words in network_variables(node).items()),
         f"--volume={state / 'ssh' / 'hosts' / node.name}:/etc/devenv/ssh:ro",
         *volumes, image, "/usr/local/sbin/node-init",
     ]  # fmt: skip
 
 
-def _network_variables(node: Node) -> list[str]:
-    """What files/node-init reads."""
+def network_variables(node: Node) -> dict[str, list[str]]:
+    """What files/node-init reads: names of variables to words."""
     variables = {"DEVENV_FAMILIES": node.families}
     if node.dhcp:
-        variables["DEVENV_DHCP"] = node.families
-    else:
-        variables |= {"DEVENV_ADDRESSES": list(node.addresses), "DEVENV_GATEWAYS": list(node.gateways)}
-    return [f"--env={name}={' '.join(words)}" for name, words in variables.items()]
+        return variables | {"DEVENV_DHCP": node.families}
+    return variables | {"DEVENV_ADDRESSES": list(node.addresses), "DEVENV_GATEWAYS": list(node.gateways)}
 
 
 def bridge_mac(plan: Mapping[str, Any]) -> str:
@@ -338,8 +349,10 @@ def nft_table(table: str, bridge: str, subnets: Mapping[str, str]) -> str:
     )
 
 
-def wait_for_ssh(nodes: Sequence[Node], limit: float = 60) -> None:
-    """Wait until every address of every node greets as an ssh server; name the silent ones after ``limit`` s."""
+def wait_for_ssh(nodes: Sequence[Node], limit: float = 60, patience: float = 2, pause: float = 0.05) -> None:
+    """Wait until every address of every node greets as an ssh server; name the silent ones after ``limit`` s.
+    ``patience`` is how long one greeting may take: each attempt costs the node a process.
+    """
     deadline = time.monotonic() + limit
     targets = [(node.name, address.split("/")[0]) for node in nodes for address in node.addresses]
 
@@ -348,11 +361,11 @@ def wait_for_ssh(nodes: Sequence[Node], limit: float = 60) -> None:
         while time.monotonic() < deadline:
             try:
                 with socket.create_connection((address, 22), timeout=2) as connection:
-                    connection.settimeout(2)
+                    connection.settimeout(patience)
                     if connection.recv(4) == b"SSH-":
                         return None
             except OSError:
-                time.sleep(0.05)
+                time.sleep(pause)
         return f"{name} ({address})"
 
     with ThreadPoolExecutor(max_workers=max(1, len(targets))) as pool:
@@ -400,19 +413,27 @@ def destroy(environment: str) -> Outcome:
     with files.exclusive(ALLOCATOR):
         for network in networks(environment):
             # The link first: without the network nobody would know its name.
-            if process.run(["ip", "link", "show", "dev", network.bridge], check=False).code == 0:
-                process.run(["ip", "link", "delete", "dev", network.bridge])
+            outcome.removed += remove_host_side(environment, network.bridge)
             podman("network", "rm", "--force", network.name)
             outcome.removed.append(network.name)
-        table = f"devenv-{environment}"
-        if process.run(["nft", "list", "table", "inet", table], check=False).code == 0:
-            process.run(["nft", "delete", "table", "inet", table])
-            outcome.removed.append(f"nft table {table}")
+        # Also when the network is lost.
+        outcome.removed += remove_host_side(environment)
         if not containers() and SYSCTL_RECORD.exists():
             restored = host.restore_sysctls(SYSCTL_RECORD)
             if restored:
                 outcome.notes.append(f"put back on the host: {', '.join(restored)}")
     return outcome
+
+
+def remove_host_side(environment: str, bridge: str = "") -> list[str]:
+    """Remove bridge and nft table of an environment; return what is worth telling."""
+    if bridge and process.run(["ip", "link", "show", "dev", bridge], check=False).code == 0:
+        process.run(["ip", "link", "delete", "dev", bridge])
+    table = f"devenv-{environment}"
+    if process.run(["nft", "list", "table", "inet", table], check=False).code != 0:
+        return []
+    process.run(["nft", "delete", "table", "inet", table])
+    return [f"nft table {table}"]
 
 
 def remove_nodes(environment: str, state: Path, names: Sequence[str]) -> Outcome:

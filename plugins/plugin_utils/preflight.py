@@ -8,6 +8,9 @@ from typing import Any
 from ansible_collections.devenv.lab.plugins.plugin_utils import (
     addresses,
     host,
+    libvirt,
+    libvirt_image,
+    libvirt_nodes,
     members,
     paths,
     podman,
@@ -36,6 +39,8 @@ def _backend_probe() -> Probe:
 
 def look(environment: str, resolved: Mapping[str, Any]) -> list[Probe]:
     """Probes for making what is missing of ``environment``; quick when all nodes run."""
+    if resolved["provider"] == "libvirt":
+        return _look_libvirt(environment, resolved)
     programs = host.PROGRAMS | (host.DHCP_PROGRAMS if resolved["addressing"] == "dhcp" else {})
     probes = [host.root_probe(), *host.program_probes(programs)]
     if "ipv6" in resolved["families"]:
@@ -64,6 +69,65 @@ def look(environment: str, resolved: Mapping[str, Any]) -> list[Probe]:
     return probes
 
 
+# Of a host that has nodes as virtual machines; those of a cluster need podman as well, to unpack images.
+LIBVIRT_PROGRAMS = {
+    **{name: host.PROGRAMS[name] for name in ("mmdebstrap", "nft", "ip", "ssh", "ssh-keygen")},
+    **libvirt.PROGRAMS,
+}
+
+
+def _look_libvirt(environment: str, resolved: Mapping[str, Any]) -> list[Probe]:
+    """As ``look``, for nodes that are virtual machines."""
+    clustered = any(node["cluster"] is not None for node in resolved["nodes"])
+    programs = LIBVIRT_PROGRAMS | (host.PROGRAMS if clustered else {})
+    programs |= host.DHCP_PROGRAMS if resolved["addressing"] == "dhcp" else {}
+    probes = [host.root_probe(), *host.program_probes(programs), _driver_probe()]
+    if "ipv6" in resolved["families"]:
+        probes.append(host.ipv6_probe())
+    if not all(probe.ok for probe in probes):
+        return probes
+    there = libvirt.machines(environment)
+    mine = libvirt.networks(environment)
+    podman_nodes.owner_conflict([*mine, *podman_nodes.others(environment)], environment, str(paths.home()))
+    members.check_majority(members.recorded(paths.environment(environment)), {machine.node for machine in there})
+    running = {machine.node for machine in there if machine.state == "running"}
+    missing = [node for node in resolved["nodes"] if node["name"] not in running]
+    if not missing:
+        return probes
+    # A machine takes in the end what it was given, unlike a container.
+    memory = sum(node["memory"] + libvirt_nodes.OVERHEAD for node in missing)
+    disk = profile.in_use(missing, resolved["kubernetes"]["engine"])["disk"]
+    probes.extend(host.size_probes(memory, disk, [paths.home()]))
+    if not (paths.cache() / "virtual-machines").is_dir():
+        probes.extend(host.size_probes(memory, DISK_FOR_CACHES, [paths.cache()])[1:])
+    probes.append(kvm_probe())
+    if not mine:
+        podman_nodes.choose_subnets(resolved, None)
+    return probes
+
+
+def _driver_probe() -> Probe:
+    """virsh alone drives no QEMU: the driver is a library in a package of its own."""
+    found = next(iter(libvirt.drivers()), None)
+    return Probe(
+        "libvirt's QEMU driver",
+        found is not None,
+        str(found or "not found"),
+        "installed",
+        f"apt-get install -y --no-install-recommends {libvirt.DRIVER_PACKAGE}",
+        "program_missing",
+    )
+
+
+def kvm_probe() -> Probe:
+    """What is known of this host's KVM; without it nodes are emulated."""
+    known = libvirt_image.kvm_known(paths.cache())
+    fix = "nothing; or give this machine KVM that works (nested virtualization)"
+    return Probe(
+        "KVM", bool(known.usable), known.words, "boots a kernel", fix, "kernel_feature_missing", required=False
+    )
+
+
 def require(probes: Sequence[Probe]) -> None:
     """Raise one DevenvError that names every probe that failed, with the reason of the first."""
     failed = [probe for probe in probes if probe.required and not probe.ok]
@@ -83,4 +147,5 @@ def doctor() -> list[Probe]:
     memory = profile.in_use(profile.resolve("sno")["nodes"], "kubeadm")["memory"]
     probes.extend(host.size_probes(memory, DISK_FOR_CACHES, [paths.home(), paths.cache()]))
     probes.append(host.ipv6_probe(required=False))
-    return [*probes, *host.program_probes(host.DHCP_PROGRAMS, required=False), *host.advice_probes()]
+    optional = {**host.DHCP_PROGRAMS, **libvirt.PROGRAMS}
+    return [*probes, *host.program_probes(optional, required=False), *host.advice_probes()]

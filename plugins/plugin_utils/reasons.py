@@ -135,7 +135,7 @@ CATALOGUE = _table(
         "Change one of them under network: in the profile.",
     ),
     # host, looked at before the first change (9)
-    Reason("root_needed", 9, "The podman provider works as root.", "Run it as root."),
+    Reason("root_needed", 9, "Nodes on this host are made by root.", "Run it as root."),
     Reason(
         "program_missing",
         9,
@@ -230,6 +230,7 @@ CATALOGUE = _table(
     ),
     # provider (3)
     Reason("node_image_failed", 3, "The node image could not be made.", "The log shows the program's own words."),
+    Reason("libvirt_failed", 3, "libvirt could not do what was asked.", "The message has libvirt's own words."),
     Reason("podman_failed", 3, "podman could not do what was asked.", "The log shows podman's own words."),
     Reason(
         "node_no_ssh",

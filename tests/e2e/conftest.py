@@ -28,8 +28,9 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typed]:
 
 
 def left(home: Path) -> list[str]:
-    """Names of containers and networks that carry ``home`` in their label."""
-    found = []
+    """Names of containers and networks that carry ``home`` in their label, and folders of virtual machines that do."""
+    records = Path("/run/devenv/libvirt").glob("*/environment.json")
+    found = [str(record.parent) for record in records if json.loads(record.read_text())["home"] == str(home)]
     for words in (["ps", "--all"], ["network", "ls"]):
         listed = subprocess.run(
             ["podman", *words, f"--filter=label=devenv.home={home}", "--format=json"],

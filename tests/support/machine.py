@@ -46,7 +46,7 @@ KEPT = re.compile(
 
 
 # Other programs come and go; only what an environment would start counts.
-_OURS = "kube|etcd|containerd|coredns|dnsmasq|dhclient|systemd|sshd|ssh: |conmon|ansible-playbook|bin/devenv|runc"
+_OURS = "kube|etcd|containerd|coredns|dnsmasq|dhclient|systemd|sshd|ssh: |conmon|qemu|ansible-playbook|bin/devenv|runc"
 OTHERS = {"processes": rf"^(?!.*({_OURS})).*$"}
 
 

@@ -445,7 +445,7 @@ BAD_KEYS = [
 ]
 NOT_BUILT = [
     ("components: []", "components: not built yet"),
-    ("provider: libvirt", '"libvirt" is not built yet; allowed: podman'),
+    ("provider: baremetal", '"baremetal" is not built yet; allowed: podman'),
     ("kubernetes: {engine: gravity}", '"gravity" is not built yet; allowed: kubeadm'),
 ]
 

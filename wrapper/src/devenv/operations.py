@@ -211,15 +211,19 @@ def down(name: str, options: Options | None = None, watcher: runner.Watcher | No
 
 
 def _labelled(name: str) -> bool:
-    """Whether podman knows anything of the environment, or its DHCP server is left; refuses what belongs to another
-    DEVENV_HOME that still has it.
+    """Whether podman or libvirt know anything of the environment, or its DHCP server is left; refuses what belongs to
+    another DEVENV_HOME that still has it.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils import dhcp, podman, process
+    from ansible_collections.devenv.lab.plugins.plugin_utils import dhcp, libvirt, podman, process
 
+    found: list[podman.Container | podman.Network | libvirt.Machine | libvirt.Network] = [
+        *libvirt.machines(name),
+        *libvirt.networks(name),
+    ]
     try:
-        found: list[podman.Container | podman.Network] = [*podman.containers(name), *podman.networks(name)]
+        found += [*podman.containers(name), *podman.networks(name)]
     except (OSError, process.ProgramFailed):
-        return False
+        return bool(found)
     for item in found:
         if item.home and item.home != str(paths.home()) and (Path(item.home) / "environments" / name).is_dir():
             raise errors.make(

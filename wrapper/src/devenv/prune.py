@@ -14,7 +14,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
 
 from devenv import names
 
-KINDS = ("bundle", "toolchain", "node-image", "image-store", "history", "rest")
+KINDS = ("bundle", "toolchain", "node-image", "image-store", "virtual-machines", "history", "rest")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ def items(kinds: Iterable[str] = KINDS) -> list[Item]:
         "toolchain": lambda: _folders("toolchain", paths.cache() / "go"),
         "node-image": _node_images,
         "image-store": _stores,
+        # Nodes have links to them: those that go here are not missed.
+        "virtual-machines": lambda: _entries("virtual-machines", paths.cache() / "virtual-machines"),
         "history": lambda: _folders("history", paths.home() / "history"),
         "rest": lambda: [Item("rest", str(path), store.size_of(path)) for path in store.leftovers()],
     }
@@ -51,8 +53,10 @@ def remove(item: Item) -> None:
         podman.podman("image", "rm", item.what)
     elif item.kind in ("bundle", "rest"):
         store.remove(Path(item.what))
-    else:
+    elif Path(item.what).is_dir():
         shutil.rmtree(item.what)
+    else:
+        Path(item.what).unlink()
 
 
 def _folders(kind: str, base: Path) -> list[Item]:
@@ -60,6 +64,13 @@ def _folders(kind: str, base: Path) -> list[Item]:
     if not base.is_dir():
         return []
     return [Item(kind, str(entry), store.size_of(entry)) for entry in sorted(base.iterdir()) if entry.is_dir()]
+
+
+def _entries(kind: str, base: Path) -> list[Item]:
+    """Everything right in ``base``."""
+    if not base.is_dir():
+        return []
+    return [Item(kind, str(entry), store.size_of(entry)) for entry in sorted(base.iterdir())]
 
 
 def _environments_by_version() -> dict[str, str]:

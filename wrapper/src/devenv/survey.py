@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import paths, podman, process, state
+from ansible_collections.devenv.lab.plugins.plugin_utils import libvirt, paths, podman, process, state
 
 from devenv import names
 
@@ -26,7 +26,7 @@ def environments() -> list[dict[str, Any]]:
     (nodes or a network without a state folder) or elsewhere (it belongs to another DEVENV_HOME, named by ``home``).
     """
     own = str(paths.home())
-    containers, networks = _podman_objects()
+    containers, networks = _objects()
     rows = [_own_row(name, [item for item in containers if item.environment == name]) for name in names.known()]
     mine = {row["name"] for row in rows}
     others = {(item.environment, item.home) for item in containers} | {
@@ -40,17 +40,22 @@ def environments() -> list[dict[str, Any]]:
     return rows
 
 
-def _podman_objects() -> tuple[list[podman.Container], list[podman.Network]]:
-    """Everything of every environment; nothing where podman is not there or not ours to ask."""
+Node = podman.Container | libvirt.Machine
+Network = podman.Network | libvirt.Network
+
+
+def _objects() -> tuple[list[Node], list[Network]]:
+    """Everything of every environment; no containers where podman is not there or not ours to ask."""
+    machines, claimed = libvirt.machines(), libvirt.networks()
     try:
         with ThreadPoolExecutor(2) as pool:
             containers, networks = pool.submit(podman.containers), pool.submit(podman.networks)
-            return containers.result(), networks.result()
+            return [*containers.result(), *machines], [*networks.result(), *claimed]
     except (OSError, process.ProgramFailed):
-        return [], []
+        return [*machines], [*claimed]
 
 
-def _own_row(name: str, containers: Iterable[podman.Container]) -> dict[str, Any]:
+def _own_row(name: str, containers: Iterable[Node]) -> dict[str, Any]:
     found = state.read(paths.environment(name))
     profile = found.profile or {}
     states = [container.state for container in containers] or list(_hosts(found.network).values())
@@ -65,7 +70,7 @@ def _own_row(name: str, containers: Iterable[podman.Container]) -> dict[str, Any
     }
 
 
-def _other_row(name: str, home: str, containers: list[podman.Container]) -> dict[str, Any]:
+def _other_row(name: str, home: str, containers: list[Node]) -> dict[str, Any]:
     kept = bool(home) and (Path(home) / "environments" / name).is_dir()
     return {
         "name": name, "profile": "", "kubernetes": "", "nodes": len(containers),
@@ -118,11 +123,13 @@ def _hosts(network: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def _containers(name: str) -> dict[str, str]:
-    """State of each node's container or host; empty where podman cannot be asked."""
+    """State of each node's container, machine or host; empty where podman cannot be asked."""
     with names.translated():
         hosts = _hosts(state.read_network(paths.environment(name)))
     if hosts:
         return hosts
+    if machines := {machine.node: machine.state for machine in libvirt.machines(name)}:
+        return machines
     try:
         return {container.node: container.state for container in podman.containers(name)}
     except (OSError, process.ProgramFailed):

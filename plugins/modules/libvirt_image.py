@@ -1,0 +1,92 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: libvirt_image
+short_description: Make what the virtual machines of the libvirt provider boot from
+version_added: 0.1.0
+description:
+  - Builds a kernel, an initial ramdisk and a root filesystem of Debian packages and the programs of a bundle, once for
+    its inputs, and tries once a boot of this host whether KVM boots such a kernel.
+  - Runs on the controller; needs root there.
+author:
+  - devenv maintainers (@devenv)
+attributes:
+  check_mode:
+    description: Reports what would change and changes nothing.
+    support: full
+  diff_mode:
+    description: Has no content to show.
+    support: none
+options:
+  version:
+    description: Kubernetes version of the bundle.
+    type: str
+    required: true
+  suite:
+    description: Debian release of the node.
+    type: str
+    required: true
+  mirror:
+    description: Debian mirror; empty for the default one.
+    type: str
+    default: ""
+  packages:
+    description: Debian packages of the node, kernel and initramfs-tools among them.
+    type: list
+    elements: str
+    required: true
+  masked:
+    description: Units of systemd that must not start in the node.
+    type: list
+    elements: str
+    required: true
+  files:
+    description: Files to put into the node, path in the node to path on the controller.
+    type: dict
+    required: true
+  hook:
+    description: Hook of initramfs-tools that names the modules of the initial ramdisk.
+    type: path
+    required: true
+  store:
+    description: Image store, as M(devenv.lab.podman_image) returned it; empty when no node runs Kubernetes.
+    type: str
+    default: ""
+  kvm:
+    description: V(auto) uses KVM where it is proved to boot a kernel.
+    type: str
+    choices: [auto, never]
+    default: auto
+"""
+
+EXAMPLES = r"""
+---
+- name: Have the image of virtual machines
+  devenv.lab.libvirt_image:
+    version: 1.36.3
+    suite: bookworm
+    packages: [systemd, openssh-server, linux-image-cloud-amd64, initramfs-tools]
+    masked: [getty.target]
+    files:
+      /usr/local/sbin/vm-init: /usr/share/devenv/vm-init
+    hook: /usr/share/devenv/initramfs-hook
+"""
+
+RETURN = r"""
+image:
+  description: Folder of kernel, initial ramdisk and root filesystem.
+  returned: always
+  type: str
+images_disk:
+  description: Filesystem with the images of Kubernetes, where O(store) is given.
+  returned: always
+  type: str
+kvm:
+  description: Whether nodes are to run by KVM; they are emulated otherwise.
+  returned: always
+  type: bool
+"""

@@ -1,0 +1,114 @@
+"""Nodes as virtual machines: made, reached, gone without a trace. Emulated where this machine's KVM boots nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from support.commands import Typed
+
+pytestmark = pytest.mark.cluster
+
+PROFILE = """\
+topology: sno
+stack: {stack}
+addressing: {addressing}
+provider: libvirt
+nodes:
+  master-0: null
+  worker-0: {{cluster: null, cpus: 1, memory: 1GiB, disk: 8GiB}}
+"""
+# An emulated machine among other tests.
+SECONDS = 1500
+
+
+def said(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def traces(name: str, bridge: str) -> list[str]:
+    """What this host has of the environment, asked without our code."""
+    links = json.loads(said("ip", "-json", "link", "show"))
+    found = [link["ifname"] for link in links if bridge in (link["ifname"], link.get("master"))]
+    found += [word for word in said("nft", "list", "tables").split() if word == f"devenv-{name}"]
+    found += [str(path) for path in Path("/run/devenv/libvirt").glob(name)]
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = place.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        found += [command[:80]] if command.startswith("/usr/bin/qemu") and f"guest={name}-" in command else []
+    return found
+
+
+@pytest.fixture
+def machine(
+    request: pytest.FixtureRequest, user: Typed, new_name: Callable[[str], str], tmp_path: Path
+) -> Iterator[str]:
+    """A virtual machine that is up: its environment's name. ``param`` is stack and addressing."""
+    name, profile = new_name("vm"), tmp_path / "machine.yml"
+    stack, addressing = request.param
+    profile.write_text(PROFILE.format(stack=stack, addressing=addressing))
+    user.devenv("up", "--profile", str(profile), "--name", name, seconds=SECONDS)
+    bridge = yaml.safe_load((user.home / "environments" / name / "network.yml").read_text())["bridge"]
+    # Bridge and tap, nft table, folder, emulator.
+    assert len(traces(name, bridge)) == 5
+    yield name
+    user.devenv("down", "--name", name)
+    assert traces(name, bridge) == []
+
+
+def ssh(user: Typed, name: str, command: str) -> str:
+    return user.devenv("ssh", "--name", name, "worker-0", "--", command).stdout.strip()
+
+
+@pytest.mark.parametrize("machine", [("ipv4", "static")], indirect=True)
+def test_a_virtual_machine_is_made_reached_and_gone(user: Typed, machine: str) -> None:
+    assert ssh(user, machine, "hostname") == "worker-0"
+    # A container would have this host's.
+    assert ssh(user, machine, "uname -r") != os.uname().release
+    assert ssh(user, machine, "cat /sys/class/dmi/id/sys_vendor") == "QEMU"
+    kilobytes = int(ssh(user, machine, "awk '/MemTotal/ {print $2}' /proc/meminfo"))
+    assert 900 << 10 < kilobytes < 1 << 20
+    assert int(ssh(user, machine, "df --output=size --block-size=M / | tail -n 1").rstrip("M")) > 7 * 1024
+    row = next(one for one in user.data("list") if one["name"] == machine)
+    assert (row["state"], row["running"]) == ("running", 1)
+    assert user.objects("up", "--name", machine)[-1]["changed"] == 0
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("machine", [("dualstack", "dhcp")], indirect=True)
+def test_a_machine_is_stopped_started_survives_a_reboot_of_the_host_and_is_found_without_its_folder(
+    user: Typed, machine: str
+) -> None:
+    addresses = json.loads(ssh(user, machine, "ip -json address show eth0"))[0]["addr_info"]
+    assert {one["family"] for one in addresses if one["scope"] == "global"} == {"inet", "inet6"}
+    ssh(user, machine, "echo kept > /root/note")
+    user.devenv("stop", "--name", machine, seconds=SECONDS)
+    assert next(one for one in user.data("list") if one["name"] == machine)["state"] == "stopped"
+    user.devenv("start", "--name", machine, seconds=SECONDS)
+    assert ssh(user, machine, "cat /root/note") == "kept"
+    refused = user.devenv("snapshot", "save", "vm", "--name", machine, code=2)
+    assert "[provider_cannot]" in refused.stderr
+    # As a reboot of the host would leave it.
+    bridge = yaml.safe_load((user.home / "environments" / machine / "network.yml").read_text())["bridge"]
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (place / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+        if command.startswith("/usr/bin/qemu") and f"guest={machine}-" in command:
+            os.kill(int(place.name), 9)
+    said("ip", "link", "delete", "dev", bridge)
+    said("nft", "delete", "table", "inet", f"devenv-{machine}")
+    shutil.rmtree(f"/run/devenv/libvirt/{machine}")
+    user.devenv("start", "--name", machine, seconds=SECONDS)
+    assert ssh(user, machine, "cat /root/note") == "kept"
+    shutil.rmtree(user.home / "environments" / machine)
+    assert next(one for one in user.data("list") if one["name"] == machine)["state"] == "orphan"

@@ -1,0 +1,334 @@
+"""Virtual machines of libvirt: how they are described, found and given what they need."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import (
+    addresses,
+    leftovers,
+    libvirt,
+    libvirt_image,
+    libvirt_nodes,
+    podman_nodes,
+    preflight,
+    profile,
+)
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.libvirt_image import Image
+from ansible_collections.devenv.lab.plugins.plugin_utils.podman_nodes import Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.process import Result
+
+MIB = 2**20
+
+
+def wanted(**changes: Any) -> libvirt.Wanted:
+    values: dict[str, Any] = {
+        "environment": "lab",
+        "node": "worker-0",
+        "home": "/h & co",
+        "cpus": 2,
+        "memory": 1024 * MIB,
+        "mac": "52:54:0a:d5:04:0a",
+        "bridge": "dv-12345678",
+        "kernel": Path("/s/vmlinuz"),
+        "initrd": Path("/s/initrd"),
+        "arguments": "root=/dev/vda",
+        "disks": [libvirt.Disk(Path("/s/root.qcow2"), "qcow2"), libvirt.Disk(Path("/s/seed.tar"), "raw", True)],
+        "console": Path("/s/console.log"),
+        "kvm": False,
+    }
+    return libvirt.Wanted(**{**values, **changes})
+
+
+def test_a_definition_says_what_the_machine_is_to_be() -> None:
+    domain = ElementTree.fromstring(libvirt.definition(wanted()))
+    assert domain.get("type") == "qemu"
+    assert (domain.findtext("name"), domain.findtext("memory"), domain.findtext("vcpu")) == (
+        "lab-worker-0",
+        str(1024 * MIB),
+        "2",
+    )
+    disks = [
+        (one.find("source").get("file"), one.find("target").get("dev"), one.find("readonly") is not None)  # type: ignore[union-attr]
+        for one in domain.findall("devices/disk")
+    ]
+    assert disks == [("/s/root.qcow2", "vda", False), ("/s/seed.tar", "vdb", True)]
+    assert domain.find("devices/interface/source").get("bridge") == "dv-12345678"  # type: ignore[union-attr]
+    assert domain.find("features/tcg/tb-cache") is not None
+
+
+def test_kvm_gives_the_hosts_processor_and_no_cache_of_translations() -> None:
+    domain = ElementTree.fromstring(libvirt.definition(wanted(kvm=True)))
+    assert domain.get("type") == "kvm"
+    assert domain.find("cpu").get("mode") == "host-passthrough"  # type: ignore[union-attr]
+    assert domain.find("features/tcg") is None
+
+
+def test_a_definition_tells_whose_it_is() -> None:
+    seen = libvirt.parse_definition(libvirt.definition(wanted()))
+    assert seen == libvirt.Machine("lab-worker-0", "lab", "worker-0", "/h & co", "shut off", 0, "/s/console.log")
+
+
+@pytest.mark.parametrize("text", ["", "<domain><name>x</name></domain>", "<domain><metadata/></domain>"])
+def test_definitions_of_others_are_left_alone(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        libvirt.parse_definition(text)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(libvirt, "ROOT", tmp_path / "devenv" / "libvirt")
+    monkeypatch.setattr(libvirt, "SHARED", tmp_path / "run-libvirt")
+    monkeypatch.setattr(libvirt, "qemus", dict)
+    return tmp_path / "devenv" / "libvirt"
+
+
+def network(name: str = "lab", subnet: str = "10.213.0.0/24") -> libvirt.Network:
+    return libvirt.Network(f"devenv-{name}", name, "/h", libvirt_nodes.bridge_name(name), [subnet])
+
+
+def test_environments_are_found_without_their_state_folders(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("lab", "other"):
+        libvirt.write_network(network(name))
+    place = root / "lab" / "etc" / "qemu"
+    place.mkdir()
+    (place / "lab-worker-0.xml").write_text(libvirt.definition(wanted()))
+    (place / "broken.xml").write_text("<")
+    assert [one.environment for one in libvirt.networks()] == ["lab", "other"]
+    assert libvirt.networks("lab") == [network("lab")]
+    assert [one.state for one in libvirt.machines()] == ["shut off"]
+    monkeypatch.setattr(libvirt, "qemus", lambda: {("lab", "worker-0"): 7, ("lost", "master-0"): 8})
+    seen = {one.name: (one.state, one.pid) for one in libvirt.machines()}
+    assert seen == {"lab-worker-0": ("running", 7), "lost-master-0": ("running", 8)}
+    assert [one.name for one in libvirt.machines("lab")] == ["lab-worker-0"]
+
+
+def test_forgetting_the_last_environment_leaves_no_folder(root: Path) -> None:
+    for name in ("lab", "other"):
+        libvirt.write_network(network(name))
+    libvirt.forget("lab")
+    assert [entry.name for entry in root.iterdir()] == ["other"]
+    libvirt.forget("other")
+    assert not root.parent.exists()
+
+
+def test_emulators_are_known_by_their_variable(tmp_path: Path) -> None:
+    def process(pid: int, comm: str, environ: str) -> None:
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "comm").write_text(comm + "\n")
+        (tmp_path / str(pid) / "environ").write_text(environ)
+
+    process(11, "qemu-system-x86", f"PATH=/bin\0{libvirt.MARKER}=lab worker-0\0")
+    process(12, "qemu-system-x86", "PATH=/bin\0")
+    process(13, "sh", f"{libvirt.MARKER}=lab worker-1\0")
+    assert libvirt.qemus(tmp_path) == {("lab", "worker-0"): 11}
+
+
+def test_capabilities_are_asked_for_once(root: Path, tmp_path: Path) -> None:
+    for name in ("lab", "other"):
+        libvirt.write_network(network(name))
+    own = root / "lab" / "cache" / "qemu" / "capabilities"
+    own.mkdir(parents=True)
+    (own / "12.xml").write_text("<qemuCaps/>")
+    libvirt.share_capabilities("lab", tmp_path / "cache")
+    libvirt.share_capabilities("other", tmp_path / "cache")
+    assert (root / "other" / "cache" / "qemu" / "capabilities" / "12.xml").read_text() == "<qemuCaps/>"
+
+
+def test_subnets_of_virtual_machines_are_taken(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(podman_nodes, "networks", list)
+    libvirt.write_network(network(subnet="10.213.77.0/24"))
+    assert "10.213.77.0/24" in podman_nodes.subnets_in_use()
+
+
+def test_another_home_keeps_its_name(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(libvirt_nodes, "ALLOCATOR", tmp_path / "lock")
+    monkeypatch.setattr(podman_nodes, "others", lambda name: [])
+    libvirt.write_network(network())
+    with pytest.raises(DevenvError, match="belongs to /h"):
+        libvirt_nodes.claim("lab", "/elsewhere", profile.resolve("sno"), None)
+
+
+def test_a_claim_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(libvirt_nodes, "ALLOCATOR", tmp_path / "lock")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(podman_nodes, "others", lambda name: [])
+    monkeypatch.setattr(podman_nodes, "subnets_in_use", lambda: ["10.213.0.0/24"])
+    resolved = profile.resolve("sno")
+    plan = libvirt_nodes.claim("lab", "/h", resolved, None)
+    assert plan["subnets"] == {"ipv4": "10.213.1.0/24"}
+    assert len(plan["bridge"]) < 16
+    assert libvirt_nodes.claim("lab", "/h", resolved, plan) == plan
+
+
+NODE = Node(
+    name="worker-0",
+    cpus=0.5,
+    memory=1024 * MIB,
+    mac="52:54:0a:d5:04:0a",
+    addresses=["10.213.4.10/24", "fd77::10/64"],
+    gateways=["10.213.4.1", "fd77::1"],
+)
+
+
+def test_a_shell_reads_the_variables_of_a_node() -> None:
+    script = (
+        libvirt_nodes.seed_variables(NODE)
+        + 'echo "$DEVENV_HOSTNAME|$DEVENV_ADDRESSES|$DEVENV_GATEWAYS|$DEVENV_FAMILIES"'
+    )
+    said = subprocess.run(["sh", "-eu"], input=script, capture_output=True, text=True, check=True).stdout
+    assert said == "worker-0|10.213.4.10/24 fd77::10/64|10.213.4.1 fd77::1|ipv4 ipv6\n"
+
+
+def test_the_seed_is_a_disk_that_only_root_reads(tmp_path: Path) -> None:
+    keys = tmp_path / "ssh" / "hosts" / "worker-0"
+    keys.mkdir(parents=True)
+    (keys / "ssh_host_ed25519_key").write_text("secret")
+    libvirt_nodes.folder_of(tmp_path, "worker-0").mkdir(parents=True)
+    seed = libvirt_nodes.write_seed("lab", tmp_path, NODE)
+    assert stat.S_IMODE(seed.stat().st_mode) == 0o600
+    # QEMU wants whole sectors.
+    assert seed.stat().st_size % 512 == 0
+    with tarfile.open(seed) as tar:
+        assert {one.name: oct(one.mode) for one in tar} == {
+            "node": "0o644",
+            "resolv.conf": "0o644",
+            "ssh/ssh_host_ed25519_key": "0o600",
+        }
+
+
+# --- KVM --------------------------------------------------------------------------------------------------------------
+
+
+def emulator(folder: Path, script: str) -> list[str]:
+    path = folder / "emulator"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return [str(path)]
+
+
+IMAGE = Image(Path("/nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("script", "boots"),
+    [
+        ("echo Linux version 6; echo 'Loading, please wait...'; sleep 60", True),
+        ("printf 'Loading, plea'; sleep 0.1; printf 'se wait...'; sleep 60", True),
+        ("echo SeaBIOS; sleep 60", False),
+        ("sleep 60", False),
+        ("exit 1", False),
+    ],
+)
+def test_only_a_kernel_that_runs_a_program_proves_kvm(tmp_path: Path, script: str, boots: bool) -> None:
+    assert (libvirt_image.boots(IMAGE, emulator(tmp_path, script), 0.7) is not None) is boots
+
+
+def test_kvm_is_proved_once_a_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = tmp_path / "kvm"
+    known = libvirt_image.kvm_known
+    assert "no /dev/kvm" in known(tmp_path, device).words
+    device.touch()
+    assert known(tmp_path, device).usable is None
+    monkeypatch.setattr(libvirt_image, "kvm_known", lambda cache: known(cache, device))
+    told: list[str] = []
+    program = emulator(tmp_path, "echo tried >> $0.log; echo 'Loading, please wait'; sleep 60")
+    for _round in range(2):
+        assert libvirt_image.prove_kvm(IMAGE, tmp_path, told.append, program).usable is True
+    assert (tmp_path / "emulator.log").read_text() == "tried\n"
+    proof = json.loads((tmp_path / "kvm.json").read_text())
+    assert proof["boot"] == leftovers.boot_id()
+    (tmp_path / "kvm.json").write_text(json.dumps({**proof, "boot": "an earlier one"}))
+    assert known(tmp_path, device).usable is None
+    (tmp_path / "kvm.json").write_text(json.dumps({**proof, "boots": False}))
+    assert known(tmp_path, device).usable is False
+
+
+# --- preflight --------------------------------------------------------------------------------------------------------
+
+
+def resolved(**changes: Any) -> dict[str, Any]:
+    return profile.resolve("sno", overrides={"provider": "libvirt", **changes})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_preflight_names_what_is_missing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libvirt, "drivers", list)
+    probes = preflight.look("lab", resolved())
+    with pytest.raises(DevenvError, match="libvirt's QEMU driver: not found") as caught:
+        preflight.require([probe for probe in probes if not probe.name.startswith("program ")])
+    assert "libvirt-daemon-driver-qemu" in caught.value.advice
+
+
+def test_the_driver_is_looked_for_where_distributions_put_it(tmp_path: Path) -> None:
+    assert libvirt.drivers(tmp_path) == []
+    driver = tmp_path / "lib64" / "libvirt" / "connection-driver" / "libvirt_driver_qemu.so"
+    driver.parent.mkdir(parents=True)
+    driver.touch()
+    assert libvirt.drivers(tmp_path) == [driver]
+
+
+def test_the_plan_of_addresses_is_that_of_other_providers() -> None:
+    chosen = resolved()
+    plan = addresses.plan(chosen, {"ipv4": "10.213.4.0/24"})
+    specs = podman_nodes.node_specs(chosen, plan)
+    assert [(node.name, list(node.addresses)) for node in specs] == [("master-0", ["10.213.4.10/24"])]
+
+
+def test_a_filesystem_grows_once(tmp_path: Path) -> None:
+    folder = tmp_path / "root"
+    folder.mkdir()
+    (folder / "file").write_text("content")
+    base = tmp_path / "root.raw"
+    libvirt_image.filesystem(folder, base, "devenv-root")
+    assert libvirt_image.of_size(base, 1 << 20) == base
+    large = libvirt_image.of_size(base, 1 << 30)
+    assert (large.stat().st_size, base.stat().st_size) == (1 << 30, 129 << 20)
+    # Sparse: what it takes is what is in it.
+    assert large.stat().st_blocks * 512 < 40 << 20
+    said = subprocess.run(["e2fsck", "-fn", str(large)], capture_output=True, text=True)
+    assert said.returncode == 0, said.stdout
+    assert "262144 blocks" in said.stdout
+    inode = large.stat().st_ino
+    assert libvirt_image.of_size(base, 1 << 30).stat().st_ino == inode
+
+
+@pytest.mark.parametrize(("entries", "left"), [(("common", "hostdevmgr"), False), (("common", "libvirt-sock"), True)])
+def test_the_folder_of_a_libvirtd_stays(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: tuple[str, ...], left: bool
+) -> None:
+    shared = tmp_path / "libvirt"
+    for entry in entries:
+        (shared / entry).mkdir(parents=True)
+    monkeypatch.setattr(libvirt, "SHARED", shared)
+    libvirt.write_network(network())
+    libvirt.forget("lab")
+    assert shared.exists() is left
+
+
+@pytest.mark.parametrize(("codes", "calls"), [([0], 1), ([-11, 0], 2), ([-11, -11, -11], 3)])
+def test_virsh_that_is_killed_is_asked_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch, codes: list[int], calls: int
+) -> None:
+    libvirt.write_network(network())
+    answers = iter(codes)
+    asked: list[str] = []
+
+    def virsh(environment: str, *words: str, check: bool = True, timeout: float = 0) -> Result:
+        asked.append(" ".join(words))
+        return Result(next(answers), "", "")
+
+    monkeypatch.setattr(libvirt, "virsh", virsh)
+    libvirt_nodes.refresh("lab")
+    assert asked == ["list --all"] * calls
+    libvirt_nodes.refresh("absent")
+    assert len(asked) == calls
