@@ -53,6 +53,12 @@ class Paper:
         ]
         return Allocation("", name, "paper", found, grouped)
 
+    def hold(self, name: str) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
 
 def folder() -> Path:
     """Where environments of paper are."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,12 @@ class Maker(Protocol):
     def describe(self, name: str, demand: Demand) -> Allocation:
         """The machines of an environment that is up."""
 
+    def hold(self, name: str) -> None:
+        """This process uses it from now on."""
+
+    def close(self) -> None:
+        """This process uses none any more."""
+
 
 @dataclass(frozen=True)
 class Devenv:
@@ -89,6 +96,12 @@ class Devenv:
         nodes, clusters = demands.node_names(demand), demands.cluster_names(demand)
         return describe(name, demand, nodes, clusters)
 
+    def hold(self, name: str) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
     def _document(self, demand: Demand) -> dict[str, Any]:
         hosts = self.hosts
         if hosts is not None:
@@ -125,9 +138,13 @@ def folder(name: str) -> Path:
 
 
 def load(word: str, settings: Mapping[str, Any]) -> Maker:
-    """The maker ``word``: devenv, or ``module:attribute`` of one's own, called with ``settings``."""
+    """The maker ``word``: devenv, habertest, or ``module:attribute`` of one's own, called with ``settings``."""
     if word == "devenv":
         return Devenv(**settings)
+    if word == "habertest":
+        from devenv.testing.habertest import Habertest
+
+        return Habertest(**settings)
     module, _, attribute = word.partition(":")
     made: Maker = getattr(importlib.import_module(module), attribute)(**settings)
     return made
@@ -286,6 +303,22 @@ class Provisioned:
                 **{key: value for key, value in keys.items() if value},
             }  # fmt: skip
         return found
+
+    def with_key_files(self, private: Path) -> Provisioned:
+        """The same with texts of keys as files, and with the host keys that the machines show now as the known ones:
+        for machines that were made a moment ago, whose keys nobody can know.
+        """
+        hosts = {}
+        for name, said in self.hosts.items():
+            kept = {key: value for key, value in said.items() if key not in ("pem_key_string", "host_keys")}
+            if said.get("pem_key_string"):
+                text = str(said["pem_key_string"]).rstrip("\n") + "\n"
+                kept["key_file_path"] = str(_secret(private / f"{name}.key", text))
+            scan = ["ssh-keyscan", "-p", str(said.get("port", 22)), str(said["ip"])]
+            shown = subprocess.run(scan, capture_output=True, text=True, timeout=60, check=False).stdout
+            kept["known_hosts"] = str(_secret(private / f"{name}.known_hosts", shown))
+            hosts[name] = kept
+        return Provisioned(hosts, self.clusters, self.source)
 
     def _known(self, cluster: str) -> Mapping[str, Any]:
         if cluster in self.clusters:

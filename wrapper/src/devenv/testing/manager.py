@@ -107,11 +107,12 @@ class Manager:
         used = self.leases.enter(
             key, maker.need(demand), make, lambda text: self._say(f"{key}: {text}"), refresh=self.settings.install
         )
+        maker.hold(key)
         return maker.describe(key, demand), used
 
     def maker(self, provisioned: allocators.Provisioned | None = None) -> allocators.Maker:
         if self._maker is None:
-            self._maker_settings = {"overrides": self.settings.overrides}
+            self._maker_settings = {"overrides": self.settings.overrides, **self.settings.service}
             if provisioned:
                 self._maker_settings["hosts"] = provisioned.for_profile()
             self._maker = allocators.load(self.settings.allocator, self._maker_settings)
@@ -180,6 +181,8 @@ class Manager:
         try:
             self.release(list(self._entered))
         finally:
+            if self._maker:
+                self._maker.close()
             if self._guard:
                 self._guard.kill()
                 self._guard.wait()

@@ -56,7 +56,15 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     )  # fmt: skip
     add("", "no-isolation", action="store_true", dest="devenv_no_isolation", help="run all tests in this process")
     add("", "logs", metavar="DIR", dest="devenv_logs", help="collect logs of hosts and clusters, a folder a test")
-    add("", "allocator", metavar="NAME", dest="devenv_allocator", help="what makes machines (default: devenv)")
+    add("", "allocator", metavar="NAME", dest="devenv_allocator", help="what makes machines: devenv, habertest")
+    for short, name, what in (
+        ("--provisioner", "provisioner", "address of a habertest service, which then makes the machines"),
+        ("--heartbeat", "heartbeat", "address of its heartbeat server (default: the same)"),
+        ("--ssl-cert", "cert", "certificate to show there"),
+        ("--ssl-key", "key", "key of the certificate"),
+        ("--ssl-ca", "ca", "authorities that may have signed the service's (default: those of this machine)"),
+    ):
+        add(short, name, metavar="URL" if "address" in what else "FILE", dest=f"devenv_{name}", help=what)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:

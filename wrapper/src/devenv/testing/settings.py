@@ -11,6 +11,15 @@ from typing import Any
 import pytest
 
 DEFAULT_MAKER = "devenv"
+REMOTE = "habertest"
+# Setting of the service: its option, and the variable that stands for it.
+SERVICE = {
+    "provisioner": "HABERTEST_PROVISIONER",
+    "heartbeat": "HABERTEST_HEARTBEAT_SERVER",
+    "cert": "HABERTEST_SSL_CERT",
+    "key": "HABERTEST_SSL_KEY",
+    "ca": "HABERTEST_SSL_CA",
+}
 
 
 @dataclass(frozen=True)
@@ -31,11 +40,12 @@ class Settings:
     isolation: bool
     logs: Path | None
     allocator: str
+    service: dict[str, str]
 
     @property
     def remote(self) -> bool:
         """Whether machines may be of other kinds than this one's nodes."""
-        return self.hardware is not None or self.allocator == "habertest"
+        return self.hardware is not None or self.allocator == REMOTE
 
 
 def of(config: pytest.Config) -> Settings:
@@ -44,6 +54,7 @@ def of(config: pytest.Config) -> Settings:
     given = [flag for flag in ("--devenv-env", "--hardware", "--provisioned-hardware") if option(_dest(flag))]
     if len(given) > 1:
         raise pytest.UsageError(f"one of {', '.join(given)}, not several")
+    allocator = option("devenv_allocator") or (REMOTE if option("devenv_provisioner") else DEFAULT_MAKER)
     path = option("devenv_provisioned") or option("devenv_hardware")
     logs = option("devenv_logs")
     return Settings(
@@ -60,12 +71,22 @@ def of(config: pytest.Config) -> Settings:
         test_timeout=float(option("devenv_test_timeout")),
         isolation=not (option("devenv_no_isolation") or option("usepdb", False) or option("trace", False)),
         logs=Path(logs).absolute() if logs else None,
-        allocator=option("devenv_allocator") or DEFAULT_MAKER,
+        allocator=allocator,
+        service=_service(config) if allocator == REMOTE else {},
     )
 
 
 def _dest(flag: str) -> str:
     return {"--devenv-env": "devenv_env", "--hardware": "devenv_hardware"}.get(flag, "devenv_provisioned")
+
+
+def _service(config: pytest.Config) -> dict[str, str]:
+    found = {key: config.getoption(f"devenv_{key}") or os.environ.get(name, "") for key, name in SERVICE.items()}
+    found["heartbeat"] = found["heartbeat"] or found["provisioner"]
+    missing = [f"{SERVICE[key]}" for key in ("provisioner", "cert", "key") if not found[key]]
+    if missing:
+        raise pytest.UsageError(f"the allocator {REMOTE} needs an option or a variable for {', '.join(missing)}")
+    return found
 
 
 def _run(config: pytest.Config) -> str:
