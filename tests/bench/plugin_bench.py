@@ -43,7 +43,7 @@ def one_run(folder: Path, words: Sequence[str]) -> tuple[float, float]:
     return seconds, used.ru_utime + used.ru_stime
 
 
-def measure(tests: int, rounds: int) -> dict[str, Any]:
+def measure(tests: int = 200, rounds: int = 11) -> dict[str, Any]:
     """All rounds; the first pair, which warms caches, does not count."""
     found: dict[str, dict[str, list[float]]] = {way: {kind: [] for kind in KINDS} for way in ("with", "without")}
     with tempfile.TemporaryDirectory(prefix="plugin-bench-") as place:

@@ -421,3 +421,12 @@ def _running(words: str) -> list[str]:
         except OSError:
             continue
     return found
+
+
+def test_machines_of_a_file_are_no_environment(tmp_path: Path) -> None:
+    machines = allocators.read_file(written(tmp_path, "hosts: {a: {ip: 192.0.2.1}}"))
+    found = machines.allocation(demand.parse({"hardware": {"a": {}}}), tmp_path)
+    with pytest.raises(NotAvailable, match="no environment of devenv"):
+        objects.BaseConfig(found).environment  # noqa: B018  # the access itself
+    with pytest.raises(NotAvailable, match="its power is not ours to switch"):
+        objects.BaseConfig(found).hosts.a.Power.on()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from devenv.testing import registry
 from devenv.testing.allocation import Allocation, ClusterFound, HostFound
+from devenv.testing.errors import NotAvailable
 
 if TYPE_CHECKING:
     from devenv.environment import Environment
@@ -138,12 +139,14 @@ class BaseConfig:
 
     @property
     def environment(self) -> Environment:
-        """The environment as an object of the Python API. Raises devenv.NotFound when the machines are no environment
-        of devenv.
+        """The environment as an object of the Python API. Raises NotAvailable when the machines are no environment of
+        devenv.
         """
         from devenv.environment import Environment
 
-        return Environment.open(self.environment_name or None)
+        if not self.environment_name:
+            raise NotAvailable("the machines are no environment of devenv")
+        return Environment.open(self.environment_name)
 
     def clear_plugins(self) -> None:
         """Close and forget all plugins of all hosts and clusters."""
