@@ -77,7 +77,7 @@ class Project:
         """Names in the order in which something was done; with ``what``, of that alone."""
         return [name if what else f"{kind} {name}" for kind, name in makers.story(self.home) if what in ("", kind)]
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 20) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, self.story()
@@ -88,7 +88,7 @@ class Project:
         return sorted(path.name for path in (self.home / "paper").glob("*"))
 
 
-def ended(child: subprocess.Popen[str], seconds: float = 90) -> str:
+def ended(child: subprocess.Popen[str], seconds: float = 180) -> str:
     """What a run said; one that does not end is killed."""
     try:
         return child.communicate(timeout=seconds)[0]
