@@ -85,9 +85,9 @@ def collection_only(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
 
 @pytest.fixture(scope="session")
 def package(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
-    """What someone has who installs the wheel."""
+    """What someone has who installs the wheel, to test with it."""
     (wheel,) = dist.glob("*.whl")
-    return elsewhere(tmp_path_factory.mktemp("package"), str(wheel))
+    return elsewhere(tmp_path_factory.mktemp("package"), f"{wheel}[test]")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,8 @@
 
 Usage: bench.py [--profile NAME ...] [--rounds N] [--out FILE]. Needs root and podman. Of each profile an environment is
 made first, unmeasured: it warms the caches, and what the bare commands need is taken from it, and the snapshot that
-others start from. The inventory of a big profile is measured beside static YAML. Nothing here is a pass or a failure.
+others start from. The inventory of a big profile is measured beside static YAML, the pytest plugin beside a suite
+without it. Nothing here is a pass or a failure.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import inventory_bench
+import plugin_bench
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -336,6 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         found = {profile: measure(profile, options.rounds) for profile in options.profile or PROFILES}
         listing = inventory_bench.measure(rounds=options.rounds)
+        plugin = plugin_bench.measure()
     except subprocess.CalledProcessError as error:
         print(error, error.stdout, error.stderr, sep="\n", file=sys.stderr)
         return 1
@@ -344,10 +347,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "load_before": load},
         "profiles": found,
         "inventory": listing,
+        "plugin": plugin,
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     shown = {profile: {key: one[key] for key in ("ratios", "seconds")} for profile, one in found.items()}
-    print(json.dumps({**shown, "inventory": {"ratio": round(listing["ratio"], 3)}}, indent=1))
+    aside = {
+        "inventory": {"ratio": round(listing["ratio"], 3)},
+        "plugin": {key: plugin[key] for key in ("overhead_ms", "ratio")},
+    }
+    print(json.dumps({**shown, **aside}, indent=1))
     return 0
 
 

@@ -1,0 +1,124 @@
+"""The host plugin TunnelManager: ports that a host reaches, on an address of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from devenv.testing.errors import Unreachable
+
+if TYPE_CHECKING:
+    from devenv.testing.objects import Host
+
+
+@dataclass
+class Tunnel:
+    """``127.0.0.1:local_port`` here is ``address:port`` as the host sees it."""
+
+    address: str
+    port: int
+    local_port: int
+    _child: subprocess.Popen[bytes] = field(repr=False)
+
+    @property
+    def is_open(self) -> bool:
+        return self._child.poll() is None
+
+    def close(self) -> None:
+        """End the tunnel."""
+        self._child.terminate()
+        try:
+            self._child.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.communicate()
+
+    def __enter__(self) -> Tunnel:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class TunnelManager:
+    """Tunnels of one host, each an ssh of its own; all end with the test."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._tunnels: list[Tunnel] = []
+
+    def open(self, port: int, address: str = "127.0.0.1", *, timeout: float = 30) -> Tunnel:
+        """A tunnel to ``address:port`` as the host sees it, open when this returns. Raises Unreachable."""
+        for attempt in range(3):
+            local = _free_port()
+            tunnel = self._start(local, address, port)
+            if _answers(tunnel, timeout):
+                self._tunnels.append(tunnel)
+                return tunnel
+            tunnel.close()
+            # The port was free a moment ago; another may have taken it.
+            if attempt == 2:
+                break
+        said = f"no tunnel to {address}:{port}"
+        raise Unreachable(self._host.name, said, 255, "", said)
+
+    def _start(self, local: int, address: str, port: int) -> Tunnel:
+        shown = f"[{address}]" if ":" in address else address
+        ssh = self._host.SshDirect
+        # Without the shared connection: it would keep the tunnel when this ssh ends.
+        own = ["-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "ExitOnForwardFailure=yes", "-N"]
+        argv = ssh.argv("", [*own, "-L", f"127.0.0.1:{local}:{shown}:{port}"])[:-1]
+        # What ssh takes first counts.
+        argv[1:1] = own[:4]
+        child = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ssh.environment()
+        )
+        return Tunnel(address, port, local, child)
+
+    def ping(self) -> None:
+        """The host answers ssh."""
+        self._host.SshDirect.ping()
+
+    def verify_functionality(self) -> None:
+        """What the host's own ssh server says can be read through a tunnel."""
+        with self.open(self._host.port if self._host.port != 22 else 22) as tunnel:
+            with socket.create_connection(("127.0.0.1", tunnel.local_port), timeout=15) as connection:
+                connection.settimeout(15)
+                if not connection.recv(4).startswith(b"SSH"):
+                    raise Unreachable(self._host.name, "tunnel", 255, "", "the tunnel leads nowhere")
+            tunnel.close()
+
+    def reset_state(self) -> None:
+        """Close all tunnels."""
+        tunnels, self._tunnels = self._tunnels, []
+        for tunnel in tunnels:
+            tunnel.close()
+
+    def close(self) -> None:
+        self.reset_state()
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _answers(tunnel: Tunnel, timeout: float) -> bool:
+    end = time.monotonic() + timeout
+    while time.monotonic() < end and tunnel.is_open:
+        with contextlib.suppress(OSError), _connected(tunnel.local_port):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@contextlib.contextmanager
+def _connected(port: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+        yield connection

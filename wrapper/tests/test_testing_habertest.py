@@ -1,0 +1,222 @@
+"""Machines of a remote service, as its protocol has it."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import paths
+from doubles import habertest as double
+
+from devenv.testing import demand, habertest
+from devenv.testing.errors import AllocationFailed
+
+HARDWARE: dict[str, Any] = {"hardware": {"host1": {}, "host2": {"gpus": 1}, "host3": {}}}
+
+
+@dataclass(frozen=True)
+class Lab:
+    server: double.Server
+    folder: Path
+
+    @property
+    def service(self) -> double.Service:
+        return self.server.service
+
+    def maker(self, **other: str) -> habertest.Habertest:
+        files = {
+            name: str(self.folder / f"{file}.pem") for name, file in (("cert", "us"), ("key", "us-key"), ("ca", "ca"))
+        }
+        return habertest.Habertest(**{"provisioner": self.server.url, "heartbeat": self.server.url, **files, **other})
+
+
+def certificates(folder: Path) -> None:
+    """An authority, the service and us signed by it, and someone whom nobody has signed."""
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    openssl(*new, "-keyout", "ca-key.pem", "-out", "ca.pem", "-subj", "/CN=ca")
+    openssl(*new, "-keyout", "other-key.pem", "-out", "other.pem", "-subj", "/CN=other")
+    for name in ("service", "us"):
+        signed = ["-CA", "ca.pem", "-CAkey", "ca-key.pem", "-addext", "subjectAltName=DNS:localhost"]
+        leaf = ["-addext", "basicConstraints=critical,CA:FALSE"]
+        openssl(*new, *signed, *leaf, "-keyout", f"{name}-key.pem", "-out", f"{name}.pem", "-subj", f"/CN={name}")
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("keys")
+    certificates(folder)
+    return folder
+
+
+@pytest.fixture
+def lab(keys: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    machines = [
+        {"ip": f"192.0.2.{number}", "user": "root", "pem_key_string": "KEY", "vm_id": f"vm{number}"}
+        for number in (1, 2, 3)
+    ]
+    server = double.Server(double.Service(machines), keys / "service.pem", keys / "service-key.pem", keys / "ca.pem")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    monkeypatch.setattr(habertest, "PAUSE", 0.05)
+    monkeypatch.setattr(habertest, "BEAT", 0.05)
+    yield Lab(server, keys)
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def wanted() -> demand.Demand:
+    return demand.parse(HARDWARE, remote=True)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def up(maker: habertest.Habertest, name: str = "pytest-a") -> list[str]:
+    said: list[str] = []
+    maker.up(name, wanted(), timeout=None, say=said.append)
+    return said
+
+
+def test_machines_come_and_go(lab: Lab) -> None:
+    maker = lab.maker()
+    assert up(maker) == ["asks for host1, host3", "asks for host2"]
+    assert maker.is_up("pytest-a")
+    found = maker.describe("pytest-a", wanted())
+    # Which machine is whose does not follow from the order of the answer, and those that differ are asked for apart.
+    assert [(host.name, host.addresses, host.vm_id) for host in found.hosts] == [
+        ("host1", ["192.0.2.1"], "vm1"),
+        ("host2", ["192.0.2.3"], "vm3"),
+        ("host3", ["192.0.2.2"], "vm2"),
+    ]
+    assert found.provider == "habertest"
+    image = {"hardware_type": "vm", "base_image": "automation_infra_1.0"}
+    assert lab.service.demands == [{"host1": image, "host3": image}, {"host2": {**image, "gpus": 1}}]
+    assert set(lab.service.requestors[0]) == {
+        "hostname", "username", "ip", "external_ip", "creation_time", "running_cmd",
+    }  # fmt: skip
+    maker.down("pytest-a")
+    assert (len(lab.service.free), lab.service.jobs) == (3, {})
+    assert not maker.is_up("pytest-a")
+    maker.down("pytest-a")
+
+
+def test_secrets_are_private(lab: Lab) -> None:
+    maker = lab.maker()
+    up(maker)
+    maker.describe("pytest-a", wanted())
+    kept = [path for path in (paths.home() / "testing").rglob("*") if path.is_file()]
+    assert any("KEY" in path.read_text() for path in kept)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
+
+
+def test_busy_is_tried_again_until_the_time_is_over(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.service.busy = 2
+    maker = lab.maker()
+    up(maker)
+    assert len(lab.service.demands) == 4
+    maker.down("pytest-a")
+    lab.service.busy = 1000
+    monkeypatch.setattr(habertest, "PATIENCE", 0.2)
+    with pytest.raises(AllocationFailed, match="habertest: busy for host1, host3"):
+        up(maker)
+
+
+def test_what_cannot_be_had_gives_back_what_came_before(lab: Lab) -> None:
+    lab.service.free.pop()
+    maker = lab.maker()
+    with pytest.raises(AllocationFailed, match="habertest: unfulfillable for host2: 0 machines are free"):
+        up(maker)
+    assert len(lab.service.jobs) == 1
+    maker.down("pytest-a")
+    assert lab.service.jobs == {}
+
+
+def test_signs_of_life_keep_the_machines(lab: Lab) -> None:
+    lab.service.lease = 1.0
+    maker = lab.maker()
+    up(maker)
+    maker.hold("pytest-a")
+    beats = lab.service.beats
+    until(lambda: lab.service.beats > beats + 40)
+    assert maker.is_up("pytest-a")
+    # Without them, as after a crash of all that knew of it, the service takes them back, and they are asked for anew.
+    maker.close()
+    until(lambda: not maker.is_up("pytest-a"))
+    up(maker)
+    assert maker.is_up("pytest-a")
+    maker.down("pytest-a")
+
+
+def test_neither_side_trusts_a_stranger(lab: Lab, tmp_path: Path) -> None:
+    for other in (
+        {"ca": str(lab.folder / "other.pem")},
+        {"cert": str(lab.folder / "other.pem"), "key": str(lab.folder / "other-key.pem")},
+        # Signed, and of another name.
+        {"provisioner": lab.server.url.replace("localhost", "127.0.0.1")},
+    ):
+        with pytest.raises(AllocationFailed):
+            up(lab.maker(**other))
+    with pytest.raises(AllocationFailed, match="certificates of habertest"):
+        up(lab.maker(cert=str(tmp_path / "none")))
+    assert lab.service.demands == []
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_of_pytest_gives_back_what_it_took(lab: Lab, tmp_path: Path, killed: bool) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_it.py").write_text(
+        "import os, signal, time\n"
+        "from devenv.testing import hardware_config\n"
+        "@hardware_config(hardware={'host1': {'gpus': 1}})\n"
+        "def test_it(base_config, request):\n"
+        "    assert base_config.hosts.host1.vm_id == 'vm1'\n"
+        f"    if {killed}:\n"
+        "        os.kill(int(os.environ['PYTEST_PID']), signal.SIGKILL)\n"
+        "        time.sleep(600)\n"
+    )
+    (tmp_path / "conftest.py").write_text("import os\nos.environ['PYTEST_PID'] = str(os.getpid())\n")
+    files = {"cert": "us", "key": "us-key", "ca": "ca"}
+    words = [f"--ssl-{name}={lab.folder / file}.pem" for name, file in files.items()]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--provisioner={lab.server.url}", *words],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == (-9 if killed else 0), done.stdout + done.stderr
+    until(lambda: lab.service.jobs == {})
+    assert len(lab.service.released) == 1
+    assert lab.service.demands[0]["host1"]["gpus"] == 1
+
+
+def test_a_service_needs_certificates(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_it.py").write_text(
+        "from devenv.testing import hardware_config\n@hardware_config(hardware={'a': {}})\ndef test_it(): pass\n"
+    )
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--provisioner=https://localhost:1"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert "needs an option or a variable for HABERTEST_SSL_CERT, HABERTEST_SSL_KEY" in done.stdout + done.stderr
+    assert "INTERNALERROR" not in done.stdout
+
+
+@pytest.mark.parametrize("answer", [{}, {"hardware_details": None}, {"hardware_details": [{"user": "x"}, {"ip": "y"}]}])
+def test_an_answer_without_machines_is_an_error_that_says_so(answer: dict[str, Any]) -> None:
+    with pytest.raises(AllocationFailed, match="2 machines were asked for, and"):
+        habertest.machines(["a", "b"], answer)

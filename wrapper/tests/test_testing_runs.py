@@ -1,0 +1,616 @@
+"""Whole runs of pytest, in a process of their own, with a maker that makes environments of paper."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support import makers
+
+TESTS = Path(__file__).resolve().parents[2] / "tests"
+CONFTEST = """
+import pytest
+from devenv.testing import Installer, isolation, register_installer
+
+isolation.PATIENCE = 2.0
+
+
+class Fake(Installer):
+    engine = "kubeadm"
+
+
+register_installer("fake", Fake)
+"""
+HEAD = """
+import os, signal, time
+import pytest
+from devenv.testing import hardware_config
+
+cluster_installer = "fake"
+one = hardware_config(hardware={"host1": {}}, grouping={"c": {"hosts": ["host1"]}})
+two = hardware_config(hardware={"host1": {}, "host2": {}}, grouping={"c": {"hosts": ["host1"]}})
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """Somebody's tests."""
+
+    folder: Path
+    home: Path
+
+    def write(self, text: str, name: str = "test_it.py") -> None:
+        (self.folder / name).write_text(HEAD + textwrap.dedent(text))
+
+    def start(self, *words: str, install: bool = True, **env: str) -> subprocess.Popen[str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "DEVENV_"))}
+        argv = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "--color=no"]
+        argv += ["--devenv-allocator=support.makers:Paper", *(["--install"] if install else []), *words]
+        return subprocess.Popen(
+            argv,
+            cwd=self.folder,
+            env={**kept, "DEVENV_HOME": str(self.home), "PYTHONPATH": str(TESTS), **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A shell's background job ignores it, and so would what we start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # type: ignore[arg-type, return-value]
+        )
+
+    def run(self, *words: str, code: int = 0, install: bool = True, **env: str) -> str:
+        child = self.start(*words, install=install, **env)
+        out = ended(child)
+        assert child.returncode == code, out
+        return out
+
+    def story(self, what: str = "") -> list[str]:
+        """Names in the order in which something was done; with ``what``, of that alone."""
+        return [name if what else f"{kind} {name}" for kind, name in makers.story(self.home) if what in ("", kind)]
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, self.story()
+            time.sleep(0.05)
+
+    def left(self) -> list[str]:
+        """Environments that are still there."""
+        return sorted(path.name for path in (self.home / "paper").glob("*"))
+
+
+def ended(child: subprocess.Popen[str], seconds: float = 180) -> str:
+    """What a run said; one that does not end is killed."""
+    try:
+        return child.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        child.kill()
+        raise AssertionError(child.communicate()[0]) from None
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "conftest.py").write_text(CONFTEST)
+    return Project(folder, tmp_path / "home")
+
+
+def counts(out: str) -> dict[str, int]:
+    return {
+        word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|errors?|skipped)", out.splitlines()[-1])
+    }
+
+
+# --- sharing ----------------------------------------------------------------------------------------------------------
+
+
+def test_twenty_tests_cost_one_up(project: Project) -> None:
+    project.write("""
+        @one
+        @pytest.mark.parametrize("n", range(20))
+        def test_a(base_config, n):
+            assert base_config.clusters.c.hosts.host1 is base_config.hosts.host1
+    """)
+    assert counts(project.run()) == {"passed": 20}
+    (name,) = project.story("made")
+    assert project.story() == [f"up {name}", f"made {name}", f"down {name}"]
+    assert [path.name for path in (project.home / "testing").glob("[!.]*")] == []
+
+
+@pytest.mark.parametrize(("scope", "ups"), [("session", 1), ("module", 2), ("function", 4)])
+def test_scopes(project: Project, scope: str, ups: int) -> None:
+    for name in ("test_a.py", "test_b.py"):
+        project.write("""
+            @one
+            def test_1(base_config): pass
+            @one
+            def test_2(base_config): pass
+        """, name)  # fmt: skip
+    assert counts(project.run("--fixture-scope", scope)) == {"passed": 4}
+    assert len(project.story("made")) == len(project.story("down")) == len(set(project.story("made"))) == ups
+    # One after the other: at no time more than was needed.
+    assert [line.split()[0] for line in project.story()] == ["up", "made", "down"] * ups
+
+
+def test_every_test_gets_what_it_asked_for_itself(project: Project) -> None:
+    """Not what the first test of the run asked for. Those that share machines run one after the other."""
+    project.write("""
+        @pytest.fixture(autouse=True)
+        def order(request): open("order", "a").write(request.node.name + " ")
+        @one
+        def test_1(base_config): assert list(base_config.hosts) == ["host1"]
+        def test_plain(): pass
+        @two
+        def test_2(base_config): assert list(base_config.hosts) == ["host1", "host2"]
+        @one
+        def test_3(base_config): assert list(base_config.hosts) == ["host1"]
+    """)
+    assert counts(project.run()) == {"passed": 4}
+    assert (project.folder / "order").read_text().split() == ["test_plain", "test_1", "test_3", "test_2"]
+    assert [line.split()[0] for line in project.story()] == ["up", "made", "down"] * 2
+
+
+def test_a_demand_is_the_same_in_every_test(project: Project) -> None:
+    """What a test does to dictionaries of its own, or of another, changes no other test's demand."""
+    project.write("""
+        said = {"host1": {"cpus": 2}}
+        same = hardware_config(hardware=said, grouping={"c": {"hosts": ["host1"]}})
+        said.pop("host1")
+        @same
+        def test_1(base_config, request):
+            for mark in request.node.iter_markers("hardware_config"):
+                mark.kwargs["hardware"].clear()
+        @same
+        def test_2(base_config): assert list(base_config.hosts) == ["host1"]
+    """)
+    assert counts(project.run("--devenv-no-isolation")) == {"passed": 2}
+    assert len(project.story("made")) == 1
+
+
+def test_module_class_and_function_the_closest_counts(project: Project) -> None:
+    project.write("""
+        pytestmark = one
+        def test_module(base_config): assert len(base_config.hosts) == 1
+        @two
+        class TestClass:
+            def test_class(self, base_config): assert len(base_config.hosts) == 2
+            @pytest.mark.hardware_config({"a": {}, "b": {}, "c": {}})
+            def test_function(self, base_config): assert list(base_config.hosts) == ["a", "b", "c"]
+        def test_without_the_fixture(): assert "base_config"
+    """)
+    assert counts(project.run()) == {"passed": 4}
+
+
+def test_a_second_run_uses_what_the_first_left(project: Project) -> None:
+    project.write("""
+        @one
+        def test_1(base_config): pass
+    """)
+    out = project.run("--devenv-reuse")
+    (name,) = project.left()
+    assert f"{name}: is kept" in out
+    # Without --install it is taken as it is; with it, it is brought to what it should be.
+    project.run("--devenv-reuse", install=False)
+    assert project.story("up") == [name]
+    project.run("--devenv-reuse")
+    assert project.story("up") == [name, name]
+    assert project.story("down") == []
+
+
+def test_without_install_a_cluster_is_not_made(project: Project) -> None:
+    project.write("""
+        @one
+        def test_1(base_config): pass
+        @hardware_config(hardware={"host1": {}})
+        def test_bare(base_config): assert base_config.hosts.host1.ip == "127.0.0.1"
+    """)
+    out = project.run(install=False, code=1)
+    assert "no ready cluster for c; --install makes one" in out
+    assert counts(out)["passed"] == 1
+    assert len(project.story("up")) == 1
+
+
+def test_machines_that_cannot_be_had_fail_each_test_and_are_tried_once(project: Project) -> None:
+    project.write("""
+        @one
+        def test_1(base_config): pass
+        @one
+        def test_2(base_config): pass
+        def test_3(): pass
+    """)
+    out = project.run(code=1, PAPER_FAIL="the moon is full")
+    assert "the moon is full" in out
+    assert counts(out) == {"passed": 1, "errors": 2}
+    assert [line.split()[0] for line in project.story()] == ["up", "down"]
+
+
+# --- collection -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_wrong_is_said_at_collection_with_the_tests_name(project: Project) -> None:
+    project.write("""
+        @hardware_config(hardware={"host1": {}}, grouping={"c": {"hosts": ["host1", "host2"]}})
+        def test_wrong(base_config): pass
+    """)
+    project.write("def test_right(): pass", "test_other.py")
+    out = project.run(code=2)
+    assert "test_it.py::test_wrong: grouping.c.hosts: host2 is not declared in hardware (it has host1)" in out
+    assert "Traceback" not in out
+    assert project.story() == []
+
+
+def test_base_config_without_hardware(project: Project) -> None:
+    project.write("def test_bad(base_config): pass")
+    assert "test_it.py::test_bad: takes base_config, and no hardware_config says what of" in project.run(code=2)
+
+
+# --- isolation --------------------------------------------------------------------------------------------------------
+
+CRASHES = {
+    "signal": ("os.kill(os.getpid(), signal.SIGSEGV)", "the test process was ended by SIGSEGV"),
+    "kill": ("os.kill(os.getpid(), signal.SIGKILL)", "the test process was ended by SIGKILL"),
+    "exit": ("os._exit(66)", "the test process ended with code 66 in the middle of the test"),
+}
+
+
+@pytest.mark.parametrize("how", CRASHES)
+def test_a_crash_fails_one_test_and_the_rest_go_on(project: Project, how: str) -> None:
+    crash, told = CRASHES[how]
+    project.write(f"""
+        @one
+        def test_1(base_config): pass
+        @one
+        def test_2(base_config): {crash}
+        @one
+        def test_3(base_config): pass
+        @two
+        def test_4(base_config): pass
+    """)
+    out = project.run(code=1)
+    assert counts(out) == {"passed": 3, "failed": 1}
+    assert told in out
+    assert len(project.story("made")) == len(project.story("down")) == 2
+    assert project.left() == []
+
+
+def test_a_hang_is_ended_with_its_stack_and_its_fixtures(project: Project) -> None:
+    project.write("""
+        @pytest.fixture
+        def mine():
+            yield
+            open("finished", "w").close()
+        @hardware_config(hardware={"host1": {}}, timeout=1)
+        def test_hangs(base_config, mine):
+            time.sleep(600)
+        @hardware_config(hardware={"host1": {}})
+        def test_next(base_config): pass
+    """)
+    out = project.run(code=1)
+    assert counts(out) == {"passed": 1, "failed": 1}
+    assert "not done within 1 s; the test process was ended" in out
+    assert "in test_hangs" in out
+    assert (project.folder / "finished").exists()
+    assert len(project.story("made")) == 1
+    assert project.left() == []
+
+
+def test_a_hang_that_heeds_nothing_is_killed_with_what_it_started(project: Project) -> None:
+    project.write("""
+        import subprocess
+        @hardware_config(hardware={"host1": {}}, timeout=1)
+        def test_hangs(base_config):
+            child = subprocess.Popen(["sleep", "600"])
+            open("pid", "w").write(str(child.pid))
+            while True:
+                try:
+                    time.sleep(600)
+                except BaseException:
+                    pass
+        @hardware_config(hardware={"host1": {}})
+        def test_next(base_config): pass
+    """)
+    assert counts(project.run(code=1)) == {"passed": 1, "failed": 1}
+    pid = int((project.folder / "pid").read_text())
+    project.wait_for(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_fixtures_of_a_module_live_through_its_tests(project: Project) -> None:
+    project.write("""
+        made = []
+        @pytest.fixture(scope="module")
+        def shared():
+            made.append(1)
+            yield
+            open("finished", "a").write("x")
+        @one
+        @pytest.mark.parametrize("n", range(3))
+        def test_a(base_config, shared, n): assert made == [1]
+    """)
+    project.run()
+    assert (project.folder / "finished").read_text() == "x"
+
+
+HANGS = """
+    @pytest.fixture
+    def mine():
+        yield
+        open("finished", "w").close()
+    @one
+    def test_hangs(base_config, mine):
+        open("started", "w").close()
+        time.sleep(600)
+    @one
+    def test_next(base_config): pass
+"""
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_kill_9_of_pytest_releases_or_keeps(project: Project, keep: bool) -> None:
+    project.write(HANGS)
+    child = project.start(*(["--devenv-keep"] if keep else []))
+    project.wait_for((project.folder / "started").exists)
+    children = _below(child.pid)
+    os.kill(child.pid, signal.SIGKILL)
+    child.communicate()
+    project.wait_for(lambda: not any(_runs(pid) for pid in children))
+    assert bool(project.left()) == keep
+    assert len(project.story("down")) == (0 if keep else 1)
+
+
+def test_kill_9_while_machines_are_made(project: Project) -> None:
+    project.write(HANGS)
+    child = project.start(PAPER_SECONDS="600")
+    project.wait_for(lambda: bool(project.story("up")))
+    os.kill(child.pid, signal.SIGKILL)
+    child.communicate()
+    project.wait_for(lambda: bool(project.story("down")))
+
+
+@pytest.mark.parametrize("words", [[], ["--devenv-no-isolation"]])
+def test_ctrl_c_finishes_fixtures_and_releases(project: Project, words: list[str]) -> None:
+    project.write(HANGS)
+    child = project.start(*words)
+    project.wait_for((project.folder / "started").exists)
+    child.send_signal(signal.SIGINT)
+    out = ended(child)
+    assert child.returncode == 2, out
+    assert (project.folder / "finished").exists()
+    assert project.left() == []
+
+
+def test_the_first_failure_may_end_the_run(project: Project) -> None:
+    project.write("""
+        @one
+        def test_1(base_config): assert False
+        @one
+        def test_2(base_config): pass
+    """)
+    out = project.run("-x", code=1)
+    assert counts(out) == {"failed": 1}
+    assert project.left() == []
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_keep_leaves_an_environment_only_after_a_failure(project: Project, failed: bool) -> None:
+    project.write(f"""
+        @one
+        def test_1(base_config): assert not {failed}
+        @one
+        def test_2(base_config): pass
+    """)
+    project.run("--devenv-keep", code=int(failed))
+    assert len(project.left()) == int(failed)
+
+
+def test_output_properties_and_skips_come_through(project: Project) -> None:
+    project.write("""
+        @one
+        def test_1(base_config, record_property):
+            print("said aloud")
+            record_property("a", "b")
+        @one
+        def test_2(base_config): pytest.skip("not today")
+        @one
+        def test_3(base_config): assert 1 == 2
+    """)
+    out = project.run("--junitxml=out.xml", code=1)
+    assert "said aloud" in out
+    assert "not today" in out
+    assert "assert 1 == 2" in out
+    assert 'name="a" value="b"' in (project.folder / "out.xml").read_text()
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+def test_workers_share_an_environment(project: Project) -> None:
+    project.write("""
+        @one
+        @pytest.mark.parametrize("n", range(8))
+        def test_a(base_config, n): time.sleep(0.05)
+    """)
+    assert counts(project.run("-n", "2")) == {"passed": 8}
+    assert len(project.story("made")) == len(project.story("down")) == 1
+
+
+def test_never_more_environments_than_allowed(project: Project) -> None:
+    project.write("""
+        @one
+        @pytest.mark.parametrize("n", range(3))
+        def test_a(base_config, n): time.sleep(0.05)
+        @two
+        @pytest.mark.parametrize("n", range(3))
+        def test_b(base_config, n): time.sleep(0.05)
+        @hardware_config(hardware={"x": {}})
+        @pytest.mark.parametrize("n", range(3))
+        def test_c(base_config, n): time.sleep(0.05)
+    """)
+    out = project.run("-n", "2", "--devenv-environments=1")
+    assert counts(out) == {"passed": 9}
+    there: set[str] = set()
+    for line in project.story():
+        what, name = line.split()
+        if what == "up":
+            assert not there, project.story()
+            there.add(name)
+        elif what == "down":
+            there.discard(name)
+    assert project.left() == []
+
+
+KILLS = """
+    def parent(pid):
+        return int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+    @one
+    def test_1(base_config):
+        os.kill(TARGET, signal.SIGKILL)
+        time.sleep(600)
+    @one
+    def test_2(base_config): pass
+"""
+
+
+def test_what_starts_test_processes_may_be_killed(project: Project) -> None:
+    project.write(KILLS.replace("TARGET", "os.getppid()"))
+    assert counts(project.run(code=1)) == {"passed": 1, "failed": 1}
+    assert project.left() == []
+
+
+def test_a_worker_that_is_killed_is_replaced_and_leaves_nothing(project: Project) -> None:
+    project.write(KILLS.replace("TARGET", "parent(os.getppid())"))
+    out = project.run("-n", "1", code=1)
+    assert counts(out) == {"passed": 1, "failed": 1}
+    assert "crashed while running" in out
+    project.wait_for(lambda: project.left() == [])
+
+
+# --- hooks and installers ---------------------------------------------------------------------------------------------
+
+
+def test_hooks_and_stages_in_their_order(project: Project) -> None:
+    (project.folder / "conftest.py").write_text(
+        textwrap.dedent("""
+        from devenv.testing import Installer, register_installer
+
+        def told(*words):
+            with open("told", "a") as stream:
+                print(*words, file=stream)
+
+        class Fake(Installer):
+            engine = "kubeadm"
+            def session(self, target, request): told("session", target.name)
+            def session_install(self, target, request): told("session_install", target.name)
+            def runtest_setup(self, target, request): told("runtest_setup", target.name)
+            def setup(self, target, request): told("setup", target.name)
+            def teardown(self, target, request): told("teardown", target.name)
+
+        register_installer("fake", Fake)
+
+        def pytest_before_provisioning(name, demand): told("before_provisioning", len(demand.hosts))
+        def pytest_after_provisioning(name, demand): told("after_provisioning")
+        def pytest_after_devops_installer(base_config, request): told("after_devops_installer", request.node.name)
+        def pytest_after_base_config(base_config, request): told("after_base_config", request.node.name)
+        def pytest_clean_between_tests(host, item): told("clean_between_tests", host.name, item.name)
+        def pytest_clean_base_btwn_tests(base_config, item): told("clean_base_btwn_tests", item.name)
+        def pytest_after_test(item, base_config): told("after_test", item.name)
+        def pytest_before_release(name): told("before_release")
+        def pytest_after_release(name, taken_down): told("after_release", taken_down)
+        """)
+    )
+    project.write("""
+        @one
+        def test_1(base_config): pass
+        @one
+        def test_2(base_config): pass
+    """)
+    project.run()
+    assert (project.folder / "told").read_text().splitlines() == [
+        "before_provisioning 1", "after_provisioning", "session c", "session_install c",
+        "after_devops_installer test_1", "runtest_setup c", "setup c", "after_base_config test_1", "after_test test_1",
+        "teardown c",
+        "runtest_setup c", "clean_between_tests host1 test_2", "clean_base_btwn_tests test_2", "setup c",
+        "after_base_config test_2", "after_test test_2", "teardown c", "before_release", "after_release True",
+    ]  # fmt: skip
+
+
+def test_an_installer_that_fails_is_an_error_of_the_test_and_tried_again(project: Project) -> None:
+    (project.folder / "conftest.py").write_text(
+        textwrap.dedent("""
+        import os
+        from devenv.testing import Installer, register_installer
+
+        class Fake(Installer):
+            engine = "kubeadm"
+            def session_install(self, target, request):
+                if not os.path.exists("once"):
+                    open("once", "w").close()
+                    raise RuntimeError("the disk is upside down")
+                open("done", "a").write("x")
+
+        register_installer("fake", Fake)
+        """)
+    )
+    project.write("""
+        @one
+        def test_1(base_config): pass
+        @one
+        def test_2(base_config): pass
+        @one
+        def test_3(base_config): pass
+    """)
+    out = project.run(code=1)
+    assert "stage session_install: installer fake on cluster c: the disk is upside down" in out
+    assert counts(out) == {"passed": 2, "error": 1}
+    assert (project.folder / "done").read_text() == "x"
+
+
+# --- what it costs ----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_imported_until_it_is_used(project: Project) -> None:
+    (project.folder / "conftest.py").write_text(
+        textwrap.dedent("""
+        import sys
+
+        def pytest_sessionfinish():
+            tops = ("devenv", "ansible_collections", "yaml")
+            ours = sorted(name for name in sys.modules if name.partition(".")[0] in tops)
+            print("\\nOURS", *ours)
+        """)
+    )
+    (project.folder / "test_it.py").write_text("def test_plain(): pass\n")
+    child = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"],
+        cwd=project.folder, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (line,) = [line for line in child.stdout.splitlines() if line.startswith("OURS")]
+    assert line.split()[1:] == ["devenv", "devenv.testing", "devenv.testing.hookspecs", "devenv.testing.plugin"]
+
+
+def _below(pid: int) -> list[int]:
+    """Processes below ``pid``, the guard too."""
+    found, todo = [], [pid]
+    while todo:
+        one = todo.pop()
+        for path in Path(f"/proc/{one}/task").glob("*/children"):
+            todo += [int(word) for word in path.read_text().split()]
+        found.append(one)
+    return found[1:]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
