@@ -69,6 +69,7 @@ def kill_tree(child: subprocess.Popen[str]) -> None:
 
 
 def test_up_converges_after_a_kill_in_each_stage(user: Typed, environment: str) -> None:
+    left = []
     for stage in STAGES:
         child = user.start("devenv", "up", "--profile", "aio", "--name", environment, "--json")
         until_stage(child, stage)
@@ -76,8 +77,10 @@ def test_up_converges_after_a_kill_in_each_stage(user: Typed, environment: str) 
         # Into the middle of the work of the stage, not at its first breath.
         time.sleep(1.5)
         kill_tree(child)
-        assert marked(run), "nothing of the killed run was left: the test shows nothing"
+        left.append(marked(run))
         dead = run
+    # Not of each: what a stage does by itself ends with the command.
+    assert any(left), "nothing of the killed runs was left: the test shows nothing"
     last = user.objects("up", "--name", environment)[-1]
     assert last["exit"] == 0
     assert marked(dead) == []
