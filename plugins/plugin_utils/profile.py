@@ -610,7 +610,7 @@ def _judged(path: str, old: Any, new: Any) -> tuple[bool, str]:
     if part == "clusters" and new is None:
         return False, "a cluster is not taken away by itself: down, then up"
     if part in ("storage", "metrics") and rest == "enabled":
-        return (True, "is put on the cluster") if new else (False, "is not taken off a cluster: down, then up")
+        return True, "is put on the cluster" if new else "is taken off the cluster; data stay"
     if part == "validate":
         return True, "the next validation runs them"
     return False, "needs a new environment: down, then up"

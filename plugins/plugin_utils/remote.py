@@ -105,8 +105,7 @@ def call(one: Target, source: str, read: Callable[[IO[bytes]], None], timeout: f
 
     def end() -> None:
         late.set()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+        end_quietly(child)
 
     complaint: list[bytes] = []
     timer = threading.Timer(timeout, end)

@@ -38,6 +38,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import (
     state,
     validate,
 )
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import sha256
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
 from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
@@ -172,13 +173,10 @@ def verify(one: Snapshot) -> None:
     def wrong(item: tuple[str, Mapping[str, Any]]) -> str:
         name, entry = item
         try:
-            digest = hashlib.sha256()
-            with (one.folder / name).open("rb") as stream:
-                while block := stream.read(_BLOCK):
-                    digest.update(block)
+            digest = sha256(one.folder / name)
         except OSError as error:
             return f"{name}: {error.strerror}"
-        return "" if digest.hexdigest() == entry["sha256"] else f"{name} is not what was saved"
+        return "" if digest == entry["sha256"] else f"{name} is not what was saved"
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         broken = [text for text in pool.map(wrong, one.manifest["files"].items()) if text]
@@ -651,12 +649,7 @@ def _save_volumes(
 
 
 def _described(path: Path) -> dict[str, Any]:
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-            size += len(block)
-    return {"sha256": digest.hexdigest(), "size": size}
+    return {"sha256": sha256(path), "size": path.stat().st_size}
 
 
 # --- ssh -------------------------------------------------------------------------------------------------------------

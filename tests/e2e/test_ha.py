@@ -114,7 +114,8 @@ def lose(user: Typed, cluster: str, ca: Path, *argv: str) -> tuple[str, list[ha.
     """``podman argv`` on the holder of the virtual addresses while these are asked; the holder, who asked, and when."""
     (holder,) = ha.holders(user, cluster, MASTERS)
     with ExitStack() as stack:
-        askers = [stack.enter_context(ha.Asker(address, ca)) for address in ha.virtual(user, cluster)]
+        key = ha.client(user, cluster, ca.parent)
+        askers = [stack.enter_context(ha.Asker(address, ca, key)) for address in ha.virtual(user, cluster)]
         time.sleep(2)
         assert all(asker.answers and not asker.failures() for asker in askers)
         begin = time.monotonic()

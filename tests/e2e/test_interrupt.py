@@ -69,6 +69,7 @@ def kill_tree(child: subprocess.Popen[str]) -> None:
 
 
 def test_up_converges_after_a_kill_in_each_stage(user: Typed, environment: str) -> None:
+    left = []
     for stage in STAGES:
         child = user.start("devenv", "up", "--profile", "aio", "--name", environment, "--json")
         until_stage(child, stage)
@@ -76,8 +77,10 @@ def test_up_converges_after_a_kill_in_each_stage(user: Typed, environment: str) 
         # Into the middle of the work of the stage, not at its first breath.
         time.sleep(1.5)
         kill_tree(child)
-        assert marked(run), "nothing of the killed run was left: the test shows nothing"
+        left.append(marked(run))
         dead = run
+    # Not of each: what a stage does by itself ends with the command.
+    assert any(left), "nothing of the killed runs was left: the test shows nothing"
     last = user.objects("up", "--name", environment)[-1]
     assert last["exit"] == 0
     assert marked(dead) == []
@@ -141,9 +144,9 @@ def test_a_run_out_of_time_says_what_is_missing_and_destroys_when_asked(
 ) -> None:
     name = new_name("late")
     done = user.devenv(
-        "up", "--profile", "aio", "--name", name, "--timeout", "7s", "--on-failure", "destroy", code=None
+        "up", "--profile", "aio", "--name", name, "--timeout", "3s", "--on-failure", "destroy", code=None
     )
     assert done.returncode not in (0, 1)
-    assert "7 s" in done.stderr or "7s" in done.stderr
+    assert "3 s" in done.stderr or "3s" in done.stderr
     assert gone(name) == []
     assert not (user.home / "environments" / name).exists()

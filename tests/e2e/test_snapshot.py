@@ -214,7 +214,7 @@ def test_what_cannot_be_is_refused_before_anything_is_made(
 ) -> None:
     name = new_name("none")
     folder = user.home / "environments" / name
-    near = user.devenv("up", "--snapshot", snapshot[:-1], "--name", name, code=2)
+    near = user.devenv("up", "--snapshot", f"{snapshot}x", "--name", name, code=2)
     assert snapshot in near.stderr
     other = user.devenv("up", "--snapshot", snapshot, "--profile", "master-2pipe", "--name", name, code=2)
     assert "topology" in other.stderr

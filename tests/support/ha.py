@@ -44,6 +44,16 @@ def authority(user: Typed, name: str, folder: Path) -> Path:
     return path
 
 
+def client(user: Typed, name: str, folder: Path) -> Path:
+    """The certificate and key of the kubeconfig's user in a file that only its owner reads."""
+    document = yaml.safe_load((state(user, name) / "kubeconfig").read_text())
+    held = document["users"][0]["user"]
+    path = folder / f"{name}.pem"
+    path.touch(mode=0o600)
+    path.write_bytes(b"".join(base64.b64decode(held[f"client-{part}-data"]) for part in ("certificate", "key")))
+    return path
+
+
 def etcdctl(container: str, *words: str) -> subprocess.CompletedProcess[str]:
     """etcdctl on a master."""
     keys = [f"--cacert={PKI}/ca.crt", f"--cert={PKI}/healthcheck-client.crt", f"--key={PKI}/healthcheck-client.key"]
@@ -93,10 +103,13 @@ def holders(user: Typed, name: str, masters: list[str]) -> list[str]:
 
 @dataclass
 class Asker:
-    """Asks an address each 0.2 s with curl, in a thread. ``answers``: when it asked, HTTP status (000: none)."""
+    """Reads a namespace at an address each 0.2 s with curl, in a thread: a request that goes as far as etcd's quorum.
+    ``answers``: when it asked, HTTP status (000: none).
+    """
 
     address: str
     authority: Path
+    client: Path
     answers: list[tuple[float, str]] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -112,12 +125,12 @@ class Asker:
             self._thread.join(timeout=30)
 
     def _ask(self) -> None:
-        argv = ["curl", "--silent", "--cacert", str(self.authority), "--max-time", "2", "--output", "/dev/null"]
+        argv = ["curl", "--silent", "--cacert", str(self.authority), "--cert", str(self.client)]
+        argv += ["--max-time", "2", "--output", "/dev/null", "--write-out", "%{http_code}"]
+        asked = url(self.address, "/api/v1/namespaces/kube-system")
         while not self._over.is_set():
             began = time.monotonic()
-            done = subprocess.run(
-                [*argv, "--write-out", "%{http_code}", url(self.address)], capture_output=True, text=True
-            )
+            done = subprocess.run([*argv, asked], capture_output=True, text=True)
             self.answers.append((began, done.stdout))
             self._over.wait(max(0.0, 0.2 - (time.monotonic() - began)))
 

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from devenv import cli, runner
+
+Devenv = Callable[..., tuple[int, str, str]]
+
 INVENTORY = """\
 all:
   hosts:
@@ -37,6 +41,33 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         monkeypatch.delenv(name, raising=False)
     return home
+
+
+@pytest.fixture
+def devenv(capsys: pytest.CaptureFixture[str]) -> Devenv:
+    """Run the command in this process: (exit code, stdout, stderr)."""
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main(list(argv))
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[runner.Request]:
+    """What the runner was asked for; nothing runs, and every run ends well."""
+    found: list[runner.Request] = []
+
+    def run(request: runner.Request, watcher: object = None, env: object = None) -> runner.Outcome:
+        found.append(request)
+        return runner.Outcome("run1", changed=3, seconds=1.5)
+
+    monkeypatch.setattr(runner, "run", run)
+    return found
 
 
 @pytest.fixture

@@ -19,26 +19,12 @@ import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils import dhcp, podman
 
-from devenv import cli, errors, operations, runner
+from devenv import errors, operations, runner
 from devenv.cli import app as commands
 from devenv.cli import options, output
 
 Devenv = Callable[..., tuple[int, str, str]]
 Made = Callable[..., Path]
-
-
-@pytest.fixture
-def devenv(capsys: pytest.CaptureFixture[str]) -> Devenv:
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def call(*argv: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = cli.main(list(argv))
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return call
 
 
 class Runs:

@@ -15,18 +15,6 @@ from devenv import cli, membership, runner
 Made = Callable[..., Path]
 
 
-@pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> list[runner.Request]:
-    found: list[runner.Request] = []
-
-    def run(request: runner.Request, watcher: Any = None, env: Any = None) -> runner.Outcome:
-        found.append(request)
-        return runner.Outcome("run1", changed=3, seconds=1.5)
-
-    monkeypatch.setattr(runner, "run", run)
-    return found
-
-
 @pytest.mark.parametrize(
     ("words", "playbook", "variables"),
     [

@@ -10,33 +10,9 @@ from pathlib import Path
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils import profile
 
-from devenv import cli, runner
+from devenv import runner
 
 Devenv = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def devenv(capsys: pytest.CaptureFixture[str]) -> Devenv:
-    def call(*argv: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = cli.main(list(argv))
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return call
-
-
-@pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> list[runner.Request]:
-    found: list[runner.Request] = []
-
-    def run(request: runner.Request, watcher: object = None, env: object = None) -> runner.Outcome:
-        found.append(request)
-        return runner.Outcome("run1", changed=3, seconds=1.5)
-
-    monkeypatch.setattr(runner, "run", run)
-    return found
 
 
 @pytest.fixture

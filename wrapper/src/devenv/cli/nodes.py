@@ -164,7 +164,8 @@ def _up(change: Any, context: typer.Context, name: str | None, as_json: bool, **
 
     with output.running(as_json=as_json, verbose=bool(values.get("verbosity"))) as run:
         chosen = runs.options(context, **values)
-        goal = operations.target(None, names.existing(name), change(membership.profile_of(names.existing(name))))
+        existing = names.existing(name)
+        goal = operations.target(None, existing, change(membership.profile_of(existing)))
         result = operations.up(goal, chosen, run.watcher)
         have = ", ".join(node["name"] for node in (goal.resolved or {}).get("nodes", []))
         run.done(result, [] if values.get("check") else [f"{goal.name} has {have}"])
