@@ -13,6 +13,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.devenv.lab.plugins.plugin_utils import (
     clusters,
+    deadline,
     errors,
     inventory,
     paths,
@@ -128,7 +129,7 @@ class ActionModule(ActionBase):
             return {"changed": False}
         found = clusters.from_hostvars(args["nodes"], variables["hostvars"])
         one = snapshot.read(paths.home(), args["name"])
-        return {"changed": False, "pods": snapshot.wait_for_apps(one, found, args["timeout"], _progress)}
+        return {"changed": False, "pods": snapshot.wait_for_apps(one, found, deadline.left(args["timeout"]), _progress)}
 
 
 def _pending(name: str, archives: dict[str, str] | None = None) -> dict[str, Any]:

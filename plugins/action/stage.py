@@ -14,6 +14,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.devenv.lab.plugins.plugin_utils import (
+    deadline,
     errors,
     inventory,
     leftovers,
@@ -63,6 +64,8 @@ class ActionModule(ActionBase):
         if args["state"] == "end":
             place = None if check else state.end(folder, me, args["name"], last=args["last"])
             return {"changed": False, "devenv_run_dir": str(place or "")}
+        if args["name"] != "down":
+            deadline.check(f"stage {args['name']}")
         resolved = inventory.profile_of(task_vars)
         begun = state.begin(
             folder,

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import clusters, remote, validate
+from ansible_collections.devenv.lab.plugins.plugin_utils import clusters, deadline, remote, validate
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
 
 display = Display()
@@ -63,7 +63,7 @@ class ActionModule(ActionBase):
             cluster,
             probes=args["probes"],
             changed=args["changed"],
-            timeout=args["timeout"],
+            timeout=deadline.left(args["timeout"]),
             domain=args["domain"],
             environment=str(variables.get("devenv_name") or ""),
             targets=lambda: {node.name: _target(node.name, hostvars[node.name]) for node in cluster.nodes},

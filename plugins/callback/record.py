@@ -35,6 +35,7 @@ from ansible.plugins.callback import CallbackBase
 from ansible_collections.devenv.lab.plugins.plugin_utils import (
     artifacts,
     causes,
+    deadline,
     errors,
     leftovers,
     lock,
@@ -61,6 +62,7 @@ class CallbackModule(CallbackBase):
         self._folder: Path | None = None
         self._artifacts = os.environ.get("ARTIFACT_DIR", "")
         self._timeout = 0.0
+        deadline.clear()
         self._starts: dict[tuple[str, str], float] = {}
         self._over = False
         # An id that was inherited without the command is another run's. The working forks see what is set here.
@@ -89,6 +91,7 @@ class CallbackModule(CallbackBase):
             self._timeout = float(extra.get("devenv_timeout") or 0)
         except (TypeError, ValueError):
             self._timeout = 0.0
+        deadline.begin(self._timeout, self._recorder.seconds())
         self._note(self._recorder.play(play.get_name()))
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:

@@ -375,7 +375,7 @@ def _failure(
     return {
         "stage": stage,
         "reason": reason.id,
-        "exit": reason.exit,
+        "exit": reasons.STAGE_EXITS.get(stage, reason.exit) if reason.id == "time_over" else reason.exit,
         "message": message,
         "advice": advice or reason.advice,
         "host": host,

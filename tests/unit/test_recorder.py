@@ -140,6 +140,7 @@ FAILURES: list[tuple[str, str, dict[str, Any], tuple[str, int, str]]] = [
     ),
     ("lines", "down", {"msg": "a\n  b"}, ("down_failed", 13, "a b")),
     ("not text", "down", {"msg": {"a": 1}}, ("down_failed", 13, '{"a": 1}')),
+    ("late", "addons", {"msg": "late", "devenv_reason": "time_over"}, ("time_over", 6, "late")),
     ("secret", "kubernetes", {"msg": f"join {TOKEN}"}, ("kubernetes_failed", 5, "join [bootstrap token redacted]")),
 ]
 

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import deadline
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+
+@pytest.fixture(autouse=True)
+def no_deadline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("DEVENV_UNTIL", raising=False)
+    yield
+    deadline.clear()
+
+
+def test_without_a_deadline_every_wish_is_granted() -> None:
+    deadline.begin(0)
+    deadline.check("anything")
+    assert deadline.left(300) == 300
+
+
+def test_what_is_left_shrinks_and_bounds_each_wish() -> None:
+    deadline.begin(100, gone=40)
+    assert 59 < deadline.left(300) <= 60
+    assert deadline.left(5) == 5
+
+
+def test_the_first_word_counts_until_it_is_forgotten() -> None:
+    deadline.begin(100)
+    deadline.begin(1000)
+    assert deadline.left(5000) <= 100
+    deadline.clear()
+    assert deadline.left(5000) == 5000
+
+
+def test_a_run_that_was_late_from_the_start_has_no_time() -> None:
+    deadline.begin(1, gone=5)
+    assert deadline.left(10) == 0
+    with pytest.raises(DevenvError, match="before stage validate") as told:
+        deadline.check("stage validate")
+    assert told.value.reason.id == "time_over"
+
+
+def test_time_goes_by() -> None:
+    deadline.begin(0.05)
+    deadline.check("the first")
+    time.sleep(0.06)
+    with pytest.raises(DevenvError):
+        deadline.check("the second")
