@@ -71,12 +71,14 @@ def test_the_node_is_ready_with_the_profiles_labels(user: Typed, aio: str) -> No
 
 def test_a_pod_reaches_the_api_by_its_dns_name(user: Typed, aio: str) -> None:
     image = f"devenv.lab/probe:{VERSIONS['probe']}"
+    user.kubectl(aio, "run", "try", f"--image={image}")
+    user.kubectl(aio, "wait", "--for=condition=Ready", "pod/try", "--timeout=60s")
     done = user.kubectl(
-        aio, "run", "try", "--rm", "--stdin", "--quiet", "--restart=Never", f"--image={image}", "--",
-        "curl", "--silent", "--show-error", "--max-time", "20",
+        aio, "exec", "try", "--", "curl", "--silent", "--show-error", "--max-time", "20",
         "--cacert", "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",
         "https://kubernetes.default.svc.cluster.local/version",
     )  # fmt: skip
+    user.kubectl(aio, "delete", "pod/try", "--now")
     assert f'"gitVersion": "v{VERSIONS["default"]}"' in done.stdout
 
 

@@ -110,7 +110,9 @@ def new(user: Typed, old: str, snapshot: str, new_name: Callable[[str], str]) ->
 def content(user: Typed, name: str) -> str:
     """What the app says, asked by Service name from a pod."""
     url = "http://shop.shop.svc.cluster.local/index.html"
-    return user.kubectl(name, "-n", "shop", "exec", "shop-0", "--", "wget", "-qO-", "-T", "10", url).stdout.strip()
+    return user.kubectl(
+        name, "-n", "shop", "exec", "shop-0", "--", "curl", "-sS", "--max-time", "10", url
+    ).stdout.strip()
 
 
 def access(user: Typed, name: str) -> tuple[str, str, bytes]:

@@ -61,6 +61,7 @@ def bracketed(address: str) -> str:
 
 
 def from_host(user: Typed, place: str) -> str:
-    """What this host is told at ``place``."""
-    argv = ("/usr/bin/curl", "-sS", "--noproxy", "*", "--max-time", "10", url(place))
+    """What this host is told at ``place``; a node may learn of a Service a moment after others."""
+    patience = ("--retry", "10", "--retry-delay", "1", "--retry-connrefused")
+    argv = ("/usr/bin/curl", "-sS", "--noproxy", "*", "--max-time", "10", *patience, url(place))
     return user.run(*argv).stdout.strip()
