@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,16 @@ ROOT = Path(__file__).resolve().parents[2]
 def program(name: str) -> str:
     """The path of a program of the project's virtual environment."""
     return str(Path(sys.executable).with_name(name))
+
+
+def _end(child: subprocess.Popen[str], patience: float = 60) -> None:
+    """As a user ends it: Ctrl-C; by force when that takes too long."""
+    child.send_signal(signal.SIGINT)
+    try:
+        child.communicate(timeout=patience)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,12 @@ class Typed:
     ) -> subprocess.CompletedProcess[str]:
         """Run a program to its end. Fails the test when it ends with another code than ``code`` (None: any)."""
         child = self.start(*argv, env=env)
-        out, err = child.communicate(timeout=seconds or self.seconds)
+        try:
+            out, err = child.communicate(timeout=seconds or self.seconds)
+        except BaseException:
+            # The interruption of the tests does not reach another session, and what is left would still hold the lock.
+            _end(child)
+            raise
         done = subprocess.CompletedProcess(argv, child.returncode, out, err)
         assert code is None or done.returncode == code, shown(done)
         return done
