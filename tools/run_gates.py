@@ -144,6 +144,7 @@ SCENARIOS = (
     "default",
     "bundle",
     "provider_podman",
+    "provider_libvirt",
     "provider_existing",
     "node_prepare",
     "container_runtime",

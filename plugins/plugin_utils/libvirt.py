@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -306,6 +307,8 @@ def definition(wanted: Wanted) -> str:
     """The domain XML (https://libvirt.org/formatdomain.html) of a machine."""
     domain = _node("domain", type="kvm" if wanted.kvm else "qemu")
     domain.append(_text("name", wanted.name))
+    # The same each time: a machine whose emulator was killed is still known, and takes only a definition of its own.
+    domain.append(_text("uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, f"{wanted.name} {wanted.mac}"))))
     metadata = _node("metadata")
     label = {"environment": wanted.environment, "name": wanted.node, "home": wanted.home}
     metadata.append(_node(f"{{{SCHEMA}}}node", **label))

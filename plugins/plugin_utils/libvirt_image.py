@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import files, leftovers, libvirt, node_image, process
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
@@ -242,15 +243,15 @@ def boots(image: Image, emulator: Sequence[str], limit: float) -> float | None:
     child = subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    assert child.stdout is not None
+    output = cast("IO[bytes]", child.stdout)
     said = b""
     try:
         with selectors.DefaultSelector() as selector:
-            selector.register(child.stdout, selectors.EVENT_READ)
+            selector.register(output, selectors.EVENT_READ)
             while (left := begun + limit - time.monotonic()) > 0:
                 if not selector.select(left):
                     continue
-                chunk = os.read(child.stdout.fileno(), 65536)
+                chunk = os.read(output.fileno(), 65536)
                 said = said[-len(USERSPACE) :] + chunk
                 if USERSPACE in said:
                     return time.monotonic() - begun
@@ -260,5 +261,5 @@ def boots(image: Image, emulator: Sequence[str], limit: float) -> float | None:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-        child.stdout.close()
+        output.close()
         child.wait()

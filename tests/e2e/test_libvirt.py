@@ -13,7 +13,8 @@ import pytest
 import yaml
 from support.commands import Typed
 
-pytestmark = pytest.mark.cluster
+# The scenario provider_libvirt makes, asks and ends a machine at every change.
+pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
 
 PROFILE = """\
 topology: sno
@@ -82,7 +83,6 @@ def test_a_virtual_machine_is_made_reached_and_gone(user: Typed, machine: str) -
     assert user.objects("up", "--name", machine)[-1]["changed"] == 0
 
 
-@pytest.mark.nightly
 @pytest.mark.parametrize("machine", [("dualstack", "dhcp")], indirect=True)
 def test_a_machine_is_stopped_started_survives_a_reboot_of_the_host_and_is_found_without_its_folder(
     user: Typed, machine: str
