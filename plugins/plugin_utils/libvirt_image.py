@@ -243,7 +243,7 @@ def boots(image: Image, emulator: Sequence[str], limit: float) -> float | None:
     child = subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    output = cast("IO[bytes]", child.stdout)
+    output = cast(IO[bytes], child.stdout)
     said = b""
     try:
         with selectors.DefaultSelector() as selector:
