@@ -150,6 +150,7 @@ SCENARIOS = (
     "container_runtime",
     "cluster_network",
     "endpoint",
+    "engine_gravity",
     "engine_kubeadm",
     "node_labels",
     "cluster_addons",

@@ -17,6 +17,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import (
     errors,
     inventory,
     paths,
+    profile,
     remote,
     snapshot,
     snapshot_etcd,
@@ -68,6 +69,7 @@ class ActionModule(ActionBase):
             snapshot.check_name(args["name"])
             return {"changed": args["name"] not in snapshot.names(home)}
         hostvars = variables["hostvars"]
+        profile.require_operation(str(variables["devenv_engine"]), "snapshot")
         source = snapshot.Source(
             environment=str(variables["devenv_name"]),
             resolved=inventory.profile_of(variables) or {},
@@ -79,6 +81,7 @@ class ActionModule(ActionBase):
         return {"changed": True, "path": str(one.folder), "bytes": one.size, "archives": snapshot.archives(one)}
 
     def _begin(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
+        profile.require_operation(str(variables["devenv_engine"]), "snapshot")
         check = bool(self._task.check_mode)
         pending = snapshot.begin(paths.home(), folder, args["name"], inventory.profile_of(variables) or {}, check=check)
         if pending:

@@ -12,7 +12,14 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import errors, inventory, remote, upgrade, upgrade_delivery
+from ansible_collections.devenv.lab.plugins.plugin_utils import (
+    errors,
+    inventory,
+    profile,
+    remote,
+    upgrade,
+    upgrade_delivery,
+)
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
 
 display = Display()
@@ -43,6 +50,7 @@ class ActionModule(ActionBase):
 
     def _plan(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         folder, resolved = _place(variables)
+        profile.require_operation(str(resolved["kubernetes"]["engine"]), "upgrade")
         name, begun = str(variables["devenv_name"]), upgrade.pending(folder)
         new = upgrade.check(name, str(resolved["kubernetes"]["version"]), args["version"], begun)
         if args["version"] != new.kubernetes:

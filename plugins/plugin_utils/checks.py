@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import files, kube, labels
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
-from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster
+from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster, by_node
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.kube import Json
 
@@ -86,7 +86,7 @@ def condition(item: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 
 def check_nodes(nodes: Iterable[Json], cluster: Cluster) -> Finding:
     """Every node of the profile is Ready; none that is not of the profile is NotReady."""
-    there = {node["metadata"]["name"]: node for node in nodes}
+    there = by_node(nodes, cluster)
     wanted = {node.name for node in cluster.nodes}
     missing = []
     for name in [*(node.name for node in cluster.nodes), *sorted(there.keys() - wanted)]:
@@ -102,21 +102,27 @@ def check_nodes(nodes: Iterable[Json], cluster: Cluster) -> Finding:
 
 def check_versions(nodes: Iterable[Json], api: str, cluster: Cluster) -> Finding:
     """API server (``api``: its gitVersion), kubelet of each node and container runtime are what the profile's bundle
-    holds.
+    holds. An engine that brings its own is only held to have one version.
     """
-    kubernetes = f"v{cluster.version.removeprefix('v')}"
-    runtime = _runtime(cluster.version)
-    there = {node["metadata"]["name"]: node.get("status", {}).get("nodeInfo", {}) for node in nodes}
+    own = cluster.engine != "kubeadm"
+    kubernetes = api if own else f"v{cluster.version.removeprefix('v')}"
+    there = {name: node.get("status", {}).get("nodeInfo", {}) for name, node in by_node(nodes, cluster).items()}
+    runtimes = [_runs(there[node.name]) for node in cluster.nodes if node.name in there]
+    runtime = next(iter(runtimes), "") if own else _runtime(cluster.version)
     wrong = [] if api == kubernetes else [f"API server {api}, wanted {kubernetes}"]
     for name in (node.name for node in cluster.nodes if node.name in there):
         kubelet = there[name].get("kubeletVersion", "")
         if kubelet != kubernetes:
             wrong.append(f"{name} runs kubelet {kubelet}, wanted {kubernetes}")
-        runs = there[name].get("containerRuntimeVersion", "").replace("://v", "://").replace("://", " ")
+        runs = _runs(there[name])
         # kubelet cannot ask a runtime that is down; that is another check's.
         if runs != runtime and not runs.lower().endswith("unknown"):
             wrong.append(f"{name} runs {runs or 'no container runtime'}, wanted {runtime}")
     return Finding(f"{kubernetes}, {runtime}", tuple(wrong), hopeless=bool(wrong))
+
+
+def _runs(told: Mapping[str, Any]) -> str:
+    return str(told.get("containerRuntimeVersion", "")).replace("://v", "://").replace("://", " ")
 
 
 @functools.cache
@@ -126,7 +132,7 @@ def _runtime(version: str) -> str:
 
 def check_labels(nodes: Iterable[Json], cluster: Cluster) -> Finding:
     """Labels, taints and pod ranges of each node are as the profile says."""
-    there = {node["metadata"]["name"]: node for node in nodes}
+    there = by_node(nodes, cluster)
     missing, count = [], 0
     for node in cluster.nodes:
         if node.name not in there:

@@ -51,6 +51,19 @@ class Cluster:
         return tuple(node for node in self.nodes if node.group == "control_plane")
 
 
+def by_node(objects: Iterable[Mapping[str, Any]], cluster: Cluster) -> dict[str, dict[str, Any]]:
+    """Node objects by the inventory's names. Some engines register a node by its address; an object that is no node of
+    ``cluster`` keeps its own name.
+    """
+    names = {address: node.name for node in cluster.nodes for address in node.addresses}
+    names |= {node.name: node.name for node in cluster.nodes}
+    found = {}
+    for one in objects:
+        own = str(one["metadata"]["name"])
+        found[names.get(own, own)] = dict(one)
+    return found
+
+
 def from_hostvars(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[Cluster]:
     """The clusters that ``hosts`` belong to; bare nodes (no cluster) are left out.
 

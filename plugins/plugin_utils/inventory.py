@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import addresses
+from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
 # A Unix socket's path has 108 bytes with its final NUL; ssh binds to "<path>.<16 characters>" first; %C is 40 digits.
@@ -57,6 +57,7 @@ def build(
             "devenv_profile": {key: value for key, value in resolved.items() if key != "nodes"},
             "devenv_provider": resolved["provider"],
             "devenv_engine": resolved["kubernetes"]["engine"],
+            "devenv_engine_traits": _traits(resolved),
             "devenv_families": list(families),
             "devenv_addressing": resolved["addressing"],
             "devenv_kubernetes_version": resolved["kubernetes"]["version"],
@@ -91,6 +92,7 @@ def _profile_node(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         "group": variables["devenv_group"],
         "cluster": variables["devenv_cluster"] or None,
         **{key: variables[f"devenv_{key}"] for key in keys},
+        **({"node_type": variables["devenv_node_type"]} if "devenv_node_type" in variables else {}),
         **({"host": variables["devenv_host"]} if "devenv_host" in variables else {}),
     }
 
@@ -202,16 +204,30 @@ def _host(
         "devenv_mac": claimed["mac"] if claimed else "",
         "devenv_addresses": own,
         "devenv_prefixes": [_prefix(network, resolved, family) for family in families],
-        "devenv_pod_cidrs": [addresses.pod_cidr(resolved["network"]["pods"][family], index) for family in families],
+        "devenv_pod_cidrs": _pod_cidrs(resolved, index),
         "devenv_labels": dict(node["labels"]),
         "devenv_taints": list(node["taints"]),
         "devenv_schedulable": node["schedulable"],
         "devenv_cpus": node["cpus"],
         "devenv_memory": node["memory"],
         "devenv_disk": node["disk"],
+        **({"devenv_node_type": node["node_type"]} if "node_type" in node else {}),
         "devenv_endpoint": f"{cluster}.{name}.devenv.internal" if cluster else "",
         "devenv_kubeconfig": str(state / "clusters" / cluster / "kubeconfig") if cluster else "",
     }
+
+
+def _traits(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """What playbooks decide by instead of an engine's name."""
+    traits = profile.engine_traits(resolved["kubernetes"]["engine"])
+    return {key: traits[key] for key in ("brings", "preflight")}
+
+
+def _pod_cidrs(resolved: Mapping[str, Any], index: int) -> list[str]:
+    """Empty where the engine gives out the ranges itself."""
+    if profile.engine_traits(resolved["kubernetes"]["engine"])["pod_ranges"] == "own":
+        return []
+    return [addresses.pod_cidr(resolved["network"]["pods"][family], index) for family in resolved["families"]]
 
 
 def _existing(host: Mapping[str, Any], state: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import kube
-from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster, Node, by_node
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.kube import Json
 
@@ -239,7 +239,8 @@ def apply(
         raise DevenvError("labels_refused", "; ".join(conflicts))
     wanted = {node.name: node for node in cluster.nodes}
     for change in outcome.changes:
-        written = bool(change.patch) if check else _write(api, change, wanted[change.node], deadline)
+        path = f"/api/v1/nodes/{nodes[change.node]['metadata']['name']}"
+        written = bool(change.patch) if check else _write(api, path, change, wanted[change.node], deadline)
         if written:
             outcome.changed.append(change.node)
     return outcome
@@ -254,7 +255,7 @@ def _wait_for_nodes(
     while True:
         trouble, nodes = "", {}
         try:
-            nodes = {node["metadata"]["name"]: node for node in api.get("/api/v1/nodes")["items"]}
+            nodes = by_node(api.get("/api/v1/nodes")["items"], cluster)
         except (kube.ApiUnreachable, kube.ApiError) as error:
             trouble = str(error)
         missing = wanted - nodes.keys()
@@ -274,19 +275,19 @@ def _wait_for_nodes(
         time.sleep(POLL)
 
 
-def _write(api: kube.Api, change: Change, node: Node, deadline: float) -> bool:
+def _write(api: kube.Api, path: str, change: Change, node: Node, deadline: float) -> bool:
     """Send the patch; when the object changed meanwhile (kubelet and the controllers write too), look again."""
     current: Change | None = change
     sent = False
     while True:
         try:
             if current is None:
-                current = plan(api.get(f"/api/v1/nodes/{node.name}"), node)
+                current = plan(api.get(path), node)
             if current.conflicts:
                 raise DevenvError("labels_refused", "; ".join(current.conflicts), where=node.name)
             if not current.patch:
                 return sent
-            api.merge(f"/api/v1/nodes/{node.name}", current.patch)
+            api.merge(path, current.patch)
             return True
         except kube.ApiError as error:
             if error.status != 409 or time.monotonic() >= deadline:

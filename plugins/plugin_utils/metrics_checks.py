@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import kube
 from ansible_collections.devenv.lab.plugins.plugin_utils.checks import Finding
-from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster
+from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster, by_node
 from ansible_collections.devenv.lab.plugins.plugin_utils.kube import Json
 
 NODES = "/apis/metrics.k8s.io/v1beta1/nodes"
@@ -14,7 +14,7 @@ NODES = "/apis/metrics.k8s.io/v1beta1/nodes"
 
 def check(found: Iterable[Json], cluster: Cluster) -> Finding:
     """Every node of the profile is among the metrics (format: NodeMetrics of metrics.k8s.io/v1beta1)."""
-    told = {item["metadata"]["name"] for item in found if item.get("usage")}
+    told = by_node((item for item in found if item.get("usage")), cluster)
     missing = tuple(f"no metrics of {node.name} yet" for node in cluster.nodes if node.name not in told)
     return Finding(f"metrics of {len(cluster.nodes)} nodes", missing)
 

@@ -125,8 +125,7 @@ def nodes(cluster: Cluster, targets: Mapping[str, Target | None]) -> Background:
         answers |= remote.ask_all([one for one in targets.values() if one], source, ASK_SECONDS)
         return findings(cluster, answers, datetime.now(UTC))
 
-    names = ["ssh", "services", "certificates", "clocks"]
-    return Background([*names, *(["etcd_members", "etcd_health"] if cluster.engine == "kubeadm" else [])], collect)
+    return Background(["ssh", *_names(cluster)], collect)
 
 
 def findings(cluster: Cluster, answers: Mapping[str, Answer], now: datetime) -> dict[str, Finding]:
@@ -138,19 +137,21 @@ def findings(cluster: Cluster, answers: Mapping[str, Answer], now: datetime) -> 
     told = {name: one for name, one in answers.items() if not one.trouble}
     if not told:
         nobody = Finding("", ("no node answers",))
-        return found | dict.fromkeys(("services", "certificates", "clocks", *_etcd_names(cluster)), nobody)
-    found["services"] = check_services(told)
-    found["certificates"] = check_certificates(told, now)
+        return found | dict.fromkeys(_names(cluster), nobody)
     found["clocks"] = check_clocks(told)
     if cluster.engine == "kubeadm":
+        found["services"] = check_services(told)
+        found["certificates"] = check_certificates(told, now)
         masters = [node for node in cluster.control_plane if node.name in told]
         found["etcd_members"] = check_etcd_members(cluster, {node.name: told[node.name] for node in masters})
         found["etcd_health"] = check_etcd_health({node.name: told[node.name] for node in masters})
     return found
 
 
-def _etcd_names(cluster: Cluster) -> list[str]:
-    return ["etcd_members", "etcd_health"] if cluster.engine == "kubeadm" else []
+def _names(cluster: Cluster) -> list[str]:
+    """Another engine keeps services, certificates and etcd in places of its own, and tells of them itself."""
+    own = ["services", "certificates", "etcd_members", "etcd_health"] if cluster.engine == "kubeadm" else []
+    return ["clocks", *own]
 
 
 def check_services(answers: Mapping[str, Answer]) -> Finding:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import kube, paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.checks import Finding, not_ready, warnings
-from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster
+from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster, by_node
 from ansible_collections.devenv.lab.plugins.plugin_utils.kube import Json
 
 SCRIPT = paths.COLLECTION / "roles" / "validate" / "files" / "probe.sh"
@@ -67,6 +67,8 @@ class Plan:
     domain: str
     families: tuple[str, ...]
     nodes: tuple[str, ...]
+    # Names of Node objects, where they are others than those of the nodes.
+    registered: Mapping[str, str] = field(default_factory=dict)
 
     def pod(self, node: str) -> str:
         """Name of the probe pod of ``node``: also its host name, so at most 63 characters, without dots."""
@@ -126,7 +128,7 @@ def pod(plan: Plan, node: str, script: str, addresses: Mapping[str, list[str]]) 
         "PROBE_PEERS": " ".join(plan.pod(peer) for peer in plan.peers(node)),
         "PROBE_SERVICES": " ".join(addresses[SERVICE]),
     }
-    on_node = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+    on_node = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [plan.registered.get(node, node)]}]}
     return {
         "metadata": {"name": plan.pod(node), "labels": {LABEL: "probe"}},
         "spec": {
@@ -273,7 +275,7 @@ class Probes:
         for leftover in api.get("/api/v1/namespaces", {"labelSelector": LABEL})["items"]:
             if leftover["metadata"]["name"] != self._namespace:
                 api.delete(f"/api/v1/namespaces/{leftover['metadata']['name']}")
-        nodes = {node["metadata"]["name"]: node for node in api.get("/api/v1/nodes")["items"]}
+        nodes = by_node(api.get("/api/v1/nodes")["items"], self._cluster)
         wanted = [node.name for node in self._cluster.nodes]
         self._cordoned = [name for name in wanted if nodes.get(name, {}).get("spec", {}).get("unschedulable")]
         kubernetes = api.get("/api/v1/namespaces/default/services/kubernetes")
@@ -287,6 +289,7 @@ class Probes:
             domain=self._domain,
             families=self._cluster.families,
             nodes=tuple(name for name in wanted if name not in self._cordoned),
+            registered={name: node["metadata"]["name"] for name, node in nodes.items()},
         )
         self._seen = {node: _Seen() for node in self._plan.nodes}
         return self._plan

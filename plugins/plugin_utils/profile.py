@@ -95,14 +95,50 @@ def warnings(resolved: Mapping[str, Any]) -> list[str]:
 def require_engine(resolved: Mapping[str, Any], configs: Path = paths.CONFIGS) -> None:
     """Raise DevenvError engine_cannot when the profile's engine cannot make what the profile asks for."""
     engine = resolved["kubernetes"]["engine"]
-    known = engine_groups(engine, configs)
+    traits = engine_traits(engine, configs)
+    for text in _beyond(resolved, traits):
+        raise DevenvError("engine_cannot", text, where=resolved["profile"])
+    if engine == "gravity":
+        _require_tarball(resolved)
+
+
+def _beyond(resolved: Mapping[str, Any], traits: Mapping[str, Any]) -> Iterable[str]:
+    """What of the profile lies beyond an engine, in words."""
+    engine = resolved["kubernetes"]["engine"]
     for node in resolved["nodes"]:
-        if node["cluster"] is not None and node["group"] not in known:
-            raise DevenvError(
-                "engine_cannot",
-                f"nodes.{node['name']}: the engine {engine} has no {node['group']}",
-                where=resolved["profile"],
-            )
+        if node["cluster"] is not None and node["group"] not in traits["groups"]:
+            yield f"nodes.{node['name']}: the engine {engine} has no {node['group']}"
+    for family in resolved["families"]:
+        if family not in traits["families"]:
+            yield f"stack: the engine {engine} has no {family}"
+    most = traits["groups"]["control_plane"].get("most")
+    for cluster, one in resolved["clusters"].items():
+        masters = [n for n in resolved["nodes"] if n["cluster"] == cluster and n["group"] == "control_plane"]
+        if most and len(masters) > most:
+            yield f"clusters.{cluster}: the engine {engine} makes at most {most} masters, not {len(masters)}"
+        if one["endpoint"]["kind"] not in traits["endpoints"]:
+            yield f"clusters.{cluster}.endpoint.kind: the engine {engine} has no {one['endpoint']['kind']}"
+
+
+def _require_tarball(resolved: Mapping[str, Any]) -> None:
+    said = resolved["kubernetes"]["gravity"]
+    if said["prepared"] and said["script"]:
+        raise DevenvError("profile_invalid", "kubernetes.gravity: prepared and script exclude each other")
+    for key in ("tarball", "sha256"):
+        if not said[key] and not said["prepared"]:
+            raise DevenvError("profile_invalid", f"kubernetes.gravity.{key}: the engine gravity needs it")
+
+
+def require_operation(engine: str, operation: str, configs: Path = paths.CONFIGS) -> None:
+    """Raise DevenvError engine_cannot when clusters of the engine have no such ``operation``."""
+    instead = engine_traits(engine, configs)["cannot"].get(operation)
+    if instead:
+        raise DevenvError("engine_cannot", f"{operation}: not with the engine {engine}; {instead}")
+
+
+def engine_traits(engine: str, configs: Path = paths.CONFIGS) -> dict[str, Any]:
+    """What configs/engines says of an engine."""
+    return _data(configs / "engines" / f"{engine}.yml")
 
 
 def engine_groups(engine: str, configs: Path = paths.CONFIGS) -> dict[str, Any]:
@@ -307,7 +343,8 @@ def _kubernetes(said: Mapping[str, Any], configs: Path) -> dict[str, Any]:
         raise DevenvError(
             "profile_invalid", f"kubernetes.version: {json.dumps(version)} is not known; allowed: {', '.join(known)}"
         )
-    return {"version": version, "engine": said["engine"]}
+    own = {"gravity": dict(said["gravity"])} if said["engine"] == "gravity" else {}
+    return {"version": version, "engine": said["engine"], **own}
 
 
 def _checks(said: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -347,7 +384,9 @@ def _endpoint(cluster: str, said: Mapping[str, Any], resolved: Mapping[str, Any]
     """Kind and addresses (in the families' order) of a cluster's endpoint; ``auto`` is settled here."""
     path = f"clusters.{cluster}.endpoint"
     kind, given = said["kind"], list(said["addresses"])
-    if kind == "auto":
+    if kind == "auto" and "virtual" not in engine_traits(resolved["kubernetes"]["engine"])["endpoints"]:
+        kind = "node"
+    elif kind == "auto":
         masters = [n for n in resolved["nodes"] if n["cluster"] == cluster and n["group"] == "control_plane"]
         kind = "virtual" if len(masters) > 1 else "node"
     # On a network of ours an address is reserved for it.
@@ -417,6 +456,7 @@ def _node(
         "labels": {key: value for key, value in sorted(node["labels"].items()) if value is not None},
         "taints": list(node["taints"]),
         "schedulable": group == "workers" or node["schedulable"],
+        **({"node_type": node["node_type"]} if "node_type" in node else {}),
         **({"host": _host(f"nodes.{name}.host", node["host"], families)} if "host" in node else {}),
     }
 
@@ -599,6 +639,8 @@ def _differences(old: Any, new: Any, path: str) -> list[Change]:
 def _judged(path: str, old: Any, new: Any) -> tuple[bool, str]:
     """Whether an existing environment takes the change, and why (not)."""
     part, rest = path.partition(".")[::2]
+    if path in ("kubernetes.gravity.tarball", "kubernetes.gravity.sha256"):
+        return False, "playbooks/gravity_upgrade.yml brings a cluster to another tarball"
     if path == "kubernetes.version":
         return _version_change(str(old), str(new))
     if part == "clusters" and rest.endswith(".endpoint"):

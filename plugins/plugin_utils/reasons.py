@@ -407,6 +407,151 @@ CATALOGUE = _table(
         "A node lacks a program that Kubernetes needs.",
         "Build the bundle and the node image anew, or install the program.",
     ),
+    # gravity (5), its texts as module_utils/gravity.py knows them
+    Reason("gravity_token", 5, "The cluster refused the token of a node.", "Run again: the token is read anew."),
+    Reason(
+        "gravity_input",
+        5,
+        "Gravity does not know a flavor, a node type or a token of this form.",
+        "app.yaml in the tarball lists flavors and node profiles; kubernetes.gravity and node_type name them.",
+    ),
+    Reason(
+        "gravity_address",
+        5,
+        "The address that Gravity is to use is not one of the node's.",
+        "ip address on the node shows what it has.",
+    ),
+    Reason(
+        "gravity_hostname",
+        5,
+        "Another node of the cluster has this host name.",
+        "Give the node another host name, or remove the old one: gravity remove.",
+    ),
+    Reason(
+        "gravity_fixed",
+        5,
+        "The node type cannot be added to a cluster (expandPolicy: fixed).",
+        "Choose another node_type.",
+    ),
+    Reason(
+        "gravity_busy",
+        5,
+        "The cluster was busy with other nodes or not healthy for too long.",
+        "gravity status on a master shows what goes on; run again when it has ended.",
+    ),
+    Reason(
+        "gravity_leftover",
+        5,
+        "What an earlier installation left on the node could not be removed.",
+        "gravity leave --force --confirm on the node, then run again.",
+    ),
+    Reason(
+        "gravity_orphan",
+        5,
+        "The node has a Gravity whose cluster cannot be reached.",
+        "gravity leave --force --confirm on the node, then run again.",
+    ),
+    Reason(
+        "gravity_gone", 5, "The node is no part of the cluster any more.", "Run again: what is left of it is removed."
+    ),
+    Reason(
+        "gravity_moved",
+        5,
+        "The node's Gravity was installed with an address that the node has no longer.",
+        "Say kubernetes.gravity.prepared: true to let it take the new one.",
+    ),
+    Reason(
+        "gravity_many_nodes",
+        5,
+        "Only a cluster of one node can get another address.",
+        "Change the address first, then add nodes.",
+    ),
+    Reason("gravity_same_address", 5, "The node has this address already.", "There is nothing to do."),
+    Reason("gravity_running", 5, "Gravity runs on the node and does not stop.", "gravity stop --confirm on the node."),
+    Reason(
+        "gravity_absent",
+        5,
+        "There is no Gravity on the node.",
+        "Take an image that has it, or leave kubernetes.gravity.prepared out to install it.",
+    ),
+    Reason("gravity_usage", 5, "Gravity cannot be used in this way.", "The message says why."),
+    Reason(
+        "gravity_version",
+        5,
+        "This version of Gravity cannot do that.",
+        "Another address needs 7.0 or later: docs/gravity.md.",
+    ),
+    Reason(
+        "gravity_precondition",
+        5,
+        "Something that Gravity needs is not given; trying again would not help.",
+        "The message says what.",
+    ),
+    Reason("gravity_aborted", 5, "A Gravity operation was aborted.", "Run again."),
+    Reason(
+        "gravity_failed",
+        5,
+        "A Gravity command failed.",
+        "/var/log/devenv/gravity-*.log and /var/log/gravity-install.log on the node say more.",
+    ),
+    Reason(
+        "gravity_status",
+        5,
+        "Gravity gave no answer about its cluster.",
+        "gravity status --output=json on a master shows what it says.",
+    ),
+    Reason(
+        "gravity_degraded",
+        5,
+        "The cluster stays degraded.",
+        "gravity status on a master names the probes that fail.",
+    ),
+    Reason(
+        "gravity_timeout",
+        5,
+        "A Gravity operation did not end in time.",
+        "gravity status on a master shows what goes on; run again to wait on.",
+    ),
+    Reason(
+        "gravity_operation",
+        5,
+        "A Gravity operation failed.",
+        "gravity plan --operation-id=ID on a master shows the phase; gravity report collects logs.",
+    ),
+    Reason(
+        "gravity_check",
+        5,
+        "gravity check found a node unfit.",
+        "The message lists what it lacks; /var/log/devenv/gravity-check.log on the node has it all.",
+    ),
+    Reason(
+        "gravity_no_master", 5, "No master of the cluster is healthy.", "gravity status on a master says what it lacks."
+    ),
+    Reason(
+        "gravity_role",
+        5,
+        "Gravity made a node of another kind than the profile says.",
+        "The service role of its node_type in app.yaml must fit: a master for master-N, a node for worker-N.",
+    ),
+    Reason(
+        "gravity_leave",
+        5,
+        "Gravity could not be taken off a node.",
+        "/var/log/devenv/gravity-leave.log on the node says more.",
+    ),
+    Reason(
+        "gravity_kubeconfig",
+        5,
+        "The cluster gave no account to make a kubeconfig of.",
+        "gravity exec kubectl get pods -A on a master shows how its Kubernetes is.",
+    ),
+    Reason("gravity_report", 5, "gravity report failed.", "Run it on the node by hand."),
+    Reason(
+        "gravity_tarball",
+        2,
+        "The tarball of the cluster is missing, or is not the one that the profile means.",
+        "kubernetes.gravity.tarball and its sha256 (sha256sum FILE) must fit: docs/gravity.md.",
+    ),
     # kubeadm (5)
     Reason(
         "kubernetes_preflight",

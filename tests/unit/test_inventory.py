@@ -59,6 +59,7 @@ def test_variables_of_all() -> None:
         "devenv_profile": {key: value for key, value in resolved.items() if key != "nodes"},
         "devenv_provider": "podman",
         "devenv_engine": "kubeadm",
+        "devenv_engine_traits": {"brings": [], "preflight": False},
         "devenv_families": ["ipv4", "ipv6"],
         "devenv_addressing": "static",
         "devenv_kubernetes_version": resolved["kubernetes"]["version"],

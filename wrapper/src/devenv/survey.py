@@ -164,12 +164,13 @@ def _node(
     node: Mapping[str, Any], network: Mapping[str, Any], containers: Mapping[str, str], ready: Mapping[str, str]
 ) -> dict[str, Any]:
     claimed = network.get("nodes", {}).get(node["name"], {})
+    addresses = list(claimed.get("addresses", {}).values())
     return {
         "name": node["name"],
         "group": node["group"],
-        "addresses": list(claimed.get("addresses", {}).values()),
+        "addresses": addresses,
         "container": containers.get(node["name"], "absent"),
-        "kubernetes": ready.get(node["name"], "absent"),
+        "kubernetes": next((ready[name] for name in (node["name"], *addresses) if name in ready), "absent"),
     }
 
 

@@ -493,6 +493,8 @@ def profile_document(demand: Demand, hosts: Mapping[str, Mapping[str, Any]] | No
     for host in demand.hosts:
         cluster = demand.cluster_of(host.name)
         said = {key: copy.deepcopy(value) for key, value in host.node.items() if value is not None}
+        if demand.engine == "gravity" and NODE_TYPE_LABEL in said.get("labels", {}):
+            said["node_type"] = said["labels"][NODE_TYPE_LABEL]
         said["cluster"] = clusters[cluster.name] if cluster else None
         if cluster and of_host[host.name] == "master" and all(of_host[name] == "master" for name in cluster.hosts):
             said.setdefault("schedulable", True)

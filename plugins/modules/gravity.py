@@ -1,0 +1,256 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Make, join, extend or leave a cluster of Gravity."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gravity
+short_description: Make, join, change or leave a cluster of Gravity
+version_added: 0.2.0
+description:
+  - Drives the program C(gravity) on a node, idempotent by what C(gravity status) says and not by its exit code, which
+    is 255 for a degraded cluster that answers well.
+  - Every command ends. What Gravity waits for by itself without a limit is waited for O(timeout) seconds.
+  - Output is kept in C(/var/log/devenv/gravity-ACTION.log), with tokens redacted.
+options:
+  action:
+    description:
+      - V(look) says what there is of Gravity on the node.
+      - V(check), V(install) and V(upgrade) use O(tarball). V(install) starts a stopped cluster, and with O(prepared)
+        lets the one that an image brought take O(address).
+      - V(adopt) waits for a cluster that a script made, and records it.
+      - V(token), on a master, writes what nodes need to join to the file O(path), C({token, peers}).
+      - V(join) adds this node.
+      - V(remove), on a master, takes the node with O(address) out; V(leave) takes Gravity off this node.
+      - V(change_address) lets the only node of a cluster use O(address).
+      - V(kubeconfig), on a master, writes one of an administrator's service account to
+        C(/var/lib/devenv/gravity/kubeconfig).
+      - V(auth_gateway), on a master, sets the addresses that C(tsh login) is told.
+      - V(report) writes Gravity's own report to O(path).
+    type: str
+    required: true
+    choices:
+      - look
+      - check
+      - install
+      - adopt
+      - join
+      - token
+      - change_address
+      - remove
+      - leave
+      - kubeconfig
+      - auth_gateway
+      - upgrade
+      - report
+  address:
+    description: Address of the node that is meant; for V(remove) that of another.
+    type: str
+    default: ""
+  tarball:
+    description: The cluster's tarball on the node. It is removed when it has been unpacked.
+    type: path
+    default: ""
+  sha256:
+    description: Digest of O(tarball).
+    type: str
+    default: ""
+  version:
+    description: Version of the application in O(tarball), by which V(upgrade) knows that there is nothing to do.
+    type: str
+    default: ""
+  cluster:
+    description: Name of the cluster for V(install).
+    type: str
+    default: ""
+  flavor:
+    description: Flavor of the installation, one of a single node.
+    type: str
+    default: ""
+  node_type:
+    description: Node profile of the application that this node gets (C(--role)).
+    type: str
+    default: ""
+  role:
+    description: What the node type must make of the node, V(master) or V(node). Another result is a failure.
+    type: str
+    default: ""
+  pod_subnet:
+    description: Range of pods.
+    type: str
+    default: ""
+  service_subnet:
+    description: Range of Services.
+    type: str
+    default: ""
+  vxlan_port:
+    description: Port of the overlay network.
+    type: int
+    default: 8472
+  arguments:
+    description: Further arguments of C(gravity install) or C(gravity join).
+    type: list
+    elements: str
+    default: []
+  autofix:
+    description: Whether V(check) may load modules and set sysctls.
+    type: bool
+    default: true
+  prepared:
+    description: Whether the node's image has a cluster of Gravity, which is to take O(address).
+    type: bool
+    default: false
+  token:
+    description: Token for V(join).
+    type: str
+    default: ""
+  peers:
+    description: Addresses of masters for V(join).
+    type: list
+    elements: str
+    default: []
+  public_addresses:
+    description: Addresses for V(auth_gateway).
+    type: list
+    elements: str
+    default: []
+  force:
+    description: Whether V(remove) and V(leave) go without the node's, or the cluster's, part in it.
+    type: bool
+    default: false
+  path:
+    description: File on the node for V(token) and V(report).
+    type: path
+    default: ""
+  timeout:
+    description: Seconds that the action may take, before the cluster is waited for.
+    type: int
+    default: 5400
+  wait:
+    description: Seconds to wait until the cluster is whole.
+    type: int
+    default: 600
+  patience:
+    description: So many answers in a row may say that the cluster is degraded, as it is for a while when a master has
+      joined.
+    type: int
+    default: 30
+attributes:
+  check_mode:
+    description: Says from the node's state whether something would be done.
+    support: full
+  diff_mode:
+    description: There is no content to compare.
+    support: none
+author:
+  - devenv maintainers (@devenv)
+"""
+
+EXAMPLES = r"""
+- name: See what there is
+  devenv.lab.gravity:
+    action: look
+    address: "{{ devenv_addresses[0] }}"
+
+- name: Take Gravity off the node
+  devenv.lab.gravity:
+    action: leave
+    address: "{{ devenv_addresses[0] }}"
+"""
+
+RETURN = r"""
+state:
+  description: V(absent), V(member), V(moved) (installed with another address, or stopped) or V(partial).
+  returned: with O(action=look)
+  type: str
+healthy:
+  description: Whether the cluster finds this node healthy.
+  returned: with O(action=look)
+  type: bool
+role:
+  description: V(master) or V(node).
+  returned: with O(action=look)
+  type: str
+masters:
+  description: Addresses of the masters that are healthy.
+  returned: with O(action=look) and O(action=token)
+  type: list
+  elements: str
+problem:
+  description: Why the cluster could not be asked.
+  returned: with O(action=look)
+  type: str
+marker:
+  description: What was recorded when the node was finished.
+  returned: with O(action=look)
+  type: dict
+kubeconfig_digest:
+  description: Digest of the kubeconfig that V(kubeconfig) made.
+  returned: with O(action=look)
+  type: str
+cluster:
+  description: The cluster as it tells itself, without its token.
+  returned: when it answered
+  type: dict
+path:
+  description: The file that was written.
+  returned: with O(action=kubeconfig) and O(action=report)
+  type: str
+output:
+  description: Last lines of Gravity's output, redacted.
+  returned: with O(action=check), and after a failure
+  type: list
+  elements: str
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.devenv.lab.plugins.module_utils import gravity, gravity_node
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "action": {"type": "str", "required": True, "choices": ["look", *gravity_node.ACTIONS]},
+    "address": {"type": "str", "default": ""},
+    "sha256": {"type": "str", "default": ""},
+    "version": {"type": "str", "default": ""},
+    "cluster": {"type": "str", "default": ""},
+    "flavor": {"type": "str", "default": ""},
+    "node_type": {"type": "str", "default": ""},
+    "role": {"type": "str", "default": ""},
+    "pod_subnet": {"type": "str", "default": ""},
+    "service_subnet": {"type": "str", "default": ""},
+    "tarball": {"type": "path", "default": ""},
+    "path": {"type": "path", "default": ""},
+    "arguments": {"type": "list", "elements": "str", "default": []},
+    "peers": {"type": "list", "elements": "str", "default": []},
+    "public_addresses": {"type": "list", "elements": "str", "default": []},
+    "token": {"type": "str", "default": "", "no_log": True},
+    "vxlan_port": {"type": "int", "default": 8472},
+    "autofix": {"type": "bool", "default": True},
+    "prepared": {"type": "bool", "default": False},
+    "force": {"type": "bool", "default": False},
+    "timeout": {"type": "int", "default": 5400},
+    "wait": {"type": "int", "default": 600},
+    "patience": {"type": "int", "default": 30},
+}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    try:
+        result = gravity_node.perform(
+            module.params["action"], module.params, gravity_node.Machine(), only_check=module.check_mode
+        )
+    except gravity.Failed as error:
+        module.fail_json(**gravity.failure(error))
+    except OSError as error:
+        module.fail_json(msg=str(error), devenv_reason="node_config_failed")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

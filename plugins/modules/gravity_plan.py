@@ -1,0 +1,70 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gravity_plan
+short_description: Say what of a Gravity tarball is installed on which node
+version_added: 0.2.0
+description:
+  - Checks the tarball's digest and reads its manifest, on the controller. What is read is kept in the cache, so that a
+    tarball is read once.
+  - Fails before anything changes for what Gravity would refuse later, such as a node profile that is not there.
+options:
+  tarball:
+    description: The tarball on the controller.
+    type: path
+    required: true
+  sha256:
+    description: Its digest.
+    type: str
+    required: true
+  flavor:
+    description: Flavor of the installation, one of a single node. Empty for the manifest's default, or the first of a
+      single node.
+    type: str
+    default: ""
+  nodes:
+    description: Hosts of the cluster, masters first. Their variables C(devenv_group) and C(devenv_node_type) count.
+    type: list
+    elements: str
+    required: true
+attributes:
+  check_mode:
+    description: Nothing but the cache changes.
+    support: full
+  diff_mode:
+    description: There is no content to compare.
+    support: none
+author:
+  - devenv maintainers (@devenv)
+"""
+
+EXAMPLES = r"""
+- name: See what is to be installed
+  devenv.lab.gravity_plan:
+    tarball: /srv/lab.tar
+    sha256: 5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8
+    nodes: [master-0, worker-0]
+"""
+
+RETURN = r"""
+program:
+  description: The program gravity of the tarball, on the controller.
+  returned: success
+  type: str
+version:
+  description: Version of the application.
+  returned: success
+  type: str
+flavor:
+  description: Flavor of the installation.
+  returned: success
+  type: str
+node_types:
+  description: Node profile by host.
+  returned: success
+  type: dict
+"""

@@ -1,0 +1,1408 @@
+#!/usr/bin/python3 -SE
+"""Stands in for the program `gravity`, which nobody can download any more.
+
+It obeys the commands, texts, JSON and exit codes that are documented of Gravity 7.0, on a node of a real cluster: what
+Gravity does inside its container, kubeadm, containerd and the images of the node do here. With GRAVITY_DOUBLE_PAPER (a
+folder that stands for the network) the cluster is only written down, which is quick; GRAVITY_DOUBLE_ROOT is then the
+node's own tree.
+
+Runs with nothing but Python's standard library. Faults on demand: FAULTS, or the file /etc/gravity-double.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+VERSION = "7.0.40"
+# Rows of {"command", "text", "code", "times", "host"}, and {"fault": NAME, ...}; written here when a tarball is packed.
+FAULTS: list[dict[str, Any]] = []
+
+ROOT = os.environ.get("GRAVITY_DOUBLE_ROOT", "/")
+PAPER = os.environ.get("GRAVITY_DOUBLE_PAPER", "")
+PAUSE = float(os.environ.get("GRAVITY_DOUBLE_PAUSE", "2"))
+
+LOCAL = "var/lib/gravity/local/node.json"
+COUNTERS = "var/lib/gravity-double/counters.json"
+FAULTS_FILE = "etc/gravity-double.json"
+PLANET = f"etc/systemd/system/gravity__gravitational.io__planet__{VERSION}.service"
+PORT = 32009
+MASTERS = 3
+# How many nodes may join at once.
+EXPANDS = 4
+
+Json = dict[str, Any]
+
+
+class Error(Exception):
+    """What the program ends with: the text behind [ERROR], and the exit code."""
+
+    def __init__(self, text: str, code: int = 255) -> None:
+        self.code = code
+        super().__init__(text)
+
+
+def path(name: str) -> str:
+    return os.path.join(ROOT, name)
+
+
+def read(name: str) -> Json:
+    try:
+        with open(path(name), encoding="utf-8") as stream:
+            return dict(json.load(stream))
+    except (OSError, ValueError):
+        return {}
+
+
+def write(name: str, content: str, mode: int = 0o600) -> None:
+    os.makedirs(os.path.dirname(path(name)), exist_ok=True)
+    with os.fdopen(os.open(path(name) + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as stream:
+        stream.write(content)
+    os.replace(path(name) + ".new", path(name))
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def addresses() -> list[str]:
+    """IPv4 addresses of this machine."""
+    if PAPER:
+        return os.environ.get("GRAVITY_DOUBLE_ADDRESSES", "10.0.0.1").split(",")
+    shown = json.loads(sh("ip", "-4", "-json", "address", "show"))
+    return [one["local"] for link in shown for one in link.get("addr_info", []) if one.get("scope") == "global"]
+
+
+def hostname() -> str:
+    return os.environ.get("GRAVITY_DOUBLE_HOSTNAME") or socket.gethostname()
+
+
+def sh(*argv: str, stdin: str | None = None, timeout: float = 300) -> str:
+    """stdout of a program; Error when it failed."""
+    done = subprocess.run(
+        argv,
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise Error(f"{' '.join(argv[:4])}: {(done.stderr or done.stdout).strip()[-1500:]}")
+    return done.stdout
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def faults() -> list[Json]:
+    more = read(FAULTS_FILE).get("faults") or []
+    return [*FAULTS, *more]
+
+
+def named_fault(name: str) -> Json | None:
+    """The fault with this name that is for this host and has not yet come as often as it should."""
+    for place, row in enumerate(faults()):
+        if row.get("fault") == name and _is_due(row, place):
+            return row
+    return None
+
+
+def fail_on_demand(command: str) -> None:
+    for place, row in enumerate(faults()):
+        if row.get("command") != command or not _is_due(row, place):
+            continue
+        if row.get("hang"):
+            if row.get("text"):
+                say(row["text"])
+            while True:
+                time.sleep(3600)
+        raise Error(row["text"], int(row.get("code", 255)))
+
+
+def _is_due(row: Json, place: int) -> bool:
+    if row.get("host") not in (None, hostname(), *addresses()):
+        return False
+    if "times" not in row:
+        return True
+    counters = read(COUNTERS)
+    key = hashlib.sha256(json.dumps([place, row], sort_keys=True).encode()).hexdigest()[:12]
+    counters[key] = counters.get(key, 0) + 1
+    write(COUNTERS, json.dumps(counters))
+    return bool(counters[key] <= int(row["times"]))
+
+
+# --- the cluster's own state -----------------------------------------------------------------------------------------
+
+
+class Paper:
+    """A cluster in a folder: no machine is touched."""
+
+    def __init__(self) -> None:
+        self._file = os.path.join(PAPER, "cluster.json")
+
+    def load(self) -> Json:
+        try:
+            with open(self._file, encoding="utf-8") as stream:
+                return dict(json.load(stream))
+        except (OSError, ValueError):
+            return {}
+
+    def view(self) -> Json:
+        """The state as the cluster itself tells it, {} when it cannot be asked."""
+        state = self.load()
+        return {} if state.get("down") else state
+
+    @contextlib.contextmanager
+    def change(self) -> Iterator[Json]:
+        os.makedirs(PAPER, exist_ok=True)
+        with open(os.path.join(PAPER, "lock"), "w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            state = self.load()
+            yield state
+            with open(self._file + ".new", "w", encoding="utf-8") as stream:
+                json.dump(state, stream)
+            os.replace(self._file + ".new", self._file)
+
+    def health(self, state: Json) -> dict[str, str]:
+        """healthy, degraded or offline by address."""
+        told = state.get("health", {})
+        return {node["ip"]: told.get(node["ip"], "healthy") for node in state["nodes"]}
+
+    def init(self, node: Json, options: Json) -> None:
+        time.sleep(PAUSE / 10)
+
+    def invite(self, master: bool) -> Json:
+        return {}
+
+    def join(self, node: Json, invitation: Json) -> None:
+        time.sleep(PAUSE / 10)
+
+    def forget(self, node: Json, answers: bool) -> None:
+        return
+
+    def clean(self) -> None:
+        return
+
+    def stop(self) -> None:
+        return
+
+    def start(self) -> None:
+        return
+
+    def move(self, node: Json, old: str) -> None:
+        return
+
+    def ask(self, peer: str, verb: str, request: Json) -> Json:
+        state = self.load()
+        masters = [node["ip"] for node in state.get("nodes", []) if node["role"] == "master"]
+        if peer not in masters or state.get("down"):
+            raise Error(f"failed to reach {peer}")
+        return Site(self).answer(verb, request)
+
+    def spawn(self, *words: str) -> None:
+        work(self, list(words))
+
+    def execute(self, command: list[str], interactive: bool) -> int:
+        if command[:1] != ["kubectl"]:
+            return subprocess.run(command, check=False).returncode
+        if "apply" in command:
+            with self.change() as state:
+                state["applied"] = json.load(sys.stdin)
+            say("applied")
+        elif "secret" in command:
+            told = {"token": base64.b64encode(b"account-token").decode(), "ca.crt": base64.b64encode(b"ca").decode()}
+            say(json.dumps({"data": told if self.load().get("applied") else {}}))
+        return 0
+
+
+class Machines(Paper):
+    """The cluster is real: kubeadm makes it of the programs and images that the node has."""
+
+    ADMIN = "/etc/kubernetes/admin.conf"
+    KEEPER = ("--namespace=kube-system",)
+    NAME = "gravity-site"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: tuple[float, list[Json]] = (0.0, [])
+
+    def kubectl(self, *words: str, stdin: str | None = None, timeout: float = 60) -> str:
+        return sh("kubectl", f"--kubeconfig={self.ADMIN}", *words, stdin=stdin, timeout=timeout)
+
+    # What all masters know stands in a Secret of the cluster itself.
+
+    def _get(self) -> Json:
+        try:
+            return dict(json.loads(self.kubectl(*self.KEEPER, "get", "secret", self.NAME, "--output=json")))
+        except (Error, subprocess.TimeoutExpired):
+            return {}
+
+    def load(self) -> Json:
+        if not os.path.exists(self.ADMIN):
+            return self._load_from_peer()
+        found = self._get()
+        return dict(json.loads(base64.b64decode(found["data"]["state"]))) if found else {}
+
+    def _load_from_peer(self) -> Json:
+        local = read(LOCAL)
+        for peer in local.get("peers", []):
+            with contextlib.suppress(Error):
+                return dict(self.ask(peer, "state", {"token": local["secret"]})["state"])
+        return {}
+
+    @contextlib.contextmanager
+    def change(self) -> Iterator[Json]:
+        # By masters alone, and seldom: when another came between, Kubernetes refuses it.
+        found = self._get()
+        state: Json = json.loads(base64.b64decode(found["data"]["state"])) if found else {}
+        yield state
+        body = found or {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self.NAME}}
+        body["data"] = {"state": base64.b64encode(json.dumps(state).encode()).decode()}
+        self.kubectl(*self.KEEPER, "replace" if found else "create", "--filename=-", stdin=json.dumps(body))
+
+    def nodes(self) -> list[Json]:
+        """Node objects, at most some seconds old."""
+        if time.monotonic() - self._seen[0] > 3:
+            listed = json.loads(self.kubectl("get", "nodes", "--output=json"))["items"]
+            self._seen = (time.monotonic(), listed)
+        return self._seen[1]
+
+    def health(self, state: Json) -> dict[str, str]:
+        told = {"True": "healthy", "False": "degraded"}
+        if not os.path.exists(self.ADMIN):
+            local = read(LOCAL)
+            for peer in local.get("peers", []):
+                with contextlib.suppress(Error):
+                    return dict(self.ask(peer, "health", {"token": local["secret"]})["health"])
+            return {}
+        ready = {}
+        for node in self.nodes():
+            conditions = {one["type"]: one["status"] for one in node["status"].get("conditions", [])}
+            ready[node["metadata"]["name"]] = told.get(conditions.get("Ready", ""), "offline")
+        return {node["ip"]: ready.get(node["ip"], "offline") for node in state["nodes"]}
+
+    # kubeadm
+
+    def _prepare(self, options: Json) -> None:
+        sandbox = sh("kubeadm", "config", "images", "list", "--kubernetes-version", options["kubernetes"])
+        pause = next(line for line in sandbox.splitlines() if "/pause:" in line)
+        driver = _cgroup_driver()
+        write("etc/gravity/containerd.toml", CONTAINERD.format(pause=pause, systemd=str(driver == "systemd").lower()))
+        write("etc/systemd/system/containerd.service", CONTAINERD_UNIT, 0o644)
+        write("etc/systemd/system/kubelet.service", KUBELET_UNIT, 0o644)
+        write("etc/systemd/system/gravity-agent.service", AGENT_UNIT, 0o644)
+        sh("systemctl", "daemon-reload")
+        sh("systemctl", "enable", "--now", "containerd.service")
+        sh("systemctl", "enable", "kubelet.service")
+
+    def _registration(self, node: Json) -> Json:
+        own = {"gravitational.io/advertise-ip": node["ip"], "gravitational.io/k8s-role": node["role"]}
+        labels = {**own, "role": node["profile"], **node.get("labels", {})}
+        labels = {key: value for key, value in labels.items() if not key.startswith("node-role.kubernetes.io/")}
+        return {
+            "name": node["ip"],
+            "criSocket": "unix:///run/containerd/containerd.sock",
+            "imagePullPolicy": "IfNotPresent",
+            "taints": node.get("taints", []),
+            "ignorePreflightErrors": ["all"],
+            "kubeletExtraArgs": [
+                {"name": "node-ip", "value": node["ip"]},
+                {"name": "node-labels", "value": ",".join(f"{key}={value}" for key, value in labels.items())},
+            ],
+        }
+
+    def _documents(self, node: Json, options: Json) -> str:
+        version = "kubeadm.k8s.io/v1beta4"
+        init = {
+            "apiVersion": version,
+            "kind": "InitConfiguration",
+            "localAPIEndpoint": {"advertiseAddress": node["ip"], "bindPort": 6443},
+            "nodeRegistration": self._registration(node),
+            "skipPhases": ["show-join-command"],
+        }
+        cluster = {
+            "apiVersion": version,
+            "kind": "ClusterConfiguration",
+            "clusterName": options["cluster"],
+            "kubernetesVersion": options["kubernetes"],
+            "controlPlaneEndpoint": f"{node['ip']}:6443",
+            "encryptionAlgorithm": "ECDSA-P256",
+            "networking": {"podSubnet": options["pods"], "serviceSubnet": options["services"]},
+            "apiServer": {"certSANs": ["leader.telekube.local", "127.0.0.1", *options.get("names", [])]},
+        }
+        kubelet = {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "cgroupDriver": _cgroup_driver(),
+            "failCgroupV1": False,
+            "failSwapOn": False,
+            "resolvConf": "/run/devenv/resolv.conf"
+            if os.path.exists("/run/devenv/resolv.conf")
+            else "/etc/resolv.conf",
+            "imageGCHighThresholdPercent": 100,
+            "imageGCLowThresholdPercent": 99,
+            "evictionHard": {
+                "memory.available": "100Mi",
+                **dict.fromkeys(
+                    ("nodefs.available", "nodefs.inodesFree", "imagefs.available", "imagefs.inodesFree"), "0%"
+                ),
+            },
+        }
+        proxy = {
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+            "kind": "KubeProxyConfiguration",
+            "conntrack": {"maxPerCore": 0, "min": 0},
+        }
+        return "\n---\n".join(json.dumps(one) for one in (init, cluster, kubelet, proxy))
+
+    def init(self, node: Json, options: Json) -> None:
+        options["kubernetes"] = sh("kubeadm", "version", "--output=short").strip()
+        self._prepare(options)
+        with _config(self._documents(node, options)) as config:
+            sh("kubeadm", "init", "--config", config, timeout=600)
+        self._network(options)
+        sh("systemctl", "enable", "gravity-agent.service")
+
+    def _network(self, options: Json) -> None:
+        """Pods of this node, once its range is known; the agent sees to the others'."""
+        own = read(LOCAL)["ip"]
+        config = self.ADMIN if os.path.exists(self.ADMIN) else "/etc/kubernetes/kubelet.conf"
+        for _ in range(300):
+            with contextlib.suppress(Error):
+                shown = json.loads(sh("kubectl", f"--kubeconfig={config}", "get", "node", own, "--output=json"))
+                if shown["spec"].get("podCIDR"):
+                    break
+            time.sleep(0.5)
+        else:
+            raise Error(f"node {own} got no range for pods")
+        conflist = {
+            "cniVersion": "1.0.0",
+            "name": "gravity",
+            "plugins": [
+                {
+                    "type": "ptp",
+                    "ipam": {
+                        "type": "host-local",
+                        "ranges": [[{"subnet": shown["spec"]["podCIDR"]}]],
+                        "routes": [{"dst": "0.0.0.0/0"}],
+                    },
+                },
+                {"type": "portmap", "capabilities": {"portMappings": True}},
+            ],
+        }
+        write("etc/cni/net.d/10-gravity.conflist", json.dumps(conflist), 0o644)
+        pods = options["pods"]
+        sh("nft", "--file", "-", stdin=MASQUERADE.format(pods=pods))
+
+    def invite(self, master: bool) -> Json:
+        told: Json = {"token": sh("kubeadm", "token", "create", "--ttl=30m").strip(), "key": ""}
+        config = json.loads(self.kubectl(*self.KEEPER, "get", "configmap", "kubeadm-config", "--output=json"))
+        told["endpoint"] = re.findall(r"controlPlaneEndpoint: (\S+)", config["data"]["ClusterConfiguration"])[0]
+        told["options"] = self.load()["options"]
+        if master:
+            told["key"] = secrets.token_hex(32)
+            cluster = f"{config['data']['ClusterConfiguration']}\n---\n"
+            init = {
+                "apiVersion": "kubeadm.k8s.io/v1beta4",
+                "kind": "InitConfiguration",
+                "certificateKey": told["key"],
+            }
+            with _config(cluster + json.dumps(init)) as path_:
+                words = ("kubeadm", "init", "phase", "upload-certs", "--upload-certs", "--skip-certificate-key-print")
+                sh(*words, "--config", path_)
+        return told
+
+    def join(self, node: Json, invitation: Json) -> None:
+        self._prepare(invitation["options"])
+        body: Json = {
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
+            "kind": "JoinConfiguration",
+            "discovery": {
+                "bootstrapToken": {
+                    "token": invitation["token"],
+                    "apiServerEndpoint": invitation["endpoint"],
+                    "unsafeSkipCAVerification": True,
+                }
+            },
+            "nodeRegistration": self._registration(node),
+        }
+        if node["role"] == "master":
+            local = {"advertiseAddress": node["ip"], "bindPort": 6443}
+            body["controlPlane"] = {"certificateKey": invitation["key"], "localAPIEndpoint": local}
+        with _config(json.dumps(body)) as config:
+            sh("kubeadm", "join", "--config", config, timeout=600)
+        self._network(invitation["options"])
+        sh("systemctl", "enable", "gravity-agent.service")
+
+    def forget(self, node: Json, answers: bool) -> None:
+        with contextlib.suppress(Error):
+            words = ("--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s")
+            if answers:
+                self.kubectl("drain", node["ip"], *words, timeout=90)
+        if answers:
+            with contextlib.suppress(Error):
+                self.ask(node["ip"], "clean", {"token": self.load()["token"]})
+        if node["role"] == "master":
+            pki = "/etc/kubernetes/pki/etcd/"
+            etcdctl = (
+                "etcdctl",
+                f"--cacert={pki}ca.crt",
+                f"--cert={pki}healthcheck-client.crt",
+                f"--key={pki}healthcheck-client.key",
+                f"--endpoints=https://{read(LOCAL)['ip']}:2379",
+            )
+            for member in json.loads(sh(*etcdctl, "member", "list", "--write-out=json"))["members"]:
+                if f"https://{node['ip']}:2380" in member["peerURLs"]:
+                    sh(*etcdctl, "member", "remove", format(member["ID"], "x"))
+        self.kubectl("delete", "node", node["ip"], "--ignore-not-found", "--wait=true")
+
+    def clean(self) -> None:
+        for unit in ("gravity-agent.service", "kubelet.service"):
+            subprocess.run(["systemctl", "disable", "--now", unit], capture_output=True, check=False)
+        for name in ("var/lib/gravity-double/stopped", "etc/cni/net.d/10-gravity.conflist"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path(name))
+        subprocess.run(["systemctl", "start", "containerd.service"], capture_output=True, check=False)
+        subprocess.run(["kubeadm", "reset", "--force"], capture_output=True, check=False, timeout=300)
+        subprocess.run(["systemctl", "disable", "--now", "containerd.service"], capture_output=True, check=False)
+        for name in ("containerd", "gravity-agent"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path(f"etc/systemd/system/{name}.service"))
+        for folder in ("etc/gravity", "var/lib/etcd", "var/lib/kubelet", "etc/kubernetes"):
+            shutil.rmtree(path(folder), ignore_errors=True)
+        subprocess.run(["nft", "delete", "table", "inet", "gravity_pods"], capture_output=True, check=False)
+        subprocess.run(["ip", "route", "flush", "proto", ROUTES], capture_output=True, check=False)
+        sh("systemctl", "daemon-reload")
+
+    def stop(self) -> None:
+        sh("systemctl", "stop", "gravity-agent.service", "kubelet.service")
+        ctr = ("ctr", "--namespace", "k8s.io")
+        for task in sh(*ctr, "tasks", "list", "--quiet").split():
+            subprocess.run(
+                [*ctr, "tasks", "kill", "--all", "--signal", "SIGKILL", task], capture_output=True, check=False
+            )
+        sh("systemctl", "stop", "containerd.service")
+
+    def start(self) -> None:
+        sh("systemctl", "start", "containerd.service", "kubelet.service", "gravity-agent.service")
+        self._wait_for_api()
+
+    def _wait_for_api(self) -> None:
+        for _ in range(240):
+            with contextlib.suppress(Error):
+                self.kubectl("get", "--raw=/readyz")
+                return
+            time.sleep(0.5)
+        raise Error("the API server does not answer")
+
+    def move(self, node: Json, old: str) -> None:
+        """Everything that names the address is made anew; the Node is another one, as it is called by its address."""
+        options = read(LOCAL)["options"]
+        sh("systemctl", "start", "containerd.service")
+        for name in ("apiserver", "etcd/server", "etcd/peer"):
+            for kind in ("crt", "key"):
+                os.unlink(f"/etc/kubernetes/pki/{name}.{kind}")
+        for name in ("admin", "super-admin", "controller-manager", "scheduler", "kubelet"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"/etc/kubernetes/{name}.conf")
+        shutil.rmtree("/var/lib/kubelet/pki", ignore_errors=True)
+        with _config(self._documents(node, options)) as config:
+
+            def phase(*words: str) -> None:
+                sh("kubeadm", "init", "phase", *words, "--config", config)
+
+            for name in ("apiserver", "etcd-server", "etcd-peer"):
+                phase("certs", name)
+            phase("kubeconfig", "all")
+            phase("etcd", "local")
+            phase("control-plane", "all")
+            phase("kubelet-start")
+            self._wait_for_api()
+            phase("upload-config", "all")
+            phase("bootstrap-token")
+            phase("addon", "kube-proxy")
+        pki = "/etc/kubernetes/pki/etcd/"
+        etcdctl = ("etcdctl", f"--cacert={pki}ca.crt", f"--cert={pki}healthcheck-client.crt")
+        etcdctl = (*etcdctl, f"--key={pki}healthcheck-client.key", f"--endpoints=https://{node['ip']}:2379")
+        (one,) = json.loads(sh(*etcdctl, "member", "list", "--write-out=json"))["members"]
+        sh(*etcdctl, "member", "update", format(one["ID"], "x"), f"--peer-urls=https://{node['ip']}:2380")
+        self.kubectl("delete", "node", old, "--ignore-not-found", "--wait=true")
+        self.kubectl(
+            "delete", "pods", "--all-namespaces", f"--field-selector=spec.nodeName={old}", "--force", "--wait=false"
+        )
+        self._network(options)
+        sh("systemctl", "start", "gravity-agent.service")
+
+    # To the other nodes
+
+    def ask(self, peer: str, verb: str, request: Json) -> Json:
+        import ssl  # not needed on paper, and slow to load
+        import urllib.request
+
+        # Whoever joins knows no authority yet: it is known by the token, as the documented way is.
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        body = urllib.request.Request(f"https://{peer}:{PORT}/{verb}", json.dumps(request).encode())
+        try:
+            with urllib.request.urlopen(body, timeout=120, context=context) as answer:
+                return dict(json.load(answer))
+        except (OSError, ValueError) as error:
+            raise Error(f"failed to reach {peer}: {error}") from None
+
+    def spawn(self, *words: str) -> None:
+        argv = ["systemd-run", "--collect", "--quiet", sys.executable, os.path.realpath(__file__), "_work", *words]
+        sh(*argv)
+
+    def execute(self, command: list[str], interactive: bool) -> int:
+        environment = {**os.environ, "KUBECONFIG": self.ADMIN}
+        stdin = None if interactive else subprocess.DEVNULL
+        return subprocess.run(command, env=environment, stdin=stdin, check=False).returncode
+
+
+ROUTES = "178"
+
+CONTAINERD = """version = 3
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = '{pause}'
+[plugins.'io.containerd.cri.v1.runtime']
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+  bin_dirs = ['/usr/lib/cni']
+  conf_dir = '/etc/cni/net.d'
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+  runtime_type = 'io.containerd.runc.v2'
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+  SystemdCgroup = {systemd}
+"""
+
+CONTAINERD_UNIT = """[Unit]
+Description=Container runtime of the stand-in for Gravity
+[Service]
+Type=notify
+ExecStart=/usr/local/bin/containerd --config /etc/gravity/containerd.toml
+Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+KillMode=process
+Delegate=yes
+TasksMax=infinity
+Restart=always
+RestartSec=1
+[Install]
+WantedBy=multi-user.target
+"""
+
+KUBELET_UNIT = """[Unit]
+Description=kubelet of the stand-in for Gravity
+After=containerd.service
+Wants=containerd.service
+ConditionPathExists=/var/lib/kubelet/config.yaml
+StartLimitIntervalSec=0
+[Service]
+EnvironmentFile=-/var/lib/kubelet/kubeadm-flags.env
+ExecStart=/usr/local/bin/kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf \\
+  --kubeconfig=/etc/kubernetes/kubelet.conf --config=/var/lib/kubelet/config.yaml $KUBELET_KUBEADM_ARGS
+Restart=always
+RestartSec=1
+[Install]
+WantedBy=multi-user.target
+"""
+
+AGENT_UNIT = """[Unit]
+Description=Agent of the stand-in for Gravity
+After=kubelet.service
+[Service]
+ExecStart=/usr/bin/gravity _agent
+Restart=always
+RestartSec=1
+[Install]
+WantedBy=multi-user.target
+"""
+
+MASQUERADE = """table inet gravity_pods
+delete table inet gravity_pods
+table inet gravity_pods {{
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr {pods} ip daddr != {pods} masquerade
+  }}
+}}
+"""
+
+
+def _cgroup_driver() -> str:
+    return "systemd" if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else "cgroupfs"
+
+
+@contextlib.contextmanager
+def _config(text: str) -> Iterator[str]:
+    name = f"run/gravity-{uuid.uuid4()}.yml"
+    write(name, text)
+    try:
+        yield path(name)
+    finally:
+        os.unlink(path(name))
+
+
+# --- what masters answer ---------------------------------------------------------------------------------------------
+
+
+class Site:
+    """What a node asks of a master."""
+
+    def __init__(self, backend: Paper) -> None:
+        self._backend = backend
+
+    def answer(self, verb: str, request: Json) -> Json:
+        state = self._backend.load()
+        if not state or request.get("token") != state["token"]:
+            return {"error": "bad secret token"}
+        handlers: dict[str, Callable[[Json, Json], Json]] = {
+            "expand": self._expand,
+            "expanded": self._expanded,
+            "state": lambda state, request: {"state": state},
+            "health": lambda state, request: {"health": self._backend.health(state)},
+            "clean": self._clean,
+            "shrink": self._shrink,
+        }
+        return handlers[verb](state, request)
+
+    def _expand(self, state: Json, request: Json) -> Json:
+        """Let a node join: the operation's id and what it needs, or a text: ``error``, or ``wait`` and ask again."""
+        health = self._backend.health(state)
+        give_up(state, request["ip"])
+        refused = refuse_expand(state, request, health)
+        if refused:
+            return refused
+        profile = profiles(state)[request["role"]]
+        role = service_role(profile, state)
+        operation = new_operation("operation_expand", "expand_initiated")
+        operation["server"] = {"ip": request["ip"], "role": role, "hostname": request["hostname"]}
+        with self._backend.change() as changed:
+            give_up(changed, request["ip"])
+            again = refuse_expand(changed, request, health)
+            if again:
+                return again
+            changed["operations"].append(operation)
+        node = {
+            "hostname": request["hostname"],
+            "ip": request["ip"],
+            "role": role,
+            "profile": request["role"],
+            "labels": profile.get("labels") or {},
+            "taints": profile.get("taints") or [],
+        }
+        masters = [one["ip"] for one in state["nodes"] if one["role"] == "master"]
+        return {
+            "operation": operation["id"],
+            "node": node,
+            "peers": masters,
+            "invitation": self._backend.invite(role == "master"),
+            "options": state["options"],
+        }
+
+    def _expanded(self, state: Json, request: Json) -> Json:
+        degraded = named_fault("degraded_after_join")
+        with self._backend.change() as changed:
+            finish(changed, request["operation"], "completed" if request.get("node") else "failed")
+            if request.get("node"):
+                changed["nodes"].append(request["node"])
+            if degraded and request.get("node"):
+                changed["degraded"] = int(degraded.get("answers", 3))
+        return {}
+
+    def _clean(self, state: Json, request: Json) -> Json:
+        self._backend.spawn("clean")
+        return {}
+
+    def _shrink(self, state: Json, request: Json) -> Json:
+        found = next((node for node in state["nodes"] if node["ip"] == request["ip"]), None)
+        if found is None:
+            return {"error": "this server is not a part of the running cluster"}
+        return {"operation": launch_remove(self._backend, found, answers=False)}
+
+
+def profiles(state: Json) -> dict[str, Json]:
+    return {one["name"]: one for one in state["manifest"]["nodeProfiles"]}
+
+
+def service_role(profile: Json, state: Json) -> str:
+    """The profile says it; otherwise the first three nodes are masters."""
+    if profile.get("serviceRole"):
+        return str(profile["serviceRole"])
+    for role in ("master", "node"):
+        if (profile.get("labels") or {}).get(f"node-role.kubernetes.io/{role}") == "true":
+            return role
+    masters = [node for node in state.get("nodes", []) if node["role"] == "master"]
+    return "master" if len(masters) < MASTERS else "node"
+
+
+def refuse_expand(state: Json, request: Json, health: dict[str, str]) -> Json:
+    known = profiles(state)
+    if request["role"] not in known:
+        return {"error": f'specified node role "{request["role"]}" is not defined in the application manifest'}
+    if request["hostname"] in [node["hostname"] for node in state["nodes"]]:
+        return {"error": f'One of existing servers already has hostname "{request["hostname"]}"'}
+    profile = known[request["role"]]
+    if profile.get("expandPolicy") == "fixed":
+        return {"error": f'server profile "{request["role"]}" does not allow expansion'}
+    running = [one for one in state["operations"] if one["state"] not in ("completed", "failed")]
+    others = [one for one in running if one["type"] != "operation_expand"]
+    if others:
+        return {"wait": f"Waiting for another operation to complete at {others[0]['id']}"}
+    joining = [one["server"] for one in running]
+    for one in joining:
+        if one["role"] == "master":
+            return {"wait": f"can't launch another expand while master node {one['ip']} is joining"}
+    if joining and service_role(profile, state) == "master":
+        return {"wait": "can't join master node while another node is joining"}
+    if len(joining) >= EXPANDS:
+        return {"wait": "can only add one node at a time"}
+    if any(state_ != "healthy" for state_ in health.values()):
+        return {"wait": "Cluster is degraded, waiting for it to become healthy"}
+    return {}
+
+
+def give_up(state: Json, address: str) -> None:
+    """An earlier try of this node to join is over."""
+    for one in state["operations"]:
+        if one.get("server", {}).get("ip") == address and one["state"] not in ("completed", "failed"):
+            one["state"] = "failed"
+
+
+def new_operation(kind: str, state: str) -> Json:
+    return {
+        "type": kind,
+        "id": str(uuid.uuid4()),
+        "state": state,
+        "created": now(),
+        "progress": {"message": "Operation has started", "completion": 0, "created": now()},
+    }
+
+
+def finish(state: Json, identity: str, result: str = "completed") -> None:
+    for one in state["operations"]:
+        if one["id"] == identity and not one.get("silent"):
+            one["state"] = result
+            one["progress"] = {"message": f"Operation has {result}", "completion": 100, "created": now()}
+
+
+def launch(backend: Paper, kind: str, state: str) -> str:
+    operation = new_operation(kind, state)
+    operation["silent"] = bool(named_fault("silent_operation"))
+    with backend.change() as changed:
+        changed["operations"].append(operation)
+    return str(operation["id"])
+
+
+def launch_remove(backend: Paper, node: Json, answers: bool) -> str:
+    identity = launch(backend, "operation_shrink", "shrink_in_progress")
+    backend.spawn("remove", node["ip"], identity, "yes" if answers else "no")
+    return identity
+
+
+def work(backend: Paper, words: list[str]) -> None:
+    """What goes on when the command has returned."""
+    verb, rest = words[0], words[1:]
+    if verb == "clean":
+        forget_locally(backend)
+    elif verb == "remove":
+        address, identity, answers = rest
+        node = next(one for one in backend.load()["nodes"] if one["ip"] == address)
+        result = "failed" if named_fault("failed_operation") else "completed"
+        if result == "completed":
+            backend.forget(node, answers == "yes")
+        with backend.change() as state:
+            if result == "completed":
+                state["nodes"] = [one for one in state["nodes"] if one["ip"] != address]
+            finish(state, identity, result)
+    elif verb == "upgrade":
+        with backend.change() as state:
+            state["application"] = state.pop("uploaded")
+            finish(state, rest[0])
+
+
+def forget_locally(backend: Paper) -> None:
+    backend.clean()
+    shutil.rmtree(path("var/lib/gravity"), ignore_errors=True)
+    for name in (PLANET, "usr/bin/gravity"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path(name))
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def require_address(address: str) -> None:
+    if address not in addresses():
+        raise Error(f"{address} matches none of the available addresses {', '.join(addresses())}")
+
+
+def put_program() -> None:
+    """Where an installed Gravity has it."""
+    target = path("usr/bin/gravity")
+    if os.path.realpath(__file__) == os.path.realpath(target):
+        return
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    shutil.copyfile(os.path.realpath(__file__), target + ".new")
+    os.chmod(target + ".new", 0o755)
+    os.replace(target + ".new", target)
+
+
+def remember(local: Json) -> None:
+    write(LOCAL, json.dumps(local))
+    write(PLANET, "# Container of the stand-in for Gravity.\n", 0o644)
+    put_program()
+
+
+def check(backend: Paper, arguments: argparse.Namespace) -> int:
+    with open(arguments.manifest, encoding="utf-8") as stream:
+        manifest = json.load(stream)
+    if arguments.profile and arguments.profile not in [one["name"] for one in manifest["nodeProfiles"]]:
+        raise Error(f'server role "{arguments.profile}" not found')
+    for name in ("br_netfilter", "overlay", "ebtable_filter", "ip_tables", "iptable_filter", "iptable_nat"):
+        say(f"[✓] kernel module {name}")
+    return 0
+
+
+def install(backend: Paper, arguments: argparse.Namespace) -> int:
+    if os.path.isdir(path("var/lib/gravity/local")):
+        raise Error(f"detected previous installation state in {path('var/lib/gravity')}, please clean it up first")
+    with open(os.path.join(arguments.path, "app.yaml"), encoding="utf-8") as stream:
+        manifest = json.load(stream)
+    require_address(arguments.advertise_addr)
+    if arguments.token and not 6 <= len(arguments.token) <= 128:
+        raise Error(f"install token is too {'short' if len(arguments.token) < 6 else 'long'}")
+    flavors = {one["name"]: one for one in manifest["installer"]["flavors"]["items"]}
+    flavor = flavors.get(arguments.flavor or manifest["installer"]["flavors"].get("default", ""))
+    if flavor is None:
+        raise Error(f'install flavor "{arguments.flavor}" not found')
+    known = {one["name"]: one for one in manifest["nodeProfiles"]}
+    role = arguments.role or flavor["nodes"][0]["profile"]
+    if role not in known:
+        raise Error(f'server role "{role}" not found')
+    if sum(one["count"] for one in flavor["nodes"]) > 1:
+        say("Waiting for agents to join")
+        while True:
+            time.sleep(60)
+    options = {
+        "cluster": arguments.cluster,
+        "pods": arguments.pod_network_cidr,
+        "services": arguments.service_cidr,
+    }
+    state: Json = {
+        "application": manifest["metadata"],
+        "cluster": arguments.cluster,
+        "state": "active",
+        "token": arguments.token or secrets.token_hex(16),
+        "manifest": manifest,
+        "nodes": [],
+        "operations": [],
+        "options": options,
+        "authgateway": {},
+    }
+    node = {
+        "hostname": hostname(),
+        "ip": arguments.advertise_addr,
+        "profile": role,
+        "labels": known[role].get("labels") or {},
+        "taints": known[role].get("taints") or [],
+        "role": service_role(known[role], state),
+    }
+    if node["role"] != "master":
+        raise Error(f'profile "{role}" makes no master')
+    say("Starting installer")
+    write(LOCAL, json.dumps({"ip": node["ip"], "secret": state["token"], "peers": [node["ip"]], "options": options}))
+    fail_on_demand("install-later")
+    backend.init(node, options)
+    operation = new_operation("operation_install", "completed")
+    operation["progress"] = {"message": "Operation has completed", "completion": 100, "created": now()}
+    state.update(nodes=[node], operations=[operation])
+    with backend.change() as changed:
+        changed.update(state)
+    remember(
+        {
+            "ip": node["ip"],
+            "secret": state["token"],
+            "peers": [node["ip"]],
+            "options": options,
+            "role": "master",
+            "running": True,
+        }
+    )
+    if not PAPER:
+        sh("systemctl", "start", "gravity-agent.service")
+    say(f"Operation ({operation['id']}) finished")
+    say("The cluster has been installed")
+    return 0
+
+
+def join(backend: Paper, arguments: argparse.Namespace) -> int:
+    if os.path.isdir(path("var/lib/gravity/local")):
+        raise Error(f"detected previous installation state in {path('var/lib/gravity')}, please clean it up first")
+    require_address(arguments.advertise_addr)
+    request = {
+        "token": arguments.token,
+        "ip": arguments.advertise_addr,
+        "hostname": hostname(),
+        "role": arguments.role,
+    }
+    peers = arguments.peers.split(",")
+    while True:
+        answer, peer = _ask_any(backend, peers, "expand", request)
+        if "error" in answer:
+            raise Error(answer["error"])
+        if "wait" not in answer:
+            break
+        say(answer["wait"])
+        time.sleep(PAUSE)
+    say(f'Joining cluster, operation "{answer["operation"]}"')
+    node = answer["node"]
+    local = {"ip": node["ip"], "secret": arguments.token, "peers": answer["peers"], "options": answer["options"]}
+    write(LOCAL, json.dumps(local))
+    told = {"token": arguments.token, "operation": answer["operation"]}
+    try:
+        backend.join(node, answer["invitation"])
+    except Error:
+        backend.ask(peer, "expanded", told)
+        raise
+    remember({**local, "role": node["role"], "running": True})
+    backend.ask(peer, "expanded", {**told, "node": node})
+    if not PAPER:
+        sh("systemctl", "start", "gravity-agent.service")
+    say("Joined")
+    return 0
+
+
+def _ask_any(backend: Paper, peers: list[str], verb: str, request: Json) -> tuple[Json, str]:
+    while True:
+        for peer in peers:
+            try:
+                return backend.ask(peer, verb, request), peer
+            except Error as error:
+                say(f"still waiting: {error}")
+        # As the real one: for ever.
+        time.sleep(PAUSE)
+
+
+def _degraded() -> int:
+    """What is told when the cluster cannot be asked."""
+    sys.stdout.write(json.dumps({"cluster": {"application": {}, "state": "degraded", "system_status": 2, "nodes": []}}))
+    raise Error("degraded")
+
+
+def status(backend: Paper, arguments: argparse.Namespace) -> int:
+    local = read(LOCAL)
+    if not local:
+        raise Error("no cluster found on this node")
+    if local["ip"] not in addresses():
+        raise Error(
+            f"cluster node is configured with advertise address {local['ip']} which is not present on the machine"
+        )
+    if not local.get("running"):
+        return _degraded()
+    state = backend.view()
+    if not state:
+        return _degraded()
+    if arguments.operation_id:
+        found = next((one for one in state["operations"] if one["id"] == arguments.operation_id), None)
+        if found is None:
+            raise Error(f'operation "{arguments.operation_id}" not found')
+        if not (found.get("silent") and named_fault("mute")):
+            say(found["state"])
+        return 0
+    if arguments.token:
+        sys.stdout.write(state["token"])
+        return 0
+    health = backend.health(state)
+    forced = state.get("degraded", 0) > 0 and os.path.exists(path(PLANET))
+    if forced and (PAPER or os.path.exists("/etc/kubernetes/admin.conf")):
+        with backend.change() as changed:
+            changed["degraded"] = max(changed.get("degraded", 0) - 1, 0)
+    document = shown_status(state, health, forced)
+    sys.stdout.write(json.dumps(document))
+    if document["cluster"]["system_status"] != 1:
+        raise Error("degraded")
+    return 0
+
+
+_STATES = {"operation_expand": "expanding", "operation_shrink": "shrinking", "operation_update": "updating"}
+
+
+def shown_status(state: Json, health: dict[str, str], forced: bool) -> Json:
+    keys = ("type", "id", "state", "created", "progress")
+    running = [one for one in state["operations"] if one["state"] not in ("completed", "failed")]
+    ended = [one for one in state["operations"] if one["state"] in ("completed", "failed")]
+    degraded = forced or any(one != "healthy" for one in health.values())
+    nodes = []
+    for node in state["nodes"]:
+        told = {"hostname": node["hostname"], "advertise_ip": node["ip"], "role": node["role"]}
+        told |= {"profile": node["profile"], "status": health.get(node["ip"], "offline")}
+        if told["status"] != "healthy":
+            told["failed_probes"] = ["node is not ready"]
+        nodes.append(told)
+    if forced:
+        nodes[0] |= {"status": "degraded", "failed_probes": ["etcd cluster is unhealthy"]}
+    cluster: Json = {
+        "application": {"repository": "gravitational.io", **state["application"]},
+        "state": _STATES.get(running[0]["type"], "active") if running else "active",
+        "domain": state["cluster"],
+        "token": {"token": state["token"], "expires": "0001-01-01T00:00:00Z", "type": "expand"},
+        "active_operations": [{key: one[key] for key in keys} for one in running],
+        "endpoints": {
+            "applications": {"endpoints": []},
+            "cluster": {
+                "auth_gateway": [f"{node['ip']}:{PORT}" for node in state["nodes"] if node["role"] == "master"],
+                "ui": [f"https://{node['ip']}:{PORT}" for node in state["nodes"] if node["role"] == "master"],
+            },
+        },
+        "Extension": None,
+        "server_version": {"version": VERSION},
+        "client_version": {"version": VERSION},
+        "system_status": 2 if degraded else 1,
+        "nodes": nodes,
+    }
+    if ended:
+        cluster["operation"] = {key: ended[-1][key] for key in keys}
+    if degraded and forced:
+        # As it was seen: less is told.
+        for key in ("token", "domain", "operation"):
+            cluster.pop(key, None)
+        cluster["state"] = "degraded"
+    return {"cluster": cluster}
+
+
+def leave(backend: Paper, arguments: argparse.Namespace) -> int:
+    local = read(LOCAL)
+    if arguments.force:
+        if not local and not os.path.isdir(path("var/lib/gravity")):
+            raise Error("this server is not a part of the running cluster")
+        if PAPER and [node["ip"] for node in backend.load().get("nodes", [])] == [local.get("ip")]:
+            with backend.change() as state:
+                state.clear()
+        forget_locally(backend)
+        return 0
+    state = backend.view() if local.get("running") else {}
+    if not local:
+        raise Error("no running cluster detected, please use --force flag to clean up the local state")
+    if not state:
+        raise Error(
+            "Detected local Gravity state on the node but the cluster is inaccessible, use --force to clean it up"
+        )
+    if local["ip"] not in [node["ip"] for node in state["nodes"]]:
+        raise Error("this server is not a part of the running cluster")
+    peers = [node["ip"] for node in state["nodes"] if node["role"] == "master" and node["ip"] != local["ip"]]
+    if not peers:
+        forget_locally(backend)
+        return 0
+    answer, _ = _ask_any(backend, peers, "shrink", {"token": state["token"], "ip": local["ip"]})
+    if "error" in answer:
+        raise Error(answer["error"])
+    say(f"launched operation \"{answer['operation']}\", use 'gravity status' to poll its progress")
+    forget_locally(backend)
+    return 0
+
+
+def remove(backend: Paper, arguments: argparse.Namespace) -> int:
+    state = backend.load()
+    wanted = (arguments.node,)
+    found = next((one for one in state.get("nodes", []) if one["ip"] in wanted or one["hostname"] in wanted), None)
+    if found is None:
+        raise Error(f'server "{arguments.node}" not found')
+    if any(one["state"] not in ("completed", "failed") for one in state["operations"]):
+        raise Error(f"Waiting for another operation to complete at {state['cluster']}")
+    identity = launch_remove(backend, found, answers=not arguments.force)
+    say(f"launched operation \"{identity}\", use 'gravity status' to poll its progress")
+    return 0
+
+
+def stop(backend: Paper, arguments: argparse.Namespace) -> int:
+    local = read(LOCAL)
+    if not local:
+        raise Error("Gravity doesn't appear to be installed on this node")
+    if local.get("running"):
+        backend.stop()
+        write(LOCAL, json.dumps({**local, "running": False}))
+    say("Gravity services have been stopped and disabled")
+    return 0
+
+
+def start(backend: Paper, arguments: argparse.Namespace) -> int:
+    local = read(LOCAL)
+    if not local or not os.path.exists(path(PLANET)):
+        raise Error("Gravity doesn't appear to be installed on this node")
+    wanted = arguments.advertise_addr
+    if not wanted:
+        backend.start()
+        write(LOCAL, json.dumps({**local, "running": True}))
+        say("Gravity services have been enabled and started")
+        return 0
+    require_address(wanted)
+    if wanted == local["ip"]:
+        raise Error(f"This node is already using advertise address {wanted}")
+    if local.get("running"):
+        raise Error("Gravity appears to be running on this node. Please stop it first using 'gravity stop'")
+    if local.get("role") != "master" or len(local["peers"]) > 1:
+        raise Error("Only single-node clusters can be reconfigured")
+    state = backend.load() if PAPER else {}
+    if len(state.get("nodes", [])) > 1:
+        raise Error("Only single-node clusters can be reconfigured")
+    old = local["ip"]
+    moved = {**local, "ip": wanted, "peers": [wanted], "running": True}
+    write(LOCAL, json.dumps(moved))
+    node = {"ip": wanted, "role": "master", "profile": local.get("profile", ""), "hostname": hostname()}
+    backend.move(node, old)
+    with backend.change() as changed:
+        for one in changed["nodes"]:
+            one["ip"] = wanted if one["ip"] == old else one["ip"]
+            one["hostname"] = hostname()
+        changed["operations"].append(new_operation("operation_reconfigure", "completed"))
+    say("The node has been reconfigured")
+    return 0
+
+
+def resource(backend: Paper, arguments: argparse.Namespace) -> int:
+    state = backend.load()
+    if arguments.verb == "get":
+        found = state.get(arguments.what) or {}
+        say(json.dumps([found] if found else []))
+        return 0
+    with open(arguments.what, encoding="utf-8") as stream:
+        wanted = json.load(stream)
+    if wanted["kind"] == "authgateway" and any(
+        one["state"] not in ("completed", "failed") for one in state["operations"]
+    ):
+        raise Error("authgateway can be updated on active clusters only")
+    if state.get(wanted["kind"]) and not arguments.force:
+        raise Error(f"{wanted['kind']} already exists")
+    with backend.change() as changed:
+        changed[wanted["kind"]] = wanted
+    say(f"Created {wanted['kind']}")
+    return 0
+
+
+def upload(backend: Paper, arguments: argparse.Namespace) -> int:
+    with open("app.yaml", encoding="utf-8") as stream:
+        manifest = json.load(stream)
+    with backend.change() as state:
+        state["uploaded"] = manifest["metadata"]
+    say(f"{manifest['metadata']['name']}:{manifest['metadata']['version']} has been uploaded")
+    return 0
+
+
+def upgrade(backend: Paper, arguments: argparse.Namespace) -> int:
+    if "uploaded" not in backend.load():
+        raise Error("no application has been uploaded")
+    identity = launch(backend, "operation_update", "update_in_progress")
+    backend.spawn("upgrade", identity)
+    say(f"updating the cluster, operation ({identity}) has been started in background")
+    return 0
+
+
+def report(backend: Paper, arguments: argparse.Namespace) -> int:
+    import tarfile
+
+    with tarfile.open(arguments.file, "w:gz") as archive:
+        for name in (PLANET, "var/log/gravity-install.log"):
+            if os.path.exists(path(name)):
+                archive.add(path(name), os.path.basename(name))
+    return 0
+
+
+def agent(backend: Paper, arguments: argparse.Namespace) -> int:
+    """On every node: routes to the pods of the others; on masters what nodes ask, too."""
+    import http.server
+    import ssl
+    import threading
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+            try:
+                if self.path == "/clean":
+                    answer = {"error": "bad secret token"}
+                    if request.get("token") == read(LOCAL)["secret"]:
+                        backend.spawn("clean")
+                        answer = {}
+                elif self.path == "/routes":
+                    answer = {"error": "bad secret token"}
+                    if isinstance(backend, Machines) and request.get("token") == read(LOCAL)["secret"]:
+                        answer = {"routes": routes(backend)}
+                else:
+                    answer = Site(backend).answer(self.path.strip("/"), request)
+            except (Error, KeyError, subprocess.TimeoutExpired) as error:
+                answer = {"wait": f"Cluster is degraded, waiting: {error}"}
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: Any) -> None:  # the library's name
+            return
+
+    server = http.server.ThreadingHTTPServer(("0.0.0.0", PORT), Handler)  # a node of a test network
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    pki = "/etc/kubernetes/pki/apiserver" if os.path.exists(Machines.ADMIN) else "/var/lib/kubelet/pki/kubelet"
+    context.load_cert_chain(pki + ".crt", pki + ".key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    while True:
+        with contextlib.suppress(Error, KeyError, OSError, subprocess.TimeoutExpired):
+            _route(backend)
+        time.sleep(4)
+
+
+def routes(backend: Machines) -> list[list[str]]:
+    """Pod range and address of each node."""
+    return [[one["spec"]["podCIDR"], one["metadata"]["name"]] for one in backend.nodes() if one["spec"].get("podCIDR")]
+
+
+def _route(backend: Paper) -> None:
+    local = read(LOCAL)
+    assert isinstance(backend, Machines)
+    if os.path.exists(Machines.ADMIN):
+        wanted = routes(backend)
+    else:
+        answer, _ = _ask_any(backend, local["peers"], "routes", {"token": local["secret"]})
+        wanted = answer["routes"]
+    there = sh("ip", "route", "show", "proto", ROUTES)
+    for pods, address in wanted:
+        if address != local["ip"] and f"{pods} via {address} " not in there:
+            sh("ip", "route", "replace", pods, "via", address, "proto", ROUTES)
+    for line in there.splitlines():
+        pods, _, address = line.split()[:3]
+        if [pods, address] not in wanted:
+            sh("ip", "route", "delete", pods, "proto", ROUTES)
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Error(message)
+
+
+def parser() -> Parser:
+    root = Parser(prog="gravity")
+    for flag in ("--debug", "--quiet", "-q", "--insecure"):
+        root.add_argument(flag, action="store_true")
+    root.add_argument("--state-dir")
+    commands = root.add_subparsers(dest="command", required=True)
+
+    def add(name: str, function: Callable[[Paper, argparse.Namespace], int], *names: str) -> Parser:
+        one: Parser = commands.add_parser(name, aliases=list(names))
+        one.set_defaults(function=function)
+        return one
+
+    one = add("check", check)
+    one.add_argument("manifest", nargs="?", default="app.yaml")
+    for flag in ("--profile", "--image-path", "--timeout"):
+        one.add_argument(flag)
+    one.add_argument("--autofix", action="store_true")
+    one = add("install", install)
+    one.add_argument("path", nargs="?", default=".")
+    one.add_argument("--cluster", default="cluster.local")
+    for flag in ("cloud-provider", "advertise-addr", "token", "flavor", "role", "vxlan-port", "service-uid", "config"):
+        one.add_argument(f"--{flag}")
+    one.add_argument("--pod-network-cidr", default="100.96.0.0/16")
+    one.add_argument("--service-cidr", default="100.100.0.0/16")
+    one = add("join", join)
+    one.add_argument("peers")
+    for flag in ("advertise-addr", "token", "role", "mount", "cloud-provider"):
+        one.add_argument(f"--{flag}")
+    one = add("status", status)
+    # -o is the operation here, and the output of other commands.
+    one.add_argument("-o", "--operation-id")
+    one.add_argument("--output", choices=["text", "json"], default="text")
+    one.add_argument("--token", action="store_true")
+    one.add_argument("--quiet", "-q", action="store_true")
+    one = add("leave", leave)
+    one.add_argument("--force", action="store_true")
+    one.add_argument("--confirm", action="store_true")
+    one = add("remove", remove)
+    one.add_argument("node")
+    one.add_argument("--force", action="store_true")
+    one.add_argument("--confirm", action="store_true")
+    one = add("stop", stop)
+    one.add_argument("--confirm", action="store_true")
+    one = add("start", start)
+    one.add_argument("--advertise-addr")
+    one.add_argument("--confirm", action="store_true")
+    one = add("resource", resource)
+    one.add_argument("verb", choices=["create", "get"])
+    one.add_argument("what")
+    one.add_argument("--format")
+    one.add_argument("-f", "--force", action="store_true")
+    one = add("update", upload)
+    one.add_argument("verb", choices=["upload"])
+    add("upgrade", upgrade).add_argument("image", nargs="?")
+    add("resume", lambda backend, arguments: 0)
+    add("autojoin", lambda backend, arguments: _raise("autojoin only supports AWS")).add_argument("cluster")
+    add("report", report).add_argument("--file", default="report.tar.gz")
+    one = add("version", lambda backend, arguments: _say_version(arguments))
+    one.add_argument("-o", "--output", default="text")
+    add("_agent", agent)
+    return root
+
+
+def _raise(text: str) -> NoReturn:
+    raise Error(text)
+
+
+def _say_version(arguments: argparse.Namespace) -> int:
+    told = named_fault("version")
+    version = told["version"] if told else VERSION
+    say(json.dumps({"edition": "open-source", "version": version}) if arguments.output == "json" else version)
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    backend: Paper = Paper() if PAPER else Machines()
+    try:
+        if not PAPER and os.geteuid() != 0:
+            raise Error("this command should be run as root")
+        if argv[:1] == ["exec"]:
+            words = argv[1:]
+            while words[:1] in (["-t"], ["-i"]):
+                words = words[1:]
+            return backend.execute(words, "-i" in argv[1:3])
+        if argv[:1] == ["_work"]:
+            work(backend, argv[1:])
+            return 0
+        arguments = parser().parse_args(argv)
+        if not argv[0].startswith("_"):
+            fail_on_demand(argv[0])
+        result: int = arguments.function(backend, arguments)
+        return result
+    except Error as error:
+        sys.stdout.flush()
+        print(f"\x1b[31m[ERROR]: {error}\x1b[0m", file=sys.stderr)
+        return error.code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

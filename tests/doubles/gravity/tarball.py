@@ -1,0 +1,69 @@
+"""The tarball of a cluster, as a user of Gravity has one: the program is the stand-in beside this file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PROGRAM = Path(__file__).with_name("program.py")
+_NO_FAULTS = "FAULTS: list[dict[str, Any]] = []"
+
+
+def manifest(version: str = "1.0.0") -> dict[str, Any]:
+    """app.yaml: flavors of one and of three nodes, node types for masters and workers, and one that cannot be added."""
+    master = {"serviceRole": "master", "labels": {"node-role.kubernetes.io/master": "true"}}
+    node = {"serviceRole": "node", "labels": {"node-role.kubernetes.io/node": "true"}}
+    return {
+        "apiVersion": "cluster.gravitational.io/v2",
+        "kind": "Cluster",
+        "metadata": {"name": "lab", "version": version},
+        "installer": {
+            "flavors": {
+                "default": "one",
+                "items": [
+                    {"name": "one", "nodes": [{"profile": "aio", "count": 1}]},
+                    {"name": "three", "nodes": [{"profile": "aio", "count": 3}]},
+                ],
+            }
+        },
+        "nodeProfiles": [
+            {"name": "aio", "description": "a master with everything", **master},
+            {"name": "pipe", "description": "a worker", **node},
+            {"name": "only-once", "expandPolicy": "fixed", **node},
+        ],
+    }
+
+
+def program(faults: Sequence[dict[str, Any]] = (), version: str = "7.0.40") -> str:
+    """The stand-in's text with ``faults`` (its own words) in it."""
+    text = PROGRAM.read_text(encoding="utf-8")
+    assert _NO_FAULTS in text
+    faulty = f"FAULTS: list[dict[str, Any]] = json.loads({json.dumps(json.dumps(list(faults)))})"
+    return text.replace(_NO_FAULTS, faulty).replace('VERSION = "7.0.40"', f'VERSION = "{version}"')
+
+
+def make(target: Path, faults: Sequence[dict[str, Any]] = (), version: str = "1.0.0", gravity: str = "7.0.40") -> str:
+    """Write the tarball to ``target`` and return its sha256; the same arguments give the same file."""
+    files = {
+        "gravity": (program(faults, gravity), 0o755),
+        "app.yaml": (json.dumps(manifest(version), indent=1) + "\n", 0o644),
+        "install": ('#!/bin/sh\nexec "$(dirname "$0")/gravity" install "$@"\n', 0o755),
+        "upload": ('#!/bin/sh\ncd "$(dirname "$0")" && exec ./gravity update upload\n', 0o755),
+    }
+    with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as archive:
+        for name, (text, mode) in files.items():
+            entry = tarfile.TarInfo(name)
+            data = text.encode()
+            entry.size, entry.mode = len(data), mode
+            archive.addfile(entry, io.BytesIO(data))
+    return hashlib.sha256(target.read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    print(make(Path(sys.argv[1])))

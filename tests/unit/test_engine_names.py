@@ -1,0 +1,86 @@
+"""Node objects of an engine that calls nodes by their address are those of the inventory's nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils import checks, clusters, labels, metrics_checks
+from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster, Node
+
+CLUSTER = Cluster(
+    name="main",
+    kubeconfig=Path("/nowhere"),
+    engine="gravity",
+    version="1.36.3",
+    families=("ipv4",),
+    nodes=(
+        Node("master-0", "control_plane", {"db": "true"}, (), (), ("10.0.0.10",)),
+        Node("worker-0", "workers", {}, (), (), ("10.0.0.20",)),
+    ),
+)
+
+
+def node(name: str, **info: str) -> dict[str, Any]:
+    told = {"kubeletVersion": "v1.17.9", "containerRuntimeVersion": "docker://18.9.9", **info}
+    return {
+        "metadata": {"name": name, "resourceVersion": "1", "labels": {}},
+        "spec": {"podCIDRs": ["10.244.7.0/24"]},
+        "status": {"nodeInfo": told, "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+
+
+NODES = [node("10.0.0.20"), node("10.0.0.10"), node("10.0.0.99")]
+
+
+def test_by_address_and_by_name() -> None:
+    found = clusters.by_node([*NODES[:1], node("master-0"), NODES[2]], CLUSTER)
+    assert {key: one["metadata"]["name"] for key, one in found.items()} == {
+        "worker-0": "10.0.0.20",
+        "master-0": "master-0",
+        "10.0.0.99": "10.0.0.99",
+    }
+
+
+def test_nodes_are_ready() -> None:
+    assert checks.check_nodes(NODES, CLUSTER).ok
+    assert checks.check_nodes(NODES[1:], CLUSTER).missing == ("worker-0 is not registered",)
+
+
+def test_the_engine_brings_its_own_version_one_for_all_nodes() -> None:
+    assert checks.check_versions(NODES, "v1.17.9", CLUSTER).seen == "v1.17.9, docker 18.9.9"
+    other = [node("10.0.0.10"), node("10.0.0.20", kubeletVersion="v1.16.3")]
+    found = checks.check_versions(other, "v1.17.9", CLUSTER)
+    assert found.missing == ("worker-0 runs kubelet v1.16.3, wanted v1.17.9",)
+
+
+def test_labels_are_missed_where_they_are_wanted() -> None:
+    missing = checks.check_labels(NODES, CLUSTER).missing
+    assert "master-0: label db is not there, wanted 'true'" in missing
+    assert not [text for text in missing if "pod ranges" in text], "the cluster gives them out itself"
+
+
+def test_metrics() -> None:
+    told = [{"metadata": {"name": name}, "usage": {"cpu": "1"}} for name in ("10.0.0.10", "10.0.0.20")]
+    assert metrics_checks.check(told, CLUSTER).ok
+    assert metrics_checks.check(told[:1], CLUSTER).missing == ("no metrics of worker-0 yet",)
+
+
+class Api:
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written: dict[str, Any] = {}
+
+    def get(self, path: str) -> Any:
+        return {"items": NODES}
+
+    def merge(self, path: str, patch: Any) -> None:
+        self.written[path] = patch
+
+
+def test_labels_are_written_to_the_object_of_the_address() -> None:
+    api = Api()
+    outcome = labels.apply(CLUSTER, api, timeout=1)  # type: ignore[arg-type]  # what is used of it is there
+    assert sorted(outcome.changed) == ["master-0", "worker-0"]
+    assert sorted(api.written) == ["/api/v1/nodes/10.0.0.10", "/api/v1/nodes/10.0.0.20"]

@@ -1,0 +1,562 @@
+"""What Gravity says, and what is done about it. The other side is the stand-in, on paper."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.module_utils import gravity, gravity_node
+from ansible_collections.devenv.lab.plugins.module_utils.gravity import Clock, Failed, Status
+from ansible_collections.devenv.lab.plugins.plugin_utils import reasons
+from support.gravity import MASTER, Lab
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "reason"),
+    [
+        ("bad secret token", "token", "gravity_token"),
+        ("install token is too short, must be 6 characters", "fail", "gravity_input"),
+        ("install token is too long", "fail", "gravity_input"),
+        ('specified node role "x" is not defined in the application manifest', "fail", "gravity_input"),
+        ('server role "x" not found', "fail", "gravity_input"),
+        ('install flavor "x" not found', "fail", "gravity_input"),
+        ("10.1.1.1 matches none of the available addresses 10.1.1.2", "fail", "gravity_address"),
+        ('One of existing servers already has hostname "a"', "fail", "gravity_hostname"),
+        ('server profile "x" does not allow expansion', "fail", "gravity_fixed"),
+        ("can only add one node at a time", "wait", "gravity_busy"),
+        ("can't launch another expand while master node 10.1.1.1 is joining", "wait", "gravity_busy"),
+        ("can't join master node while another node is joining", "wait", "gravity_busy"),
+        ("Waiting for another operation to complete at 10.1.1.1", "wait", "gravity_busy"),
+        ("Cluster is degraded, waiting for it to become healthy", "wait", "gravity_busy"),
+        ("detected an active installer service in /var/lib/gravity", "resume", "gravity_leftover"),
+        ("detected previous installation state in /var/lib/gravity", "clean", "gravity_leftover"),
+        (
+            "Detected local Gravity state on the node but the cluster is inaccessible",
+            "clean",
+            "gravity_orphan",
+        ),
+        ("no running cluster detected, please use --force", "clean", "gravity_orphan"),
+        ("this server is not a part of the running cluster", "done", "gravity_gone"),
+        (
+            "cluster node is configured with advertise address 10.1.1.1 which is not present on the machine",
+            "moved",
+            "gravity_moved",
+        ),
+        ("Only single-node clusters can be reconfigured", "fail", "gravity_many_nodes"),
+        ("This node is already using advertise address 10.1.1.1", "done", "gravity_same_address"),
+        ("Gravity appears to be running on this node", "stop", "gravity_running"),
+        ("Gravity doesn't appear to be installed", "fail", "gravity_absent"),
+        ("autojoin only supports AWS", "fail", "gravity_usage"),
+        ("authgateway can be updated on active clusters only", "wait", "gravity_busy"),
+    ],
+)
+def test_texts_and_their_classes(text: str, kind: str, reason: str) -> None:
+    """Row by row, in colours and broken into lines as it comes."""
+    rule = gravity.classify(f"\x1b[31m[ERROR]: {text.replace(' ', chr(10), 1)}\x1b[0m")
+    assert rule is not None
+    assert (rule.kind, rule.reason) == (kind, reason)
+
+
+def test_another_text_has_no_class() -> None:
+    assert gravity.classify("[ERROR]: something else") is None
+
+
+def test_every_reason_is_in_the_catalogue() -> None:
+    source = Path(gravity.__file__).read_text() + Path(gravity_node.__file__).read_text()
+    named = {word.strip('"') for word in source.replace("(", " ").replace(",", " ").split() if '"gravity_' in word}
+    assert named >= {rule.reason for rule in gravity.RULES}
+    assert named <= reasons.CATALOGUE.keys()
+
+
+def test_tokens_are_not_told() -> None:
+    shown = gravity.redact('gravity join 1.2.3.4 --token=abcdef "token": "ghijkl" Join token:\tmnopqr xyz', ["xyz"])
+    for secret in ("abcdef", "ghijkl", "mnopqr", "xyz"):
+        assert secret not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "identity"),
+    [
+        ('launched operation "3e0f6d0c-6f0e-4b8a-9a55-0a6f3c2b1d4e", use', "3e0f6d0c-6f0e-4b8a-9a55-0a6f3c2b1d4e"),
+        ("Operation (3e0f6d0c-6f0e-4b8a-9a55-0a6f3c2b1d4e) finished", ""),
+        ("operation (3e0f6d0c-6f0e-4b8a-9a55-0a6f3c2b1d4e) has", "3e0f6d0c-6f0e-4b8a-9a55-0a6f3c2b1d4e"),
+        ("done", ""),
+    ],
+)
+def test_operations_are_known_by_id(text: str, identity: str) -> None:
+    assert gravity.operation_id(text) == identity
+
+
+# --- status ----------------------------------------------------------------------------------------------------------
+
+
+def answer(nodes: list[dict[str, Any]], **more: Any) -> str:
+    return json.dumps({"cluster": {"state": "active", "system_status": 1, "nodes": nodes, **more}})
+
+
+def node(address: str, role: str = "master", status: str = "healthy") -> dict[str, Any]:
+    return {"hostname": "", "advertise_ip": address, "role": role, "profile": "aio", "status": status}
+
+
+@pytest.mark.parametrize(
+    ("told", "system"),
+    [(0, "unknown"), (1, "running"), (2, "degraded"), ("running", "running"), ("degraded", "degraded")],
+)
+def test_the_systems_status_is_a_number_or_a_word(told: int | str, system: str) -> None:
+    assert gravity.parse_status(json.dumps({"cluster": {"system_status": told}})).system == system
+
+
+def test_a_degraded_answer_lacks_keys() -> None:
+    found = gravity.parse_status(json.dumps({"cluster": {"system_status": 2, "nodes": [node("10.1.1.1")]}}))
+    assert (found.state, found.token, found.domain, found.last) == ("", "", "", {})
+    assert gravity.unhealthy(found) == ["the cluster is in no known state", "its system is degraded"]
+
+
+def test_a_master_is_never_simply_the_first_node() -> None:
+    rows = [node("10.1.1.1", status="degraded"), node("10.1.1.9", "node"), node("10.1.1.2")]
+    assert gravity.healthy_masters(gravity.parse_status(answer(rows))) == ["10.1.1.2"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cluster": []}', "[ERROR]: x"])
+def test_no_status(text: str) -> None:
+    with pytest.raises(Failed, match="no JSON of a cluster"):
+        gravity.parse_status(text)
+
+
+def test_the_token_is_not_in_what_is_returned() -> None:
+    found = gravity.parse_status(answer([node("10.1.1.1")], token={"token": "very-secret"}))
+    assert found.token == "very-secret"
+    assert "very-secret" not in json.dumps(found.public())
+
+
+def test_what_is_missing() -> None:
+    found = gravity.parse_status(answer([node("10.1.1.1"), node("10.1.1.2", status="offline")]))
+    assert gravity.unhealthy(found, ["10.1.1.1", "10.1.1.3"]) == [
+        "10.1.1.3 is not part of the cluster",
+        "10.1.1.2 is offline",
+    ]
+    assert gravity.unhealthy(found, ["10.1.1.1"], only_nodes=True) == []
+
+
+# --- waiting ---------------------------------------------------------------------------------------------------------
+
+
+class Time:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(lambda: self.seconds, self.sleep)
+
+
+def asking(*texts: str) -> Callable[[], Status]:
+    """The last one for ever."""
+    left = list(texts)
+
+    def ask() -> Status:
+        return gravity.parse_status(left.pop(0) if len(left) > 1 else left[0])
+
+    return ask
+
+
+DEGRADED = json.dumps({"cluster": {"system_status": 2, "nodes": [node("10.1.1.1", status="degraded")]}})
+WHOLE = answer([node("10.1.1.1")])
+
+
+def wait(ask: Callable[[], Status], patience: int = 5, deadline: float = 60) -> Status:
+    return gravity.wait_until_whole(
+        ask, ["10.1.1.1"], deadline=deadline, patience=patience, pause=2, clock=Time().clock
+    )
+
+
+def test_degraded_after_a_join_is_passing() -> None:
+    assert wait(asking(DEGRADED, DEGRADED, DEGRADED, "", WHOLE)).state == "active"
+
+
+def test_degraded_for_good_is_told_with_its_probes() -> None:
+    row = {**node("10.1.1.1", status="degraded"), "failed_probes": ["etcd is unhealthy"]}
+    told = json.dumps({"cluster": {"system_status": 2, "nodes": [row]}})
+    with pytest.raises(Failed, match=r"6 answers in a row: 10.1.1.1 is degraded \(etcd is unhealthy\)") as caught:
+        wait(asking(told))
+    assert caught.value.reason == "gravity_degraded"
+
+
+def test_waiting_ends() -> None:
+    with pytest.raises(Failed, match=r"not whole in time: 10\.1\.1\.1 is not part of the cluster") as caught:
+        wait(asking(answer([node("10.1.1.2")])))
+    assert caught.value.reason == "gravity_timeout"
+
+
+# --- on a node -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+@pytest.fixture
+def on(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Callable[..., gravity_node.Machine]:
+    """The machine of a node; programs that run from then on run on it."""
+
+    def go(name: str = "master-0", address: str = MASTER) -> gravity_node.Machine:
+        for key, value in lab.environment(name, address).items():
+            if key.startswith("GRAVITY_DOUBLE"):
+                monkeypatch.setenv(key, value)
+        root = lab.folder / name
+        home = root / gravity_node.HOME.lstrip("/")
+        home.mkdir(parents=True, exist_ok=True)
+        program = home / "gravity"
+        if not program.exists():
+            program.write_bytes((lab.unpacked / "gravity").read_bytes())
+            program.chmod(0o755)
+        return gravity_node.Machine(str(root), pause=0.05)
+
+    return go
+
+
+def parameters(lab: Lab, **more: Any) -> dict[str, Any]:
+    copy = lab.folder / "copy.tar"
+    copy.write_bytes(lab.tarball.read_bytes())
+    return {
+        "address": MASTER,
+        "tarball": str(copy),
+        "sha256": lab.sha256,
+        "cluster": "lab.example",
+        "flavor": "one",
+        "node_type": "aio",
+        "role": "master",
+        "pod_subnet": "10.244.0.0/16",
+        "service_subnet": "10.96.0.0/16",
+        "vxlan_port": 8472,
+        "arguments": [],
+        "autofix": True,
+        "prepared": False,
+        "force": False,
+        "timeout": 10,
+        "wait": 5,
+        "patience": 5,
+        "version": "1.1.0",
+        "public_addresses": [],
+        **more,
+    }
+
+
+def join_parameters(lab: Lab, **more: Any) -> dict[str, Any]:
+    token = lab.install()("status", "--token").stdout
+    own = {"address": "10.0.0.20", "node_type": "pipe", "role": "node", "token": token, "peers": [MASTER]}
+    return parameters(lab, **{**own, **more})
+
+
+On = Callable[..., gravity_node.Machine]
+
+
+def test_install_once(lab: Lab, on: On) -> None:
+    machine = on()
+    first = gravity_node.install(machine, parameters(lab))
+    assert first["changed"]
+    assert first["cluster"]["state"] == "active"
+    assert not (lab.folder / "copy.tar").exists()
+    found = gravity_node.look(machine, MASTER)
+    assert (found["state"], found["role"], found["healthy"], found["masters"]) == ("member", "master", True, [MASTER])
+    assert not gravity_node.install(machine, parameters(lab))["changed"]
+
+
+def test_no_token_is_on_the_command_line_of_an_install(lab: Lab) -> None:
+    words = gravity_node.install_argv("gravity", parameters(lab))
+    assert not [word for word in words if "token" in word]
+    for flag in ("cloud-provider", "advertise-addr", "cluster", "flavor", "role", "pod-network-cidr", "service-cidr"):
+        assert [word for word in words if word.startswith(f"--{flag}=")], flag
+
+
+def test_another_digest_is_refused_before_anything_changes(lab: Lab, on: On) -> None:
+    with pytest.raises(Failed, match="wanted 0000") as caught:
+        gravity_node.install(on(), parameters(lab, sha256="0" * 64))
+    assert caught.value.reason == "gravity_tarball"
+    assert not (lab.folder / "master-0" / "var/lib/gravity").exists()
+
+
+def test_a_failed_check_is_told(lab: Lab, on: On) -> None:
+    lab.faults([{"command": "check", "text": "clock drift of 400ms is over the limit"}], "master-0")
+    with pytest.raises(Failed, match="clock drift of 400ms") as caught:
+        gravity_node.install(on(), parameters(lab))
+    assert caught.value.reason == "gravity_check"
+
+
+def test_an_install_that_was_killed_begins_anew(lab: Lab, on: On) -> None:
+    machine = on()
+    (lab.folder / "master-0" / "var/lib/gravity/local").mkdir(parents=True)
+    assert gravity_node.look(machine, MASTER)["state"] == "partial"
+    assert gravity_node.install(machine, parameters(lab))["changed"]
+
+
+def test_a_stopped_node_is_started(lab: Lab, on: On) -> None:
+    machine = on()
+    gravity_node.install(machine, parameters(lab))
+    lab.node("master-0", MASTER)("stop", "--confirm")
+    assert gravity_node.look(machine, MASTER)["state"] == "moved"
+    before = lab.state()["token"]
+    assert gravity_node.install(machine, parameters(lab))["changed"]
+    assert lab.state()["token"] == before, "the cluster is the same"
+
+
+def test_a_precondition_is_not_tried_again(lab: Lab, on: On) -> None:
+    lab.faults([{"command": "install", "text": "kernel is too old", "code": 252, "times": 1}], "master-0")
+    with pytest.raises(Failed) as caught:
+        gravity_node.install(on(), parameters(lab))
+    assert caught.value.reason == "gravity_precondition"
+
+
+@pytest.mark.parametrize(("code", "reason"), [(254, "gravity_aborted"), (255, "gravity_failed")])
+def test_exit_codes(lab: Lab, on: On, code: int, reason: str) -> None:
+    lab.faults([{"command": "install", "text": "of no known kind", "code": code, "times": 1}], "master-0")
+    with pytest.raises(Failed, match="of no known kind") as caught:
+        gravity_node.install(on(), parameters(lab))
+    assert caught.value.reason == reason
+
+
+def test_join(lab: Lab, on: On) -> None:
+    params = join_parameters(lab)
+    machine = on("worker-0", "10.0.0.20")
+    assert gravity_node.join(machine, params)["changed"]
+    assert not gravity_node.join(machine, params)["changed"]
+    log = (lab.folder / "worker-0/var/log/devenv/gravity-join.log").read_text()
+    assert params["token"] not in log
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "can only add one node at a time",
+        "can't launch another expand while master node 10.0.0.11 is joining",
+        "can't join master node while another node is joining",
+        "Waiting for another operation to complete at 10.0.0.10",
+        "Cluster is degraded, waiting",
+    ],
+)
+def test_a_busy_cluster_is_waited_for(lab: Lab, on: On, text: str) -> None:
+    lab.faults([{"command": "join", "text": text, "times": 2}], "worker-0")
+    assert gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))["changed"]
+
+
+def test_a_join_that_waits_for_ever_ends(lab: Lab, on: On) -> None:
+    """`gravity join` has no limit of its own. What it waited for is the reason."""
+    lab.install()
+    lab.begin_join("10.0.0.11", "master")
+    with pytest.raises(Failed, match=r"while master node 10\.0\.0\.11 is joining") as caught:
+        gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab, timeout=1))
+    assert caught.value.reason == "gravity_busy"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("bad secret token", "gravity_token"),
+        ('One of existing servers already has hostname "worker-0"', "gravity_hostname"),
+        ('server profile "pipe" does not allow expansion', "gravity_fixed"),
+        ("10.0.0.20 matches none of the available addresses 10.0.0.21", "gravity_address"),
+    ],
+)
+def test_joins_that_nothing_helps(lab: Lab, on: On, text: str, reason: str) -> None:
+    lab.faults([{"command": "join", "text": text}], "worker-0")
+    with pytest.raises(Failed) as caught:
+        gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    assert caught.value.reason == reason
+
+
+def test_what_an_earlier_try_left_is_cleaned(lab: Lab, on: On) -> None:
+    (lab.folder / "worker-0" / "var/lib/gravity/local").mkdir(parents=True)
+    assert gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))["changed"]
+
+
+def test_a_wrong_service_role_is_told(lab: Lab, on: On) -> None:
+    """The node type and not the caller decides what a node becomes."""
+    with pytest.raises(Failed, match=r"made 10\.0\.0\.20 a node, wanted a master") as caught:
+        gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab, role="master"))
+    assert caught.value.reason == "gravity_role"
+
+
+def test_degraded_after_a_join(lab: Lab, on: On) -> None:
+    lab.faults([{"fault": "degraded_after_join", "answers": 3}], "master-1")
+    params = join_parameters(lab, address="10.0.0.11", node_type="aio", role="master")
+    assert gravity_node.join(on("master-1", "10.0.0.11"), params)["changed"]
+    assert lab.state()["degraded"] == 0, "it was seen"
+
+
+def test_token_and_peers_come_from_a_healthy_master(lab: Lab, on: On) -> None:
+    token = lab.install()("status", "--token").stdout
+    lab.join("master-1", "10.0.0.11", "aio", token)
+    lab.health({MASTER: "degraded"})
+    told = gravity_node.token(on(), {"path": "/run/devenv/join.json"})
+    assert told == {"changed": False, "masters": ["10.0.0.11"]}
+    path = lab.folder / "master-0/run/devenv/join.json"
+    assert json.loads(path.read_text()) == {"token": token, "peers": ["10.0.0.11"]}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_no_healthy_master(lab: Lab, on: On) -> None:
+    lab.install()
+    lab.health({MASTER: "offline"})
+    with pytest.raises(Failed) as caught:
+        gravity_node.token(on(), {"path": "/run/devenv/join.json"})
+    assert caught.value.reason == "gravity_no_master"
+
+
+def test_remove_polls_its_operation(lab: Lab, on: On) -> None:
+    gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    machine = on()
+    params = parameters(lab, address="10.0.0.20")
+    assert gravity_node.remove(machine, params)["changed"]
+    assert not gravity_node.remove(machine, params)["changed"]
+
+
+def test_a_failed_operation(lab: Lab, on: On) -> None:
+    gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    lab.faults([{"fault": "failed_operation"}], "master-0")
+    with pytest.raises(Failed) as caught:
+        gravity_node.remove(on(), parameters(lab, address="10.0.0.20"))
+    assert caught.value.reason == "gravity_operation"
+
+
+@pytest.mark.parametrize("mute", [False, True])
+def test_a_silent_operation_is_not_waited_for_for_ever(lab: Lab, on: On, mute: bool) -> None:
+    gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    lab.faults([{"fault": "silent_operation"}, *([{"fault": "mute"}] if mute else [])], "master-0")
+    with pytest.raises(Failed, match="it says: ") as caught:
+        gravity_node.remove(on(), parameters(lab, address="10.0.0.20", timeout=1))
+    assert caught.value.reason == "gravity_timeout"
+
+
+def test_leave(lab: Lab, on: On) -> None:
+    gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    machine = on("worker-0", "10.0.0.20")
+    assert gravity_node.leave(machine, parameters(lab, address="10.0.0.20"))["changed"]
+    assert not gravity_node.leave(machine, parameters(lab, address="10.0.0.20"))["changed"]
+    assert [one["ip"] for one in lab.state()["nodes"]] == [MASTER]
+
+
+def test_leave_of_a_node_whose_cluster_is_gone(lab: Lab, on: On) -> None:
+    gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    lab.down(True)
+    assert gravity_node.leave(on("worker-0", "10.0.0.20"), parameters(lab, address="10.0.0.20"))["changed"]
+
+
+# --- a prepared image ------------------------------------------------------------------------------------------------
+
+
+def test_a_prepared_image_gets_its_address(lab: Lab, on: On) -> None:
+    gravity_node.install(on(), parameters(lab))
+    lab.node("master-0", MASTER)("stop", "--confirm")
+    machine = on("master-0", "10.0.0.99")
+    params = parameters(lab, address="10.0.0.99", prepared=True)
+    assert gravity_node.look(machine, "10.0.0.99")["state"] == "moved"
+    assert gravity_node.install(machine, params)["changed"]
+    assert not gravity_node.install(machine, params)["changed"]
+    assert [one["ip"] for one in lab.state()["nodes"]] == ["10.0.0.99"]
+
+
+def test_a_running_one_is_stopped_first(lab: Lab, on: On) -> None:
+    gravity_node.install(on(), parameters(lab))
+    machine = on("master-0", f"{MASTER},10.0.0.99")
+    assert gravity_node.change_address(machine, parameters(lab, address="10.0.0.99"))["changed"]
+    assert not gravity_node.change_address(machine, parameters(lab, address="10.0.0.99"))["changed"]
+
+
+def test_a_prepared_image_without_gravity_is_refused(lab: Lab, on: On) -> None:
+    with pytest.raises(Failed) as caught:
+        gravity_node.install(on(), parameters(lab, prepared=True))
+    assert caught.value.reason == "gravity_absent"
+
+
+def test_another_address_needs_7_0(lab: Lab, on: On) -> None:
+    gravity_node.install(on(), parameters(lab))
+    lab.faults([{"fault": "version", "version": "6.1.55"}], "master-0")
+    with pytest.raises(Failed, match=r"this is 6\.1\.55") as caught:
+        gravity_node.change_address(on("master-0", f"{MASTER},10.0.0.99"), parameters(lab, address="10.0.0.99"))
+    assert caught.value.reason == "gravity_version"
+    assert gravity_node.look(on(), MASTER)["healthy"], "nothing was stopped"
+
+
+def test_only_a_single_node_gets_another_address(lab: Lab, on: On) -> None:
+    gravity_node.install(on(), parameters(lab))
+    lab._installed = lab.node("master-0", MASTER)
+    gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    with pytest.raises(Failed, match="2 nodes") as caught:
+        gravity_node.change_address(on("master-0", f"{MASTER},10.0.0.99"), parameters(lab, address="10.0.0.99"))
+    assert caught.value.reason == "gravity_many_nodes"
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+def test_kubeconfig_has_an_account_and_the_authority(lab: Lab, on: On) -> None:
+    machine = on()
+    gravity_node.install(machine, parameters(lab))
+    assert gravity_node.kubeconfig(machine, parameters(lab))["changed"]
+    assert not gravity_node.kubeconfig(machine, parameters(lab))["changed"]
+    path = Path(machine.path(gravity_node.KUBECONFIG))
+    found = json.loads(path.read_text())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert found["clusters"][0]["cluster"]["server"] == f"https://{MASTER}:6443"
+    assert found["users"][0]["user"] == {"token": "account-token"}
+    kinds = [one["kind"] for one in lab.state()["applied"]["items"]]
+    assert kinds == ["ServiceAccount", "ClusterRoleBinding", "Secret"]
+
+
+def test_auth_gateway(lab: Lab, on: On) -> None:
+    machine = on()
+    gravity_node.install(machine, parameters(lab))
+    params = parameters(lab, public_addresses=["lab.example"])
+    assert gravity_node.auth_gateway(machine, params)["changed"]
+    assert not gravity_node.auth_gateway(machine, params)["changed"]
+    assert not os.listdir(lab.folder / "master-0/run/devenv")
+
+
+def test_upgrade(lab: Lab, on: On) -> None:
+    from doubles.gravity import tarball
+
+    machine = on()
+    gravity_node.install(machine, parameters(lab))
+    new = lab.folder / "new.tar"
+    digest = tarball.make(new, version="1.1.0")
+    params = parameters(lab, tarball=str(new), sha256=digest)
+    done = gravity_node.upgrade(machine, params)
+    assert (done["changed"], done["cluster"]["version"]) == (True, "1.1.0")
+    assert not gravity_node.upgrade(machine, params)["changed"]
+
+
+def test_a_degraded_cluster_is_not_upgraded(lab: Lab, on: On) -> None:
+    machine = on()
+    gravity_node.install(machine, parameters(lab))
+    lab.health({MASTER: "degraded"})
+    with pytest.raises(Failed, match=r"not upgraded: 10\.0\.0\.10 is degraded"):
+        gravity_node.upgrade(machine, parameters(lab))
+
+
+def test_report(lab: Lab, on: On) -> None:
+    machine = on()
+    gravity_node.install(machine, parameters(lab))
+    told = gravity_node.report(machine, parameters(lab, path="/var/lib/devenv/report.tar.gz"))
+    assert told["changed"]
+    assert (lab.folder / "master-0/var/lib/devenv/report.tar.gz").stat().st_size
+
+
+def test_check_mode_changes_nothing(lab: Lab, on: On) -> None:
+    machine = on()
+    assert gravity_node.perform("install", parameters(lab), machine, only_check=True) == {"changed": True}
+    assert not machine.has_state()
+    gravity_node.install(machine, parameters(lab))
+    assert gravity_node.perform("install", parameters(lab), machine, only_check=True) == {"changed": False}

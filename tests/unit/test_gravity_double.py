@@ -1,0 +1,174 @@
+"""The stand-in for Gravity obeys what is documented of it: commands, texts, JSON, exit codes. On paper."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.gravity import Lab
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+def test_version_says_where_output_has_its_short_flag(lab: Lab) -> None:
+    """``-o`` is the output here, and the operation of `status`."""
+    node = lab.node("master-0", "10.0.0.10")
+    assert json.loads(node("version", "-o", "json").stdout)["version"] == "7.0.40"
+    lab.install()
+    assert node("status", "-o", "json").returncode == 255
+
+
+def test_status_of_an_installed_cluster(lab: Lab) -> None:
+    node = lab.install()
+    answer = node("status", "--output=json")
+    found = json.loads(answer.stdout)["cluster"]
+    assert answer.returncode == 0
+    assert (found["state"], found["system_status"], found["domain"]) == ("active", 1, "lab.example")
+    assert [one["advertise_ip"] for one in found["nodes"]] == ["10.0.0.10"]
+    assert found["nodes"][0]["role"] == "master"
+    assert found["operation"]["type"] == "operation_install"
+    assert found["token"]["type"] == "expand"
+    assert node("status", "--token").stdout == found["token"]["token"]
+    identity = found["operation"]["id"]
+    assert node("status", "--quiet", f"--operation-id={identity}").stdout == "completed\n"
+
+
+def test_a_degraded_cluster_answers_255_with_json(lab: Lab) -> None:
+    node = lab.install()
+    lab.health({"10.0.0.10": "degraded"})
+    answer = node("status", "--output=json")
+    assert answer.returncode == 255
+    assert json.loads(answer.stdout)["cluster"]["system_status"] == 2
+    assert "[ERROR]: degraded" in answer.stderr
+
+
+def test_workers_join_and_masters_one_by_one(lab: Lab) -> None:
+    master = lab.install()
+    token = master("status", "--token").stdout
+    assert lab.join("master-1", "10.0.0.11", "aio", token).returncode == 0
+    assert lab.join("worker-0", "10.0.0.20", "pipe", token).returncode == 0
+    found = json.loads(lab.node("worker-0", "10.0.0.20")("status", "--output=json").stdout)["cluster"]["nodes"]
+    assert [(one["hostname"], one["role"], one["profile"]) for one in found] == [
+        ("master-0", "master", "aio"),
+        ("master-1", "master", "aio"),
+        ("worker-0", "node", "pipe"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hostname", "role", "token", "text"),
+    [
+        ("worker-0", "pipe", "not-the-token", "bad secret token"),
+        ("worker-0", "db", "", 'specified node role "db" is not defined in the application manifest'),
+        ("master-0", "pipe", "", "One of existing servers already has hostname"),
+        ("worker-0", "only-once", "", 'server profile "only-once" does not allow expansion'),
+    ],
+)
+def test_joins_that_are_refused(lab: Lab, hostname: str, role: str, token: str, text: str) -> None:
+    token = token or lab.install()("status", "--token").stdout
+    lab.install()
+    answer = lab.join("worker-0", "10.0.0.20", role, token, hostname=hostname)
+    assert answer.returncode == 255
+    assert f"[ERROR]: {text}" in answer.stderr
+
+
+def test_a_master_waits_for_ever_while_a_worker_joins(lab: Lab) -> None:
+    master = lab.install()
+    token = master("status", "--token").stdout
+    lab.begin_join("10.0.0.20", "node")
+    with pytest.raises(TimeoutError, match="can't join master node while another node is joining"):
+        lab.join("master-1", "10.0.0.11", "aio", token, timeout=0.8)
+
+
+def test_a_worker_waits_while_a_master_joins(lab: Lab) -> None:
+    token = lab.install()("status", "--token").stdout
+    lab.begin_join("10.0.0.11", "master")
+    with pytest.raises(TimeoutError, match=r"can't launch another expand while master node 10\.0\.0\.11 is joining"):
+        lab.join("worker-0", "10.0.0.20", "pipe", token, timeout=0.8)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--flavor=big",), 'install flavor "big" not found'),
+        (("--role=db",), 'server role "db" not found'),
+        (("--advertise-addr=10.9.9.9",), "matches none of the available addresses"),
+        (("--token=abc",), "install token is too short"),
+        ((f"--token={'a' * 129}",), "install token is too long"),
+    ],
+)
+def test_installs_that_are_refused(lab: Lab, words: tuple[str, ...], text: str) -> None:
+    node = lab.node("master-0", "10.0.0.10")
+    answer = node("install", "--advertise-addr=10.0.0.10", "--flavor=one", "--role=aio", *words)
+    assert answer.returncode == 255
+    assert text in answer.stderr
+    assert not node.exists("var/lib/gravity/local")
+
+
+def test_a_second_install_finds_the_state_of_the_first(lab: Lab) -> None:
+    node = lab.install()
+    answer = node("install", "--advertise-addr=10.0.0.10", "--flavor=one")
+    assert "detected previous installation state in" in answer.stderr
+
+
+def test_remove_launches_an_operation(lab: Lab) -> None:
+    master = lab.install()
+    lab.join("worker-0", "10.0.0.20", "pipe", master("status", "--token").stdout)
+    answer = master("remove", "10.0.0.20", "--confirm")
+    assert answer.returncode == 0
+    assert 'launched operation "' in answer.stdout
+    assert "use 'gravity status' to poll its progress" in answer.stdout
+    identity = answer.stdout.split('"')[1]
+    assert master("status", "--quiet", f"--operation-id={identity}").stdout == "completed\n"
+    assert len(json.loads(master("status", "--output=json").stdout)["cluster"]["nodes"]) == 1
+
+
+def test_leave(lab: Lab) -> None:
+    master = lab.install()
+    lab.join("worker-0", "10.0.0.20", "pipe", master("status", "--token").stdout)
+    worker = lab.node("worker-0", "10.0.0.20")
+    lab.down(True)
+    assert "the cluster is inaccessible" in worker("leave", "--confirm").stderr
+    lab.down(False)
+    assert worker("leave", "--confirm").returncode == 0
+    assert not worker.exists("var/lib/gravity")
+    assert "no running cluster detected, please use --force" in worker("leave", "--confirm").stderr
+    assert "this server is not a part of the running cluster" in worker("leave", "--force", "--confirm").stderr
+
+
+def test_another_address(lab: Lab) -> None:
+    node = lab.install()
+    moved = lab.node("master-0", "10.0.0.10,10.0.0.99")
+    assert "already using advertise address" in moved("start", "--advertise-addr=10.0.0.10", "--confirm").stderr
+    assert "appears to be running on this node" in moved("start", "--advertise-addr=10.0.0.99", "--confirm").stderr
+    assert node("stop", "--confirm").returncode == 0
+    gone = lab.node("master-0", "10.0.0.99")
+    assert "which is not present on the machine" in gone("status", "--output=json").stderr
+    assert gone("start", "--advertise-addr=10.0.0.99", "--confirm").returncode == 0
+    found = json.loads(gone("status", "--output=json").stdout)["cluster"]
+    assert [one["advertise_ip"] for one in found["nodes"]] == ["10.0.0.99"]
+
+
+def test_only_a_single_node_gets_another_address(lab: Lab) -> None:
+    master = lab.install()
+    lab.join("worker-0", "10.0.0.20", "pipe", master("status", "--token").stdout)
+    master("stop", "--confirm")
+    moved = lab.node("master-0", "10.0.0.99")
+    answer = moved("start", "--advertise-addr=10.0.0.99", "--confirm")
+    assert "Only single-node clusters can be reconfigured" in answer.stderr
+    assert "doesn't appear to be installed" in lab.node("other", "10.0.0.50")("start", "--confirm").stderr
+
+
+def test_autojoin_is_for_a_cloud(lab: Lab) -> None:
+    assert "autojoin only supports AWS" in lab.node("a", "10.0.0.30")("autojoin", "lab").stderr
+
+
+def test_faults_come_as_often_as_asked(lab: Lab) -> None:
+    node = lab.node("master-0", "10.0.0.10")
+    lab.faults([{"command": "check", "text": "etcd disk is too slow", "code": 252, "times": 1}], "master-0")
+    assert node("check", "--profile=aio").returncode == 252
+    assert node("check", "--profile=aio").returncode == 0

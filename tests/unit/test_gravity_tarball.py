@@ -1,0 +1,173 @@
+"""The tarball on the controller: is it the one that is meant, and what is installed of it where?"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils import gravity, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from doubles.gravity import tarball
+
+NODES = [
+    {"name": "master-0", "group": "control_plane"},
+    {"name": "master-1", "group": "control_plane"},
+    {"name": "worker-0", "group": "workers"},
+]
+
+
+def application(**changes: Any) -> gravity.Application:
+    return gravity.parse(json.dumps({**tarball.manifest(), **changes}))
+
+
+def refused(flavor: str = "", nodes: list[dict[str, str]] = NODES, **changes: Any) -> DevenvError:
+    with pytest.raises(DevenvError) as caught:
+        gravity.plan(application(**changes), nodes, flavor)
+    return caught.value
+
+
+def test_what_is_installed_where() -> None:
+    found = gravity.plan(application(), NODES)
+    assert found == gravity.Plan("1.0.0", "one", {"master-0": "aio", "master-1": "aio", "worker-0": "pipe"})
+
+
+def test_a_node_says_its_type() -> None:
+    nodes = [{**NODES[2], "name": "worker-1", "node_type": "only-once"}]
+    assert gravity.plan(application(), nodes).types == {"worker-1": "only-once"}
+
+
+def test_the_first_flavor_of_one_node_where_the_default_is_not() -> None:
+    flavors = copy.deepcopy(tarball.manifest()["installer"])
+    flavors["flavors"]["default"] = "three"
+    assert gravity.plan(application(installer=flavors), NODES).flavor == "one"
+
+
+def test_a_flavor_of_several_nodes_is_refused() -> None:
+    """It would wait for all of them, and masters join one by one."""
+    assert 'flavor "three" installs 3 nodes at once' in str(refused("three"))
+
+
+def test_an_unknown_flavor_and_type() -> None:
+    assert 'flavor "big" is not of the manifest; it has one, three' in str(refused("big"))
+    error = refused(nodes=[{**NODES[0], "node_type": "db"}])
+    assert "master-0: the manifest has no node profile db; it has aio, pipe, only-once" in str(error)
+    assert error.exit_code == 5
+
+
+def test_a_type_of_another_role() -> None:
+    error = refused(nodes=[{**NODES[0], "node_type": "pipe"}])
+    assert "master-0: the node profile pipe makes a node, wanted a master" in str(error)
+
+
+def test_a_type_that_cannot_be_added() -> None:
+    assert refused(nodes=[NODES[0], {**NODES[2], "node_type": "only-once"}]).reason.id == "gravity_fixed"
+
+
+def test_labels_decide_where_no_service_role_is_said() -> None:
+    rows = [{"name": "a", "labels": {"node-role.kubernetes.io/node": "true"}}, {"name": "b"}]
+    assert application(nodeProfiles=rows).roles == {"a": "node", "b": ""}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "kind: Cluster", "{", "metadata: {name: x, version: 1}"])
+def test_no_manifest(text: str) -> None:
+    with pytest.raises(DevenvError, match="is no manifest of a cluster"):
+        gravity.parse(text)
+
+
+def test_it_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = tarball.make(tmp_path / "lab.tar")
+    folder = gravity.unpacked(tmp_path / "lab.tar", digest, tmp_path / "cache")
+    assert gravity.application(folder).name == "lab"
+    assert (folder / "gravity").stat().st_mode & 0o111
+    monkeypatch.setattr(hashlib, "sha256", lambda *words: pytest.fail("read again"))
+    assert gravity.unpacked(tmp_path / "lab.tar", digest, tmp_path / "cache") == folder
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lab.tar"
+    digest = tarball.make(path)
+    gravity.unpacked(path, digest, tmp_path / "cache")
+    with path.open("ab") as stream:
+        stream.write(b"more")
+    with pytest.raises(DevenvError, match="the profile wants") as caught:
+        gravity.unpacked(path, digest, tmp_path / "cache")
+    assert caught.value.exit_code == 2
+    with pytest.raises(DevenvError, match="No such file"):
+        gravity.unpacked(tmp_path / "absent.tar", digest, tmp_path / "cache")
+
+
+def test_a_tarball_of_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "other.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.add(__file__, "gravity")
+    with pytest.raises(DevenvError, match=r"has no app\.yaml: no tarball of a cluster"):
+        gravity.unpacked(path, hashlib.sha256(path.read_bytes()).hexdigest(), tmp_path / "cache")
+    path.write_text("text")
+    with pytest.raises(DevenvError):
+        gravity.unpacked(path, hashlib.sha256(b"text").hexdigest(), tmp_path / "cache")
+
+
+# --- profiles --------------------------------------------------------------------------------------------------------
+
+SHA = "0" * 64
+SAID = {"kubernetes.engine": "gravity", "kubernetes.gravity.tarball": "/srv/lab.tar", "kubernetes.gravity.sha256": SHA}
+
+
+@pytest.mark.parametrize("name", ["aio", "hq-ha", "master-2pipe", "ha", "sno", "compact"])
+def test_profiles_that_gravity_makes(name: str) -> None:
+    found = profile.resolve(name, overrides=SAID)
+    profile.require_engine(found)
+    assert found["kubernetes"]["gravity"]["tarball"] == "/srv/lab.tar"
+    assert {one["endpoint"]["kind"] for one in found["clusters"].values()} == {"node"}
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "text"),
+    [
+        ("tna", {}, "nodes.arbiter-0: the engine gravity has no arbiters"),
+        ("ha-dualstack-static", {}, "stack: the engine gravity has no ipv6"),
+        ("sno-ipv6-static", {}, "stack: the engine gravity has no ipv6"),
+        ("5control", {}, "the engine gravity makes at most 3 masters, not 5"),
+        ("ha", {"clusters.main.endpoint.kind": "virtual"}, "endpoint.kind: the engine gravity has no virtual"),
+        ("aio", {"kubernetes.gravity.tarball": ""}, "kubernetes.gravity.tarball: the engine gravity needs it"),
+        ("aio", {"kubernetes.gravity.sha256": ""}, "kubernetes.gravity.sha256: the engine gravity needs it"),
+        (
+            "aio",
+            {"kubernetes.gravity.prepared": True, "kubernetes.gravity.script": "/srv/install.sh"},
+            "prepared and script exclude each other",
+        ),
+    ],
+)
+def test_profiles_that_it_refuses_by_name(name: str, more: dict[str, Any], text: str) -> None:
+    found = profile.resolve(name, overrides={**SAID, **more})
+    with pytest.raises(DevenvError, match=text) as caught:
+        profile.require_engine(found)
+    assert caught.value.exit_code == 2
+
+
+def test_a_prepared_image_needs_no_tarball() -> None:
+    said = {"kubernetes.engine": "gravity", "kubernetes.gravity.prepared": True}
+    profile.require_engine(profile.resolve("aio", overrides=said))
+
+
+def test_another_engine_leaves_the_keys_alone() -> None:
+    found = profile.resolve("aio", overrides={"kubernetes.gravity.tarball": "/srv/lab.tar"})
+    assert "gravity" not in found["kubernetes"]
+
+
+@pytest.mark.parametrize("operation", ["snapshot", "upgrade", "certificates"])
+def test_operations_that_it_refuses_by_name(operation: str) -> None:
+    with pytest.raises(DevenvError, match=f"{operation}: not with the engine gravity; "):
+        profile.require_operation("gravity", operation)
+    profile.require_operation("kubeadm", operation)
+
+
+def test_a_node_type_stays_with_its_node() -> None:
+    found = profile.resolve("master-2pipe", overrides={**SAID, "nodes.worker-0.node_type": "pipe"})
+    types = {node["name"]: node.get("node_type") for node in found["nodes"]}
+    assert types == {"master-0": None, "worker-0": "pipe", "worker-1": None}
