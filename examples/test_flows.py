@@ -14,8 +14,7 @@ SERVICES = {"memsql", "monitor", "pipe", "postgres", "seaweed"}
 
 def node_labels(one):
     """Labels of each node of a cluster, by the test's name of the host."""
-    found = {node.metadata.name: node.metadata.labels for node in one.Kubectl.get_nodes()}
-    return {name: found[host.node] for name, host in one.hosts.items()}
+    return {name: node.metadata.labels for name, node in one.Kubectl.nodes_by_host().items()}
 
 
 @hardware_config(
@@ -56,6 +55,6 @@ class TestMaster2Pipe:
 
     @pytest.mark.parametrize("name", ["host2", "host3"])
     def test_each_worker_runs_a_pod_of_its_own(self, base_config, name):
-        node = base_config.hosts[name].node
-        pods = base_config.clusters.cluster1.Kubectl.get_pods()
-        assert any(pod.spec.node_name == node for pod in pods)
+        kubectl = base_config.clusters.cluster1.Kubectl
+        node = kubectl.nodes_by_host()[name].metadata.name
+        assert any(pod.spec.node_name == node for pod in kubectl.get_pods())

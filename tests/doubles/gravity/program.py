@@ -311,7 +311,8 @@ class Machines(Paper):
         driver = _cgroup_driver()
         write("etc/gravity/containerd.toml", CONTAINERD.format(pause=pause, systemd=str(driver == "systemd").lower()))
         write("etc/systemd/system/containerd.service", CONTAINERD_UNIT, 0o644)
-        write("etc/systemd/system/kubelet.service", KUBELET_UNIT, 0o644)
+        if not os.path.exists("/etc/systemd/system/kubelet.service"):
+            write("etc/systemd/system/kubelet.service", KUBELET_UNIT, 0o644)
         write("etc/systemd/system/gravity-agent.service", AGENT_UNIT, 0o644)
         sh("systemctl", "daemon-reload")
         sh("systemctl", "enable", "--now", "containerd.service")
@@ -413,8 +414,7 @@ class Machines(Paper):
             ],
         }
         write("etc/cni/net.d/10-gravity.conflist", json.dumps(conflist), 0o644)
-        pods = options["pods"]
-        sh("nft", "--file", "-", stdin=MASQUERADE.format(pods=pods))
+        sh("nft", "--file", "-", stdin=MASQUERADE.format(pods=options["pods"]))
 
     def invite(self, master: bool) -> Json:
         told: Json = {"token": sh("kubeadm", "token", "create", "--ttl=30m").strip(), "key": ""}
@@ -479,11 +479,10 @@ class Machines(Paper):
         self.kubectl("delete", "node", node["ip"], "--ignore-not-found", "--wait=true")
 
     def clean(self) -> None:
-        for unit in ("gravity-agent.service", "kubelet.service"):
-            subprocess.run(["systemctl", "disable", "--now", unit], capture_output=True, check=False)
-        for name in ("var/lib/gravity-double/stopped", "etc/cni/net.d/10-gravity.conflist"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path(name))
+        subprocess.run(["systemctl", "disable", "--now", "gravity-agent.service"], capture_output=True, check=False)
+        subprocess.run(["systemctl", "stop", "kubelet.service"], capture_output=True, check=False)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path("etc/cni/net.d/10-gravity.conflist"))
         subprocess.run(["systemctl", "start", "containerd.service"], capture_output=True, check=False)
         subprocess.run(["kubeadm", "reset", "--force"], capture_output=True, check=False, timeout=300)
         subprocess.run(["systemctl", "disable", "--now", "containerd.service"], capture_output=True, check=False)
@@ -845,7 +844,16 @@ def work(backend: Paper, words: list[str]) -> None:
 
 
 def forget_locally(backend: Paper) -> None:
-    backend.clean()
+    os.makedirs(path("run"), exist_ok=True)
+    # A command of the node itself and the cluster's own may come at once.
+    with open(path("run/gravity-clean.lock"), "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.isdir(path("var/lib/gravity")):
+            backend.clean()
+            _forget_files()
+
+
+def _forget_files() -> None:
     shutil.rmtree(path("var/lib/gravity"), ignore_errors=True)
     for name in (PLANET, "usr/bin/gravity"):
         with contextlib.suppress(FileNotFoundError):
@@ -950,6 +958,7 @@ def install(backend: Paper, arguments: argparse.Namespace) -> int:
             "options": options,
             "role": "master",
             "running": True,
+            "node": node,
         }
     )
     if not PAPER:
@@ -988,8 +997,9 @@ def join(backend: Paper, arguments: argparse.Namespace) -> int:
     except Error:
         backend.ask(peer, "expanded", told)
         raise
-    remember({**local, "role": node["role"], "running": True})
-    backend.ask(peer, "expanded", {**told, "node": node})
+    remember({**local, "role": node["role"], "running": True, "node": node})
+    while "wait" in backend.ask(peer, "expanded", {**told, "node": node}):
+        time.sleep(PAUSE)
     if not PAPER:
         sh("systemctl", "start", "gravity-agent.service")
     say("Joined")
@@ -1039,7 +1049,7 @@ def status(backend: Paper, arguments: argparse.Namespace) -> int:
     health = backend.health(state)
     forced = state.get("degraded", 0) > 0 and os.path.exists(path(PLANET))
     if forced and (PAPER or os.path.exists("/etc/kubernetes/admin.conf")):
-        with backend.change() as changed:
+        with contextlib.suppress(Error), backend.change() as changed:
             changed["degraded"] = max(changed.get("degraded", 0) - 1, 0)
     document = shown_status(state, health, forced)
     sys.stdout.write(json.dumps(document))
@@ -1170,10 +1180,9 @@ def start(backend: Paper, arguments: argparse.Namespace) -> int:
     if len(state.get("nodes", [])) > 1:
         raise Error("Only single-node clusters can be reconfigured")
     old = local["ip"]
-    moved = {**local, "ip": wanted, "peers": [wanted], "running": True}
+    moved = {**local, "ip": wanted, "peers": [wanted], "running": True, "node": {**local["node"], "ip": wanted}}
     write(LOCAL, json.dumps(moved))
-    node = {"ip": wanted, "role": "master", "profile": local.get("profile", ""), "hostname": hostname()}
-    backend.move(node, old)
+    backend.move({**local["node"], "ip": wanted, "hostname": hostname()}, old)
     with backend.change() as changed:
         for one in changed["nodes"]:
             one["ip"] = wanted if one["ip"] == old else one["ip"]
@@ -1237,6 +1246,8 @@ def agent(backend: Paper, arguments: argparse.Namespace) -> int:
     import ssl
     import threading
 
+    one_by_one = threading.Lock()
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
@@ -1250,8 +1261,11 @@ def agent(backend: Paper, arguments: argparse.Namespace) -> int:
                     answer = {"error": "bad secret token"}
                     if isinstance(backend, Machines) and request.get("token") == read(LOCAL)["secret"]:
                         answer = {"routes": routes(backend)}
-                else:
+                elif self.path in ("/state", "/health"):
                     answer = Site(backend).answer(self.path.strip("/"), request)
+                else:
+                    with one_by_one:
+                        answer = Site(backend).answer(self.path.strip("/"), request)
             except (Error, KeyError, subprocess.TimeoutExpired) as error:
                 answer = {"wait": f"Cluster is degraded, waiting: {error}"}
             body = json.dumps(answer).encode()
@@ -1263,6 +1277,8 @@ def agent(backend: Paper, arguments: argparse.Namespace) -> int:
         def log_message(self, format: str, *arguments: Any) -> None:  # the library's name
             return
 
+    # The kernel's tables are empty after a boot.
+    sh("nft", "--file", "-", stdin=MASQUERADE.format(pods=read(LOCAL)["options"]["pods"]))
     server = http.server.ThreadingHTTPServer(("0.0.0.0", PORT), Handler)  # a node of a test network
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     pki = "/etc/kubernetes/pki/apiserver" if os.path.exists(Machines.ADMIN) else "/var/lib/kubelet/pki/kubelet"

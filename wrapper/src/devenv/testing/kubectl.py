@@ -69,6 +69,12 @@ class Kubectl:
         """The cluster's Node objects."""
         return list(self.core.list_node(_request_timeout=REQUEST).items)
 
+    def nodes_by_host(self) -> dict[str, Any]:
+        """Node objects by the test's names of hosts. An engine may call a Node by its address and not by its name."""
+        found = {node.metadata.name: node for node in self.get_nodes()}
+        names = {name: (host.node, *host.addresses) for name, host in self._cluster.hosts.items()}
+        return {name: found[own] for name, known in names.items() for own in known if own in found}
+
     def logs(self, pod: str, namespace: str = "default", container: str = "", *, tail: int | None = None) -> str:
         """What a container has written; of a pod with several, ``container`` names one."""
         words: dict[str, Any] = {"container": container} if container else {}
@@ -199,7 +205,7 @@ class Kubectl:
         bad = [node.metadata.name for node in nodes if not _has(node, "Ready")]
         if bad:
             raise TestingError(f"{self._cluster.name}: not Ready: {', '.join(bad)}")
-        lacking = {host.node for host in self._cluster.hosts.values()} - {node.metadata.name for node in nodes}
+        lacking = self._cluster.hosts.keys() - self.nodes_by_host().keys()
         if lacking:
             raise TestingError(f"{self._cluster.name}: no Node object of {', '.join(sorted(lacking))}")
 

@@ -1,0 +1,139 @@
+"""Clusters by the engine gravity, for which a stand-in (tests/doubles/gravity) makes real ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from doubles.gravity import tarball
+from support.commands import ROOT, Typed, addresses, shown
+from support.seen import inside
+
+pytestmark = pytest.mark.cluster
+
+# Each comes once: the run goes on all the same.
+FAULTS: list[dict[str, Any]] = [
+    {"command": "join", "text": "bad secret token", "times": 1},
+    {"command": "join", "text": "can only add one node at a time", "times": 1},
+    {"fault": "degraded_after_join", "answers": 2, "times": 1},
+]
+
+
+def profile(folder: Path, extends: str, faults: list[dict[str, Any]] | None = None, **more: Any) -> str:
+    """The path of a profile for a tarball of its own."""
+    digest = tarball.make(folder / "lab.tar", faults or [])
+    kubernetes = {"engine": "gravity", "gravity": {"tarball": str(folder / "lab.tar"), "sha256": digest}}
+    path = folder / "mine.yml"
+    path.write_text(yaml.safe_dump({"extends": extends, "kubernetes": kubernetes, **more}))
+    return str(path)
+
+
+def gravity(name: str, node: str, *words: str) -> str:
+    return inside(f"{name}-{node}", "gravity", *words)
+
+
+def members(name: str, node: str = "master-0") -> dict[str, tuple[str, str]]:
+    """Role and status by address, as the cluster itself tells them."""
+    found = json.loads(gravity(name, node, "status", "--output=json"))["cluster"]["nodes"]
+    return {one["advertise_ip"]: (one["role"], one["status"]) for one in found}
+
+
+def labels(user: Typed, name: str) -> dict[str, dict[str, str]]:
+    listed = json.loads(user.kubectl(name, "get", "nodes", "-o", "json").stdout)["items"]
+    return {item["metadata"]["name"]: item["metadata"]["labels"] for item in listed}
+
+
+@pytest.fixture
+def secretless(user: Typed, environment: str) -> Iterator[None]:
+    """After the test: the token stands in no log, no record and no file of the environment."""
+    yield
+    token = gravity(environment, "master-0", "status", "--token")
+    assert token
+    folder = user.home / "environments" / environment
+    found = [path for path in folder.rglob("*") if path.is_file() and token in path.read_text(errors="replace")]
+    assert found == []
+    assert token not in inside(f"{environment}-master-0", "sh", "-c", "cat /var/log/devenv/*")
+
+
+def test_one_node_and_its_life(user: Typed, environment: str, tmp_path: Path, secretless: None) -> None:
+    """Made, found as it should be, stopped and started, moved to another address, and never changed without need."""
+    path = profile(tmp_path, "aio")
+    user.devenv("up", "--profile", path, "--name", environment)
+    (address,) = addresses(user, environment)["master-0"]
+    assert members(environment) == {address: ("master", "healthy")}
+    assert labels(user, environment)[address]["memsql"] == "true"
+    assert user.objects("up", "--profile", path, "--name", environment)[-1]["changed"] == 0
+    user.devenv("validate", "--name", environment)
+    refused = user.devenv("snapshot", "save", "one", "--name", environment, code=None)
+    assert "snapshot: not with the engine gravity" in refused.stderr
+    user.devenv("stop", "--name", environment)
+    user.devenv("start", "--name", environment)
+    gravity(environment, "master-0", "stop", "--confirm")
+    user.devenv("up", "--name", environment)
+    user.devenv("node", "change-address", "master-0", "--name", environment)
+    (moved,) = addresses(user, environment)["master-0"]
+    assert moved != address
+    assert members(environment) == {moved: ("master", "healthy")}
+    assert list(labels(user, environment)) == [moved]
+    assert user.objects("up", "--name", environment)[-1]["changed"] == 0
+
+
+def test_faults_on_the_way_to_a_master_and_two_workers(
+    user: Typed, environment: str, tmp_path: Path, secretless: None
+) -> None:
+    path = profile(tmp_path, "master-2pipe", FAULTS)
+    user.devenv("up", "--profile", path, "--name", environment)
+    where = {name: found[0] for name, found in addresses(user, environment).items()}
+    assert members(environment) == {
+        where["master-0"]: ("master", "healthy"),
+        where["worker-0"]: ("node", "healthy"),
+        where["worker-1"]: ("node", "healthy"),
+    }
+    assert {labels(user, environment)[where[name]].get("pipe") for name in ("worker-0", "worker-1")} == {"true"}
+    log = inside(f"{environment}-worker-0", "cat", "/var/log/devenv/gravity-join.log")
+    assert "bad secret token" in log
+    assert re.search(r"one node at a time", log)
+    user.devenv("node", "remove", "worker-1", "--name", environment)
+    assert where["worker-1"] not in members(environment)
+    assert where["worker-1"] not in labels(user, environment)
+    user.devenv("node", "add", "--name", environment)
+    assert len(members(environment)) == 3
+    assert user.objects("up", "--name", environment)[-1]["changed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ({"command": "check", "text": "clock drift is over the limit"}, "clock drift is over the limit"),
+        ({"command": "install", "text": "kernel is too old", "code": 252}, "kernel is too old"),
+    ],
+)
+@pytest.mark.nightly
+def test_a_fault_that_nothing_helps(
+    user: Typed, environment: str, tmp_path: Path, fault: dict[str, Any], says: str
+) -> None:
+    done = user.devenv("up", "--profile", profile(tmp_path, "aio", [fault]), "--name", environment, code=5)
+    assert says in done.stderr
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("installer", ["devops_gravity", "devops_k8s"])
+def test_the_same_tests_by_either_installer(user: Typed, tmp_path: Path, installer: str) -> None:
+    """One node, three masters, a master with two workers, two of three hosts: only the installer's name differs."""
+    text = (ROOT / "examples" / "test_flows.py").read_text()
+    assert 'cluster_installer = "k8s"' in text
+    (tmp_path / "test_flows.py").write_text(
+        text.replace('cluster_installer = "k8s"', f'cluster_installer = "{installer}"')
+    )
+    (tmp_path / "pytest.ini").write_text((ROOT / "examples" / "pytest.ini").read_text())
+    digest = tarball.make(tmp_path / "lab.tar")
+    said = (f"kubernetes.gravity.tarball={tmp_path / 'lab.tar'}", f"kubernetes.gravity.sha256={digest}")
+    words = [word for one in said for word in ("--devenv-set", one)]
+    mine = Typed(user.home, tmp_path)
+    done = mine.run("pytest", "-v", "-p", "no:cacheprovider", "--color=no", *words, seconds=3600)
+    assert "6 passed" in done.stdout.splitlines()[-1], shown(done)
