@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import gravity, paths
+from ansible_collections.devenv.lab.plugins.plugin_utils import gravity, paths, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -17,6 +18,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "sha256": {"type": "str", "required": True},
     "flavor": {"type": "str", "default": ""},
     "nodes": {"type": "list", "elements": "str", "required": True},
+    "state": {"type": "path", "default": ""},
 }
 
 
@@ -39,12 +41,30 @@ class ActionModule(ActionBase):
         try:
             folder = gravity.unpacked(arguments["tarball"], arguments["sha256"], paths.cache())
             plan = gravity.plan(gravity.application(folder), nodes, arguments["flavor"])
+            changed = bool(arguments["state"]) and self._record(Path(arguments["state"]), arguments)
         except DevenvError as error:
             return as_result(error)
         return {
-            "changed": False,
+            "changed": changed,
             "program": str(folder / gravity.PROGRAM),
             "version": plan.version,
             "flavor": plan.flavor,
             "node_types": dict(plan.types),
         }
+
+    def _record(self, folder: Path, arguments: dict[str, Any]) -> bool:
+        """The profile that the environment keeps names this tarball from now on."""
+        resolved = state.read_profile(folder)
+        if resolved is None:
+            raise DevenvError("state_broken", "there is no profile.yml", where=str(folder))
+        said = {**resolved["kubernetes"]["gravity"], "tarball": arguments["tarball"], "sha256": arguments["sha256"]}
+        resolved["kubernetes"] = {**resolved["kubernetes"], "gravity": {key: _plain(said[key]) for key in said}}
+        if self._task.check_mode:
+            return bool(state.read_profile(folder) != resolved)
+        changed = [state.write_profile(folder, resolved), state.write_inventory(folder)]
+        return any(changed)
+
+
+def _plain(value: Any) -> Any:
+    """Ansible's texts are of types of its own, which are written into no file."""
+    return str(value) if isinstance(value, str) else value

@@ -31,6 +31,10 @@ options:
     type: list
     elements: str
     required: true
+  state:
+    description: State folder of an environment whose profile is to name this tarball from now on. Empty for none.
+    type: path
+    default: ""
 attributes:
   check_mode:
     description: Nothing but the cache changes.
