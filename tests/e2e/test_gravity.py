@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,30 @@ def test_faults_on_the_way_to_a_master_and_two_workers(
     assert where["worker-1"] not in labels(user, environment)
     user.devenv("node", "add", "--name", environment)
     assert len(members(environment)) == 3
+    assert user.objects("up", "--name", environment)[-1]["changed"] == 0
+
+
+def test_a_prepared_image_takes_the_address_of_its_node(user: Typed, environment: str, tmp_path: Path) -> None:
+    """A machine that was made of an image with a stopped cluster in it, which had another address."""
+    said = {"engine": "gravity", "gravity": {"prepared": True}}
+    (tmp_path / "mine.yml").write_text(yaml.safe_dump({"extends": "aio", "kubernetes": said}))
+    done = user.devenv("up", "--profile", str(tmp_path / "mine.yml"), "--name", environment, code=5)
+    assert "this image has Gravity in it, and it has not" in done.stderr
+    node, (address,) = f"{environment}-master-0", addresses(user, environment)["master-0"]
+    before = ".".join([*address.split(".")[:3], "250"])
+    link = json.loads(inside(node, "ip", "-json", "route", "show", "default"))[0]["dev"]
+    inside(node, "ip", "address", "add", f"{before}/24", "dev", link)
+    tarball.make(tmp_path / "lab.tar")
+    subprocess.run(["podman", "cp", str(tmp_path / "lab.tar"), f"{node}:/root/lab.tar"], check=True)
+    words = f"--advertise-addr={before} --flavor=one --pod-network-cidr=10.244.0.0/16 --service-cidr=10.96.0.0/16"
+    install = f"cd /root && tar -xf lab.tar && ./gravity install {words} && gravity stop --confirm"
+    subprocess.run(["podman", "exec", node, "sh", "-c", install], check=True, capture_output=True, timeout=300)
+    inside(node, "ip", "address", "delete", f"{before}/24", "dev", link)
+    token = json.loads(inside(node, "cat", "/var/lib/gravity/local/node.json"))["secret"]
+    user.devenv("up", "--name", environment)
+    assert members(environment) == {address: ("master", "healthy")}
+    assert gravity(environment, "master-0", "status", "--token") == token, "it is that cluster"
+    assert list(labels(user, environment)) == [address]
     assert user.objects("up", "--name", environment)[-1]["changed"] == 0
 
 
