@@ -150,9 +150,11 @@ def persist(
     deadline: float,
     secrets: Sequence[str] = (),
     cwd: str | None = None,
+    accept: str = "",
 ) -> Answer:
     """Run ``argv`` and do what Gravity's errors ask for: wait while the cluster is busy, resume, clean what an earlier
-    try left, stop what runs. Each remedy but waiting is tried once.
+    try left, stop what runs. Each remedy but waiting is tried once. An error with the reason ``accept`` says that
+    there is nothing to do.
 
     Raises `Failed` with the reason of the last text.
     """
@@ -166,7 +168,7 @@ def persist(
             return answer
         rule = gravity.classify(answer.text)
         kind = rule.kind if rule else "fail"
-        if rule is not None and kind == "done":
+        if rule is not None and rule.reason == accept:
             return answer
         told = f"gravity {action}: {gravity.explain(answer.lines)}"
         if answer.code == 124:
@@ -212,9 +214,8 @@ REMEDIES: dict[str, Callable[[Machine, list[str], float, str | None], list[str]]
 def _check(answer: Answer, what: str) -> Answer:
     if answer.code not in gravity.DONE:
         rule = gravity.classify(answer.text)
-        if rule is None or rule.kind != "done":
-            reason = rule.reason if rule else "gravity_failed"
-            raise Failed(reason, f"gravity {what}: {gravity.explain(answer.lines)}", answer.lines)
+        reason = rule.reason if rule else "gravity_failed"
+        raise Failed(reason, f"gravity {what}: {gravity.explain(answer.lines)}", answer.lines)
     return answer
 
 
@@ -446,7 +447,7 @@ def change_address(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
     deadline = machine.clock.now() + params["timeout"]
     machine.unmark()
     argv = [machine.program, "start", f"--advertise-addr={wanted}", "--confirm"]
-    answer = persist(machine, "start", argv, deadline=deadline)
+    answer = persist(machine, "start", argv, deadline=deadline, accept="gravity_same_address")
     if answer.code not in gravity.DONE:
         # It has the address already, and was only stopped.
         argv = [machine.program, "start", "--confirm"]
@@ -464,7 +465,7 @@ def remove(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
         return {"changed": False}
     deadline = machine.clock.now() + params["timeout"]
     argv = [machine.program, "remove", params["address"], *(["--force"] if params["force"] else []), "--confirm"]
-    answer = persist(machine, "remove", argv, deadline=deadline)
+    answer = persist(machine, "remove", argv, deadline=deadline, accept="gravity_gone")
     _follow(machine, answer, deadline)
     while gravity.member(gravity.read_status(machine.program), params["address"]) is not None:
         if machine.clock.now() + machine.pause > deadline:
@@ -485,9 +486,8 @@ def leave(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
         leave_by_force(machine, deadline)
     else:
         machine.unmark()
-        answer = persist(machine, "leave", [machine.program, "leave", "--confirm"], deadline=deadline)
-        rule = gravity.classify(answer.text)
-        if rule is not None and rule.kind == "done":
+        argv = [machine.program, "leave", "--confirm"]
+        if persist(machine, "leave", argv, deadline=deadline, accept="gravity_gone").code not in gravity.DONE:
             leave_by_force(machine, deadline)
     while machine.has_state():
         if machine.clock.now() + machine.pause > deadline:

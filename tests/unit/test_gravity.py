@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_another_text_has_no_class() -> None:
 
 def test_every_reason_is_in_the_catalogue() -> None:
     source = Path(gravity.__file__).read_text() + Path(gravity_node.__file__).read_text()
-    named = {word.strip('"') for word in source.replace("(", " ").replace(",", " ").split() if '"gravity_' in word}
+    named = set(re.findall(r'"(gravity_[a-z_0-9]+)"', source))
     assert named >= {rule.reason for rule in gravity.RULES}
     assert named <= reasons.CATALOGUE.keys()
 
@@ -301,6 +302,26 @@ def test_an_install_that_was_killed_begins_anew(lab: Lab, on: On) -> None:
     (lab.folder / "master-0" / "var/lib/gravity/local").mkdir(parents=True)
     assert gravity_node.look(machine, MASTER)["state"] == "partial"
     assert gravity_node.install(machine, parameters(lab))["changed"]
+
+
+def test_an_active_installer_is_resumed(lab: Lab, on: On) -> None:
+    row = {"command": "install", "text": "detected an active installer service in /var/lib/gravity", "times": 1}
+    lab.faults([row], "master-0")
+    assert gravity_node.install(on(), parameters(lab))["changed"]
+
+
+def test_a_remedy_is_tried_once(lab: Lab, on: On) -> None:
+    lab.faults([{"command": "join", "text": "detected previous installation state in /var/lib/gravity"}], "worker-0")
+    with pytest.raises(Failed) as caught:
+        gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    assert caught.value.reason == "gravity_leftover"
+
+
+def test_that_there_is_nothing_to_do_is_no_success_of_a_join(lab: Lab, on: On) -> None:
+    lab.faults([{"command": "join", "text": "this server is not a part of the running cluster"}], "worker-0")
+    with pytest.raises(Failed) as caught:
+        gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    assert caught.value.reason == "gravity_gone"
 
 
 def test_a_stopped_node_is_started(lab: Lab, on: On) -> None:

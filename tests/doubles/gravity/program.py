@@ -39,6 +39,7 @@ PAUSE = float(os.environ.get("GRAVITY_DOUBLE_PAUSE", "2"))
 
 LOCAL = "var/lib/gravity/local/node.json"
 COUNTERS = "var/lib/gravity-double/counters.json"
+BEGUN = "var/lib/gravity-double/install.json"
 FAULTS_FILE = "etc/gravity-double.json"
 PLANET = f"etc/systemd/system/gravity__gravitational.io__planet__{VERSION}.service"
 PORT = 32009
@@ -968,6 +969,15 @@ def install(backend: Paper, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def resume(backend: Paper, arguments: argparse.Namespace) -> int:
+    """Go on with the installation that was begun."""
+    begun = read(BEGUN)
+    if not begun:
+        raise Error("no operation to resume")
+    os.chdir(begun["cwd"])
+    return install(backend, parser().parse_args(begun["argv"]))
+
+
 def join(backend: Paper, arguments: argparse.Namespace) -> int:
     if os.path.isdir(path("var/lib/gravity/local")):
         raise Error(f"detected previous installation state in {path('var/lib/gravity')}, please clean it up first")
@@ -1376,7 +1386,7 @@ def parser() -> Parser:
     one = add("update", upload)
     one.add_argument("verb", choices=["upload"])
     add("upgrade", upgrade).add_argument("image", nargs="?")
-    add("resume", lambda backend, arguments: 0)
+    add("resume", resume)
     add("autojoin", lambda backend, arguments: _raise("autojoin only supports AWS")).add_argument("cluster")
     add("report", report).add_argument("--file", default="report.tar.gz")
     one = add("version", lambda backend, arguments: _say_version(arguments))
@@ -1410,6 +1420,8 @@ def main(argv: list[str]) -> int:
             work(backend, argv[1:])
             return 0
         arguments = parser().parse_args(argv)
+        if argv[:1] == ["install"]:
+            write(BEGUN, json.dumps({"argv": argv, "cwd": os.getcwd()}))
         if not argv[0].startswith("_"):
             fail_on_demand(argv[0])
         result: int = arguments.function(backend, arguments)
