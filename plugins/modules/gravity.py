@@ -10,7 +10,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: gravity
 short_description: Make, join, change or leave a cluster of Gravity
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - Drives the program C(gravity) on a node, idempotent by what C(gravity status) says and not by its exit code, which
     is 255 for a degraded cluster that answers well.

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: gravity_plan
 short_description: Say what of a Gravity tarball is installed on which node
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - Checks the tarball's digest and reads its manifest, on the controller. What is read is kept in the cache, so that a
     tarball is read once.

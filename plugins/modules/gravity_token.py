@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: gravity_token
 short_description: Bring what nodes need to join a Gravity cluster to the controller
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - Asks the master that it runs on for the cluster's token and for the masters that are healthy, and keeps both in a
     private file on the controller while nodes join.
