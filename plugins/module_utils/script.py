@@ -414,6 +414,8 @@ def supervised(call: Call, params: dict[str, Any], check: bool, diff: bool) -> d
     """`perform` in a supervisor. Raises what `script_run.supervised` raises."""
     # For this user alone, and gone in any case: who is left of the two processes removes it.
     folder = tempfile.mkdtemp(prefix=PREFIX, dir=_runtime())
+    mark = os.path.basename(folder)
+    finish = params["on_interrupt"] == "finish" and not check
 
     def work(control: script_run.Control) -> dict[str, Any]:
         try:
@@ -422,9 +424,7 @@ def supervised(call: Call, params: dict[str, Any], check: bool, diff: bool) -> d
             shutil.rmtree(folder, ignore_errors=True)
 
     try:
-        return script_run.supervised(
-            work, finish=params["on_interrupt"] == "finish" and not check, wait=params["grace"] + 10
-        )
+        return script_run.supervised(work, mark, finish, params["grace"] + 10)
     except script_run.Lost:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -523,7 +523,7 @@ class _Run:
         self.folder = folder
         self.record = record
         self.control = control
-        self.mark = randomness.token_hex(8)
+        self.mark = os.path.basename(folder)
         self.salt = str(record.get("salt") or randomness.token_hex(16))
         self.described = description(call, params, self.salt)
         self.lines = script_output.Lines(call.texts.secrets.values())

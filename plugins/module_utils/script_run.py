@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from ansible_collections.devenv.lab.plugins.module_utils import observe
 
 MARKER = "DEVENV_SCRIPT"
+RUN = "DEVENV_RUN"
 TIMED_OUT = 124
 _PAUSE = 0.1
 # What may hold the output open after the script ended, e.g. a service that it started, is waited for so long.
@@ -260,9 +261,9 @@ class _Pump:
 
 
 def supervised(
-    work: Callable[[Control], dict[str, Any]], finish: bool, wait: float, watched: int = 1
+    work: Callable[[Control], dict[str, Any]], mark: str, finish: bool, wait: float, watched: int = 1
 ) -> dict[str, Any]:
-    """Do ``work`` in a supervisor, and return what it returns (JSON).
+    """Do ``work`` in a supervisor, and return what it returns (JSON). ``mark`` is that of what it starts.
 
     A signal, or the end of who reads ``watched`` (the module's stdout), interrupts: the supervisor ends its programs
     within ``wait`` s, or, with ``finish``, goes on without the module, which gets Interrupted. Raises Lost, and
@@ -272,14 +273,19 @@ def supervised(
     control, order = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    adopt_orphans()
+    if not finish:
+        adopt_orphans()
     supervisor = os.fork()
     if supervisor == 0:
         os.close(answer)
         os.close(order)
+        if finish:
+            _leave_the_run()
         _supervise(work, reply, Control(control, deaf=finish))
     os.close(reply)
     os.close(control)
+    if finish:
+        os.waitpid(supervisor, 0)
     with _Signals() as signals:
         asked = False
         deadline = float("inf")
@@ -312,13 +318,12 @@ def supervised(
                         os.write(order, b"i")
     with contextlib.suppress(ValueError):
         result: dict[str, Any] = json.loads(text.decode())
-        os.waitpid(supervisor, 0)
+        if not finish:
+            os.waitpid(supervisor, 0)
         if "defect" in result:
             raise RuntimeError(result["defect"])
         return result
-    end(lambda: [*descendants(os.getpid())], 0)
-    with contextlib.suppress(OSError):
-        os.waitpid(supervisor, 0)
+    end(lambda: [*descendants(os.getpid()), *marked(mark)], 0)
     raise Lost("the supervisor of the script was killed; what it ran is ended")
 
 
@@ -338,6 +343,23 @@ class _Signals:
             signal.signal(number, handler)
         os.close(self.source)
         os.close(self._target)
+
+
+def _leave_the_run() -> None:
+    """Let this process, and what it starts, be no part of the run that starts it: not its child, without its mark. Who
+    ends the run (the record callback, the next run) would end it otherwise.
+    """
+    if os.fork() != 0:
+        os._exit(0)
+    os.environ.pop(RUN, None)
+    # What /proc shows is the memory that the kernel filled when the program began (proc_pid_stat(5), env_start).
+    fields = _stat(os.getpid())
+    with contextlib.suppress(IndexError, ValueError):
+        begin, length = int(fields[47]), int(fields[48]) - int(fields[47])
+        if begin and 0 < length < 1 << 24:
+            place = (b"\0" + ctypes.string_at(begin, length)).find(b"\0" + RUN.encode() + b"=")
+            if place >= 0:
+                ctypes.memset(begin + place, ord("_"), len(RUN))
 
 
 def _supervise(work: Callable[[Control], dict[str, Any]], reply: int, control: Control) -> None:
