@@ -606,36 +606,51 @@ class _Run:
 
     def run(self, diff: bool) -> dict[str, Any]:
         """The run itself."""
-        path, log = _open_log(self.folders, self.params["keep_logs"])
         running = os.path.join(self.folders.state, "running.json")
+        _write(running, {"mark": self.mark, "boot": _boot(), "folder": self.folder, "supervisor": os.getpid()})
         try:
-            self.screen = self._new_screen(log)
-            self.screen.note(f"{self.call.name}: {self.lines.clean(shlex.join([*self.call.argv, self.call.path]))}")
-            _write(running, {"mark": self.mark, "boot": _boot(), "folder": self.folder, "supervisor": os.getpid()})
+            self.screen = self._new_screen(-1)
+            early: list[_Stop] = []
             try:
                 guard = self._skip()
-                result = self._skipped(guard) if guard else self._attempts(self.call)
             except _Stop as stop:
-                result = self._stopped(stop)
-            self.screen.note(f"end: {self.lines.clean(str(result.get('msg', '')))}")
+                guard, early = "", [stop]
+            if guard:
+                # The log of the last run that did something stays.
+                return self._skipped(guard)
+            result = self._logged(early)
         finally:
-            os.close(log)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(running)
-        if result.get("skipped_by"):
-            # A run that did nothing has nothing to tell, unless the log has a name of its own.
-            if not self.folders.log:
-                os.unlink(path)
-            return result
         if not result.get("failed"):
             facts = result.get("ansible_facts") or {}
             _write(
                 os.path.join(self.folders.state, "last.json"),
                 {"salt": self.salt, "described": self.described, "facts": facts, "ended": int(time.time())},
             )
-        elif "log" not in str(result["msg"]):
-            result["msg"] = f"{result['msg']} (log: {path})"
-        return {**result, "log": path, **(self._difference() if diff else {})}
+        return {**result, **(self._difference() if diff else {})}
+
+    def _logged(self, early: list[_Stop]) -> dict[str, Any]:
+        """Run the script (or tell why it cannot be run) with a log."""
+        path, log = _open_log(self.folders, self.params["keep_logs"])
+        try:
+            before = self.screen.output
+            self.screen = self._new_screen(log)
+            self.screen.note(f"{self.call.name}: {self.lines.clean(shlex.join([*self.call.argv, self.call.path]))}")
+            for line in before:
+                self.screen.note(line)
+            try:
+                if early:
+                    self.screen.output = before
+                    raise early[0]
+                result = self._attempts(self.call)
+            except _Stop as stop:
+                result = self._stopped(stop)
+                result["msg"] = f"{result['msg']} (log: {path})"
+            self.screen.note(f"end: {self.lines.clean(str(result['msg']))}")
+        finally:
+            os.close(log)
+        return {**result, "log": path}
 
     def _new_screen(self, log: int) -> Screen:
         params = self.params

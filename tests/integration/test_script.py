@@ -232,9 +232,9 @@ def test_twice_and_in_check_mode(lab: Lab) -> None:
 STUBBORN = """#!/bin/bash
 trap '' TERM INT HUP
 echo $$ >> PIDS
-sh -c 'trap "" TERM INT HUP; echo $$ >> PIDS; while :; do sleep 0.1; done' &
-(setsid sh -c 'trap "" TERM INT HUP; echo $$ >> PIDS; while :; do sleep 0.1; done' &)
-while :; do sleep 0.1; done
+sh -c 'trap "" TERM INT HUP; echo $$ >> PIDS; for n in $(seq 900); do sleep 0.1; done' &
+(setsid sh -c 'trap "" TERM INT HUP; echo $$ >> PIDS; for n in $(seq 900); do sleep 0.1; done' &)
+for n in $(seq 900); do sleep 0.1; done
 """
 
 

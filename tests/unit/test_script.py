@@ -367,10 +367,10 @@ def test_exports_of_what_is_no_shell(run: Run, tmp_path: Path) -> None:
 STUBBORN = """
     echo $$ >> PIDS
     trap '' TERM
-    sh -c 'trap "" TERM; echo $$ >> PIDS; while :; do sleep 0.1; done' &
-    setsid env -i sh -c 'trap "" TERM; echo $$ >> PIDS; while :; do sleep 0.1; done' &
-    (setsid sh -c 'trap "" TERM; echo $$ >> PIDS; while :; do sleep 0.1; done' &)
-    while :; do sleep 0.1; done
+    sh -c 'trap "" TERM; echo $$ >> PIDS; for n in $(seq 900); do sleep 0.1; done' &
+    setsid env -i sh -c 'trap "" TERM; echo $$ >> PIDS; for n in $(seq 900); do sleep 0.1; done' &
+    (setsid sh -c 'trap "" TERM; echo $$ >> PIDS; for n in $(seq 900); do sleep 0.1; done' &)
+    for n in $(seq 900); do sleep 0.1; done
 """
 
 
@@ -385,14 +385,16 @@ def test_timeout_ends_all(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("grace", "cleaned"), [(5, True), (0, False)])
 def test_grace_lets_a_script_clean_up(run: Run, tmp_path: Path, grace: float, cleaned: bool) -> None:
-    text = f"trap 'sleep 0.5; echo cleaned; touch {tmp_path}/cleaned; exit 1' TERM; while :; do sleep 0.1; done"
+    text = f"trap 'sleep 0.5; echo cleaned; touch {tmp_path}/cleaned; exit 1' TERM; sleep 90 & wait"
     result = run(text, timeout=0.6, grace=grace)
     assert result["ended"] == "timeout"
     assert (tmp_path / "cleaned").exists() == cleaned == ("cleaned" in result["output"])
 
 
-def test_a_stopped_script_is_ended(run: Run) -> None:
-    assert run("kill -STOP $$", timeout=0.5)["ended"] == "timeout"
+def test_a_stopped_script_is_ended_and_may_clean_up(run: Run, tmp_path: Path) -> None:
+    result = run("trap 'touch cleaned; exit 1' TERM; kill -STOP $$; sleep 90", timeout=0.5, grace=5)
+    assert result["ended"] == "timeout"
+    assert (tmp_path / "work" / "cleaned").exists()
 
 
 def test_what_goes_on_after_success_is_left_alone(run: Run, tmp_path: Path) -> None:
@@ -421,6 +423,20 @@ def test_log(run: Run, tmp_path: Path) -> None:
     lines = log.read_text().splitlines()
     assert [line.split()[1] for line in lines[1:4]] == ["one", "two", "three"]
     assert lines[-1].endswith("end: code 0")
+
+
+def test_a_run_that_is_skipped_leaves_the_log_alone(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "my.log"
+    ok(run("echo worked; touch done", creates="done", log=str(log)))
+    assert not ok(run("echo worked; touch done", creates="done", log=str(log)))["ran"]
+    assert "worked" in log.read_text()
+
+
+def test_a_failed_guard_is_in_the_log(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.sh").write_text("echo why; exit 3\n")
+    result = run("true", source=[str(tmp_path / "bad.sh")])
+    assert result["output"] == ["why"]
+    assert "why" in Path(result["log"]).read_text()
 
 
 def test_a_log_that_is_a_link_is_not_followed(run: Run, tmp_path: Path) -> None:
