@@ -44,11 +44,12 @@ class ActionModule(ActionBase):
                     "devenv_reason": "script_invalid",
                 }
             try:
-                path = Path(self._find_needle("files", src))
-                arguments["content"] = path.read_text()
+                found = self._find_needle("files", src)
+                # Decrypted, where it is in a vault; Ansible removes such a copy at its end.
+                arguments["content"] = Path(self._loader.get_real_file(found)).read_text()
             except (AnsibleError, OSError, UnicodeDecodeError) as error:
                 return {**result, "failed": True, "msg": f"src: {error}", "devenv_reason": "script_invalid"}
-            arguments["name"] = arguments.get("name") or path.name
+            arguments["name"] = arguments.get("name") or Path(found).name
         with _ends_with_ansible():
             ended = self._execute_module(
                 module_name="devenv.lab.script",

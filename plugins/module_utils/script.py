@@ -727,7 +727,9 @@ class _Run:
                 raise _Stop("interrupted", f"{call.name} was interrupted between attempts", ran=True) from None
         result = {"rc": ended.code, "attempts": attempts, "seconds": round(time.monotonic() - began, 3)}
         if ended.code not in good:
-            raise _Stop("failed", f"{call.path or call.name} ended with code {ended.code}", ended, ran=True)
+            last = next((line.strip() for line in reversed(self.screen.output) if line.strip()), "")
+            message = f"{call.path or call.name} ended with code {ended.code}{last and f': {last[:200]}'}"
+            raise _Stop("failed", message, ended, ran=True)
         changed = {
             "always": True,
             "never": False,

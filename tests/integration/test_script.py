@@ -199,12 +199,17 @@ def test_what_is_wrong_has_a_reason(lab: Lab) -> None:
 def test_a_script_of_the_controller(lab: Lab) -> None:
     (lab.path / "files").mkdir()
     (lab.path / "files" / "mine.sh").write_text('echo "${0##*/} $1"\n')
+    password = lab.path / "vault-password"
+    password.write_text("vault-words\n")
+    vault = Path(sys.executable).with_name("ansible-vault")
+    encrypt = [vault, "encrypt", "--vault-password-file", password, lab.path / "files" / "mine.sh"]
+    subprocess.run(encrypt, check=True, capture_output=True)
     tasks = [
         role(src="mine.sh", arguments=["x"]),
         check("script_result.output == ['mine.sh x']", "'/mine.sh/' in script_result.log"),
         role(src="nowhere.sh"),
     ]
-    out = lab.run(tasks, code=2)
+    out = lab.run(tasks, "--vault-password-file", str(password), code=2)
     assert "src: " in out
     assert "nowhere.sh" in out.split("src: ", 1)[1]
 

@@ -575,7 +575,7 @@ def test_ok_codes(run: Run) -> None:
     assert run("exit 0", ok_codes=[3])["failed"]
     result = run("echo why; exit 3")
     assert (result["failed"], result["rc"], result["changed"], result["output"]) == (True, 3, True, ["why"])
-    assert "install.sh ended with code 3 (log: " in result["msg"]
+    assert "install.sh ended with code 3: why (log: " in result["msg"]
 
 
 def test_a_script_that_a_signal_ended(run: Run) -> None:
