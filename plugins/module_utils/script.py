@@ -206,8 +206,6 @@ def _write(path: str, data: dict[str, Any]) -> None:
         os.unlink(beside)
     with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
         json.dump(data, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
     os.replace(beside, path)
 
 
