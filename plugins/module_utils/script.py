@@ -634,7 +634,7 @@ class _Run:
         try:
             before = self.screen.output
             self.screen = self._new_screen(log)
-            self.screen.note(f"{self.call.name}: {self.lines.clean(shlex.join([*self.call.argv, self.call.path]))}")
+            self.screen.note(f"{self.call.name}: {self.lines.clean(shlex.join([*self.call.argv, self.call.path or self.call.name]))}")
             for line in before:
                 self.screen.note(line)
             try:
@@ -644,10 +644,11 @@ class _Run:
                 result = self._attempts(self.call)
             except _Stop as stop:
                 result = self._stopped(stop)
-                result["msg"] = f"{result['msg']} (log: {path})"
             self.screen.note(f"end: {self.lines.clean(str(result['msg']))}")
         finally:
             os.close(log)
+        if result.get("failed"):
+            result["msg"] = f"{result['msg']} (log: {path})"
         return {**result, "log": path}
 
     def _new_screen(self, log: int) -> Screen:

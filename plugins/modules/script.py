@@ -28,7 +28,7 @@ options:
     description: The script, a file on the controller, looked for as C(files) are. It runs from a private copy.
     type: path
   content:
-    description: The text of the script; O(src) becomes this.
+    description: The text of the script; O(src) becomes this. Shown nowhere.
     type: str
   name:
     description:
@@ -273,7 +273,7 @@ from ansible_collections.devenv.lab.plugins.module_utils.script_values import In
 ARGUMENTS: dict[str, Any] = {
     "path": {"type": "path"},
     "src": {"type": "path"},
-    "content": {"type": "str"},
+    "content": {"type": "str", "no_log": True},
     "name": {"type": "str", "default": ""},
     "state": {"type": "path"},
     "arguments": {"type": "list", "elements": "str", "default": []},
