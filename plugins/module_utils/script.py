@@ -9,11 +9,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
-import hashlib
-import hmac
 import json
 import os
-import re
 import secrets as randomness
 import shlex
 import shutil
@@ -23,27 +20,18 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ansible_collections.devenv.lab.plugins.module_utils import observe, script_output, script_run, script_values
+from ansible_collections.devenv.lab.plugins.module_utils import (
+    observe,
+    script_call,
+    script_output,
+    script_run,
+    script_shell,
+    script_values,
+)
+from ansible_collections.devenv.lab.plugins.module_utils.script_call import Call
 from ansible_collections.devenv.lab.plugins.module_utils.script_values import Invalid
 
 PREFIX = "devenv-script-"
-# Secrets of fewer characters stand in too many texts to be looked for.
-SHORTEST_SECRET = 4
-_SHEBANG = 256  # bytes of a first line that Linux looks at (BINPRM_BUF_SIZE)
-_SHELLS = {"bash": "bash", "sh": "sh", "dash": "sh", "ash": "sh", "ksh": "sh"}
-
-
-class Call(NamedTuple):
-    """A script, ready to be run."""
-
-    name: str
-    path: str  # "": the text is content
-    content: bytes
-    argv: list[str]  # of the interpreter, without the script
-    arguments: list[str]
-    chdir: str
-    texts: script_values.Texts
-    exports: list[script_values.Export]
 
 
 class Folders(NamedTuple):
@@ -51,141 +39,6 @@ class Folders(NamedTuple):
 
     state: str
     log: str
-
-
-# --- what was given ---------------------------------------------------------------------------------------------------
-
-
-def prepare(params: dict[str, Any]) -> Call:
-    """Check all that can be known before anything runs. Raises Invalid."""
-    path, content = params["path"], params["content"]
-    if bool(path) == bool(content):
-        raise Invalid("give either path or src")
-    if path and not os.path.isabs(path):
-        raise Invalid(f"path: {path} is relative: which folder of the host is meant?")
-    for key in ("changed_pattern", "show_pattern"):
-        try:
-            re.compile(params[key])
-        except re.error as error:
-            raise Invalid(f"{key}: {params[key]!r} is no regular expression: {error}") from None
-    for when, key in (("code", "changed_codes"), ("pattern", "changed_pattern")):
-        if (params["changed_when"] == when) != bool(params[key]):
-            raise Invalid(f"{key} and changed_when={when} belong together")
-    name = params["name"] or _default_name(path)
-    if not re.match(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z", name):
-        raise Invalid(f"name: {name!r} cannot be the name of a folder")
-    declared = script_values.declare(params["variables"])
-    texts = script_values.texts(declared, params["values"], params["secrets"])
-    arguments = [str(word) for word in params["arguments"]]
-    for word in [*arguments, *map(str, params["check_arguments"]), params["unless"]]:
-        if _holds(word, texts.secrets):
-            raise Invalid("arguments: a secret is among them, and every user of the host could read it there")
-    raw = content.encode() if content else _first_bytes(path)
-    return Call(
-        name,
-        path,
-        content.encode(),
-        list(params["interpreter"]) or interpreter(raw),
-        arguments,
-        params["chdir"] or (os.path.dirname(path) if path else os.path.expanduser("~")),
-        texts,
-        script_values.exports(params["exports"]),
-    )
-
-
-def _default_name(path: str) -> str:
-    if not path:
-        raise Invalid("name: a script that is given as text needs one")
-    base = re.sub(r"[^A-Za-z0-9._-]", "_", os.path.basename(path)).lstrip("._-") or "script"
-    return f"{base[:80]}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
-
-
-def _first_bytes(path: str) -> bytes:
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(_SHEBANG)
-    except OSError:
-        return b""
-
-
-def _holds(text: str, secrets: dict[str, str]) -> bool:
-    found = [value for value in secrets.values() if len(value) >= SHORTEST_SECRET and value in text]
-    return bool(found)
-
-
-def interpreter(first: bytes) -> list[str]:
-    """argv in front of a script that begins with ``first``: as Linux does for ``#!``, nothing for a program, else
-    bash.
-    """
-    if first.startswith(b"\x7fELF"):
-        return []
-    if not first.startswith(b"#!"):
-        return ["bash"]
-    words = first[2:].split(b"\n")[0].decode(errors="replace").strip().split(None, 1)
-    return [word.strip() for word in words] or ["bash"]
-
-
-def shell_of(argv: Sequence[str]) -> str:
-    """``bash``, ``sh`` (any other POSIX shell) or "" for an interpreter's argv."""
-    words = [word for given in argv for word in given.split()]
-    if words and os.path.basename(words[0]) == "env":
-        words = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
-    return _SHELLS.get(os.path.basename(words[0]), "") if words else ""
-
-
-def missing(call: Call, params: dict[str, Any]) -> list[str]:
-    """Files that are needed and are not there."""
-    found = [path for path in [call.path, *params["source"], *params["inputs"]] if path and not os.path.exists(path)]
-    return found + ([] if os.path.isdir(call.chdir) else [call.chdir])
-
-
-# --- what it would run with -------------------------------------------------------------------------------------------
-
-
-def digest_of(path: str) -> str:
-    """sha256 of a file, or of all files below a folder and their names."""
-    if not os.path.isdir(path):
-        return observe.digest(path)
-    whole = hashlib.sha256()
-    for folder, below, names in os.walk(path):
-        below.sort()
-        for name in sorted(names):
-            file = os.path.join(folder, name)
-            found = observe.digest(file) if os.path.isfile(file) else "no file"
-            whole.update(f"{os.path.relpath(file, path)}\0{found}\n".encode("utf-8", "surrogateescape"))
-    return whole.hexdigest()
-
-
-def description(call: Call, params: dict[str, Any], salt: str) -> dict[str, str]:
-    """What a run depends on, as texts to compare and to show. A secret, and what holds one, is a digest that nobody can
-    try words on without ``salt``.
-    """
-
-    def hidden(text: str) -> str:
-        return f"(secret {hmac.new(salt.encode(), text.encode('utf-8', 'surrogateescape'), 'sha256').hexdigest()[:16]})"
-
-    content = hashlib.sha256(call.content).hexdigest() if call.content else digest_of(call.path)
-    found = {
-        "script": f"{call.path or call.name} {content}",
-        "interpreter": shlex.join(call.argv),
-        "arguments": shlex.join(call.arguments),
-        "chdir": call.chdir,
-        "exports": json.dumps([list(one) for one in call.exports]) if call.exports else "",
-    }
-    for kind in ("source", "inputs"):
-        for path in params[kind]:
-            found[f"{kind} {path}"] = digest_of(path)
-    for name, text in call.texts.variables.items():
-        if text is not None:
-            found[f"variable {name}"] = hidden(text) if _holds(text, call.texts.secrets) else text
-    for name, text in call.texts.secrets.items():
-        found[f"secret {name}"] = f"{call.texts.ways[name]} {hidden(text)}"
-    return found
-
-
-def shown(described: dict[str, Any]) -> str:
-    """A description as lines, for a difference."""
-    return "".join(f"{key}: {json.dumps(described[key], ensure_ascii=False)}\n" for key in sorted(described))
 
 
 # --- the state folder -------------------------------------------------------------------------------------------------
@@ -293,119 +146,7 @@ def _environment(call: Call, given: dict[str, str], where: dict[str, str], mark:
     return found
 
 
-# Files are checked first: bash goes on after an error of syntax in a file that it reads.
-_SOURCE = """
-__files=("$@"); set --; set -a
-for __file in "${__files[@]}"; do
-  "$BASH" -n "$__file" || exit 65
-  . "$__file"
-done
-unset __files __file
-ENV -0 > DUMP
-"""
-
-
-def _read_dump(path: str) -> dict[str, str] | None:
-    try:
-        with open(path, "rb") as stream:
-            entries = stream.read().split(b"\0")
-    except OSError:
-        return None
-    pairs = [entry.decode("utf-8", "surrogateescape").partition("=") for entry in entries if b"=" in entry]
-    return {name: value for name, _equals, value in pairs}
-
-
-# A script in bash reads this before its own first line. What it exports is written when it ends, also where it sets a
-# trap of its own for that, and what the shell ended with stays as it is.
-_BASH = """
-unset BASH_ENV
-RESTORE
-__devenv_dump() { local code=$?; [ "$BASHPID" != "$$" ] || (umask 077; exec ENV -0 > DUMP); return $code; }
-__devenv_hold() {
-  [ "$BASHPID" = "$$" ] || return 0
-  local words
-  eval "words=($(builtin trap -p EXIT))"
-  builtin trap -- "__devenv_dump; ${words[2]-}" EXIT
-}
-trap() {
-  builtin trap "$@" || return
-  case " $* " in *" EXIT "* | *" exit "* | *" SIGEXIT "* | *" 0 "*) __devenv_hold ;; esac
-}
-__devenv_hold
-"""
-
-# Other shells read nothing first, so the script is read by one that has the trap already.
-_SH = """
-__devenv_dump() { __devenv_code=$?; (umask 077; exec ENV -0 > DUMP); return $__devenv_code; }
-trap __devenv_dump EXIT
-. "$0"
-__devenv_end=$?
-__devenv_dump
-exit $__devenv_end
-"""
-
-
-def _filled(text: str, dump: str, restore: str = "") -> str:
-    env = shutil.which("env") or "/usr/bin/env"
-    return (
-        text.replace("RESTORE", restore).replace("ENV -0", f"{shlex.quote(env)} -0").replace("DUMP", shlex.quote(dump))
-    )
-
-
-def command(call: Call, file: str, folder: str, dump: str, env: dict[str, str]) -> tuple[list[str], dict[str, str]]:
-    """argv and environment of the script, so that what it exports is written to ``dump``."""
-    plain = [*call.argv, file, *call.arguments]
-    if not call.exports:
-        return plain, env
-    if shell_of(call.argv) == "bash":
-        prelude = os.path.join(folder, "prelude")
-        before = env.get("BASH_ENV", "")
-        restore = f"export BASH_ENV={shlex.quote(before)}; . {shlex.quote(before)}" if before else ""
-        if not os.path.exists(prelude):
-            _secret_file(prelude, _filled(_BASH, dump, restore).encode("utf-8", "surrogateescape"))
-        return plain, {**env, "BASH_ENV": prelude}
-    return [*call.argv, "-c", _filled(_SH, dump), file, *call.arguments], env
-
-
 # --- the run ----------------------------------------------------------------------------------------------------------
-
-
-class Screen:
-    """Where a script's output goes: all to the log, the last lines and those that match to the result."""
-
-    def __init__(self, lines: script_output.Lines, log: int, keep: int, show: str, changed: str) -> None:
-        self.lines = lines
-        self.output: list[str] = []
-        self.shown: list[str] = []
-        self.matched = False
-        self._log = log
-        self._keep = keep
-        self._show = re.compile(show) if show else None
-        self._changed = re.compile(changed) if changed else None
-        self._began = time.monotonic()
-
-    def write(self, data: bytes) -> None:
-        """Output as it comes."""
-        self._take(self.lines.feed(data))
-
-    def end(self) -> None:
-        """A program ended."""
-        self._take(self.lines.end())
-
-    def note(self, text: str) -> None:
-        """A line of ours, in the log alone."""
-        if self._log >= 0:
-            data = f"{time.monotonic() - self._began:8.2f} {text}\n".encode("utf-8", "replace")
-            os.write(self._log, data)
-
-    def _take(self, lines: list[str]) -> None:
-        for line in lines:
-            self.note(line)
-            self.matched = self.matched or (self._changed is not None and self._changed.search(line) is not None)
-            if self._show is not None and self._show.search(line):
-                self.shown.append(line)
-        if lines:
-            self.output = [*self.output, *lines][-self._keep :] if self._keep else []
 
 
 def supervised(call: Call, params: dict[str, Any], check: bool, diff: bool) -> dict[str, Any]:
@@ -434,14 +175,14 @@ def perform(
     """The whole of it, in the supervisor. Returns the module's result; a failed one has ``failed``, and ``ended`` or a
     reason of ours.
     """
-    absent = missing(call, params)
+    absent = script_call.missing(call, params)
     if absent and check:
         changed = params["changed_when"] != "never"
         return {"changed": changed, "ran": False, "msg": f"there is no {', '.join(absent)} yet"}
     try:
         if absent:
             raise Invalid(f"there is no {', '.join(absent)}")
-        if call.exports and not shell_of(call.argv):
+        if call.exports and not script_shell.kind(call.argv):
             raise Invalid(f"exports: only a shell can tell them, not {call.argv[0] if call.argv else 'a program'}")
         return _perform(call, params, folder, check, diff, control)
     except Invalid as error:
@@ -523,9 +264,9 @@ class _Run:
         self.control = control
         self.mark = os.path.basename(folder)
         self.salt = str(record.get("salt") or randomness.token_hex(16))
-        self.described = description(call, params, self.salt)
+        self.described = script_call.description(call, params, self.salt)
         self.lines = script_output.Lines(call.texts.secrets.values())
-        self.screen = Screen(self.lines, -1, 0, "", "")
+        self.screen = script_output.Screen(self.lines, -1, 0, "", "")
         self.where, self.keep = _deliver(call.texts, folder)
         self.sourced: dict[str, str] | None = None
 
@@ -540,13 +281,15 @@ class _Run:
 
     def _source(self, env: dict[str, str]) -> dict[str, str]:
         dump = os.path.join(self.folder, "sourced")
-        ended = self._program(["bash", "-c", _filled(_SOURCE, dump), "bash", *self.params["source"]], env)
-        found = _read_dump(dump)
+        ended = self._ask("source", script_shell.sourcing(self.params["source"], dump), env)
+        found = script_shell.read_dump(dump)
         if found is None or ended.code != 0:
             raise _Stop("failed", f"the files to source ended with code {ended.code}", ended)
         os.unlink(dump)
         self.lines.hide(
-            text for name, text in found.items() if script_output.looks_secret(name) and len(text) >= SHORTEST_SECRET
+            text
+            for name, text in found.items()
+            if script_output.looks_secret(name) and len(text) >= script_call.SHORTEST_SECRET
         )
         return {name: text for name, text in found.items() if name not in ("_", "SHLVL", "PWD", "OLDPWD")}
 
@@ -557,7 +300,7 @@ class _Run:
             return "creates"
         if self.params["rerun"] == "changed" and self.record.get("described") == self.described:
             return "rerun"
-        if unless and self._program(["bash", "-c", unless], self._env()).code == 0:
+        if unless and self._ask("unless", ["bash", "-c", unless], self._env()).code == 0:
             return "unless"
         return ""
 
@@ -576,8 +319,8 @@ class _Run:
             "diff": {
                 "before_header": f"{self.call.name}: the last run that succeeded",
                 "after_header": f"{self.call.name}: this run",
-                "before": self.lines.clean(shown(self.record.get("described") or {})),
-                "after": self.lines.clean(shown(self.described)),
+                "before": self.lines.clean(script_call.shown(self.record.get("described") or {})),
+                "after": self.lines.clean(script_call.shown(self.described)),
             }
         }
 
@@ -634,7 +377,9 @@ class _Run:
         try:
             before = self.screen.output
             self.screen = self._new_screen(log)
-            self.screen.note(f"{self.call.name}: {self.lines.clean(shlex.join([*self.call.argv, self.call.path or self.call.name]))}")
+            self.screen.note(
+                f"{self.call.name}: {self.lines.clean(shlex.join([*self.call.argv, self.call.path or self.call.name]))}"
+            )
             for line in before:
                 self.screen.note(line)
             try:
@@ -651,10 +396,10 @@ class _Run:
             result["msg"] = f"{result['msg']} (log: {path})"
         return {**result, "log": path}
 
-    def _new_screen(self, log: int) -> Screen:
+    def _new_screen(self, log: int) -> script_output.Screen:
         params = self.params
         pattern = params["changed_pattern"] if params["changed_when"] == "pattern" else ""
-        return Screen(self.lines, log, params["output_lines"], params["show_pattern"], pattern)
+        return script_output.Screen(self.lines, log, params["output_lines"], params["show_pattern"], pattern)
 
     def _stopped(self, stop: _Stop) -> dict[str, Any]:
         result = _failed(stop.ended, self.lines.clean(stop.message), output=self.screen.output, ran=stop.ran)
@@ -668,7 +413,7 @@ class _Run:
 
     # -- programs --
 
-    def _program(self, argv: Sequence[str], env: dict[str, str], file: str = "", ran: bool = False) -> script_run.Ended:
+    def _program(self, argv: Sequence[str], env: dict[str, str], ran: bool = False) -> script_run.Ended:
         try:
             ended = self.control.run(
                 argv,
@@ -686,72 +431,86 @@ class _Run:
         except OSError as error:
             raise _Stop("failed", f"{argv[0]} cannot be started: {error.strerror}") from None
         self.screen.end()
+        return ended
+
+    def _ask(self, what: str, argv: Sequence[str], env: dict[str, str]) -> script_run.Ended:
+        """Run a program that is not the script itself."""
+        ended = self._program(argv, env)
         if ended.timed_out:
-            what = file or argv[0]
-            raise _Stop("timeout", f"{what} did not end in {self.params['timeout']:g} s and was ended", ended, ran)
+            raise _Stop("timeout", f"{what} did not end in {self.params['timeout']:g} s and was ended", ended)
         return ended
 
     def _attempts(self, call: Call) -> dict[str, Any]:
-        """Run the script until it ends otherwise than with a code to try again. Raises _Stop."""
+        """Run the script, again after the codes for that. Raises _Stop unless it ended well."""
         params = self.params
         file = call.path
         if call.content:
             file = os.path.join(self.folder, call.name)
             _secret_file(file, call.content)
-        dump = os.path.join(self.folder, "exported")
-        argv, env = command(call, file, self.folder, dump, self._env())
-        good = set(params["ok_codes"]) | (set(params["changed_codes"]) if params["changed_when"] == "code" else set())
-        attempts = 0
+        dump = os.path.join(self.folder, "exported") if call.exports else ""
+        argv, env = script_shell.run(call.argv, file, call.arguments, self._env(), self.folder, dump)
         began = time.monotonic()
-        while True:
-            attempts += 1
-            for number in self.keep:
-                os.lseek(number, 0, os.SEEK_SET)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(dump)
-            self.screen.matched = False
-            try:
-                ended = self._program(argv, env, call.path or call.name, ran=True)
-            except _Stop as stop:
-                again = stop.ended == "timeout" and script_run.TIMED_OUT in params["retry_codes"]
-                if not again or attempts > params["retries"]:
-                    raise
-                ended = script_run.Ended(script_run.TIMED_OUT, 0, True, stop.left)
-            if ended.code in good or ended.code not in params["retry_codes"] or attempts > params["retries"]:
-                break
+        attempts = 1
+        ended = self._attempt(argv, env, dump)
+        while ended.code in params["retry_codes"] and not self._good(ended.code) and attempts <= params["retries"]:
             self.screen.note(f"attempt {attempts} ended with code {ended.code}; again in {params['retry_delay']:g} s")
             try:
                 self.control.wait(params["retry_delay"])
             except script_run.Interrupted:
                 raise _Stop("interrupted", f"{call.name} was interrupted between attempts", ran=True) from None
-        result = {"rc": ended.code, "attempts": attempts, "seconds": round(time.monotonic() - began, 3)}
-        if ended.code not in good:
-            last = next((line.strip() for line in reversed(self.screen.output) if line.strip()), "")
-            message = f"{call.path or call.name} ended with code {ended.code}{last and f': {last[:200]}'}"
-            raise _Stop("failed", message, ended, ran=True)
-        changed = {
-            "always": True,
-            "never": False,
-            "code": ended.code in params["changed_codes"],
-            "pattern": self.screen.matched,
-        }[params["changed_when"]]
-        facts = _facts(self._read_exports(call, dump))
-        told = {"output": self.screen.output, "shown": self.screen.shown}
+            attempts += 1
+            ended = self._attempt(argv, env, dump)
+        self._judge(ended)
         return {
-            "changed": changed,
+            "changed": self._changed(ended.code),
             "ran": True,
             "ended": "done",
             "msg": f"code {ended.code}",
-            **result,
-            **told,
-            **facts,
+            "rc": ended.code,
+            "attempts": attempts,
+            "seconds": round(time.monotonic() - began, 3),
+            "output": self.screen.output,
+            "shown": self.screen.shown,
+            **_facts(self._read_exports(call, dump)),
         }
+
+    def _attempt(self, argv: Sequence[str], env: dict[str, str], dump: str) -> script_run.Ended:
+        for number in self.keep:
+            os.lseek(number, 0, os.SEEK_SET)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(dump)
+        self.screen.matched = False
+        return self._program(argv, env, ran=True)
+
+    def _good(self, code: int) -> bool:
+        more = self.params["changed_codes"] if self.params["changed_when"] == "code" else []
+        return code in self.params["ok_codes"] or code in more
+
+    def _judge(self, ended: script_run.Ended) -> None:
+        """Raise _Stop for an end that is none of the good ones."""
+        what = self.call.path or self.call.name
+        if ended.timed_out:
+            message = f"{what} did not end in {self.params['timeout']:g} s and was ended"
+            raise _Stop("timeout", message, ended, ran=True)
+        if not self._good(ended.code):
+            last = next((line.strip() for line in reversed(self.screen.output) if line.strip()), "")
+            message = f"{what} ended with code {ended.code}{last and f': {last[:200]}'}"
+            raise _Stop("failed", message, ended, ran=True)
+
+    def _changed(self, code: int) -> bool:
+        rules = {
+            "always": True,
+            "never": False,
+            "code": code in self.params["changed_codes"],
+            "pattern": self.screen.matched,
+        }
+        return rules[self.params["changed_when"]]
 
     def _read_exports(self, call: Call, dump: str) -> dict[str, Any]:
         """The facts of what the script exported. Raises _Stop."""
         if not call.exports:
             return {}
-        found = _read_dump(dump)
+        found = script_shell.read_dump(dump)
         if found is None:
             message = f"{call.name} did not come to its end in its own shell, so what it exported is unknown"
             raise _Stop("failed", message, ran=True)
@@ -762,7 +521,7 @@ class _Run:
         for one in call.exports:
             if one.name in found:
                 text = found[one.name].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-                if _holds(text, call.texts.secrets):
+                if script_call.holds(text, call.texts.secrets):
                     message = f"{one.name} holds a secret, and cannot become a fact, which -vvv prints"
                     raise _Stop("failed", message, ran=True)
                 try:

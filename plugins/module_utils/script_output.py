@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shlex
+import time
 from collections.abc import Iterable
 from urllib.parse import quote
 
@@ -112,3 +114,41 @@ class Lines:
             self._key_lines = _KEY_LINES
             return [self.clean(_BEGIN.split(text)[0] + "[private key redacted]")]
         return [self.clean(text)]
+
+
+class Screen:
+    """Where a script's output goes: all to the log, the last lines and those that match to the result."""
+
+    def __init__(self, lines: Lines, log: int, keep: int, show: str, changed: str) -> None:
+        self.lines = lines
+        self.output: list[str] = []
+        self.shown: list[str] = []
+        self.matched = False
+        self._log = log
+        self._keep = keep
+        self._show = re.compile(show) if show else None
+        self._changed = re.compile(changed) if changed else None
+        self._began = time.monotonic()
+
+    def write(self, data: bytes) -> None:
+        """Output as it comes."""
+        self._take(self.lines.feed(data))
+
+    def end(self) -> None:
+        """A program ended."""
+        self._take(self.lines.end())
+
+    def note(self, text: str) -> None:
+        """A line of ours, in the log alone."""
+        if self._log >= 0:
+            data = f"{time.monotonic() - self._began:8.2f} {text}\n".encode("utf-8", "replace")
+            os.write(self._log, data)
+
+    def _take(self, lines: list[str]) -> None:
+        for line in lines:
+            self.note(line)
+            self.matched = self.matched or (self._changed is not None and self._changed.search(line) is not None)
+            if self._show is not None and self._show.search(line):
+                self.shown.append(line)
+        if lines:
+            self.output = [*self.output, *lines][-self._keep :] if self._keep else []

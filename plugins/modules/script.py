@@ -267,7 +267,7 @@ left:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.devenv.lab.plugins.module_utils import script, script_run
+from ansible_collections.devenv.lab.plugins.module_utils import script, script_call, script_run
 from ansible_collections.devenv.lab.plugins.module_utils.script_values import Invalid
 
 ARGUMENTS: dict[str, Any] = {
@@ -311,7 +311,7 @@ def main() -> None:
     params: dict[str, Any] = {key: "" if value is None else value for key, value in module.params.items()}
     check, diff = module.check_mode, module._diff
     try:
-        call = script.prepare(params)
+        call = script_call.prepare(params)
         result = script.supervised(call, params, check, diff)
     except Invalid as error:
         module.fail_json(msg=str(error), devenv_reason="script_invalid")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.module_utils import script, script_run
+from ansible_collections.devenv.lab.plugins.module_utils import script, script_call, script_run
 from ansible_collections.devenv.lab.plugins.module_utils.script_values import Invalid
 from ansible_collections.devenv.lab.plugins.modules.script import ARGUMENTS
 
@@ -33,7 +33,7 @@ def parameters(given: dict[str, Any]) -> dict[str, Any]:
 def module(params: dict[str, Any], check: bool, diff: bool) -> dict[str, Any]:
     """What the module does between its arguments and its result."""
     try:
-        call = script.prepare(params)
+        call = script_call.prepare(params)
     except Invalid as error:
         return {"failed": True, "msg": str(error), "devenv_reason": "script_invalid"}
     try:
@@ -675,7 +675,7 @@ def test_what_is_not_there_is_named(run: Run, tmp_path: Path, parameter: str) ->
 def test_what_does_not_fit_is_refused(given: dict[str, Any], words: str) -> None:
     params = parameters({"name": "it", **({} if {"path", "content"} & set(given) else {"path": "/bin/true"}), **given})
     with pytest.raises(Invalid, match=words):
-        script.prepare(params)
+        script_call.prepare(params)
 
 
 # -- interruption --
@@ -766,10 +766,10 @@ def test_who_reads_the_result_is_gone(tmp_path: Path) -> None:
     program.write_text(
         "import sys\n"
         f"sys.path[:0] = {[str(ROOT / 'collections')]!r}\n"
-        "from ansible_collections.devenv.lab.plugins.module_utils import script\n"
+        "from ansible_collections.devenv.lab.plugins.module_utils import script, script_call\n"
         "import json\n"
         "params = json.loads(sys.argv[1])\n"
-        "script.supervised(script.prepare(params), params, False, False)\n"
+        "script.supervised(script_call.prepare(params), params, False, False)\n"
     )
     file = tmp_path / "long.sh"
     file.write_text(STUBBORN.replace("PIDS", str(tmp_path / "pids")))
