@@ -111,6 +111,8 @@ def _runtime() -> str:
 
 
 def _secret_file(path: str, data: bytes) -> None:
+    # In a folder of its own: names are the user's, and others stand beside it.
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
         stream.write(data)
 
@@ -122,7 +124,7 @@ def _deliver(texts: script_values.Texts, folder: str) -> tuple[dict[str, str], l
         if texts.ways[name] == "env":
             found[name] = text
             continue
-        path = os.path.join(folder, name)
+        path = os.path.join(folder, "secrets", name)
         _secret_file(path, text.encode("utf-8", "surrogateescape"))
         found[name] = path
         if texts.ways[name] == "fd":
@@ -407,7 +409,7 @@ class _Run:
         if stop.left:
             result["left"] = stop.left
             result["msg"] += f"; could not be ended: {', '.join(stop.left)}"
-        if stop.code is not None:
+        if stop.code is not None and stop.ended != "interrupted":
             result["rc"] = stop.code
         return result
 
@@ -445,7 +447,7 @@ class _Run:
         params = self.params
         file = call.path
         if call.content:
-            file = os.path.join(self.folder, call.name)
+            file = os.path.join(self.folder, "script", call.name)
             _secret_file(file, call.content)
         dump = os.path.join(self.folder, "exported") if call.exports else ""
         argv, env = script_shell.run(call.argv, file, call.arguments, self._env(), self.folder, dump)

@@ -203,6 +203,15 @@ def test_a_secret_is_in_a_private_file_or_none(run: Run, way: str) -> None:
     assert ("S" in lines[5:]) == (way == "file")
 
 
+def test_names_of_secrets_do_not_meet_others(run: Run) -> None:
+    names = ["exported", "prelude", "script", "secrets", "it"]
+    given = {"variables": dict.fromkeys(names, "secret"), "secrets": dict.fromkeys(names, SECRET)}
+    text = 'for file in "$exported" "$prelude" "$script" "$secrets" "$it"; do wc -c < "$file"; done; export A=1'
+    result = run(content=text, name="it", exports={"A": "int"}, **given)
+    assert out(result) == [str(len(SECRET))] * 5
+    assert result["exported"] == {"a": 1}
+
+
 def test_a_secret_by_env(run: Run) -> None:
     result = run('echo "${#S}"', variables={"S": {"type": "secret", "by": "env"}}, secrets={"S": SECRET})
     assert out(result) == [str(len(SECRET))]
