@@ -207,7 +207,7 @@ def test_the_profile_as_variables() -> None:
     assert found["DEVENV_FAMILIES"] == "ipv4 ipv6"
     assert found["DEVENV_NODES"] == "master-0 worker-0 worker-1"
     assert (found["DEVENV_CONTROL_PLANE"], found["DEVENV_WORKERS"]) == ("master-0", "worker-0 worker-1")
-    assert len(found["DEVENV_POD_NETWORKS"].split()) == len(found["DEVENV_SERVICE_NETWORKS"].split()) == 2
+    assert len(found["DEVENV_POD_SUBNETS"].split()) == len(found["DEVENV_SERVICE_SUBNETS"].split()) == 2
     assert json.loads(found["DEVENV_NODE_LABELS"])["worker-0"] == {"pipe": "true"}
 
 
