@@ -209,7 +209,8 @@ def test_a_dead_node_is_a_line_of_the_index(user: Typed, made: str, tmp_path: Pa
 
 def test_an_up_that_fails_gathers_and_keeps_its_code(user: Typed, made: str, tmp_path: Path) -> None:
     user.kubectl(made, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
-    words = ("up", "--name", made, "--timeout", "20s", "--artifacts", str(tmp_path))
+    # More than a run with nothing to do takes beside other tests.
+    words = ("up", "--name", made, "--timeout", "50s", "--artifacts", str(tmp_path))
     try:
         failed = user.devenv(*words, code=8)
         plain = user.devenv(*words, "--no-gather", code=8)

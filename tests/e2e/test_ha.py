@@ -175,6 +175,8 @@ def _started(cluster: str, node: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
+# test_life.py does so at every change; this one looks closer.
+@pytest.mark.nightly
 def test_one_master_becomes_three(user: Typed, environment: str, tmp_path: Path) -> None:
     profile = tmp_path / "grow.yml"
     profile.write_text("extends: aio\n")
