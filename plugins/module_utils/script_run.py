@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from ansible_collections.devenv.lab.plugins.module_utils import observe
 
@@ -191,8 +191,7 @@ class Control:
             start_new_session=True,
         )
         started(child.pid)
-        assert child.stdout is not None
-        pump = _Pump(child.stdout.fileno(), write)
+        pump = _Pump(cast(IO[bytes], child.stdout).fileno(), write)
         deadline = began + timeout if timeout > 0 else float("inf")
         left: list[str] = []
         timed_out = interrupted = False

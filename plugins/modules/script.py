@@ -183,10 +183,10 @@ options:
     choices: [end, finish]
 attributes:
   check_mode:
-    description: Looks at the guards, and says whether the script would run. It cannot know whether a script would
-      change something, so one that would run counts as changed unless O(changed_when=never), or O(check_arguments) let
-      it tell.
+    description: Looks at the guards, and says whether the script would run.
     support: partial
+    details: Nobody can know whether a script would change something, so one that would run counts as changed unless
+      O(changed_when=never), or O(check_arguments) let it tell.
   diff_mode:
     description: Shows in what this run differs from the last one that succeeded (values of secrets as digests). What
       the script changes is not known.
