@@ -156,6 +156,7 @@ SCENARIOS = (
     "cluster_addons",
     "validate",
     "gather",
+    "script",
 )
 
 # After a failure in one of these the rest costs much and tells little.

@@ -10,7 +10,6 @@ kubeadm's own account: https://kubernetes.io/docs/tasks/administer-cluster/kubea
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import re
@@ -34,18 +33,6 @@ DNS_PATIENCE = 60.0  # seconds for pods of CoreDNS to be back before the next no
 _REASON = "kubernetes_upgrade"
 
 
-def digest(path: str) -> str:
-    """sha256 (hex) of a file, "" when it is not there."""
-    found = hashlib.sha256()
-    try:
-        with open(path, "rb") as stream:
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                found.update(block)
-    except FileNotFoundError:
-        return ""
-    return found.hexdigest()
-
-
 def install(wanted: Mapping[str, str], folder: str = PROGRAMS, stage: str = STAGE) -> list[str]:
     """Put programs (name to sha256) in their place, each at once; return the names of those that were others. Raises
     `kubeadm.Failed` when one did not come.
@@ -53,9 +40,9 @@ def install(wanted: Mapping[str, str], folder: str = PROGRAMS, stage: str = STAG
     put = []
     for name, checksum in wanted.items():
         target, source = os.path.join(folder, name), os.path.join(stage, name)
-        if digest(target) == checksum:
+        if observe.digest(target) == checksum:
             continue
-        if digest(source) != checksum:
+        if observe.digest(source) != checksum:
             raise kubeadm.Failed("upgrade_delivery", f"the program {name} of the new version is not on the node")
         shutil.copyfile(source, target + ".part")
         os.chmod(target + ".part", 0o755)
@@ -274,7 +261,7 @@ def programs(params: dict[str, Any], only_check: bool = False) -> dict[str, Any]
     """Replace the node's programs and start anew what runs an older one. Raises `kubeadm.Failed`."""
     wanted = params["programs"]
     if only_check:
-        return {"changed": wanted != {name: digest(os.path.join(PROGRAMS, name)) for name in wanted}}
+        return {"changed": wanted != {name: observe.digest(os.path.join(PROGRAMS, name)) for name in wanted}}
     put = install(wanted)
     units = []
     if is_old("containerd"):

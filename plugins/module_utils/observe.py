@@ -46,6 +46,18 @@ def read_text(path: str) -> str:
         return ""
 
 
+def digest(path: str) -> str:
+    """sha256 (hex) of a file, "" when it is not there."""
+    found = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                found.update(block)
+    except FileNotFoundError:
+        return ""
+    return found.hexdigest()
+
+
 def read_json(path: str) -> dict[str, Any]:
     """A JSON object from a file, {} when it is absent or broken (a broken record is as good as none)."""
     try:

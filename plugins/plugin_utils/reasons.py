@@ -905,6 +905,19 @@ CATALOGUE = _table(
         "The archive could not be written.",
         "Look at the place named above: free space, owner; or name another with --output.",
     ),
+    # scripts and env files (2)
+    Reason(
+        "env_file_invalid",
+        2,
+        "These variables cannot be written as an env file of this format.",
+        "The message names the variable; docs/scripts.md says what each format can hold.",
+    ),
+    Reason(
+        "script_invalid",
+        2,
+        "What was given for a script does not fit together; it was not started.",
+        "The message names the parameter, the variable or the file; docs/scripts.md shows how it is meant.",
+    ),
     # the command
     Reason(
         "time_over",

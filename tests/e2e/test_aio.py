@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -115,6 +116,43 @@ def test_plain_ansible_sees_the_same_as_the_command(user: Typed, aio: str) -> No
     )  # fmt: skip
     address = json.loads(plain.stdout)["_meta"]["hostvars"]["master-0"]["ansible_host"]
     assert address == listed["all"]["hosts"]["master-0"]["ansible_host"]
+
+
+LONG = """#!/bin/bash
+trap '' TERM HUP INT
+(setsid sh -c 'trap "" TERM HUP; echo $$ >> /run/PIDS; for n in $(seq 900); do sleep 0.1; done' &)
+echo $$ >> /run/PIDS
+for n in $(seq 900); do sleep 0.1; done
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_script_on_a_node_ends_when_ansible_is_killed(
+    user: Typed, aio: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    container, pids = f"{aio}-master-0", f"pids-{number}"
+    (tmp_path / "long.sh").write_text(LONG.replace("PIDS", pids))
+    given = {"script_src": str(tmp_path / "long.sh"), "script_grace": 1, "script_state": "/run/scripts"}
+    role = {"name": "Run it", "ansible.builtin.import_role": {"name": "devenv.lab.script"}, "vars": given}
+    (tmp_path / "long.yml").write_text(yaml.safe_dump([{"hosts": "nodes", "gather_facts": False, "tasks": [role]}]))
+    inventory = user.home / "environments" / aio / "inventory.yml"
+    child = user.start("ansible-playbook", "-i", str(inventory), str(tmp_path / "long.yml"))
+    found: list[str] = []
+    deadline = time.monotonic() + 60
+    while len(found) < 2:
+        assert time.monotonic() < deadline, child.communicate()
+        time.sleep(0.2)
+        found = inside(container, "sh", "-c", f"cat /run/{pids} 2>/dev/null || :").split()
+    assert inside(container, "ps", "-o", "pid=", "-p", ",".join(found)).split() == sorted(found, key=int)
+    child.send_signal(number)
+    child.communicate(timeout=30)
+    deadline = time.monotonic() + 30
+    left = "all"
+    look = f"ps -o pid= -p {','.join(found)}; find /run /dev/shm -maxdepth 1 -name 'devenv-script-*'"
+    while left:
+        assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(0.2)
+        left = inside(container, "sh", "-c", f"{look} || :").strip()
 
 
 def test_ssh_exec_env_and_kubeconfig(user: Typed, aio: str, tmp_path: Path) -> None:

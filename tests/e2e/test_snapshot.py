@@ -59,7 +59,12 @@ spec:
         - name: web
           image: example.test/shop:1
           imagePullPolicy: Never
-          args: [sh, -c, "test -s /data/index.html || cat /proc/sys/kernel/random/uuid >/data/index.html; exec httpd -f -p 8080 -h /data"]
+          args:
+            - sh
+            - -c
+            - |
+              test -s /data/index.html || cat /proc/sys/kernel/random/uuid >/data/index.html
+              exec httpd -f -p 8080 -h /data
           securityContext: {runAsUser: 0}
           readinessProbe: {httpGet: {path: /index.html, port: 8080}, periodSeconds: 1}
           volumeMounts: [{name: data, mountPath: /data}]

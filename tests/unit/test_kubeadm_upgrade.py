@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,10 @@ def test_a_process_whose_file_was_replaced_is_old(tmp_path: Path) -> None:
     program.chmod(0o755)
     child = subprocess.Popen([str(program), "60"])
     try:
+        # The kernel gives it its name a moment after Popen knows that it runs.
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{child.pid}/comm").read_text() != "sleeper\n" and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert kubeadm_upgrade.is_old("sleeper") is False
         (tmp_path / "new").write_bytes(program.read_bytes())
         os.replace(tmp_path / "new", program)

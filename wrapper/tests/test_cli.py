@@ -734,6 +734,49 @@ def test_profile_env(devenv: Devenv) -> None:
     assert "export DEVENV_PROFILE=master-2pipe-ipv4-static\n" in out
 
 
+def test_profile_env_takes_changes_and_further_variables(devenv: Devenv, tmp_path: Path) -> None:
+    more = tmp_path / "more.yml"
+    more.write_text("TESTS: [a, b]\nSUITE: other\n")
+    arguments = ("--set", "kubernetes.version=1.35.4", "-e", f"@{more}", "-e", "SUITE='smoke it'", "-e", "{N: 3}")
+    variables = json.loads(devenv("profile", "env", "aio", *arguments, "--json")[1])
+    assert variables["DEVENV_KUBERNETES_VERSION"] == "1.35.4"
+    assert (variables["SUITE"], variables["N"], variables["TESTS"]) == ("smoke it", "3", '["a","b"]')
+    assert "SUITE='smoke it'\n" in devenv("profile", "env", "aio", *arguments, "--format", "dotenv")[1]
+
+
+@pytest.mark.parametrize(
+    ("form", "line"),
+    [
+        ("shell", "export DEVENV_PROFILE=aio-ipv4-static"),
+        ("dotenv", "DEVENV_PROFILE=aio-ipv4-static"),
+        ("github", "DEVENV_PROFILE=aio-ipv4-static"),
+        ("prow", '  DEVENV_PROFILE: "aio-ipv4-static"'),
+        ("json", '  "DEVENV_PROFILE": "aio-ipv4-static",'),
+    ],
+)
+def test_profile_env_formats(devenv: Devenv, form: str, line: str) -> None:
+    code, out, err = devenv("profile", "env", "aio", "--format", form)
+    assert (code, err) == (0, "")
+    assert line in out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--format", "csh"), "shell, dotenv, github, prow, json"),
+        (("--format", "shell", "--json"), "--json and --format shell"),
+        (("-e", "what"), "-e what"),
+        (("-e", "@nowhere.yml"), "no such file"),
+        (("-e", '{"a-b": 1}'), "a-b"),
+        (("-e", "GITHUB_SHA=1", "--format", "github"), "GITHUB_SHA"),
+    ],
+)
+def test_profile_env_refuses(devenv: Devenv, arguments: tuple[str, ...], words: str) -> None:
+    code, out, err = devenv("profile", "env", "aio", *arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+
+
 def test_a_broken_profile_is_told_by_file_and_line(devenv: Devenv, tmp_path: Path) -> None:
     path = tmp_path / "mine.yml"
     path.write_text("extends: aio\nkubernetes:\n  verson: 1\n")

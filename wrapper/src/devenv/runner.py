@@ -159,6 +159,17 @@ def extra_vars(value: str) -> Mapping[str, Any] | Path:
     return {key: item for key, _, item in pairs}
 
 
+def extra_vars_read(value: str) -> Mapping[str, Any]:
+    """As `extra_vars`, with a file's content in place of its path. Raises UsageError."""
+    found = extra_vars(value)
+    if not isinstance(found, Path):
+        return found
+    try:
+        return _mapping(found.read_text(), value)
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.UsageError(f"cannot be read: {error}", where=f"-e {value}") from None
+
+
 def _mapping(text: str, shown: str) -> Mapping[str, Any]:
     import yaml
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils import env_file, paths
 
 from devenv import errors
 
@@ -87,7 +87,7 @@ def _programs(folder: Path) -> Path | None:
 
 def exports(found: Mapping[str, str]) -> str:
     """Lines for ``eval`` in any POSIX shell."""
-    return "".join(f"export {key}={shlex.quote(value)}\n" for key, value in found.items())
+    return env_file.render(found, "shell")
 
 
 def ssh_command(name: str, node: str | None, command: Sequence[str] = (), options: Sequence[str] = ()) -> list[str]:
@@ -113,19 +113,3 @@ def ssh_command(name: str, node: str | None, command: Sequence[str] = (), option
     arguments += [*options, f"{host.get('ansible_user', 'root')}@{host['ansible_host']}"]
     words = list(command)
     return [*arguments, *(["--", words[0] if len(words) == 1 else shlex.join(words)] if words else [])]
-
-
-def profile_variables(resolved: Mapping[str, Any]) -> dict[str, str]:
-    """A resolved profile as variables (`devenv profile env`)."""
-    nodes = resolved["nodes"]
-    keys = ("topology", "stack", "addressing", "provider")
-    return {
-        "DEVENV_PROFILE": str(resolved["profile"]),
-        **{f"DEVENV_{key.upper()}": str(resolved[key]) for key in keys},
-        "DEVENV_FAMILIES": " ".join(resolved["families"]),
-        "DEVENV_ENGINE": str(resolved["kubernetes"]["engine"]),
-        "DEVENV_KUBERNETES_VERSION": str(resolved["kubernetes"]["version"]),
-        "DEVENV_NODES": " ".join(node["name"] for node in nodes),
-        "DEVENV_CONTROL_PLANE": " ".join(node["name"] for node in nodes if node["group"] == "control_plane"),
-        "DEVENV_WORKERS": " ".join(node["name"] for node in nodes if node["group"] == "workers"),
-    }

@@ -23,6 +23,16 @@ Other = Annotated[
     ),
 ]
 
+Further = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--extra-vars", "-e", metavar="VARS", help="Further variables: key=value, @file, or YAML/JSON. May be repeated."
+    ),
+]
+Form = Annotated[
+    str | None, typer.Option("--format", metavar="FORMAT", help="shell (the default), dotenv, github, prow or json.")
+]
+
 
 @app.command("list")
 def list_(as_json: given.Json = False, form: given.Format = None) -> None:
@@ -86,11 +96,26 @@ def validate(profile: Wanted, changes: given.Set = None) -> None:
 
 
 @app.command()
-def env(profile: Wanted, changes: given.Set = None, as_json: given.Json = False) -> None:
-    """Print a profile's values as variables for a shell."""
-    from devenv import shell
+def env(
+    profile: Wanted,
+    changes: given.Set = None,
+    extra_vars: Further = None,
+    as_json: given.Json = False,
+    form: Form = None,
+) -> None:
+    """Print a profile's values as an env file: for a shell, a .env file, GitHub Actions or an OpenShift CI job."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils import env_file
 
-    output.document("json" if as_json else "text", shell.profile_variables(_resolved(profile, changes)), shell.exports)
+    from devenv import runner
+
+    wanted = given.form(as_json, form, (*env_file.FORMATS, output.JSON), "shell")
+    variables: dict[str, Any] = dict(env_file.of_profile(_resolved(profile, changes)))
+    for value in extra_vars or []:
+        variables.update(runner.extra_vars_read(value))
+    if wanted == output.JSON:
+        output.data(output.to_text(env_file.checked(variables), output.JSON))
+    else:
+        output.data(env_file.render(variables, wanted))
 
 
 def _resolved(wanted: str, changes: list[str] | None) -> dict[str, Any]:

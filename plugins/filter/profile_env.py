@@ -1,0 +1,67 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A profile as variables."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: profile_env
+short_description: Variables of a profile
+version_added: 0.1.0
+author:
+  - devenv maintainers (@devenv)
+description:
+  - The same variables that C(devenv profile env) prints.
+requirements:
+  - jsonschema
+positional: overrides
+options:
+  _input:
+    description: Name or file of a profile, or a resolved one.
+    type: raw
+    required: true
+  overrides:
+    description: Keys of the profile by dotted path, as C(devenv_overrides). Only with a name or a file.
+    type: dict
+    default: {}
+"""
+
+EXAMPLES = r"""
+- name: Write the profile as an env file
+  ansible.builtin.copy:
+    content: "{{ 'ha' | devenv.lab.profile_env({'nodes.worker-0.memory': '4GiB'}) | devenv.lab.env_file('dotenv') }}"
+    dest: /srv/product/.env
+    mode: "0644"
+"""
+
+RETURN = r"""
+_value:
+  description: Texts by the name of the variable.
+  type: dict
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.devenv.lab.plugins.plugin_utils import env_file, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+
+
+def _profile_env(wanted: Any, overrides: Mapping[str, Any] | None = None) -> dict[str, str]:
+    try:
+        resolved = wanted if isinstance(wanted, Mapping) else profile.resolve(str(wanted), overrides=overrides or {})
+        return env_file.of_profile(resolved)
+    except DevenvError as error:
+        raise AnsibleFilterError(f"{error} [{error.reason.id}]") from None
+    except KeyError as error:
+        raise AnsibleFilterError(f"this is no resolved profile: it has no {error}") from None
+
+
+class FilterModule:
+    """The filter ``devenv.lab.profile_env``."""
+
+    def filters(self) -> dict[str, Callable[..., dict[str, str]]]:
+        return {"profile_env": _profile_env}

@@ -1,0 +1,363 @@
+"""The role script under real ansible-playbook runs on this machine: secrets, interruption, check mode, docs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.devenv.lab.plugins.module_utils import script_run
+
+CHECKOUT = Path(__file__).parents[2]
+# In two parts: no file that a search finds has them in one.
+SECRETS = {way: f"hidden-{way}-" + "8d1f0c2a" for way in ("file", "fd", "env")}
+
+
+@dataclass
+class Lab:
+    """A folder for playbooks, and the runs that were started in it."""
+
+    path: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start(self, tasks: Any, *more: str, vars: dict[str, Any] | None = None) -> subprocess.Popen[str]:
+        play = {
+            "hosts": "localhost",
+            "gather_facts": False,
+            "vars": {
+                "ansible_connection": "local",
+                "ansible_python_interpreter": sys.executable,
+                "script_state": str(self.path / "state"),
+                "script_grace": 0.5,
+                **(vars or {}),
+            },
+            "tasks": tasks,
+        }
+        playbook = self.path / f"playbook{len(self.started)}.yml"
+        playbook.write_text(yaml.safe_dump([play], sort_keys=False))
+        env = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("DEVENV_", "ANSIBLE_", "ARTIFACT", "PYTHONUNBUFFERED"))
+        }
+        child = subprocess.Popen(
+            [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", str(playbook), *more],
+            env={**env, "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "DEVENV_HOME": str(self.path / "home")},
+            cwd=self.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(child)
+        return child
+
+    def run(self, tasks: Any, *more: str, code: int = 0, vars: dict[str, Any] | None = None) -> str:
+        child = self.start(tasks, *more, vars=vars)
+        out = child.communicate(timeout=120)[0]
+        assert child.returncode == code, out[-6000:]
+        return out
+
+    def script(self, text: str, name: str = "install.sh") -> str:
+        path = self.path / name
+        path.write_text(text)
+        path.chmod(0o755)
+        return str(path)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    found = Lab(tmp_path)
+    yield found
+    for child in found.started:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+def role(**given: Any) -> dict[str, Any]:
+    return {
+        "name": "Run it",
+        "ansible.builtin.include_role": {"name": "devenv.lab.script"},
+        "vars": {f"script_{name}": value for name, value in given.items()},
+    }
+
+
+def check(*conditions: str) -> dict[str, Any]:
+    return {"name": "See", "ansible.builtin.assert": {"that": list(conditions)}}
+
+
+def recap(out: str) -> dict[str, int]:
+    line = next(line for line in reversed(out.splitlines()) if line.startswith("localhost "))
+    return {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", line)}
+
+
+class Watch:
+    """Looks at the command lines of all processes, again and again."""
+
+    def __init__(self, *words: str) -> None:
+        self._words = [word.encode() for word in words]
+        self._over = threading.Event()
+        self.looks = 0
+        self.found: list[bytes] = []
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *ignored: Any) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.01):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    line = path.read_bytes()
+                except OSError:
+                    continue
+                self.found += [line for word in self._words if word in line]
+            self.looks += 1
+
+
+LOOK = """#!/bin/bash
+set -x
+file=$(cat "$BY_FILE"); fd=$(cat "$BY_FD")
+echo "file: $file"; echo "fd: $fd"; echo "env: $BY_ENV"
+echo "$file" | base64
+sleep 0.5
+export LENGTHS="${#file} ${#fd} ${#BY_ENV}"
+"""
+
+
+def test_secrets_stand_nowhere(lab: Lab) -> None:
+    given = {
+        "path": lab.script(LOOK),
+        "variables": {
+            "BY_FILE": "secret",
+            "BY_FD": {"type": "secret", "by": "fd"},
+            "BY_ENV": {"type": "secret", "by": "env"},
+            "URL": "str",
+        },
+        "values": {"URL": "https://user:{{ hidden_file }}@host/"},
+        "secrets": {f"BY_{way.upper()}": f"{{{{ hidden_{way} }}}}" for way in SECRETS},
+        "exports": {"LENGTHS": "list"},
+        "show_pattern": "^(file|fd|env): ",
+    }
+    secrets = lab.path / "secrets.yml"
+    secrets.write_text(yaml.safe_dump({f"hidden_{way}": value for way, value in SECRETS.items()}))
+    tasks = [
+        role(**given),
+        {"name": "Show all", "ansible.builtin.debug": {"var": "script_result"}},
+        {"name": "Show facts", "ansible.builtin.debug": {"var": "ansible_facts"}},
+        check(f"lengths == {[str(len(value)) for value in SECRETS.values()]}"),
+        {
+            "name": "Fail",
+            "block": [role(**{**given, "path": lab.script(LOOK + "exit 9\n", "fails.sh")})],
+            "rescue": [check("script_result.rc == 9")],
+        },
+    ]
+    with Watch(*SECRETS.values()) as watch:
+        out = lab.run(tasks, "-vvvv", "--diff", "-e", f"@{secrets}")
+    assert watch.looks > 20
+    assert watch.found == []
+    secrets.unlink()
+    assert "progress: file: [secret redacted]" in out
+    assert "progress: env: [secret redacted]" in out
+    kept = out + "".join(path.read_text() for path in lab.path.rglob("*") if path.is_file())
+    assert "[secret redacted]" in kept
+    assert [value for value in SECRETS.values() if value in kept] == []
+    assert "aGlkZGVuLWZpbGUt" not in kept
+
+
+def test_what_is_refused_has_a_reason_and_tells_no_secret(lab: Lab) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"secrets": "hidden-words"},
+        {"secrets": {"S": "hidden-words"}, "timeout": "soon"},
+        {"secrets": {"TYPO": "hidden-words"}},
+        {"secrets": {"S": "hidden-words"}, "arguments": ["--token=hidden-words"]},
+    ]
+    tasks = [
+        {
+            "name": "Try",
+            "block": [role(path="/bin/true", variables={"S": "secret"}, **given)],
+            "rescue": [check("true")],
+        }
+        for given in wrong
+    ]
+    out = lab.run(tasks, "-vvv")
+    assert recap(out)["rescued"] == len(wrong)
+    assert "argument 'script_timeout'" in out
+    assert "argument 'script_secrets'" in out
+    assert "TYPO is not declared" in out
+    assert out.count('"devenv_reason": "script_invalid"') == 2
+    # The playbook's own lines, which Ansible shows where a task failed, have it.
+    told = [line for line in out.splitlines() if "hidden-words" in line and not re.match(r"\d+ ", line)]
+    assert told == []
+
+
+def test_a_script_of_the_controller(lab: Lab) -> None:
+    (lab.path / "files").mkdir()
+    (lab.path / "files" / "mine.sh").write_text('echo "${0##*/} $1"\n')
+    password = lab.path / "vault-password"
+    password.write_text("vault-words\n")
+    vault = Path(sys.executable).with_name("ansible-vault")
+    encrypt = [vault, "encrypt", "--vault-password-file", password, lab.path / "files" / "mine.sh"]
+    subprocess.run(encrypt, check=True, capture_output=True)
+    tasks = [
+        role(src="mine.sh", arguments=["x"]),
+        check("script_result.output == ['mine.sh x']", "'/mine.sh/' in script_result.log"),
+        role(src="nowhere.sh"),
+    ]
+    out = lab.run(tasks, "--vault-password-file", str(password), code=2)
+    assert "src: " in out
+    assert "nowhere.sh" in out.split("src: ", 1)[1]
+
+
+def test_twice_and_in_check_mode(lab: Lab) -> None:
+    given = {
+        "path": lab.script("touch made; echo made; export FOUND='a b'\n"),
+        "exports": {"FOUND": {"type": "list", "fact": "found_words"}},
+        "variables": {"SIZE": {"type": "int", "default": 1}},
+        "rerun": "changed",
+    }
+    see = {**check("found_words == ['a', 'b']"), "when": "not ansible_check_mode or found_words is defined"}
+    out = lab.run([role(**given), see], "--check", "--diff")
+    assert recap(out)["changed"] == 1
+    assert not (lab.path / "made").exists()
+    assert not (lab.path / "state").exists()
+    assert recap(lab.run([role(**given), see]))["changed"] == 1
+    assert recap(lab.run([role(**given), see]))["changed"] == 0
+    out = lab.run([role(**given, values={"SIZE": 2}), see], "--check", "--diff")
+    assert recap(out)["changed"] == 1
+    assert '-variable SIZE: "1"' in out
+    assert '+variable SIZE: "2"' in out
+
+
+STUBBORN = """#!/bin/bash
+trap '' TERM INT HUP
+echo $$ >> PIDS
+sh -c 'trap "" TERM INT HUP; echo $$ >> PIDS; for n in $(seq 900); do sleep 0.1; done' &
+(setsid sh -c 'trap "" TERM INT HUP; echo $$ >> PIDS; for n in $(seq 900); do sleep 0.1; done' &)
+for n in $(seq 900); do sleep 0.1; done
+"""
+
+
+def pids(path: Path, count: int) -> list[int]:
+    deadline = time.monotonic() + 60
+    while not path.exists() or len(path.read_text().split()) < count:
+        assert time.monotonic() < deadline, "the script did not begin"
+        time.sleep(0.05)
+    return [int(word) for word in path.read_text().split()]
+
+
+def gone(found: list[int], seconds: float = 15) -> bool:
+    deadline = time.monotonic() + seconds
+    while [pid for pid in found if script_run._stat(pid)[:1] not in ([], ["Z"])]:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_controller_leaves_no_script(lab: Lab, number: signal.Signals) -> None:
+    given = {
+        "path": lab.script(STUBBORN.replace("PIDS", str(lab.path / "pids"))),
+        "variables": {"S": "secret"},
+        "secrets": {"S": SECRETS["file"]},
+    }
+    child = lab.start([role(**given)])
+    found = pids(lab.path / "pids", 3)
+    child.send_signal(number)
+    assert gone(found)
+    child.wait(30)
+    deadline = time.monotonic() + 10
+    while (lab.path / "state").rglob("running.json") and list((lab.path / "state").rglob("running.json")):
+        assert time.monotonic() < deadline, "the run's record is still there"
+        time.sleep(0.05)
+    assert not list((lab.path / "state").rglob("last.json"))
+    assert list((lab.path / "state").rglob("*.log"))
+
+
+def test_a_killed_group_leaves_no_script(lab: Lab) -> None:
+    """As ansible-runner does: SIGKILL to the whole process group."""
+    child = lab.start([role(path=lab.script(STUBBORN.replace("PIDS", str(lab.path / "pids"))))])
+    found = pids(lab.path / "pids", 3)
+    os.killpg(child.pid, signal.SIGKILL)
+    assert gone(found)
+
+
+def test_a_script_that_is_to_finish_does(lab: Lab) -> None:
+    text = f"#!/bin/bash\necho $$ >> {lab.path}/pids\nsleep 3\nexport DONE=yes\ntouch {lab.path}/finished\n"
+    given = {"path": lab.script(text), "on_interrupt": "finish", "rerun": "changed", "exports": {"DONE": "bool"}}
+    child = lab.start([role(**given)])
+    pids(lab.path / "pids", 1)
+    child.send_signal(signal.SIGINT)
+    child.wait(30)
+    assert not (lab.path / "finished").exists()
+    lab.run([role(**given), check("done is true", "script_result.skipped_by == 'rerun'")])
+    assert (lab.path / "pids").read_text().count("\n") == 1
+
+
+def test_a_timeout_tells_what_it_was(lab: Lab) -> None:
+    text = STUBBORN.replace("PIDS", str(lab.path / "pids"))
+    tasks = [
+        {
+            "name": "Try",
+            "block": [role(path=lab.script(text), timeout=1)],
+            "rescue": [check("script_result.ended == 'timeout'")],
+        }
+    ]
+    out = lab.run(tasks)
+    assert "did not end in 1 s" in out
+    assert gone(pids(lab.path / "pids", 3), 0)
+
+
+# -- the page --
+
+PAGE = (CHECKOUT / "docs" / "scripts.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_page_can_be_pasted(lab: Lab) -> None:
+    (script,) = blocks("bash")
+    playbook = next(block for block in blocks("yaml") if block.startswith("# install.yml"))
+    lab.script(script)
+    (play,) = yaml.safe_load(playbook)
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    variables = {**play["vars"], **local, "product_folder": str(lab.path)}
+    (lab.path / "password").write_text("hunter2-hunter2")
+    for changed in (1, 0):
+        out = lab.run(play["tasks"], vars=variables)
+        assert recap(out)["changed"] == changed
+        assert "http://lab.example:8080" in out
+        assert "hunter2" not in out
+    assert json.loads((lab.path / "installed.json").read_text()) == {
+        "name": "lab",
+        "workers": 2,
+        "debug": "0",
+        "secret": 15,
+    }
+
+
+def test_variables_of_the_page_are_those_of_the_module() -> None:
+    from ansible_collections.devenv.lab.plugins.modules.script import ARGUMENTS
+
+    named = set(re.findall(r"`script_([a-z_]+)`", PAGE)) - {"result"}
+    assert named <= set(ARGUMENTS)
