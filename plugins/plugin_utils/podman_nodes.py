@@ -64,6 +64,21 @@ class Outcome:
         return bool(self.made or self.started or self.stopped or self.removed)
 
 
+def status(states: Mapping[str, str], wanted: Sequence[str], *, would_create: bool) -> dict[str, Any]:
+    """A provider's answer to ``status``, and in check mode to ``create``: ``states`` of the nodes that are there,
+    ``wanted`` those of the profile.
+    """
+    missing = [node for node in wanted if states.get(node) != "running"]
+    made = would_create and bool(missing)
+    return {
+        "changed": made,
+        "nodes": [node for node, state in states.items() if state == "running"],
+        "states": dict(states),
+        "missing": missing,
+        "notes": [f"would be made or started: {', '.join(missing)}"] if made else [],
+    }
+
+
 def network_name(environment: str) -> str:
     return f"devenv-{environment}"
 
