@@ -78,11 +78,9 @@ class ActionModule(ActionBase):
         hosts, mine = _hosts(variables), self._owner(args)
         seen = self._look(hosts, variables)
         existing.require(hosts, seen, mine, str(variables["devenv_engine"]))
-        bundle = bundles.find(args["version"])
-        if bundle is None:
-            if self._task.check_mode:
-                return existing.Outcome(made=[host.name for host in hosts])
-            raise errors.DevenvError("bundle_missing", f"there is no bundle of Kubernetes {args['version']}")
+        if self._task.check_mode and bundles.find(args["version"]) is None:
+            return existing.Outcome(made=[host.name for host in hosts])
+        bundle = bundles.require(args["version"])
         lacking = existing.undelivered(hosts, seen, bundle.digest)
         there = [host.name for host in hosts if host not in lacking]
         if self._task.check_mode:
@@ -94,9 +92,7 @@ class ActionModule(ActionBase):
 
     def _upgrade(self, args: dict[str, Any], variables: dict[str, Any]) -> existing.Outcome:
         hosts, mine = _hosts(variables), self._owner(args)
-        bundle = bundles.find(args["version"])
-        if bundle is None:
-            raise errors.DevenvError("bundle_missing", f"there is no bundle of Kubernetes {args['version']}")
+        bundle = bundles.require(args["version"])
         lacking = existing.undelivered(hosts, self._look(hosts, variables), bundle.digest)
         if self._task.check_mode or not lacking:
             return existing.Outcome(nodes=[host.name for host in hosts], made=[host.name for host in lacking])

@@ -30,11 +30,7 @@ class ActionModule(ActionBase):
         _ignored, args = self.validate_argument_spec(
             argument_spec={
                 "version": {"type": "str", "required": True},
-                "suite": {"type": "str", "required": True},
-                "mirror": {"type": "str", "default": ""},
-                "packages": {"type": "list", "elements": "str", "required": True},
-                "masked": {"type": "list", "elements": "str", "required": True},
-                "files": {"type": "dict", "required": True},
+                **node_image.RECIPE,
                 "hook": {"type": "path", "required": True},
                 "store": {"type": "str", "default": ""},
                 "kvm": {"type": "str", "default": "auto", "choices": ["auto", "never"]},
@@ -48,18 +44,10 @@ class ActionModule(ActionBase):
             return errors.as_result(errors.DevenvError("node_image_failed", str(error)))
 
     def _ensure(self, args: dict[str, Any]) -> dict[str, Any]:
-        bundle = bundles.find(args["version"])
-        if bundle is None:
-            if self._task.check_mode:
-                return {"changed": True, "image": "", "images_disk": "", "kvm": False}
-            raise errors.DevenvError("bundle_missing", f"there is no bundle of Kubernetes {args['version']}")
-        recipe = node_image.Recipe(
-            suite=args["suite"],
-            mirror=args["mirror"],
-            packages=args["packages"],
-            masked=args["masked"],
-            files={target: Path(source) for target, source in args["files"].items()},
-        )
+        if self._task.check_mode and bundles.find(args["version"]) is None:
+            return {"changed": True, "image": "", "images_disk": "", "kvm": False}
+        bundle = bundles.require(args["version"])
+        recipe = node_image.recipe_of(args)
         cache, hook = paths.cache(), Path(args["hook"])
         image = libvirt_image.image_of(recipe, hook, bundle.digest, cache)
         store = Path(args["store"]) if args["store"] else None

@@ -87,9 +87,8 @@ class ActionModule(ActionBase):
         plan = libvirt_nodes.claim(name, home, resolved, state.read_network(folder))
         state.write_network(folder, plan)
         nodes = podman_nodes.node_specs(resolved, plan)
-        # Those that leave, too: they are asked to, by ssh. Before a start as well: since a host's reboot the subnet
-        # may be another.
-        known = {node: list(claimed["addresses"].values()) for node, claimed in plan["nodes"].items()}
+        # Before a start as well: since a host's reboot the subnet may be another.
+        known = state.node_addresses(plan)
         state.ensure_node_keys(folder, known)
         state.write_known_hosts(folder, known)
         if args["verb"] == "start":
@@ -107,19 +106,12 @@ class ActionModule(ActionBase):
     def _status(self, name: str, variables: dict[str, Any], *, would_create: bool) -> dict[str, Any]:
         if not self._task.check_mode:
             libvirt_nodes.refresh(name)
-        found = {machine.node: machine.state for machine in libvirt.machines(name)}
+        states = {machine.node: machine.state for machine in libvirt.machines(name)}
         wanted = list(variables.get("groups", {}).get("nodes", []))
-        missing = [node for node in wanted if found.get(node) != "running"]
-        note = f"would be made or started: {', '.join(missing)}"
-        if would_create and missing:
+        told = podman_nodes.status(states, wanted, would_create=would_create)
+        for note in told["notes"]:
             _progress(note)
-        return {
-            "changed": would_create and bool(missing),
-            "nodes": [node for node, status in found.items() if status == "running"],
-            "states": found,
-            "missing": missing,
-            "notes": [note] if would_create and missing else [],
-        }
+        return told
 
 
 def _progress(text: str) -> None:

@@ -31,11 +31,7 @@ class ActionModule(ActionBase):
         _ignored, args = self.validate_argument_spec(
             argument_spec={
                 "version": {"type": "str", "required": True},
-                "suite": {"type": "str", "required": True},
-                "mirror": {"type": "str", "default": ""},
-                "packages": {"type": "list", "elements": "str", "required": True},
-                "masked": {"type": "list", "elements": "str", "required": True},
-                "files": {"type": "dict", "required": True},
+                **node_image.RECIPE,
                 "archives": {"type": "dict", "default": {}},
             }
         )
@@ -47,18 +43,10 @@ class ActionModule(ActionBase):
             return errors.as_result(errors.DevenvError("node_image_failed", str(error)))
 
     def _ensure(self, args: dict[str, Any]) -> dict[str, Any]:
-        bundle = bundles.find(args["version"])
-        if bundle is None:
-            if self._task.check_mode:
-                return {"changed": True, "image": "", "store": "", "stores": {}}
-            raise errors.DevenvError("bundle_missing", f"there is no bundle of Kubernetes {args['version']}")
-        recipe = node_image.Recipe(
-            suite=args["suite"],
-            mirror=args["mirror"],
-            packages=args["packages"],
-            masked=args["masked"],
-            files={target: Path(source) for target, source in args["files"].items()},
-        )
+        if self._task.check_mode and bundles.find(args["version"]) is None:
+            return {"changed": True, "image": "", "store": "", "stores": {}}
+        bundle = bundles.require(args["version"])
+        recipe = node_image.recipe_of(args)
         archives = {str(node): Path(str(path)) for node, path in args["archives"].items()}
         cache = paths.cache()
         reference = node_image.image_reference(recipe, bundle.digest)

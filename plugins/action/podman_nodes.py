@@ -89,8 +89,7 @@ class ActionModule(ActionBase):
         nodes = podman_nodes.node_specs(resolved, plan)
         if verb == "start":
             return podman_nodes.start(name, folder, plan, nodes)
-        # Those that leave, too: they are asked to, by ssh.
-        known = {node: list(claimed["addresses"].values()) for node, claimed in plan["nodes"].items()}
+        known = state.node_addresses(plan)
         state.ensure_node_keys(folder, known)
         state.write_known_hosts(folder, known)
         return podman_nodes.create(
@@ -106,15 +105,9 @@ class ActionModule(ActionBase):
         )
 
     def _status(self, name: str, task_vars: dict[str, Any], *, would_create: bool) -> dict[str, Any]:
-        found = {container.node: container.state for container in podman.containers(name)}
+        states = {container.node: container.state for container in podman.containers(name)}
         wanted = list(task_vars.get("groups", {}).get("nodes", []))
-        missing = [node for node in wanted if found.get(node) != "running"]
-        if would_create and missing:
-            display.display(f"progress: would be made or started: {', '.join(missing)}")
-        return {
-            "changed": would_create and bool(missing),
-            "nodes": [node for node, status in found.items() if status == "running"],
-            "states": found,
-            "missing": missing,
-            "notes": [f"would be made or started: {', '.join(missing)}"] if would_create and missing else [],
-        }
+        told = podman_nodes.status(states, wanted, would_create=would_create)
+        for note in told["notes"]:
+            display.display(f"progress: {note}")
+        return told

@@ -77,7 +77,14 @@ class ActionModule(ActionBase):
             clusters=clusters.from_hostvars(args["nodes"], hostvars),
             targets={node: remote.target(node, hostvars[node]) for node in args["nodes"]},
         )
-        one = snapshot.save(home, args["name"], source, _bundle(variables), _progress, force=args["force"])
+        one = snapshot.save(
+            home,
+            args["name"],
+            source,
+            bundles.require(str(variables["devenv_kubernetes_version"])),
+            _progress,
+            force=args["force"],
+        )
         return {"changed": True, "path": str(one.folder), "bytes": one.size, "archives": snapshot.archives(one)}
 
     def _begin(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -118,7 +125,15 @@ class ActionModule(ActionBase):
         targets = {node: remote.target(node, hostvars[node]) for node in args["nodes"]}
         one = snapshot.read(paths.home(), args["name"])
         images = str(variables["devenv_provider"]) not in _OWN_STORES
-        snapshot.deliver(one, goals, targets, _bundle(variables), folder / "clusters", _progress, images=images)
+        snapshot.deliver(
+            one,
+            goals,
+            targets,
+            bundles.require(str(variables["devenv_kubernetes_version"])),
+            folder / "clusters",
+            _progress,
+            images=images,
+        )
         return {"changed": True}
 
     def _finish(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -138,14 +153,6 @@ class ActionModule(ActionBase):
 def _pending(name: str, archives: dict[str, str] | None = None) -> dict[str, Any]:
     facts = {"devenv_snapshot_pending": name, "devenv_snapshot_archives": archives or {}}
     return {"changed": False, "pending": name, "archives": archives or {}, "ansible_facts": facts}
-
-
-def _bundle(variables: dict[str, Any]) -> bundles.Bundle:
-    version = str(variables["devenv_kubernetes_version"])
-    bundle = bundles.find(version)
-    if bundle is None:
-        raise errors.DevenvError("bundle_missing", f"there is no bundle of Kubernetes {version}")
-    return bundle
 
 
 def _progress(text: str) -> None:

@@ -75,12 +75,10 @@ class ActionModule(ActionBase):
 
     def _deliver(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         folder, resolved = _place(variables)
-        bundle = bundles.find(args["version"])
-        if bundle is None:
-            if self._task.check_mode:
-                return {"changed": True, "programs": {}, "delivered": {}}
-            raise errors.DevenvError("bundle_missing", f"there is no bundle of Kubernetes {args['version']}")
         write = not self._task.check_mode
+        if not write and bundles.find(args["version"]) is None:
+            return {"changed": True, "programs": {}, "delivered": {}}
+        bundle = bundles.require(args["version"])
         nodes = [node for node in resolved["nodes"] if node["cluster"]]
         targets = [remote.target(node["name"], variables["hostvars"][node["name"]]) for node in nodes]
         masters = [node["name"] for node in nodes if node["group"] == "control_plane"]

@@ -201,6 +201,14 @@ def _etcdctl(*words: str) -> subprocess.CompletedProcess[str]:
     return observe.run([*ETCDCTL, f"--endpoints=https://{host}:2379", *words])
 
 
+def wait_until(done: Callable[[], bool], deadline: float, reason: str, text: str, pause: float = 0.5) -> None:
+    """Wait until ``done``, at most until ``deadline`` (monotonic). Raises `Failed` with ``reason`` and ``text``."""
+    while not done():
+        if time.monotonic() >= deadline:
+            raise Failed(reason, text, kubelet_tail())
+        time.sleep(pause)
+
+
 def wait_for_api(timeout: float, pause: float = 0.5) -> None:
     """Wait until the cluster's API answers by its name: after a start of all nodes, or the loss of one, it takes some
     seconds. Raises `Failed`.

@@ -16,6 +16,7 @@ from ansible_collections.devenv.lab.plugins.module_utils import kubeadm, kuberne
 
 MANIFESTS = "/etc/kubernetes/manifests"
 PKI = "/etc/kubernetes/pki"
+_REASON = "kubernetes_certificates"
 # Each as kubeadm names it, with the programs that read it when they start.
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 FLAGS = "/var/lib/kubelet/kubeadm-flags.env"
@@ -57,9 +58,7 @@ def renew(params: dict[str, Any], now: float, only_check: bool = False) -> dict[
     log = os.path.join(kubeadm.LOGS, "kubeadm-renew.log")
     answer = kubeadm.run(["kubeadm", "certs", "renew", "all"], log, timeout=120)
     if answer.code != 0:
-        raise kubeadm.Failed(
-            "kubernetes_certificates", f"kubeadm certs renew: {kubeadm.explain(answer.lines)}", answer.lines
-        )
+        raise kubeadm.Failed(_REASON, f"kubeadm certs renew: {kubeadm.explain(answer.lines)}", answer.lines)
     restart_static_pods(params["timeout"])
     return dict(result, certificates=kubernetes_state.certificate_ends())
 
@@ -72,7 +71,7 @@ def restart_static_pods(timeout: float, pause: float = 0.5) -> None:
     deadline = time.monotonic() + timeout
     for group in (COMPONENTS[:1], COMPONENTS[1:]):
         _restart(group, deadline, pause)
-    _wait(_api_ready, deadline, "the API server is not ready again", pause)
+    kubeadm.wait_until(_api_ready, deadline, _REASON, "the API server is not ready again", pause)
 
 
 def _restart(group: Sequence[str], deadline: float, pause: float) -> None:
@@ -84,19 +83,12 @@ def _restart(group: Sequence[str], deadline: float, pause: float) -> None:
     def started() -> bool:
         return all(pids and not set(pids) & set(old[name]) for name, pids in running(group).items())
 
-    _wait(started, deadline, f"{', '.join(group)} did not start again", pause)
+    kubeadm.wait_until(started, deadline, _REASON, f"{', '.join(group)} did not start again", pause)
 
 
 def _api_ready() -> bool:
     address = kubernetes_state.apiserver_address()
     return bool(address) and kubernetes_state.http_ok(str(address), 6443, "/readyz", ca=kubernetes_state.CA)
-
-
-def _wait(done: Callable[[], bool], deadline: float, text: str, pause: float) -> None:
-    while not done():
-        if time.monotonic() >= deadline:
-            raise kubeadm.Failed("kubernetes_certificates", text, kubeadm.kubelet_tail())
-        time.sleep(pause)
 
 
 def running(names: Sequence[str], proc: str = "/proc") -> dict[str, list[int]]:

@@ -133,16 +133,11 @@ def _upload_configuration(params: dict[str, Any]) -> None:
 def wait_for_control_plane(timeout: float, pause: float = 0.5) -> None:
     """Wait until this node's API server and etcd are well, and the cluster's API answers. Raises `kubeadm.Failed`."""
     deadline = time.monotonic() + timeout
-    _wait(kubeadm_life._api_ready, deadline, "the API server of the node is not ready", pause)
-    _wait(lambda: kubeadm._etcdctl("endpoint", "health").returncode == 0, deadline, "etcd is not healthy", pause)
+    kubeadm.wait_until(kubeadm_life._api_ready, deadline, _REASON, "the API server of the node is not ready", pause)
+    kubeadm.wait_until(
+        lambda: kubeadm._etcdctl("endpoint", "health").returncode == 0, deadline, _REASON, "etcd is not healthy", pause
+    )
     kubeadm.wait_for_api(max(1.0, deadline - time.monotonic()))
-
-
-def _wait(done: Callable[[], bool], deadline: float, text: str, pause: float = 0.5) -> None:
-    while not done():
-        if time.monotonic() >= deadline:
-            raise kubeadm.Failed(_REASON, text, kubeadm.kubelet_tail())
-        time.sleep(pause)
 
 
 # --- drain and back: on a control plane node, for any node ------------------------------------------------------------
@@ -273,7 +268,7 @@ def programs(params: dict[str, Any], only_check: bool = False) -> dict[str, Any]
         if answer.returncode != 0:
             raise kubeadm.Failed(_REASON, f"{unit} does not start: {answer.stderr.strip()}", kubeadm.kubelet_tail())
     deadline = time.monotonic() + params["timeout"]
-    _wait(_kubelet_healthy, deadline, "kubelet is not healthy", 0.2)
+    kubeadm.wait_until(_kubelet_healthy, deadline, _REASON, "kubelet is not healthy", 0.2)
     if params["control_plane"]:
         wait_for_control_plane(params["timeout"])
     return {"changed": bool(put or units), "installed": put, "restarted": units}

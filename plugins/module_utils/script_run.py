@@ -191,7 +191,8 @@ class Control:
             start_new_session=True,
         )
         started(child.pid)
-        pump = _Pump(cast(IO[bytes], child.stdout).fileno(), write)
+        output = cast(IO[bytes], child.stdout)
+        pump = _Pump(output.fileno(), write)
         deadline = began + timeout if timeout > 0 else float("inf")
         left: list[str] = []
         timed_out = interrupted = False
@@ -209,7 +210,7 @@ class Control:
             if child.poll() is None:
                 _send([child.pid], signal.SIGKILL)
             code = child.wait()
-            child.stdout.close()
+            output.close()
         if interrupted:
             raise Interrupted(left)
         return Ended(TIMED_OUT if timed_out else code, time.monotonic() - began, timed_out, left)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import files, process
+from ansible_collections.devenv.lab.plugins.plugin_utils import files, leftovers, process
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
 PROGRAM = "dnsmasq"
@@ -72,20 +72,11 @@ def configuration(plan: Mapping[str, Any], folder: Path) -> str:
 
 def servers(environment: str, proc: Path = Path("/proc")) -> dict[int, str]:
     """Processes that serve ``environment``: process id to what each was started for (``_purpose``)."""
-    found = {}
-    for folder in proc.glob("[0-9]*"):
-        try:
-            if (folder / "comm").read_text().strip() != PROGRAM:
-                continue
-            variables = (folder / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        for variable in variables:
-            key, _ignored, value = variable.decode(errors="replace").partition("=")
-            words = value.split()
-            if key == MARKER and len(words) == 2 and words[0] == environment:
-                found[int(folder.name)] = words[1]
-    return found
+    return {
+        pid: words[1]
+        for pid, words in leftovers.carrying(MARKER, lambda name: name == PROGRAM, proc)
+        if len(words) == 2 and words[0] == environment
+    }
 
 
 def _purpose(bridge: str, content: str) -> str:

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import re
 import socket
-import subprocess
-import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, node_image, profile, remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
@@ -213,7 +210,7 @@ def deliver(hosts: Sequence[Host], bundle: Bundle, mine: Mapping[str, str], prog
         begun = _do(host, "begin", {"owner": dict(mine)})
         if begun:
             return begun
-        sent = _send(host, bundle.path, [str(one["path"]) for one in files])
+        sent = remote.send(host.target, [(bundle.path / one["path"], one["path"]) for one in files], INCOMING)
         return sent or _do(host, "settle", {"owner": dict(mine), "digest": bundle.digest, "files": files})
 
     with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
@@ -243,35 +240,6 @@ def _parcel(bundle: Bundle) -> list[dict[str, str]]:
         for one in bundle.manifest.files
         if one.path in wanted or one.path.startswith(("cni/", "images/"))
     ]
-
-
-def _send(host: Host, folder: Path, paths: Sequence[str]) -> str:
-    """Stream the files as one archive; return what went wrong."""
-    unpack = f"tar --extract --file=- --directory={INCOMING}"
-    prefix = " ".join(host.target.python[:-1])
-    child = subprocess.Popen(
-        [*host.target.ssh, f"{prefix} {unpack}".strip()],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    if child.stdin is None or child.stderr is None:
-        raise AssertionError("pipes of a child")
-    trouble = _write(child.stdin, folder, paths)
-    said = child.stderr.read().decode(errors="replace").strip().splitlines()
-    code = child.wait()
-    return "" if code == 0 and not trouble else (said[-1] if said else trouble or f"ssh ended with code {code}")
-
-
-def _write(stream: IO[bytes], folder: Path, paths: Sequence[str]) -> str:
-    try:
-        with stream, tarfile.open(fileobj=stream, mode="w|") as tar:
-            for path in paths:
-                tar.add(folder / path, arcname=path)
-    except OSError as error:
-        return str(error)
-    return ""
 
 
 # --- reset -----------------------------------------------------------------------------------------------------------

@@ -172,32 +172,30 @@ def ipv6_probe(root: Path = Path("/proc/sys"), *, required: bool = True) -> Prob
     )
 
 
-def size_probes(memory: int, disk: int, folders: Iterable[Path]) -> list[Probe]:
-    """Is there room for ``memory`` bytes of nodes, and ``disk`` bytes in each of ``folders``."""
+def memory_probe(memory: int) -> Probe:
+    """Is there room for ``memory`` bytes of nodes."""
     free = available_memory()
-    probes = [
-        Probe(
-            "memory",
-            free >= memory,
-            _gib(free) + " available",
-            _gib(memory),
-            "end other programs or choose a smaller profile",
-            "memory_short",
-        )
-    ]
-    for folder in folders:
-        room = free_disk(folder)
-        probes.append(
-            Probe(
-                f"disk {folder}",
-                room >= disk,
-                _gib(room) + " free",
-                _gib(disk),
-                "free some space; devenv prune removes caches",
-                "disk_short",
-            )
-        )
-    return probes
+    return Probe(
+        "memory",
+        free >= memory,
+        _gib(free) + " available",
+        _gib(memory),
+        "end other programs or choose a smaller profile",
+        "memory_short",
+    )
+
+
+def disk_probe(disk: int, folder: Path) -> Probe:
+    """Are ``disk`` bytes free where ``folder`` is, or will be."""
+    room = free_disk(folder)
+    return Probe(
+        f"disk {folder}",
+        room >= disk,
+        _gib(room) + " free",
+        _gib(disk),
+        "free some space; devenv prune removes caches",
+        "disk_short",
+    )
 
 
 def inotify_in_use(proc: Path = Path("/proc")) -> int:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +98,23 @@ def _environ(pid: int, proc: Path) -> bytes:
         return (proc / str(pid) / "environ").read_bytes()
     except OSError:
         return b""
+
+
+def carrying(marker: str, is_program: Callable[[str], bool], proc: Path = PROC) -> Iterator[tuple[int, list[str]]]:
+    """Processes with the variable ``marker``: id, and the words of its value. Of those whose name (comm) is another
+    nothing more is read.
+    """
+    for place in proc.glob("[0-9]*"):
+        try:
+            if not is_program((place / "comm").read_text().strip()):
+                continue
+            variables = (place / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        for variable in variables:
+            key, _ignored, value = variable.decode(errors="replace").partition("=")
+            if key == marker:
+                yield int(place.name), value.split()
 
 
 def image(pid: int, proc: Path = PROC) -> str:

@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import files, process
+from ansible_collections.devenv.lab.plugins.plugin_utils import files, leftovers, process
+from ansible_collections.devenv.lab.plugins.plugin_utils.podman import Network
 
 ROOT = Path("/run/devenv/libvirt")
 # Of every libvirt of a host.
@@ -67,17 +68,6 @@ class Machine:
     state: str
     pid: int
     console: str = ""
-
-
-@dataclass(frozen=True)
-class Network:
-    """The network of an environment; ``bridge`` is the link's name on this host."""
-
-    name: str
-    environment: str
-    home: str
-    bridge: str
-    subnets: list[str]
 
 
 def drivers(base: Path = Path("/usr")) -> list[Path]:
@@ -167,20 +157,11 @@ def parse_definition(text: str) -> Machine:
 
 def qemus(proc: Path = Path("/proc")) -> dict[tuple[str, str], int]:
     """Emulators that run nodes: environment and node to process id."""
-    found = {}
-    for place in proc.glob("[0-9]*"):
-        try:
-            if not (place / "comm").read_text().startswith("qemu"):
-                continue
-            variables = (place / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        for variable in variables:
-            key, _ignored, value = variable.decode(errors="replace").partition("=")
-            words = value.split()
-            if key == MARKER and len(words) == 2:
-                found[words[0], words[1]] = int(place.name)
-    return found
+    return {
+        (words[0], words[1]): pid
+        for pid, words in leftovers.carrying(MARKER, lambda name: name.startswith("qemu"), proc)
+        if len(words) == 2
+    }
 
 
 # --- virsh ------------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import (
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.libvirt_image import Image
+from ansible_collections.devenv.lab.plugins.plugin_utils.podman import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.podman_nodes import ALLOCATOR, Node, Outcome
 
 ARGUMENTS = (
@@ -59,10 +60,6 @@ class Boot:
     kvm: bool
 
 
-def network_name(environment: str) -> str:
-    return f"devenv-{environment}"
-
-
 def bridge_name(environment: str) -> str:
     """A link's name has 15 characters at most."""
     return f"dv-{hashlib.sha256(environment.encode()).hexdigest()[:8]}"
@@ -80,7 +77,9 @@ def claim(
         if not mine:
             wanted = podman_nodes.choose_subnets(resolved, previous)
             subnets = [wanted[family] for family in resolved["families"]]
-            network = libvirt.Network(network_name(environment), environment, home, bridge_name(environment), subnets)
+            network = Network(
+                podman_nodes.network_name(environment), environment, home, bridge_name(environment), subnets
+            )
             libvirt.write_network(network)
             mine = [network]
     libvirt.share_capabilities(environment, paths.cache())
@@ -316,7 +315,7 @@ def destroy(environment: str) -> Outcome:
     if dhcp.end(environment):
         outcome.removed.append("DHCP server")
     with files.exclusive(ALLOCATOR):
-        outcome.removed += podman_nodes.remove_host_side(environment, bridge_name(environment))
+        outcome.removed += podman_nodes.remove_host_side(environment, [bridge_name(environment)])
         libvirt.forget(environment)
         outcome.removed += [network.name for network in known]
     return outcome

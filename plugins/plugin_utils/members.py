@@ -171,7 +171,7 @@ def forget(folder: Path, resolved: Mapping[str, Any], names: Collection[str]) ->
     kept = addresses.forget(network, gone)
     for name in gone:
         shutil.rmtree(folder / "ssh" / "hosts" / name, ignore_errors=True)
-    state.write_known_hosts(folder, {name: list(node["addresses"].values()) for name, node in kept["nodes"].items()})
+    state.write_known_hosts(folder, state.node_addresses(kept))
     # Last but one: a run killed before finds the nodes still leaving, and comes here again.
     state.write_network(folder, kept)
     state.write_inventory(folder)

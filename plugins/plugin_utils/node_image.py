@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import files, process
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
@@ -41,6 +42,22 @@ class Recipe:
     packages: Sequence[str]
     masked: Sequence[str]
     files: Mapping[str, Path]
+
+
+# The options of a module that makes an image of a recipe.
+RECIPE: dict[str, dict[str, Any]] = {
+    "suite": {"type": "str", "required": True},
+    "mirror": {"type": "str", "default": ""},
+    "packages": {"type": "list", "elements": "str", "required": True},
+    "masked": {"type": "list", "elements": "str", "required": True},
+    "files": {"type": "dict", "required": True},
+}
+
+
+def recipe_of(options: Mapping[str, Any]) -> Recipe:
+    """The recipe that a module's options (RECIPE) describe."""
+    files_of_node = {target: Path(source) for target, source in options["files"].items()}
+    return Recipe(options["suite"], options["mirror"], options["packages"], options["masked"], files_of_node)
 
 
 def root_digest(recipe: Recipe) -> str:

@@ -73,7 +73,7 @@ def end(folder: Path, environment: str, name: str) -> list[str]:
         _ip(pid, "address", "replace", address, *(["nodad"] if ":" in address else []))
     for gateway in network["gateways"].values():
         _ip(pid, "route", "replace", "default", "via", gateway)
-    state.write_known_hosts(folder, {node: list(one["addresses"].values()) for node, one in network["nodes"].items()})
+    state.write_known_hosts(folder, state.node_addresses(network))
     state.write_inventory(folder)
     return gone
 

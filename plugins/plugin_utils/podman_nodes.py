@@ -12,7 +12,7 @@ import json
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +64,21 @@ class Outcome:
         return bool(self.made or self.started or self.stopped or self.removed)
 
 
+def status(states: Mapping[str, str], wanted: Sequence[str], *, would_create: bool) -> dict[str, Any]:
+    """A provider's answer to ``status``, and in check mode to ``create``: ``states`` of the nodes that are there,
+    ``wanted`` those of the profile.
+    """
+    missing = [node for node in wanted if states.get(node) != "running"]
+    made = would_create and bool(missing)
+    return {
+        "changed": made,
+        "nodes": [node for node, state in states.items() if state == "running"],
+        "states": dict(states),
+        "missing": missing,
+        "notes": [f"would be made or started: {', '.join(missing)}"] if made else [],
+    }
+
+
 def network_name(environment: str) -> str:
     return f"devenv-{environment}"
 
@@ -90,7 +105,7 @@ def others(environment: str) -> list[Container | Network]:
     return [*networks(environment), *containers(environment)] if shutil.which("podman") else []
 
 
-def owner_conflict(found: Sequence[Container | Network | libvirt.Network], environment: str, home: str) -> None:
+def owner_conflict(found: Sequence[Container | Network], environment: str, home: str) -> None:
     """Names are machine-wide: refuse one that another DEVENV_HOME has taken."""
     for item in found:
         if item.home != home:
@@ -411,13 +426,12 @@ def destroy(environment: str) -> Outcome:
     if dhcp.end(environment):
         outcome.removed.append("DHCP server")
     with files.exclusive(ALLOCATOR):
-        for network in networks(environment):
-            # The link first: without the network nobody would know its name.
-            outcome.removed += remove_host_side(environment, network.bridge)
+        known = networks(environment)
+        # The links first: without the network nobody would know their names. The table also when the network is lost.
+        outcome.removed += remove_host_side(environment, [network.bridge for network in known])
+        for network in known:
             podman("network", "rm", "--force", network.name)
             outcome.removed.append(network.name)
-        # Also when the network is lost.
-        outcome.removed += remove_host_side(environment)
         if not containers() and SYSCTL_RECORD.exists():
             restored = host.restore_sysctls(SYSCTL_RECORD)
             if restored:
@@ -425,10 +439,11 @@ def destroy(environment: str) -> Outcome:
     return outcome
 
 
-def remove_host_side(environment: str, bridge: str = "") -> list[str]:
-    """Remove bridge and nft table of an environment; return what is worth telling."""
-    if bridge and process.run(["ip", "link", "show", "dev", bridge], check=False).code == 0:
-        process.run(["ip", "link", "delete", "dev", bridge])
+def remove_host_side(environment: str, bridges: Iterable[str]) -> list[str]:
+    """Remove bridges and nft table of an environment; return what is worth telling."""
+    for bridge in bridges:
+        if process.run(["ip", "link", "show", "dev", bridge], check=False).code == 0:
+            process.run(["ip", "link", "delete", "dev", bridge])
     table = f"devenv-{environment}"
     if process.run(["nft", "list", "table", "inet", table], check=False).code != 0:
         return []

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import (
-    addresses,
     host,
     libvirt,
     libvirt_image,
@@ -58,14 +57,12 @@ def look(environment: str, resolved: Mapping[str, Any]) -> list[Probe]:
     probes.extend(host.kernel_probes())
     # What such nodes were measured to use, not their limits: most of a limit is never asked for.
     used = profile.in_use(missing, resolved["kubernetes"]["engine"])
-    caches = not (paths.cache() / "image-stores").is_dir()
-    probes.extend(host.size_probes(used["memory"], used["disk"], [paths.home()]))
-    if caches:
-        probes.extend(host.size_probes(used["memory"], DISK_FOR_CACHES, [paths.cache()])[1:])
+    probes += [host.memory_probe(used["memory"]), host.disk_probe(used["disk"], paths.home())]
+    if not (paths.cache() / "image-stores").is_dir():
+        probes.append(host.disk_probe(DISK_FOR_CACHES, paths.cache()))
     probes.append(host.inotify_probe(used["inotify"]))
     if not podman.networks(environment):
-        pools, lengths = resolved["network"]["node_pools"], addresses.prefixes(resolved["network"])
-        addresses.choose(pools, podman_nodes.subnets_in_use(), resolved["families"], lengths)
+        podman_nodes.choose_subnets(resolved, None)
     return probes
 
 
@@ -97,9 +94,9 @@ def _look_libvirt(environment: str, resolved: Mapping[str, Any]) -> list[Probe]:
     # A machine takes in the end what it was given, unlike a container.
     memory = sum(node["memory"] + libvirt_nodes.OVERHEAD for node in missing)
     disk = profile.in_use(missing, resolved["kubernetes"]["engine"])["disk"]
-    probes.extend(host.size_probes(memory, disk, [paths.home()]))
+    probes += [host.memory_probe(memory), host.disk_probe(disk, paths.home())]
     if not (paths.cache() / "virtual-machines").is_dir():
-        probes.extend(host.size_probes(memory, DISK_FOR_CACHES, [paths.cache()])[1:])
+        probes.append(host.disk_probe(DISK_FOR_CACHES, paths.cache()))
     probes.append(kvm_probe())
     if not mine:
         podman_nodes.choose_subnets(resolved, None)
@@ -145,7 +142,8 @@ def doctor() -> list[Probe]:
     if all(probe.ok for probe in probes if probe.name == "program podman"):
         probes.append(_backend_probe())
     memory = profile.in_use(profile.resolve("sno")["nodes"], "kubeadm")["memory"]
-    probes.extend(host.size_probes(memory, DISK_FOR_CACHES, [paths.home(), paths.cache()]))
+    probes.append(host.memory_probe(memory))
+    probes += [host.disk_probe(DISK_FOR_CACHES, folder) for folder in (paths.home(), paths.cache())]
     probes.append(host.ipv6_probe(required=False))
     optional = {**host.DHCP_PROGRAMS, **libvirt.PROGRAMS}
     return [*probes, *host.program_probes(optional, required=False), *host.advice_probes()]

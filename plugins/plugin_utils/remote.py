@@ -13,6 +13,7 @@ import re
 import shlex
 import signal
 import subprocess
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -135,6 +136,36 @@ def call(one: Target, source: str, read: Callable[[IO[bytes]], None], timeout: f
     if code != 0:
         return _last_words(b"".join(complaint)) or wrong or f"ssh ended with code {code}"
     return wrong
+
+
+def send(one: Target, entries: Iterable[tuple[Path, str]], folder: str) -> str:
+    """Stream files (path here, name there) as one archive into ``folder`` of a node, as root. Return what went wrong,
+    in words; whether they came whole is for their digests to say.
+    """
+    words = [*one.python[:-1], "tar", "--extract", "--file=-", f"--directory={folder}"]
+    child = subprocess.Popen(
+        [*one.ssh, shlex.join(words)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    if child.stdin is None or child.stderr is None:
+        raise AssertionError("pipes of a child")
+    trouble = _pack(child.stdin, entries)
+    said = child.stderr.read().decode(errors="replace").strip().splitlines()
+    code = child.wait()
+    return "" if code == 0 and not trouble else (said[-1] if said else trouble or f"ssh ended with code {code}")
+
+
+def _pack(stream: IO[bytes], entries: Iterable[tuple[Path, str]]) -> str:
+    try:
+        with stream, tarfile.open(fileobj=stream, mode="w|") as tar:
+            for path, name in entries:
+                tar.add(path, arcname=name)
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def end_quietly(child: subprocess.Popen[bytes]) -> None:

@@ -269,6 +269,11 @@ def ensure_node_keys(folder: Path, nodes: Iterable[str]) -> dict[str, Path]:
     return keys
 
 
+def node_addresses(network: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Addresses by node of a network.yml, those of nodes that leave too: they are asked to, by ssh."""
+    return {name: list(node["addresses"].values()) for name, node in network["nodes"].items()}
+
+
 def write_known_hosts(folder: Path, addresses: Mapping[str, Sequence[str]]) -> bool:
     """Write ``ssh/known_hosts`` for nodes by name, with their addresses (no prefix lengths); return whether it
     changed.

@@ -6,12 +6,8 @@ the container runtime, as their names differ. All nodes at once, only what a nod
 
 from __future__ import annotations
 
-import shlex
-import subprocess
-import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import image_load, node_image, remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
@@ -82,33 +78,12 @@ def _programs(
         return
     progress(f"programs to {len(targets)} nodes")
     with ThreadPoolExecutor(max_workers=len(targets)) as pool:
-        troubles = list(pool.map(lambda one: _send(one, bundle, lacked[one.name]), targets))
+        troubles = list(
+            pool.map(
+                lambda one: remote.send(one, [(bundle.bin(name), name) for name in lacked[one.name]], STAGE), targets
+            )
+        )
     _raise([f"{one.name}: {text}" for one, text in zip(targets, troubles, strict=True) if text])
-
-
-def _send(one: Target, bundle: Bundle, names: Sequence[str]) -> str:
-    """Stream programs as one archive; return what went wrong. The engine looks at their digests."""
-    words = [*one.python[:-1], "tar", "--extract", "--file=-", f"--directory={STAGE}"]
-    child = subprocess.Popen(
-        [*one.ssh, shlex.join(words)],
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    if child.stdin is None or child.stderr is None:
-        raise AssertionError("pipes of a child")
-    trouble = _write(child.stdin, bundle, names)
-    said = child.stderr.read().decode(errors="replace").strip().splitlines()
-    code = child.wait()
-    return "" if code == 0 and not trouble else (said[-1] if said else trouble or f"ssh ended with code {code}")
-
-
-def _write(stream: IO[bytes], bundle: Bundle, names: Sequence[str]) -> str:
-    try:
-        with stream, tarfile.open(fileobj=stream, mode="w|") as tar:
-            for name in names:
-                tar.add(bundle.bin(name), arcname=name)
-    except OSError as error:
-        return str(error)
-    return ""
 
 
 def _raise(troubles: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import (
     libvirt,
     libvirt_image,
     libvirt_nodes,
+    podman,
     podman_nodes,
     preflight,
     profile,
@@ -92,8 +93,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "devenv" / "libvirt"
 
 
-def network(name: str = "lab", subnet: str = "10.213.0.0/24") -> libvirt.Network:
-    return libvirt.Network(f"devenv-{name}", name, "/h", libvirt_nodes.bridge_name(name), [subnet])
+def network(name: str = "lab", subnet: str = "10.213.0.0/24") -> podman.Network:
+    return podman.Network(f"devenv-{name}", name, "/h", libvirt_nodes.bridge_name(name), [subnet])
 
 
 def test_environments_are_found_without_their_state_folders(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

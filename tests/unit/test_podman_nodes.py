@@ -190,9 +190,9 @@ def test_everything_missing_is_said_at_once() -> None:
 
 
 def test_memory_and_disk_are_compared(tmp_path: Path) -> None:
-    good = host.size_probes(1, 1, [tmp_path / "not" / "there"])
+    good = [host.memory_probe(1), host.disk_probe(1, tmp_path / "not" / "there")]
     assert [probe.ok for probe in good] == [True, True]
-    bad = host.size_probes(2**60, 2**60, [tmp_path])
+    bad = [host.memory_probe(2**60), host.disk_probe(2**60, tmp_path)]
     assert [probe.ok for probe in bad] == [False, False]
 
 

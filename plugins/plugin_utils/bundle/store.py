@@ -98,6 +98,14 @@ def find(version: str | None = None, cache_dir: Path | None = None, makers: Sequ
     return max(found, key=lambda one: one.manifest.created, default=None)
 
 
+def require(version: str) -> Bundle:
+    """As `find`; raises DevenvError ``bundle_missing`` when there is none."""
+    bundle = find(version)
+    if bundle is None:
+        raise DevenvError("bundle_missing", f"there is no bundle of Kubernetes {version}")
+    return bundle
+
+
 def list_bundles(cache_dir: Path | None = None) -> list[Bundle]:
     """All complete bundles in the cache, the newest first; broken folders are left out (`leftovers` names them)."""
     bundles = [bundle for folder in _folders(cache_dir) if (bundle := whole(folder))]

@@ -216,7 +216,7 @@ def _labelled(name: str) -> bool:
     """
     from ansible_collections.devenv.lab.plugins.plugin_utils import dhcp, libvirt, podman, process
 
-    found: list[podman.Container | podman.Network | libvirt.Machine | libvirt.Network] = [
+    found: list[podman.Container | podman.Network | libvirt.Machine] = [
         *libvirt.machines(name),
         *libvirt.networks(name),
     ]

@@ -41,10 +41,9 @@ def environments() -> list[dict[str, Any]]:
 
 
 Node = podman.Container | libvirt.Machine
-Network = podman.Network | libvirt.Network
 
 
-def _objects() -> tuple[list[Node], list[Network]]:
+def _objects() -> tuple[list[Node], list[podman.Network]]:
     """Everything of every environment; no containers where podman is not there or not ours to ask."""
     machines, claimed = libvirt.machines(), libvirt.networks()
     try:
