@@ -97,17 +97,25 @@ def unpacked(tarball: str | Path, sha256: str, cache: Path) -> Path:
         raise DevenvError("gravity_tarball", f"{path}: {error.strerror}") from None
     seen = {"path": str(path), "size": about.st_size, "changed": about.st_mtime_ns}
     record = folder / "tarball.json"
-    try:
-        if json.loads(record.read_text()) == seen:
+    if _is_of(record, seen):
+        return folder
+    # Several environments may begin at once with the same tarball.
+    with files.exclusive(cache / "gravity.lock"):
+        if _is_of(record, seen):
             return folder
-    except (OSError, ValueError):
-        pass
-    digest = _digest(path)
-    if digest != sha256:
-        raise DevenvError("gravity_tarball", f"{path} has the digest {digest}, the profile wants {sha256}")
-    _take_out(path, folder)
-    files.write(record, json.dumps(seen) + "\n")
+        digest = _digest(path)
+        if digest != sha256:
+            raise DevenvError("gravity_tarball", f"{path} has the digest {digest}, the profile wants {sha256}")
+        _take_out(path, folder)
+        files.write(record, json.dumps(seen) + "\n")
     return folder
+
+
+def _is_of(record: Path, seen: Mapping[str, Any]) -> bool:
+    try:
+        return bool(json.loads(record.read_text()) == seen)
+    except (OSError, ValueError):
+        return False
 
 
 def _digest(path: Path) -> str:

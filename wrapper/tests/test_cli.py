@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import dhcp, podman
+from ansible_collections.devenv.lab.plugins.plugin_utils import dhcp, paths, podman, state
 
-from devenv import errors, operations, runner
+from devenv import errors, operations, prune, runner
 from devenv.cli import app as commands
 from devenv.cli import options, output
 
@@ -834,6 +834,34 @@ def test_prune_keeps_images_in_use(devenv: Devenv, monkeypatch: pytest.MonkeyPat
     found = {row["what"]: row["state"] for row in json.loads(devenv("prune", "--only", "node-image", "--json")[1])}
     assert found == {"localhost/devenv-node:1": "kept: lab-master-0 uses it", "localhost/devenv-node:2": "removed"}
     assert [words for words in calls if words[0] == "image"] == [("image", "rm", "localhost/devenv-node:2")]
+
+
+def test_prune_keeps_what_was_taken_out_of_a_tarball_in_use(
+    devenv: Devenv, monkeypatch: pytest.MonkeyPatch, made: Made
+) -> None:
+    monkeypatch.setattr(podman, "podman", lambda *words, timeout=0: "[]")
+    made("other")
+    folder = made("lab")
+    resolved = state.read_profile(folder)
+    assert resolved is not None
+    resolved["kubernetes"]["gravity"] = {"tarball": "/srv/lab.tar", "sha256": "a" * 64}
+    state.write_profile(folder, resolved)
+    cached = {letter: paths.cache() / "gravity" / (letter * 64) for letter in "ab"}
+    for one in cached.values():
+        one.mkdir(parents=True)
+        (one / "gravity").write_text("program")
+    rows = json.loads(devenv("prune", "--json")[1])
+    assert {row["what"]: row["state"] for row in rows if row["kind"] == "gravity"} == {
+        str(cached["a"]): "kept: lab uses it",
+        str(cached["b"]): "removed",
+    }
+    assert (cached["a"].exists(), cached["b"].exists()) == (True, False)
+
+
+def test_prune_names_every_kind(devenv: Devenv) -> None:
+    """The help text has the list once more, as loading the kinds takes time."""
+    told = " ".join(devenv("prune", "--help")[1].split())
+    assert [kind for kind in prune.KINDS if not re.search(rf"\b{kind}[,.]", told)] == []
 
 
 def test_version(devenv: Devenv) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
 
 from devenv import names
 
-KINDS = ("bundle", "toolchain", "node-image", "image-store", "virtual-machines", "history", "rest")
+KINDS = ("bundle", "toolchain", "node-image", "image-store", "virtual-machines", "gravity", "history", "rest")
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def items(kinds: Iterable[str] = KINDS) -> list[Item]:
         "image-store": _stores,
         # Nodes have links to them: those that go here are not missed.
         "virtual-machines": lambda: _entries("virtual-machines", paths.cache() / "virtual-machines"),
+        "gravity": _tarballs,
         "history": lambda: _folders("history", paths.home() / "history"),
         "rest": lambda: [Item("rest", str(path), store.size_of(path)) for path in store.leftovers()],
     }
@@ -73,13 +74,25 @@ def _entries(kind: str, base: Path) -> list[Item]:
     return [Item(kind, str(entry), store.size_of(entry)) for entry in sorted(base.iterdir())]
 
 
-def _environments_by_version() -> dict[str, str]:
-    """For each Kubernetes version in use, the environments that have it."""
+def _environments_by(said: Callable[[Mapping[str, Any]], str]) -> dict[str, str]:
+    """Environments by what ``said`` finds in the part ``kubernetes`` of their profiles."""
     found: dict[str, list[str]] = {}
     for name in names.known():
         profile = state.read_profile(paths.environment(name)) or {}
-        found.setdefault(profile.get("kubernetes", {}).get("version", ""), []).append(name)
-    return {version: ", ".join(names) for version, names in found.items()}
+        found.setdefault(said(profile.get("kubernetes", {})), []).append(name)
+    return {value: ", ".join(names) for value, names in found.items()}
+
+
+def _environments_by_version() -> dict[str, str]:
+    """For each Kubernetes version in use, the environments that have it."""
+    return _environments_by(lambda kubernetes: str(kubernetes.get("version", "")))
+
+
+def _tarballs() -> list[Item]:
+    """What was taken out of Gravity tarballs: a folder by digest."""
+    used = _environments_by(lambda kubernetes: str((kubernetes.get("gravity") or {}).get("sha256", "")))
+    found = _folders("gravity", paths.cache() / "gravity")
+    return [replace(item, used=used.get(Path(item.what).name, "")) for item in found]
 
 
 def _bundles() -> list[Item]:

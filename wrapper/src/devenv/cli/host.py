@@ -43,7 +43,8 @@ def prune(
         typer.Option(
             "--only",
             metavar="KIND",
-            help="Only this kind: bundle, toolchain, node-image, image-store, history, rest. May be repeated.",
+            help="Only this kind: bundle, toolchain, node-image, image-store, virtual-machines, gravity, history, "
+            "rest. May be repeated.",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, remove nothing.")] = False,
