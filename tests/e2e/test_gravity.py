@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,10 @@ def secretless(user: Typed, environment: str) -> Iterator[None]:
     token = gravity(environment, "master-0", "status", "--token")
     assert token
     folder = user.home / "environments" / environment
-    found = [path for path in folder.rglob("*") if path.is_file() and token in path.read_text(errors="replace")]
-    assert found == []
+    # In nodes/ is what the nodes themselves store, the cluster's own data among it.
+    ours = [path for top in folder.iterdir() if top.name != "nodes" for path in (top, *top.rglob("*"))]
+    assert len(ours) > 10
+    assert [path for path in ours if path.is_file() and token in path.read_text(errors="replace")] == []
     assert token not in inside(f"{environment}-master-0", "sh", "-c", "cat /var/log/devenv/*")
 
 
@@ -80,7 +83,9 @@ def test_one_node_and_its_life(user: Typed, environment: str, tmp_path: Path, se
     (moved,) = addresses(user, environment)["master-0"]
     assert moved != address
     assert members(environment) == {moved: ("master", "healthy")}
-    assert list(labels(user, environment)) == [moved]
+    there = labels(user, environment)
+    assert list(there) == [moved]
+    assert there[moved]["memsql"] == "true", "a new Node has the labels of the old"
     assert user.objects("up", "--name", environment)[-1]["changed"] == 0
 
 
@@ -128,6 +133,75 @@ def test_a_prepared_image_takes_the_address_of_its_node(user: Typed, environment
     assert members(environment) == {address: ("master", "healthy")}
     assert gravity(environment, "master-0", "status", "--token") == token, "it is that cluster"
     assert list(labels(user, environment)) == [address]
+    assert user.objects("up", "--name", environment)[-1]["changed"] == 0
+
+
+SCRIPT = """#!/bin/sh
+set -eu
+mkdir -p lab
+tar -xf "$GRAVITY_TARBALL" -C lab
+cd lab
+./gravity install --cloud-provider=generic --advertise-addr="$GRAVITY_ADDRESS" --cluster="$GRAVITY_CLUSTER" \\
+  --flavor="$GRAVITY_FLAVOR" --role="$GRAVITY_NODE_TYPE" --pod-network-cidr="$GRAVITY_POD_SUBNET" \\
+  --service-cidr="$GRAVITY_SERVICE_SUBNET"
+"""
+
+
+def by_role(user: Typed, folder: Path, name: str, entry: str) -> None:
+    """An entry point of the role in a play of the user's own."""
+    role = {"name": "devenv.lab.engine_gravity", "tasks_from": entry}
+    play = {"hosts": "control_plane", "gather_facts": False, "tasks": [{"name": "x", "import_role": role}]}
+    (folder / f"{entry}.yml").write_text(yaml.safe_dump([play]))
+    user.run("ansible-playbook", str(folder / f"{entry}.yml"), "-e", f"devenv_name={name}")
+
+
+def application(name: str) -> str:
+    return str(json.loads(gravity(name, "master-0", "status", "--output=json"))["cluster"]["application"]["version"])
+
+
+@pytest.mark.nightly
+def test_a_script_installs_and_the_role_does_the_rest(
+    user: Typed, environment: str, tmp_path: Path, secretless: None
+) -> None:
+    """Installed by a script of the user's, told to tsh, upgraded, reported, taken off, made anew."""
+    (tmp_path / "install.sh").write_text(SCRIPT)
+    digest = tarball.make(tmp_path / "lab.tar")
+    said = {"tarball": str(tmp_path / "lab.tar"), "sha256": digest, "script": str(tmp_path / "install.sh")}
+    path = tmp_path / "mine.yml"
+    path.write_text(yaml.safe_dump({"extends": "aio", "kubernetes": {"engine": "gravity", "gravity": said}}))
+    user.devenv("up", "--profile", str(path), "--name", environment)
+    (address,) = addresses(user, environment)["master-0"]
+    assert members(environment) == {address: ("master", "healthy")}
+    assert application(environment) == "1.0.0"
+
+    told = ("-e", json.dumps({"engine_gravity_public_addresses": ["lab.example"]}))
+    assert user.objects("up", "--name", environment, *told)[-1]["changed"] == 1
+    (gateway,) = json.loads(gravity(environment, "master-0", "resource", "get", "authgateway", "--format=json"))
+    assert gateway["spec"]["public_addr"] == ["lab.example"]
+    assert user.objects("up", "--name", environment, *told)[-1]["changed"] == 0
+
+    later = tarball.make(tmp_path / "later.tar", version="1.1.0")
+    words = (f"engine_gravity_tarball={tmp_path / 'later.tar'}", f"engine_gravity_sha256={later}")
+    words = (f"devenv_name={environment}", *words)
+    user.playbook("gravity_upgrade", *(word for one in words for word in ("-e", one)))
+    assert application(environment) == "1.1.0"
+    assert user.objects("up", "--name", environment)[-1]["changed"] == 0
+
+    by_role(user, tmp_path, environment, "report")
+    report = user.home / "environments" / environment / "clusters" / "main" / "gravity-report.tar.gz"
+    with tarfile.open(report) as archive:
+        assert any("planet" in name for name in archive.getnames())
+
+    by_role(user, tmp_path, environment, "reset")
+    assert (
+        inside(f"{environment}-master-0", "sh", "-c", "ls /usr/bin/gravity /var/lib/gravity 2>&1 || true").count(
+            "No such file"
+        )
+        == 2
+    )
+    user.devenv("up", "--name", environment)
+    assert members(environment) == {address: ("master", "healthy")}
+    assert application(environment) == "1.1.0"
     assert user.objects("up", "--name", environment)[-1]["changed"] == 0
 
 

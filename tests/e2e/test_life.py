@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from support import ha
-from support.commands import Typed
+from support.commands import Typed, addresses
 from support.seen import inside, untouched
 
 pytestmark = pytest.mark.cluster
@@ -66,10 +66,6 @@ def containers(name: str) -> dict[str, str]:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return {row["Labels"]["devenv.node"]: row["Id"] for row in json.loads(shown.stdout or "[]") or []}
-
-
-def addresses(user: Typed, name: str) -> dict[str, list[str]]:
-    return {row["name"]: row["addresses"] for row in user.data("node", "list", "--name", name)}
 
 
 def test_labels_leave_with_the_profile_and_those_of_others_stay(user: Typed, lab: str, tmp_path: Path) -> None:

@@ -97,6 +97,11 @@ class Typed:
         return self.run("kubectl", *words, code=code, env={"KUBECONFIG": str(kubeconfig)})
 
 
+def addresses(user: Typed, name: str) -> dict[str, list[str]]:
+    """Addresses of each node of the environment ``name``."""
+    return {row["name"]: row["addresses"] for row in user.data("node", "list", "--name", name)}
+
+
 def shown(done: subprocess.CompletedProcess[str]) -> str:
     """A finished program as a test's failure shows it."""
     return f"{' '.join(done.args)} ended with {done.returncode}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
