@@ -340,6 +340,22 @@ def adopt(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
     return dict(_whole(machine, params), changed=not found["marker"])
 
 
+def wait(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
+    """Wait until the cluster has every one of ``members`` (addresses) and is whole. Changes nothing.
+
+    A worker that joined was not held up by the others: they may have joined at the same time.
+    """
+    status = gravity.wait_until_whole(
+        lambda: gravity.read_status(machine.program),
+        params["members"],
+        deadline=machine.clock.now() + params["wait"],
+        patience=params["patience"],
+        pause=machine.pause,
+        clock=machine.clock,
+    )
+    return {"changed": False, "cluster": status.public()}
+
+
 def _whole(machine: Machine, params: dict[str, Any], only_nodes: bool = False) -> dict[str, Any]:
     """Wait until this node's cluster is whole, then record it."""
     status = gravity.wait_until_whole(
@@ -650,6 +666,7 @@ ACTIONS: dict[str, Callable[[Machine, dict[str, Any]], dict[str, Any]]] = {
     "check": check,
     "install": install,
     "adopt": adopt,
+    "wait": wait,
     "join": join,
     "token": token,
     "change_address": change_address,
@@ -660,7 +677,7 @@ ACTIONS: dict[str, Callable[[Machine, dict[str, Any]], dict[str, Any]]] = {
     "upgrade": upgrade,
     "report": report,
 }
-_READING = ("check", "token")
+_READING = ("check", "token", "wait")
 
 
 def perform(action: str, params: dict[str, Any], machine: Machine, only_check: bool = False) -> dict[str, Any]:

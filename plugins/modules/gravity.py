@@ -23,6 +23,7 @@ options:
       - V(check), V(install) and V(upgrade) use O(tarball). V(install) starts a stopped cluster, and with O(prepared)
         lets the one that an image brought take O(address).
       - V(adopt) waits for a cluster that a script made, and records it.
+      - V(wait) waits until the cluster has all O(members) and is healthy. Changes nothing.
       - V(token), on a master, writes what nodes need to join to the file O(path), C({token, peers}).
       - V(join) adds this node.
       - V(remove), on a master, takes the node with O(address) out; V(leave) takes Gravity off this node.
@@ -38,6 +39,7 @@ options:
       - check
       - install
       - adopt
+      - wait
       - join
       - token
       - change_address
@@ -110,6 +112,11 @@ options:
     default: ""
   peers:
     description: Addresses of masters for V(join).
+    type: list
+    elements: str
+    default: []
+  members:
+    description: Addresses of the nodes that V(wait) wants in the cluster.
     type: list
     elements: str
     default: []
@@ -226,6 +233,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "tarball": {"type": "path", "default": ""},
     "path": {"type": "path", "default": ""},
     "arguments": {"type": "list", "elements": "str", "default": []},
+    "members": {"type": "list", "elements": "str", "default": []},
     "peers": {"type": "list", "elements": "str", "default": []},
     "public_addresses": {"type": "list", "elements": "str", "default": []},
     "token": {"type": "str", "default": "", "no_log": True},

@@ -64,6 +64,7 @@ def secretless(user: Typed, environment: str) -> Iterator[None]:
     assert token not in inside(f"{environment}-master-0", "sh", "-c", "cat /var/log/devenv/*")
 
 
+@pytest.mark.nightly
 def test_one_node_and_its_life(user: Typed, environment: str, tmp_path: Path, secretless: None) -> None:
     """Made, found as it should be, stopped and started, moved to another address, and never changed without need."""
     path = profile(tmp_path, "aio")
@@ -112,6 +113,7 @@ def test_faults_on_the_way_to_a_master_and_two_workers(
     assert user.objects("up", "--name", environment)[-1]["changed"] == 0
 
 
+@pytest.mark.nightly
 def test_a_prepared_image_takes_the_address_of_its_node(user: Typed, environment: str, tmp_path: Path) -> None:
     """A machine that was made of an image with a stopped cluster in it, which had another address."""
     said = {"engine": "gravity", "gravity": {"prepared": True}}

@@ -417,6 +417,19 @@ def test_degraded_after_a_join(lab: Lab, on: On) -> None:
     assert lab.state()["degraded"] == 0, "it was seen"
 
 
+def test_the_whole_cluster_is_waited_for(lab: Lab, on: On) -> None:
+    """A worker's join leaves the health of others alone, so that somebody has to look at all in the end."""
+    lab.faults([{"fault": "degraded_after_join", "answers": 3}], "worker-0")
+    gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    assert lab.state()["degraded"] > 0
+    machine = on()
+    params = parameters(lab, members=[MASTER, "10.0.0.20"])
+    assert gravity_node.perform("wait", params, machine)["changed"] is False
+    assert lab.state()["degraded"] == 0
+    with pytest.raises(Failed, match=r"10\.0\.0\.21 is not part of the cluster"):
+        gravity_node.wait(machine, {**params, "members": [MASTER, "10.0.0.21"], "wait": 0.1})
+
+
 def test_token_and_peers_come_from_a_healthy_master(lab: Lab, on: On) -> None:
     token = lab.install()("status", "--token").stdout
     lab.join("master-1", "10.0.0.11", "aio", token)
