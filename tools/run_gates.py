@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
@@ -40,6 +41,7 @@ class Gate:
 
     ``junit`` says that it understands pytest's ``--junitxml``, by which its tests are counted; ``counts`` is a pattern
     each match of which in the output is one passed test of a program that ended well. Else the gate itself is one test.
+    ``scratch`` names a variable that is to hold the path of an empty folder, gone after the run.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Gate:
     junit: bool = False
     counts: str = ""
     env: tuple[tuple[str, str], ...] = ()
+    scratch: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,8 @@ def gates(*, nightly: bool = False) -> list[Gate]:
             ("molecule", "test", *scenarios),
             25,
             counts=r"(?m)^\w+ . \w+: Executed: Successful$",
+            # Where it keeps what it knows by itself, a run that was killed says for good that nodes are there.
+            scratch="MOLECULE_EPHEMERAL_DIRECTORY",
         ),
         Gate(
             "e2e",
@@ -268,21 +273,22 @@ def run(
     report.unlink(missing_ok=True)
     argv = [*gate.argv, *([f"--junitxml={report}"] if gate.junit else [])]
     begin = time.monotonic()
-    child = subprocess.Popen(
-        argv,
-        cwd=cwd,
-        env={**env, **dict(gate.env)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    assert child.stdout is not None
-    copier = threading.Thread(target=_copy, args=(child.stdout, log, live, prefix), daemon=True)
-    copier.start()
-    code = _wait(child, gate.minutes * 60, stop)
-    # A program that the gate left behind may still hold the pipe.
-    copier.join(10)
+    with tempfile.TemporaryDirectory(prefix=f"gate-{gate.name}-", ignore_cleanup_errors=True) as scratch:
+        child = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env={**env, **dict(gate.env), **({gate.scratch: scratch} if gate.scratch else {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert child.stdout is not None
+        copier = threading.Thread(target=_copy, args=(child.stdout, log, live, prefix), daemon=True)
+        copier.start()
+        code = _wait(child, gate.minutes * 60, stop)
+        # A program that the gate left behind may still hold the pipe.
+        copier.join(10)
     passed, failed, reason = judge(gate, code, log.read_text(errors="replace"), report, strict=strict)
     return Outcome(gate, passed, failed, time.monotonic() - begin, reason)
 

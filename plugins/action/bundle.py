@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
+from ansible_collections.devenv.lab.plugins.plugin_utils import progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive, sources, store
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
-
-display = Display()
 
 SPEC: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "default": "present", "choices": ["present", "verified", "exported", "imported"]},
@@ -54,7 +52,7 @@ class ActionModule(ActionBase):
 
     def _present(self, args: dict[str, Any], check: bool) -> dict[str, Any]:
         bundle, changed, notes = sources.ensure(
-            args["version"] or None, args["source"], options=_options(args), progress=_say, check=check
+            args["version"] or None, args["source"], options=_options(args), progress=progress.say, check=check
         )
         return _result(bundle, changed, notes)
 
@@ -71,7 +69,7 @@ class ActionModule(ActionBase):
         if archive.holds(target, bundle):
             return {**_result(bundle, False, [f"is there: {target}"]), "archive": str(target)}
         if not check:
-            target = archive.export(bundle, target, _say)
+            target = archive.export(bundle, target, progress.say)
         return {**_result(bundle, True, [f"exported: {target}"]), "archive": str(target)}
 
     def _imported(self, args: dict[str, Any], check: bool) -> dict[str, Any]:
@@ -80,7 +78,7 @@ class ActionModule(ActionBase):
             manifest = archive.peek(source)
             there = store.find(manifest.kubernetes)
             return _result(there, there is None or there.digest != manifest.digest, [])
-        bundle, changed = archive.import_archive(source, progress=_say)
+        bundle, changed = archive.import_archive(source, progress=progress.say)
         return _result(bundle, changed, [f"imported: {bundle.path}"])
 
 
@@ -101,7 +99,3 @@ def _result(bundle: Bundle | None, changed: bool, notes: list[str]) -> dict[str,
             "images": [{"name": one.name, "digest": one.digest} for one in bundle.manifest.images],
         }
     return {"changed": changed, "bundle": fact, "notes": notes, "ansible_facts": {"devenv_bundle": fact}}
-
-
-def _say(text: str) -> None:
-    display.display(f"progress: {text}")

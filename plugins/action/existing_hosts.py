@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import errors, existing, inventory, paths, remote, state
+from ansible_collections.devenv.lab.plugins.plugin_utils import (
+    errors,
+    existing,
+    inventory,
+    paths,
+    progress,
+    remote,
+    state,
+)
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
-
-display = Display()
 
 CANNOT = {"start": "starts no hosts", "stop": "stops no hosts", "snapshot": "makes no snapshots of hosts"}
 
@@ -64,7 +69,7 @@ class ActionModule(ActionBase):
         except errors.DevenvError as error:
             return errors.as_result(error)
         for note in outcome.notes:
-            _progress(note)
+            progress.say(note)
         return {"changed": outcome.changed, "started": [], "stopped": [], **vars(outcome)}
 
     def _preflight(self, args: dict[str, Any], variables: dict[str, Any]) -> existing.Outcome:
@@ -87,7 +92,7 @@ class ActionModule(ActionBase):
             return existing.Outcome(nodes=there, made=[host.name for host in lacking])
         folder = Path(str(variables["devenv_state"]))
         state.write_network(folder, existing.network(resolved, state.read_network(folder)))
-        made = existing.deliver(lacking, bundle, mine, _progress).made if lacking else []
+        made = existing.deliver(lacking, bundle, mine, progress.say).made if lacking else []
         return existing.Outcome(nodes=[host.name for host in hosts], made=made)
 
     def _upgrade(self, args: dict[str, Any], variables: dict[str, Any]) -> existing.Outcome:
@@ -116,7 +121,7 @@ class ActionModule(ActionBase):
     def _reset(self, hosts: list[existing.Host], args: dict[str, Any]) -> existing.Outcome:
         if self._task.check_mode or not hosts:
             return existing.Outcome(removed=[host.name for host in hosts])
-        _progress(f"{len(hosts)} hosts: take away what was put there")
+        progress.say(f"{len(hosts)} hosts: take away what was put there")
         return existing.reset(hosts, self._owner(args))
 
     def _look(self, hosts: list[existing.Host], variables: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +147,3 @@ def _hosts(variables: dict[str, Any], names: list[str] | None = None) -> list[ex
         )
         for name in wanted
     ]
-
-
-def _progress(text: str) -> None:
-    display.display(f"progress: {text}")

@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import gather
+from ansible_collections.devenv.lab.plugins.plugin_utils import gather, progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
-
-display = Display()
 
 
 class ActionModule(ActionBase):
@@ -42,7 +39,7 @@ class ActionModule(ActionBase):
                 source,
                 path,
                 timeout=args["timeout"],
-                progress=lambda text: display.display(f"progress: {text}"),
+                progress=progress.say,
             )
         except DevenvError as error:
             return as_result(error)

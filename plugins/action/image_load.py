@@ -11,11 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import image_load, remote
+from ansible_collections.devenv.lab.plugins.plugin_utils import image_load, progress, remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
-
-display = Display()
 
 
 class ActionModule(ActionBase):
@@ -50,13 +47,9 @@ class ActionModule(ActionBase):
 
 def _load(image: str, targets: list[remote.Target], timeout: float) -> list[image_load.Loaded]:
     if Path(image).is_file():
-        return image_load.load(Path(image), targets, timeout=timeout, progress=_progress)
+        return image_load.load(Path(image), targets, timeout=timeout, progress=progress.say)
     # In /var/tmp, where podman itself puts large files: /tmp may live in memory.
     with tempfile.TemporaryDirectory(prefix="devenv-image-", dir="/var/tmp") as folder:
         archive = Path(folder) / "image.tar"
         image_load.save(image, archive, timeout)
-        return image_load.load(archive, targets, timeout=timeout, progress=_progress)
-
-
-def _progress(text: str) -> None:
-    display.display(f"progress: {text}")
+        return image_load.load(archive, targets, timeout=timeout, progress=progress.say)

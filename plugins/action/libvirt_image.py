@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import errors, libvirt_image, node_image, paths
+from ansible_collections.devenv.lab.plugins.plugin_utils import errors, libvirt_image, node_image, paths, progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
 from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
-
-display = Display()
 
 
 class ActionModule(ActionBase):
@@ -57,18 +54,14 @@ class ActionModule(ActionBase):
             missing = not image.path.is_dir() or (disk is not None and not disk.is_file())
             return {"changed": missing, **found, "kvm": bool(libvirt_image.kvm_known(cache).usable)}
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        made = libvirt_image.ensure_image(recipe, hook, bundle.digest, bundle.bin, cache, _progress)
+        made = libvirt_image.ensure_image(recipe, hook, bundle.digest, bundle.bin, cache, progress.say)
         if store is not None:
-            made = libvirt_image.ensure_images_disk(store, cache, _progress) or made
+            made = libvirt_image.ensure_images_disk(store, cache, progress.say) or made
         return {"changed": made, **found, "kvm": args["kvm"] == "auto" and _kvm(image, cache)}
 
 
 def _kvm(image: libvirt_image.Image, cache: Path) -> bool:
     """Whether to use KVM; said, since an emulated node is many times slower."""
-    found = libvirt_image.prove_kvm(image, cache, _progress)
-    _progress(f"KVM: {found.words}")
+    found = libvirt_image.prove_kvm(image, cache, progress.say)
+    progress.say(f"KVM: {found.words}")
     return bool(found.usable)
-
-
-def _progress(text: str) -> None:
-    display.display(f"progress: {text}")

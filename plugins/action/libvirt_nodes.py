@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.devenv.lab.plugins.plugin_utils import (
     errors,
     inventory,
@@ -19,11 +18,10 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import (
     libvirt_nodes,
     paths,
     podman_nodes,
+    progress,
     state,
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
-
-display = Display()
 
 CANNOT = {"snapshot": "makes no snapshots", "change_address": "gives a node no other address"}
 
@@ -77,7 +75,7 @@ class ActionModule(ActionBase):
         else:
             outcome = self._up(name, args, variables)
         for note in outcome.notes:
-            _progress(note)
+            progress.say(note)
         live = [machine.node for machine in libvirt.machines(name) if machine.state == "running"]
         return {"changed": outcome.changed, "nodes": live, **vars(outcome)}
 
@@ -101,7 +99,7 @@ class ActionModule(ActionBase):
         )
         disks = {node["name"]: node["disk"] for node in resolved["nodes"]}
         clustered = [node["name"] for node in resolved["nodes"] if node["cluster"] is not None]
-        return libvirt_nodes.create(name, home, folder, nodes, disks, plan, boot, clustered, _progress)
+        return libvirt_nodes.create(name, home, folder, nodes, disks, plan, boot, clustered, progress.say)
 
     def _status(self, name: str, variables: dict[str, Any], *, would_create: bool) -> dict[str, Any]:
         if not self._task.check_mode:
@@ -110,9 +108,5 @@ class ActionModule(ActionBase):
         wanted = list(variables.get("groups", {}).get("nodes", []))
         told = podman_nodes.status(states, wanted, would_create=would_create)
         for note in told["notes"]:
-            _progress(note)
+            progress.say(note)
         return told
-
-
-def _progress(text: str) -> None:
-    display.display(f"progress: {text}")

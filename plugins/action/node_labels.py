@@ -12,16 +12,13 @@ from typing import Any
 
 import yaml
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import clusters, kube, labels, members
+from ansible_collections.devenv.lab.plugins.plugin_utils import clusters, kube, labels, members, progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "nodes": {"type": "list", "elements": "str", "required": True},
     "timeout": {"type": "float", "default": 120},
 }
-
-display = Display()
 
 
 class ActionModule(ActionBase):
@@ -53,7 +50,7 @@ class ActionModule(ActionBase):
                     api,
                     timeout=arguments["timeout"],
                     check=check,
-                    progress=lambda text: display.display(f"progress: {text}"),
+                    progress=progress.say,
                 )
             if not check and task_vars.get("devenv_state"):
                 # All have registered: from now on, one that is gone is missed.

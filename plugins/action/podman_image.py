@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import errors, node_image, paths
+from ansible_collections.devenv.lab.plugins.plugin_utils import errors, node_image, paths, progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
 from ansible_collections.devenv.lab.plugins.plugin_utils.podman import image_exists
 from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
-
-display = Display()
 
 
 class ActionModule(ActionBase):
@@ -56,15 +53,11 @@ class ActionModule(ActionBase):
             further = False
         else:
             cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-            made = node_image.ensure_image(recipe, bundle.digest, bundle.bin, cache, _progress)
-            filled = node_image.ensure_store(reference, bundle.digest, bundle.images(), cache, _progress)
+            made = node_image.ensure_image(recipe, bundle.digest, bundle.bin, cache, progress.say)
+            filled = node_image.ensure_store(reference, bundle.digest, bundle.images(), cache, progress.say)
             further = False
             for archive in sorted(set(archives.values())):
-                further |= node_image.extend_store(reference, bundle.digest, archive, cache, _progress)
+                further |= node_image.extend_store(reference, bundle.digest, archive, cache, progress.say)
             changed = made or filled
         stores = {node: str(node_image.extended_path(cache, bundle.digest, one)) for node, one in archives.items()}
         return {"changed": changed or further, "image": reference, "store": str(store), "stores": stores}
-
-
-def _progress(text: str) -> None:
-    display.display(f"progress: {text}")

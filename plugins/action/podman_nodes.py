@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import errors, inventory, paths, podman, podman_nodes, state
+from ansible_collections.devenv.lab.plugins.plugin_utils import (
+    errors,
+    inventory,
+    paths,
+    podman,
+    podman_nodes,
+    progress,
+    state,
+)
 from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
-
-display = Display()
 
 
 class ActionModule(ActionBase):
@@ -67,7 +72,7 @@ class ActionModule(ActionBase):
         else:
             outcome = self._up(verb, name, folder, args, task_vars)
         for note in outcome.notes:
-            display.display(f"progress: {note}")
+            progress.say(note)
         live = [c.node for c in podman.containers(name) if c.state == "running"] if verb in ("create", "start") else []
         return {
             "changed": outcome.changed,
@@ -100,7 +105,7 @@ class ActionModule(ActionBase):
             plan,
             args["image"],
             Path(args["store"]),
-            lambda text: display.display(f"progress: {text}"),
+            progress.say,
             {str(node): Path(str(place)) for node, place in args["stores"].items()},
         )
 
@@ -109,5 +114,5 @@ class ActionModule(ActionBase):
         wanted = list(task_vars.get("groups", {}).get("nodes", []))
         told = podman_nodes.status(states, wanted, would_create=would_create)
         for note in told["notes"]:
-            display.display(f"progress: {note}")
+            progress.say(note)
         return told

@@ -17,9 +17,7 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
-
-display = Display()
+from ansible_collections.devenv.lab.plugins.plugin_utils import progress
 
 _PR_SET_PDEATHSIG = 1
 
@@ -58,7 +56,7 @@ class ActionModule(ActionBase):
                 wrap_async=self._task.async_val,
             )
         for line in ended.get("shown") or []:
-            display.display(f"progress: {line}")
+            progress.say(line)
         result.update(ended)
         if result.get("failed") and result.get("log"):
             result["devenv_advice"] = f"{result['log']} on the host has the whole output"

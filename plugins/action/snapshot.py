@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.devenv.lab.plugins.plugin_utils import (
     clusters,
     deadline,
@@ -18,14 +17,13 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import (
     inventory,
     paths,
     profile,
+    progress,
     remote,
     snapshot,
     snapshot_etcd,
     state,
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
-
-display = Display()
 
 # Providers that make nodes with further images in them.
 _OWN_STORES = ("podman",)
@@ -82,7 +80,7 @@ class ActionModule(ActionBase):
             args["name"],
             source,
             bundles.require(str(variables["devenv_kubernetes_version"])),
-            _progress,
+            progress.say,
             force=args["force"],
         )
         return {"changed": True, "path": str(one.folder), "bytes": one.size, "archives": snapshot.archives(one)}
@@ -92,7 +90,7 @@ class ActionModule(ActionBase):
         check = bool(self._task.check_mode)
         pending = snapshot.begin(paths.home(), folder, args["name"], inventory.profile_of(variables) or {}, check=check)
         if pending:
-            display.display(f"progress: starts from the snapshot {pending}")
+            progress.say(f"starts from the snapshot {pending}")
         return _pending(pending)
 
     def _prepare(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -131,7 +129,7 @@ class ActionModule(ActionBase):
             targets,
             bundles.require(str(variables["devenv_kubernetes_version"])),
             folder / "clusters",
-            _progress,
+            progress.say,
             images=images,
         )
         return {"changed": True}
@@ -147,13 +145,12 @@ class ActionModule(ActionBase):
             return {"changed": False}
         found = clusters.from_hostvars(args["nodes"], variables["hostvars"])
         one = snapshot.read(paths.home(), args["name"])
-        return {"changed": False, "pods": snapshot.wait_for_apps(one, found, deadline.left(args["timeout"]), _progress)}
+        return {
+            "changed": False,
+            "pods": snapshot.wait_for_apps(one, found, deadline.left(args["timeout"]), progress.say),
+        }
 
 
 def _pending(name: str, archives: dict[str, str] | None = None) -> dict[str, Any]:
     facts = {"devenv_snapshot_pending": name, "devenv_snapshot_archives": archives or {}}
     return {"changed": False, "pending": name, "archives": archives or {}, "ansible_facts": facts}
-
-
-def _progress(text: str) -> None:
-    display.display(f"progress: {text}")

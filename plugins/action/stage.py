@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.devenv.lab.plugins.plugin_utils import (
     deadline,
     errors,
@@ -21,11 +20,10 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import (
     lock,
     process,
     profile,
+    progress,
     redact,
     state,
 )
-
-display = Display()
 
 STAGES = ["preflight", "bundle", "provision", "prepare", "kubernetes", "labels", "addons", "validate", "down"]
 
@@ -75,7 +73,7 @@ class ActionModule(ActionBase):
             hosts=len(task_vars.get("groups", {}).get("nodes", [])),
             check=check,
             while_upgrading=args["while_upgrading"],
-            progress=lambda text: display.display(f"progress: {text}"),
+            progress=progress.say,
         )
         facts = {"devenv_run_id": begun.run_id, "devenv_run_dir": str(begun.run_dir or "")}
         return {

@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.devenv.lab.plugins.plugin_utils import (
     errors,
     inventory,
     profile,
+    progress,
     remote,
     upgrade,
     upgrade_delivery,
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
-
-display = Display()
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "verb": {"type": "str", "required": True, "choices": ["plan", "deliver", "finish"]},
@@ -65,7 +63,7 @@ class ActionModule(ActionBase):
         upgrade.require_ready(resolved, seen, begun is not None)
         found = upgrade.plan(name, resolved, new, seen, begun, bundles.find(new.kubernetes) is not None)
         for line in upgrade.lines(found):
-            _progress(line)
+            progress.say(line)
         return {
             "changed": False,
             "plan": found,
@@ -82,7 +80,7 @@ class ActionModule(ActionBase):
         nodes = [node for node in resolved["nodes"] if node["cluster"]]
         targets = [remote.target(node["name"], variables["hostvars"][node["name"]]) for node in nodes]
         masters = [node["name"] for node in nodes if node["group"] == "control_plane"]
-        lacked = upgrade_delivery.deliver(bundle, targets, masters, _progress, write=write)
+        lacked = upgrade_delivery.deliver(bundle, targets, masters, progress.say, write=write)
         # From here on nodes change.
         old = str(resolved["kubernetes"]["version"])
         noted = write and upgrade.pending(folder) is None and upgrade.begin(folder, old, bundle.manifest.kubernetes)
@@ -105,7 +103,3 @@ def _place(variables: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     if resolved is None:
         raise errors.DevenvError("profile_not_given", "no environment was given")
     return Path(str(variables["devenv_state"])), resolved
-
-
-def _progress(text: str) -> None:
-    display.display(f"progress: {text}")

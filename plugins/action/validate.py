@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
-from ansible_collections.devenv.lab.plugins.plugin_utils import clusters, deadline, remote, validate
+from ansible_collections.devenv.lab.plugins.plugin_utils import clusters, deadline, progress, remote, validate
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
-
-display = Display()
 
 
 class ActionModule(ActionBase):
@@ -68,7 +65,7 @@ class ActionModule(ActionBase):
             environment=str(variables.get("devenv_name") or ""),
             targets=lambda: {node.name: _target(node.name, hostvars[node.name]) for node in cluster.nodes},
             check=bool(self._task.check_mode),
-            progress=lambda text: display.display(f"progress: {text}"),
+            progress=progress.say,
         )
 
     def _write(self, rows: list[dict[str, Any]], junit: str | None, variables: dict[str, Any]) -> None:

@@ -44,13 +44,13 @@ CONTAINER_LINES = 60
 
 
 def main(arguments: dict[str, Any]) -> None:
-    """Print the clock, then what ``arguments["part"]`` (health or evidence) asks for; ends itself after ``timeout``
-    seconds.
+    """Print the clock, then what ``arguments["part"]`` (health, evidence or settled) asks for; ends itself after
+    ``timeout`` seconds.
     """
     signal.alarm(int(arguments.get("timeout") or 30))
     sys.stdout.write(json.dumps({"time": time.time()}) + "\n")
     sys.stdout.flush()
-    answer = health() if arguments["part"] == "health" else evidence()
+    answer = {"health": health, "evidence": evidence, "settled": settled}[arguments["part"]]()
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 
@@ -67,6 +67,28 @@ def health(root: str = "/") -> dict[str, Any]:
         "certificates": certificates(root),
         "etcd": etcd() if os.path.exists(observe.under(root, ETCD)) else None,
     }
+
+
+def settled(root: str = "/") -> dict[str, str]:
+    """What stages decide by, as texts to compare with those of another time: nothing in them changes by itself."""
+    seen = observe.observe(observe.managed(root), root)
+    kubernetes = kubernetes_state.state(root)
+    address = kubernetes_state.apiserver_address(root)
+    found = {f"file {path}": _file(state) for path, state in seen["files"].items()}
+    found |= {f"sysctl {name}": str(value) for name, value in seen["sysctls"].items()}
+    found |= {f"check of {unit}": str(passed) for unit, passed in seen["checks"].items()}
+    for unit, state in (observe.unit_states(UNITS) | seen["units"]).items():
+        found[f"unit {unit}"] = f"{state['active']} {state['enabled']}{' changed on disk' if state['reload'] else ''}"
+    found["kubernetes"] = json.dumps(kubernetes, sort_keys=True)
+    found["kubeconfig"] = kubernetes_state.kubeconfig_digest(root)
+    found["kubelet"] = str(kubernetes_state.http_ok("127.0.0.1", 10248, "/healthz"))
+    if address:
+        found["API server"] = str(kubernetes_state.http_ok(address, 6443, "/readyz", ca=kubernetes_state.CA))
+    return found
+
+
+def _file(state: dict[str, Any] | None) -> str:
+    return " ".join(state[key] for key in ("sha256", "mode", "owner", "group")) if state else "absent"
 
 
 def certificates(root: str = "/") -> dict[str, str]:

@@ -135,6 +135,16 @@ def converge(
     return outcome
 
 
+def fingerprint(api: kube.Api, name: str) -> dict[str, str]:
+    """A digest of each object of the set ``name`` as it is now (empty: not there), and of the list of them; equal as
+    long as nobody writes what `converge` would write back. Raises DevenvError as `converge`.
+    """
+    ask = _Patient(api, 0)
+    record = _Record(ask, name)
+    found = {str(ref): shown(ask.get(ref)) for ref in record.members}
+    return {ref: json.dumps(item, sort_keys=True) if item else "" for ref, item in found.items()}
+
+
 def _refuse_strangers(live: Mapping[Ref, Json | None], name: str) -> None:
     others = [
         str(ref)

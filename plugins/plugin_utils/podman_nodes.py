@@ -325,7 +325,7 @@ def set_up_host_network(environment: str, plan: Mapping[str, Any]) -> bool:
     if not Path("/sys/class/net", bridge).exists():
         _make_bridge(bridge, bridge_mac(plan))
     shown = json.loads(process.run(["ip", "-json", "address", "show", "dev", bridge]).stdout)[0]
-    seen = {f"{row['local']}/{row['prefixlen']}" for row in shown["addr_info"]}
+    seen = set(_local(shown))
     wanted = {f"{plan['gateways'][family]}/{subnet.split('/')[1]}" for family, subnet in plan["subnets"].items()}
     changed = False
     if shown["address"] != bridge_mac(plan):
@@ -343,6 +343,21 @@ def set_up_host_network(environment: str, plan: Mapping[str, Any]) -> bool:
         process.run(["nft", "--file", "-"], stdin=nft_table(table, bridge, plan["subnets"]))
         changed = True
     return changed
+
+
+def host_side(environment: str, bridge: str) -> dict[str, str]:
+    """What `set_up_host_side` looks after, as texts to compare with those of another time."""
+    shown = process.run(["ip", "-json", "address", "show", "dev", bridge], check=False).stdout
+    links = json.loads(shown or "[]")
+    return {
+        "bridge": json.dumps([[link["address"], link["flags"], _local(link)] for link in links], sort_keys=True),
+        "nft table": process.run(["nft", "list", "table", "inet", f"devenv-{environment}"], check=False).stdout,
+        "DHCP": " ".join(sorted(dhcp.servers(environment).values())),
+    }
+
+
+def _local(link: Mapping[str, Any]) -> list[str]:
+    return sorted(f"{row['local']}/{row['prefixlen']}" for row in link["addr_info"])
 
 
 def nft_table(table: str, bridge: str, subnets: Mapping[str, str]) -> str:

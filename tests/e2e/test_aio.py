@@ -94,11 +94,36 @@ def test_the_tools_of_an_administrator_are_on_the_node(aio: str) -> None:
 
 def test_a_second_up_changes_nothing(user: Typed, aio: str) -> None:
     seen = untouched(user, aio, ["master-0"])
+    runs = sorted((user.home / "environments" / aio / "runs").iterdir())
     done = user.devenv("up", "--name", aio)
     assert done.stdout.splitlines()[-1] == "changed=0"
+    assert "nothing has changed since the last up" in done.stderr
+    assert sorted((user.home / "environments" / aio / "runs").iterdir()) == runs, "a stage ran"
+    full = user.devenv("up", "--name", aio, "--full")
+    assert full.stdout.splitlines()[-1] == "changed=0"
+    assert "nothing has changed" not in full.stderr
     assert user.objects("up", "--name", aio, "--check")[-1]["changed"] == 0
     assert user.devenv("plan", "--name", aio).stdout.strip().endswith("nothing to do")
     assert untouched(user, aio, ["master-0"]) == seen
+
+
+def test_up_sees_what_others_changed_since_the_last(user: Typed, aio: str) -> None:
+    node = f"{aio}-master-0"
+    managed = json.loads(inside(node, "cat", "/var/lib/devenv/managed.json"))["parts"]
+    name = sorted(path for part in managed.values() for path in part.get("files", []))[0]
+    before = inside(node, "cat", name)
+    label = next(iter(yaml.safe_load(user.devenv("profile", "show", "aio").stdout)["nodes"][0]["labels"]))
+    user.devenv("up", "--name", aio)
+    inside(node, "sh", "-c", f"echo '# another' >> {name}")
+    user.kubectl(aio, "label", "node", "master-0", f"{label}-")
+    last = user.objects("up", "--name", aio)[-1]
+    assert last["changed"] == 2
+    assert inside(node, "cat", name) == before
+    assert f'"{label}"' in user.kubectl(aio, "get", "node", "master-0", "-o", "json").stdout
+    assert "nothing has changed" in user.devenv("up", "--name", aio).stderr
+    (user.home / "environments" / aio / "clusters" / "main" / "kubeconfig").unlink()
+    assert user.objects("up", "--name", aio)[-1]["exit"] == 0
+    user.kubectl(aio, "get", "nodes")
 
 
 def test_plain_ansible_sees_the_same_as_the_command(user: Typed, aio: str) -> None:
@@ -202,7 +227,7 @@ def test_a_label_is_applied_and_a_new_family_is_refused(user: Typed, aio: str) -
     assert "dualstack" in refused.stderr
     assert "Traceback" not in refused.stderr
     # Without a profile the environment keeps its own, the label included.
-    assert user.devenv("up", "--name", aio).stdout.splitlines()[-1] == "changed=0"
+    assert user.devenv("up", "--name", aio, "--full").stdout.splitlines()[-1] == "changed=0"
 
 
 def test_an_image_comes_to_the_nodes_or_the_command_fails(user: Typed, aio: str, tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_a_cluster_on_hosts_that_exist(
     try:
         nodes = user.kubectl(name, "get", "nodes", "-o", "jsonpath={.items[*].metadata.name}").stdout
         assert nodes.split() == ["master-0", "worker-0"]
-        again = user.objects("up", "--profile", profile, "--name", name)[-1]
+        again = user.objects("up", "--profile", profile, "--name", name, "--full")[-1]
         assert again["changed"] == 0
         for verb in ("stop", "start"):
             done = user.devenv(verb, "--name", name, code=2)

@@ -72,7 +72,7 @@ def test_one_node_and_its_life(user: Typed, environment: str, tmp_path: Path, se
     (address,) = addresses(user, environment)["master-0"]
     assert members(environment) == {address: ("master", "healthy")}
     assert labels(user, environment)[address]["memsql"] == "true"
-    assert user.objects("up", "--profile", path, "--name", environment)[-1]["changed"] == 0
+    assert user.objects("up", "--profile", path, "--name", environment, "--full")[-1]["changed"] == 0
     user.devenv("validate", "--name", environment)
     refused = user.devenv("snapshot", "save", "one", "--name", environment, code=None)
     assert "snapshot: not with the engine gravity" in refused.stderr
@@ -87,7 +87,7 @@ def test_one_node_and_its_life(user: Typed, environment: str, tmp_path: Path, se
     there = labels(user, environment)
     assert list(there) == [moved]
     assert there[moved]["memsql"] == "true", "a new Node has the labels of the old"
-    assert user.objects("up", "--name", environment)[-1]["changed"] == 0
+    assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
 
 
 def test_faults_on_the_way_to_a_master_and_two_workers(
@@ -110,7 +110,7 @@ def test_faults_on_the_way_to_a_master_and_two_workers(
     assert where["worker-1"] not in labels(user, environment)
     user.devenv("node", "add", "--name", environment)
     assert len(members(environment)) == 3
-    assert user.objects("up", "--name", environment)[-1]["changed"] == 0
+    assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
 
 
 @pytest.mark.nightly
@@ -135,7 +135,7 @@ def test_a_prepared_image_takes_the_address_of_its_node(user: Typed, environment
     assert members(environment) == {address: ("master", "healthy")}
     assert gravity(environment, "master-0", "status", "--token") == token, "it is that cluster"
     assert list(labels(user, environment)) == [address]
-    assert user.objects("up", "--name", environment)[-1]["changed"] == 0
+    assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
 
 
 SCRIPT = """#!/bin/sh
@@ -187,7 +187,7 @@ def test_a_script_installs_and_the_role_does_the_rest(
     words = (f"devenv_name={environment}", *words)
     user.playbook("gravity_upgrade", *(word for one in words for word in ("-e", one)))
     assert application(environment) == "1.1.0"
-    assert user.objects("up", "--name", environment)[-1]["changed"] == 0
+    assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
 
     by_role(user, tmp_path, environment, "report")
     report = user.home / "environments" / environment / "clusters" / "main" / "gravity-report.tar.gz"
@@ -204,7 +204,7 @@ def test_a_script_installs_and_the_role_does_the_rest(
     user.devenv("up", "--name", environment)
     assert members(environment) == {address: ("master", "healthy")}
     assert application(environment) == "1.1.0"
-    assert user.objects("up", "--name", environment)[-1]["changed"] == 0
+    assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_dns_does_not_live_on_one_node(user: Typed, cluster: str) -> None:
 
 def test_a_second_up_changes_nothing(user: Typed, cluster: str) -> None:
     seen = untouched(user, cluster, NODES)
-    assert user.objects("up", "--name", cluster)[-1]["changed"] == 0
+    assert user.objects("up", "--name", cluster, "--full")[-1]["changed"] == 0
     assert untouched(user, cluster, NODES) == seen
 
 
@@ -167,7 +167,7 @@ def test_the_first_master_that_was_lost_is_made_anew(user: Typed, cluster: str, 
     assert {node: _started(cluster, node) for node in others} == seen
     for address in ha.network(user, cluster)["nodes"]["master-0"]["addresses"].values():
         assert answers(address, ca) == "ok"
-    assert user.objects("up", "--name", cluster)[-1]["changed"] == 0
+    assert user.objects("up", "--name", cluster, "--full")[-1]["changed"] == 0
 
 
 def _started(cluster: str, node: str) -> str:
@@ -199,7 +199,7 @@ def test_one_master_becomes_three(user: Typed, environment: str, tmp_path: Path)
         assert line.split() == [virtual, f"main.{environment}.devenv.internal"]
     dns = user.kubectl(environment, "-n", "kube-system", "get", "pods", "-l", "k8s-app=kube-dns", "-o", "json").stdout
     assert len({pod["spec"]["nodeName"] for pod in json.loads(dns)["items"]}) == 2
-    assert user.objects("up", "--name", environment)[-1]["changed"] == 0
+    assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
 
 
 @pytest.mark.nightly

@@ -80,7 +80,7 @@ def test_a_virtual_machine_is_made_reached_and_gone(user: Typed, machine: str) -
     assert int(ssh(user, machine, "df --output=size --block-size=M / | tail -n 1").rstrip("M")) > 7 * 1024
     row = next(one for one in user.data("list") if one["name"] == machine)
     assert (row["state"], row["running"]) == ("running", 1)
-    assert user.objects("up", "--name", machine)[-1]["changed"] == 0
+    assert user.objects("up", "--name", machine, "--full")[-1]["changed"] == 0
 
 
 @pytest.mark.parametrize("machine", [("dualstack", "dhcp")], indirect=True)

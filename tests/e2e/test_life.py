@@ -84,7 +84,7 @@ def test_labels_leave_with_the_profile_and_those_of_others_stay(user: Typed, lab
     assert "ours" not in node["metadata"]["labels"]
     assert (node["metadata"]["labels"]["theirs"], node["metadata"]["labels"]["pipe"]) == ("yes", "true")
     assert {taint["key"] for taint in node["spec"]["taints"]} == {"theirs"}
-    assert user.objects("up", "--name", lab)[-1]["changed"] == 0
+    assert user.objects("up", "--name", lab, "--full")[-1]["changed"] == 0
 
 
 def test_a_worker_with_a_stubborn_pod_is_removed(user: Typed, lab: str, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_worker_with_a_stubborn_pod_is_removed(user: Typed, lab: str, tmp_path
     assert leaves not in inside(f"{lab}-master-0", "cat", "/etc/hosts")
     user.kubectl(lab, "rollout", "status", "deployment/stubborn", "--timeout=120s")
     user.kubectl(lab, "delete", "deployment", "stubborn", "--wait=false")
-    assert user.objects("up", "--name", lab)[-1]["changed"] == 0
+    assert user.objects("up", "--name", lab, "--full")[-1]["changed"] == 0
     # The number is free again, and the address with it.
     user.devenv("node", "add", "--name", lab, "--set", "labels.pipe=true")
     assert ready(user, lab) == {"master-0": True, "worker-0": True, "worker-1": True}
@@ -201,7 +201,7 @@ def test_all_comes_back_after_a_stop_and_after_a_reboot(user: Typed, lab: str) -
     assert ready(user, lab) == dict.fromkeys(masters, True)
     assert ha.members(lab, masters) == dict.fromkeys(masters, True)
     assert containers(lab) == before
-    assert user.objects("up", "--name", lab)[-1]["changed"] == 0
+    assert user.objects("up", "--name", lab, "--full")[-1]["changed"] == 0
 
 
 def test_a_lost_majority_is_said_and_nothing_is_made(user: Typed, lab: str) -> None:
@@ -245,4 +245,4 @@ def test_certificates_and_the_address_of_a_single_node(user: Typed, environment:
     user.devenv("stop", "--name", environment)
     user.devenv("start", "--name", environment)
     assert ready(user, environment) == {"master-0": True}
-    assert user.objects("up", "--name", environment)[-1]["changed"] == 0
+    assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0

@@ -117,7 +117,7 @@ def test_a_worker_is_added_and_one_that_was_lost_is_made_anew(user: Typed, two: 
     assert untouched(user, pipe, ["master-0"])["containers"] == masters
     assert sorted(nodes_of(user, pipe)) == ["master-0", "worker-0", "worker-1"]
     assert inside(f"{pipe}-worker-1", "hostname").strip() == "worker-1"
-    assert user.objects("up", "--name", pipe)[-1]["changed"] == 0
+    assert user.objects("up", "--name", pipe, "--full")[-1]["changed"] == 0
 
 
 def test_down_works_from_labels_when_the_state_folder_is_lost(two: Any, new_name: Callable[[str], str]) -> None:

@@ -212,7 +212,7 @@ def test_the_old_clusters_token_and_kubeconfig_are_refused(user: Typed, old: str
 
 
 def test_the_new_environment_is_one_as_any_other(user: Typed, new: str) -> None:
-    assert user.objects("up", "--name", new)[-1]["changed"] == 0
+    assert user.objects("up", "--name", new, "--full")[-1]["changed"] == 0
     user.devenv("validate", "--name", new)
 
 

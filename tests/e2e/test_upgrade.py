@@ -107,7 +107,7 @@ def is_whole(user: Typed, name: str, nodes: list[str], masters: list[str]) -> No
     assert json.loads(user.kubectl(name, "get", "configmap", "kept", "-o", "json").stdout)["data"] == {"a": "b"}
     profile = yaml.safe_load((ha.state(user, name) / "profile.yml").read_text())
     assert profile["kubernetes"]["version"] == NEW
-    assert user.objects("up", "--name", name)[-1]["changed"] == 0
+    assert user.objects("up", "--name", name, "--full")[-1]["changed"] == 0
 
 
 def kill_when(user: Typed, name: str, moment: Callable[[], bool], seconds: float = 600) -> None:
@@ -143,7 +143,7 @@ def test_one_node_killed_twice(user: Typed, made: Callable[[str], str]) -> None:
     user.devenv("upgrade", "--kubernetes", NEW, "--name", name, code=14)
     user.devenv("stop", "--name", name)
     user.devenv("start", "--name", name)
-    assert user.objects("up", "--name", name)[-1]["changed"] == 0
+    assert user.objects("up", "--name", name, "--full")[-1]["changed"] == 0
 
 
 def test_three_masters_answer_all_the_time(user: Typed, made: Callable[[str], str], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import subprocess
 import sys
 import time
@@ -350,3 +351,21 @@ def test_the_programs_need_only_the_standard_library() -> None:
     done = subprocess.run([sys.executable, "-I", "-S", "-"], input=source, capture_output=True, text=True, check=False)
     assert "ansible" not in done.stderr
     assert "ModuleNotFoundError" not in done.stderr
+
+
+def test_what_is_compared_changes_with_content_and_mode_alone(tmp_path: Path) -> None:
+    managed, file = tmp_path / "var/lib/devenv/managed.json", tmp_path / "etc/one"
+    for path, text in ((managed, json.dumps({"parts": {"a": {"files": ["/etc/one", "/etc/two"]}}})), (file, "1")):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    before = node_report.settled(str(tmp_path))
+    assert before["file /etc/two"] == "absent"
+    assert before["kubernetes"] == '{"marker": {}, "missing": [], "state": "absent"}'
+    os.utime(file, (1, 1))
+    assert node_report.settled(str(tmp_path)) == before
+    file.chmod(0o600)
+    after = node_report.settled(str(tmp_path))
+    assert {key for key in before if before[key] != after[key]} == {"file /etc/one"}
+    file.chmod(0o644)
+    file.write_text("2")
+    assert node_report.settled(str(tmp_path))["file /etc/one"] not in (before["file /etc/one"], after["file /etc/one"])

@@ -272,3 +272,19 @@ def test_volumes_are_made_in_the_folder_that_was_asked_for(rendered: Callable[[s
     assert json.loads(config["data"]["config.json"]) == {
         "nodePathMap": [{"node": "DEFAULT_PATH_FOR_NON_LISTED_NODES", "paths": ["/var/lib/devenv/volumes"]}]
     }
+
+
+def test_a_fingerprint_changes_with_what_converge_would_write_back() -> None:
+    api = Api()
+    assert object_sets.fingerprint(cast(kube.Api, api), "x") == {}
+    converge(api, item("one", data={"a": "1"}), item("two"))
+    before = object_sets.fingerprint(cast(kube.Api, api), "x")
+    assert set(before) == {"ConfigMap kube-system/one", "ConfigMap kube-system/two"}
+    api.objects[path("one")]["status"] = {"seen": "later"}
+    api.objects[path("one")]["metadata"]["resourceVersion"] = "99"
+    assert object_sets.fingerprint(cast(kube.Api, api), "x") == before
+    api.objects[path("one")]["data"] = {"a": "2"}
+    after = object_sets.fingerprint(cast(kube.Api, api), "x")
+    assert {ref for ref in before if before[ref] != after[ref]} == {"ConfigMap kube-system/one"}
+    api.delete(path("two"))
+    assert object_sets.fingerprint(cast(kube.Api, api), "x")["ConfigMap kube-system/two"] == ""

@@ -92,6 +92,19 @@ def test_output_goes_to_log_and_screen(tmp_path: Path) -> None:
     assert (tmp_path / "x.log").read_text() == screen.getvalue() == "out\nerr\n"
 
 
+def test_a_gate_gets_an_empty_folder_of_its_own(tmp_path: Path) -> None:
+    script = 'ls -A "$PLACE" | wc -l; echo "$PLACE"; touch "$PLACE/left"'
+    gate = tool.Gate("x", "x", ("sh", "-c", script), 1, scratch="PLACE")
+    places = []
+    for _ in range(2):
+        tool.run(gate, live=None, env={}, logs=tmp_path, strict=False, stop=threading.Event(), cwd=tmp_path)
+        count, place = (tmp_path / "x.log").read_text().split()
+        assert count == "0"
+        assert not Path(place).exists()
+        places.append(place)
+    assert places[0] != places[1]
+
+
 def test_time_over_ends_the_whole_group(tmp_path: Path) -> None:
     gate = tool.Gate("x", "x", ("sh", "-c", "sleep 60 & echo $!; wait"), 0.01)
     begin = time.monotonic()

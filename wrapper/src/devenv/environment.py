@@ -56,6 +56,7 @@ class Environment:
         on_failure: str = "keep",
         artifacts: str | os.PathLike[str] | None = None,
         ansible_arguments: Sequence[str] = (),
+        full: bool = False,
         keep: bool = False,
         watcher: runner.Watcher | None = None,
     ) -> Self:
@@ -64,8 +65,8 @@ class Environment:
         ``profile``: a name or the path of a file; without it the environment ``name`` keeps its own. ``overrides``:
         keys of the profile by dotted path, e.g. ``{"nodes.worker-0.memory": "4GiB"}``. ``timeout`` in seconds for the
         whole. ``snapshot``: name of one to start a new environment from. ``on_failure``: "keep", or "destroy" for an
-        environment that this call made. ``changed`` of what is returned counts changed tasks. Raises errors.Error (see
-        errors for its kinds) and errors.Interrupted.
+        environment that this call made. ``full`` runs every stage, also when nothing has changed. ``changed`` of what
+        is returned counts changed tasks. Raises errors.Error (see errors for its kinds) and errors.Interrupted.
         """
         wanted = os.fspath(profile) if profile is not None else None
         goal = (
@@ -78,6 +79,7 @@ class Environment:
             timeout=timeout,
             artifacts=Path(artifacts) if artifacts else None,
             arguments=ansible_arguments,
+            full=full,
             command="Environment.up",
         )
         result = operations.up(goal, options, watcher, on_failure=on_failure)

@@ -24,7 +24,7 @@ from devenv.history import LOG
 @dataclass(frozen=True)
 class Options:
     """What Ansible's own user knows, and what every run has. ``timeout`` in seconds; ``extra`` is runner.extra_vars'
-    output; ``arguments`` goes to ansible-playbook unread.
+    output; ``arguments`` goes to ansible-playbook unread; with ``full`` no stage is saved.
     """
 
     extra: Sequence[Mapping[str, Any] | Path] = ()
@@ -38,6 +38,17 @@ class Options:
     artifacts: Path | None = None
     arguments: Sequence[str] = ()
     command: str = ""
+    full: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether a run with these options does all that a run of the same profile does, and nothing else."""
+        return not (self.extra or self.tags or self.limit or self.check or self.arguments)
+
+    @property
+    def shown(self) -> bool:
+        """Whether somebody wants to see the stages, or has to have them."""
+        return bool(self.full or self.diff or self.verbosity or self.artifacts or os.environ.get("ARTIFACT_DIR"))
 
     def ansible_arguments(self) -> list[str]:
         """Arguments of ansible-playbook that these options stand for."""
@@ -174,14 +185,23 @@ def up(
     on_failure: str = "keep",
     gather: bool = True,
 ) -> Result:
-    """Make the environment what its profile says. With ``on_failure="destroy"`` an environment that this run made is
+    """Make the environment what its profile says; no stage runs where settled.py sees that all would find nothing to
+    do, unless an option asks for more than that. With ``on_failure="destroy"`` an environment that this run made is
     taken down again when it fails; one that was there before never is, nor is an interrupted one. With ``gather``,
     what the nodes know is collected first.
     """
-    options = options or Options()
+    from devenv import settled
+
+    options, began = options or Options(), time.monotonic()
+    quick = options.whole and not options.shown and "devenv_snapshot" not in goal.variables
+    if quick and settled.still(goal.name, goal.resolved):
+        return Result(goal.name, seconds=time.monotonic() - began, text="nothing has changed since the last up")
     new = not paths.environment(goal.name).exists()
     try:
-        return run("cluster", goal.name, goal.variables, options, watcher)
+        result = run("cluster", goal.name, goal.variables, options, watcher)
+        if options.whole:
+            settled.note(goal.name, goal.resolved, result.run_dir)
+        return result
     except errors.Error as error:
         if gather and not options.check:
             from devenv import gathering

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
+from ansible_collections.devenv.lab.plugins.plugin_utils import progress
+
 SEPARATOR = " | "
-_PROGRESS = "progress: "
 _WARNING = "[WARNING]: "
 _CHECKS = "Validating arguments against arg spec"  # tasks that ansible adds before each role
 _HEARTBEAT = 30.0  # seconds of silence after which plain output says what it is waiting for
@@ -116,7 +117,7 @@ class Tracker:
     def _talk(self, text: str) -> list[Update]:
         # Ansible wraps what it says at the width of its terminal.
         joined = " ".join(text.split())
-        for kind, mark in (("note", _PROGRESS), ("warning", _WARNING)):
+        for kind, mark in (("note", progress.MARK), ("warning", _WARNING)):
             if joined.startswith(mark):
                 return [Update(kind, self.stage, joined.removeprefix(mark))]
         return []

@@ -95,7 +95,7 @@ def status(name: str) -> dict[str, Any]:
         found = state.read(folder)
     kubeconfig = folder / "kubeconfig"
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(_containers, name)
+        asked = pool.submit(node_states, name)
         importlib.import_module(f"{podman.__package__}.kube")  # while podman works
         containers = asked.result()
     api, ready = _api_nodes(kubeconfig, containers)
@@ -121,7 +121,7 @@ def _hosts(network: Mapping[str, Any] | None) -> dict[str, str]:
     return {name: "running" for name, node in (network or {}).get("nodes", {}).items() if "host" in node}
 
 
-def _containers(name: str) -> dict[str, str]:
+def node_states(name: str) -> dict[str, str]:
     """State of each node's container, machine or host; empty where podman cannot be asked."""
     with names.translated():
         hosts = _hosts(state.read_network(paths.environment(name)))
@@ -182,7 +182,7 @@ def nodes(name: str) -> list[dict[str, Any]]:
     with names.translated():
         found = state.read(paths.environment(name))
     profile, network = found.profile or {"nodes": []}, found.network or {}
-    containers = _containers(name)
+    containers = node_states(name)
     kubeconfigs = sorted(found.folder.glob("clusters/*/kubeconfig"))
     ready: dict[str, str] = {}
     for kubeconfig in kubeconfigs:
@@ -209,7 +209,7 @@ def plan(goal: Target) -> dict[str, Any]:
     with names.translated():
         old = state.read_profile(folder)
         begun = upgrades.pending(folder)
-    containers = _containers(goal.name)
+    containers = node_states(goal.name)
     wanted = [node["name"] for node in resolved.get("nodes", [])]
     found = differences(old, resolved)
     return {

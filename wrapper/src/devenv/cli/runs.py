@@ -54,6 +54,9 @@ def up(
     timeout: given.Timeout = None,
     on_failure: OnFailure = "keep",
     artifacts: given.Artifacts = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Run every stage, also when nothing has changed since the last up.")
+    ] = False,
     no_gather: Annotated[
         bool, typer.Option("--no-gather", help="After a failure, do not collect what the nodes know.")
     ] = False,
@@ -61,7 +64,8 @@ def up(
 ) -> None:
     """Make an environment, or bring it to what its profile says.
 
-    Safe to repeat: what is as it should be is left alone. Without --profile an existing environment keeps its own.
+    Safe to repeat: what is as it should be is left alone, and when nothing has changed since the last up, no stage
+    runs. Without --profile an existing environment keeps its own.
     With --snapshot a new environment starts with what devenv snapshot save kept, with new keys and certificates.
     What follows -- goes to ansible-playbook.
     """
@@ -72,7 +76,7 @@ def up(
             raise errors.UsageError(f"{on_failure!r} is neither keep nor destroy", where="--on-failure")
         chosen = options(
             context, extra=extra_vars, tags=tags, limit=limit, check=check, diff=diff, verbosity=verbose, forks=forks,
-            timeout=timeout, artifacts=artifacts,
+            timeout=timeout, artifacts=artifacts, full=full,
         )  # fmt: skip
         goal = (
             operations.target_from(snapshot, profile, name, given.overrides(changes))
