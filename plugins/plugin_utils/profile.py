@@ -92,13 +92,16 @@ def warnings(resolved: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def require_engine(resolved: Mapping[str, Any], configs: Path = paths.CONFIGS) -> None:
-    """Raise DevenvError engine_cannot when the profile's engine cannot make what the profile asks for."""
+def require_engine(resolved: Mapping[str, Any], configs: Path = paths.CONFIGS, *, shape_only: bool = False) -> None:
+    """Raise DevenvError engine_cannot when the profile's engine cannot make what the profile asks for.
+
+    ``shape_only``: what it makes the cluster of may still come, or is not needed, as the cluster is there.
+    """
     engine = resolved["kubernetes"]["engine"]
     traits = engine_traits(engine, configs)
     for text in _beyond(resolved, traits):
         raise DevenvError("engine_cannot", text, where=resolved["profile"])
-    if engine == "gravity":
+    if engine == "gravity" and not shape_only:
         _require_tarball(resolved)
 
 

@@ -210,6 +210,16 @@ def test_gravity_is_refused_while_there_is_no_such_engine(monkeypatch: pytest.Mo
     assert refused(said) == ["grouping.c.installer: devops_gravity needs engine gravity, not built yet"]
 
 
+def test_what_gravity_cannot_make_is_refused_and_its_tarball_is_the_runs() -> None:
+    """Collection knows no tarball, and an environment that is there needs none."""
+    hosts = {f"h{number}": {"role": "master"} for number in range(3)}
+    grouping = {"c": {"hosts": list(hosts), "installer": "devops_gravity"}}
+    assert demand.parse({"hardware": hosts, "grouping": grouping}).engine == "gravity"
+    hosts["h3"] = {"role": "master"}
+    (problem,) = refused({"hardware": hosts, "grouping": {"c": {**grouping["c"], "hosts": list(hosts)}}})
+    assert problem == "grouping.c: the engine gravity makes at most 3 masters, not 4"
+
+
 def test_one_environment_has_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     class Other(installers.Installer):
         engine = "other"

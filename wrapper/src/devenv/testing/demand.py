@@ -519,7 +519,7 @@ def _check_profile(demand: Demand) -> None:
     try:
         schema = json.loads((paths.CONFIGS / "schema" / "profile.json").read_text(encoding="utf-8"))
         documents.validate(document, schema, "profile")
-        profile.require_engine(profile.resolve_document(document, "test"))
+        profile.require_engine(profile.resolve_document(document, "test"), shape_only=True)
     except DevenvError as error:
         text = error.message
         for host, node in node_names(demand).items():
