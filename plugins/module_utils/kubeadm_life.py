@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,8 +20,12 @@ PKI = "/etc/kubernetes/pki"
 _REASON = "kubernetes_certificates"
 # Each as kubeadm names it, with the programs that read it when they start.
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+ELECTED = COMPONENTS[2:]
 FLAGS = "/var/lib/kubelet/kubeadm-flags.env"
 CTR = ("ctr", "--namespace", "k8s.io")
+# Seconds that a program has to end by itself. An API server whose etcd went waits a minute for requests that nobody
+# answers, and all that watch it look for it at ever longer intervals meanwhile.
+PATIENCE = 5.0
 
 # Certificates that name the node's address, as kubeadm's phases call them.
 OF_AN_ADDRESS = {"apiserver": "apiserver", "etcd-server": "etcd/server", "etcd-peer": "etcd/peer"}
@@ -74,13 +79,18 @@ def restart_static_pods(timeout: float, pause: float = 0.5) -> None:
     kubeadm.wait_until(_api_ready, deadline, _REASON, "the API server is not ready again", pause)
 
 
-def _restart(group: Sequence[str], deadline: float, pause: float) -> None:
+def _restart(group: Sequence[str], deadline: float, pause: float, patience: float = PATIENCE) -> None:
     old = running(group)
     for name, pids in old.items():
         for pid in pids:
-            _end(name, pid)
+            _end(name, pid, signal.SIGTERM)
+    ending = time.monotonic()
 
     def started() -> bool:
+        if time.monotonic() - ending > patience:
+            for name, pids in old.items():
+                for pid in pids:
+                    _end(name, pid, signal.SIGKILL)
         return all(pids and not set(pids) & set(old[name]) for name, pids in running(group).items())
 
     kubeadm.wait_until(started, deadline, _REASON, f"{', '.join(group)} did not start again", pause)
@@ -107,11 +117,11 @@ def running(names: Sequence[str], proc: str = "/proc") -> dict[str, list[int]]:
     return found
 
 
-def _end(name: str, pid: int) -> None:
+def _end(name: str, pid: int, how: signal.Signals) -> None:
     # Looked at again: the number may be another process' by now.
     if pid in running([name])[name]:
         try:
-            os.kill(pid, 15)
+            os.kill(pid, how)
         except ProcessLookupError:
             return
 
@@ -200,6 +210,7 @@ def _rewrite(params: dict[str, Any], wanted: list[str]) -> None:
             _phase(words, files.config)
         _wait_for(lambda: kubeadm._etcdctl("endpoint", "health").returncode == 0, deadline, "etcd is not healthy")
         _update_peer(wanted[0])
+        _forget_endpoints(observe.read_json(_mark()).get("before", []), wanted)
         _wait_for(_api_ready, deadline, "the API server is not ready")
         _phase(["upload-config", "kubeadm"], files.config)
     _forget_pods(params["node"], deadline)
@@ -231,6 +242,17 @@ def _end_containers() -> None:
         observe.run([*CTR, "tasks", "kill", "--all", "--signal", "SIGKILL", task])
 
 
+def _forget_endpoints(before: Sequence[str], wanted: Sequence[str]) -> None:
+    """Take the old addresses off the Service kubernetes: an API server that was killed stays there for a while, and
+    half of the pods' connections would go nowhere.
+    """
+    for address in before:
+        if address not in wanted:
+            answer = kubeadm._etcdctl("del", f"/registry/masterleases/{address}")
+            if answer.returncode != 0:
+                raise kubeadm.Failed("kubernetes_etcd", f"the API server's old address: {answer.stderr.strip()}")
+
+
 def _update_peer(address: str) -> None:
     """The only member's URL, as others would reach it one day."""
     host = f"[{address}]" if ":" in address else address
@@ -256,6 +278,8 @@ def _forget_pods(node: str, deadline: float) -> None:
         return answer.returncode == 0
 
     _wait_for(answers, deadline, "the API does not answer")
+    # Who held them has ended, and others would wait until they run out; deleted pods wait for a controller meanwhile.
+    kubeadm._kubectl("delete", "lease", "-n", "kube-system", "--ignore-not-found", *ELECTED)
     for item in listed.get("items", []):
         owners = {owner["kind"] for owner in item["metadata"].get("ownerReferences", [])}
         if item["spec"].get("hostNetwork") and "Node" not in owners and owners:

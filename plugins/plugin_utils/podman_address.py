@@ -15,6 +15,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, files
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
 FILE = "addresses"
+# Else the kernel takes the other addresses with the first of the subnet, and the way out with it.
+PROMOTE = "net.ipv4.conf.eth0.promote_secondaries=1"
 
 
 def check(resolved: Mapping[str, Any], name: str) -> None:
@@ -53,7 +55,25 @@ def begin(folder: Path, environment: str, name: str, wanted: str) -> list[str]:
     )
     for address in new:
         _ip(pid, "address", "replace", address, *(["nodad"] if ":" in address else []))
+    _prefer_new(pid, new, network)
     return new
+
+
+def _prefer_new(pid: int, new: list[str], network: Mapping[str, Any]) -> None:
+    """Put IPv4 addresses that are to go behind the new: what connects from now on would hang with the first when that
+    is taken away. They are back before any connection misses them.
+    """
+    old = [address for address in _there(pid) if address not in new and ":" not in address]
+    if old:
+        lines = [f"address {verb} {address} dev eth0" for address in old for verb in ("delete", "add")]
+        lines.append(f"route replace default via {network['gateways']['ipv4']} dev eth0")
+        process.run(_inside(pid, "sysctl", "-qw", PROMOTE))
+        process.run(_inside(pid, "ip", "-batch", "-"), stdin="\n".join(lines) + "\n")
+
+
+def _there(pid: int) -> list[str]:
+    shown = json.loads(_ip(pid, "address", "show", json_output=True) or "[]")
+    return [f"{row['local']}/{row['prefixlen']}" for row in shown[0]["addr_info"] if row.get("scope") == "global"]
 
 
 def end(folder: Path, environment: str, name: str) -> list[str]:
@@ -61,13 +81,12 @@ def end(folder: Path, environment: str, name: str) -> list[str]:
     network = state.read_network(folder) or {"nodes": {}}
     pid = _pid(environment, name)
     kept = _with_prefix(network, name)
-    shown = json.loads(_ip(pid, "address", "show", json_output=True) or "[]")
-    there = [f"{row['local']}/{row['prefixlen']}" for row in shown[0]["addr_info"] if row.get("scope") == "global"]
-    gone = [address for address in there if address not in kept]
+    gone = [address for address in _there(pid) if address not in kept]
     if gone:
-        # Else the kernel takes the new address with the first of the subnet, and the way out with it.
-        process.run(_inside(pid, "sysctl", "-qw", "net.ipv4.conf.eth0.promote_secondaries=1"))
+        process.run(_inside(pid, "sysctl", "-qw", PROMOTE))
     for address in gone:
+        # Told to the other side at once, where the kernel can: it would wait for answers until it gives up.
+        process.run(_inside(pid, "ss", "--kill", "--tcp", "--numeric", "src", address.split("/")[0]), check=False)
         _ip(pid, "address", "delete", address)
     for address in kept:
         _ip(pid, "address", "replace", address, *(["nodad"] if ":" in address else []))

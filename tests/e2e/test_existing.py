@@ -148,6 +148,7 @@ def test_a_cluster_on_hosts_that_exist(
         assert nodes.split() == ["master-0", "worker-0"]
         again = user.objects("up", "--profile", profile, "--name", name, "--full")[-1]
         assert again["changed"] == 0
+        assert "nothing has changed" in user.devenv("up", "--name", name).stderr
         for verb in ("stop", "start"):
             done = user.devenv(verb, "--name", name, code=2)
             assert "[provider_cannot]" in done.stderr

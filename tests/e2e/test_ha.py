@@ -107,6 +107,7 @@ def test_dns_does_not_live_on_one_node(user: Typed, cluster: str) -> None:
 def test_a_second_up_changes_nothing(user: Typed, cluster: str) -> None:
     seen = untouched(user, cluster, NODES)
     assert user.objects("up", "--name", cluster, "--full")[-1]["changed"] == 0
+    assert "nothing has changed" in user.devenv("up", "--name", cluster).stderr
     assert untouched(user, cluster, NODES) == seen
 
 
