@@ -166,7 +166,7 @@ def plan(found: Application, nodes: Sequence[Mapping[str, Any]], flavor: str = "
     chosen = flavor or _single(found)
     if chosen not in found.flavors:
         raise _wrong(f'flavor "{chosen}" is not of the manifest; it has {", ".join(found.flavors) or "none"}')
-    count = sum(number for _, number in found.flavors[chosen])
+    count = sum(number for profile, number in found.flavors[chosen])
     if count != 1:
         raise _wrong(
             f'flavor "{chosen}" installs {count} nodes at once and waits for all of them; take one of a single node, '
@@ -189,7 +189,7 @@ def plan(found: Application, nodes: Sequence[Mapping[str, Any]], flavor: str = "
 
 def _single(found: Application) -> str:
     """The default flavor when it is one of a single node, else the first that is."""
-    single = [name for name, nodes in found.flavors.items() if sum(number for _, number in nodes) == 1]
+    single = [name for name, nodes in found.flavors.items() if sum(number for profile, number in nodes) == 1]
     if found.default_flavor in single or not single:
         return found.default_flavor
     return single[0]
