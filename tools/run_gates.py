@@ -106,6 +106,8 @@ def gates(*, nightly: bool = False) -> list[Gate]:
         ),
         Gate("changelog", "lint", ("antsibull-changelog", "lint"), 1),
         Gate("generated", "lint", _python("tools/generated.py", "--check"), 1),
+        # Long before their turn: a test that cannot be imported.
+        Gate("collect", "lint", ("pytest", "--collect-only", "-q", "tests", "wrapper/tests"), 2),
         Gate(
             "unit",
             "unit",
