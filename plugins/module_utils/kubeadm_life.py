@@ -5,12 +5,13 @@ kubeadm's phases and files: https://kubernetes.io/docs/reference/setup-tools/kub
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.module_utils import kubeadm, kubernetes_state, observe
@@ -81,16 +82,12 @@ def restart_static_pods(timeout: float, pause: float = 0.5) -> None:
 
 def _restart(group: Sequence[str], deadline: float, pause: float, patience: float = PATIENCE) -> None:
     old = running(group)
-    for name, pids in old.items():
-        for pid in pids:
-            _end(name, pid, signal.SIGTERM)
+    _end(old, signal.SIGTERM)
     ending = time.monotonic()
 
     def started() -> bool:
         if time.monotonic() - ending > patience:
-            for name, pids in old.items():
-                for pid in pids:
-                    _end(name, pid, signal.SIGKILL)
+            _end(old, signal.SIGKILL)
         return all(pids and not set(pids) & set(old[name]) for name, pids in running(group).items())
 
     kubeadm.wait_until(started, deadline, _REASON, f"{', '.join(group)} did not start again", pause)
@@ -117,13 +114,13 @@ def running(names: Sequence[str], proc: str = "/proc") -> dict[str, list[int]]:
     return found
 
 
-def _end(name: str, pid: int, how: signal.Signals) -> None:
-    # Looked at again: the number may be another process' by now.
-    if pid in running([name])[name]:
-        try:
-            os.kill(pid, how)
-        except ProcessLookupError:
-            return
+def _end(programs: Mapping[str, Sequence[int]], how: signal.Signals) -> None:
+    """Signal those of ``programs`` (process ids by name) that still run: a number may be another process' by now."""
+    now = running(list(programs))
+    for name, pids in programs.items():
+        for pid in set(pids) & set(now[name]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, how)
 
 
 # --- another address -------------------------------------------------------------------------------------------------
@@ -225,10 +222,7 @@ def _phase(words: Sequence[str], config: str) -> None:
 
 
 def _wait_for(done: Callable[[], bool], deadline: float, text: str) -> None:
-    while not done():
-        if time.monotonic() >= deadline:
-            raise kubeadm.Failed("kubernetes_address", text, kubeadm.kubelet_tail())
-        time.sleep(0.5)
+    kubeadm.wait_until(done, deadline, "kubernetes_address", text)
 
 
 def _remove(path: str) -> None:

@@ -7,6 +7,7 @@ a ConfigMap of kube-system, ``devenv-<set>``, lists them, since no request finds
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -136,13 +137,17 @@ def converge(
 
 
 def fingerprint(api: kube.Api, name: str) -> dict[str, str]:
-    """A digest of each object of the set ``name`` as it is now (empty: not there), and of the list of them; equal as
+    """A digest of each object on record of the set ``name`` as it is now, empty for one that is not there; equal as
     long as nobody writes what `converge` would write back. Raises DevenvError as `converge`.
     """
     ask = _Patient(api, 0)
     record = _Record(ask, name)
     found = {str(ref): shown(ask.get(ref)) for ref in record.members}
-    return {ref: json.dumps(item, sort_keys=True) if item else "" for ref, item in found.items()}
+    return {ref: _digest(item) if item else "" for ref, item in found.items()}
+
+
+def _digest(item: Json) -> str:
+    return hashlib.sha256(json.dumps(item, sort_keys=True).encode()).hexdigest()
 
 
 def _refuse_strangers(live: Mapping[Ref, Json | None], name: str) -> None:

@@ -53,7 +53,7 @@ def run(
     """
     if check and not cluster.kubeconfig.exists():
         return Report()
-    record = cluster.kubeconfig.with_name("validated.json")
+    record = record_of(cluster)
     access = _access(cluster.kubeconfig)
     levels: list[checks.Level] = [checks.ReadOnly(cluster, access)]
     if cluster.metrics:
@@ -82,6 +82,11 @@ def run(
     if not check and (pods is not None or failure is not None):
         checks.write_record(record, failure is None, found)
     return Report(found, failure)
+
+
+def record_of(cluster: Cluster) -> Path:
+    """Where the last full validation is on record (`checks.needs_probes`)."""
+    return cluster.kubeconfig.with_name("validated.json")
 
 
 def _access(path: Path) -> kube.Access | DevenvError:

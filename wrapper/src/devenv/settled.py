@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def look(name: str, resolved: Mapping[str, Any]) -> Facts | None:
             return None
         tasks: list[Callable[[], Facts | None]] = [
             lambda: _nodes(wanted, hostvars),
-            *(_cluster_task(cluster) for cluster in clusters.from_hostvars(wanted, hostvars)),
+            *(partial(_cluster, cluster) for cluster in clusters.from_hostvars(wanted, hostvars)),
         ]
         with ThreadPoolExecutor(len(tasks)) as pool:
             parts = [provided, *pool.map(lambda task: task(), tasks)]
@@ -152,20 +153,15 @@ def _nodes(wanted: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> Fact
     return {f"{node}: {key}": text for node, answer in answers.items() for key, text in answer.data.items()}
 
 
-def _cluster_task(cluster: clusters.Cluster) -> Callable[[], Facts | None]:
-    return lambda: _cluster(cluster)
-
-
 def _cluster(cluster: clusters.Cluster) -> Facts | None:
-    record = cluster.kubeconfig.with_name("validated.json")
-    if checks.needs_probes("auto", changed=False, record=record):
+    if checks.needs_probes("auto", changed=False, record=validate.record_of(cluster)):
         return None
     with kube.Api(kube.read_access(cluster.kubeconfig), timeout=PATIENCE) as api:
         labelled = labels.apply(cluster, api, timeout=0, check=True)
         if labelled.changed or labelled.absent:
             return None
-        objects = {key: text for one in SETS for key, text in object_sets.fingerprint(api, one).items()}
+        objects = {key: digest for one in SETS for key, digest in object_sets.fingerprint(api, one).items()}
     report = validate.run(cluster, probes="auto", changed=False, timeout=0, domain="cluster.local", check=True)
     if report.failure is not None:
         return None
-    return {f"{cluster.name}: {key}": _digest(text) if text else "absent" for key, text in objects.items()}
+    return {f"{cluster.name}: {key}": digest for key, digest in objects.items()}
