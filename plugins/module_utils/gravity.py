@@ -350,6 +350,12 @@ class Clock(NamedTuple):
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
+    def rest(self, pause: float, deadline: float, reason: str, text: str) -> None:
+        """Sleep before the next look. Raises `Failed` with ``reason`` and ``text`` when that is past ``deadline``."""
+        if self.now() + pause > deadline:
+            raise Failed(reason, text)
+        self.sleep(pause)
+
 
 WALL = Clock()
 
@@ -378,9 +384,7 @@ def wait_until_whole(
                 raise Failed("gravity_degraded", f"{degraded} answers in a row: {'; '.join(missing)}")
         else:
             degraded = 0
-        if clock.now() + pause > deadline:
-            raise Failed("gravity_timeout", f"the cluster is not whole in time: {'; '.join(missing)}")
-        clock.sleep(pause)
+        clock.rest(pause, deadline, "gravity_timeout", f"the cluster is not whole in time: {'; '.join(missing)}")
 
 
 def _look(ask: Callable[[], Status], addresses: Sequence[str], only_nodes: bool) -> tuple[list[str], Status | None]:
@@ -413,9 +417,7 @@ def wait_for_operation(
         if state == "failed":
             raise Failed("gravity_operation", f"operation {identity} failed")
         last = state or explain(answer.lines)
-        if clock.now() + pause > deadline:
-            raise Failed("gravity_timeout", f"operation {identity} did not end in time; it says: {last}")
-        clock.sleep(pause)
+        clock.rest(pause, deadline, "gravity_timeout", f"operation {identity} did not end in time; it says: {last}")
 
 
 def failure(error: Failed) -> dict[str, Any]:

@@ -57,6 +57,9 @@ class Machine:
                 return self.path(path)
         return "gravity"
 
+    def rest(self, deadline: float, reason: str, text: str) -> None:
+        self.clock.rest(self.pause, deadline, reason, text)
+
     def log(self, name: str) -> str:
         os.makedirs(self.path(LOGS), mode=0o755, exist_ok=True)
         return self.path(f"{LOGS}/gravity-{name}.log")
@@ -330,7 +333,7 @@ def install(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
     folder = unpack(machine, params["tarball"], params["sha256"])[0]
     argv = install_argv(os.path.join(folder, "gravity"), params)
     answer = persist(machine, "install", argv, deadline=deadline, cwd=folder)
-    _follow(machine, answer, deadline)
+    _follow(machine, gravity.operation_id(answer.text), deadline)
     return dict(_whole(machine, params), changed=True)
 
 
@@ -345,28 +348,26 @@ def wait(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
 
     A worker that joined was not held up by the others: they may have joined at the same time.
     """
-    status = gravity.wait_until_whole(
-        lambda: gravity.read_status(machine.program),
-        params["members"],
-        deadline=machine.clock.now() + params["wait"],
-        patience=params["patience"],
-        pause=machine.pause,
-        clock=machine.clock,
-    )
-    return {"changed": False, "cluster": status.public()}
+    return {"changed": False, "cluster": _until_whole(machine, params, params["members"]).public()}
 
 
-def _whole(machine: Machine, params: dict[str, Any], only_nodes: bool = False) -> dict[str, Any]:
-    """Wait until this node's cluster is whole, then record it."""
-    status = gravity.wait_until_whole(
+def _until_whole(
+    machine: Machine, params: dict[str, Any], addresses: Sequence[str], only_nodes: bool = False
+) -> gravity.Status:
+    return gravity.wait_until_whole(
         lambda: gravity.read_status(machine.program),
-        [params["address"]],
+        addresses,
         deadline=machine.clock.now() + params["wait"],
         patience=params["patience"],
         pause=machine.pause,
         only_nodes=only_nodes,
         clock=machine.clock,
     )
+
+
+def _whole(machine: Machine, params: dict[str, Any], only_nodes: bool = False) -> dict[str, Any]:
+    """Wait until this node's cluster is whole, then record it."""
+    status = _until_whole(machine, params, [params["address"]], only_nodes)
     own = gravity.member(status, params["address"])
     wanted = params.get("role", "")
     if own is not None and wanted and own.role != wanted:
@@ -378,9 +379,8 @@ def _whole(machine: Machine, params: dict[str, Any], only_nodes: bool = False) -
     return {"cluster": status.public()}
 
 
-def _follow(machine: Machine, answer: Answer, deadline: float) -> None:
-    """Poll the operation that a command launched and did not wait for."""
-    identity = gravity.operation_id(answer.text)
+def _follow(machine: Machine, identity: str, deadline: float) -> None:
+    """Poll the operation that a command launched and did not wait for; an empty ``identity``: it launched none."""
     if identity:
         gravity.wait_for_operation(
             machine.program, identity, deadline=deadline, pause=machine.pause, clock=machine.clock
@@ -468,7 +468,7 @@ def change_address(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
         # It has the address already, and was only stopped.
         argv = [machine.program, "start", "--confirm"]
         _check(gravity.run(argv, timeout=deadline - machine.clock.now(), log=machine.log("start")), "start")
-    _follow(machine, answer, deadline)
+    _follow(machine, gravity.operation_id(answer.text), deadline)
     return dict(_whole(machine, params), changed=True)
 
 
@@ -482,11 +482,9 @@ def remove(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
     deadline = machine.clock.now() + params["timeout"]
     argv = [machine.program, "remove", params["address"], *(["--force"] if params["force"] else []), "--confirm"]
     answer = persist(machine, "remove", argv, deadline=deadline, accept="gravity_gone")
-    _follow(machine, answer, deadline)
+    _follow(machine, gravity.operation_id(answer.text), deadline)
     while gravity.member(gravity.read_status(machine.program), params["address"]) is not None:
-        if machine.clock.now() + machine.pause > deadline:
-            raise Failed("gravity_timeout", f"{params['address']} is still part of the cluster")
-        machine.clock.sleep(machine.pause)
+        machine.rest(deadline, "gravity_timeout", f"{params['address']} is still part of the cluster")
     return {"changed": True}
 
 
@@ -506,9 +504,7 @@ def leave(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
         if persist(machine, "leave", argv, deadline=deadline, accept="gravity_gone").code not in gravity.DONE:
             leave_by_force(machine, deadline)
     while machine.has_state():
-        if machine.clock.now() + machine.pause > deadline:
-            raise Failed("gravity_leave", f"{LOCAL_STATE} is still there")
-        machine.clock.sleep(machine.pause)
+        machine.rest(deadline, "gravity_leave", f"{LOCAL_STATE} is still there")
     return {"changed": True}
 
 
@@ -552,12 +548,9 @@ def account() -> str:
 def kubeconfig(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
     """Write a kubeconfig of the administrator's account to KUBECONFIG on this master (0600)."""
     deadline = machine.clock.now() + params["wait"]
-    applied = _kubectl(machine, "apply", "--filename=-", stdin=account())
-    while applied.code != 0:
-        if machine.clock.now() + machine.pause > deadline:
-            raise Failed("gravity_kubeconfig", f"the account cannot be made: {gravity.explain(applied.lines)}")
-        machine.clock.sleep(machine.pause)
-        applied = _kubectl(machine, "apply", "--filename=-", stdin=account())
+    while (applied := _kubectl(machine, "apply", "--filename=-", stdin=account())).code != 0:
+        told = f"the account cannot be made: {gravity.explain(applied.lines)}"
+        machine.rest(deadline, "gravity_kubeconfig", told)
     data = _secret(machine, deadline)
     token_ = base64.b64decode(data["token"]).decode()
     text = json.dumps(
@@ -591,9 +584,7 @@ def _secret(machine: Machine, deadline: float) -> dict[str, str]:
             data = {}
         if data.get("token") and data.get("ca.crt"):
             return data
-        if machine.clock.now() + machine.pause > deadline:
-            raise Failed("gravity_kubeconfig", "Kubernetes gave the account no token in time")
-        machine.clock.sleep(machine.pause)
+        machine.rest(deadline, "gravity_kubeconfig", "Kubernetes gave the account no token in time")
 
 
 def auth_gateway(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
@@ -644,10 +635,7 @@ def upgrade(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
         persist(machine, "upload", [os.path.join(folder, "upload")], deadline=deadline, cwd=folder)
         argv = [os.path.join(folder, "gravity"), "upgrade"]
         running = gravity.operation_id(persist(machine, "upgrade", argv, deadline=deadline, cwd=folder).text)
-    if running:
-        gravity.wait_for_operation(
-            machine.program, running, deadline=deadline, pause=machine.pause, clock=machine.clock
-        )
+    _follow(machine, running, deadline)
     return dict(_whole(machine, params), changed=True)
 
 
