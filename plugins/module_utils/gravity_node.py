@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import glob
-import hashlib
 import json
 import os
 import re
@@ -127,8 +126,7 @@ def look(machine: Machine, address: str, timeout: float = 60) -> dict[str, Any]:
 
 def _digest(path: str) -> str:
     try:
-        with open(path, "rb") as stream:
-            return "sha256:" + hashlib.sha256(stream.read()).hexdigest()
+        return "sha256:" + observe.sha256(path)
     except OSError:
         return ""
 
@@ -244,15 +242,12 @@ def unpack(machine: Machine, tarball: str, sha256: str) -> tuple[str, bool]:
     done = os.path.join(folder, ".whole")
     if os.path.exists(done):
         return folder, False
-    hasher = hashlib.sha256()
     try:
-        with open(tarball, "rb") as stream:
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                hasher.update(block)
+        found = observe.sha256(tarball)
     except OSError as error:
         raise Failed("gravity_tarball", f"{tarball}: {error.strerror}") from None
-    if hasher.hexdigest() != sha256:
-        raise Failed("gravity_tarball", f"{tarball} has the digest {hasher.hexdigest()}, wanted {sha256}")
+    if found != sha256:
+        raise Failed("gravity_tarball", f"{tarball} has the digest {found}, wanted {sha256}")
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder, mode=0o700)
     try:

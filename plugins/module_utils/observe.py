@@ -46,16 +46,21 @@ def read_text(path: str) -> str:
         return ""
 
 
+def sha256(path: str) -> str:
+    """sha256 (hex) of a file. Raises OSError."""
+    found = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            found.update(block)
+    return found.hexdigest()
+
+
 def digest(path: str) -> str:
     """sha256 (hex) of a file, "" when it is not there."""
-    found = hashlib.sha256()
     try:
-        with open(path, "rb") as stream:
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                found.update(block)
+        return sha256(path)
     except FileNotFoundError:
         return ""
-    return found.hexdigest()
 
 
 def read_json(path: str) -> dict[str, Any]:
@@ -102,15 +107,8 @@ def file_state(path: str, root: str = "/") -> dict[str, Any] | None:
         info = os.lstat(real)
     except OSError:
         return None
-    digest = ""
-    if stat.S_ISREG(info.st_mode):
-        hasher = hashlib.sha256()
-        with open(real, "rb") as stream:
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                hasher.update(block)
-        digest = hasher.hexdigest()
     return {
-        "sha256": digest,
+        "sha256": sha256(real) if stat.S_ISREG(info.st_mode) else "",
         "mode": format(stat.S_IMODE(info.st_mode), "04o"),
         "owner": _name(pwd.getpwuid, info.st_uid),
         "group": _name(grp.getgrgid, info.st_gid),

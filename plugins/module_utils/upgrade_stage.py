@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -14,17 +13,15 @@ import sys
 import time
 from typing import Any
 
+from ansible_collections.devenv.lab.plugins.module_utils import observe
+
 
 def digest(path: str) -> str:
     """sha256 (hex) of a file, "" when it cannot be read."""
-    found = hashlib.sha256()
     try:
-        with open(path, "rb") as stream:
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                found.update(block)
+        return observe.sha256(path)
     except OSError:
         return ""
-    return found.hexdigest()
 
 
 def lacks(wanted: dict[str, str], folders: list[str]) -> list[str]:

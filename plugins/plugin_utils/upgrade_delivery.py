@@ -15,7 +15,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bun
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.remote import Target
 
-MODULE = "upgrade_stage"
+MODULES = ("observe", "upgrade_stage")
 PROGRAMS = "/usr/local/bin"
 STAGE = "/var/lib/devenv/upgrade"
 TIMEOUT = 900.0
@@ -50,7 +50,7 @@ def deliver(
     """
     wanted = programs(bundle)
     arguments = {"programs": wanted, "folders": [PROGRAMS], "stage": STAGE, "write": write}
-    answers = remote.ask_all(targets, remote.program([MODULE], "look", arguments), TIMEOUT)
+    answers = remote.ask_all(targets, remote.program(MODULES, "look", arguments), TIMEOUT)
     _raise([f"{name}: {one.trouble}" for name, one in answers.items() if one.trouble])
     lacked: dict[str, list[str]] = {one.name: [*answers[one.name].data["missing"]] for one in targets}
     held = {one.name: image_load.parse_check(answers[one.name].data["images"]) for one in targets}
