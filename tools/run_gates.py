@@ -1,7 +1,7 @@
 """Run the project's gates: stream what they print, time them, keep their logs, count their tests.
 
 Usage: run_gates.py NAME... where a name is a gate, a stage or ``all``. Stages run one after the other, the gates of one
-stage side by side. Logs go to .cache/test-logs/. The last line says ``N passed, N failed``.
+stage (lint and unit are one) side by side. Logs go to .cache/test-logs/. The last line says ``N passed, N failed``.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def gates(*, nightly: bool = False) -> list[Gate]:
     return [
         Gate("format", "lint", ("ruff", "format", "--check", "--output-format=concise", "."), 1),
         Gate("style", "lint", ("ruff", "check", "--output-format=concise", "."), 1),
+        Gate("ansible", "lint", ("ansible-lint", "--strict"), 5),
         Gate(
             "types",
             "lint",
@@ -97,15 +98,6 @@ def gates(*, nightly: bool = False) -> list[Gate]:
             env=(("MYPYPATH", "collections:wrapper/src:tools:tests/bench"),),
         ),
         Gate("yaml", "lint", ("yamllint", "--strict", "."), 1),
-        Gate("ansible", "lint", ("ansible-lint", "--strict"), 5),
-        Gate(
-            "plugin-docs",
-            "lint",
-            ("antsibull-docs", "lint-collection-docs", "--plugin-docs", "--validate-collection-refs", "self", "."),
-            3,
-        ),
-        Gate("changelog", "lint", ("antsibull-changelog", "lint"), 1),
-        Gate("generated", "lint", _python("tools/generated.py", "--check"), 1),
         # Long before their turn: a test that cannot be imported.
         Gate("collect", "lint", ("pytest", "--collect-only", "-q", "tests", "wrapper/tests"), 2),
         Gate(
@@ -115,9 +107,17 @@ def gates(*, nightly: bool = False) -> list[Gate]:
             10,
             junit=True,
         ),
+        Gate(
+            "plugin-docs",
+            "lint",
+            ("antsibull-docs", "lint-collection-docs", "--plugin-docs", "--validate-collection-refs", "self", "."),
+            3,
+        ),
+        Gate("changelog", "lint", ("antsibull-changelog", "lint"), 1),
+        Gate("generated", "lint", _python("tools/generated.py", "--check"), 1),
         Gate("artifact", "artifact", (*pytest, "tests/artifact"), 10, junit=True),
         Gate("sanity", "artifact", _python("tools/sanity.py"), 10, counts=r"(?m)^Running sanity test "),
-        Gate("bundle", "bundle", ("tools/setup", "bundle"), 35),
+        Gate("bundle", "bundle", ("tools/setup", "bundle"), 50),
         Gate(
             "machine",
             "machine",
@@ -168,6 +168,8 @@ SCENARIOS = (
 
 # After a failure in one of these the rest costs much and tells little.
 CHEAP = ("lint", "unit", "artifact")
+# Side by side, as one stage: half of the one is a single long program, half of the other is waiting.
+TOGETHER = ("lint", "unit")
 
 
 def chosen(all_gates: Sequence[Gate], names: Iterable[str]) -> list[Gate]:
@@ -296,8 +298,8 @@ def run(
 
 
 def _stages(wanted: Sequence[Gate]) -> list[list[Gate]]:
-    order = list(dict.fromkeys(g.stage for g in wanted))
-    return [[g for g in wanted if g.stage == stage] for stage in order]
+    batch = {stage: TOGETHER[0] if stage in TOGETHER else stage for stage in (g.stage for g in wanted)}
+    return [[g for g in wanted if batch[g.stage] == first] for first in dict.fromkeys(batch.values())]
 
 
 def _tell(outcome: Outcome, log: Path, out: TextIO, *, shown: bool) -> None:
