@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
-from support.commands import ROOT, Typed, shown
+from support import installed
+from support.commands import ROOT, Typed
 
 pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
 
 
-def test_the_examples_pass(user: Typed) -> None:
-    done = user.run("pytest", "-v", "-p", "no:cacheprovider", "--color=no", str(ROOT / "examples"), seconds=3600)
-    assert "6 passed" in done.stdout.splitlines()[-1], shown(done)
+def test_the_examples_pass_where_only_the_wheel_is_installed(user: Typed, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(ROOT / "examples", project, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "dist").mkdir()
+    wheel = installed.distributions(tmp_path / "dist")
+    there = replace(installed.elsewhere(tmp_path, f"{wheel}[test]"), cwd=project)
+    done = there.run(
+        "pytest",
+        "-v",
+        "-p",
+        "no:cacheprovider",
+        "--color=no",
+        seconds=3600,
+        DEVENV_HOME=str(user.home),
+        # The bundle that is there.
+        XDG_CACHE_HOME=os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
+    )
+    assert "6 passed" in done.stdout.splitlines()[-1], done.stdout
