@@ -1,0 +1,45 @@
+"""Four environments of different stacks, made at one moment by four users of one machine."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import machine
+from support.commands import Typed, shown
+
+pytestmark = [pytest.mark.cluster, pytest.mark.alone, pytest.mark.nightly]
+
+PROFILES = ("sno-ipv4-static", "master-2pipe-ipv6-static", "sno-dualstack-dhcp", "sno-dualstack6-static")
+
+
+def together(users: list[Typed], words: list[list[str]], seconds: float = 1800) -> None:
+    """Run one command of each user at the same time; fails the test when one fails."""
+    children = [one.start("devenv", *argv) for one, argv in zip(users, words, strict=True)]
+    done = []
+    for child in children:
+        out, err = child.communicate(timeout=seconds)
+        done.append(subprocess.CompletedProcess(child.args, child.returncode, out, err))
+    assert [one.returncode for one in done] == [0] * len(done), "\n".join(shown(one) for one in done if one.returncode)
+
+
+def test_four_stacks_at_once(new_name: Callable[[str], str], tmp_path: Path) -> None:
+    users = [Typed(tmp_path / f"home-{number}") for number in range(len(PROFILES))]
+    names = [new_name("four") for _ in PROFILES]
+    before = machine.snapshot()
+    try:
+        together(
+            users,
+            [
+                ["up", "--profile", profile, "--name", name, "--timeout", "25m"]
+                for profile, name in zip(PROFILES, names, strict=True)
+            ],
+        )
+        together(users, [["validate", "--name", name] for name in names])
+        for user, name in zip(users, names, strict=True):
+            assert "nothing has changed" in user.devenv("up", "--name", name).stderr
+    finally:
+        together(users, [["down", "--name", name] for name in names])
+    assert machine.difference(before, machine.snapshot(), ignore=machine.OTHERS) == {}
