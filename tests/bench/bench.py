@@ -3,7 +3,7 @@
 Usage: bench.py [--profile NAME ...] [--rounds N] [--out FILE]. Needs root and podman. Of each profile an environment is
 made first, unmeasured: it warms the caches, and what the bare commands need is taken from it, and the snapshot that
 others start from. The inventory of a big profile is measured beside static YAML, the pytest plugin beside a suite
-without it. Nothing here is a pass or a failure.
+without it, the joins of two workers beside that of one. Nothing here is a pass or a failure.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import inventory_bench
+import join_bench
 import plugin_bench
 import yaml
 
@@ -345,6 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = {profile: measure(profile, options.rounds) for profile in options.profile or PROFILES}
         listing = inventory_bench.measure(rounds=options.rounds)
         plugin = plugin_bench.measure()
+        joins = join_bench.measure(rounds=options.rounds)
     except subprocess.CalledProcessError as error:
         print(error, error.stdout, error.stderr, sep="\n", file=sys.stderr)
         return 1
@@ -354,12 +356,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "profiles": found,
         "inventory": listing,
         "plugin": plugin,
+        "joins": joins,
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     shown = {profile: {key: one[key] for key in ("ratios", "seconds")} for profile, one in found.items()}
     aside = {
         "inventory": {"ratio": round(listing["ratio"], 3)},
         "plugin": {key: plugin[key] for key in ("overhead_ms", "ratio")},
+        "joins": {key: joins[key] for key in ("median", "ratio")},
     }
     print(json.dumps({**shown, **aside}, indent=1))
     return 0

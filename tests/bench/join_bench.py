@@ -1,0 +1,72 @@
+"""Whether workers join at once: seconds in which one worker and in which two join their cluster.
+
+Usage: join_bench.py [--rounds N]. Needs root and podman. Prints one JSON document: seconds of each round from the begin
+of the first join to the end of the last, their medians and the ratio. Nothing here is a pass or a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "bench-join"
+TASK = "join | Join the cluster (kubeadm join)"
+# What makes one worker or two of the profile.
+WAYS: dict[str, tuple[str, ...]] = {"one": ("--set", "nodes.worker-1=null"), "two": ()}
+
+
+def joined(events: Path) -> float:
+    """Seconds from the begin of the first worker's join to the end of the last one's."""
+    rows = [json.loads(line) for line in events.read_text().splitlines()]
+    ends = [
+        (datetime.fromisoformat(row["time"]).timestamp(), float(row["seconds"]))
+        for row in rows
+        if row.get("event") == "result" and row.get("task") == TASK
+    ]
+    return max(end for end, _ in ends) - min(end - seconds for end, seconds in ends)
+
+
+def one_round(home: Path, words: Sequence[str]) -> float:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "PYTHON"))}
+    env = {**kept, "DEVENV_HOME": str(home)}
+
+    def devenv(*argv: str) -> None:
+        subprocess.run([ROOT / ".venv" / "bin" / "devenv", *argv], env=env, capture_output=True, text=True, check=True)
+
+    try:
+        devenv("up", "--profile", "master-2pipe", "--name", NAME, *words)
+        return joined(max((home / "environments" / NAME / "runs").iterdir()) / "events.jsonl")
+    finally:
+        devenv("down", "--name", NAME)
+
+
+def measure(rounds: int = 3) -> dict[str, Any]:
+    """All rounds, one worker and two in turn."""
+    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory(prefix="join-bench-") as folder:
+        for _ in range(rounds):
+            for way, words in WAYS.items():
+                found[way].append(round(one_round(Path(folder), words), 2))
+    medians = {way: statistics.median(seconds) for way, seconds in found.items()}
+    return {"seconds": found, "median": medians, "ratio": round(medians["two"] / medians["one"], 3)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Measure how two workers join beside how one does.")
+    parser.add_argument("--rounds", type=int, default=3)
+    print(json.dumps(measure(parser.parse_args(arguments).rounds), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
