@@ -105,6 +105,13 @@ def test_faults_on_the_way_to_a_master_and_two_workers(
     log = inside(f"{environment}-worker-0", "cat", "/var/log/devenv/gravity-join.log")
     assert "bad secret token" in log
     assert re.search(r"one node at a time", log)
+    assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
+
+
+@pytest.mark.nightly
+def test_a_worker_leaves_and_another_comes(user: Typed, environment: str, tmp_path: Path, secretless: None) -> None:
+    user.devenv("up", "--profile", profile(tmp_path, "master-2pipe"), "--name", environment)
+    where = {name: found[0] for name, found in addresses(user, environment).items()}
     user.devenv("node", "remove", "worker-1", "--name", environment)
     assert where["worker-1"] not in members(environment)
     assert where["worker-1"] not in labels(user, environment)

@@ -109,6 +109,7 @@ def _network(home: Path, name: str) -> Any:
     return yaml.safe_load((home / "environments" / name / "network.yml").read_text())
 
 
+@pytest.mark.nightly
 def test_a_worker_is_added_and_one_that_was_lost_is_made_anew(user: Typed, two: Any) -> None:
     pipe = two[0]
     subprocess.run(["podman", "rm", "--force", "--time", "0", f"{pipe}-worker-1"], check=True, capture_output=True)
