@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.module_utils import script_run
+from support.commands import start_ansible
 
 CHECKOUT = Path(__file__).parents[2]
 # In two parts: no file that a search finds has them in one.
@@ -46,20 +47,7 @@ class Lab:
         }
         playbook = self.path / f"playbook{len(self.started)}.yml"
         playbook.write_text(yaml.safe_dump([play], sort_keys=False))
-        env = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("DEVENV_", "ANSIBLE_", "ARTIFACT", "PYTHONUNBUFFERED"))
-        }
-        child = subprocess.Popen(
-            [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", str(playbook), *more],
-            env={**env, "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "DEVENV_HOME": str(self.path / "home")},
-            cwd=self.path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        child = start_ansible("-i", "localhost,", str(playbook), *more, home=self.path / "home", cwd=self.path)
         self.started.append(child)
         return child
 

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils import leftovers, lock, profile, redact, state
+from support.commands import start_ansible
 
 CHECKOUT = Path(__file__).parents[2]
 TOKEN = "abcdef.0123456789abcdef"
@@ -88,34 +89,8 @@ class Lab:
     def start(
         self, playbook: Path, *more: str, inventory: Path | None = None, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[str]:
-        argv = [
-            str(CHECKOUT / ".venv/bin/ansible-playbook"),
-            "-i",
-            str(inventory or self.inventory()),
-            str(playbook),
-            *more,
-        ]
-        if not Path(argv[0]).exists():
-            argv[0] = str(Path(sys.executable).with_name("ansible-playbook"))
-        clean = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("DEVENV_", "ANSIBLE_", "ARTIFACT", "PYTHONUNBUFFERED"))
-        }
-        child = subprocess.Popen(
-            argv,
-            env={
-                **clean,
-                "DEVENV_HOME": str(self.home),
-                "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
-                **(env or {}),
-            },
-            cwd=self.path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        words = ["-i", str(inventory or self.inventory()), str(playbook), *more]
+        child = start_ansible(*words, home=self.home, cwd=self.path, variables=env)
         self.started.append(child)
         return child
 

@@ -97,6 +97,23 @@ class Typed:
         return self.run("kubectl", *words, code=code, env={"KUBECONFIG": str(kubeconfig)})
 
 
+def start_ansible(
+    *words: str, home: Path, cwd: Path, variables: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start ``ansible-playbook WORDS`` with our settings and ``home`` as DEVENV_HOME, errors in its output."""
+    hidden = ("DEVENV_", "ANSIBLE_", "ARTIFACT", "PYTHONUNBUFFERED")
+    ours = {"DEVENV_HOME": str(home), "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), **(variables or {})}
+    return subprocess.Popen(
+        [program("ansible-playbook"), *words],
+        env={**{name: value for name, value in os.environ.items() if not name.startswith(hidden)}, **ours},
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
 def addresses(user: Typed, name: str) -> dict[str, list[str]]:
     """Addresses of each node of the environment ``name``."""
     return {row["name"]: row["addresses"] for row in user.data("node", "list", "--name", name)}
