@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.commands import Typed
+from support.commands import Typed, finish
 
 pytestmark = pytest.mark.cluster
 
@@ -121,8 +121,7 @@ def test_an_interrupted_up_keeps_its_state_and_leaves_no_process(
     run = run_of(user, environment)
     time.sleep(1)
     os.kill(child.pid, sent)
-    child.communicate(timeout=60)
-    assert child.returncode == code
+    finish(child, seconds=60, code=code)
     assert marked(run) == []
     assert (user.home / "environments" / environment / "profile.yml").is_file()
     assert not (user.home / "environments" / environment / "lock").exists()
@@ -134,9 +133,7 @@ def test_a_second_up_of_the_same_environment_says_who_holds_it(user: Typed, envi
     second = user.devenv("up", "--profile", "sno", "--name", environment, code=10)
     assert "devenv up" in second.stderr
     assert "Traceback" not in second.stderr
-    out, err = child.communicate(timeout=300)
-    assert child.returncode == 0, err
-    assert json.loads(out.splitlines()[-1])["exit"] == 0
+    assert json.loads(finish(child, seconds=300).stdout.splitlines()[-1])["exit"] == 0
 
 
 def test_a_run_out_of_time_says_what_is_missing_and_destroys_when_asked(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support.commands import Typed, shown
+from support.commands import Typed, finish_all
 from support.seen import inside, untouched
 
 pytestmark = pytest.mark.cluster
@@ -31,9 +31,7 @@ def two(user: Typed, new_name: Callable[[str], str], tmp_path_factory: pytest.Te
         "-e", "profile=master-2pipe-dualstack-static", "-e", f"devenv_name={pipe}",
     )  # fmt: skip
     second = other.start("devenv", "up", "--profile", "sno-dualstack-static", "--name", sno)
-    for child in (first, second):
-        out, err = child.communicate(timeout=600)
-        assert child.returncode == 0, shown(subprocess.CompletedProcess(child.args, child.returncode, out, err))
+    finish_all((first, second), seconds=600)
     yield pipe, other, sno
     other.devenv("down", "--name", sno)
     user.playbook("destroy", "-e", f"devenv_name={pipe}")

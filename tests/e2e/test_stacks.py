@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from support import web
-from support.commands import Typed, shown
+from support.commands import Typed, finish_all
 from support.seen import inside
 
 pytestmark = pytest.mark.cluster
@@ -90,9 +90,7 @@ def stacks(
         made[stack] = Stack(user, new_name(stack), families)
         words = ["up", "--profile", str(profile), "--name", made[stack].name, "--timeout", "14m"]
         children.append(user.start("devenv", *words))
-    for child in children:
-        out, err = child.communicate(timeout=900)
-        assert child.returncode == 0, shown(subprocess.CompletedProcess(child.args, child.returncode, out, err))
+    finish_all(children, seconds=900)
     for one in made.values():
         web.deploy(user, one.name, folder, server="worker-0", client="master-0")
     yield made

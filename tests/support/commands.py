@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,35 @@ def _end(child: subprocess.Popen[str], patience: float = 60) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
+
+
+def finish(child: subprocess.Popen[str], seconds: float, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """Wait for a program that was started. Fails the test when it ends with another code than ``code`` (None: any)."""
+    try:
+        out, err = child.communicate(timeout=seconds)
+    except BaseException:
+        # The interruption of the tests does not reach another session, and what is left would still hold the lock.
+        _end(child)
+        raise
+    done = subprocess.CompletedProcess(child.args, child.returncode, out, err)
+    assert code is None or done.returncode == code, shown(done)
+    return done
+
+
+def finish_all(children: Sequence[subprocess.Popen[str]], seconds: float) -> None:
+    """Wait for programs that run at the same time. Fails the test when one fails, but leaves none of them running."""
+    failures = []
+    for child in children:
+        try:
+            finish(child, seconds)
+        except (AssertionError, subprocess.TimeoutExpired) as failure:
+            failures.append(str(failure))
+        except BaseException:
+            for other in children:
+                if other.poll() is None:
+                    _end(other)
+            raise
+    assert not failures, "\n".join(failures)
 
 
 @dataclass(frozen=True)
@@ -62,16 +91,7 @@ class Typed:
         self, *argv: str, code: int | None = 0, env: Mapping[str, str] | None = None, seconds: float | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a program to its end. Fails the test when it ends with another code than ``code`` (None: any)."""
-        child = self.start(*argv, env=env)
-        try:
-            out, err = child.communicate(timeout=seconds or self.seconds)
-        except BaseException:
-            # The interruption of the tests does not reach another session, and what is left would still hold the lock.
-            _end(child)
-            raise
-        done = subprocess.CompletedProcess(argv, child.returncode, out, err)
-        assert code is None or done.returncode == code, shown(done)
-        return done
+        return finish(self.start(*argv, env=env), seconds or self.seconds, code)
 
     def devenv(self, *words: str, code: int | None = 0, **options: Any) -> subprocess.CompletedProcess[str]:
         """``devenv WORDS``."""
