@@ -25,13 +25,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import command
 import inventory_bench
 import join_bench
 import plugin_bench
 import yaml
+from command import BIN, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-BIN = ROOT / ".venv" / "bin"
 SCRIPT = Path(__file__).with_name("bare.sh")
 NAME = "bench"
 BARE = "bench-bare"
@@ -66,9 +66,7 @@ class Bench:
     folder: Path
 
     def devenv(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "PYTHON"))}
-        env = {**kept, "DEVENV_HOME": str(self.home)}
-        return subprocess.run([BIN / "devenv", *words], env=env, capture_output=True, text=True, check=check)
+        return command.devenv(self.home, *words, check=check)
 
     @property
     def state(self) -> Path:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from command import devenv
+
 NAME = "bench-join"
 TASK = "join | Join the cluster (kubeadm join)"
 # What makes one worker or two of the profile.
@@ -37,17 +36,11 @@ def joined(events: Path) -> float:
 
 
 def one_round(home: Path, words: Sequence[str]) -> float:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "PYTHON"))}
-    env = {**kept, "DEVENV_HOME": str(home)}
-
-    def devenv(*argv: str) -> None:
-        subprocess.run([ROOT / ".venv" / "bin" / "devenv", *argv], env=env, capture_output=True, text=True, check=True)
-
     try:
-        devenv("up", "--profile", "master-2pipe", "--name", NAME, *words)
+        devenv(home, "up", "--profile", "master-2pipe", "--name", NAME, *words)
         return joined(max((home / "environments" / NAME / "runs").iterdir()) / "events.jsonl")
     finally:
-        devenv("down", "--name", NAME)
+        devenv(home, "down", "--name", NAME)
 
 
 def measure(rounds: int = 3) -> dict[str, Any]:
