@@ -70,15 +70,13 @@ def _move(source: str, target: str) -> None:
 
 def wait_for_api(address: str, timeout: float) -> None:
     """Wait until the API server of this node is ready. Raises `kubeadm.Failed`."""
-    deadline = time.monotonic() + timeout
-    while not kubernetes_state.http_ok(address, 6443, "/readyz", ca=kubernetes_state.CA):
-        if time.monotonic() > deadline:
-            raise kubeadm.Failed(
-                "kubernetes_restore_failed",
-                f"the API server of this node is not ready after {timeout:g} s",
-                kubeadm.kubelet_tail(),
-            )
-        time.sleep(POLL)
+    kubeadm.wait_until(
+        lambda: kubernetes_state.http_ok(address, 6443, "/readyz", ca=kubernetes_state.CA),
+        time.monotonic() + timeout,
+        "kubernetes_restore_failed",
+        f"the API server of this node is not ready after {timeout:g} s",
+        POLL,
+    )
 
 
 def perform(params: dict[str, Any], only_check: bool = False) -> dict[str, Any]:
