@@ -142,8 +142,8 @@ def secrets_of(user: Typed, name: str) -> set[str]:
         for key, value in (item.get("data") or {}).items():
             if key in ("token-secret", "password") or "key" in key:
                 found |= {value, base64.b64decode(value).decode(errors="replace")}
-    for path in ("ca.key", "sa.key", "etcd/ca.key", "apiserver.key"):
-        found.add(inside(f"{name}-master-0", "cat", f"/etc/kubernetes/pki/{path}").splitlines()[1])
+    for key in ("ca.key", "sa.key", "etcd/ca.key", "apiserver.key"):
+        found.add(inside(f"{name}-master-0", "cat", f"/etc/kubernetes/pki/{key}").splitlines()[1])
     return found
 
 

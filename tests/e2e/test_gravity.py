@@ -190,8 +190,11 @@ def test_a_script_installs_and_the_role_does_the_rest(
     assert user.objects("up", "--name", environment, *told)[-1]["changed"] == 0
 
     later = tarball.make(tmp_path / "later.tar", version="1.1.0")
-    words = (f"engine_gravity_tarball={tmp_path / 'later.tar'}", f"engine_gravity_sha256={later}")
-    words = (f"devenv_name={environment}", *words)
+    words = (
+        f"devenv_name={environment}",
+        f"engine_gravity_tarball={tmp_path / 'later.tar'}",
+        f"engine_gravity_sha256={later}",
+    )
     user.playbook("gravity_upgrade", *(word for one in words for word in ("-e", one)))
     assert application(environment) == "1.1.0"
     assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0

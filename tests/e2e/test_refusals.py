@@ -33,7 +33,7 @@ def refused(user: Typed, name: str, *words: str, code: int, env: dict[str, str] 
 
 def test_too_little_memory(user: Typed, environment: str, tmp_path: Path) -> None:
     many = tmp_path / "many.yml"
-    workers = {f"worker-{number}": {} for number in range(2, 200)}
+    workers: dict[str, dict[str, str]] = {f"worker-{number}": {} for number in range(2, 200)}
     many.write_text(yaml.safe_dump({"extends": "master-2pipe", "nodes": workers}))
     assert "memory" in refused(user, environment, "--profile", str(many), code=9)
 

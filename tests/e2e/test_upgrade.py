@@ -151,7 +151,7 @@ def test_three_masters_answer_all_the_time(user: Typed, made: Callable[[str], st
     name = made("ha")
     user.kubectl(name, "cordon", "worker-1")
     (address,) = ha.virtual(user, name)
-    with ha.Asker(address, ha.authority(user, name, tmp_path)) as asker:
+    with ha.Asker(address, ha.authority(user, name, tmp_path), ha.client(user, name, tmp_path)) as asker:
         user.playbook("upgrade", "-e", f"devenv_name={name}", "-e", f"devenv_kubernetes_version={NEW}", seconds=1800)
     times = [at for at, _status in asker.failures()]
     assert len(asker.answers) > 100
