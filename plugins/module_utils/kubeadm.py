@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ansible_collections.devenv.lab.plugins.module_utils import kubernetes_state, observe
+from ansible_collections.devenv.lab.plugins.module_utils import etcd_join, kubernetes_state, observe
 
 RUNTIME = "/run/devenv"
 LOGS = "/var/log/devenv"
@@ -37,23 +37,25 @@ DNS = ("--namespace", "kube-system")
 
 # A control plane node joins in two parts, by the phases that each leaves out: etcd, then all that needs its own etcd.
 # kubeadm by itself starts the API server first, which then asks for etcd at ever longer intervals.
-JOINS = {
-    "kubeadm-join-etcd": (
-        "control-plane-prepare/control-plane",
-        "kubelet-wait-bootstrap",
-        "control-plane-join",
-        "wait-control-plane",
-    ),
-    "kubeadm-join": (
-        "preflight",
-        "control-plane-prepare/download-certs",
-        "control-plane-prepare/certs",
-        "control-plane-prepare/kubeconfig",
-        "check-etcd",
-        "kubelet-start",
-        "etcd-join",
-    ),
-}
+JOIN_ETCD = (
+    "control-plane-prepare/control-plane",
+    "kubelet-wait-bootstrap",
+    "control-plane-join",
+    "wait-control-plane",
+)
+JOIN_REST = (
+    "preflight",
+    "control-plane-prepare/download-certs",
+    "control-plane-prepare/certs",
+    "control-plane-prepare/kubeconfig",
+    "check-etcd",
+    "kubelet-start",
+    "etcd-join",
+)
+
+# Ready but for one look at roles that a cluster has had since its first API server started: seconds, where several
+# start at once.
+JOINED = "/readyz?exclude=poststarthook/rbac/bootstrap-roles"
 
 ETCDCTL = (
     "etcdctl",
@@ -249,10 +251,24 @@ class _Hasten:
             if os.path.exists(kubernetes_state.KUBELET_CERTIFICATE):
                 return
             address = kubernetes_state.apiserver_address()
-            if address and kubernetes_state.http_ok(address, 6443, "/readyz", ca=kubernetes_state.CA, timeout=2):
+            if address and kubernetes_state.http_ok(address, 6443, JOINED, ca=kubernetes_state.CA, timeout=2):
                 if not os.path.exists(kubernetes_state.KUBELET_CERTIFICATE):
                     observe.run(["systemctl", "restart", "kubelet.service"])
                 return
+
+
+class _Part(NamedTuple):
+    """One run of kubeadm: its log's name, phases that it leaves out, what goes on beside it."""
+
+    name: str
+    skipped: tuple[str, ...] = ()
+    meanwhile: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+
+
+def _parts(action: str, role: str) -> list[_Part]:
+    if action == "join" and role == "control_plane":
+        return [_Part("kubeadm-join-etcd", JOIN_ETCD, etcd_join.Traffic), _Part("kubeadm-join", JOIN_REST, _Hasten)]
+    return [_Part(f"kubeadm-{action}")]
 
 
 def finished_without_marker(node: str) -> bool:
@@ -348,13 +364,11 @@ def make(action: str, params: dict[str, Any], role: str) -> dict[str, Any]:
                 ["--upload-certs"] if params["upload_certs"] else []
             )
         deadline = time.monotonic() + params["timeout"]
-        parts = JOINS if action == "join" and role == "control_plane" else {f"kubeadm-{action}": ()}
-        for number, (name, skipped) in enumerate(parts.items(), 1):
-            words = ["--skip-phases", ",".join(skipped)] if skipped else []
-            with _Hasten() if number > 1 else contextlib.nullcontext():
-                answer = run(
-                    [*argv, *words], os.path.join(LOGS, name + ".log"), timeout=max(1, deadline - time.monotonic())
-                )
+        for part in _parts(action, role):
+            words = ["--skip-phases", ",".join(part.skipped)] if part.skipped else []
+            log = os.path.join(LOGS, part.name + ".log")
+            with part.meanwhile():
+                answer = run([*argv, *words], log, timeout=max(1, deadline - time.monotonic()))
             output = answer.lines[-TAIL:]
             if answer.code != 0:
                 raise Failed(

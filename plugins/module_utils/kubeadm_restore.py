@@ -71,7 +71,7 @@ def _move(source: str, target: str) -> None:
 def wait_for_api(address: str, timeout: float) -> None:
     """Wait until the API server of this node is ready. Raises `kubeadm.Failed`."""
     kubeadm.wait_until(
-        lambda: kubernetes_state.http_ok(address, 6443, "/readyz", ca=kubernetes_state.CA),
+        lambda: kubernetes_state.http_ok(address, 6443, kubeadm.JOINED, ca=kubernetes_state.CA),
         time.monotonic() + timeout,
         "kubernetes_restore_failed",
         f"the API server of this node is not ready after {timeout:g} s",
