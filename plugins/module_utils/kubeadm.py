@@ -23,6 +23,7 @@ from ansible_collections.devenv.lab.plugins.module_utils import etcd_join, kuber
 
 RUNTIME = "/run/devenv"
 LOGS = "/var/log/devenv"
+TURNS = 8  # requests in a row that reach every API server of a cluster
 TAIL = 60  # lines of kubeadm's output in a result
 
 # A bootstrap token, and a certificate key that is not part of a digest.
@@ -508,6 +509,8 @@ def forget(nodes: Sequence[str], members: dict[str, list[str]]) -> list[str]:
         for identity in stale_members(listed, members):
             _remove_member(identity)
             removed.append("etcd member " + identity)
+        if removed:
+            _settle()
     present = _nodes() if nodes else set()
     stale = [name for name in nodes if name in present]
     if stale:
@@ -528,6 +531,19 @@ def _remove_member(identity: str, timeout: float = 60, pause: float = 1) -> None
         if time.monotonic() >= deadline or not PASSING.search(answer.stderr):
             raise Failed("kubernetes_etcd", f"etcd member {identity} cannot be removed: {answer.stderr.strip()}")
         time.sleep(pause)
+
+
+def _settle(timeout: float = 60, pause: float = 0.2) -> None:
+    """Wait until no request goes to the API server of a member that was removed: it has no data any more and lets every
+    request hang, until the proxies before the API servers see it some seconds later. They take turns, so some quick
+    answers in a row are from all that they know. What is wrong after ``timeout`` s is for the next request to say.
+    """
+    deadline, quick = time.monotonic() + timeout, 0
+    while quick < TURNS and time.monotonic() < deadline:
+        answered = _kubectl("get", "--raw=/readyz", "--request-timeout=2s").returncode == 0
+        quick = quick + 1 if answered else 0
+        if not answered:
+            time.sleep(pause)
 
 
 def drain(nodes: Sequence[str], timeout: float) -> dict[str, Any]:

@@ -427,6 +427,24 @@ def etcdctl_that(node: Path, then: str) -> None:
         "etcdctl",
         f"""echo "$*" >> {node}/calls\ncase "$*" in *"member list"*) echo '{MEMBER}';; *) {then};; esac\n""",
     )
+    program(node, "kubectl", f'echo "$*" >> {node}/asked\n')
+
+
+def test_after_a_removal_all_proxied_servers_must_answer(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubeadm.time, "sleep", lambda seconds: None)
+    etcdctl_that(node, "exit 0")
+    # Of two servers that take turns the second hangs, until the proxy sees it after five requests.
+    program(node, "kubectl", f'echo "$*" >> {node}/asked; case $(wc -l < {node}/asked) in 2|4) exit 1;; esac\n')
+    assert kubeadm.forget([], {"n1": ["10.0.0.11"]}) == ["etcd member a"]
+    asked = (node / "asked").read_text().splitlines()
+    assert len(asked) == 4 + kubeadm.TURNS
+    assert all(one.endswith("get --raw=/readyz --request-timeout=2s") for one in asked)
+
+
+def test_without_a_removal_nobody_waits(node: Path) -> None:
+    etcdctl_that(node, "exit 0")
+    assert kubeadm.forget([], {"n9": ["10.0.0.99"]}) == []
+    assert not (node / "asked").exists()
 
 
 def test_a_member_is_removed_through_this_nodes_own(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
