@@ -122,6 +122,12 @@ def test_what_makes_the_rest_happen_comes_first() -> None:
         ),
         ("kubelet", "dial tcp 10.0.0.10:6443: connect: connection refused", 1.0),
         ("pod:coredns", '{"level":"fatal"}', 1.0),
+        # Of every host with cgroup v1: a remark that was not taken, no failure.
+        (
+            "kubelet",
+            '"Server rejected event" event="Reason:CgroupV1,Message:cgroup v1 support is in maintenance mode"',
+            1.0,
+        ),
         ("kubelet", "containerd.service is failed", 1.0),
     ],
 )
