@@ -109,9 +109,8 @@ class Traffic:
                 return
             found = member(observe.read_text(self._manifest))
         # Their connections are made while etcd's container starts.
-        writers = [
-            threading.Thread(target=self._write, args=(found.others[0],), daemon=True) for _ in range(CONNECTIONS)
-        ]
+        hosts = found.others[:1] * CONNECTIONS
+        writers = [threading.Thread(target=self._write, args=(host,), daemon=True) for host in hosts]
         for writer in writers:
             writer.start()
         while not listens(found.port) and not self._over.wait(self._pause):
