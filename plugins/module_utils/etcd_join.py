@@ -16,10 +16,10 @@ import re
 import socket
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from ansible_collections.devenv.lab.plugins.module_utils import kubernetes_state, observe
+from ansible_collections.devenv.lab.plugins.module_utils import beside, kubernetes_state, observe
 
 MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
 AUTHORITY = "/etc/kubernetes/pki/etcd/ca.crt"
@@ -82,25 +82,16 @@ def listens(port: int) -> bool:
     return any(row[1].endswith(wanted) and row[3] == "0A" for row in map(str.split, rows) if len(row) > 3)
 
 
-class Traffic:
+class Traffic(beside.Beside):
     """Writes to etcd from the moment when this node's new member listens until it is ready.
 
     Nothing of it can fail a join: without it, a member is ready later.
     """
 
     def __init__(self, manifest: str = MANIFEST, pause: float = 0.01) -> None:
+        super().__init__(pause)
         self._manifest = manifest
-        self._pause = pause
-        self._over, self._begin = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> Traffic:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._over.set()
-        self._thread.join(timeout=30)
+        self._begin = threading.Event()
 
     def _watch(self) -> None:
         found = None

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ansible_collections.devenv.lab.plugins.module_utils import etcd_join, kubernetes_state, observe
+from ansible_collections.devenv.lab.plugins.module_utils import beside, etcd_join, kubernetes_state, observe
 
 RUNTIME = "/run/devenv"
 LOGS = "/var/log/devenv"
@@ -226,7 +226,7 @@ def wait_for_api(timeout: float, pause: float = 0.5) -> None:
         time.sleep(pause)
 
 
-class _Hasten:
+class _Hasten(beside.Beside):
     """Lets the kubelet of a joining control plane node ask for its certificate as soon as it can get one.
 
     kubeadm lets it ask the API server of its own node, which runs only after etcd has joined; meanwhile kubelet asks in
@@ -235,17 +235,7 @@ class _Hasten:
     """
 
     def __init__(self, pause: float = 0.2) -> None:
-        self._over = threading.Event()
-        self._pause = pause
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> _Hasten:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._over.set()
-        self._thread.join(timeout=30)
+        super().__init__(pause)
 
     def _watch(self) -> None:
         while not self._over.wait(self._pause):
