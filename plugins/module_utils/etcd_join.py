@@ -21,10 +21,6 @@ from urllib.parse import urlsplit
 
 from ansible_collections.devenv.lab.plugins.module_utils import beside, kubernetes_state, observe
 
-MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
-AUTHORITY = "/etc/kubernetes/pki/etcd/ca.crt"
-CERTIFICATE = "/etc/kubernetes/pki/etcd/healthcheck-client.crt"
-KEY = "/etc/kubernetes/pki/etcd/healthcheck-client.key"
 CLIENT_PORT = 2379
 LIMIT = 2.0  # seconds of writing; a member that is not ready by then waits for something else
 # Transactions that wait for their turn, one a connection, and what each connection has sent ahead, for when this node
@@ -88,7 +84,7 @@ class Traffic(beside.Beside):
     Nothing of it can fail a join: without it, a member is ready later.
     """
 
-    def __init__(self, manifest: str = MANIFEST, pause: float = 0.01) -> None:
+    def __init__(self, manifest: str = kubernetes_state.ETCD_MANIFEST, pause: float = 0.01) -> None:
         super().__init__(pause)
         self._manifest = manifest
         self._begin = threading.Event()
@@ -125,8 +121,8 @@ class Traffic(beside.Beside):
     def _pour(self, host: str) -> None:
         import ssl
 
-        context = ssl.create_default_context(cafile=AUTHORITY)
-        context.load_cert_chain(CERTIFICATE, KEY)
+        context = ssl.create_default_context(cafile=kubernetes_state.ETCD_CA)
+        context.load_cert_chain(kubernetes_state.ETCD_CERTIFICATE, kubernetes_state.ETCD_KEY)
         with (
             socket.create_connection((host, CLIENT_PORT), timeout=5) as plain,
             context.wrap_socket(plain, server_hostname=host) as connection,

@@ -58,14 +58,6 @@ JOIN_REST = (
 # start at once.
 JOINED = "/readyz?exclude=poststarthook/rbac/bootstrap-roles"
 
-ETCDCTL = (
-    "etcdctl",
-    "--cacert=/etc/kubernetes/pki/etcd/ca.crt",
-    "--cert=/etc/kubernetes/pki/etcd/healthcheck-client.crt",
-    "--key=/etc/kubernetes/pki/etcd/healthcheck-client.key",
-)
-
-
 # What etcd answers while members come and go, and answers otherwise some seconds later.
 PASSING = re.compile(
     r"unhealthy cluster|leader changed|request timed out|context deadline exceeded|no leader|too many learner"
@@ -201,7 +193,7 @@ def _etcdctl(*words: str) -> subprocess.CompletedProcess[str]:
     """etcdctl on this node's own member."""
     address = kubernetes_state.apiserver_address() or "127.0.0.1"
     host = f"[{address}]" if ":" in address else address
-    return observe.run([*ETCDCTL, f"--endpoints=https://{host}:2379", *words])
+    return observe.run([*kubernetes_state.ETCDCTL, f"--endpoints=https://{host}:2379", *words])
 
 
 def wait_until(done: Callable[[], bool], deadline: float, reason: str, text: str, pause: float = 0.5) -> None:

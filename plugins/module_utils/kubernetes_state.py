@@ -23,6 +23,12 @@ MARKER = "/var/lib/devenv/kubernetes.json"
 
 CA = "/etc/kubernetes/pki/ca.crt"
 ADMIN = "/etc/kubernetes/admin.conf"
+ETCD_MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
+# What this node shows etcd as a client: authority, certificate, key.
+ETCD_CA = "/etc/kubernetes/pki/etcd/ca.crt"
+ETCD_CERTIFICATE = "/etc/kubernetes/pki/etcd/healthcheck-client.crt"
+ETCD_KEY = "/etc/kubernetes/pki/etcd/healthcheck-client.key"
+ETCDCTL = ("etcdctl", f"--cacert={ETCD_CA}", f"--cert={ETCD_CERTIFICATE}", f"--key={ETCD_KEY}")
 KUBELET_CERTIFICATE = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 NODE_FILES = (
     "/etc/kubernetes/kubelet.conf",
@@ -47,7 +53,7 @@ TRACES = (
     *CONTROL_PLANE_FILES,
     "/etc/kubernetes/super-admin.conf",
     "/etc/kubernetes/bootstrap-kubelet.conf",
-    "/etc/kubernetes/manifests/etcd.yaml",
+    ETCD_MANIFEST,
     "/etc/kubernetes/pki/etcd/ca.crt",
     "/var/lib/kubelet/kubeadm-flags.env",
 )
@@ -194,7 +200,7 @@ def _get(connection: Any, host: str, path: str) -> bool:
 
 def etcd_endpoint(root: str = "/") -> str:
     """URL at which this node's own etcd answers, from its manifest: ``https://[::1]:2379`` where IPv6 comes first."""
-    manifest = observe.read_text(observe.under(root, "/etc/kubernetes/manifests/etcd.yaml"))
+    manifest = observe.read_text(observe.under(root, ETCD_MANIFEST))
     match = re.search(r"--listen-client-urls=([^,\s]+)", manifest)
     return match.group(1) if match else "https://127.0.0.1:2379"
 

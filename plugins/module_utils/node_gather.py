@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.module_utils import node_report
+from ansible_collections.devenv.lab.plugins.module_utils import kubernetes_state, node_report
 
 JOURNAL_LINES = 6000
 LIMIT = 1 << 20  # bytes of a file, its end
@@ -103,7 +103,7 @@ def parts(root: str = "/") -> Iterator[tuple[str, bytes]]:
             f"journal/{unit}.txt",
             command(["journalctl", "--no-pager", "-q", "-o", "short-iso", "-n", str(JOURNAL_LINES), "-u", unit]),
         )
-    if os.path.exists(os.path.join(root, node_report.ETCD.lstrip("/"))):
+    if os.path.exists(os.path.join(root, kubernetes_state.ETCD_MANIFEST.lstrip("/"))):
         for name, words in ETCD_COMMANDS.items():
             yield name, command(node_report.etcdctl(*words))
     yield from files(FILES, root)

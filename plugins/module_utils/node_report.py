@@ -24,20 +24,11 @@ UNITS = ("containerd.service", "kubelet.service")
 KUBECONFIGS = ("admin.conf", "super-admin.conf", "controller-manager.conf", "scheduler.conf")
 MORE_CERTIFICATES = (
     "/etc/kubernetes/pki/front-proxy-ca.crt",
-    "/etc/kubernetes/pki/etcd/ca.crt",
-    "/etc/kubernetes/pki/etcd/healthcheck-client.crt",
+    kubernetes_state.ETCD_CA,
+    kubernetes_state.ETCD_CERTIFICATE,
     "/var/lib/kubelet/pki/kubelet.crt",
 )
-ETCD = "/etc/kubernetes/manifests/etcd.yaml"
-ETCDCTL = (
-    "etcdctl",
-    "--cacert=/etc/kubernetes/pki/etcd/ca.crt",
-    "--cert=/etc/kubernetes/pki/etcd/healthcheck-client.crt",
-    "--key=/etc/kubernetes/pki/etcd/healthcheck-client.key",
-    "--command-timeout=5s",
-    "--dial-timeout=3s",
-    "-w=json",
-)
+ETCDCTL = (*kubernetes_state.ETCDCTL, "--command-timeout=5s", "--dial-timeout=3s", "-w=json")
 DISKS = ("/", "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd", "/var/log")
 LINES = 400
 CONTAINER_LINES = 60
@@ -65,7 +56,7 @@ def health(root: str = "/") -> dict[str, Any]:
     return {
         "services": {name: state["active"] for name, state in observe.unit_states(UNITS).items()},
         "certificates": certificates(root),
-        "etcd": etcd() if os.path.exists(observe.under(root, ETCD)) else None,
+        "etcd": etcd() if os.path.exists(observe.under(root, kubernetes_state.ETCD_MANIFEST)) else None,
     }
 
 

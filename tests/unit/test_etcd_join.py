@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils import etcd_join
+from ansible_collections.devenv.lab.plugins.module_utils import etcd_join, kubernetes_state
 
 MANIFEST = """
     - --initial-cluster=master-0={others},master-1={own}
@@ -83,9 +83,9 @@ def etcd(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[E
     context.verify_mode = ssl.CERT_REQUIRED
     members, metrics = served(Member, context), served(Metrics)
     monkeypatch.setattr(etcd_join, "CLIENT_PORT", members.server_port)
-    for name in ("AUTHORITY", "CERTIFICATE"):
-        monkeypatch.setattr(etcd_join, name, str(certificate))
-    monkeypatch.setattr(etcd_join, "KEY", str(certificate.with_suffix(".key")))
+    for name in ("ETCD_CA", "ETCD_CERTIFICATE"):
+        monkeypatch.setattr(kubernetes_state, name, str(certificate))
+    monkeypatch.setattr(kubernetes_state, "ETCD_KEY", str(certificate.with_suffix(".key")))
     yield told, metrics.server_port
     for server in (members, metrics):
         server.shutdown()
@@ -199,7 +199,7 @@ def test_nothing_that_is_missing_fails_the_join(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if lost == "certificate":
-        monkeypatch.setattr(etcd_join, "CERTIFICATE", str(tmp_path / "none"))
+        monkeypatch.setattr(kubernetes_state, "ETCD_CERTIFICATE", str(tmp_path / "none"))
     if lost == "members":
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
