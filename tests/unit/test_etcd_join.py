@@ -5,16 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import socket
-import ssl
-import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from ansible_collections.devenv.lab.plugins.module_utils import etcd_join, kubernetes_state
+from support import tls
 
 MANIFEST = """
     - --initial-cluster=master-0={others},master-1={own}
@@ -24,10 +22,10 @@ MANIFEST = """
 
 
 class Etcd:
-    """A member that answers transactions, and what it was asked, with the time."""
+    """A member that answers transactions, and what it was asked."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[float, str, dict[str, list[dict[str, dict[str, str]]]]]] = []
+        self.asked: list[tuple[str, dict[str, list[dict[str, dict[str, str]]]]]] = []
         self.ready = False
 
 
@@ -35,19 +33,8 @@ class Etcd:
 def certificate(tmp_path: Path) -> Path:
     """One certificate, of its own authority, for both ends, and its key beside it."""
     path = tmp_path / "etcd.crt"
-    words = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-subj", "/CN=etcd"]
-    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path.with_suffix(".key")), "-out", str(path)]
-    subprocess.run(["openssl", "req", "-x509", *words, *files], check=True, capture_output=True)
+    tls.self_signed(path.with_suffix(".key"), path)
     return path
-
-
-def served(handler: type[BaseHTTPRequestHandler], context: ssl.SSLContext | None = None) -> ThreadingHTTPServer:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    if context:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
 
 
 @pytest.fixture
@@ -60,7 +47,7 @@ def etcd(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[E
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            told.asked.append((time.monotonic(), self.path, body))
+            told.asked.append((self.path, body))
             self.send_response(200)
             self.send_header("Content-Length", "2")
             self.end_headers()
@@ -77,19 +64,13 @@ def etcd(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[E
         def log_message(self, *_: object) -> None:
             pass
 
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
-    context.load_verify_locations(certificate)
-    context.verify_mode = ssl.CERT_REQUIRED
-    members, metrics = served(Member, context), served(Metrics)
-    monkeypatch.setattr(etcd_join, "CLIENT_PORT", members.server_port)
     for name in ("ETCD_CA", "ETCD_CERTIFICATE"):
         monkeypatch.setattr(kubernetes_state, name, str(certificate))
     monkeypatch.setattr(kubernetes_state, "ETCD_KEY", str(certificate.with_suffix(".key")))
-    yield told, metrics.server_port
-    for server in (members, metrics):
-        server.shutdown()
-        server.server_close()
+    context = tls.server_context(certificate.with_suffix(".key"), certificate, ask_client=True)
+    with tls.served(Member, context) as members, tls.served(Metrics) as metrics:
+        monkeypatch.setattr(etcd_join, "CLIENT_PORT", members)
+        yield told, metrics
 
 
 @pytest.fixture
@@ -172,7 +153,7 @@ def test_what_is_written_changes_nothing(
     with etcd_join.Traffic(str(tmp_path / "etcd.yaml")):
         manifest().listen()
         until(lambda: told.asked)
-    _, path, body = told.asked[0]
+    path, body = told.asked[0]
     assert path == "/v3/kv/txn"
     assert {kind for one in body["success"] for kind in one} == {"requestDeleteRange", "requestRange"}
     deleted = [one["requestDeleteRange"] for one in body["success"] if "requestDeleteRange" in one]

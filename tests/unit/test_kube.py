@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import base64
-import ssl
-import subprocess
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +12,7 @@ import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils import kube
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from support import tls
 
 ROW = dict[str, Any]
 
@@ -155,29 +153,14 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def self_signed(key: Path, certificate: Path) -> None:
-    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
-    name = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(["openssl", "req", "-x509", *kind, *name, *files], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kube.Access]:
     folder = tmp_path_factory.mktemp("tls")
     key, certificate = folder / "key", folder / "cert"
-    self_signed(key, certificate)
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    listener.socket = context.wrap_socket(listener.socket, server_side=True)
-    thread = threading.Thread(target=listener.serve_forever, daemon=True)
-    thread.start()
+    tls.self_signed(key, certificate)
     pem = certificate.read_text()
-    yield kube.Access(f"https://127.0.0.1:{listener.server_port}", pem, pem, key.read_text())
-    listener.shutdown()
-    thread.join()
-    listener.server_close()
+    with tls.served(Handler, tls.server_context(key, certificate)) as port:
+        yield kube.Access(f"https://127.0.0.1:{port}", pem, pem, key.read_text())
 
 
 @pytest.fixture
@@ -251,7 +234,7 @@ def test_nobody_listens(server: kube.Access) -> None:
 
 
 def test_a_server_of_another_authority(server: kube.Access, tmp_path: Path) -> None:
-    self_signed(tmp_path / "key", tmp_path / "certificate")
+    tls.self_signed(tmp_path / "key", tmp_path / "certificate")
     other = kube.Access(server.server, (tmp_path / "certificate").read_text(), token="t")
     with kube.Api(other) as client, pytest.raises(kube.ApiUnreachable, match="does not verify"):
         client.get("/ok")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import socket
-import ssl
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from ansible_collections.devenv.lab.plugins.module_utils import kubernetes_state as ks
+from support import tls
 
 
 def touch(root: Path, *paths: str) -> None:
@@ -76,8 +75,8 @@ def openssl(*words: str, data: bytes = b"") -> bytes:
 
 
 KEYS = {
-    "rsa": ["-newkey", "rsa:2048"],
-    "ec": ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"],
+    "rsa": ("-newkey", "rsa:2048"),
+    "ec": tls.EC,
 }
 
 
@@ -88,20 +87,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path]
     def make(kind: str, days: int) -> Path:
         path = folder / f"{kind}-{days}.crt"
         if not path.exists():
-            names = ["-subj", "/CN=kubernetes", "-addext", "subjectAltName=IP:127.0.0.1"]
-            openssl(
-                "req",
-                "-x509",
-                "-nodes",
-                *KEYS[kind],
-                *names,
-                "-days",
-                str(days),
-                "-keyout",
-                f"{path}.key",
-                "-out",
-                str(path),
-            )
+            tls.self_signed(Path(f"{path}.key"), path, kind=KEYS[kind], name="kubernetes", days=days)
         return path
 
     return make
@@ -144,24 +130,15 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def plain() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
+    with tls.served(Handler) as port:
+        yield port
 
 
 @pytest.fixture
 def secured(made: Callable[[str, int], Path]) -> Iterator[int]:
     path = made("ec", 10)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path, f"{path}.key")
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
+    with tls.served(Handler, tls.server_context(Path(f"{path}.key"), path)) as port:
+        yield port
 
 
 def test_only_200_is_ready(plain: int) -> None:
