@@ -12,8 +12,11 @@ from pathlib import Path
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import files, process
 
-# Written host-wide by kubelet in a privileged node (its --protect-kernel-defaults names them).
+# Written host-wide in a privileged node: by its systemd as it starts (fs), by kubelet (its --protect-kernel-defaults
+# names them).
 HOST_SYSCTLS = (
+    "fs.file-max",
+    "fs.nr_open",
     "kernel.keys.root_maxbytes",
     "kernel.keys.root_maxkeys",
     "kernel.panic",

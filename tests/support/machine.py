@@ -191,7 +191,8 @@ def sysctls() -> Part:
 
 def mounts() -> Part:
     rows = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    return {row[4]: row[row.index("-") + 1] for row in rows}
+    # podman's place for network namespaces stays after the first container of a machine; what is in it must go.
+    return {row[4]: row[row.index("-") + 1] for row in rows if row[4] != "/run/netns"}
 
 
 def cgroups() -> Part:
