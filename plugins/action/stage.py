@@ -65,6 +65,11 @@ class ActionModule(ActionBase):
         if args["name"] != "down":
             deadline.check(f"stage {args['name']}")
         resolved = inventory.profile_of(task_vars)
+        if resolved is None and args["name"] == "preflight" and task_vars.get("devenv_snapshot"):
+            from ansible_collections.devenv.lab.plugins.plugin_utils import snapshot
+
+            # One that is there gave a profile; of one that is not, the nearest is named.
+            snapshot.read(folder.parent.parent, str(task_vars["devenv_snapshot"]))
         begun = state.begin(
             folder,
             me,

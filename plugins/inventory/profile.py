@@ -14,10 +14,11 @@ author:
 description:
   - Makes the hosts, groups and variables of the profile that the extra variable C(profile) names.
   - With C(devenv_name) alone it reads the state folder of that environment, and lays C(devenv_overrides) over the
-    profile that it finds there. With neither, the inventory is empty.
+    profile that it finds there. An environment that is yet to be made from C(devenv_snapshot) has the profile that was
+    saved. With none of these, the inventory is empty.
   - Extra variables that it reads are C(profile) (a name or a file), C(devenv_name) (by default the name or the file's
-    stem), C(devenv_overrides) (a mapping of paths of the profile to values) and C(devenv_home) (by default
-    E(DEVENV_HOME)).
+    stem), C(devenv_overrides) (a mapping of paths of the profile to values), C(devenv_snapshot) (a name) and
+    C(devenv_home) (by default E(DEVENV_HOME)).
 requirements:
   - jsonschema
 options:
@@ -50,7 +51,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvErr
 
 display = Display()
 
-_READ = ("profile", "devenv_name", "devenv_overrides", "devenv_home")
+_READ = ("profile", "devenv_name", "devenv_overrides", "devenv_home", "devenv_snapshot")
 
 
 class InventoryModule(BaseInventoryPlugin):
@@ -104,7 +105,12 @@ def _wanted(extra: dict[str, Any]) -> dict[str, Any] | None:
     home = _text(extra, "devenv_home")
     folder = paths.environment(name, {**os.environ, "DEVENV_HOME": home} if home else os.environ)
     if resolved is None:
-        return _stored(folder, overrides)
+        snapshot = _text(extra, "devenv_snapshot")
+        if not snapshot or (folder / "profile.yml").exists():
+            return _stored(folder, overrides)
+        resolved = _saved(snapshot, folder, overrides)
+        if resolved is None:
+            return None
     network = state.read_network(folder)
     return _built(resolved, network, folder)
 
@@ -122,6 +128,17 @@ def _stored(folder: Path, overrides: dict[str, Any]) -> dict[str, Any] | None:
         display.warning(f"The environment's state is not used: {error}")
         return None
     return _built(amend.amend(resolved, overrides), network, folder)
+
+
+def _saved(snapshot: str, folder: Path, overrides: dict[str, Any]) -> dict[str, Any] | None:
+    """The profile that an environment gets with a snapshot; None when there is none of that name."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils import snapshot as snapshots
+
+    home = folder.parent.parent
+    if snapshot not in snapshots.names(home):
+        # One that is to be saved has no profile to give: the play says what is missing.
+        return None
+    return snapshots.profile_of(snapshots.read(home, snapshot), overrides)
 
 
 def _built(resolved: dict[str, Any], network: dict[str, Any] | None, folder: Path) -> dict[str, Any]:

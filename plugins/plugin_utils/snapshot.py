@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import (
+    amend,
     checks,
     files,
     image_load,
@@ -55,6 +56,8 @@ RESERVE = 512 * 2**20
 
 Progress = Callable[[str], None]
 
+# Where our StorageClass keeps its volumes (role cluster_addons).
+_VOLUMES = "/var/lib/devenv/volumes"
 # Parts of the machine itself: pods look at them, and no data of theirs are there.
 _SYSTEM = (
     "/boot", "/dev", "/etc", "/lib", "/proc", "/run", "/sys", "/usr", "/var/lib/containerd", "/var/lib/devenv",
@@ -223,6 +226,21 @@ def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     return found + [
         _difference(f"nodes.{name}", old[name], new[name]) for name in new if name in old and old[name] != new[name]
     ]
+
+
+def profile_of(one: Snapshot, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The resolved profile that was saved, with ``overrides`` (as profile.resolve takes them) laid over it.
+
+    Raises DevenvError as profile.resolve does, and snapshot_differs when what was saved is of another version.
+    """
+    saved = one.manifest["profile"]
+    try:
+        again = amend.amend(saved, {})
+    except (DevenvError, KeyError, TypeError, AttributeError) as error:
+        said = error.message if isinstance(error, DevenvError) else f"its profile lacks {error}"
+        advice = "Name a profile that has the same nodes: devenv up --snapshot NAME --profile PROFILE"
+        raise DevenvError("snapshot_differs", said, advice=advice, where=one.name) from None
+    return amend.amend(again, overrides) if overrides else again
 
 
 def _at(profile: Mapping[str, Any], path: str) -> Any:
@@ -453,7 +471,9 @@ def _is_data(path: str) -> bool:
         clean.startswith("/")
         and clean.count("/") > 0
         and clean not in ("/", "/var", "/var/lib", "/home", "/opt", "/root", "/srv", "/mnt", "/tmp")
-        and not any(clean == top or clean.startswith(f"{top}/") for top in _SYSTEM)
+        and (
+            clean.startswith(f"{_VOLUMES}/") or not any(clean == top or clean.startswith(f"{top}/") for top in _SYSTEM)
+        )
     )
 
 

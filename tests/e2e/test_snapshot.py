@@ -65,13 +65,18 @@ spec:
             - -c
             - |
               test -s /data/index.html || cat /proc/sys/kernel/random/uuid >/data/index.html
+              test -s /claimed/id || cat /proc/sys/kernel/random/uuid >/claimed/id
+              cp /claimed/id /data/claimed.txt
               exec httpd -f -p 8080 -h /data
           securityContext: {runAsUser: 0}
           readinessProbe: {httpGet: {path: /index.html, port: 8080}, periodSeconds: 1}
-          volumeMounts: [{name: data, mountPath: /data}]
+          volumeMounts: [{name: data, mountPath: /data}, {name: claimed, mountPath: /claimed}]
   volumeClaimTemplates:
     - metadata: {name: data}
       spec: {accessModes: [ReadWriteOnce], storageClassName: "", resources: {requests: {storage: 1Gi}}}
+    # Of the default StorageClass.
+    - metadata: {name: claimed}
+      spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
 ---
 apiVersion: v1
 kind: Service
@@ -84,7 +89,7 @@ spec: {selector: {app: shop}, ports: [{port: 80, targetPort: 8080}]}
 def old(user: Typed, new_name: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An environment whose app has written something that no other run of it would write."""
     name = new_name("saved")
-    user.devenv("up", "--profile", "aio", "--name", name)
+    user.devenv("up", "--profile", "aio", "--set", "storage.enabled=true", "--name", name)
     bundled = "devenv.lab/probe:1.0.0"
     user.devenv("ssh", "--name", name, "--", f"ctr -n k8s.io images tag {bundled} {IMAGE} >/dev/null")
     file = tmp_path_factory.mktemp("app") / "app.yml"
@@ -113,9 +118,9 @@ def new(user: Typed, old: str, snapshot: str, new_name: Callable[[str], str]) ->
     user.devenv("down", "--name", name)
 
 
-def content(user: Typed, name: str) -> str:
+def content(user: Typed, name: str, file: str = "index.html") -> str:
     """What the app says, asked by Service name from a pod."""
-    url = "http://shop.shop.svc.cluster.local/index.html"
+    url = f"http://shop.shop.svc.cluster.local/{file}"
     return user.kubectl(
         name, "-n", "shop", "exec", "shop-0", "--", "curl", "-sS", "--max-time", "10", url
     ).stdout.strip()
@@ -165,6 +170,11 @@ def test_a_snapshot_is_private_and_has_no_keys_of_the_cluster(user: Typed, old: 
 def test_the_app_goes_on_with_its_data_beside_the_first(user: Typed, old: str, new: str) -> None:
     assert re.fullmatch(r"[0-9a-f-]{36}", content(user, old))
     assert content(user, new) == content(user, old)
+    assert re.fullmatch(r"[0-9a-f-]{36}", content(user, old, "claimed.txt"))
+    assert content(user, new, "claimed.txt") == content(user, old, "claimed.txt")
+    assert user.kubectl(new, "get", "storageclasses", "-o", "name").stdout.split() == [
+        "storageclass.storage.k8s.io/local-path"
+    ]
     words = user.kubectl(new, "-n", "shop", "get", "configmap", "words", "-o", "jsonpath={.data.greeting}").stdout
     assert words == "kept in etcd"
     pods = json.loads(user.kubectl(new, "get", "pods", "-A", "-o", "json").stdout)["items"]

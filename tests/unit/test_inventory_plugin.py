@@ -109,6 +109,23 @@ def test_from_the_state_folder_alone(run: Run, home: Path) -> None:
     assert listed(run, "-e", "devenv_name=absent")["_meta"]["hostvars"] == {}
 
 
+def test_of_a_snapshot_until_the_environment_is_there(run: Run, home: Path) -> None:
+    folder = home / "snapshots" / "with-data"
+    folder.mkdir(parents=True)
+    saved = profile.resolve("master-2pipe", overrides={"storage.enabled": True})
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, "profile": saved}))
+    asked = ("-e", "devenv_name=next", "-e", "devenv_snapshot=with-data")
+    found = listed(run, *asked, "-e", json.dumps({"devenv_overrides": {"nodes.worker-0.labels.team": "blue"}}))
+    hosts = found["_meta"]["hostvars"]
+    assert set(hosts) == {"master-0", "worker-0", "worker-1"}
+    assert hosts["worker-0"]["devenv_profile"]["storage"]["enabled"] is True
+    assert hosts["worker-0"]["devenv_labels"]["team"] == "blue"
+    store(home, "next", profile.resolve("sno"))
+    assert listed(run, *asked)["nodes"]["hosts"] == ["master-0"]
+    # What is yet to be saved gives nothing.
+    assert listed(run, "-e", "devenv_name=none", "-e", "devenv_snapshot=absent")["_meta"]["hostvars"] == {}
+
+
 def test_a_broken_state_warns_and_leaves_the_way_to_destroy(run: Run, home: Path) -> None:
     folder = home / "environments/lab"
     folder.mkdir(parents=True)

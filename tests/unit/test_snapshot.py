@@ -194,6 +194,12 @@ NODES = ["master-0", "worker-0"]
             [],
             {"master-0": ["/data/x", "/data/xy"], "worker-0": []},
         ),
+        # Volumes of our StorageClass lie among our own files, which are none of theirs.
+        (
+            [running("p", "master-0", host("/var/lib/devenv"), host("/var/lib/devenv/volumes-not"))],
+            [volume("a", "/var/lib/devenv/volumes/pvc-1_shop_data", ["worker-0"])],
+            {"master-0": [], "worker-0": ["/var/lib/devenv/volumes/pvc-1_shop_data"]},
+        ),
         # Parts of the machine, sockets, the system's own pods.
         (
             [

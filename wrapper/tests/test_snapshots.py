@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils import profile
 
-from devenv import runner
+from devenv import operations, runner
 
 Devenv = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def saved(own_home: Path) -> Callable[..., Path]:
-    def make(name: str, profile_name: str = "aio") -> Path:
-        folder = own_home / "snapshots" / name
+    def make(snapshot: str, /, **changes: object) -> Path:
+        folder = own_home / "snapshots" / snapshot
         folder.mkdir(parents=True)
         (folder / "etcd-main.db").write_bytes(b"data")
         row = {"sha256": hashlib.sha256(b"data").hexdigest(), "size": 4}
         manifest = {
             "format": 1, "made": "2026-11-21T15:00:00+00:00", "environment": "first", "network": {},
-            "profile": profile.resolve("aio") | {"profile": profile_name}, "clusters": {},
+            "profile": profile.resolve("aio", overrides={"storage.enabled": True}) | changes, "clusters": {},
             "nodes": {"master-0": {"images": ["example.test/shop:1"]}}, "files": {"etcd-main.db": row},
         }  # fmt: skip
         (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -33,26 +33,37 @@ def saved(own_home: Path) -> Callable[..., Path]:
     return make
 
 
-def test_up_takes_the_profile_of_the_snapshot(
+def test_up_leaves_the_profile_to_the_snapshot(
     devenv: Devenv, requests: list[runner.Request], saved: Callable[..., Path]
 ) -> None:
     saved("with-data")
     assert devenv("up", "--snapshot", "with-data", "--name", "second")[0] == 0
-    variables = requests[0].variables
-    assert (requests[0].playbook, variables["devenv_snapshot"], variables["devenv_name"]) == (
-        "cluster",
-        "with-data",
-        "second",
-    )
-    assert variables["profile"].startswith("aio")
+    assert devenv("up", "--snapshot", "with-data", "--set", "nodes.master-0.labels.team=blue")[0] == 0
+    assert [request.playbook for request in requests] == ["cluster", "cluster"]
+    given, changed = (request.variables for request in requests)
+    assert (given["devenv_snapshot"], given["devenv_name"]) == ("with-data", "second")
+    assert not {"profile", "devenv_overrides"} & given.keys()
+    # Without a name, that of the saved profile.
+    assert changed["devenv_name"] == "aio"
+    assert changed["devenv_overrides"] == {"nodes.master-0.labels.team": "blue"}
 
 
-def test_a_snapshot_of_a_profile_that_is_not_known_here_wants_its_file(
+def test_the_saved_profile_has_what_was_set_when_it_was_made(own_home: Path, saved: Callable[..., Path]) -> None:
+    saved("with-data", name="mine")
+    goal = operations.target_from("with-data", None, "second", {"nodes.master-0.memory": "4GiB"})
+    assert goal.resolved is not None
+    assert goal.resolved["name"] == "mine"
+    assert goal.resolved["storage"]["enabled"] is True
+    assert goal.resolved["nodes"][0]["memory"] == 4 << 30
+
+
+def test_a_snapshot_whose_profile_cannot_be_read_back_wants_one(
     devenv: Devenv, requests: list[runner.Request], saved: Callable[..., Path]
 ) -> None:
-    saved("of-a-file", "mine")
-    code, _out, err = devenv("up", "--snapshot", "of-a-file")
+    saved("of-tomorrow", stack="ipv8")
+    code, _out, err = devenv("up", "--snapshot", "of-tomorrow")
     assert code == 2
+    assert "of-tomorrow" in err
     assert "--profile" in err
     assert requests == []
 

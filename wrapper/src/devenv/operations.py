@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
 from devenv import errors, names, runner
 from devenv.history import LOG
@@ -95,18 +94,14 @@ def target(
     """
     if not profile_name:
         return _kept(name, overrides, compare)
-    from ansible_collections.devenv.lab.plugins.plugin_utils import lock, profile, state
-    from ansible_collections.devenv.lab.plugins.plugin_utils import upgrade as upgrades
+    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
 
     with names.translated():
         resolved = profile.resolve(profile_name, overrides=dict(overrides or {}))
         chosen = profile.validate_name(name or os.environ.get("DEVENV_NAME") or resolved["name"])
         profile.require_engine(resolved)
-        folder = paths.environment(chosen)
         if compare:
-            lock.check(folder)
-            upgrades.require_finished(folder)
-            state.compare(folder, resolved)
+            _compare(chosen, resolved)
     is_path = "/" in profile_name or profile_name.endswith((".yml", ".yaml"))
     variables: dict[str, Any] = {
         "profile": str(Path(profile_name).expanduser().absolute()) if is_path else profile_name,
@@ -121,24 +116,31 @@ def target_from(
     snapshot: str, profile_name: str | None, name: str | None, overrides: Mapping[str, Any] | None = None
 ) -> Target:
     """What `up --snapshot` works on; without a profile, with that of the snapshot. Raises UsageError."""
+    if profile_name:
+        goal = target(profile_name, name, overrides)
+        return Target(goal.name, {**goal.variables, "devenv_snapshot": snapshot}, goal.resolved)
     from ansible_collections.devenv.lab.plugins.plugin_utils import profile
     from ansible_collections.devenv.lab.plugins.plugin_utils import snapshot as snapshots
 
     with names.translated():
-        saved = snapshots.read(paths.home(), snapshot).manifest["profile"]
-        if not profile_name:
-            profile_name = str(saved["profile"])
-            try:
-                same = not snapshots.differences(saved, profile.resolve(profile_name, overrides=dict(overrides or {})))
-            except DevenvError:
-                same = False
-            if not same:
-                raise errors.UsageError(
-                    f"{snapshot} was saved with a profile of its own, which is not {profile_name}",
-                    where="--snapshot", advice=f"devenv up --snapshot {snapshot} --profile FILE",
-                )  # fmt: skip
-    goal = target(profile_name, name, overrides)
-    return Target(goal.name, {**goal.variables, "devenv_snapshot": snapshot}, goal.resolved)
+        resolved = snapshots.profile_of(snapshots.read(paths.home(), snapshot), overrides)
+        chosen = profile.validate_name(name or os.environ.get("DEVENV_NAME") or resolved["name"])
+        _compare(chosen, resolved)
+    variables: dict[str, Any] = {"devenv_name": chosen, "devenv_snapshot": snapshot}
+    if overrides:
+        variables["devenv_overrides"] = dict(overrides)
+    return Target(chosen, variables, resolved)
+
+
+def _compare(name: str, resolved: Mapping[str, Any]) -> None:
+    """Refuse what the environment that is there, if one is, cannot become. Raises DevenvError."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils import lock, state
+    from ansible_collections.devenv.lab.plugins.plugin_utils import upgrade as upgrades
+
+    folder = paths.environment(name)
+    lock.check(folder)
+    upgrades.require_finished(folder)
+    state.compare(folder, resolved)
 
 
 def _kept(name: str | None, overrides: Mapping[str, Any] | None, compare: bool) -> Target:
