@@ -298,12 +298,21 @@ def stop(environment: str, grace: int = 90) -> Outcome:
         if not any(machine.state == "running" for machine in libvirt.machines(environment)):
             break
     for machine in libvirt.machines(environment):
-        if machine.state == "running":
-            _virsh(environment, "destroy", machine.name)
+        if machine.state == "running" and _pull_the_plug(environment, machine.name):
             outcome.notes.append(f"{machine.node} did not shut down within {grace} s")
     outcome.stopped = [machine.node for machine in running]
     dhcp.end(environment)
     return outcome
+
+
+def _pull_the_plug(environment: str, name: str) -> bool:
+    """End a machine at once; return False where it had just ended by itself. Raises DevenvError libvirt_failed."""
+    if libvirt.virsh(environment, "destroy", name, check=False).code == 0:
+        return True
+    if all(machine.name != name or machine.state != "running" for machine in libvirt.machines(environment)):
+        return False
+    _virsh(environment, "destroy", name)
+    return True
 
 
 def destroy(environment: str) -> Outcome:
@@ -328,7 +337,7 @@ def remove_nodes(environment: str, state: Path, names: Sequence[str]) -> Outcome
     for machine in libvirt.machines(environment):
         if machine.node in names:
             if machine.state == "running":
-                _virsh(environment, "destroy", machine.name)
+                _pull_the_plug(environment, machine.name)
             _virsh(environment, "undefine", machine.name)
             outcome.removed.append(machine.node)
     for name in names:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import web
 from support.commands import Typed
 
 # The scenario provider_libvirt makes, asks and ends a machine at every change.
@@ -24,6 +25,14 @@ provider: libvirt
 nodes:
   master-0: null
   worker-0: {{cluster: null, cpus: 1, memory: 1GiB, disk: 8GiB}}
+"""
+CLUSTER = """\
+topology: sno
+stack: dualstack
+provider: libvirt
+nodes:
+  master-0: {cpus: 2, memory: 3GiB, disk: 20GiB}
+  worker-0: {cpus: 2, memory: 2GiB, disk: 20GiB}
 """
 # An emulated machine among other tests.
 SECONDS = 1500
@@ -112,3 +121,25 @@ def test_a_machine_is_stopped_started_survives_a_reboot_of_the_host_and_is_found
     assert ssh(user, machine, "cat /root/note") == "kept"
     shutil.rmtree(user.home / "environments" / machine)
     assert next(one for one in user.data("list") if one["name"] == machine)["state"] == "orphan"
+
+
+# Kubernetes gives up its leases where two emulated machines and another test share two cores.
+@pytest.mark.alone
+def test_a_cluster_of_machines_comes_up_and_works(user: Typed, new_name: Callable[[str], str], tmp_path: Path) -> None:
+    name, profile = new_name("vms"), tmp_path / "cluster.yml"
+    profile.write_text(CLUSTER)
+    user.devenv("up", "--profile", str(profile), "--name", name, seconds=SECONDS)
+    network = yaml.safe_load((user.home / "environments" / name / "network.yml").read_text())
+    try:
+        web.deploy(user, name, tmp_path, server="worker-0", client="master-0")
+        port = web.node_port(user, name)
+        for node in network["nodes"].values():
+            for address in node["addresses"].values():
+                assert web.from_host(user, f"{web.bracketed(address)}:{port}") == "server", address
+        assert user.objects("up", "--name", name, "--full", seconds=SECONDS)[-1]["changed"] == 0
+        kernels = user.kubectl(name, "get", "nodes", "-o", "jsonpath={.items[*].status.nodeInfo.kernelVersion}").stdout
+        assert len(kernels.split()) == 2
+        assert os.uname().release not in kernels.split()
+    finally:
+        user.devenv("down", "--name", name)
+    assert traces(name, network["bridge"]) == []

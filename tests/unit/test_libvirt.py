@@ -333,3 +333,28 @@ def test_virsh_that_is_killed_is_asked_again(
     assert asked == ["list --all"] * calls
     libvirt_nodes.refresh("absent")
     assert len(asked) == calls
+
+
+@pytest.mark.parametrize(("state", "notes"), [("running", ["worker-0 did not shut down within 0 s"]), ("shut off", [])])
+def test_a_machine_that_ends_by_itself_in_the_last_moment_is_no_failure(
+    root: Path, monkeypatch: pytest.MonkeyPatch, state: str, notes: list[str]
+) -> None:
+    """``state`` is what it turns out to be when it could not be ended."""
+    seen = ["running"]
+    asked: list[str] = []
+
+    def virsh(environment: str, *words: str, check: bool = True, timeout: float = 0) -> Result:
+        asked.append(words[0])
+        if words[0] != "destroy" or len(seen) > 1:
+            return Result(0, "", "")
+        seen.append(state)
+        return Result(1, "", "error: domain is not running")
+
+    monkeypatch.setattr(libvirt, "virsh", virsh)
+    monkeypatch.setattr(
+        libvirt, "machines", lambda name: [libvirt.Machine("lab-worker-0", name, "worker-0", "", seen[-1], 1)]
+    )
+    monkeypatch.setattr(libvirt_nodes.dhcp, "end", lambda name: False)
+    outcome = libvirt_nodes.stop("lab", grace=0)
+    assert (outcome.stopped, outcome.notes) == (["worker-0"], notes)
+    assert asked == ["shutdown", *["destroy"] * (2 if notes else 1)]
