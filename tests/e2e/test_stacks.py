@@ -167,6 +167,16 @@ def test_a_service_answers_across_nodes_and_by_its_name(stack: Stack) -> None:
         assert ipaddress.ip_address(re.findall(r"Address:\s+(\S+)", found)[0]) == ipaddress.ip_address(address)
 
 
+def test_a_service_that_is_not_there_is_refused_at_once(stack: Stack) -> None:
+    """What is sent before kube-proxy knows a Service must not be waited for: CoreDNS would, for 30 seconds."""
+    resolved = yaml.safe_load((stack.user.home / "environments" / stack.name / "profile.yml").read_text())
+    for family in resolved["families"]:
+        address = str(ipaddress.ip_network(resolved["network"]["services"][family])[-6])
+        asked = f"curl -s --max-time 10 -w '%{{time_total}}' {web.url(web.bracketed(address))}; echo \" $?\""
+        seconds, code = stack.kubectl("exec", "client", "--", "sh", "-c", asked).split()
+        assert (code, float(seconds) < 2) == ("7", True), f"{address}: {seconds} s"
+
+
 def test_a_node_port_answers_the_host_on_every_address(stack: Stack) -> None:
     port = web.node_port(stack.user, stack.name)
     tried = [address for node in stack.plan()["nodes"].values() for address in node["addresses"].values()]
