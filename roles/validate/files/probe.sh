@@ -19,11 +19,13 @@ say() {
   printf 'probe\t%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$(printf '%s' "$4" | tr '\t\r\n' '   ')"
 }
 
-# attempt CHECK TARGET COMMAND...: a refusal is told when it differs from the one before.
+# attempt CHECK TARGET COMMAND...: a refusal is told when it differs from the one before. COMMAND has $patience seconds for
+# an answer from DNS: at first it may have asked a server that is no more, later it may be that all is slow here.
 attempt() {
-  check=$1 target=$2 last=''
+  check=$1 target=$2 last='' tries=0
   shift 2
   while :; do
+    tries=$((tries + 1)) patience=$((tries > 5 ? 5 : 1))
     if seen=$("$@" 2>&1); then
       say ok "$check" "$target" "$seen"
       return 0
@@ -48,7 +50,7 @@ family() {
 # The pod $2 as the API at $1 tells it. The token goes through a pipe: arguments of a process can be read by others.
 pod() {
   printf 'Authorization: Bearer %s\n' "$(cat "$account/token")" |
-    curl -sS -f --noproxy '*' --max-time 3 --cacert "$account/ca.crt" -H @- \
+    RES_OPTIONS="timeout:${patience:-1}" curl -sS -f --noproxy '*' --max-time $((2 + ${patience:-1})) --cacert "$account/ca.crt" -H @- \
       "https://$(bracketed "$1")/api/v1/namespaces/$PROBE_NAMESPACE/pods/$2"
 }
 
@@ -79,7 +81,7 @@ reach_service() {
 }
 
 resolve() {
-  answer=$(nslookup -type="$1" -timeout=2 -retry=1 "$2" 2>&1)
+  answer=$(nslookup -type="$1" -timeout="$patience" -retry=1 "$2" 2>&1)
   found=$(printf '%s\n' "$answer" | awk '/^Name:/ { named = 1 } named && /^Address/ { print $NF }')
   echo "${found:-$answer}"
   printf '%s\n' "$found" | grep -q -x -F "$3"
