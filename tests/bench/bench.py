@@ -3,7 +3,8 @@
 Usage: bench.py [--profile NAME ...] [--rounds N] [--out FILE]. Needs root and podman. Of each profile an environment is
 made first, unmeasured: it warms the caches, and what the bare commands need is taken from it, and the snapshot that
 others start from. The inventory of a big profile is measured beside static YAML, the pytest plugin beside a suite
-without it, the joins of two workers beside that of one. Nothing here is a pass or a failure.
+without it, the joins of two workers beside that of one, a snapshot with an application beside installing that anew.
+Nothing here is a pass or a failure.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import apps_bench
 import command
 import inventory_bench
 import join_bench
@@ -345,6 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         listing = inventory_bench.measure(rounds=options.rounds)
         plugin = plugin_bench.measure()
         joins = join_bench.measure(rounds=options.rounds)
+        apps = apps_bench.measure(rounds=options.rounds)
     except subprocess.CalledProcessError as error:
         print(error, error.stdout, error.stderr, sep="\n", file=sys.stderr)
         return 1
@@ -355,6 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "inventory": listing,
         "plugin": plugin,
         "joins": joins,
+        "apps": apps,
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     shown = {profile: {key: one[key] for key in ("ratios", "seconds")} for profile, one in found.items()}
@@ -362,6 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "inventory": {"ratio": round(listing["ratio"], 3)},
         "plugin": {key: plugin[key] for key in ("overhead_ms", "ratio")},
         "joins": {key: joins[key] for key in ("median", "ratio")},
+        "apps": {key: apps[key] for key in ("median", "ratio")},
     }
     print(json.dumps({**shown, **aside}, indent=1))
     return 0
