@@ -492,7 +492,7 @@ def forget(nodes: Sequence[str], members: dict[str, list[str]]) -> list[str]:
             _remove_member(identity)
             removed.append("etcd member " + identity)
         if removed:
-            _settle()
+            _settle([address for addresses in members.values() for address in addresses])
     present = _nodes() if nodes else set()
     stale = [name for name in nodes if name in present]
     if stale:
@@ -515,12 +515,17 @@ def _remove_member(identity: str, timeout: float = 60, pause: float = 1) -> None
         time.sleep(pause)
 
 
-def _settle(timeout: float = 60, pause: float = 0.2) -> None:
-    """Wait until no request goes to the API server of a member that was removed: it has no data any more and lets every
-    request hang, until the proxies before the API servers see it some seconds later. They take turns, so some quick
-    answers in a row are from all that they know. What is wrong after ``timeout`` s is for the next request to say.
+def _settle(addresses: Sequence[str], timeout: float = 60, pause: float = 0.2) -> None:
+    """Wait until no request goes to the API server of a member that was removed, whose node has ``addresses``: it has
+    no data any more and lets every request hang. It says so itself some seconds late, as it looks for its data once in
+    a while, and then the proxies before the API servers have to see it. They take turns, so some quick answers in a row
+    are from all that they know. What is wrong after ``timeout`` s is for the next request to say.
     """
     deadline, quick = time.monotonic() + timeout, 0
+    while time.monotonic() < deadline and any(
+        kubernetes_state.http_ok(address, 6443, "/readyz", ca=kubernetes_state.CA, timeout=2) for address in addresses
+    ):
+        time.sleep(pause)
     while quick < TURNS and time.monotonic() < deadline:
         answered = _kubectl("get", "--raw=/readyz", "--request-timeout=2s").returncode == 0
         quick = quick + 1 if answered else 0

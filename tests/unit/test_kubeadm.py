@@ -134,6 +134,8 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(kubeadm, "LOGS", real("/var/log/devenv"))
     monkeypatch.setattr(kubeadm._Files.__init__, "__defaults__", (real("/run/devenv"),))
     monkeypatch.setattr(observe, "under", lambda _root, path: path)
+    # Nobody is asked over the network.
+    monkeypatch.setattr(kubernetes_state, "http_ok", lambda *_, **__: False)
     monkeypatch.setenv("PATH", f"{root / 'bin'}:{os.environ['PATH']}")
     return root
 
@@ -439,6 +441,25 @@ def test_after_a_removal_all_proxied_servers_must_answer(node: Path, monkeypatch
     asked = (node / "asked").read_text().splitlines()
     assert len(asked) == 4 + kubeadm.TURNS
     assert all(one.endswith("get --raw=/readyz --request-timeout=2s") for one in asked)
+
+
+def test_after_a_removal_its_api_server_must_say_that_it_has_no_data(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that it is ready for some seconds more: quick answers until then prove nothing."""
+    monkeypatch.setattr(kubeadm.time, "sleep", lambda seconds: None)
+    etcdctl_that(node, "exit 0")
+    looked: list[str] = []
+
+    def http_ok(address: str, port: int, path: str, **_: object) -> bool:
+        assert not (node / "asked").exists()
+        looked.append(f"{address}:{port}{path}")
+        return len(looked) < 4
+
+    monkeypatch.setattr(kubernetes_state, "http_ok", http_ok)
+    kubeadm.forget([], {"n1": ["10.0.0.11", "fd00::11"]})
+    assert looked == ["10.0.0.11:6443/readyz"] * 4 + ["fd00::11:6443/readyz"]
+    assert len((node / "asked").read_text().splitlines()) == kubeadm.TURNS
 
 
 def test_without_a_removal_nobody_waits(node: Path) -> None:
