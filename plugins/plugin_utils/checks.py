@@ -186,10 +186,16 @@ def check_system_pods(pods: Iterable[Json], cluster: Cluster) -> Finding:
         missing += [f"no kube-proxy pod on {node.name}" for node in cluster.nodes if node.name not in proxied]
         if not any(_app(pod) == "kube-dns" for pod in alive):
             missing.append("no CoreDNS pod")
-    missing += [f"{pod['metadata']['name']} {why}" for pod in alive if (why := not_ready(pod))]
+    lasting = [pod for pod in alive if not _is_at_work(pod)]
+    missing += [f"{pod['metadata']['name']} {why}" for pod in lasting if (why := not_ready(pod))]
     if not alive and not missing:
         missing = ["no pods"]
-    return Finding(f"{len(alive)} pods Ready", tuple(missing))
+    return Finding(f"{len(lasting)} pods Ready", tuple(missing))
+
+
+def _is_at_work(pod: Json) -> bool:
+    """A pod that runs once, such as one that clears a volume, is to end, not to be Ready."""
+    return pod["spec"].get("restartPolicy") == "Never" and pod.get("status", {}).get("phase") in ("Pending", "Running")
 
 
 def _expected_pods(cluster: Cluster) -> list[str]:

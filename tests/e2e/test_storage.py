@@ -86,7 +86,8 @@ def test_data_outlive_pods_and_the_nodes_restart(user: Typed, name: str, tmp_pat
     pod(user, name, "id -u; echo written > /data/file; sync")
     claim = json.loads(user.kubectl(name, "get", "pvc", "data", "-o", "json").stdout)
     assert (claim["status"]["phase"], claim["spec"]["storageClassName"]) == ("Bound", "local-path")
-    assert [folder.endswith("_default_data") for folder in folders(name)] == [True]
+    # The volume with which `up` tried the class may still be being cleared.
+    until(lambda: [folder.endswith("_default_data") for folder in folders(name)] == [True])
     assert pod(user, name, "cat /data/file") == "written\n"
 
     user.devenv("stop", "--name", name)

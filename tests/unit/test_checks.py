@@ -181,11 +181,19 @@ def changed(name: str, **changes: Any) -> list[Object]:
     return pods
 
 
+def once(one: Object) -> Object:
+    """A pod that is to end."""
+    return one | {"spec": one["spec"] | {"restartPolicy": "Never"}}
+
+
 @pytest.mark.parametrize(
     ("pods", "missing"),
     [
         (SYSTEM, ()),
         ([*SYSTEM, pod("done", ready="False", phase="Succeeded")], ()),
+        ([*SYSTEM, once(pod("helper-pod-delete-pvc-1", ready="False"))], ()),
+        ([*SYSTEM, once(pod("helper-pod-create-pvc-1", ready="False", phase="Pending"))], ()),
+        ([*SYSTEM, once(pod("broken", ready="False", phase="Failed"))], ("broken is Failed",)),
         ([*SYSTEM, changed("coredns-1", metadata={"deletionTimestamp": "x", "name": "old"}, status=WAITING)[-1]], ()),
         (SYSTEM[1:], ("no pod etcd-master-0",)),
         ([p for p in SYSTEM if "fghij" not in p["metadata"]["name"]], ("no kube-proxy pod on worker-0",)),
