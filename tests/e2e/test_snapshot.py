@@ -178,8 +178,9 @@ def test_the_app_goes_on_with_its_data_beside_the_first(user: Typed, old: str, n
     words = user.kubectl(new, "-n", "shop", "get", "configmap", "words", "-o", "jsonpath={.data.greeting}").stdout
     assert words == "kept in etcd"
     pods = json.loads(user.kubectl(new, "get", "pods", "-A", "-o", "json").stdout)["items"]
-    # Those that make and clear volumes end, and are removed a little later.
-    lasting = [pod for pod in pods if not pod["metadata"]["name"].startswith("helper-pod-")]
+    # Those that try, make and clear volumes end, and are removed a little later.
+    lasting = [pod for pod in pods if pod["spec"]["restartPolicy"] != "Never"]
+    assert "shop-0" in {pod["metadata"]["name"] for pod in lasting}
     assert {pod["status"]["phase"] for pod in lasting} == {"Running"}
 
 
