@@ -12,13 +12,13 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from command import BIN, ROOT, devenv
+import command
+from command import devenv
 
 NAME = "bench-apps"
 IMAGE = "example.test/postgres:15"
@@ -67,9 +67,7 @@ def make_image(folder: Path) -> None:
 
 
 def kubectl(home: Path, *words: str, data: str | None = None) -> subprocess.CompletedProcess[str]:
-    kubeconfig = home / "environments" / NAME / "kubeconfig"
-    argv: list[str | Path] = [BIN / "kubectl", f"--kubeconfig={kubeconfig}", *words]
-    return subprocess.run(argv, input=data, capture_output=True, text=True, check=False)
+    return command.kubectl(home / "environments" / NAME / "kubeconfig", *words, data=data, check=False)
 
 
 def wait_for_rows(home: Path, rows: int, begin: float, limit: float = 300) -> None:
@@ -104,12 +102,9 @@ def measure(profile: str = "aio", rounds: int = 3, scale: int = 20) -> dict[str,
     rows = scale * ROWS_PER_SCALE
     fresh: list[dict[str, float]] = []
     saved: list[float] = []
-    # Where nodes can have their images as hard links: on the cache's filesystem.
-    cache = ROOT / ".cache"
-    cache.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="apps-bench-", dir=cache) as folder:
-        home = Path(folder, "home")
-        make_image(Path(folder))
+    with command.scratch("apps-bench-") as folder:
+        home = folder / "home"
+        make_image(folder)
         try:
             for number in range(rounds):
                 begin = time.monotonic()

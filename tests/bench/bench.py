@@ -18,7 +18,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -190,7 +189,7 @@ def node_configuration(bench: Bench, name: str, address: str, shared: Shared) ->
 
 
 def kubectl(kubeconfig: Path, *words: str) -> str:
-    return output(BIN / "kubectl", f"--kubeconfig={kubeconfig}", *words)
+    return command.kubectl(kubeconfig, *words).stdout
 
 
 def milestones(kubeconfig: Path, begin: float, limit: float = 120) -> dict[str, float]:
@@ -200,8 +199,7 @@ def milestones(kubeconfig: Path, begin: float, limit: float = 120) -> dict[str, 
         if name == "app":
             make_app(kubeconfig)
         while True:
-            argv = [str(BIN / "kubectl"), f"--kubeconfig={kubeconfig}", *words]
-            if subprocess.run(argv, capture_output=True, check=False).returncode == 0:
+            if command.kubectl(kubeconfig, *words, check=False).returncode == 0:
                 break
             if time.monotonic() - begin > limit:
                 raise SystemExit(f"{name} was not reached within {limit:g} s")
@@ -216,8 +214,7 @@ def make_app(kubeconfig: Path) -> None:
     image = f"--image=devenv.lab/probe:{version}"
     words = ("run", "bench", image, "--restart=Never", "--image-pull-policy=Never", "--command", "--", "sleep", "600")
     while True:
-        argv = [str(BIN / "kubectl"), f"--kubeconfig={kubeconfig}", *words]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        done = command.kubectl(kubeconfig, *words, check=False)
         if done.returncode == 0:
             return
         # The default service account comes a moment after the API.
@@ -316,11 +313,8 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def measure(profile: str, rounds: int) -> dict[str, Any]:
     """All rounds of one profile, and what follows from them."""
-    # Where nodes can have their images as hard links: on the cache's filesystem.
-    cache = ROOT / ".cache"
-    cache.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=cache) as scratch:
-        bench = Bench(profile, Path(scratch, "home"), Path(scratch, "bare"))
+    with command.scratch("bench-") as scratch:
+        bench = Bench(profile, scratch / "home", scratch / "bare")
         bench.folder.mkdir()
         try:
             bench.devenv("up", "--profile", profile, "--name", NAME)
