@@ -11,7 +11,7 @@ class Beside:
     by ``_watch`` itself when it tells threads of its own to end. ``pause``: seconds between two looks.
     """
 
-    def __init__(self, pause: float) -> None:
+    def __init__(self, pause: float = 0.2) -> None:
         self._pause = pause
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)

@@ -226,9 +226,6 @@ class _Hasten(beside.Beside):
     server is ready, it asks at once. Containers do not notice.
     """
 
-    def __init__(self, pause: float = 0.2) -> None:
-        super().__init__(pause)
-
     def _watch(self) -> None:
         while not self._over.wait(self._pause):
             if os.path.exists(kubernetes_state.KUBELET_CERTIFICATE):

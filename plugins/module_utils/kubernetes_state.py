@@ -54,7 +54,7 @@ TRACES = (
     "/etc/kubernetes/super-admin.conf",
     "/etc/kubernetes/bootstrap-kubelet.conf",
     ETCD_MANIFEST,
-    "/etc/kubernetes/pki/etcd/ca.crt",
+    ETCD_CA,
     "/var/lib/kubelet/kubeadm-flags.env",
 )
 CERTIFICATES = (

@@ -12,6 +12,7 @@ set -u
 
 account=/var/run/secrets/kubernetes.io/serviceaccount
 port=8080
+patience=1
 self=$(hostname)
 end=$(($(date +%s) + PROBE_LIMIT))
 
@@ -50,7 +51,8 @@ family() {
 # The pod $2 as the API at $1 tells it. The token goes through a pipe: arguments of a process can be read by others.
 pod() {
   printf 'Authorization: Bearer %s\n' "$(cat "$account/token")" |
-    RES_OPTIONS="timeout:${patience:-1}" curl -sS -f --noproxy '*' --max-time $((2 + ${patience:-1})) --cacert "$account/ca.crt" -H @- \
+    RES_OPTIONS="timeout:$patience" curl -sS -f --noproxy '*' --max-time $((2 + patience)) \
+      --cacert "$account/ca.crt" -H @- \
       "https://$(bracketed "$1")/api/v1/namespaces/$PROBE_NAMESPACE/pods/$2"
 }
 

@@ -98,18 +98,9 @@ def target(
 
     with names.translated():
         resolved = profile.resolve(profile_name, overrides=dict(overrides or {}))
-        chosen = profile.validate_name(name or os.environ.get("DEVENV_NAME") or resolved["name"])
-        profile.require_engine(resolved)
-        if compare:
-            _compare(chosen, resolved)
     is_path = "/" in profile_name or profile_name.endswith((".yml", ".yaml"))
-    variables: dict[str, Any] = {
-        "profile": str(Path(profile_name).expanduser().absolute()) if is_path else profile_name,
-        "devenv_name": chosen,
-    }
-    if overrides:
-        variables["devenv_overrides"] = dict(overrides)
-    return Target(chosen, variables, resolved)
+    given = str(Path(profile_name).expanduser().absolute()) if is_path else profile_name
+    return _named(resolved, name, overrides, {"profile": given}, compare=compare)
 
 
 def target_from(
@@ -119,28 +110,37 @@ def target_from(
     if profile_name:
         goal = target(profile_name, name, overrides)
         return Target(goal.name, {**goal.variables, "devenv_snapshot": snapshot}, goal.resolved)
-    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
     from ansible_collections.devenv.lab.plugins.plugin_utils import snapshot as snapshots
 
     with names.translated():
         resolved = snapshots.profile_of(snapshots.read(paths.home(), snapshot), overrides)
-        chosen = profile.validate_name(name or os.environ.get("DEVENV_NAME") or resolved["name"])
-        _compare(chosen, resolved)
-    variables: dict[str, Any] = {"devenv_name": chosen, "devenv_snapshot": snapshot}
-    if overrides:
-        variables["devenv_overrides"] = dict(overrides)
-    return Target(chosen, variables, resolved)
+    return _named(resolved, name, overrides, {"devenv_snapshot": snapshot})
 
 
-def _compare(name: str, resolved: Mapping[str, Any]) -> None:
-    """Refuse what the environment that is there, if one is, cannot become. Raises DevenvError."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils import lock, state
+def _named(
+    resolved: dict[str, Any],
+    name: str | None,
+    overrides: Mapping[str, Any] | None,
+    variables: Mapping[str, Any],
+    *,
+    compare: bool = True,
+) -> Target:
+    """The environment that a profile is for, by ``name`` or the profile's own; with ``compare``, one that is there and
+    cannot become this is refused.
+    """
+    from ansible_collections.devenv.lab.plugins.plugin_utils import lock, profile, state
     from ansible_collections.devenv.lab.plugins.plugin_utils import upgrade as upgrades
 
-    folder = paths.environment(name)
-    lock.check(folder)
-    upgrades.require_finished(folder)
-    state.compare(folder, resolved)
+    with names.translated():
+        chosen = profile.validate_name(name or os.environ.get("DEVENV_NAME") or resolved["name"])
+        profile.require_engine(resolved)
+        folder = paths.environment(chosen)
+        if compare:
+            lock.check(folder)
+            upgrades.require_finished(folder)
+            state.compare(folder, resolved)
+    changed = {"devenv_overrides": dict(overrides)} if overrides else {}
+    return Target(chosen, {**variables, "devenv_name": chosen, **changed}, resolved)
 
 
 def _kept(name: str | None, overrides: Mapping[str, Any] | None, compare: bool) -> Target:
