@@ -1,7 +1,8 @@
 """Run the project's gates: stream what they print, time them, keep their logs, count their tests.
 
 Usage: run_gates.py NAME... where a name is a gate, a stage or ``all``. Stages run one after the other, the gates of one
-stage (lint and unit are one) side by side. Logs go to .cache/test-logs/. The last line says ``N passed, N failed``.
+stage (lint and unit are one) side by side. Logs go to .cache/test-logs/. At the end stand
+a table, the tests that failed and, as the last line, ``N passed, N failed``.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # pytest's exit code when it collected nothing.
 NO_TESTS = 5
 
+# Who reads the end of a log alone must see what broke: so many failures of a gate, each in so many characters.
+NAMED = 10
+WIDTH = 320
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -56,13 +61,14 @@ class Gate:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a gate gave. ``reason`` is empty when it passed."""
+    """What a gate gave. ``reason`` is empty when it passed; ``failures`` are lines on tests, where these are known."""
 
     gate: Gate
     passed: int
     failed: int
     seconds: float
     reason: str = ""
+    failures: tuple[str, ...] = ()
 
 
 def _python(*words: str) -> tuple[str, ...]:
@@ -205,6 +211,19 @@ def junit_counts(path: Path) -> tuple[int, int, int]:
     return max(total - failed - skipped, 0), failed, skipped
 
 
+def junit_failures(path: Path) -> tuple[str, ...]:
+    """``file::test: message``, in one line and cut, for each test of a JUnit file that failed or broke off."""
+    if not path.is_file():
+        return ()
+    found = []
+    for case in ElementTree.parse(path).getroot().iter("testcase"):
+        for problem in (*case.iter("failure"), *case.iter("error")):
+            message = (problem.get("message") or problem.text or "").split()
+            test = f"{case.get('classname', '').replace('.', '/')}::{case.get('name', '')}"
+            found.append(f"{test}: {' '.join(message)}"[:WIDTH])
+    return tuple(found)
+
+
 def judge(gate: Gate, code: int | None, output: str, report: Path, *, strict: bool) -> tuple[int, int, str]:
     """Passed, failed and the reason of a failure (empty: none).
 
@@ -295,7 +314,8 @@ def run(
         # A program that the gate left behind may still hold the pipe.
         copier.join(10)
     passed, failed, reason = judge(gate, code, log.read_text(errors="replace"), report, strict=strict)
-    return Outcome(gate, passed, failed, time.monotonic() - begin, reason)
+    failures = junit_failures(report) if gate.junit else ()
+    return Outcome(gate, passed, failed, time.monotonic() - begin, reason, failures)
 
 
 def _stages(wanted: Sequence[Gate]) -> list[list[Gate]]:
@@ -354,9 +374,13 @@ def run_all(wanted: Sequence[Gate], *, jobs: int, out: TextIO, env: Mapping[str,
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """A table of all gates and, as its last line, ``N passed, N failed``."""
+    """A table of all gates, the tests that failed and, as its last line, ``N passed, N failed``."""
     rows = [f"{'gate':<14}{'passed':>8}{'failed':>8}{'seconds':>9}"]
     rows += [f"{o.gate.name:<14}{o.passed:>8}{o.failed:>8}{o.seconds:>9.1f}  {o.reason}".rstrip() for o in outcomes]
+    for outcome in outcomes:
+        rows += [f"FAILED {outcome.gate.name}: {line}" for line in outcome.failures[:NAMED]]
+        if len(outcome.failures) > NAMED:
+            rows.append(f"FAILED {outcome.gate.name}: and {len(outcome.failures) - NAMED} more")
     rows.append(f"{sum(o.passed for o in outcomes)} passed, {sum(o.failed for o in outcomes)} failed")
     return "\n".join(rows)
 

@@ -55,6 +55,25 @@ def test_a_missing_report_is_a_failure(tmp_path: Path) -> None:
     assert tool.judge(gate, 0, "", tmp_path / "none.xml", strict=False) == (0, 1, "no test ran")
 
 
+def test_the_end_names_what_failed(tmp_path: Path) -> None:
+    (tmp_path / "x.xml").write_text(
+        '<testsuites><testsuite tests="3" failures="1" errors="1">'
+        '<testcase classname="tests.e2e.test_a" name="test_well"/>'
+        '<testcase classname="tests.e2e.test_a" name="test_b[1]"><failure message="no&#10;more">x</failure></testcase>'
+        '<testcase classname="tests.e2e.test_a" name="test_c"><error>gone\nfor good</error></testcase>'
+        "</testsuite></testsuites>"
+    )
+    failures = tool.junit_failures(tmp_path / "x.xml")
+    assert failures == ("tests/e2e/test_a::test_b[1]: no more", "tests/e2e/test_a::test_c: gone for good")
+    assert tool.junit_failures(tmp_path / "none.xml") == ()
+    gate = tool.Gate("x", "x", ("true",), 7, junit=True)
+    lines = tool.summary([tool.Outcome(gate, 1, 2, 3.0, "ended with code 1", failures)]).splitlines()
+    assert lines[-3:-1] == [f"FAILED x: {failure}" for failure in failures]
+    many = tool.summary([tool.Outcome(gate, 0, 99, 3.0, "ended with code 1", failures * 50)]).splitlines()
+    assert many[-2] == "FAILED x: and 90 more"
+    assert len(many) < 20
+
+
 def test_names_choose_gates_in_order() -> None:
     everything = tool.gates()
     assert tool.chosen(everything, ["all"]) == everything
