@@ -63,9 +63,15 @@ def build(
             "devenv_kubernetes_version": resolved["kubernetes"]["version"],
             "devenv_pod_subnets": [resolved["network"]["pods"][family] for family in families],
             "devenv_service_subnets": [resolved["network"]["services"][family] for family in families],
+            "devenv_api_service": _api_service(resolved),
             "devenv_gateways": [claimed["gateways"][one] for one in families if one in claimed.get("gateways", {})],
         },
     }
+
+
+def _api_service(resolved: Mapping[str, Any]) -> str:
+    """Address of the Service `kubernetes`: the first of the first range, as the API server takes it."""
+    return str(ipaddress.ip_network(resolved["network"]["services"][resolved["families"][0]])[1])
 
 
 def profile_of(variables: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -65,6 +65,7 @@ def test_variables_of_all() -> None:
         "devenv_kubernetes_version": resolved["kubernetes"]["version"],
         "devenv_pod_subnets": ["10.244.0.0/16", "fd01::/56"],
         "devenv_service_subnets": ["10.96.0.0/16", "fd02::/112"],
+        "devenv_api_service": "10.96.0.1",
         "devenv_gateways": ["10.213.4.1", "fd77:6465:7600:4::1"],
     }
 
