@@ -54,9 +54,12 @@ JOIN_REST = (
     "etcd-join",
 )
 
-# Ready but for one look at roles that a cluster has had since its first API server started: seconds, where several
-# start at once.
-JOINED = "/readyz?exclude=poststarthook/rbac/bootstrap-roles"
+# Ready but for looks at roles and priority classes that a cluster has had since its first API server started: seconds,
+# where several start at once.
+JOINED = (
+    "/readyz?exclude=poststarthook/rbac/bootstrap-roles"
+    "&exclude=poststarthook/scheduling/bootstrap-system-priority-classes"
+)
 
 # What etcd answers while members come and go, and answers otherwise some seconds later.
 PASSING = re.compile(

@@ -6,7 +6,11 @@ they start from was laid down in `STAGING` by the controller: ``pki/`` (the new 
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -20,13 +24,15 @@ PKI = "/etc/kubernetes/pki"
 ETCD = "/var/lib/etcd"
 ACTION = "init"  # whose patches the configuration names
 
-# Phases of `kubeadm init` that make files and start kubelet, and those that need the API. kubeadm sends five requests a
-# second once it has sent ten, and what is there already takes two or three each: so these run side by side.
-FILES = ("preflight", "certs", "kubeconfig", "etcd", "control-plane", "kubelet-start")
-FINALIZE = ("kubelet-finalize",)
+# Phases of `kubeadm init` that make files, and those that need the API. kubeadm sends five requests a second once it
+# has sent ten: so the latter run side by side.
+FILES = ("certs", "kubeconfig", "etcd", "control-plane")
+START = ("kubelet-start",)
 CLUSTER = (("upload-config",), ("bootstrap-token",), ("addon",))
 ALL = (
+    "preflight",
     *FILES,
+    *START,
     "wait-control-plane",
     "upload-config",
     "upload-certs",
@@ -37,6 +43,9 @@ ALL = (
     "show-join-command",
 )
 POLL = 0.1
+
+KUBELET = "/etc/kubernetes/kubelet.conf"
+ROOT_CA = "kube-root-ca.crt"
 
 
 def without(*phases: str) -> str:
@@ -68,13 +77,82 @@ def _move(source: str, target: str) -> None:
         shutil.move(os.path.join(source, name), goal)
 
 
+def finalize_kubelet(root: str = "/") -> None:
+    """Let kubelet read its certificate from where it keeps and renews it, as kubeadm's phase ``kubelet-finalize`` does.
+
+    That phase starts kubelet again, whose pods of the saved cluster are starting at that moment: here it is done
+    before kubelet runs. Raises `kubeadm.Failed` for a kubeconfig without a certificate in it.
+    """
+    path = os.path.join(root, KUBELET.lstrip("/"))
+    with open(path, encoding="utf-8") as stream:
+        text = stream.read()
+    pem = b""
+    for name in ("certificate", "key"):
+        pattern = re.compile(rf"^(\s*client-{name})-data:\s*(\S+)$", re.MULTILINE)
+        match = pattern.search(text)
+        if match is None:
+            raise kubeadm.Failed("kubernetes_restore_failed", f"{KUBELET} holds no client {name}")
+        pem += base64.b64decode(match[2])
+        text = pattern.sub(rf"\g<1>: {kubernetes_state.KUBELET_CERTIFICATE}", text)
+    current = os.path.join(root, kubernetes_state.KUBELET_CERTIFICATE.lstrip("/"))
+    # kubelet takes only a link for the current one, and makes files of this name by itself.
+    target = current.replace("-current", time.strftime("-%Y-%m-%d-%H-%M-%S", time.gmtime()))
+    os.makedirs(os.path.dirname(current), mode=0o755, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(current)
+    _write(target, pem)
+    os.symlink(os.path.join(os.path.dirname(kubernetes_state.KUBELET_CERTIFICATE), os.path.basename(target)), current)
+    _write(path, text.encode())
+
+
+def _write(path: str, content: bytes) -> None:
+    with os.fdopen(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+        stream.write(content)
+    os.replace(path + ".new", path)
+
+
+def root_ca_maps(namespaces: Sequence[str], certificate: str) -> dict[str, Any]:
+    """A List of the ConfigMaps by which pods of ``namespaces`` know the API server."""
+    return {
+        "apiVersion": "v1",
+        "kind": "List",
+        "items": [
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": ROOT_CA, "namespace": namespace},
+                "data": {"ca.crt": certificate},
+            }
+            for namespace in namespaces
+        ],
+    }
+
+
+def publish_root_ca(folder: str) -> None:
+    """Give every namespace the new authority. The controller manager does so by itself, once it is elected: kubelet
+    would have tried to start the saved pods without it, and tries again at ever longer intervals.
+
+    ``folder`` is a private one for the call. Raises `kubeadm.Failed`.
+    """
+    listed = kubeadm._json(kubeadm._kubectl("get", "namespaces", "--output=json"), "namespaces cannot be listed")
+    with open(kubernetes_state.CA, encoding="ascii") as stream:
+        certificate = stream.read()
+    maps = root_ca_maps([row["metadata"]["name"] for row in listed.get("items", [])], certificate)
+    path = os.path.join(folder, "root-ca.json")
+    _write(path, json.dumps(maps).encode())
+    words = ("--server-side", "--force-conflicts", "--validate=ignore", f"--filename={path}")
+    answer = kubeadm._kubectl("apply", *words)
+    if answer.returncode != 0:
+        raise kubeadm.Failed("kubernetes_api", f"the authority cannot be published: {answer.stderr.strip()}")
+
+
 def wait_for_api(address: str, timeout: float) -> None:
-    """Wait until the API server of this node is ready. Raises `kubeadm.Failed`."""
+    """Wait until the API server at this address is ready. Raises `kubeadm.Failed`."""
     kubeadm.wait_until(
         lambda: kubernetes_state.http_ok(address, 6443, kubeadm.JOINED, ca=kubernetes_state.CA),
         time.monotonic() + timeout,
         "kubernetes_restore_failed",
-        f"the API server of this node is not ready after {timeout:g} s",
+        f"the API server at {address} is not ready after {timeout:g} s",
         POLL,
     )
 
@@ -94,19 +172,26 @@ def perform(params: dict[str, Any], only_check: bool = False) -> dict[str, Any]:
     if state != "absent":
         kubeadm.clean("init", os.path.join(kubeadm.LOGS, "kubeadm-reset.log"))
     place()
-    wanted = [FINALIZE, *(CLUSTER if params["first"] else ())]
     with kubeadm._Files(ACTION, params["config"], params["patches"]) as files:
-        output = _kubeadm(files.config, FILES[1:], "restore-node", params["timeout"])
+        output = _kubeadm(files.config, FILES, "restore-node", params["timeout"])
+        finalize_kubelet()
+        output += _kubeadm(files.config, START, "restore-kubelet", params["timeout"])
         wait_for_api(kubernetes_state.apiserver_address() or "127.0.0.1", params["timeout"])
-        output += _side_by_side(files.config, wanted, params["timeout"])
+        if params["first"]:
+            # By the cluster's name a request reaches any of them, and one that is not ready forbids all.
+            for address in params["peers"]:
+                wait_for_api(address, params["timeout"])
+            output += _write_cluster(files, params["timeout"])
     kubernetes_state.mark("control_plane", {"node": params["node"], "action": "restore"})
     return {"changed": True, "output": output[-kubeadm.TAIL :], "ca_hash": kubernetes_state.ca_hash()}
 
 
-def _side_by_side(config: str, groups: Sequence[tuple[str, ...]], timeout: float) -> list[str]:
-    with ThreadPoolExecutor(max_workers=len(groups)) as pool:
-        jobs = [pool.submit(_kubeadm, config, phases, f"restore-{phases[0]}", timeout) for phases in groups]
-    return [line for job in jobs for line in job.result()]
+def _write_cluster(files: kubeadm._Files, timeout: float) -> list[str]:
+    with ThreadPoolExecutor(max_workers=len(CLUSTER) + 1) as pool:
+        published = pool.submit(publish_root_ca, files.folder)
+        jobs = [pool.submit(_kubeadm, files.config, phases, f"restore-{phases[0]}", timeout) for phases in CLUSTER]
+        published.result()
+        return [line for job in jobs for line in job.result()]
 
 
 def _kubeadm(config: str, phases: tuple[str, ...], name: str, timeout: float) -> list[str]:

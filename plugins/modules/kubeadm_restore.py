@@ -34,6 +34,12 @@ options:
       of a cluster does.
     type: bool
     default: true
+  peers:
+    description:
+      - Addresses of the other control plane nodes. The O(first) node writes when their API servers are ready, too.
+    type: list
+    elements: str
+    default: []
   timeout:
     description: Seconds after which kubeadm is ended, and that the API server gets to become ready.
     type: int
@@ -55,6 +61,7 @@ EXAMPLES = r"""
     node: "{{ inventory_hostname }}"
     config: "{{ lookup('ansible.builtin.template', 'init.yml.j2') }}"
     first: "{{ inventory_hostname == ansible_play_hosts_all[0] }}"
+    peers: "{{ ansible_play_hosts_all[1:] | map('extract', hostvars, 'ansible_host') }}"
 """
 
 RETURN = r"""
@@ -77,6 +84,7 @@ ARGUMENTS = {
     "patches": {"type": "dict", "default": {}},
     "node": {"type": "str", "required": True},
     "first": {"type": "bool", "default": True},
+    "peers": {"type": "list", "elements": "str", "default": []},
     "timeout": {"type": "int", "default": 600},
 }
 

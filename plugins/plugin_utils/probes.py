@@ -19,6 +19,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.kube import Json
 
 SCRIPT = paths.COLLECTION / "roles" / "validate" / "files" / "probe.sh"
 LABEL = "devenv.lab/validate"
+# Begins the name of the namespace of each validation.
+NAMESPACE = "devenv-validate-"
 SERVICE = "probe"
 PORT = 8080
 # Pods of a large cluster try only so many others each: the next ones in the order of nodes.
@@ -223,7 +225,7 @@ class Probes:
 
     def __init__(self, cluster: Cluster, image: str, limit: float, domain: str = "cluster.local") -> None:
         self._cluster = cluster
-        self._namespace = f"devenv-validate-{secrets.token_hex(3)}"
+        self._namespace = f"{NAMESPACE}{secrets.token_hex(3)}"
         self._image = image
         self._limit = int(limit)
         self._domain = domain

@@ -33,6 +33,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import (
     files,
     image_load,
     kube,
+    probes,
     process,
     remote,
     snapshot_etcd,
@@ -927,7 +928,7 @@ def _missing_pods(api: kube.Api, skipped: set[str]) -> tuple[dict[str, str], int
         return {"the API": str(error)}, 0
     wanted = [
         pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and pod_name(pod) not in skipped
-        and not pod["metadata"].get("namespace", "").startswith("devenv-validate")
+        and not pod["metadata"].get("namespace", "").startswith(probes.NAMESPACE)
     ]  # fmt: skip
     return {pod_name(pod): why for pod in wanted if (why := checks.not_ready(pod))}, len(wanted)
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import process
+from ansible_collections.devenv.lab.plugins.plugin_utils import probes, process
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
 
 MAGIC = b"k8s\x00"
@@ -38,6 +38,16 @@ DROPPED_PREFIXES = (
     "/registry/csinodes/",
     "/registry/volumeattachments/",
     "/registry/secrets/kube-system/bootstrap-token-",
+    # What kubeadm grants to nodes and tokens: it makes them anew, with fewer requests than it takes to look at them.
+    "/registry/clusterroles/kubeadm:",
+    "/registry/clusterrolebindings/kubeadm:apiserver-kubelet-client",
+    "/registry/clusterrolebindings/kubeadm:get-nodes",
+    "/registry/clusterrolebindings/kubeadm:kubelet-bootstrap",
+    "/registry/clusterrolebindings/kubeadm:node-autoapprove-",
+    "/registry/roles/kube-public/kubeadm:",
+    "/registry/rolebindings/kube-public/kubeadm:",
+    "/registry/roles/kube-system/kubeadm:",
+    "/registry/rolebindings/kube-system/kubeadm:",
 )
 DROPPED_KEYS = (
     "/registry/configmaps/kube-public/cluster-info",
@@ -401,6 +411,8 @@ def edits(store: Store, nodes: Sequence[str]) -> tuple[dict[str, bytes], list[st
     """
     deletions = [*DROPPED_KEYS, *(key for prefix in DROPPED_PREFIXES for key in store.keys(prefix))]
     deletions += [key for key in store.keys("/registry/configmaps/") if key.endswith(f"/{ROOT_CA}")]
+    # What the last validation made may still be on its way out.
+    deletions += [key for key in store.keys(REGISTRY) if f"/{probes.NAMESPACE}" in key]
     puts: dict[str, bytes] = {}
     for key, value in store.items("/registry/minions/"):
         if key.rpartition("/")[2] in nodes:
@@ -421,5 +433,5 @@ def edits(store: Store, nodes: Sequence[str]) -> tuple[dict[str, bytes], list[st
             puts[key] = secret
     for prefix in ("/registry/endpointslices/", "/registry/services/endpoints/"):
         deletions += [key for key, value in store.items(prefix) if is_derived(value)]
-    gone = list(dict.fromkeys(deletions))
-    return puts, gone
+    gone = dict.fromkeys(deletions)
+    return {key: value for key, value in puts.items() if key not in gone}, list(gone)

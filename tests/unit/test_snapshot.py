@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.devenv.lab.plugins.module_utils import kubeadm, kubeadm_restore
 from ansible_collections.devenv.lab.plugins.plugin_utils import files, snapshot, snapshot_etcd
 from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
@@ -121,6 +123,12 @@ def test_what_belongs_to_the_old_cluster_goes_and_the_rest_stays() -> None:
         "/registry/configmaps/shop/kube-root-ca.crt",
         "/registry/minions/worker-9",
         "/registry/endpointslices/shop/made",
+        "/registry/clusterrolebindings/kubeadm:get-nodes",
+        "/registry/clusterrolebindings/kubeadm:node-autoapprove-bootstrap",
+        "/registry/roles/kube-public/kubeadm:bootstrap-signer-clusterinfo",
+        "/registry/namespaces/devenv-validate-0a1b2c",
+        "/registry/serviceaccounts/devenv-validate-0a1b2c/default",
+        "/registry/pods/devenv-validate-0a1b2c/probe-0-master-0",
     ]
     kept = [
         "/registry/configmaps/shop/words",
@@ -130,10 +138,14 @@ def test_what_belongs_to_the_old_cluster_goes_and_the_rest_stays() -> None:
         "/registry/minions/master-0",
         "/registry/endpointslices/shop/by-hand",
         "/registry/statefulsets/shop/shop",
+        # Without them neither the administrator nor kube-proxy may do anything until kubeadm has made them anew.
+        "/registry/clusterrolebindings/kubeadm:cluster-admins",
+        "/registry/clusterrolebindings/kubeadm:node-proxier",
     ]
     values = dict.fromkeys([*gone, *kept], opaque)
     values["/registry/endpointslices/shop/made"] = stored(b"", delimited(1, b"endpointslice-controller.k8s.io"))
     values["/registry/pods/shop/shop-0"] = pod(b"Running")
+    values["/registry/pods/devenv-validate-0a1b2c/probe-0-master-0"] = pod(b"Running")
     values["/registry/minions/master-0"] = stored(delimited(1, b"m"))
     puts, deletions = snapshot_etcd.edits(Stored(values), ["master-0"])  # type: ignore[arg-type]
     assert set(gone) <= set(deletions)
@@ -454,6 +466,55 @@ def test_half_of_it_is_not_begun_with(tmp_path: Path, missing: str) -> None:
         kubeadm_restore.place(str(tmp_path))
     assert caught.value.reason == "kubernetes_restore_failed"
     assert not (tmp_path / "etc/kubernetes").exists()
+
+
+KUBELET = """\
+apiVersion: v1
+clusters:
+- cluster:
+    certificate-authority-data: Y2E=
+    server: https://main.lab:6443
+  name: main
+contexts:
+- context: {cluster: main, user: system:node:master-0}
+  name: system:node:master-0@main
+current-context: system:node:master-0@main
+kind: Config
+users:
+- name: system:node:master-0
+  user:
+    client-certificate-data: Y2VydGlmaWNhdGUK
+    client-key-data: a2V5Cg==
+"""
+
+
+def test_kubelet_has_its_certificate_where_it_renews_it(tmp_path: Path) -> None:
+    conf = tmp_path / "etc/kubernetes/kubelet.conf"
+    conf.parent.mkdir(parents=True)
+    conf.write_text(KUBELET)
+    current = tmp_path / "var/lib/kubelet/pki/kubelet-client-current.pem"
+    current.parent.mkdir(parents=True)
+    current.symlink_to("of-an-earlier-try.pem")
+    kubeadm_restore.finalize_kubelet(str(tmp_path))
+    place = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+    assert yaml.safe_load(conf.read_text())["users"][0]["user"] == {"client-certificate": place, "client-key": place}
+    assert yaml.safe_load(conf.read_text())["clusters"] == yaml.safe_load(KUBELET)["clusters"]
+    assert current.is_symlink()
+    held = tmp_path / os.readlink(current).lstrip("/")
+    assert held.read_text() == "certificate\nkey\n"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (held, conf)] == [0o600, 0o600]
+    with pytest.raises(kubeadm.Failed) as caught:
+        kubeadm_restore.finalize_kubelet(str(tmp_path))
+    assert caught.value.reason == "kubernetes_restore_failed"
+
+
+def test_the_authority_is_published_as_the_controller_manager_does() -> None:
+    maps = kubeadm_restore.root_ca_maps(["default", "shop"], "pem")["items"]
+    assert [item["metadata"] for item in maps] == [
+        {"name": "kube-root-ca.crt", "namespace": "default"},
+        {"name": "kube-root-ca.crt", "namespace": "shop"},
+    ]
+    assert {item["data"]["ca.crt"] for item in maps} == {"pem"}
 
 
 def test_phases_that_are_not_wanted_are_skipped() -> None:
