@@ -1,8 +1,8 @@
 """Run the project's gates: stream what they print, time them, keep their logs, count their tests.
 
 Usage: run_gates.py NAME... where a name is a gate, a stage or ``all``. Stages run one after the other, the gates of one
-stage (lint and unit are one) side by side. Logs go to .cache/test-logs/. At the end stand
-a table, the tests that failed and, as the last line, ``N passed, N failed``.
+stage (lint and unit are one) side by side. Logs go to .cache/test-logs/. At the end stand a table, the tests that
+failed and, as the last line, ``N passed, N failed``.
 """
 
 from __future__ import annotations

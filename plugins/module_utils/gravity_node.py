@@ -15,7 +15,7 @@ import tarfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.module_utils import gravity, observe
+from ansible_collections.devenv.lab.plugins.module_utils import gravity, observe, private_file
 from ansible_collections.devenv.lab.plugins.module_utils.gravity import Answer, Clock, Failed
 
 # Ours: what was unpacked, the record of what ended well, the kubeconfig.
@@ -429,9 +429,7 @@ def token(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
 def _write_private(path: str, text: str) -> bool:
     if observe.read_text(path) == text:
         return False
-    with os.fdopen(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-        stream.write(text)
-    os.replace(path + ".new", path)
+    private_file.write(path, text)
     return True
 
 

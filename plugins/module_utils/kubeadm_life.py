@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.module_utils import kubeadm, kubernetes_state, observe
+from ansible_collections.devenv.lab.plugins.module_utils import kubeadm, kubernetes_state, observe, private_file
 
 MANIFESTS = "/etc/kubernetes/manifests"
 PKI = "/etc/kubernetes/pki"
@@ -33,7 +33,6 @@ OF_AN_ADDRESS = {"apiserver": "apiserver", "etcd-server": "etcd/server", "etcd-p
 # They reach the API server of their own node by its address, as does kubelet (kubelet.conf, which is not made anew: its
 # certificate is its own).
 LOCAL_KUBECONFIGS = ("controller-manager", "scheduler")
-KUBELET = "/etc/kubernetes/kubelet.conf"
 _SERVER = re.compile(r"(server: https://)(\[[0-9A-Fa-f:]+\]|[0-9.]+)(?=:6443)")
 
 
@@ -146,7 +145,8 @@ def change_address(params: dict[str, Any], only_check: bool = False) -> dict[str
     finished = (
         addresses_now() == wanted
         and kubernetes_state.apiserver_address() == wanted[0]
-        and observe.read_text(KUBELET) == with_server(observe.read_text(KUBELET), wanted[0])
+        and observe.read_text(kubernetes_state.KUBELET)
+        == with_server(observe.read_text(kubernetes_state.KUBELET), wanted[0])
     )
     if finished and not os.path.exists(_mark()):
         return {"changed": False, "before": wanted}
@@ -170,10 +170,8 @@ def with_server(text: str, address: str) -> str:
 
 
 def _point_kubelet(address: str) -> None:
-    text = with_server(observe.read_text(KUBELET), address)
-    with os.fdopen(os.open(KUBELET + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-        stream.write(text)
-    os.replace(KUBELET + ".new", KUBELET)
+    text = with_server(observe.read_text(kubernetes_state.KUBELET), address)
+    private_file.write(kubernetes_state.KUBELET, text)
 
 
 def _mark() -> str:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.module_utils import kubeadm, kubernetes_state
+from ansible_collections.devenv.lab.plugins.module_utils import kubeadm, kubernetes_state, observe, private_file
 
 STAGING = "/var/lib/devenv/restore"
 PKI = "/etc/kubernetes/pki"
@@ -44,7 +44,6 @@ ALL = (
 )
 POLL = 0.1
 
-KUBELET = "/etc/kubernetes/kubelet.conf"
 ROOT_CA = "kube-root-ca.crt"
 
 
@@ -57,13 +56,13 @@ def place(root: str = "/") -> None:
     """Put authorities and etcd's data where kubeadm and etcd look for them. Raises `kubeadm.Failed` when the controller
     has not brought them.
     """
-    staging = os.path.join(root, STAGING.lstrip("/"))
+    staging = observe.under(root, STAGING)
     if not os.path.isfile(os.path.join(staging, "pki", "ca.key")) or not os.path.isdir(
         os.path.join(staging, "etcd", "member")
     ):
         raise kubeadm.Failed("kubernetes_restore_failed", "there is nothing to start from in " + STAGING)
-    _move(os.path.join(staging, "pki"), os.path.join(root, PKI.lstrip("/")))
-    _move(os.path.join(staging, "etcd"), os.path.join(root, ETCD.lstrip("/")))
+    _move(os.path.join(staging, "pki"), observe.under(root, PKI))
+    _move(os.path.join(staging, "etcd"), observe.under(root, ETCD))
     shutil.rmtree(staging)
 
 
@@ -83,32 +82,24 @@ def finalize_kubelet(root: str = "/") -> None:
     That phase starts kubelet again, whose pods of the saved cluster are starting at that moment: here it is done
     before kubelet runs. Raises `kubeadm.Failed` for a kubeconfig without a certificate in it.
     """
-    path = os.path.join(root, KUBELET.lstrip("/"))
-    with open(path, encoding="utf-8") as stream:
-        text = stream.read()
-    pem = b""
+    path = observe.under(root, kubernetes_state.KUBELET)
+    text, pem = observe.read_text(path), ""
     for name in ("certificate", "key"):
         pattern = re.compile(rf"^(\s*client-{name})-data:\s*(\S+)$", re.MULTILINE)
         match = pattern.search(text)
         if match is None:
-            raise kubeadm.Failed("kubernetes_restore_failed", f"{KUBELET} holds no client {name}")
-        pem += base64.b64decode(match[2])
+            raise kubeadm.Failed("kubernetes_restore_failed", f"{kubernetes_state.KUBELET} holds no client {name}")
+        pem += base64.b64decode(match[2]).decode("ascii")
         text = pattern.sub(rf"\g<1>: {kubernetes_state.KUBELET_CERTIFICATE}", text)
-    current = os.path.join(root, kubernetes_state.KUBELET_CERTIFICATE.lstrip("/"))
     # kubelet takes only a link for the current one, and makes files of this name by itself.
-    target = current.replace("-current", time.strftime("-%Y-%m-%d-%H-%M-%S", time.gmtime()))
+    held = kubernetes_state.KUBELET_CERTIFICATE.replace("-current", time.strftime("-%Y-%m-%d-%H-%M-%S", time.gmtime()))
+    current = observe.under(root, kubernetes_state.KUBELET_CERTIFICATE)
     os.makedirs(os.path.dirname(current), mode=0o755, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(current)
-    _write(target, pem)
-    os.symlink(os.path.join(os.path.dirname(kubernetes_state.KUBELET_CERTIFICATE), os.path.basename(target)), current)
-    _write(path, text.encode())
-
-
-def _write(path: str, content: bytes) -> None:
-    with os.fdopen(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-        stream.write(content)
-    os.replace(path + ".new", path)
+    private_file.write(observe.under(root, held), pem)
+    os.symlink(held, current)
+    private_file.write(path, text)
 
 
 def root_ca_maps(namespaces: Sequence[str], certificate: str) -> dict[str, Any]:
@@ -135,11 +126,11 @@ def publish_root_ca(folder: str) -> None:
     ``folder`` is a private one for the call. Raises `kubeadm.Failed`.
     """
     listed = kubeadm._json(kubeadm._kubectl("get", "namespaces", "--output=json"), "namespaces cannot be listed")
+    namespaces = [row["metadata"]["name"] for row in listed.get("items", [])]
     with open(kubernetes_state.CA, encoding="ascii") as stream:
-        certificate = stream.read()
-    maps = root_ca_maps([row["metadata"]["name"] for row in listed.get("items", [])], certificate)
+        maps = root_ca_maps(namespaces, stream.read())
     path = os.path.join(folder, "root-ca.json")
-    _write(path, json.dumps(maps).encode())
+    private_file.write(path, json.dumps(maps))
     words = ("--server-side", "--force-conflicts", "--validate=ignore", f"--filename={path}")
     answer = kubeadm._kubectl("apply", *words)
     if answer.returncode != 0:

@@ -23,6 +23,7 @@ MARKER = "/var/lib/devenv/kubernetes.json"
 
 CA = "/etc/kubernetes/pki/ca.crt"
 ADMIN = "/etc/kubernetes/admin.conf"
+KUBELET = "/etc/kubernetes/kubelet.conf"
 ETCD_MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
 # What this node shows etcd as a client: authority, certificate, key.
 ETCD_CA = "/etc/kubernetes/pki/etcd/ca.crt"
@@ -31,7 +32,7 @@ ETCD_KEY = "/etc/kubernetes/pki/etcd/healthcheck-client.key"
 ETCDCTL = ("etcdctl", f"--cacert={ETCD_CA}", f"--cert={ETCD_CERTIFICATE}", f"--key={ETCD_KEY}")
 KUBELET_CERTIFICATE = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 NODE_FILES = (
-    "/etc/kubernetes/kubelet.conf",
+    KUBELET,
     CA,
     "/var/lib/kubelet/config.yaml",
     KUBELET_CERTIFICATE,

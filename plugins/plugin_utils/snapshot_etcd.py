@@ -405,14 +405,20 @@ def clean(
     return {"kept": kept, "changed": len(puts), "removed": len(deletions)}
 
 
+def _is_dropped(key: str) -> bool:
+    return (
+        key.startswith(DROPPED_PREFIXES)
+        or (key.startswith("/registry/configmaps/") and key.endswith(f"/{ROOT_CA}"))
+        # What the last validation made may still be on its way out.
+        or f"/{probes.NAMESPACE}" in key
+    )
+
+
 def edits(store: Store, nodes: Sequence[str]) -> tuple[dict[str, bytes], list[str]]:
     """What to write and what to remove. Raises ValueError for an object in an unknown form, DevenvError
     ``snapshot_encrypted``.
     """
-    deletions = [*DROPPED_KEYS, *(key for prefix in DROPPED_PREFIXES for key in store.keys(prefix))]
-    deletions += [key for key in store.keys("/registry/configmaps/") if key.endswith(f"/{ROOT_CA}")]
-    # What the last validation made may still be on its way out.
-    deletions += [key for key in store.keys(REGISTRY) if f"/{probes.NAMESPACE}" in key]
+    deletions = [*DROPPED_KEYS, *(key for key in store.keys(REGISTRY) if _is_dropped(key))]
     puts: dict[str, bytes] = {}
     for key, value in store.items("/registry/minions/"):
         if key.rpartition("/")[2] in nodes:

@@ -72,7 +72,7 @@ def node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """A node that uses 10.0.0.10, and what was asked of it."""
     (tmp_path / "flags").write_text('KUBELET_KUBEADM_ARGS="--node-ip=10.0.0.10"\n')
     monkeypatch.setattr(kubeadm_life, "FLAGS", str(tmp_path / "flags"))
-    monkeypatch.setattr(kubeadm_life, "KUBELET", str(tmp_path / "kubelet.conf"))
+    monkeypatch.setattr(kubernetes_state, "KUBELET", str(tmp_path / "kubelet.conf"))
     monkeypatch.setattr(kubernetes_state, "MARKER", str(tmp_path / "kubernetes.json"))
     monkeypatch.setattr(kubernetes_state, "state", lambda: {"state": "control_plane"})
     monkeypatch.setattr(kubernetes_state, "apiserver_address", lambda: "10.0.0.10")
