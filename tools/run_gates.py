@@ -218,9 +218,11 @@ def junit_failures(path: Path) -> tuple[str, ...]:
     found = []
     for case in ElementTree.parse(path).getroot().iter("testcase"):
         for problem in (*case.iter("failure"), *case.iter("error")):
-            message = (problem.get("message") or problem.text or "").split()
-            test = f"{case.get('classname', '').replace('.', '/')}::{case.get('name', '')}"
-            found.append(f"{test}: {' '.join(message)}"[:WIDTH])
+            message = " ".join((problem.get("message") or problem.text or "").split())
+            if len(message) > WIDTH:
+                # What was run stands first; what it said in the end comes last.
+                message = f"{message[: WIDTH // 3]} ... {message[-(WIDTH - WIDTH // 3) :]}"
+            found.append(f"{case.get('classname', '').replace('.', '/')}::{case.get('name', '')}: {message}")
     return tuple(found)
 
 

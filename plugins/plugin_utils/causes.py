@@ -135,7 +135,7 @@ CATALOGUE: tuple[Cause, ...] = (
         "devenv doctor shows what the kernel has; the node's cgroup driver follows from it.",
         r"(?i)misconfiguration: kubelet cgroup driver|expected cgroupsPath to be of format"
         r"|configured to not run on a host using cgroup v1|cgroup mountpoint does not exist"
-        r"|failed to (initialize|create) (top level|root) ?(QOS|cgroup)|error while processing event .{0,40}cgroup",
+        r"|failed to (initialize|create) (top level|root) ?(QOS|cgroup)",
     ),
     _row(
         "capability",

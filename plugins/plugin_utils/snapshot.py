@@ -421,7 +421,27 @@ def _look(cluster: Cluster, *, force: bool) -> Looked:
             claims = api.get("/api/v1/persistentvolumeclaims")["items"]
         except (kube.ApiError, kube.ApiUnreachable) as error:
             raise DevenvError("snapshot_unhealthy", f"the API: {error}", where=f"cluster {cluster.name}") from error
+    return staying(pods, volumes, claims)
+
+
+def staying(pods: Sequence[Json], volumes: Sequence[Json], claims: Sequence[Json]) -> Looked:
+    """What the API told, without what is on its way out: the last validation's own, which ends some seconds after it,
+    and volumes that go with their released claim. Their folders vanish while others are read.
+    """
+    pods, claims = ([one for one in rows if not _is_probes(one["metadata"])] for rows in (pods, claims))
+    volumes = [
+        volume for volume in volumes
+        if not _is_probes(volume["spec"].get("claimRef") or {})
+        and not (
+            volume.get("status", {}).get("phase") == "Released"
+            and volume["spec"].get("persistentVolumeReclaimPolicy") == "Delete"
+        )
+    ]  # fmt: skip
     return Looked(pods, volumes, claims, [pod_name(pod) for pod in pods if checks.not_ready(pod)])
+
+
+def _is_probes(reference: Json) -> bool:
+    return str(reference.get("namespace", "")).startswith(probes.NAMESPACE)
 
 
 def pod_name(pod: Json) -> str:
@@ -533,9 +553,10 @@ def _inspect(source: Source, looked: Mapping[str, Looked], bundle: Bundle, progr
 
     def ask(node: str) -> Findings:
         listed = " ".join(shlex.quote(path) for path in places[node])
+        # du complains of what an app removes meanwhile, and still says the size.
         script = (
             f"set -e; {image_load.CTR} check; echo '{image_load.CUT}'; for path in {listed}; do "
-            f'if [ -d "$path" ]; then du -sxk -- "$path"; fi; done'
+            f'if [ -d "$path" ]; then du -sxk -- "$path" 2>/dev/null || :; fi; done'
         )
         answer = _ssh(source.targets[node], script)
         images, _cut, sizes = answer.partition(f"{image_load.CUT}\n")
@@ -634,7 +655,7 @@ def _save_etcd(
 
 
 # Containers that write are frozen meanwhile, so that all files are of one moment. They go on in any case: when the
-# connection is lost, tar cannot write any more.
+# connection is lost, tar cannot write any more. A folder whose volume was deleted since the look is none by now.
 _SAVE_VOLUMES = """
 set -eu
 frozen=
@@ -644,8 +665,11 @@ trap 'exit 1' HUP INT TERM PIPE
 for id in {containers}; do
   if ctr -n k8s.io tasks pause "$id" >/dev/null 2>&1; then frozen="$frozen $id"; fi
 done
-tar --create --directory=/ --sparse --numeric-owner --acls --xattrs --xattrs-include='*' --one-file-system \
-  --warning=no-file-ignored --file=- -- {paths}
+cd /
+set --
+for path in {paths}; do if [ -e "$path" ]; then set -- "$@" "$path"; fi; done
+tar --create --sparse --numeric-owner --acls --xattrs --xattrs-include='*' --one-file-system \
+  --warning=no-file-ignored --file=- --files-from=/dev/null -- "$@"
 """
 
 
@@ -928,7 +952,7 @@ def _missing_pods(api: kube.Api, skipped: set[str]) -> tuple[dict[str, str], int
         return {"the API": str(error)}, 0
     wanted = [
         pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and pod_name(pod) not in skipped
-        and not pod["metadata"].get("namespace", "").startswith(probes.NAMESPACE)
+        and not _is_probes(pod["metadata"])
     ]  # fmt: skip
     return {pod_name(pod): why for pod in wanted if (why := checks.not_ready(pod))}, len(wanted)
 

@@ -128,6 +128,13 @@ def test_what_makes_the_rest_happen_comes_first() -> None:
             '"Server rejected event" event="Reason:CgroupV1,Message:cgroup v1 support is in maintenance mode"',
             1.0,
         ),
+        # Of a container that ended before the look at it.
+        (
+            "kubelet",
+            'Error while processing event ("/sys/fs/cgroup/memory/kubepods/besteffort/pod1/2": 0x40000100 == '
+            "IN_CREATE|IN_ISDIR): inotify_add_watch /sys/fs/cgroup/memory/kubepods/pod1/2: no such file or directory",
+            1.0,
+        ),
         ("kubelet", "containerd.service is failed", 1.0),
     ],
 )

@@ -66,6 +66,14 @@ def test_the_end_names_what_failed(tmp_path: Path) -> None:
     failures = tool.junit_failures(tmp_path / "x.xml")
     assert failures == ("tests/e2e/test_a::test_b[1]: no more", "tests/e2e/test_a::test_c: gone for good")
     assert tool.junit_failures(tmp_path / "none.xml") == ()
+    (tmp_path / "long.xml").write_text(
+        '<testsuite><testcase classname="t" name="c">'
+        f'<error message="devenv up ended with 5 {"words " * 200}error: no disk"/></testcase></testsuite>'
+    )
+    (one,) = tool.junit_failures(tmp_path / "long.xml")
+    assert one.startswith("t::c: devenv up ended with 5 words")
+    assert one.endswith("words error: no disk")
+    assert len(one) < tool.WIDTH + 20
     gate = tool.Gate("x", "x", ("true",), 7, junit=True)
     lines = tool.summary([tool.Outcome(gate, 1, 2, 3.0, "ended with code 1", failures)]).splitlines()
     assert lines[-3:-1] == [f"FAILED x: {failure}" for failure in failures]

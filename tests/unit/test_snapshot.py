@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,46 @@ NODES = ["master-0", "worker-0"]
 )
 def test_folders_of_data(pods: list[Any], volumes: list[Any], expected: dict[str, list[str]]) -> None:
     assert snapshot.data_paths(snapshot.Looked(pods, volumes, [], []), NODES) == expected
+
+
+def test_what_is_on_its_way_out_is_no_data() -> None:
+    def claimed(name: str, namespace: str, phase: str, policy: str = "Delete") -> dict[str, Any]:
+        one = volume(name, f"/srv/{name}")
+        one["spec"] |= {
+            "claimRef": {"namespace": namespace, "name": "x"}, "persistentVolumeReclaimPolicy": policy
+        }  # fmt: skip
+        return one | {"status": {"phase": phase}}
+
+    volumes = [
+        claimed("kept", "shop", "Bound"),
+        claimed("of-a-kept-one", "shop", "Released", "Retain"),
+        claimed("deleted", "shop", "Released"),
+        claimed("of-a-probe", "devenv-validate-0cd33c", "Bound"),
+        volume("of-nobody", "/srv/of-nobody"),
+    ]
+    pods = [running("p", "master-0", host("/srv/p")), running("q", "master-0", namespace="devenv-validate-0cd33c")]
+    claims = [{"metadata": {"name": "x", "namespace": name}} for name in ("shop", "devenv-validate-0cd33c")]
+    looked = snapshot.staying(pods, volumes, claims)
+    assert [one["metadata"]["name"] for one in looked.volumes] == ["kept", "of-a-kept-one", "of-nobody"]
+    assert [one["metadata"]["name"] for one in looked.pods] == ["p"]
+    assert [one["metadata"]["namespace"] for one in looked.claims] == ["shop"]
+    assert looked.unready == ["shop/p"]
+
+
+def test_a_folder_that_was_deleted_since_the_look_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_text("data")
+    source = snapshot.Source("e", {}, {}, [], {"node": snapshot.remote.Target("node", ("bash", "-c"))})
+    for paths, names in (
+        (["there", "gone"], [f"{tmp_path}/there", f"{tmp_path}/there/file"]),
+        (["gone"], []),
+    ):
+        found = {"node": snapshot.Findings(paths=[f"{tmp_path}/{name}" for name in paths])}
+        scratch = tmp_path / f"of-{'-'.join(paths)}"
+        scratch.mkdir()
+        snapshot._save_volumes(scratch, source, found, lambda text: None)
+        with tarfile.open(scratch / "volumes-node.tar") as archive:
+            assert sorted(f"/{name}" for name in archive.getnames()) == names
 
 
 def test_only_containers_that_may_write_to_the_data_are_frozen() -> None:
