@@ -12,7 +12,7 @@ ON := $(if $(NAME),--name $(NAME))
 unexport PYTHONUNBUFFERED
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages venv bundle up down test lint unit artifact sanity molecule e2e chaos bench nightly docs clean
+.PHONY: help setup packages venv bundle up down test lint unit artifact sanity molecule e2e matrix chaos bench nightly docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +58,10 @@ molecule: setup ## roles on containers
 e2e: setup ## real clusters, through the command and through Ansible
 	@tools/setup limits
 	@$(GATES) machine e2e
+
+matrix: setup ## make every profile that has a name and no test of its own (MATRIX_ONLY: a pattern of names)
+	@tools/setup limits
+	@$(GATES) matrix --nightly
 
 chaos: setup ## kill the making of a cluster at random moments: the next must put it right (CHAOS_KILLS, CHAOS_SEED)
 	@tools/setup limits

@@ -69,16 +69,14 @@ def matrix(rows: Sequence[Mapping[str, Any]], marks: Mapping[str, Any]) -> list[
     ``rows`` are those of ``profile.describe``, ``marks`` is docs/tested-profiles.yml.
     """
     targets = {one["profile"]: one["target"] for one in marks["tested"]}
+    targets |= dict.fromkeys(of_the_matrix(rows, marks), marks["others"]["target"])
     reasons: list[str] = []
     cells: dict[str, dict[str, str]] = {}
     columns = list(dict.fromkeys((row["stack"], row["addressing"]) for row in rows))
-    tested = [row for row in rows if row["profile"] in targets]
     for row in rows:
-        cell = f"`make {targets[row['profile']]}`" if row["profile"] in targets else ""
-        if not cell:
-            why = untested(row, tested, marks["untested"])
-            reasons += [] if why in reasons else [why]
-            cell = str(reasons.index(why) + 1)
+        target, why = targets.get(row["profile"], ""), untested(row, marks["untested"])
+        reasons += [] if target or why in reasons else [why]
+        cell = f"`make {target}`" if target else str(reasons.index(why) + 1)
         cells.setdefault(row["topology"], {})[f"{row['stack']} {row['addressing']}"] = cell
     heads = [f"{stack} {way}" for stack, way in columns]
     return [
@@ -93,23 +91,20 @@ def matrix(rows: Sequence[Mapping[str, Any]], marks: Mapping[str, Any]) -> list[
         "| made by a test | which |",
         "| --- | --- |",
         *(f"| `{one['profile']}` | `{one['test']}` |" for one in marks["tested"]),
+        f"| each other one | `{marks['others']['test']}` |",
     ]
 
 
-def untested(row: Mapping[str, Any], tested: Sequence[Mapping[str, Any]], rules: Sequence[Mapping[str, str]]) -> str:
-    """Why no test makes the profile of ``row``: a rule's words, what no tested profile has, or that its parts are
-    tested in other cells.
-    """
-    for rule in rules:
-        if all(row[key] == value for key, value in rule.items() if key != "why"):
-            return rule["why"]
-    for axis in AXES:
-        if row[axis] not in {other[axis] for other in tested}:
-            return f"No test makes the {axis} {row[axis]} yet."
-    return (
-        "Not by itself: its topology, its stack and its addressing are each made in other cells, and no role looks at"
-        " two of them together."
-    )
+def of_the_matrix(rows: Sequence[Mapping[str, Any]], marks: Mapping[str, Any]) -> list[str]:
+    """Names of the profiles that have no test of their own, and no reason to have none."""
+    own = {one["profile"] for one in marks["tested"]}
+    return [row["profile"] for row in rows if row["profile"] not in own and not untested(row, marks["untested"])]
+
+
+def untested(row: Mapping[str, Any], rules: Sequence[Mapping[str, str]]) -> str:
+    """Why no test makes the profile of ``row``: the words of the first rule whose keys match, empty without one."""
+    matching = (rule["why"] for rule in rules if all(row[key] == rule[key] for key in rule if key != "why"))
+    return next(matching, "")
 
 
 def keys_page(schema: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
@@ -234,6 +229,8 @@ def guide(text: str, configs: Path, marks: Mapping[str, Any]) -> str:
         *aliases_table(profile.aliases(configs)),
         "",
         "### What tests make",
+        "",
+        "`make test` runs at every change, `make matrix` in the night, as a part of `make nightly`.",
         "",
         *matrix(rows, marks),
     ]

@@ -100,7 +100,7 @@ def gates(*, nightly: bool = False) -> list[Gate]:
             # And tests that not every run has: a wrong name in one would be found at night, after its cluster was made.
             "types-tools",
             "lint",
-            ("mypy", "tools", "tests/bench", "tests/e2e", "tests/chaos"),
+            ("mypy", "tools", "tests/bench", "tests/e2e", "tests/matrix", "tests/chaos"),
             5,
             env=typed,
         ),
@@ -148,9 +148,16 @@ def gates(*, nightly: bool = False) -> list[Gate]:
             150 if nightly else 60,
             junit=True,
         ),
-        # By itself: the moments at which it kills are those of a machine that does nothing else.
-        *([Gate("chaos", "chaos", (*pytest, "-m", "cluster", "tests/chaos"), 120, junit=True)] if nightly else []),
+        *(_long(pytest) if nightly else ()),
     ]
+
+
+def _long(pytest: tuple[str, ...]) -> Sequence[Gate]:
+    """What only a night has time for."""
+    every = (*pytest, "-v", "-n", "2", "-m", "cluster", "tests/matrix")
+    # By itself: the moments at which it kills are those of a machine that does nothing else.
+    kills = (*pytest, "-m", "cluster", "tests/chaos")
+    return (Gate("matrix", "matrix", every, 150, junit=True), Gate("chaos", "chaos", kills, 120, junit=True))
 
 
 # In the order of a bring-up: what one scenario did is what the next one finds.

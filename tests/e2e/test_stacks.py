@@ -1,6 +1,7 @@
 """Address families and DHCP: two environments at once, asked by kubectl, curl, ip, nslookup and ss.
 
-One is IPv6 only with fixed addresses, the other has both families, IPv6 first, and asks a DHCP server for them.
+One has three masters and IPv6 only with fixed addresses, the other a master and a worker and both families, IPv6 first,
+for which it asks a DHCP server.
 """
 
 from __future__ import annotations
@@ -24,14 +25,18 @@ from support.seen import inside
 
 pytestmark = pytest.mark.cluster
 
-NODES = ("master-0", "worker-0")
+# Base profile, what differs from it, nodes, families.
+STACKS = {
+    "ipv6": ("compact-ipv6-static", "", ("master-0", "master-1", "master-2"), [6]),
+    "dualstack6": ("master-2pipe-dualstack6-dhcp", "nodes: {worker-1: null}\n", ("master-0", "worker-0"), [6, 4]),
+}
 
 
 class Stack:
     """One environment, and what is asked of it by other programs than ours."""
 
-    def __init__(self, user: Typed, name: str, families: list[int]) -> None:
-        self.user, self.name, self.families = user, name, families
+    def __init__(self, user: Typed, name: str, nodes: tuple[str, ...], families: list[int]) -> None:
+        self.user, self.name, self.nodes, self.families = user, name, nodes, families
         self.folder = user.home / "environments" / name
 
     def kubectl(self, *words: str) -> str:
@@ -80,25 +85,24 @@ def versions(texts: list[str]) -> list[int]:
 def stacks(
     user: Typed, new_name: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Stack]]:
-    """Both environments, made at the same moment, with the application in each. A master and a worker."""
+    """Both environments, made at the same moment, with the application in each."""
     folder = tmp_path_factory.mktemp("profiles")
     made, children = {}, []
-    wanted = (("ipv6", "master-2pipe-ipv6-static", [6]), ("dualstack6", "master-2pipe-dualstack6-dhcp", [6, 4]))
-    for stack, base, families in wanted:
+    for stack, (base, more, nodes, families) in STACKS.items():
         profile = folder / f"{stack}.yml"
-        profile.write_text(f"extends: {base}\nnodes: {{worker-1: null}}\n")
-        made[stack] = Stack(user, new_name(stack), families)
+        profile.write_text(f"extends: {base}\n{more}")
+        made[stack] = Stack(user, new_name(stack), nodes, families)
         words = ["up", "--profile", str(profile), "--name", made[stack].name, "--timeout", "14m"]
         children.append(user.start("devenv", *words))
     finish_all(children, seconds=900)
     for one in made.values():
-        web.deploy(user, one.name, folder, server="worker-0", client="master-0")
+        web.deploy(user, one.name, folder, server=one.nodes[-1], client="master-0")
     yield made
     for one in made.values():
         user.devenv("down", "--name", one.name)
 
 
-@pytest.fixture(params=["ipv6", "dualstack6"])
+@pytest.fixture(params=list(STACKS))
 def stack(request: pytest.FixtureRequest, stacks: dict[str, Stack]) -> Stack:
     return stacks[request.param]
 
@@ -115,7 +119,7 @@ def dhcp(stacks: dict[str, Stack]) -> Stack:
 
 def test_families_are_those_of_the_stack_in_its_order(stack: Stack) -> None:
     nodes = stack.listed("nodes")
-    assert sorted(node["metadata"]["name"] for node in nodes) == list(NODES)
+    assert sorted(node["metadata"]["name"] for node in nodes) == list(stack.nodes)
     for node in nodes:
         internal = [row["address"] for row in node["status"]["addresses"] if row["type"] == "InternalIP"]
         assert versions(internal) == stack.families
@@ -130,7 +134,7 @@ def test_families_are_those_of_the_stack_in_its_order(stack: Stack) -> None:
 
 
 def test_ipv6_means_no_ipv4_anywhere(ipv6: Stack) -> None:
-    for node in NODES:
+    for node in ipv6.nodes:
         rows = json.loads(ipv6.on(node, "ip", "-json", "-4", "address", "show"))
         assert {row["ifname"] for row in rows if row.get("addr_info")} <= {"lo"}
         assert ipv6.on(node, "ip", "-4", "route", "show").strip() == ""
@@ -156,7 +160,7 @@ def test_ipv6_means_no_ipv4_anywhere(ipv6: Stack) -> None:
 def test_a_service_answers_across_nodes_and_by_its_name(stack: Stack) -> None:
     service = stack.one("service", "web")
     where = {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in stack.listed("pods")}
-    assert where == {"server": "worker-0", "client": "master-0"}
+    assert where == {"server": stack.nodes[-1], "client": "master-0"}
     for address in service["spec"]["clusterIPs"]:
         url = web.url(web.bracketed(address))
         assert stack.kubectl("exec", "client", "--", "curl", "-sS", "--max-time", "10", url).strip() == "server"
@@ -182,7 +186,7 @@ def test_a_node_port_answers_the_host_on_every_address(stack: Stack) -> None:
     tried = [address for node in stack.plan()["nodes"].values() for address in node["addresses"].values()]
     for address in tried:
         assert web.from_host(stack.user, f"{web.bracketed(address)}:{port}") == "server", address
-    assert sorted(versions(tried)) == sorted(stack.families * 2)
+    assert sorted(versions(tried)) == sorted(stack.families * len(stack.nodes))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
@@ -253,12 +257,12 @@ def test_a_dhcp_server_that_died_comes_back_with_up(dhcp: Stack) -> None:
 
 
 def test_stop_and_start_ask_again_and_get_the_same(dhcp: Stack) -> None:
-    before = {node: dhcp.addresses(node) for node in NODES}
+    before = {node: dhcp.addresses(node) for node in dhcp.nodes}
     dhcp.user.devenv("stop", "--name", dhcp.name)
     assert dhcp.server() is None
     dhcp.user.devenv("start", "--name", dhcp.name)
     assert dhcp.server() is not None
-    assert {node: dhcp.addresses(node) for node in NODES} == before
+    assert {node: dhcp.addresses(node) for node in dhcp.nodes} == before
     assert dhcp.on("master-0", "systemctl", "is-active", "devenv-dhcp@4", "devenv-dhcp@6").split() == ["active"] * 2
 
 

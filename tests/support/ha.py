@@ -55,8 +55,13 @@ def client(user: Typed, name: str, folder: Path) -> Path:
 
 
 def etcdctl(container: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """etcdctl on a master."""
-    keys = [f"--cacert={PKI}/ca.crt", f"--cert={PKI}/healthcheck-client.crt", f"--key={PKI}/healthcheck-client.key"]
+    """etcdctl on a master, by a name that is its own address in each family."""
+    keys = [
+        "--endpoints=https://localhost:2379",
+        f"--cacert={PKI}/ca.crt",
+        f"--cert={PKI}/healthcheck-client.crt",
+        f"--key={PKI}/healthcheck-client.key",
+    ]
     argv = ["podman", "exec", container, "etcdctl", "--command-timeout=10s", *keys, *words]
     return subprocess.run(argv, capture_output=True, text=True, timeout=60)
 

@@ -84,19 +84,33 @@ def test_matrix_marks_what_is_tested_and_says_why_the_rest_is_not() -> None:
             {"profile": "a-v4-static", "test": "x.py::y", "target": "test"},
             {"profile": "b-v4-dhcp", "test": "x.py::z", "target": "nightly"},
         ],
+        "others": {"test": "m.py::all", "target": "matrix"},
         "untested": [{"topology": "b", "stack": "v6", "why": "Never."}],
     }
     lines = profile_docs.matrix(rows, marks)
     assert lines[:4] == [
         "| topology | v4 static | v4 dhcp | v6 static | v6 dhcp |",
         "| --- | --- | --- | --- | --- |",
-        "| `a` | `make test` | 1 | 2 | 2 |",
-        "| `b` | 1 | `make nightly` | 3 | 3 |",
+        "| `a` | `make test` | `make matrix` | `make matrix` | `make matrix` |",
+        "| `b` | `make matrix` | `make nightly` | 1 | 1 |",
     ]
-    said = [line for line in lines if re.match(r"[0-9]\. ", line)]
-    assert said[0].startswith("1. Not by itself: ")
-    assert said[1:] == ["2. No test makes the stack v6 yet.", "3. Never."]
-    assert lines[-2:] == ["| `a-v4-static` | `x.py::y` |", "| `b-v4-dhcp` | `x.py::z` |"]
+    assert [line for line in lines if re.match(r"[0-9]\. ", line)] == ["1. Never."]
+    assert lines[-3:] == [
+        "| `a-v4-static` | `x.py::y` |",
+        "| `b-v4-dhcp` | `x.py::z` |",
+        "| each other one | `m.py::all` |",
+    ]
+    assert profile_docs.of_the_matrix(rows, marks) == ["a-v4-dhcp", "a-v6-static", "a-v6-dhcp", "b-v4-static"]
+
+
+def test_every_name_is_made_by_one_test_or_has_a_reason() -> None:
+    made = [*(mark["profile"] for mark in MARKS["tested"]), *profile_docs.of_the_matrix(profile.describe(), MARKS)]
+    for row in profile.describe():
+        assert made.count(row["profile"]) == (0 if profile_docs.untested(row, MARKS["untested"]) else 1)
+    file, _, function = MARKS["others"]["test"].partition("::")
+    tree = ast.parse((ROOT / "tests" / "matrix" / file).read_text())
+    assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert f"\n{MARKS['others']['target']}: " in (ROOT / "Makefile").read_text()
 
 
 @pytest.mark.parametrize("text", ["", profile_docs.BEGIN, profile_docs.END + profile_docs.BEGIN])
