@@ -71,12 +71,12 @@ def parse_containers(text: str) -> list[Container]:
 def networks(environment: str | None = None) -> list[Network]:
     """Networks of ``environment``, or of every environment on this machine."""
     wanted = ENVIRONMENT_LABEL if environment is None else f"{ENVIRONMENT_LABEL}={environment}"
-    names = podman("network", "ls", "--filter", f"label={wanted}", "--format", "{{.Name}}").split()
-    return parse_networks(podman("network", "inspect", *names)) if names else []
+    # In one call: between two, others may end their environment.
+    return parse_networks(podman("network", "ls", "--filter", f"label={wanted}", "--format", "json"))
 
 
 def parse_networks(text: str) -> list[Network]:
-    """Networks in the JSON of ``podman network inspect``."""
+    """Networks in the JSON of ``podman network ls``, and of ``inspect``."""
     return [
         Network(
             name=row["name"],
@@ -85,7 +85,7 @@ def parse_networks(text: str) -> list[Network]:
             bridge=row["network_interface"],
             subnets=row["labels"].get(SUBNETS_LABEL, "").split(),
         )
-        for row in json.loads(text)
+        for row in json.loads(text or "[]") or []
     ]
 
 

@@ -39,8 +39,9 @@ def test_containers_are_read_in_the_order_of_their_names() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null"])
-def test_no_containers(text: str) -> None:
+def test_nothing_is_there(text: str) -> None:
     assert podman.parse_containers(text) == []
+    assert podman.parse_networks(text) == []
 
 
 def test_a_network_says_its_bridge_and_subnets() -> None:
