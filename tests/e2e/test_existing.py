@@ -6,6 +6,7 @@ import copy
 import difflib
 import secrets
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,17 @@ from typing import Any
 import pytest
 import yaml
 from support.commands import Typed
-from support.hosts import Host, hosts
+from support.hosts import Host, hosts, with_sudo
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
+    """One is reached as root, the other as a user who becomes root."""
     number = secrets.randbelow(200) + 20
-    with hosts(f"existing-{secrets.token_hex(2)}", 2, tmp_path_factory.mktemp("hosts"), number) as made:
-        yield made
+    with hosts(f"existing-{secrets.token_hex(2)}", 2, tmp_path_factory.mktemp("hosts"), number) as (first, second):
+        yield [first, with_sudo(second, "lab", tmp_path_factory.mktemp("sudo"))]
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +79,20 @@ def twice_the_same(profile: dict[str, Any], two: list[Host], folder: Path) -> No
     profile["nodes"]["worker-0"]["host"] |= {
         "addresses": [two[1].address.rpartition(".")[0] + ".77"],
         "known_hosts": str(known),
+        "user": "root",
+        "become": False,
     }
+
+
+def not_root(profile: dict[str, Any], two: list[Host], folder: Path) -> None:
+    profile["nodes"]["worker-0"]["host"]["become"] = False
 
 
 REFUSED = [
     (unreachable, "host_unreachable", "worker-0: 198.18."),
     (wrong_port, "host_unreachable", "port 9"),
-    (wrong_key, "host_login", "worker-0: root@198.18."),
+    (wrong_key, "host_login", "worker-0: lab@198.18."),
+    (not_root, "host_login", "worker-0: lab is not root there; set become"),
     (unknown_host_key, "host_key_unknown", "worker-0: 198.18."),
     (twice_the_same, "host_unfit", "worker-0: is the same host as master-0"),
 ]
@@ -103,6 +112,20 @@ def test_hosts_that_cannot_be_used_are_refused_by_name(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not (user.home / "environments" / name).exists()
+    unchanged(two, before)
+
+
+def test_a_user_who_may_not_become_root_is_refused(
+    user: Typed, two: list[Host], before: list[list[str]], new_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    two[1].sh("mv /etc/sudoers.d/lab /root/")
+    try:
+        done = user.devenv("up", "--profile", written(tmp_path, wanted(two)), "--name", new_name("existing"), code=9)
+    finally:
+        two[1].sh("mv /root/lab /etc/sudoers.d/")
+    assert "[host_login]" in done.stderr
+    assert "worker-0: lab@198.18." in done.stderr
+    assert "sudo" in done.stderr
     unchanged(two, before)
 
 
@@ -149,6 +172,13 @@ def test_a_cluster_on_hosts_that_exist(
         again = user.objects("up", "--profile", profile, "--name", name, "--full")[-1]
         assert again["changed"] == 0
         assert "nothing has changed" in user.devenv("up", "--name", name).stderr
+        assert user.objects("validate", "--name", name)[-1]["exit"] == 0
+        archive = tmp_path / "gathered.tar.gz"
+        user.devenv("gather", "--name", name, "--output", str(archive))
+        with tarfile.open(archive) as opened:
+            sizes = {member.name: member.size for member in opened.getmembers()}
+        for node in ("master-0", "worker-0"):
+            assert [size > 0 for path, size in sizes.items() if path.endswith(f"{node}/journal/kubelet.txt")] == [True]
         for verb in ("stop", "start"):
             done = user.devenv(verb, "--name", name, code=2)
             assert "[provider_cannot]" in done.stderr

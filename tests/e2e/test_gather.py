@@ -107,6 +107,10 @@ def test_each_fault_is_named_and_hides_nothing(user: Typed, made: str, profile: 
 def test_name_resolution_that_is_gone(user: Typed, made: str) -> None:
     user.kubectl(made, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
     try:
+        # Until then they answer.
+        user.kubectl(
+            made, "-n", "kube-system", "wait", "--for=delete", "pod", "-l", "k8s-app=kube-dns", "--timeout=60s"
+        )
         rows = validated(user, made, "20s")
     finally:
         user.kubectl(made, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=2")

@@ -7,7 +7,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ansible_collections.devenv.lab.plugins.plugin_utils import node_image
@@ -15,11 +15,13 @@ from ansible_collections.devenv.lab.plugins.plugin_utils import node_image
 SUBNET = "198.18.{}.0/24"
 # Folders that cannot lie on a container's own root: overlay on overlay fails.
 DATA = ("containerd", "etcd", "kubelet")
-# What a host was, in lines that can be compared: files (not those that change by themselves), settings, firewall.
+# What a host was, in lines that can be compared: files (not those that change by themselves, as with each login),
+# settings, firewall.
 SHOW = r"""
 find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/log/journal \
   -o -path /var/lib/systemd -o -path /root/.ansible -o -path /var/lib/containerd -o -path /var/lib/etcd \
-  -o -path /var/lib/kubelet \) -prune -o ! -type d -printf '%p %y %m %s\n' | grep -v '/__pycache__/' | sort
+  -o -path /var/lib/kubelet -o -path '/home/*/.ansible' -o -path /var/lib/sudo -o -path '/var/log/[bw]tmp' \
+  -o -path /var/log/lastlog \) -prune -o ! -type d -printf '%p %y %m %s\n' | grep -v '/__pycache__/' | sort
 find /var/lib/containerd /var/lib/etcd /var/lib/kubelet /etc/kubernetes /etc/cni /var/lib/devenv 2> /dev/null | sort
 cat /etc/hosts
 sysctl -n net.ipv4.ip_forward net.ipv6.conf.all.forwarding vm.overcommit_memory kernel.panic kernel.panic_on_oops
@@ -38,11 +40,13 @@ class Host:
     address: str
     key_file: Path
     known_hosts: Path
+    user: str = "root"
 
     @property
     def profile(self) -> dict[str, object]:
         """The host as a profile gives it."""
-        return {"addresses": [self.address], "key_file": str(self.key_file), "known_hosts": str(self.known_hosts)}
+        place = {"addresses": [self.address], "key_file": str(self.key_file), "known_hosts": str(self.known_hosts)}
+        return place if self.user == "root" else {**place, "user": self.user, "become": True}
 
     def sh(self, script: str) -> str:
         """What a shell on the host says."""
@@ -59,6 +63,34 @@ class Host:
     def shown(self) -> list[str]:
         """All that a host has to be again in the end."""
         return self.sh(SHOW).splitlines()
+
+
+def with_sudo(host: Host, user: str, folder: Path) -> Host:
+    """The host reached as ``user``, who becomes root by Debian's sudo without a password."""
+    _run(
+        "apt-get",
+        "-qq",
+        "-o",
+        f"Dir::Cache::archives={folder}",
+        "install",
+        "--download-only",
+        "--reinstall",
+        "-y",
+        "sudo",
+    )
+    (package,) = folder.glob("sudo_*.deb")
+    _run("podman", "cp", str(package), f"{host.name}:/root/sudo.deb")
+    host.sh(rf"""
+        set -e
+        dpkg -i /root/sudo.deb
+        rm /root/sudo.deb
+        # A password that is none, instead of a locked account.
+        useradd --create-home --shell /bin/bash --password '*' {user}
+        # Else it asks for the host's own name each time, which nobody here can tell, and waits five seconds.
+        printf 'Defaults !fqdn\n{user} ALL=(ALL) NOPASSWD: ALL\n' > /etc/sudoers.d/{user}
+        chmod 440 /etc/sudoers.d/{user}
+    """)
+    return replace(host, user=user)
 
 
 def root_image() -> str:
