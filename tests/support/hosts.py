@@ -45,8 +45,13 @@ class Host:
     @property
     def profile(self) -> dict[str, object]:
         """The host as a profile gives it."""
-        place = {"addresses": [self.address], "key_file": str(self.key_file), "known_hosts": str(self.known_hosts)}
-        return place if self.user == "root" else {**place, "user": self.user, "become": True}
+        return {
+            "addresses": [self.address],
+            "key_file": str(self.key_file),
+            "known_hosts": str(self.known_hosts),
+            "user": self.user,
+            "become": self.user != "root",
+        }
 
     def sh(self, script: str) -> str:
         """What a shell on the host says."""
