@@ -72,7 +72,7 @@ class Host:
 
 def with_sudo(host: Host, user: str, folder: Path) -> Host:
     """The host reached as ``user``, who becomes root by Debian's sudo without a password."""
-    _run(
+    fetch = (
         "apt-get",
         "-qq",
         "-o",
@@ -81,8 +81,11 @@ def with_sudo(host: Host, user: str, folder: Path) -> Host:
         "--download-only",
         "--reinstall",
         "-y",
-        "sudo",
     )
+    if subprocess.run([*fetch, "sudo"], capture_output=True, check=False).returncode != 0:
+        # The lists are old, or not there.
+        _run("apt-get", "-qq", "update")
+        _run(*fetch, "sudo")
     (package,) = folder.glob("sudo_*.deb")
     _run("podman", "cp", str(package), f"{host.name}:/root/sudo.deb")
     host.sh(rf"""
