@@ -10,16 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import (
-    errors,
-    existing,
-    inventory,
-    paths,
-    progress,
-    remote,
-    state,
-)
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import errors, paths, progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.existing import hosts as existing
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 
 CANNOT = {"start": "starts no hosts", "stop": "stops no hosts", "snapshot": "makes no snapshots of hosts"}
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import gather, progress
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import archive as gather
 
 
 class ActionModule(ActionBase):

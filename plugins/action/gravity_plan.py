@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import gravity, paths, state
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.engines.gravity import tarball
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "tarball": {"type": "path", "required": True},
@@ -39,14 +41,14 @@ class ActionModule(ActionBase):
             for name in arguments["nodes"]
         ]
         try:
-            folder = gravity.unpacked(arguments["tarball"], arguments["sha256"], paths.cache())
-            plan = gravity.plan(gravity.application(folder), nodes, arguments["flavor"])
+            folder = tarball.unpacked(arguments["tarball"], arguments["sha256"], paths.cache())
+            plan = tarball.plan(tarball.application(folder), nodes, arguments["flavor"])
             changed = bool(arguments["state"]) and self._record(Path(arguments["state"]), arguments)
         except DevenvError as error:
             return as_result(error)
         return {
             "changed": changed,
-            "program": str(folder / gravity.PROGRAM),
+            "program": str(folder / tarball.PROGRAM),
             "version": plan.version,
             "flavor": plan.flavor,
             "node_types": dict(plan.types),

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import files, process, remote
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, program
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 
 REMOTE = "/run/devenv/gravity-join.json"
 ARGUMENTS: dict[str, dict[str, Any]] = {"path": {"type": "path", "required": True}}
@@ -46,7 +47,7 @@ class ActionModule(ActionBase):
         one = remote.target(host, task_vars["hostvars"][host])
         sudo = "sudo -n " if self._play_context.become else ""
         script = f"{sudo}cat -- {REMOTE} && {sudo}rm -f -- {REMOTE}"
-        done = process.run([*one.ssh, shlex.join(["sh", "-c", script])], check=False)
+        done = program.run([*one.ssh, shlex.join(["sh", "-c", script])], check=False)
         if done.code != 0:
             raise DevenvError("gravity_status", f"{REMOTE}: {done.stderr.strip()}", where=host)
         files.write(path, done.stdout)

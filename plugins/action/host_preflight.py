@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import errors, inventory, preflight
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import errors
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight
 
 
 class ActionModule(ActionBase):

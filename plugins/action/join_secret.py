@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import join_secret
+from ansible_collections.devenv.lab.plugins.plugin_utils.engines.kubeadm import join_secret
 
 
 class ActionModule(ActionBase):

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import clusters, kube, object_sets
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, clusters, objects
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "nodes": {"type": "list", "elements": "str", "required": True},
@@ -38,14 +38,14 @@ class ActionModule(ActionBase):
 
     def _converge(self, arguments: dict[str, Any], hostvars: Any) -> dict[str, Any]:
         check = bool(self._task.check_mode)
-        total = object_sets.Outcome()
+        total = objects.Outcome()
         for cluster in clusters.from_hostvars(arguments["nodes"], hostvars):
             if check and not cluster.kubeconfig.exists():
                 # A first run in check mode: there is no cluster yet that could be asked.
-                total.changed += [str(object_sets.ref_of(item)) for item in arguments["objects"]]
+                total.changed += [str(objects.ref_of(item)) for item in arguments["objects"]]
                 continue
-            with kube.Api(kube.read_access(cluster.kubeconfig)) as api:
-                outcome = object_sets.converge(
+            with client.Api(client.read_access(cluster.kubeconfig)) as api:
+                outcome = objects.converge(
                     api, arguments["name"], arguments["objects"], timeout=arguments["timeout"], check=check
                 )
             total.changed += outcome.changed

@@ -13,8 +13,10 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import kubeconfig, process, remote
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "src": {"type": "path", "default": "/etc/kubernetes/admin.conf"},
@@ -76,7 +78,7 @@ class ActionModule(ActionBase):
 def _fetch_as_root(src: str, copy: Path, task_vars: dict[str, Any]) -> None:
     """By ssh and sudo: the connection's file transfer is the login user's, who may not read it."""
     one = remote.target(str(task_vars["inventory_hostname"]), task_vars)
-    done = process.run([*one.ssh, shlex.join(["sudo", "-n", "cat", "--", src])], check=False)
+    done = program.run([*one.ssh, shlex.join(["sudo", "-n", "cat", "--", src])], check=False)
     if done.code != 0:
         raise AnsibleError(f"{src}: {done.stderr.strip()}")
     copy.touch(mode=0o600)

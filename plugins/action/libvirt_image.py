@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import errors, libvirt_image, node_image, paths, progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
-from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import errors, paths, progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import image as libvirt_image
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import image as node_image
 
 
 class ActionModule(ActionBase):

@@ -10,18 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import (
-    errors,
-    inventory,
-    libvirt,
-    libvirt_image,
-    libvirt_nodes,
-    paths,
-    podman_nodes,
-    progress,
-    state,
-)
-from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import errors, paths, progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver as libvirt
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import image as libvirt_image
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import nodes as libvirt_nodes
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import nodes as podman_nodes
 
 CANNOT = {"snapshot": "makes no snapshots", "change_address": "gives a node no other address"}
 

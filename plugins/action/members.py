@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import members, reach, state
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import reachable
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "action": {"type": "str", "required": True, "choices": ["check", "ask", "leave", "forget"]},
@@ -54,7 +55,7 @@ class ActionModule(ActionBase):
     ) -> dict[str, Any]:
         hostvars, known = task_vars["hostvars"], members.recorded(folder)
         targets = {name: str(hostvars[name].get("ansible_host", "")) for name in names if name in running}
-        answering = reach.answering_ssh({name: address for name, address in targets.items() if address}, timeout)
+        answering = reachable.answering_ssh({name: address for name, address in targets.items() if address}, timeout)
         joined = [name for name in names if _came_up(hostvars[name], known)]
         return {"changed": False, "answering": answering, "joined": members.order(joined, answering)}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.module_utils import converge
+from ansible_collections.devenv.lab.plugins.module_utils.node import converge
 
 
 class ActionModule(ActionBase):

@@ -12,8 +12,10 @@ from typing import Any
 
 import yaml
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import clusters, kube, labels, members, progress
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, clusters, labels
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "nodes": {"type": "list", "elements": "str", "required": True},
@@ -44,7 +46,7 @@ class ActionModule(ActionBase):
                 # A first run in check mode: the cluster is not there yet, so all of its nodes would be labelled.
                 absent += [node.name for node in cluster.nodes]
                 continue
-            with kube.Api(kube.read_access(cluster.kubeconfig)) as api:
+            with client.Api(client.read_access(cluster.kubeconfig)) as api:
                 outcome = labels.apply(
                     cluster,
                     api,

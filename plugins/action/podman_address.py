@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import podman_address, state
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
-from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import address as podman_address
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "environment": {"type": "str", "required": True},

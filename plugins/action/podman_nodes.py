@@ -10,16 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import (
-    errors,
-    inventory,
-    paths,
-    podman,
-    podman_nodes,
-    progress,
-    state,
-)
-from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import errors, paths, progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import nodes as podman_nodes
 
 
 class ActionModule(ActionBase):

@@ -17,7 +17,7 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import progress
 
 _PR_SET_PDEATHSIG = 1
 

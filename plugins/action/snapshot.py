@@ -10,20 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import (
-    clusters,
-    deadline,
-    errors,
-    inventory,
-    paths,
-    profile,
-    progress,
-    remote,
-    snapshot,
-    snapshot_etcd,
-    state,
-)
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import deadline, errors, paths, progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import etcd as snapshot_etcd
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 
 # Providers that make nodes with further images in them.
 _OWN_STORES = ("podman",)

@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import (
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import (
     deadline,
     errors,
-    inventory,
-    leftovers,
-    lock,
-    process,
-    profile,
+    processes,
+    program,
     progress,
     redact,
-    state,
 )
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, lock, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
 STAGES = ["preflight", "bundle", "provision", "prepare", "kubernetes", "labels", "addons", "validate", "down"]
 
@@ -66,7 +64,7 @@ class ActionModule(ActionBase):
             deadline.check(f"stage {args['name']}")
         resolved = inventory.profile_of(task_vars)
         if resolved is None and args["name"] == "preflight" and task_vars.get("devenv_snapshot"):
-            from ansible_collections.devenv.lab.plugins.plugin_utils import snapshot
+            from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot
 
             # One that is there gave a profile; of one that is not, the nearest is named.
             snapshot.read(folder.parent.parent, str(task_vars["devenv_snapshot"]))
@@ -109,10 +107,10 @@ def _run_id() -> str:
     """The id that the command (with DEVENV_OWNER) or the record callback (with DEVENV_RECORD) has chosen; an
     inherited one is another run's.
     """
-    chosen = os.environ.get(process.MARKER, "")
+    chosen = os.environ.get(program.MARKER, "")
     ours = "DEVENV_OWNER" in os.environ or os.environ.get("DEVENV_RECORD") == str(_main_pid())
     return chosen if chosen and ours else state.new_run_id()
 
 
 def _command() -> str:
-    return redact.redact(os.environ.get("DEVENV_COMMAND") or leftovers.command_line(_main_pid()))[:300]
+    return redact.redact(os.environ.get("DEVENV_COMMAND") or processes.command_line(_main_pid()))[:300]

@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import (
-    errors,
-    inventory,
-    profile,
-    progress,
-    remote,
-    upgrade,
-    upgrade_delivery,
-)
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import errors, progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
+from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import delivery as upgrade_delivery
+from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrade
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "verb": {"type": "str", "required": True, "choices": ["plan", "deliver", "finish"]},

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import clusters, deadline, progress, remote, validate
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import deadline, progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import run as validate
 
 
 class ActionModule(ActionBase):

@@ -32,17 +32,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
-from ansible_collections.devenv.lab.plugins.plugin_utils import (
-    artifacts,
-    causes,
-    deadline,
-    errors,
-    leftovers,
-    lock,
-    process,
-    recorder,
-    state,
-)
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import deadline, errors, processes, program
+from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import causes
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.records import artifacts, recorder
 
 STAGE_ACTION = "devenv.lab.stage"
 
@@ -66,12 +59,12 @@ class CallbackModule(CallbackBase):
         self._starts: dict[tuple[str, str], float] = {}
         self._over = False
         # An id that was inherited without the command is another run's. The working forks see what is set here.
-        if "DEVENV_OWNER" not in os.environ or not os.environ.get(process.MARKER):
-            os.environ[process.MARKER] = state.new_run_id()
+        if "DEVENV_OWNER" not in os.environ or not os.environ.get(program.MARKER):
+            os.environ[program.MARKER] = state.new_run_id()
         os.environ["DEVENV_RECORD"] = str(self._main)
         # Read by the stage validate, which tries the network with pods only after a change.
         os.environ["DEVENV_CHANGED"] = "0"
-        self._recorder.run.run_id = os.environ[process.MARKER]
+        self._recorder.run.run_id = os.environ[program.MARKER]
         # Ansible calls no callback when it is interrupted.
         atexit.register(self._at_exit)
 
@@ -227,7 +220,7 @@ class CallbackModule(CallbackBase):
             return
         # Ansible's own handler puts the default back when it has seen the signal.
         interrupted = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-        leftovers.end_run(self._recorder.run.run_id)
+        processes.end_run(self._recorder.run.run_id)
         self._finish(ok=False, interrupted="interrupted" if interrupted else "")
 
 

@@ -49,8 +49,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.devenv.lab.plugins.plugin_utils import env_file
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import env_file
 
 
 def _env_file(variables: Any, format: str = "shell") -> str:

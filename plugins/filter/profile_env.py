@@ -46,8 +46,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.devenv.lab.plugins.plugin_utils import env_file, profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import env_file, profile
 
 
 def _profile_env(wanted: Any, overrides: Mapping[str, Any] | None = None) -> dict[str, str]:

@@ -45,9 +45,11 @@ from ansible.plugins.inventory import BaseInventoryPlugin
 from ansible.template import trust_as_template
 from ansible.utils.display import Display
 from ansible.utils.vars import load_extra_vars
-from ansible_collections.devenv.lab.plugins.plugin_utils import amend, paths, profile, state
-from ansible_collections.devenv.lab.plugins.plugin_utils import inventory as hosts
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory as hosts
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import amend, profile
 
 display = Display()
 
@@ -132,7 +134,7 @@ def _stored(folder: Path, overrides: dict[str, Any]) -> dict[str, Any] | None:
 
 def _saved(snapshot: str, folder: Path, overrides: dict[str, Any]) -> dict[str, Any] | None:
     """The profile that an environment gets with a snapshot; None when there is none of that name."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils import snapshot as snapshots
+    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot as snapshots
 
     home = folder.parent.parent
     if snapshot not in snapshots.names(home):

@@ -217,7 +217,8 @@ output:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.devenv.lab.plugins.module_utils import gravity, gravity_node
+from ansible_collections.devenv.lab.plugins.module_utils.gravity import cli as gravity
+from ansible_collections.devenv.lab.plugins.module_utils.gravity import node as gravity_node
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "action": {"type": "str", "required": True, "choices": ["look", *gravity_node.ACTIONS]},

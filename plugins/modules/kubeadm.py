@@ -152,7 +152,8 @@ before:
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.devenv.lab.plugins.module_utils import kubeadm, kubeadm_life
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import cluster as kubeadm
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import life as kubeadm_life
 
 ARGUMENTS = {
     "action": {

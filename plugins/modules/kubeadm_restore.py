@@ -77,7 +77,8 @@ output:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.devenv.lab.plugins.module_utils import kubeadm, kubeadm_restore
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import cluster as kubeadm
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import restore as kubeadm_restore
 
 ARGUMENTS = {
     "config": {"type": "str", "required": True, "no_log": True},

@@ -122,7 +122,8 @@ removed:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.devenv.lab.plugins.module_utils import kubeadm, kubeadm_upgrade
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import cluster as kubeadm
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import upgrade as kubeadm_upgrade
 
 ARGUMENTS = {
     "step": {"type": "str", "required": True, "choices": ["control", "drain", "programs", "back", "tidy"]},

@@ -182,7 +182,7 @@ refreshed:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.devenv.lab.plugins.module_utils import converge
+from ansible_collections.devenv.lab.plugins.module_utils.node import converge
 
 FILE = {
     "path": {"type": "str", "required": True},

@@ -148,7 +148,9 @@ ended:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.devenv.lab.plugins.module_utils import kubernetes_state, node_facts, observe, processes
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import state as kubernetes_state
+from ansible_collections.devenv.lab.plugins.module_utils.node import facts as node_facts
+from ansible_collections.devenv.lab.plugins.module_utils.node import observe, processes
 
 
 def status(files: list[str], units: list[str], keep: bool) -> dict[str, Any]:

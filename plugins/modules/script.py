@@ -267,8 +267,10 @@ left:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.devenv.lab.plugins.module_utils import script, script_call, script_run
-from ansible_collections.devenv.lab.plugins.module_utils.script_values import Invalid
+from ansible_collections.devenv.lab.plugins.module_utils.script import request as script_request
+from ansible_collections.devenv.lab.plugins.module_utils.script import run as script
+from ansible_collections.devenv.lab.plugins.module_utils.script import supervise as script_supervise
+from ansible_collections.devenv.lab.plugins.module_utils.script.values import Invalid
 
 ARGUMENTS: dict[str, Any] = {
     "path": {"type": "path"},
@@ -311,11 +313,11 @@ def main() -> None:
     params: dict[str, Any] = {key: "" if value is None else value for key, value in module.params.items()}
     check, diff = module.check_mode, module._diff
     try:
-        call = script_call.prepare(params)
+        call = script_request.prepare(params)
         result = script.supervised(call, params, check, diff)
     except Invalid as error:
         module.fail_json(msg=str(error), devenv_reason="script_invalid")
-    except script_run.Interrupted:
+    except script_supervise.Interrupted:
         module.fail_json(msg=f"interrupted; {call.name} goes on", ended="interrupted")
     except (OSError, RuntimeError) as error:
         module.fail_json(msg=str(error), ended="failed")

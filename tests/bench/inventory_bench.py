@@ -54,7 +54,8 @@ def measure(nodes: int = 1000, rounds: int = 3) -> dict[str, Any]:
     """``{nodes, rounds, profile: [seconds], static: [seconds], ratio}``. Raises SystemExit when the two say different
     things: then the comparison is none.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils import inventory, profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)

@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import clusters, kube, labels, validate
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client as kube
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters, labels
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import run as validate
 
 pytestmark = pytest.mark.cluster
 

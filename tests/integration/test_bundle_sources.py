@@ -17,7 +17,7 @@ import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive, golang, oci, sources, store, versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from doubles import official
 from doubles.mirror import Mirror, serving
 

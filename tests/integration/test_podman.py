@@ -6,7 +6,7 @@ import secrets
 import threading
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import podman
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
 
 pytestmark = pytest.mark.cluster
 

@@ -20,7 +20,9 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import leftovers, lock, profile, redact, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import processes, redact
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 from support.commands import start_ansible
 
 CHECKOUT = Path(__file__).parents[2]
@@ -108,8 +110,8 @@ def workers(lab: Lab) -> list[int]:
     """Living processes of LONG's task in this lab, down to the loop without a marker."""
     return [
         process.pid
-        for process in leftovers.all_processes().values()
-        if process.state != "Z" and str(lab.path / "working") in leftovers.command_line(process.pid)
+        for process in processes.all_processes().values()
+        if process.state != "Z" and str(lab.path / "working") in processes.command_line(process.pid)
     ]
 
 
@@ -206,7 +208,7 @@ def test_kill_9_of_a_run_without_callback_leaves_workers_that_are_known(lab: Lab
 def test_a_killed_command_takes_its_run_along(lab: Lab) -> None:
     owner = subprocess.Popen(["sleep", "60"])
     try:
-        process = leftovers.read_process(owner.pid)
+        process = processes.read_process(owner.pid)
         assert process is not None
         run = working(lab, env={"DEVENV_OWNER": f"{owner.pid}:{process.start}", "DEVENV_RUN": "owned1"})
         assert (lock.read(lab.folder()) or lock.holder_of(os.getpid(), "", "")).run_id == "owned1"

@@ -15,7 +15,7 @@ from typing import Any
 import profile_docs
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 from support import ha
 from support.commands import Typed
 from support.seen import inside

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import node_image
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import image as node_image
 
 SUBNET = "198.18.{}.0/24"
 # Folders that cannot lie on a container's own root: overlay on overlay fails.

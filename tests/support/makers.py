@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 
 from devenv.testing import demand as demands
-from devenv.testing.allocation import Allocation, ClusterFound, HostFound
+from devenv.testing.allocators.allocation import Allocation, ClusterFound, HostFound
 from devenv.testing.demand import Demand
 from devenv.testing.errors import AllocationFailed
 

@@ -6,8 +6,8 @@ import ipaddress
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
 from hypothesis import given
 from hypothesis import strategies as st
 

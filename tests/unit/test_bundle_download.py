@@ -15,7 +15,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.download import 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.registry import Registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import wanted
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from doubles.mirror import Mirror, serving
 
 DATA = bytes(range(256)) * 2000

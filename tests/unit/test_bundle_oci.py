@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import oci
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.oci import Blob, Entry, Spec
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 NAME = "registry.example/group/thing:v1.2.3"
 

@@ -21,8 +21,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import (
     store,
     versions,
 )
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
 
 
 def script(file: Path, text: str) -> Path:

@@ -27,7 +27,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import (
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import Image, Manifest
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 COLLECTIONS = Path(__file__).resolve().parents[2] / "collections"
 FILES = {"bin/kubectl": b"kubectl " * 4000, "bin/helm": b"helm", "cni/ptp": b"ptp", "images/pause.tar": b"image"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import modules, versions
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 
 def test_default_and_named_version_are_one() -> None:

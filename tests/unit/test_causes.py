@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import causes, recorder
-from ansible_collections.devenv.lab.plugins.plugin_utils.causes import Line
-from ansible_collections.devenv.lab.plugins.plugin_utils.remote import Answer
+from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import causes
+from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics.causes import Line
+from ansible_collections.devenv.lab.plugins.plugin_utils.records import recorder
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Answer
 
 # id, source, a line.
 LINES = [

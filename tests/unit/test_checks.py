@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import checks, kube
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
-from ansible_collections.devenv.lab.plugins.plugin_utils.checks import Check, Finding
-from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster, Node
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.checks import Check, Finding
 
 Object = dict[str, Any]
 
@@ -134,16 +135,16 @@ def test_kubeconfig(tmp_path: Path, mode: int, server: str, missing: str) -> Non
         endpoint="main.x.devenv.internal",
         endpoint_addresses=("10.0.0.5",),
     )
-    finding = checks.check_kubeconfig(file, kube.Access(server, "ca"), one)
+    finding = checks.check_kubeconfig(file, client.Access(server, "ca"), one)
     assert finding.ok == (not missing)
     assert missing in " ".join(finding.missing)
-    assert not checks.check_kubeconfig(tmp_path / "none", kube.Access(server, "ca"), one).ok
+    assert not checks.check_kubeconfig(tmp_path / "none", client.Access(server, "ca"), one).ok
 
 
 def test_no_way_to_the_api_hides_nothing() -> None:
     broken = DevenvError("kubeconfig_invalid", "is not YAML", where="kubeconfig")
     level = checks.ReadOnly(cluster("master-0"), broken)
-    with kube.NoApi(str(broken)) as api:
+    with client.NoApi(str(broken)) as api:
         found = level.look(api)
     assert len(found) == 8
     assert [name for name, finding in found.items() if finding.ok] == []
@@ -287,11 +288,11 @@ class Script:
         self.asked = 0
         self.events = events
 
-    def look(self, api: kube.Api) -> dict[str, Finding]:
+    def look(self, api: client.Api) -> dict[str, Finding]:
         self.asked += 1
         return dict(self.rounds[min(self.asked, len(self.rounds)) - 1])
 
-    def explain(self, api: kube.Api) -> dict[str, str]:
+    def explain(self, api: client.Api) -> dict[str, str]:
         return dict.fromkeys(self.rounds[0], self.events)
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils import converge, observe
+from ansible_collections.devenv.lab.plugins.module_utils.node import converge, observe
 
 
 @pytest.fixture

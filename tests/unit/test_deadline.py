@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import deadline
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import deadline
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 
 @pytest.fixture(autouse=True)

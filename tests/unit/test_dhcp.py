@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import dhcp
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
 
 SUBNETS = {"ipv4": "10.213.4.0/24", "ipv6": "fd77:0:0:4::/64"}
 GATEWAYS = {"ipv4": "10.213.4.1", "ipv6": "fd77:0:0:4::1"}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import checks, clusters, labels, metrics_checks
-from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters, labels
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks, metrics
 
 CLUSTER = Cluster(
     name="main",
@@ -62,8 +63,8 @@ def test_labels_are_missed_where_they_are_wanted() -> None:
 
 def test_metrics() -> None:
     told = [{"metadata": {"name": name}, "usage": {"cpu": "1"}} for name in ("10.0.0.10", "10.0.0.20")]
-    assert metrics_checks.check(told, CLUSTER).ok
-    assert metrics_checks.check(told[:1], CLUSTER).missing == ("no metrics of worker-0 yet",)
+    assert metrics.check(told, CLUSTER).ok
+    assert metrics.check(told[:1], CLUSTER).missing == ("no metrics of worker-0 yet",)
 
 
 class Api:

@@ -15,8 +15,8 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.devenv.lab.plugins.filter.env_file import FilterModule as EnvFile
 from ansible_collections.devenv.lab.plugins.filter.profile_env import FilterModule as ProfileEnv
-from ansible_collections.devenv.lab.plugins.plugin_utils import env_file, profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import env_file, profile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils import etcd_join, kubernetes_state
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import etcd_traffic
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import state as kubernetes_state
 from support import tls
 
 MANIFEST = """
@@ -69,7 +70,7 @@ def etcd(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[E
     monkeypatch.setattr(kubernetes_state, "ETCD_KEY", str(certificate.with_suffix(".key")))
     context = tls.server_context(certificate.with_suffix(".key"), certificate, ask_client=True)
     with tls.served(Member, context) as members, tls.served(Metrics) as metrics:
-        monkeypatch.setattr(etcd_join, "CLIENT_PORT", members)
+        monkeypatch.setattr(etcd_traffic, "CLIENT_PORT", members)
         yield told, metrics
 
 
@@ -105,13 +106,13 @@ def test_a_manifest_names_the_members_before_this_one() -> None:
         own="https://[fd00::2]:2380",
         metrics="http://[::1]:2381",
     )
-    assert etcd_join.member(text) == (("10.0.0.1", "fd00::3"), 2380, ("::1", 2381))
+    assert etcd_traffic.member(text) == (("10.0.0.1", "fd00::3"), 2380, ("::1", 2381))
 
 
 def test_a_first_member_has_nobody_before_it_and_half_a_manifest_says_nothing() -> None:
     own = "- --initial-cluster=a=https://10.0.0.1:2380\n- --listen-peer-urls=https://10.0.0.1:2380\n"
-    assert etcd_join.member(own) is None
-    alone = etcd_join.member(own + "- --listen-metrics-urls=http://127.0.0.1:2381")
+    assert etcd_traffic.member(own) is None
+    alone = etcd_traffic.member(own + "- --listen-metrics-urls=http://127.0.0.1:2381")
     assert alone is not None
     assert alone.others == ()
 
@@ -121,23 +122,23 @@ def test_a_port_that_listens_is_seen() -> None:
         with socket.socket(family) as bound:
             bound.bind((host, 0))
             port = bound.getsockname()[1]
-            assert not etcd_join.listens(port)
+            assert not etcd_traffic.listens(port)
             bound.listen()
-            assert etcd_join.listens(port)
+            assert etcd_traffic.listens(port)
 
 
 def test_others_write_from_when_the_member_listens_until_it_is_ready(
     etcd: tuple[Etcd, int], manifest: Callable[[], socket.socket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told, _ = etcd
-    monkeypatch.setattr(etcd_join, "LIMIT", 20)
-    with etcd_join.Traffic(str(tmp_path / "etcd.yaml")) as traffic:
+    monkeypatch.setattr(etcd_traffic, "LIMIT", 20)
+    with etcd_traffic.Traffic(str(tmp_path / "etcd.yaml")) as traffic:
         own = manifest()
         time.sleep(0.5)
         assert told.asked == []
         own.listen()
         # More than was sent ahead: answers make place for the next.
-        until(lambda: len(told.asked) > 3 * etcd_join.CONNECTIONS * etcd_join.AHEAD)
+        until(lambda: len(told.asked) > 3 * etcd_traffic.CONNECTIONS * etcd_traffic.AHEAD)
         told.ready = True
         until(lambda: not traffic._thread.is_alive())
         time.sleep(0.2)
@@ -150,7 +151,7 @@ def test_what_is_written_changes_nothing(
     etcd: tuple[Etcd, int], manifest: Callable[[], socket.socket], tmp_path: Path
 ) -> None:
     told, _ = etcd
-    with etcd_join.Traffic(str(tmp_path / "etcd.yaml")):
+    with etcd_traffic.Traffic(str(tmp_path / "etcd.yaml")):
         manifest().listen()
         until(lambda: told.asked)
     path, body = told.asked[0]
@@ -164,8 +165,8 @@ def test_what_is_written_changes_nothing(
 def test_a_member_that_is_never_ready_is_given_up(
     etcd: tuple[Etcd, int], manifest: Callable[[], socket.socket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(etcd_join, "LIMIT", 0.3)
-    with etcd_join.Traffic(str(tmp_path / "etcd.yaml")) as traffic:
+    monkeypatch.setattr(etcd_traffic, "LIMIT", 0.3)
+    with etcd_traffic.Traffic(str(tmp_path / "etcd.yaml")) as traffic:
         manifest().listen()
         until(lambda: not traffic._thread.is_alive())
     assert etcd[0].asked
@@ -184,8 +185,8 @@ def test_nothing_that_is_missing_fails_the_join(
     if lost == "members":
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            monkeypatch.setattr(etcd_join, "CLIENT_PORT", free.getsockname()[1])
-    with etcd_join.Traffic(str(tmp_path / "etcd.yaml")) as traffic:
+            monkeypatch.setattr(etcd_traffic, "CLIENT_PORT", free.getsockname()[1])
+    with etcd_traffic.Traffic(str(tmp_path / "etcd.yaml")) as traffic:
         if lost != "manifest":
             manifest().listen()
         time.sleep(0.3)

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import existing, inventory, paths, profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.remote import Answer, Target
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.existing import hosts as existing
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Answer, Target
 
 ONE: dict[str, Any] = {"provider": "existing", "nodes.master-0.host": {"addresses": ["192.0.2.10"]}}
 MINE = {"environment": "lab", "home": "/h", "controller": "c"}

@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils import node_gather
-from ansible_collections.devenv.lab.plugins.plugin_utils import (
-    gather,
-    gather_cluster,
-    gather_host,
-    kube,
-    redact,
-    remote,
-)
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.module_utils.node import archive
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import redact
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import archive as gather
+from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import cluster as gather_cluster
+from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import host as gather_host
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 
 TOKEN = "abcdef." + "0123456789abcdef"
 KEY = "-----BEGIN OPENSSH PRIVATE " + "KEY-----\n" + "b3Blbn" * 12 + "\n-----END OPENSSH PRIVATE " + "KEY-----\n"
@@ -34,7 +32,7 @@ def packed(files: dict[str, bytes]) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as tar:
         for name, data in files.items():
-            node_gather.add(tar, name, data)
+            archive.add(tar, name, data)
     return stream.getvalue()
 
 
@@ -259,7 +257,7 @@ class Fake:
 
     def text(self, path: str, query: object = None) -> str:
         if path == "/readyz":
-            raise kube.ApiError(500, "", "[-]etcd failed")
+            raise client.ApiError(500, "", "[-]etcd failed")
         return "ok"
 
     def get(self, path: str, query: object = None) -> dict[str, Any]:
@@ -286,7 +284,7 @@ class Fake:
             },
         }
         if path not in known:
-            raise kube.ApiError(503, "ServiceUnavailable", f"no {path}")
+            raise client.ApiError(503, "ServiceUnavailable", f"no {path}")
         return known[path]
 
 
@@ -299,10 +297,10 @@ def event(when: str, message: str) -> dict[str, Any]:
 
 
 def test_what_the_api_refuses_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kube, "Api", Fake)
+    monkeypatch.setattr(client, "Api", Fake)
     files: dict[str, str] = {}
     trouble = gather_cluster.collect(
-        kube.Access("https://x", ""), lambda path, data: files.__setitem__(path, data.decode())
+        client.Access("https://x", ""), lambda path, data: files.__setitem__(path, data.decode())
     )
     for word in ("/readyz answers 500", "metrics: no /apis/metrics/v1", "core/nodes: no", "core/pods: more than 2000"):
         assert word in trouble
@@ -320,9 +318,9 @@ def test_what_the_api_refuses_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_end_of_a_long_text_begins_with_a_line() -> None:
     text = b"".join(b"line %d\n" % number for number in range(100))
-    cut = node_gather.last(text, 20)
+    cut = archive.last(text, 20)
     assert cut == b"[cut]\nline 98\nline 99\n"
-    assert node_gather.last(text, 10000) == text
+    assert archive.last(text, 10000) == text
 
 
 def test_files_and_logs_of_a_node(tmp_path: Path) -> None:
@@ -334,8 +332,8 @@ def test_files_and_logs_of_a_node(tmp_path: Path) -> None:
     (secret / "ssh_host_ed25519_key").write_text(KEY)
     (tmp_path / "etc/devenv/network.d").mkdir()
     (tmp_path / "etc/devenv/network.d/10.conf").write_text("y\n")
-    assert dict(node_gather.pod_logs(str(tmp_path))) == {"pods/kube-system_etcd_1/etcd/0.log": b"x\n"}
-    assert dict(node_gather.files(node_gather.FILES, str(tmp_path))) == {"files/etc/devenv/network.d/10.conf": b"y\n"}
+    assert dict(archive.pod_logs(str(tmp_path))) == {"pods/kube-system_etcd_1/etcd/0.log": b"x\n"}
+    assert dict(archive.files(archive.FILES, str(tmp_path))) == {"files/etc/devenv/network.d/10.conf": b"y\n"}
 
 
 @pytest.mark.parametrize(
@@ -348,7 +346,7 @@ def test_files_and_logs_of_a_node(tmp_path: Path) -> None:
     ],
 )
 def test_a_program_of_a_node(argv: list[str], said: bytes) -> None:
-    assert node_gather.command(argv, 0.5) == said
+    assert archive.command(argv, 0.5) == said
 
 
 def test_broken_streams_are_told() -> None:

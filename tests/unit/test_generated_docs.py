@@ -8,7 +8,7 @@ import generated
 import pytest
 import reference_docs
 import role_docs
-from ansible_collections.devenv.lab.plugins.plugin_utils.reasons import Reason
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.reasons import Reason
 
 SPEC = {
     "short_description": "Does x",

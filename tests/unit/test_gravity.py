@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils import gravity, gravity_node
-from ansible_collections.devenv.lab.plugins.module_utils.gravity import Clock, Failed, Status
-from ansible_collections.devenv.lab.plugins.plugin_utils import reasons
+from ansible_collections.devenv.lab.plugins.module_utils.gravity import cli as gravity
+from ansible_collections.devenv.lab.plugins.module_utils.gravity import node as gravity_node
+from ansible_collections.devenv.lab.plugins.module_utils.gravity.cli import Clock, Failed, Status
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import reasons
 from support.gravity import MASTER, Lab
 
 # --- texts -----------------------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import gravity, profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.engines.gravity import tarball as gravity
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 from doubles.gravity import tarball
 
 NODES = [

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import image_load, remote
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.image_load import Loaded
-from ansible_collections.devenv.lab.plugins.plugin_utils.remote import Target
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load, remote
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.image_load import Loaded
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Target
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, inventory, profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
 from hypothesis import given
 from hypothesis import strategies as st
 

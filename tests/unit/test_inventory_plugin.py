@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, paths, profile, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
 
 ANSIBLE = Path(sys.executable).parent
-CHECKOUT = Path(paths.__file__).parents[2]
+CHECKOUT = paths.COLLECTION
 SUBNETS = {"ipv4": "10.213.4.0/24", "ipv6": "fd77:6465:7600:4::/64"}
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import join_secret
+from ansible_collections.devenv.lab.plugins.plugin_utils.engines.kubeadm import join_secret
 
 
 def test_made_once_and_private(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import kube
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client as kube
 from support import tls
 
 ROW = dict[str, Any]

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils import kubeadm, kubernetes_state, observe
-from ansible_collections.devenv.lab.plugins.plugin_utils import reasons
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import cluster as kubeadm
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import state as kubernetes_state
+from ansible_collections.devenv.lab.plugins.module_utils.node import observe
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import reasons
 
 TOKEN = "abcdef.0123456789abcdef"
 KEY = "0f" * 32

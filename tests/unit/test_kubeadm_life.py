@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils import kubeadm, kubeadm_life, kubernetes_state
-from ansible_collections.devenv.lab.plugins.plugin_utils import reasons
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import cluster as kubeadm
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import life as kubeadm_life
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import state as kubernetes_state
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import reasons
 
 DAY = 86400.0
 ENDS = {

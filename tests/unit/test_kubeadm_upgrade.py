@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils import (
-    kubeadm,
-    kubeadm_life,
-    kubeadm_upgrade,
-    kubernetes_state,
-    observe,
-    upgrade_stage,
-)
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import cluster as kubeadm
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import life as kubeadm_life
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import state as kubernetes_state
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import upgrade as kubeadm_upgrade
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import upgrade_stage
+from ansible_collections.devenv.lab.plugins.module_utils.node import observe
 
 OLD, NEW = "1.35.4", "1.36.3"
 

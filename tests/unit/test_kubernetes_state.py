@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils import kubernetes_state as ks
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import state as ks
 from support import tls
 
 

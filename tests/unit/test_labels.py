@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import labels
-from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Node
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import labels
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Node
 
 DB = {"key": "dedicated", "value": "db", "effect": "NoSchedule"}
 NOT_READY = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}

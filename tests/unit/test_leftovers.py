@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import leftovers
-from ansible_collections.devenv.lab.plugins.plugin_utils.leftovers import Process
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import processes
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.processes import Process
 
 Spawn = Callable[..., subprocess.Popen[bytes]]
 RUN = f"test{os.getpid()}"
@@ -51,19 +51,19 @@ def stat(folder: Path, pid: int, text: str) -> None:
 
 def test_read_process_takes_a_name_with_blanks_and_parentheses(tmp_path: Path) -> None:
     stat(tmp_path, 7, "7 (a (b) c) S 3 7 5 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2 3\n")
-    assert leftovers.read_process(7, tmp_path) == Process(7, 4711, 3, 5, "S", "a (b) c")
-    assert leftovers.read_process(8, tmp_path) is None
+    assert processes.read_process(7, tmp_path) == Process(7, 4711, 3, 5, "S", "a (b) c")
+    assert processes.read_process(8, tmp_path) is None
 
 
 def test_a_process_is_alive_only_with_its_start_and_not_as_a_zombie(spawn: Spawn) -> None:
     child = spawn("sleep", "60")
-    process = leftovers.read_process(child.pid)
+    process = processes.read_process(child.pid)
     assert process is not None
-    assert leftovers.alive(child.pid, process.start)
-    assert not leftovers.alive(child.pid, process.start + 1)
+    assert processes.alive(child.pid, process.start)
+    assert not processes.alive(child.pid, process.start + 1)
     child.kill()
-    settle(lambda: (found := leftovers.read_process(child.pid)) is not None and found.state == "Z")
-    assert not leftovers.alive(child.pid, process.start)
+    settle(lambda: (found := processes.read_process(child.pid)) is not None and found.state == "Z")
+    assert not processes.alive(child.pid, process.start)
 
 
 @pytest.mark.parametrize(
@@ -79,26 +79,26 @@ def test_a_process_is_alive_only_with_its_start_and_not_as_a_zombie(spawn: Spawn
     ],
 )
 def test_marker_is_matched_whole(environ: bytes, found: bool) -> None:
-    assert leftovers.has_marker(environ, "abc") is found
+    assert processes.has_marker(environ, "abc") is found
 
 
 def test_tree_walks() -> None:
     table = {pid: Process(pid, pid, parent, pid, "S", "x") for pid, parent in [(1, 0), (2, 1), (3, 2), (4, 3), (5, 2)]}
-    assert leftovers.ancestors(4, table) == {4, 3, 2, 1}
-    assert leftovers.descendants([2], table) == {2, 3, 4, 5}
-    assert leftovers.descendants([2], table, spared={3}) == {2, 5}
-    assert leftovers.descendants([99], table) == set()
+    assert processes.ancestors(4, table) == {4, 3, 2, 1}
+    assert processes.descendants([2], table) == {2, 3, 4, 5}
+    assert processes.descendants([2], table, spared={3}) == {2, 5}
+    assert processes.descendants([99], table) == set()
 
 
 def test_end_run_ends_marked_processes_with_what_is_below_and_nothing_else(spawn: Spawn) -> None:
     marked = spawn("sh", "-c", "env -u DEVENV_RUN sleep 61 & sleep 62")
     other = spawn("sleep", "63", run=f"{RUN}0")
     bare = spawn("sleep", "64", run=None)
-    settle(lambda: len(leftovers.of_run(RUN)) == 3)
-    below = leftovers.of_run(RUN)
-    assert leftovers.end_run(RUN) == []
+    settle(lambda: len(processes.of_run(RUN)) == 3)
+    below = processes.of_run(RUN)
+    assert processes.end_run(RUN) == []
     marked.wait(timeout=1)
-    assert not any(leftovers.alive(process.pid, process.start) for process in below)
+    assert not any(processes.alive(process.pid, process.start) for process in below)
     assert (other.poll(), bare.poll()) == (None, None)
 
 
@@ -109,7 +109,7 @@ def test_end_run_kills_what_does_not_listen(spawn: Spawn) -> None:
     settle(lambda: b"\x00" in Path(f"/proc/{deaf.pid}/cmdline").read_bytes())
     time.sleep(0.2)
     began = time.monotonic()
-    assert leftovers.end_run(RUN, grace=0.3) == []
+    assert processes.end_run(RUN, grace=0.3) == []
     assert deaf.wait() == -signal.SIGKILL
     assert time.monotonic() - began < 3
 
@@ -117,26 +117,26 @@ def test_end_run_kills_what_does_not_listen(spawn: Spawn) -> None:
 def test_end_run_remembers_a_deaf_child_whose_parent_is_gone(spawn: Spawn) -> None:
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
     spawn("sh", "-c", f"env -u DEVENV_RUN {sys.executable} -c '{deaf}' & wait")
-    settle(lambda: len(leftovers.of_run(RUN)) == 2 and leftovers.of_run(RUN)[1].name.startswith("python"))
+    settle(lambda: len(processes.of_run(RUN)) == 2 and processes.of_run(RUN)[1].name.startswith("python"))
     time.sleep(0.2)
-    child = leftovers.of_run(RUN)[1]
-    assert leftovers.end_run(RUN, grace=0.5) == []
-    assert not leftovers.alive(child.pid, child.start)
+    child = processes.of_run(RUN)[1]
+    assert processes.end_run(RUN, grace=0.5) == []
+    assert not processes.alive(child.pid, child.start)
 
 
 def test_end_run_leaves_monitors_of_containers(spawn: Spawn, tmp_path: Path) -> None:
     shutil.copy("/bin/sleep", tmp_path / "conmon")
     monitor = spawn(str(tmp_path / "conmon"), "60")
-    settle(lambda: (found := leftovers.read_process(monitor.pid)) is not None and found.name == "conmon")
-    assert leftovers.end_run(RUN) == []
+    settle(lambda: (found := processes.read_process(monitor.pid)) is not None and found.name == "conmon")
+    assert processes.end_run(RUN) == []
     assert monitor.poll() is None
 
 
 def test_neither_this_process_nor_its_parents_nor_the_protected_are_found(spawn: Spawn) -> None:
     script = (
         "import os, sys; sys.path.insert(0, 'collections');"
-        "from ansible_collections.devenv.lab.plugins.plugin_utils import leftovers;"
-        f"print(leftovers.end_run({RUN!r}))"
+        "from ansible_collections.devenv.lab.plugins.plugin_utils.core import processes;"
+        f"print(processes.end_run({RUN!r}))"
     )
     env = {**os.environ, "DEVENV_RUN": RUN}
     done = subprocess.run(
@@ -144,8 +144,8 @@ def test_neither_this_process_nor_its_parents_nor_the_protected_are_found(spawn:
     )
     assert done.stdout == "[]\non\n", done.stderr
     child = spawn("sh", "-c", "sleep 60 & wait")
-    settle(lambda: len(leftovers.of_run(RUN)) == 2)
-    assert leftovers.of_run(RUN, protect=[child.pid]) == []
+    settle(lambda: len(processes.of_run(RUN)) == 2)
+    assert processes.of_run(RUN, protect=[child.pid]) == []
 
 
 # A parent that forks a worker as ansible does: detached, same memory image, a pipe in common, no marker in its first
@@ -167,15 +167,15 @@ def test_orphaned_workers_are_known_by_their_image_and_pipe(spawn: Spawn) -> Non
     # The same command again, in the same environment: its pipes alone tell it apart.
     twin = spawn(sys.executable, "-c", FORKER, "2", run=None)
     settle(lambda: len(children(main.pid)) == 2 and len(children(twin.pid)) == 2)
-    origin = leftovers.origin(main.pid)
+    origin = processes.origin(main.pid)
     assert origin is not None
     assert origin.pipes
     workers, strangers = children(main.pid), children(twin.pid)
     main.kill()
     main.wait()
     try:
-        assert {process.pid for process in leftovers.of_run("", origin)} == workers
-        assert leftovers.end_run("", origin) == []
+        assert {process.pid for process in processes.of_run("", origin)} == workers
+        assert processes.end_run("", origin) == []
         assert twin.poll() is None
         assert all(working(pid) for pid in strangers)
     finally:
@@ -188,19 +188,19 @@ def test_a_living_main_is_ended_with_its_workers(spawn: Spawn) -> None:
     main = spawn(sys.executable, "-c", FORKER, "1", run=None)
     settle(lambda: len(children(main.pid)) == 1)
     workers = children(main.pid)
-    assert leftovers.end_run("", leftovers.origin(main.pid), grace=0.5) == []
+    assert processes.end_run("", processes.origin(main.pid), grace=0.5) == []
     main.wait(timeout=1)
     assert not any(working(pid) for pid in workers)
 
 
 def working(pid: int) -> bool:
-    process = leftovers.read_process(pid)
+    process = processes.read_process(pid)
     return process is not None and process.state != "Z"
 
 
 def children(pid: int) -> set[int]:
     """Children that have a session of their own, so are done with starting."""
-    return {p.pid for p in leftovers.all_processes().values() if p.parent == pid and p.session == p.pid}
+    return {p.pid for p in processes.all_processes().values() if p.parent == pid and p.session == p.pid}
 
 
 def test_ssh_masters_of_a_folder_are_ended(spawn: Spawn, tmp_path: Path) -> None:
@@ -209,11 +209,11 @@ def test_ssh_masters_of_a_folder_are_ended(spawn: Spawn, tmp_path: Path) -> None
     others = spawn("bash", "-c", f"exec -a 'ssh: {tmp_path}/cp2/0123 [mux]' {link(tmp_path)} 60")
     settle(
         lambda: (
-            leftovers.command_line(ours.pid).startswith("ssh: ")
-            and leftovers.command_line(others.pid).startswith("ssh: ")
+            processes.command_line(ours.pid).startswith("ssh: ")
+            and processes.command_line(others.pid).startswith("ssh: ")
         )
     )
-    assert leftovers.end_ssh_masters(tmp_path / "cp") == []
+    assert processes.end_ssh_masters(tmp_path / "cp") == []
     assert ours.wait(timeout=1) == -signal.SIGTERM
     assert others.poll() is None
 

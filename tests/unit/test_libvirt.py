@@ -12,21 +12,18 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import (
-    addresses,
-    leftovers,
-    libvirt,
-    libvirt_image,
-    libvirt_nodes,
-    podman,
-    podman_nodes,
-    preflight,
-    profile,
-)
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.libvirt_image import Image
-from ansible_collections.devenv.lab.plugins.plugin_utils.podman_nodes import Node
-from ansible_collections.devenv.lab.plugins.plugin_utils.process import Result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import processes
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import Result
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver as libvirt
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import image as libvirt_image
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import nodes as libvirt_nodes
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt.image import Image
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import nodes as podman_nodes
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.nodes import Node
 
 MIB = 2**20
 
@@ -247,7 +244,7 @@ def test_kvm_is_proved_once_a_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert libvirt_image.prove_kvm(IMAGE, tmp_path, told.append, program).usable is True
     assert (tmp_path / "emulator.log").read_text() == "tried\n"
     proof = json.loads((tmp_path / "kvm.json").read_text())
-    assert proof["boot"] == leftovers.boot_id()
+    assert proof["boot"] == processes.boot_id()
     (tmp_path / "kvm.json").write_text(json.dumps({**proof, "boot": "an earlier one"}))
     assert known(tmp_path, device).usable is None
     (tmp_path / "kvm.json").write_text(json.dumps({**proof, "boots": False}))

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import leftovers, lock
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.lock import Holder
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import processes
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.lock import Holder
 
 Sleeper = Callable[[], subprocess.Popen[bytes]]
 
@@ -42,7 +43,7 @@ def holder(pid: int, run_id: str = "r1", owner: str = "") -> Holder:
 
 
 def start_of(pid: int) -> int:
-    process = leftovers.read_process(pid)
+    process = processes.read_process(pid)
     assert process is not None
     return process.start
 
@@ -88,7 +89,7 @@ def test_a_dead_holder_and_a_pid_given_anew_hold_nothing(folder: Path, sleeper: 
         lock.check(folder)
         assert lock.acquire(folder, holder(os.getpid(), "r2")) is True
         lock.release(folder, holder(os.getpid()))
-    assert leftovers.alive(reused.pid, start_of(reused.pid)), "a stranger with the same pid was ended"
+    assert processes.alive(reused.pid, start_of(reused.pid)), "a stranger with the same pid was ended"
 
 
 def test_a_lock_of_another_boot_is_stale_and_ends_nothing(folder: Path, sleeper: Sleeper) -> None:
@@ -137,8 +138,8 @@ TAKER = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from ansible_collections.devenv.lab.plugins.plugin_utils import lock
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 me = lock.holder_of(os.getpid(), "t" + str(os.getpid()), "taker")
 print("ready", flush=True)
 sys.stdin.readline()

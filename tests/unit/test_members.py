@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, members, profile, state
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
 
 THREE = {"main": ["m0", "m1", "m2"]}
 
@@ -152,7 +154,7 @@ def test_a_node_that_left_is_forgotten_and_one_made_anew_is_not(tmp_path: Path) 
 
 
 def test_the_stages_after_a_replacement_are_those_of_the_cluster() -> None:
-    folder = Path(members.__file__).parents[2] / "playbooks"
+    folder = paths.COLLECTION / "playbooks"
 
     def imports(name: str) -> list[str]:
         plays = yaml.safe_load((folder / name).read_text())

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import kube, metrics_checks
-from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import metrics
 
 NODES = tuple(Node(name, "control_plane", {}, (), ()) for name in ("a", "b"))
 CLUSTER = Cluster("main", Path("k"), "kubeadm", "1.36.3", ("ipv4",), NODES)
@@ -35,11 +36,11 @@ def row(name: str, usage: dict[str, str] | None = None) -> dict[str, Any]:
         ([row("b")], ["no metrics of a yet"]),
         ([row("a", {}), row("b")], ["no metrics of a yet"]),
         ([], ["no metrics of a yet", "no metrics of b yet"]),
-        (kube.ApiError(503, "", "unavailable"), ["the metrics API answers 503: unavailable"]),
-        (kube.ApiError(404, "NotFound", "no such page"), ["the metrics API answers 404: no such page"]),
-        (kube.ApiUnreachable("cut"), ["the API does not answer: cut"]),
+        (client.ApiError(503, "", "unavailable"), ["the metrics API answers 503: unavailable"]),
+        (client.ApiError(404, "NotFound", "no such page"), ["the metrics API answers 404: no such page"]),
+        (client.ApiUnreachable("cut"), ["the API does not answer: cut"]),
     ],
 )
 def test_metrics(answer: Any, missing: list[str]) -> None:
-    finding = metrics_checks.Metrics(CLUSTER).look(cast(kube.Api, Api(answer)))["metrics"]
+    finding = metrics.Metrics(CLUSTER).look(cast(client.Api, Api(answer)))["metrics"]
     assert list(finding.missing) == missing

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils import node_report
-from ansible_collections.devenv.lab.plugins.plugin_utils import (
+from ansible_collections.devenv.lab.plugins.module_utils.node import report as node_report
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Answer, Target
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import (
     checks,
     node_checks,
-    own_checks,
-    remote,
+    profile_checks,
     storage_probe,
-    validate,
 )
-from ansible_collections.devenv.lab.plugins.plugin_utils.checks import Finding
-from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster, Node
-from ansible_collections.devenv.lab.plugins.plugin_utils.remote import Answer, Target
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import run as validate
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.checks import Finding
 
 NOW = datetime.datetime(2026, 11, 21, tzinfo=datetime.UTC)
 NO_API: Any = None
@@ -285,7 +285,9 @@ def test_what_etcdctl_complains_of() -> None:
 )
 def test_a_command_of_the_profile(script: str, ok: bool, text: str) -> None:
     check = {"name": "mine", "command": ["sh", "-c", script], "timeout": 7}
-    finding = own_checks.run(check, {"KUBECONFIG": "/k/config", "DEVENV_NAME": "mine"}, 0.5 if "sleep" in script else 7)
+    finding = profile_checks.run(
+        check, {"KUBECONFIG": "/k/config", "DEVENV_NAME": "mine"}, 0.5 if "sleep" in script else 7
+    )
     assert finding.ok is ok
     assert text in (finding.seen if ok else finding.missing[0])
 
@@ -293,13 +295,13 @@ def test_a_command_of_the_profile(script: str, ok: bool, text: str) -> None:
 def test_own_checks_are_tried_again_and_end(tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     script = f"test -e {flag} && exit 0; touch {flag}; exit 1"
-    (level,) = own_checks.levels(
+    (level,) = profile_checks.levels(
         cluster("master-0", checks=({"name": "late", "command": ["sh", "-c", script], "timeout": 20},)), "mine"
     )
     found = checks.wait(NO_API, [level], timeout=15)
     assert [(check.name, check.ok) for check in found] == [("profile.late", True)]
     missing = {"name": "x", "command": ["/there/is/no/program"], "timeout": 5}
-    assert own_checks.run(missing, {}, 5).hopeless
+    assert profile_checks.run(missing, {}, 5).hopeless
 
 
 # --- storage, reports ------------------------------------------------------------------------------------------------
@@ -346,7 +348,7 @@ def test_all_clusters_are_in_one_error() -> None:
 
 
 def test_the_programs_need_only_the_standard_library() -> None:
-    source = remote.program((*node_checks.REPORT, "node_gather"), "modified", {})
+    source = remote.program("node.archive", "modified", {})
     # -S and -I: no package of the machine can help.
     done = subprocess.run([sys.executable, "-I", "-S", "-"], input=source, capture_output=True, text=True, check=False)
     assert "ansible" not in done.stderr

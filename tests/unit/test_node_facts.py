@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils import node_facts
+from ansible_collections.devenv.lab.plugins.module_utils.node import facts as node_facts
 
 HYBRID = "cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\ncgroup /sys/fs/cgroup/systemd cgroup rw 0 0\n"
 LEGACY = "cgroup /sys/fs/cgroup/systemd cgroup rw 0 0\ncgroup /sys/fs/cgroup/memory cgroup rw 0 0\n"

@@ -11,10 +11,11 @@ from typing import Any, cast
 import jinja2
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import kube, object_sets
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.object_sets import Ref
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import objects as object_sets
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.objects import Ref
 
 ROLE = Path(__file__).resolve().parents[2] / "roles" / "cluster_addons"
 RECORD = "/api/v1/namespaces/kube-system/configmaps/devenv-x"
@@ -31,7 +32,7 @@ class Api:
 
     def get(self, path: str) -> Row:
         if path not in self.objects:
-            raise kube.ApiError(404, "NotFound", f"{path} not found")
+            raise client.ApiError(404, "NotFound", f"{path} not found")
         return copy.deepcopy(self.objects[path])
 
     def apply(self, path: str, body: Row, manager: str, *, dry_run: bool = False) -> Row:
@@ -61,7 +62,7 @@ def path(name: str) -> str:
 
 
 def converge(api: Api, *wanted: Row, check: bool = False, timeout: float = 5) -> object_sets.Outcome:
-    return object_sets.converge(cast(kube.Api, api), "x", wanted, check=check, timeout=timeout)
+    return object_sets.converge(cast(client.Api, api), "x", wanted, check=check, timeout=timeout)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,8 @@ def test_a_killed_run_is_finished_by_the_next(killed_after: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [kube.ApiUnreachable("cut"), kube.ApiError(503, "", "starts"), kube.ApiError(409, "Conflict", "again")]
+    "error",
+    [client.ApiUnreachable("cut"), client.ApiError(503, "", "starts"), client.ApiError(409, "Conflict", "again")],
 )
 def test_requests_are_repeated(error: Exception) -> None:
     api = Api()
@@ -187,9 +189,9 @@ def test_requests_are_repeated(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (kube.ApiUnreachable("cut"), "api_unreachable"),
-        (kube.ApiError(422, "Invalid", "no"), "objects_refused"),
-        (kube.ApiError(503, "", "starts"), "objects_refused"),
+        (client.ApiUnreachable("cut"), "api_unreachable"),
+        (client.ApiError(422, "Invalid", "no"), "objects_refused"),
+        (client.ApiError(503, "", "starts"), "objects_refused"),
     ],
 )
 def test_refusals_and_ends_of_patience(error: Exception, reason: str) -> None:
@@ -276,15 +278,15 @@ def test_volumes_are_made_in_the_folder_that_was_asked_for(rendered: Callable[[s
 
 def test_a_fingerprint_changes_with_what_converge_would_write_back() -> None:
     api = Api()
-    assert object_sets.fingerprint(cast(kube.Api, api), "x") == {}
+    assert object_sets.fingerprint(cast(client.Api, api), "x") == {}
     converge(api, item("one", data={"a": "1"}), item("two"))
-    before = object_sets.fingerprint(cast(kube.Api, api), "x")
+    before = object_sets.fingerprint(cast(client.Api, api), "x")
     assert set(before) == {"ConfigMap kube-system/one", "ConfigMap kube-system/two"}
     api.objects[path("one")]["status"] = {"seen": "later"}
     api.objects[path("one")]["metadata"]["resourceVersion"] = "99"
-    assert object_sets.fingerprint(cast(kube.Api, api), "x") == before
+    assert object_sets.fingerprint(cast(client.Api, api), "x") == before
     api.objects[path("one")]["data"] = {"a": "2"}
-    after = object_sets.fingerprint(cast(kube.Api, api), "x")
+    after = object_sets.fingerprint(cast(client.Api, api), "x")
     assert {ref for ref in before if before[ref] != after[ref]} == {"ConfigMap kube-system/one"}
     api.delete(path("two"))
-    assert object_sets.fingerprint(cast(kube.Api, api), "x")["ConfigMap kube-system/two"] == ""
+    assert object_sets.fingerprint(cast(client.Api, api), "x")["ConfigMap kube-system/two"] == ""

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils import observe
+from ansible_collections.devenv.lab.plugins.module_utils.node import observe
 
 SHOWN = """Id=containerd.service
 ActiveState=active

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, podman, podman_address, profile, state
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import address as podman_address
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
 
 
 @pytest.mark.parametrize(
@@ -53,7 +56,7 @@ def test_it_is_written_down_before_the_node_gets_it(folder: Path, monkeypatch: p
         return str([{"addr_info": rows}]).replace("'", '"') if json_output else ""
 
     monkeypatch.setattr(podman_address, "_ip", ip)
-    monkeypatch.setattr(podman_address.process, "run", lambda argv, **more: asked.append((argv[-1],)))
+    monkeypatch.setattr(podman_address.program, "run", lambda argv, **more: asked.append((argv[-1],)))
     for _ in range(2):
         assert podman_address.begin(folder, "lab", "master-0", "10.213.9.77") == ["10.213.9.77/24"]
     assert (folder / "ssh/hosts/master-0/addresses").read_text() == "10.213.9.77/24\n"

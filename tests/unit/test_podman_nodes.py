@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import host, node_image, podman, podman_nodes, preflight
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import probes as host
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import image as node_image
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import nodes as podman_nodes
 
 NODE = podman_nodes.Node(
     name="master-0",

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import probes
-from ansible_collections.devenv.lab.plugins.plugin_utils.clusters import Cluster, Node
-from ansible_collections.devenv.lab.plugins.plugin_utils.probes import Line, Plan, Probes, Wanted
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import pod_probes
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes import Line, Plan, Probes, Wanted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,18 +27,18 @@ def test_parse_log() -> None:
         "probe\tmaybe\tdns\ta y\t\n"
         "probe\tno\tpod\tp ipv4"
     )
-    lines, ended = probes.parse_log(text)
+    lines, ended = pod_probes.parse_log(text)
     assert lines == {
         ("dns", "a x"): Line(True, "dns", "a x", "10.96.0.1"),
         ("api", "host"): Line(True, "api", "host", "answers"),
     }
     assert not ended
-    assert probes.parse_log(text + "\nprobe\tend\n")[1]
+    assert pod_probes.parse_log(text + "\nprobe\tend\n")[1]
 
 
 @given(st.text())
 def test_any_log_can_be_read(text: str) -> None:
-    lines, _ = probes.parse_log(text)
+    lines, _ = pod_probes.parse_log(text)
     assert all(line.check == key[0] for key, line in lines.items())
 
 
@@ -71,7 +71,7 @@ def test_peers(count: int, node: str, peers: list[str]) -> None:
     ],
 )
 def test_service(families: tuple[str, ...], policy: str, names: list[str]) -> None:
-    path, service = probes.preparation(plan("a", families=families))[-1]
+    path, service = pod_probes.preparation(plan("a", families=families))[-1]
     assert path == "/api/v1/namespaces/devenv-validate-1/services"
     assert (service["spec"]["ipFamilyPolicy"], service["spec"]["ipFamilies"]) == (policy, names)
 
@@ -81,7 +81,7 @@ ADDRESSES = {"kubernetes": ["10.96.0.1"], "probe": ["10.96.7.7", "fd02::7"]}
 
 def test_pod() -> None:
     here = plan("master-0", "worker-0", families=("ipv4", "ipv6"))
-    spec = probes.pod(here, "worker-0", "SCRIPT", ADDRESSES)["spec"]
+    spec = pod_probes.pod(here, "worker-0", "SCRIPT", ADDRESSES)["spec"]
     container = spec["containers"][0]
     assert (container["image"], container["imagePullPolicy"]) == ("devenv.lab/probe:1.0.0", "Never")
     assert container["args"] == ["sh", "-c", "SCRIPT"]
@@ -99,8 +99,10 @@ def test_pod() -> None:
 
 
 def test_wanted_results() -> None:
-    wanted = probes.wanted_results(plan("a", "b", families=("ipv4", "ipv6")), ADDRESSES)
-    assert sorted(wanted) == sorted(set(probes.check_names(("ipv4", "ipv6"), False)) - {"probe_pods", "pod_families"})
+    wanted = pod_probes.wanted_results(plan("a", "b", families=("ipv4", "ipv6")), ADDRESSES)
+    assert sorted(wanted) == sorted(
+        set(pod_probes.check_names(("ipv4", "ipv6"), False)) - {"probe_pods", "pod_families"}
+    )
     assert wanted["pod_to_pod_ipv6"] == [
         Wanted("a", "pod", "probe-1-b ipv6", "b"),
         Wanted("b", "pod", "probe-0-a ipv6", "a"),
@@ -115,13 +117,13 @@ def test_wanted_results() -> None:
 
 
 def test_one_node_has_no_other_to_reach() -> None:
-    assert "pod_to_pod_ipv4" not in probes.wanted_results(plan("a"), ADDRESSES)
-    assert probes.check_names(("ipv4",), True) == [
+    assert "pod_to_pod_ipv4" not in pod_probes.wanted_results(plan("a"), ADDRESSES)
+    assert pod_probes.check_names(("ipv4",), True) == [
         "probe_pods", "pod_families", "pod_to_api", "dns_ipv4", "pod_to_service_ipv4",
     ]  # fmt: skip
 
 
-def level(*nodes: str, **seen: probes._Seen) -> Probes:
+def level(*nodes: str, **seen: pod_probes._Seen) -> Probes:
     """A level that has a plan, and saw what is given."""
     made = Probes(
         Cluster("main", Path("k"), "kubeadm", "1.36.3", ("ipv4",), tuple(Node(n, "", {}, (), ()) for n in nodes)),
@@ -133,8 +135,8 @@ def level(*nodes: str, **seen: probes._Seen) -> Probes:
     return made
 
 
-def saw(*lines: Line, trouble: str = "", ended: bool = True) -> probes._Seen:
-    return probes._Seen(True, ended, trouble, False, {(line.check, line.target): line for line in lines})
+def saw(*lines: Line, trouble: str = "", ended: bool = True) -> pod_probes._Seen:
+    return pod_probes._Seen(True, ended, trouble, False, {(line.check, line.target): line for line in lines})
 
 
 def test_a_pod_that_never_ran_is_missing_to_one_check_alone() -> None:
@@ -158,7 +160,7 @@ def test_a_pod_alone_proves_nothing_of_a_service() -> None:
 
 
 def test_without_any_pod_nothing_passes() -> None:
-    made = level("a", a=probes._Seen())
+    made = level("a", a=pod_probes._Seen())
     assert not made._results_finding([Wanted("a", "dns", "a x")]).ok
 
 
@@ -174,13 +176,13 @@ def test_without_any_pod_nothing_passes() -> None:
 def test_pods_have_the_families_of_the_stack_in_its_order(
     seen: tuple[str, ...], missing: tuple[str, ...], hopeless: bool
 ) -> None:
-    found = level("a", a=probes._Seen(True, families=seen))._families_finding()
+    found = level("a", a=pod_probes._Seen(True, families=seen))._families_finding()
     assert (found.missing, found.hopeless) == (missing, hopeless)
 
 
 def test_families_of_a_pod() -> None:
-    assert probes.families_of({"status": {"podIPs": [{"ip": "fd01::2"}, {"ip": "10.244.0.2"}]}}) == ("ipv6", "ipv4")
-    assert probes.families_of({"status": {}}) == ()
+    assert pod_probes.families_of({"status": {"podIPs": [{"ip": "fd01::2"}, {"ip": "10.244.0.2"}]}}) == ("ipv6", "ipv4")
+    assert pod_probes.families_of({"status": {}}) == ()
 
 
 RUNNING = {"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]}
@@ -205,8 +207,8 @@ RUNNING = {"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]
     ],
 )
 def test_state(item: dict[str, Any] | None, state: tuple[str, bool, bool]) -> None:
-    assert probes._state(item) == state
+    assert pod_probes._state(item) == state
 
 
 def test_the_script_is_a_shell_script() -> None:
-    subprocess.run(["sh", "-n", str(probes.SCRIPT)], check=True)
+    subprocess.run(["sh", "-n", str(pod_probes.SCRIPT)], check=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils import processes
+from ansible_collections.devenv.lab.plugins.module_utils.node import processes
 
 RUN = f"unit-test-{os.getpid()}"
 
@@ -56,7 +56,7 @@ def test_neither_itself_nor_who_began_it() -> None:
     """A module that carries an old mark, as one called by hand in a marked shell does."""
     code = (
         "import os\n"
-        "from ansible_collections.devenv.lab.plugins.module_utils import processes\n"
+        "from ansible_collections.devenv.lab.plugins.module_utils.node import processes\n"
         f"print([f['pid'] for f in processes.leftovers('other') if f['run'] == {RUN + 'b'!r}] == [])\n"
     )
     path = str(Path(__file__).resolve().parents[2] / "collections")

@@ -14,8 +14,10 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import paths, profile, profile_document
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as profile_document
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -535,12 +537,12 @@ def test_missing_jsonschema_is_said(tmp_path: Path) -> None:
     (tmp_path / "own.yml").write_text("extends: aio\n")
     program = (
         "import sys; sys.modules['jsonschema'] = None\n"
-        "from ansible_collections.devenv.lab.plugins.plugin_utils import profile\n"
+        "from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile\n"
         "profile.resolve('aio')\n"
         "try:\n    profile.resolve(sys.argv[1])\n"
         "except profile.DevenvError as error:\n    print(error.reason.id, error.exit_code, error.advice)\n"
     )
-    root = Path(paths.__file__).parents[5]
+    root = Path(paths.__file__).parents[6]
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "own.yml")],
         env={**os.environ, "PYTHONPATH": str(root)},

@@ -10,7 +10,8 @@ from typing import Any
 import profile_docs
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import paths, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "profiles.md").read_text()

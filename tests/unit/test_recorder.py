@@ -10,8 +10,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import artifacts, junit, reasons, recorder, redact
-from ansible_collections.devenv.lab.plugins.plugin_utils.recorder import Outcome, Recorder
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import junit, reasons, redact
+from ansible_collections.devenv.lab.plugins.plugin_utils.records import artifacts, recorder
+from ansible_collections.devenv.lab.plugins.plugin_utils.records.recorder import Outcome, Recorder
 
 TOKEN = "abcdef.0123456789abcdef"
 

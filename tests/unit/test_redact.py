@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils.redact import find, redact
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.redact import find, redact
 
 HEX = "9555b74008f24687eb964bd90a164ecb5760a89481d9c55a77c129b7db438168"
 # Put together here, so that no scanner of sources takes this file for one that leaks.

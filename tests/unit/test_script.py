@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.module_utils import script, script_call, script_run
-from ansible_collections.devenv.lab.plugins.module_utils.script_values import Invalid
+from ansible_collections.devenv.lab.plugins.module_utils.script import request as script_request
+from ansible_collections.devenv.lab.plugins.module_utils.script import run as script
+from ansible_collections.devenv.lab.plugins.module_utils.script import supervise as script_supervise
+from ansible_collections.devenv.lab.plugins.module_utils.script.values import Invalid
 from ansible_collections.devenv.lab.plugins.modules.script import ARGUMENTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,12 +35,12 @@ def parameters(given: dict[str, Any]) -> dict[str, Any]:
 def module(params: dict[str, Any], check: bool, diff: bool) -> dict[str, Any]:
     """What the module does between its arguments and its result."""
     try:
-        call = script_call.prepare(params)
+        call = script_request.prepare(params)
     except Invalid as error:
         return {"failed": True, "msg": str(error), "devenv_reason": "script_invalid"}
     try:
         return script.supervised(call, params, check, diff)
-    except script_run.Interrupted:
+    except script_supervise.Interrupted:
         return {"failed": True, "ended": "interrupted"}
 
 
@@ -106,7 +108,7 @@ def out(result: dict[str, Any]) -> list[str]:
 
 
 def alive(pid: int) -> bool:
-    return script_run._stat(pid)[:1] not in ([], ["Z"])
+    return script_supervise._stat(pid)[:1] not in ([], ["Z"])
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 10) -> Any:
@@ -684,7 +686,7 @@ def test_what_is_not_there_is_named(run: Run, tmp_path: Path, parameter: str) ->
 def test_what_does_not_fit_is_refused(given: dict[str, Any], words: str) -> None:
     params = parameters({"name": "it", **({} if {"path", "content"} & set(given) else {"path": "/bin/true"}), **given})
     with pytest.raises(Invalid, match=words):
-        script_call.prepare(params)
+        script_request.prepare(params)
 
 
 # -- interruption --
@@ -775,10 +777,10 @@ def test_who_reads_the_result_is_gone(tmp_path: Path) -> None:
     program.write_text(
         "import sys\n"
         f"sys.path[:0] = {[str(ROOT / 'collections')]!r}\n"
-        "from ansible_collections.devenv.lab.plugins.module_utils import script, script_call\n"
+        "from ansible_collections.devenv.lab.plugins.module_utils.script import request, run\n"
         "import json\n"
         "params = json.loads(sys.argv[1])\n"
-        "script.supervised(script_call.prepare(params), params, False, False)\n"
+        "run.supervised(request.prepare(params), params, False, False)\n"
     )
     file = tmp_path / "long.sh"
     file.write_text(STUBBORN.replace("PIDS", str(tmp_path / "pids")))

@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils import script_output, script_values
-from ansible_collections.devenv.lab.plugins.module_utils.script_values import Invalid
+from ansible_collections.devenv.lab.plugins.module_utils.script import output as script_output
+from ansible_collections.devenv.lab.plugins.module_utils.script import values as script_values
+from ansible_collections.devenv.lab.plugins.module_utils.script.values import Invalid
 from hypothesis import given
 from hypothesis import strategies as st
 

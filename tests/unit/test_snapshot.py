@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.module_utils import kubeadm, kubeadm_restore
-from ansible_collections.devenv.lab.plugins.plugin_utils import files, snapshot, snapshot_etcd
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.snapshot_etcd import delimited
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import cluster as kubeadm
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import restore as kubeadm_restore
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import etcd as snapshot_etcd
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.etcd import delimited
 
 # --- objects in etcd ------------------------------------------------------------------------------------------------
 

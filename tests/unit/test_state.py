@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import leftovers, lock, profile, state
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.lock import Holder
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import processes
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.lock import Holder
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
 
 @pytest.fixture
@@ -345,4 +347,4 @@ def test_the_ledger_survives_a_line_cut_short(folder: Path) -> None:
 
 
 def test_boot_id_is_the_kernels() -> None:
-    assert leftovers.boot_id() == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert processes.boot_id() == Path("/proc/sys/kernel/random/boot_id").read_text().strip()

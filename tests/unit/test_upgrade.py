@@ -10,20 +10,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import (
-    image_load,
-    kube,
-    lock,
-    profile,
-    remote,
-    state,
-    upgrade,
-    upgrade_delivery,
-)
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store, versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import File, Image, Manifest
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.upgrade import Seen
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load, remote
+from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import delivery as upgrade_delivery
+from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrade
+from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades.plan import Seen
 
 DEFAULT, KNOWN = versions.known()
 FORTY_PATCHES = "1.36.43"
@@ -165,9 +161,9 @@ def test_without_an_answer_nothing_begins(folder: Path, monkeypatch: pytest.Monk
     closed = socket.create_server(("127.0.0.1", 0))
     port = closed.getsockname()[1]
     closed.close()
-    access = kube.Access(f"https://127.0.0.1:{port}", "", token="t")
-    monkeypatch.setattr(kube, "read_access", lambda _path: access)
-    monkeypatch.setattr(kube, "_tls", lambda _access: ssl.create_default_context())
+    access = client.Access(f"https://127.0.0.1:{port}", "", token="t")
+    monkeypatch.setattr(client, "read_access", lambda _path: access)
+    monkeypatch.setattr(client, "_tls", lambda _access: ssl.create_default_context())
     (folder / "clusters" / "main").mkdir(parents=True)
     (folder / "clusters" / "main" / "kubeconfig").touch()
     with pytest.raises(DevenvError, match="main does not answer") as refused:

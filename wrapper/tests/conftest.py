@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from devenv import cli, runner
+from devenv import cli
+from devenv.runs import runner
 
 Devenv = Callable[..., tuple[int, str, str]]
 
@@ -92,7 +93,10 @@ def playbook(tmp_path: Path) -> Callable[[str], str]:
 @pytest.fixture
 def made(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Make the state folder of an environment as a run leaves it, with no nodes on this machine."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils import addresses, paths, podman, profile, state
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
 
     monkeypatch.setattr(podman, "containers", lambda environment=None: [])
     monkeypatch.setattr(podman, "networks", lambda environment=None: [])

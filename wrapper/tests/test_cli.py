@@ -17,11 +17,16 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import dhcp, paths, podman, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
 
-from devenv import errors, operations, prune, runner
+from devenv import errors, operations
 from devenv.cli import app as commands
 from devenv.cli import options, output
+from devenv.environments import prune
+from devenv.runs import runner
 
 Devenv = Callable[..., tuple[int, str, str]]
 Made = Callable[..., Path]
@@ -405,7 +410,7 @@ def test_a_profile_change_is_refused_before_ansible_starts(devenv: Devenv, runs:
 
 
 def test_a_busy_environment_names_its_holder(devenv: Devenv, runs: Runs, made: Made) -> None:
-    from ansible_collections.devenv.lab.plugins.plugin_utils import lock
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock
 
     folder = made("lab")
     lock.acquire(folder, lock.holder_of(os.getpid(), "abc", "someone's up"))
@@ -715,7 +720,9 @@ def test_warnings_and_what_an_engine_cannot_make(devenv: Devenv, runs: Runs) -> 
 
 
 def test_existing_hosts_are_there_without_containers(devenv: Devenv, made: Made) -> None:
-    from ansible_collections.devenv.lab.plugins.plugin_utils import existing, profile, state
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers.existing import hosts as existing
 
     host = {"provider": "existing", "nodes.master-0.host": {"addresses": ["192.0.2.10"]}}
     folder = made("lab", "sno")
@@ -787,8 +794,8 @@ def test_a_broken_profile_is_told_by_file_and_line(devenv: Devenv, tmp_path: Pat
 
 
 def test_doctor_ends_with_9_when_something_is_missing(devenv: Devenv, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ansible_collections.devenv.lab.plugins.plugin_utils import preflight
-    from ansible_collections.devenv.lab.plugins.plugin_utils.host import Probe
+    from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight
 
     good = Probe("root", True, "user id 0", "user id 0", "", "root_needed")
     advice = Probe("limit", False, "128", "512", "sysctl -w limit=512", "kernel_feature_missing", required=False)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import kube
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 
-from devenv import errors, forward
-from devenv.forward import Forward, Target, Wish
+from devenv import errors
+from devenv.environments import port_forward
+from devenv.environments.port_forward import Forward, Target, Wish
 
 
 def service(name: str, namespace: str = "default", **spec: Any) -> dict[str, Any]:
@@ -59,13 +60,13 @@ class Api:
     ],
 )
 def test_a_service_is_named(text: str, target: Target) -> None:
-    assert forward.parse_target(text) == target
+    assert port_forward.parse_target(text) == target
 
 
 @pytest.mark.parametrize("text", ["", "/web", "a/b/c", "Web", "web:", "-web", "svc/web/80", "web 80"])
 def test_what_names_no_service(text: str) -> None:
     with pytest.raises(errors.UsageError):
-        forward.parse_target(text)
+        port_forward.parse_target(text)
 
 
 @pytest.mark.parametrize(
@@ -73,13 +74,13 @@ def test_what_names_no_service(text: str) -> None:
     [("80", Wish("80")), ("http", Wish("http")), ("8080:80", Wish("80", 8080)), (":http", Wish("http", 0))],
 )
 def test_a_port_is_named(text: str, wish: Wish) -> None:
-    assert forward.parse_port(text) == wish
+    assert port_forward.parse_port(text) == wish
 
 
 @pytest.mark.parametrize("text", ["", ":", "80:", "x:80", "70000:80", "80/udp", "-1:80"])
 def test_what_is_no_port(text: str) -> None:
     with pytest.raises(errors.UsageError):
-        forward.parse_port(text)
+        port_forward.parse_port(text)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_what_is_no_port(text: str) -> None:
 )
 def test_the_service_is_found(target: Target, found: str) -> None:
     api: Any = Api([service("web"), service("web", "shop"), service("db", "shop"), service("db2", "shop")])
-    one = forward.find(api, target)
+    one = port_forward.find(api, target)
     assert f"{one['metadata']['namespace']}/{one['metadata']['name']}" == found
 
 
@@ -107,7 +108,7 @@ def test_the_service_is_found(target: Target, found: str) -> None:
 def test_a_service_that_is_not_there_has_neighbours(target: Target, code: int, words: list[str]) -> None:
     api: Any = Api([service("web"), service("two", "a"), service("two", "b")])
     with pytest.raises(errors.Error) as caught:
-        forward.find(api, target)
+        port_forward.find(api, target)
     assert caught.value.exit_code == code
     text = f"{caught.value} {caught.value.advice}"
     assert not [word for word in words if word not in text]
@@ -122,7 +123,7 @@ def test_a_service_that_is_not_there_has_neighbours(target: Target, code: int, w
     ],
 )
 def test_ports_are_chosen(target: Target, wishes: list[Wish], ports: list[int]) -> None:
-    assert [port for _, port, _ in forward.choose(service("web"), target, wishes)] == ports
+    assert [port for _, port, _ in port_forward.choose(service("web"), target, wishes)] == ports
 
 
 @pytest.mark.parametrize(
@@ -139,13 +140,13 @@ def test_ports_are_chosen(target: Target, wishes: list[Wish], ports: list[int]) 
 )
 def test_what_cannot_be_forwarded_is_said(spec: dict[str, Any], target: Target, wishes: list[Wish], word: str) -> None:
     with pytest.raises(errors.UsageError) as caught:
-        forward.choose(service("web", **spec), target, wishes)
+        port_forward.choose(service("web", **spec), target, wishes)
     assert word in f"{caught.value} {caught.value.advice}"
 
 
 def test_of_two_protocols_on_one_port_tcp_is_taken() -> None:
     both = service("dns", ports=[{"port": 53, "protocol": "UDP", "name": "u"}, {"port": 53, "name": "t"}])
-    assert forward.choose(both, Target("dns"), [Wish("53")])[0][1:] == (53, "t")
+    assert port_forward.choose(both, Target("dns"), [Wish("53")])[0][1:] == (53, "t")
 
 
 def test_local_ports() -> None:
@@ -155,11 +156,13 @@ def test_local_ports() -> None:
         used = other.getsockname()[1]
         one = service("web")
         with pytest.raises(errors.Error) as caught:
-            forward.place(one, [(Wish("80", used), 80, "")], "127.0.0.1")
+            port_forward.place(one, [(Wish("80", used), 80, "")], "127.0.0.1")
         assert caught.value.reason == "forward_failed"
         assert str(used) in str(caught.value)
         # Its own number is taken, low, or wished for twice: any free one.
-        found = forward.place(one, [(Wish("x"), used, ""), (Wish("y"), 80, ""), (Wish("z", 0), 80, "")], "127.0.0.1")
+        found = port_forward.place(
+            one, [(Wish("x"), used, ""), (Wish("y"), 80, ""), (Wish("z", 0), 80, "")], "127.0.0.1"
+        )
     ports = [item.local_port for item in found]
     assert used not in ports
     assert min(ports) >= 1024
@@ -168,13 +171,13 @@ def test_local_ports() -> None:
 
 @pytest.mark.parametrize(("text", "address"), [("localhost", "127.0.0.1"), ("::1", "::1"), ("0.0.0.0", "0.0.0.0")])
 def test_addresses(text: str, address: str) -> None:
-    assert forward.check_address(text) == address
+    assert port_forward.check_address(text) == address
 
 
 @pytest.mark.parametrize("text", ["example.com", "1.2.3", "203.0.113.7", ""])
 def test_addresses_of_others(text: str) -> None:
     with pytest.raises(errors.UsageError):
-        forward.check_address(text)
+        port_forward.check_address(text)
 
 
 def test_how_it_is_shown() -> None:
@@ -208,10 +211,10 @@ LISTENS = "for word in sys.argv[6:]: print('Forwarding from 127.0.0.1:1 -> 2', f
 
 
 def run(folder: Path, program: Path, monkeypatch: pytest.MonkeyPatch, told: Any, api: Api | None = None) -> list[str]:
-    monkeypatch.setattr(kube, "read_access", lambda path: path)
-    monkeypatch.setattr(kube, "Api", lambda access: api or Api([service("web")]))
+    monkeypatch.setattr(client, "read_access", lambda path: path)
+    monkeypatch.setattr(client, "Api", lambda access: api or Api([service("web")]))
     said: list[str] = []
-    forward.serve(folder / "kubeconfig", program, Target("web"), [Wish("80", 0)], "127.0.0.1", told, said.append)
+    port_forward.serve(folder / "kubeconfig", program, Target("web"), [Wish("80", 0)], "127.0.0.1", told, said.append)
     return said
 
 
@@ -265,12 +268,12 @@ import sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
 from test_forward import Api, service
-from ansible_collections.devenv.lab.plugins.plugin_utils import kube
-from devenv import forward
-kube.read_access = lambda path: path
-kube.Api = lambda access: Api([service("web")])
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+from devenv.environments import port_forward
+client.read_access = lambda path: path
+client.Api = lambda access: Api([service("web")])
 told = lambda found: print(found[0].local, flush=True)
-forward.serve(Path("k"), Path({str(program)!r}), forward.Target("web"), [], "127.0.0.1", told, print)
+port_forward.serve(Path("k"), Path({str(program)!r}), port_forward.Target("web"), [], "127.0.0.1", told, print)
 """
     child = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent

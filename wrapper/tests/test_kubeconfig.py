@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from devenv import errors, kubeconfig
+from devenv import errors
+from devenv.environments import kubeconfig_merge
 
 
 def config(*names: str, current: str = "", **more: Any) -> str:
@@ -45,7 +46,7 @@ def env_of(tmp_path: Path, *files: Path) -> dict[str, str]:
 
 
 def test_without_a_file_it_is_made_private(tmp_path: Path, source: Path) -> None:
-    assert kubeconfig.merge(source, {"HOME": str(tmp_path)}) == [tmp_path / ".kube" / "config"]
+    assert kubeconfig_merge.merge(source, {"HOME": str(tmp_path)}) == [tmp_path / ".kube" / "config"]
     made = tmp_path / ".kube" / "config"
     assert contexts(made) == ["devenv-x"]
     assert made.stat().st_mode & 0o777 == 0o600
@@ -56,7 +57,7 @@ def test_others_and_the_current_context_stay(tmp_path: Path, source: Path) -> No
     path = tmp_path / "config"
     path.write_text(config("other", current="other", extensions=[{"name": "kept"}]))
     path.chmod(0o640)
-    kubeconfig.merge(source, env_of(tmp_path, path))
+    kubeconfig_merge.merge(source, env_of(tmp_path, path))
     document = yaml.safe_load(path.read_text())
     assert contexts(path) == ["other", "devenv-x"]
     assert document["current-context"] == "other"
@@ -67,9 +68,9 @@ def test_others_and_the_current_context_stay(tmp_path: Path, source: Path) -> No
 def test_again_changes_nothing(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "config"
     path.write_text(config("other"))
-    assert kubeconfig.merge(source, env_of(tmp_path, path)) == [path]
+    assert kubeconfig_merge.merge(source, env_of(tmp_path, path)) == [path]
     before = path.stat().st_mtime_ns
-    assert kubeconfig.merge(source, env_of(tmp_path, path)) == []
+    assert kubeconfig_merge.merge(source, env_of(tmp_path, path)) == []
     assert path.stat().st_mtime_ns == before
 
 
@@ -77,7 +78,7 @@ def test_an_entry_is_replaced_where_it_is(tmp_path: Path, source: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text(config("other"))
     second.write_text(config("devenv-x").replace("https://devenv-x", "https://old"))
-    assert kubeconfig.merge(source, env_of(tmp_path, first, second)) == [second]
+    assert kubeconfig_merge.merge(source, env_of(tmp_path, first, second)) == [second]
     assert contexts(first) == ["other"]
     assert "https://old" not in second.read_text()
 
@@ -85,18 +86,18 @@ def test_an_entry_is_replaced_where_it_is(tmp_path: Path, source: Path) -> None:
 def test_a_new_entry_goes_to_the_first_file_that_exists(tmp_path: Path, source: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     second.write_text(config("other"))
-    assert kubeconfig.merge(source, env_of(tmp_path, first, second)) == [second]
+    assert kubeconfig_merge.merge(source, env_of(tmp_path, first, second)) == [second]
     assert not first.exists()
 
 
 def test_when_none_exists_it_is_the_last(tmp_path: Path, source: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    assert kubeconfig.merge(source, env_of(tmp_path, first, second)) == [second]
+    assert kubeconfig_merge.merge(source, env_of(tmp_path, first, second)) == [second]
 
 
 def test_the_environments_own_file_is_no_target(tmp_path: Path, source: Path) -> None:
     before = source.read_text()
-    assert kubeconfig.merge(source, env_of(tmp_path, source)) == [tmp_path / ".kube" / "config"]
+    assert kubeconfig_merge.merge(source, env_of(tmp_path, source)) == [tmp_path / ".kube" / "config"]
     assert source.read_text() == before
 
 
@@ -104,7 +105,7 @@ def test_a_link_stays_a_link(tmp_path: Path, source: Path) -> None:
     real, link = tmp_path / "real", tmp_path / "config"
     real.write_text(config("other"))
     link.symlink_to(real)
-    kubeconfig.merge(source, env_of(tmp_path, link))
+    kubeconfig_merge.merge(source, env_of(tmp_path, link))
     assert link.is_symlink()
     assert contexts(real) == ["other", "devenv-x"]
 
@@ -113,18 +114,18 @@ def test_unmerge_takes_out_only_its_own(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "config"
     path.write_text(config("other", "devenv-x-2", current="devenv-x"))
     env = env_of(tmp_path, path)
-    kubeconfig.merge(source, env)
-    assert kubeconfig.unmerge("x", env) == [path]
+    kubeconfig_merge.merge(source, env)
+    assert kubeconfig_merge.unmerge("x", env) == [path]
     assert contexts(path) == ["other", "devenv-x-2"]
     assert yaml.safe_load(path.read_text())["current-context"] == ""
-    assert kubeconfig.unmerge("x", env) == []
+    assert kubeconfig_merge.unmerge("x", env) == []
 
 
 def test_a_broken_file_is_refused_without_its_content(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "config"
     path.write_text("token: secret-word\n  bad: [")
     with pytest.raises(errors.UsageError) as caught:
-        kubeconfig.merge(source, env_of(tmp_path, path))
+        kubeconfig_merge.merge(source, env_of(tmp_path, path))
     assert str(path) in str(caught.value)
     assert "secret-word" not in str(caught.value)
     assert path.read_text().startswith("token")
@@ -138,7 +139,7 @@ def test_the_lock_of_another_program_is_waited_for(tmp_path: Path, source: Path)
     lock.touch()
     threading.Timer(0.4, lock.unlink).start()
     began = time.monotonic()
-    kubeconfig.merge(source, env_of(tmp_path, path))
+    kubeconfig_merge.merge(source, env_of(tmp_path, path))
     assert time.monotonic() - began >= 0.3
     assert contexts(path) == ["other", "devenv-x"]
     assert not lock.exists()
@@ -149,5 +150,5 @@ def test_a_lock_that_stays_is_told(tmp_path: Path, source: Path) -> None:
     path.write_text(config("other"))
     (tmp_path / "config.lock").touch()
     with pytest.raises(errors.EnvironmentBusy):
-        kubeconfig.merge(source, env_of(tmp_path, path), wait=0.2)
+        kubeconfig_merge.merge(source, env_of(tmp_path, path), wait=0.2)
     assert contexts(path) == ["other"]

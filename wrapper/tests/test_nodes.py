@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import certificates, profile, remote, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import certificates
 
-from devenv import cli, membership, runner
+from devenv import cli
+from devenv.environments import nodes as environment_nodes
+from devenv.runs import runner
 
 Made = Callable[..., Path]
 
@@ -138,4 +143,4 @@ def test_certificates_are_listed_and_a_silent_node_named(
     [(["master-0"], "worker-0"), (["worker-0", "worker-2"], "worker-1"), (["worker-0", "worker-1"], "worker-2")],
 )
 def test_the_next_worker(have: list[str], following: str) -> None:
-    assert membership.next_worker(have) == following
+    assert environment_nodes.next_worker(have) == following

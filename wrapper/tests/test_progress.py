@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from devenv import progress
-from devenv.progress import Tracker, Update
+from devenv.runs import progress
+from devenv.runs.progress import Tracker, Update
 
 
 class Clock:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import leftovers, paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, processes
 
-from devenv import errors, runner
-from devenv.progress import Tracker, Update
+from devenv import errors
+from devenv.runs import runner
+from devenv.runs.progress import Tracker, Update
 
 Write = Callable[[str], str]
 
@@ -326,7 +327,7 @@ SLEEPS = """
 DRIVER = """
 import sys
 from pathlib import Path
-from devenv import runner
+from devenv.runs import runner
 print("started", flush=True)
 outcome = runner.run(runner.Request(sys.argv[1], inventory=Path(sys.argv[2])))
 print(outcome.signal, outcome.timed_out, outcome.ok, flush=True)
@@ -335,7 +336,7 @@ print(outcome.signal, outcome.timed_out, outcome.ok, flush=True)
 
 def _sleepers(marker: str) -> list[int]:
     wanted = f"sleep {marker}"
-    return [pid for pid in leftovers.all_processes() if leftovers.command_line(pid) == wanted]
+    return [pid for pid in processes.all_processes() if processes.command_line(pid) == wanted]
 
 
 def _wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import paths, profile, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
-from devenv import operations, runner, settled
+from devenv import operations
+from devenv.environments import unchanged
+from devenv.runs import runner
 
 NAME = "mine"
 RESOLVED = profile.resolve("aio")
@@ -29,10 +33,10 @@ def folder(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (collection / "roles").mkdir(parents=True)
     (collection / "roles" / "main.yml").write_text("one")
     monkeypatch.setattr(paths, "COLLECTION", collection)
-    monkeypatch.setattr(settled, "look", lambda name, resolved: dict(SEEN) or None)
+    monkeypatch.setattr(unchanged, "look", lambda name, resolved: dict(SEEN) or None)
     SEEN.clear()
     SEEN["master-0: file /etc/one"] = "digest"
-    settled.note(NAME, RESOLVED, run)
+    unchanged.note(NAME, RESOLVED, run)
     return made
 
 
@@ -40,8 +44,8 @@ SEEN: dict[str, str] = {}
 
 
 def test_nothing_changed(folder: Path) -> None:
-    assert settled.still(NAME, RESOLVED)
-    assert settled.still(NAME, json.loads(json.dumps(RESOLVED)))
+    assert unchanged.still(NAME, RESOLVED)
+    assert unchanged.still(NAME, json.loads(json.dumps(RESOLVED)))
 
 
 CHANGES: dict[str, Callable[[Path], Any]] = {
@@ -54,37 +58,37 @@ CHANGES: dict[str, Callable[[Path], Any]] = {
     "collection": lambda folder: (paths.COLLECTION / "roles" / "main.yml").write_text("another"),
     "its date alone": lambda folder: os.utime(paths.COLLECTION / "roles" / "main.yml", (1, 1)),
     "snapshot to finish": lambda folder: (folder / "snapshot.json").write_text("{}"),
-    "broken note": lambda folder: (folder / settled.NOTE).write_text("{"),
-    "no note": lambda folder: (folder / settled.NOTE).unlink(),
+    "broken note": lambda folder: (folder / unchanged.NOTE).write_text("{"),
+    "no note": lambda folder: (folder / unchanged.NOTE).unlink(),
 }
 
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_something_changed(folder: Path, what: str) -> None:
     CHANGES[what](folder)
-    assert not settled.still(NAME, RESOLVED)
+    assert not unchanged.still(NAME, RESOLVED)
 
 
 def test_another_profile_is_wanted(folder: Path) -> None:
-    assert not settled.still(NAME, profile.resolve("aio", overrides={"nodes.master-0.labels.team": "blue"}))
-    assert not settled.still(NAME, None)
+    assert not unchanged.still(NAME, profile.resolve("aio", overrides={"nodes.master-0.labels.team": "blue"}))
+    assert not unchanged.still(NAME, None)
 
 
 def test_a_run_that_another_one_followed_is_not_noted(folder: Path) -> None:
     older = folder / "runs" / "20260101T000000Z-aaaaaaaaaaaa"
     (folder / "runs" / "20260102T000000Z-bbbbbbbbbbbb").mkdir()
-    settled.note(NAME, RESOLVED, older)
-    assert not (folder / settled.NOTE).exists()
+    unchanged.note(NAME, RESOLVED, older)
+    assert not (folder / unchanged.NOTE).exists()
 
 
 def test_what_is_not_ready_is_not_noted(folder: Path) -> None:
     SEEN.clear()
-    settled.note(NAME, RESOLVED, folder / "runs" / "20260101T000000Z-aaaaaaaaaaaa")
-    assert not (folder / settled.NOTE).exists()
+    unchanged.note(NAME, RESOLVED, folder / "runs" / "20260101T000000Z-aaaaaaaaaaaa")
+    assert not (folder / unchanged.NOTE).exists()
 
 
 def test_the_note_is_private(folder: Path) -> None:
-    assert (folder / settled.NOTE).stat().st_mode & 0o777 == 0o600
+    assert (folder / unchanged.NOTE).stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
-from devenv import operations, runner
+from devenv import operations
+from devenv.runs import runner
 
 Devenv = Callable[..., tuple[int, str, str]]
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
-from devenv.testing import cluster, demand, hardware_config, images, installers
+from devenv.testing import cluster, demand, hardware_config
+from devenv.testing.installers import base as installers
+from devenv.testing.installers import images
 
 SEED: dict[str, Any] = {
     "hardware": {"host1": {}, "host2": {}, "host3": {}},

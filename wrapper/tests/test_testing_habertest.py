@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from doubles import habertest as double
 
-from devenv.testing import demand, habertest
+from devenv.testing import demand
+from devenv.testing.allocators import habertest
 from devenv.testing.errors import AllocationFailed
 
 HARDWARE: dict[str, Any] = {"hardware": {"host1": {}, "host2": {"gpus": 1}, "host3": {}}}

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 
-from devenv.testing import allocation, allocators, demand, leases, objects, registry, roles
+from devenv.testing import demand, objects
+from devenv.testing.allocators import allocation, leases
+from devenv.testing.allocators import base as allocators
 from devenv.testing.errors import (
     AllocationFailed,
     CommandFailed,
@@ -25,6 +27,8 @@ from devenv.testing.errors import (
     SeveralFailed,
     Unreachable,
 )
+from devenv.testing.installers import roles
+from devenv.testing.plugins import registry
 
 SEED: dict[str, Any] = {
     "hardware": {"host1": {}, "host2": {}, "host3": {}},
@@ -307,7 +311,7 @@ def test_all_plugins_of_ours_can_be_imported() -> None:
 
 
 def test_gravity_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from devenv.testing import installers
+    from devenv.testing.installers import base as installers
 
     monkeypatch.setattr(installers, "is_built", lambda engine: False)
     found = allocation.ClusterFound("c", "main", "k8s", ["host1"], ["host1"])
@@ -364,7 +368,7 @@ def test_a_command_that_takes_too_long_is_ended(ssh: Any) -> None:
 
 
 def test_an_ssh_that_hangs_is_ended(ssh: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from devenv.testing import ssh as module
+    from devenv.testing.plugins import ssh as module
 
     monkeypatch.setattr(module, "GRACE", 0.2)
     (tmp_path / "bin" / "ssh").write_text("#!/bin/sh\nexec sleep 4712\n")

@@ -17,7 +17,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import Manifest
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle, Progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 # Ending of the archive's name -> how tarfile opens it to write.
 ENDINGS = {".tar": "w:", ".tar.gz": "w:gz", ".tgz": "w:gz"}

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import process
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import programs
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.oci import Entry
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
 
 PACKAGES = (
     "busybox-static", "ca-certificates", "catatonit", "conntrack", "curl", "iptables", "netbase", "nftables",
@@ -91,7 +91,7 @@ def libraries(root: Root, path: str) -> list[str]:
     places = sorted({str(one.parent) for one in root.path.glob("**/lib*.so.*") if "lib/" in f"{one.parent}/"})
     argv = [str(loader), "--inhibit-cache", "--library-path", ":".join(places), "--list", str(file)]
     try:
-        lines = process.run(argv, timeout=60).stdout.splitlines()
+        lines = program.run(argv, timeout=60).stdout.splitlines()
     except ProgramFailed as error:
         raise DevenvError("bundle_debian", f"libraries of /{path}: {error.stderr.strip()[-300:]}") from None
     needed = [match.groups() for line in lines if (match := re.match(r"\s*(\S+) => (.+?)(?: \(0x\w+\))?$", line))]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import sha256
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress, silent
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 try:
     import requests

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import process
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import programs
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
 
 _SPEAK_EVERY = 3.0
 _TIMEOUT = 2 * 3600.0
@@ -132,7 +132,7 @@ class _Counter:
 def _ask(go: Path) -> Toolchain | None:
     """The toolchain at ``go``, or None when it does not work."""
     try:
-        result = process.run([str(go), "env", "GOVERSION"], env={"GOTOOLCHAIN": "local"}, timeout=30)
+        result = program.run([str(go), "env", "GOVERSION"], env={"GOTOOLCHAIN": "local"}, timeout=30)
     except (OSError, ProgramFailed):
         return None
     version = result.stdout.strip().removeprefix("go")

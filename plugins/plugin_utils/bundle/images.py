@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import process
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import debian, oci
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import File, Image, describe
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.oci import Entry, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import program as process
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 # Where a program stands inside an image: the same in the official images and in ours.
 PROGRAMS = {

@@ -13,7 +13,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import File, Image, describe, sha256
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 KUBERNETES = (
     "kubeadm", "kubelet", "kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy",

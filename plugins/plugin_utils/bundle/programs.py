@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.process import ProgramFailed
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
 
 TAIL = 60
 # setpriv is of util-linux, an essential package of Debian. Elsewhere a killed caller leaves the program running.

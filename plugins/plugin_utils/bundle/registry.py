@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import oci
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.download import Fetcher
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.oci import Blob
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 if TYPE_CHECKING:
     import requests

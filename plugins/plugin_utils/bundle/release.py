@@ -18,7 +18,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Pl
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.registry import Registry, Resolved
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import DOCKER, REGISTRY, Versions
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 PLAIN = ("kubeadm", "kubelet", "kubectl")
 DOWNLOADS = ".downloads"

@@ -6,7 +6,6 @@ import datetime
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive, modules, store
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions as versions_of
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import Manifest
@@ -14,7 +13,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.modules import C
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle, Progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 SOURCES = ("auto", "cache", "directory", "release", "modules")
 AUTO = ("cache", "directory", "release", "modules")

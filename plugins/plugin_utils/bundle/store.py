@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import manifest as manifests
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions as versions_of
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import Manifest
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 Progress = Callable[[str], None]
 # Ways to make a bundle.

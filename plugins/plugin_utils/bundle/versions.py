@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 FILE = paths.CONFIGS / "versions.yml"
 MODULES = paths.COLLECTION / "roles" / "bundle" / "files"

@@ -9,9 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 
-from devenv import names, operations, runner, shell
+from devenv import operations
+from devenv.environments import access, names
+from devenv.runs import runner
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -102,27 +104,27 @@ class Environment:
     @property
     def inventory_path(self) -> Path:
         """A static inventory that plain ``ansible -i`` takes. Raises NotFound while there are no nodes."""
-        return shell.inventory_path(self.name)
+        return access.inventory_path(self.name)
 
     @property
     def inventory(self) -> dict[str, Any]:
         """The inventory as data: ``{"all": {"vars": ..., "hosts": ..., "children": ...}}``."""
-        return shell.inventory(self.name)
+        return access.inventory(self.name)
 
     @property
     def hosts(self) -> dict[str, Host]:
         """The nodes by name, in the profile's order."""
-        return {name: _host(name, variables) for name, variables in shell.hosts(self.name).items()}
+        return {name: _host(name, variables) for name, variables in access.hosts(self.name).items()}
 
     @property
     def kubeconfig(self) -> Path:
         """The kubeconfig of the cluster ``main``. Raises NotFound while there is none."""
-        return shell.kubeconfig(self.name)
+        return access.kubeconfig(self.name)
 
     @property
     def variables(self) -> dict[str, str]:
         """Environment variables for programs that use the environment: what `devenv env` prints."""
-        return shell.variables(self.name)
+        return access.variables(self.name)
 
     def kubernetes(self) -> ApiClient:
         """A client of the package ``kubernetes``, configured by this kubeconfig and by nothing else; close it, or use
@@ -135,9 +137,9 @@ class Environment:
 
     def status(self) -> dict[str, Any]:
         """What `devenv status --json` prints."""
-        from devenv import survey
+        from devenv.environments import status as environment_status
 
-        return survey.status(self.name)
+        return environment_status.status(self.name)
 
     def validate(
         self, *, timeout: float | None = None, watcher: runner.Watcher | None = None
@@ -161,10 +163,10 @@ class Environment:
         ``output``: a file .tar.gz or a folder, by default the working directory. A node that does not answer is noted
         in the archive's index.
         """
-        from devenv import gathering
+        from devenv.environments import diagnostics as environment_diagnostics
 
         options = operations.Options(timeout=timeout, command="Environment.gather")
-        return gathering.gather(self.name, os.fspath(output), options, watcher).path
+        return environment_diagnostics.gather(self.name, os.fspath(output), options, watcher).path
 
     def upgrade(self, kubernetes: str, *, timeout: float | None = None, watcher: runner.Watcher | None = None) -> None:
         """Bring the environment to another version of Kubernetes, node by node; ``timeout`` in seconds for the whole.

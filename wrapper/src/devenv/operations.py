@@ -14,10 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 
-from devenv import errors, names, runner
-from devenv.history import LOG
+from devenv import errors
+from devenv.environments import names
+from devenv.runs import runner
+from devenv.runs.history import LOG
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def target(
     """
     if not profile_name:
         return _kept(name, overrides, compare)
-    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
     with names.translated():
         resolved = profile.resolve(profile_name, overrides=dict(overrides or {}))
@@ -110,7 +112,7 @@ def target_from(
     if profile_name:
         goal = target(profile_name, name, overrides)
         return Target(goal.name, {**goal.variables, "devenv_snapshot": snapshot}, goal.resolved)
-    from ansible_collections.devenv.lab.plugins.plugin_utils import snapshot as snapshots
+    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot as snapshots
 
     with names.translated():
         resolved = snapshots.profile_of(snapshots.read(paths.home(), snapshot), overrides)
@@ -128,8 +130,9 @@ def _named(
     """The environment that a profile is for, by ``name`` or the profile's own; with ``compare``, one that is there and
     cannot become this is refused.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils import lock, profile, state
-    from ansible_collections.devenv.lab.plugins.plugin_utils import upgrade as upgrades
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, state
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrades
 
     with names.translated():
         chosen = profile.validate_name(name or os.environ.get("DEVENV_NAME") or resolved["name"])
@@ -144,8 +147,8 @@ def _named(
 
 
 def _kept(name: str | None, overrides: Mapping[str, Any] | None, compare: bool) -> Target:
-    from ansible_collections.devenv.lab.plugins.plugin_utils import state
-    from ansible_collections.devenv.lab.plugins.plugin_utils import upgrade as upgrades
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+    from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrades
 
     if not (name or os.environ.get("DEVENV_NAME")) and not names.known():
         raise errors.UsageError(
@@ -166,7 +169,8 @@ def _kept(name: str | None, overrides: Mapping[str, Any] | None, compare: bool) 
         )  # fmt: skip
     if not overrides:
         return Target(chosen, {"devenv_name": chosen}, resolved)
-    from ansible_collections.devenv.lab.plugins.plugin_utils import amend, lock
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import amend
 
     with names.translated():
         wanted = amend.amend(resolved, overrides)
@@ -192,23 +196,23 @@ def up(
     taken down again when it fails; one that was there before never is, nor is an interrupted one. With ``gather``,
     what the nodes know is collected first.
     """
-    from devenv import settled
+    from devenv.environments import unchanged
 
     options, began = options or Options(), time.monotonic()
     quick = options.whole and not options.shown and "devenv_snapshot" not in goal.variables
-    if quick and settled.still(goal.name, goal.resolved):
+    if quick and unchanged.still(goal.name, goal.resolved):
         return Result(goal.name, seconds=time.monotonic() - began, text="nothing has changed since the last up")
     new = not paths.environment(goal.name).exists()
     try:
         result = run("cluster", goal.name, goal.variables, options, watcher)
         if options.whole:
-            settled.note(goal.name, goal.resolved, result.run_dir)
+            unchanged.note(goal.name, goal.resolved, result.run_dir)
         return result
     except errors.Error as error:
         if gather and not options.check:
-            from devenv import gathering
+            from devenv.environments import diagnostics as environment_diagnostics
 
-            gathering.after(goal.name, error, options, watcher)
+            environment_diagnostics.after(goal.name, error, options, watcher)
         if on_failure == "destroy" and new and paths.environment(goal.name).exists():
             run("destroy", goal.name, {}, Options(command=options.command), watcher)
             error.log, error.gathered = _moved(goal.name, error.log), _moved(goal.name, error.gathered)
@@ -236,7 +240,10 @@ def _labelled(name: str) -> bool:
     """Whether podman or libvirt know anything of the environment, or its DHCP server is left; refuses what belongs to
     another DEVENV_HOME that still has it.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils import dhcp, libvirt, podman, process
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
+    from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver as libvirt
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
 
     found: list[podman.Container | podman.Network | libvirt.Machine] = [
         *libvirt.machines(name),
@@ -244,7 +251,7 @@ def _labelled(name: str) -> bool:
     ]
     try:
         found += [*podman.containers(name), *podman.networks(name)]
-    except (OSError, process.ProgramFailed):
+    except (OSError, program.ProgramFailed):
         return bool(found)
     for item in found:
         if item.home and item.home != str(paths.home()) and (Path(item.home) / "environments" / name).is_dir():
@@ -257,9 +264,9 @@ def _labelled(name: str) -> bool:
 
 def _unmerge(name: str) -> None:
     """Take entries that `kubeconfig --merge` made out of the user's files again; only when there are any."""
-    from devenv import kubeconfig
+    from devenv.environments import kubeconfig_merge
 
-    kubeconfig.unmerge(name)
+    kubeconfig_merge.unmerge(name)
 
 
 def run(
@@ -332,7 +339,7 @@ def _failure(name: str, outcome: runner.Outcome, run_dir: Path | None, options: 
 def _too_late(
     outcome: runner.Outcome, recorded: Mapping[str, Any] | None, log: Path | None, options: Options
 ) -> errors.Error:
-    from ansible_collections.devenv.lab.plugins.plugin_utils import reasons
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core import reasons
 
     told = recorded if recorded and recorded.get("reason") != "interrupted" else {}
     missing = f": {told['message']}" if told.get("message") else ""
@@ -359,7 +366,7 @@ def _log(name: str, outcome: runner.Outcome, run_dir: Path | None) -> Path | Non
     """The run's log. A run that ended before the collection could write one gets what ansible said."""
     if run_dir is not None:
         return run_dir / LOG
-    from ansible_collections.devenv.lab.plugins.plugin_utils import redact
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core import redact
 
     if not outcome.output or (outcome.failure or {}).get("exit") in (2, 9, 10, 14):
         return None
@@ -388,11 +395,11 @@ def validate(
 
     ``junit``: file for a document with a case a check. Without a timeout, waits VALIDATE_SECONDS.
     """
-    from devenv import shell
+    from devenv.environments import access
 
     variables: dict[str, Any] = {
         "validate_probes": "always",
-        "validate_nodes": list(shell.hosts(name)),
+        "validate_nodes": list(access.hosts(name)),
         "devenv_timeout": VALIDATE_SECONDS,
     }
     if junit:
@@ -415,11 +422,11 @@ def _checks(run_dir: Path | None) -> list[dict[str, Any]]:
 
 
 def plan_upgrade(name: str, version: str) -> dict[str, Any]:
-    """What `upgrade` would do: ``{name, from, to, begun, bundle, parts, nodes}``, see plugin_utils/upgrade.py. Reads
-    only; raises what the upgrade would be refused with.
+    """What `upgrade` would do: ``{name, from, to, begun, bundle, parts, nodes}``, see plugin_utils/upgrades/plan.py.
+    Reads only; raises what the upgrade would be refused with.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils import upgrade as upgrades
     from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
+    from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrades
 
     folder, resolved, new = _upgrade_step(name, version)
     with names.translated():
@@ -437,12 +444,12 @@ def upgrade(name: str, version: str, options: Options | None = None, watcher: ru
 
 def _upgrade_step(name: str, version: str) -> tuple[Path, dict[str, Any], Any]:
     """State folder, profile, and what the bundle of the new version holds. Raises Error."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils import lock
-    from ansible_collections.devenv.lab.plugins.plugin_utils import upgrade as upgrades
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock
+    from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrades
 
-    from devenv import membership
+    from devenv.environments import nodes as environment_nodes
 
-    resolved, folder = membership.profile_of(name), paths.environment(name)
+    resolved, folder = environment_nodes.profile_of(name), paths.environment(name)
     with names.translated():
         lock.check(folder)
         old = str(resolved["kubernetes"]["version"])
@@ -466,7 +473,7 @@ def save_snapshot(
     force: bool = False,
 ) -> Result:
     """Save the environment ``name`` under the name ``snapshot``; what cannot be named so is refused at once."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils import snapshot as snapshots
+    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot as snapshots
 
     with names.translated():
         snapshots.check_new(paths.home(), snapshot)

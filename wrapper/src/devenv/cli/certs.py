@@ -22,13 +22,13 @@ def list_(name: given.Name = None, as_json: given.Json = False, form: given.Form
     """List the certificates on the nodes and when they end, the first to end at the top."""
     from dataclasses import asdict
 
-    from ansible_collections.devenv.lab.plugins.plugin_utils import certificates
+    from ansible_collections.devenv.lab.plugins.plugin_utils.validation import certificates
 
-    from devenv import names, shell
+    from devenv.environments import access, names
 
     chosen = names.existing(name)
     with names.translated():
-        found = [asdict(row) for row in certificates.ask(shell.hosts(chosen))]
+        found = [asdict(row) for row in certificates.ask(access.hosts(chosen))]
     output.document(given.form(as_json, form), found, _text)
 
 
@@ -55,8 +55,9 @@ def renew(
 
     kubelet renews its own by itself. The authorities stay as they are.
     """
-    from devenv import names, operations
+    from devenv import operations
     from devenv.cli import runs
+    from devenv.environments import names
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = runs.options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)

@@ -21,9 +21,10 @@ Node = Annotated[
 
 def status(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
     """Show an environment: its nodes, whether the API answers, how the last run went."""
-    from devenv import names, survey
+    from devenv.environments import names
+    from devenv.environments import status as environment_status
 
-    output.document(given.form(as_json, form), survey.status(names.existing(name)), _status_text)
+    output.document(given.form(as_json, form), environment_status.status(names.existing(name)), _status_text)
 
 
 def _status_text(found: dict[str, Any]) -> str:
@@ -49,7 +50,7 @@ def list_(as_json: given.Json = False, form: given.Format = None) -> None:
 
     An orphan has nodes and no state folder: devenv down -n NAME removes it.
     """
-    from devenv import survey
+    from devenv.environments import status as environment_status
 
     columns = {
         "name": "NAME",
@@ -60,18 +61,20 @@ def list_(as_json: given.Json = False, form: given.Format = None) -> None:
         "kubernetes": "KUBERNETES",
         "home": "HOME",
     }
-    output.document(given.form(as_json, form), survey.environments(), lambda rows: output.table(rows, columns))
+    output.document(
+        given.form(as_json, form), environment_status.environments(), lambda rows: output.table(rows, columns)
+    )
 
 
 def inventory(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
     """Print the inventory, as plain ansible -i takes it."""
-    from devenv import names, shell
+    from devenv.environments import access, names
 
     chosen = names.existing(name)
     if given.form(as_json, form, ("yaml", "json"), "yaml") == "yaml":
-        output.data(shell.inventory_path(chosen).read_text())
+        output.data(access.inventory_path(chosen).read_text())
     else:
-        output.data(output.to_text(shell.inventory(chosen), "json"))
+        output.data(output.to_text(access.inventory(chosen), "json"))
 
 
 def kubeconfig(
@@ -87,8 +90,8 @@ def kubeconfig(
     It stands in the environment's own file. --merge only adds or replaces the entries named devenv-NAME in yours: the
     current context stays, and down takes them out again.
     """
-    from devenv import kubeconfig as files
-    from devenv import names, shell
+    from devenv.environments import access, names
+    from devenv.environments import kubeconfig_merge as files
 
     if path + merge + unmerge > 1:
         raise errors.UsageError("--path, --merge and --unmerge exclude each other")
@@ -97,7 +100,7 @@ def kubeconfig(
         output.say(f"removed devenv-{chosen} from: {_listed(files.unmerge(chosen))}")
         return
     chosen = names.existing(name)
-    source = shell.kubeconfig(chosen)
+    source = access.kubeconfig(chosen)
     if merge:
         output.say(f"changed: {_listed(files.merge(source))}")
         output.say(f"use it: kubectl --context devenv-{chosen} get nodes")
@@ -114,9 +117,9 @@ def env(name: given.Name = None, as_json: given.Json = False, form: given.Format
 
     KUBECONFIG, KUBECACHEDIR, DEVENV_NAME, ANSIBLE_INVENTORY, and PATH with kubectl and helm of the bundle in front.
     """
-    from devenv import names, shell
+    from devenv.environments import access, names
 
-    output.document(given.form(as_json, form), shell.variables(names.existing(name)), shell.exports)
+    output.document(given.form(as_json, form), access.variables(names.existing(name)), access.exports)
 
 
 def ssh(context: typer.Context, node: Node = None, name: given.Name = None) -> None:
@@ -124,19 +127,19 @@ def ssh(context: typer.Context, node: Node = None, name: given.Name = None) -> N
 
     One word goes to the node's shell as it is ("journalctl | tail"); several words keep their meaning.
     """
-    from devenv import names, shell
+    from devenv.environments import access, names
 
-    _replace(shell.ssh_command(names.existing(name), node, given.rest(context)))
+    _replace(access.ssh_command(names.existing(name), node, given.rest(context)))
 
 
 def exec_(context: typer.Context, name: given.Name = None) -> None:
     """Run a command of this host with the environment's variables: devenv exec -- kubectl get nodes"""
-    from devenv import names, shell
+    from devenv.environments import access, names
 
     command = given.rest(context)
     if not command:
         raise errors.UsageError("which command?", advice="devenv exec -- kubectl get nodes")
-    _replace(list(command), {**os.environ, **shell.variables(names.existing(name))})
+    _replace(list(command), {**os.environ, **access.variables(names.existing(name))})
 
 
 def _replace(argv: list[str], env: dict[str, str] | None = None) -> None:
@@ -165,8 +168,8 @@ def forward(
     Over the API, so it works in every address family, and needs no NodePort. Each line says where a port is reached.
     When the pod behind it goes, forwarding goes on with another one.
     """
-    from devenv import forward as forwarding
-    from devenv import names, shell
+    from devenv.environments import access, names
+    from devenv.environments import port_forward as forwarding
 
     target, wishes = forwarding.parse_target(service), [forwarding.parse_port(port) for port in ports or []]
     listen = forwarding.check_address(address)
@@ -178,8 +181,8 @@ def forward(
         output.say("forwarding until Ctrl-C")
 
     forwarding.serve(
-        shell.kubeconfig(chosen, cluster),
-        forwarding.program(shell.variables(chosen)),
+        access.kubeconfig(chosen, cluster),
+        forwarding.program(access.variables(chosen)),
         target,
         wishes,
         listen,
@@ -210,7 +213,8 @@ def logs(
 
     Logs of an environment that is gone are kept, ten runs of each.
     """
-    from devenv import history, names, shell
+    from devenv.environments import access, names
+    from devenv.runs import history
 
     chosen = names.choose(name)
     if node is not None:
@@ -221,7 +225,7 @@ def logs(
             *(["--follow"] if follow else []),
             *([f"--unit={unit}"] if unit else []),
         ]
-        _replace(shell.ssh_command(names.existing(chosen), node, command))
+        _replace(access.ssh_command(names.existing(chosen), node, command))
     if runs:
         columns = {
             "run": "RUN",

@@ -18,7 +18,7 @@ def doctor(as_json: given.Json = False) -> None:
     """
     from dataclasses import asdict
 
-    from ansible_collections.devenv.lab.plugins.plugin_utils import preflight
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight
 
     probes = [asdict(probe) for probe in preflight.doctor()]
     output.document("json" if as_json else "text", probes, _doctor_text)
@@ -54,7 +54,7 @@ def prune(
 
     What an environment uses stays. Everything else is made again when it is needed, which takes minutes.
     """
-    from devenv import prune as pruning
+    from devenv.environments import prune as pruning
 
     wrong = [kind for kind in only or [] if kind not in pruning.KINDS]
     if wrong:
@@ -91,8 +91,8 @@ def version(as_json: given.Json = False) -> None:
     """Print versions: devenv, its Kubernetes, Ansible, and where the collection is."""
     from importlib import metadata
 
-    from ansible_collections.devenv.lab.plugins.plugin_utils import paths
     from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 
     from devenv import __version__
 
@@ -138,8 +138,9 @@ def image_load(
 
     Fails when one node lacks one of them in the end.
     """
-    from devenv import names, operations
+    from devenv import operations
     from devenv.cli import runs
+    from devenv.environments import names
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = runs.options(context, verbosity=verbose, timeout=timeout)

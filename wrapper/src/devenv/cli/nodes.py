@@ -37,7 +37,8 @@ def _app() -> None:
 @app.command("list")
 def list_(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
     """List the nodes of an environment, those that are about to leave it included."""
-    from devenv import names, survey
+    from devenv.environments import names
+    from devenv.environments import status as environment_status
 
     columns = {
         "name": "NODE",
@@ -52,7 +53,7 @@ def list_(name: given.Name = None, as_json: given.Json = False, form: given.Form
     def text(rows: list[dict[str, Any]]) -> str:
         return output.table([{**row, "leaving": "yes" if row["leaving"] else ""} for row in rows], columns)
 
-    output.document(given.form(as_json, form), survey.nodes(names.existing(name)), text)
+    output.document(given.form(as_json, form), environment_status.nodes(names.existing(name)), text)
 
 
 @app.command()
@@ -71,11 +72,11 @@ def add(
 
     A later up that names a profile without them removes them again.
     """
-    from devenv import membership
+    from devenv.environments import nodes as environment_nodes
 
     own = given.overrides(changes)
     _up(
-        lambda old: membership.added(old, nodes or [], own),
+        lambda old: environment_nodes.added(old, nodes or [], own),
         context, name, as_json, verbosity=verbose, check=check, timeout=timeout, artifacts=artifacts,
     )  # fmt: skip
 
@@ -95,10 +96,10 @@ def remove(
 
     The last control plane node of a cluster is refused (exit code 14): devenv down ends the environment.
     """
-    from devenv import membership
+    from devenv.environments import nodes as environment_nodes
 
     _up(
-        lambda old: membership.removed(old, nodes),
+        lambda old: environment_nodes.removed(old, nodes),
         context, name, as_json, verbosity=verbose, check=check, timeout=timeout, artifacts=artifacts,
     )  # fmt: skip
 
@@ -118,12 +119,13 @@ def replace(
     Of a node that still answers, pods move away first. What would cost etcd its majority is refused (exit code 14). A
     node whose container is gone needs no command of its own: up makes it anew.
     """
-    from devenv import membership, names
     from devenv.cli import runs
+    from devenv.environments import names
+    from devenv.environments import nodes as environment_nodes
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = runs.options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
-        result = membership.replace(names.existing(name), nodes, chosen, run.watcher)
+        result = environment_nodes.replace(names.existing(name), nodes, chosen, run.watcher)
         run.done(result, [f"made anew: {', '.join(nodes)}"])
 
 
@@ -147,25 +149,28 @@ def change_address(
 
     Certificates, etcd, kubelet, kubeconfig; pods keep theirs. A cluster of several nodes is refused (exit code 14).
     """
-    from devenv import membership, names
     from devenv.cli import runs
+    from devenv.environments import names
+    from devenv.environments import nodes as environment_nodes
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = runs.options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
-        result = membership.change_address(names.existing(name), node, address or "", chosen, run.watcher)
-        told = ", ".join(membership.addresses_of(result.name, node))
+        result = environment_nodes.change_address(names.existing(name), node, address or "", chosen, run.watcher)
+        told = ", ".join(environment_nodes.addresses_of(result.name, node))
         run.done(result, [f"{result.name} is at {told} now"])
 
 
 def _up(change: Any, context: typer.Context, name: str | None, as_json: bool, **values: Any) -> None:
     """Run up with the environment's own profile, changed."""
-    from devenv import membership, names, operations
+    from devenv import operations
     from devenv.cli import runs
+    from devenv.environments import names
+    from devenv.environments import nodes as environment_nodes
 
     with output.running(as_json=as_json, verbose=bool(values.get("verbosity"))) as run:
         chosen = runs.options(context, **values)
         existing = names.existing(name)
-        goal = operations.target(None, existing, change(membership.profile_of(existing)))
+        goal = operations.target(None, existing, change(environment_nodes.profile_of(existing)))
         result = operations.up(goal, chosen, run.watcher)
         have = ", ".join(node["name"] for node in (goal.resolved or {}).get("nodes", []))
         run.done(result, [] if values.get("check") else [f"{goal.name} has {have}"])

@@ -15,17 +15,17 @@ from devenv import errors
 
 def complete_name(incomplete: str) -> list[str]:
     """Names of environments."""
-    from devenv import names
+    from devenv.environments import names
 
     return [name for name in names.known() if name.startswith(incomplete)]
 
 
 def complete_node(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of the environment's nodes."""
-    from devenv import names, shell
+    from devenv.environments import access, names
 
     try:
-        found = shell.hosts(names.choose(ctx.params.get("name")))
+        found = access.hosts(names.choose(ctx.params.get("name")))
     except (errors.Error, OSError):
         return []
     return [node for node in found if node.startswith(incomplete)]
@@ -33,14 +33,16 @@ def complete_node(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_snapshot(incomplete: str) -> list[str]:
     """Names of snapshots."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils import paths, snapshot
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot
 
     return [name for name in snapshot.names(paths.home()) if name.startswith(incomplete)]
 
 
 def complete_profile(incomplete: str) -> list[str]:
     """Names of profiles, and files that may be one."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils import paths, profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
     short = sorted(path.stem for path in (paths.CONFIGS / "profiles").glob("*.yml"))
     found = [name for name in [*short, *profile.names()] if name.startswith(incomplete)]

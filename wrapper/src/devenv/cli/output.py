@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 from devenv import errors
 
 if TYPE_CHECKING:
     from devenv.operations import Result
-    from devenv.progress import Shown
+    from devenv.runs.progress import Shown
 
 TEXT, JSON, YAML = "text", "json", "yaml"
 
@@ -138,7 +138,7 @@ def _unforeseen(caught: Exception, arguments: Sequence[str]) -> errors.Error:
     """A defect: its traceback goes to a file, not to the screen."""
     import traceback
 
-    from ansible_collections.devenv.lab.plugins.plugin_utils import paths, redact
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, redact
 
     path: Path | None = (
         paths.home() / "history" / f"defect-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.txt"
@@ -166,7 +166,7 @@ class Run:
     """What a command that runs a playbook shows: progress while it lasts, then its end."""
 
     def __init__(self, *, as_json: bool, verbose: bool = False) -> None:
-        from devenv import progress
+        from devenv.runs import progress
 
         self.as_json = as_json
         self._began = time.monotonic()

@@ -37,7 +37,7 @@ Form = Annotated[
 @app.command("list")
 def list_(as_json: given.Json = False, form: given.Format = None) -> None:
     """List the profiles that come with devenv."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
     columns = {
         "profile": "PROFILE",
@@ -70,10 +70,10 @@ def diff(
     as_json: given.Json = False,
 ) -> None:
     """Compare two profiles, or a profile with what an environment has; say what an existing environment would take."""
-    from devenv import survey
+    from devenv.environments import status as environment_status
 
     old = _resolved(one, None) if other else _of_environment(name)
-    found = survey.differences(old, _resolved(other or one, None))
+    found = environment_status.differences(old, _resolved(other or one, None))
     output.document("json" if as_json else "text", found, _diff_text)
 
 
@@ -104,9 +104,9 @@ def env(
     form: Form = None,
 ) -> None:
     """Print a profile's values as an env file: for a shell, a .env file, GitHub Actions or an OpenShift CI job."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils import env_file
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import env_file
 
-    from devenv import runner
+    from devenv.runs import runner
 
     wanted = given.form(as_json, form, (*env_file.FORMATS, output.JSON), "shell")
     variables: dict[str, Any] = dict(env_file.of_profile(_resolved(profile, changes)))
@@ -119,27 +119,28 @@ def env(
 
 
 def _resolved(wanted: str, changes: list[str] | None) -> dict[str, Any]:
-    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
     return profile.resolve(wanted, overrides=given.overrides(changes))
 
 
 def _require_engine(resolved: dict[str, Any]) -> None:
-    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
     profile.require_engine(resolved)
 
 
 def _warn(resolved: dict[str, Any]) -> None:
-    from ansible_collections.devenv.lab.plugins.plugin_utils import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
     for text in profile.warnings(resolved):
         output.say(f"warning: {text}")
 
 
 def _of_environment(name: str | None) -> dict[str, Any]:
-    from ansible_collections.devenv.lab.plugins.plugin_utils import paths, state
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
 
-    from devenv import names
+    from devenv.environments import names
 
     return state.read_profile(paths.environment(names.existing(name))) or {}

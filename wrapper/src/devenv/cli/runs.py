@@ -25,9 +25,10 @@ OnFailure = Annotated[
 
 def options(context: typer.Context, **values: Any) -> Any:
     """operations.Options of what was typed."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils import redact
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core import redact
 
-    from devenv import operations, runner
+    from devenv import operations
+    from devenv.runs import runner
 
     return operations.Options(
         extra=[runner.extra_vars(value) for value in values.pop("extra", None) or []],
@@ -69,7 +70,8 @@ def up(
     With --snapshot a new environment starts with what devenv snapshot save kept, with new keys and certificates.
     What follows -- goes to ansible-playbook.
     """
-    from devenv import operations, survey
+    from devenv import operations
+    from devenv.environments import status as environment_status
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         if on_failure not in ("keep", "destroy"):
@@ -84,7 +86,7 @@ def up(
             else operations.target(profile, name, given.overrides(changes))
         )
         result = operations.up(goal, chosen, run.watcher, on_failure=on_failure, gather=not no_gather)
-        run.done(result, [] if check else survey.last_lines(goal, result.seconds))
+        run.done(result, [] if check else environment_status.last_lines(goal, result.seconds))
 
 
 def down(
@@ -101,7 +103,8 @@ def down(
 
     One that is not there is no error. Bundles, images and logs stay: devenv prune removes them. Also called destroy.
     """
-    from devenv import names, operations
+    from devenv import operations
+    from devenv.environments import names
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = options(
@@ -120,7 +123,8 @@ def down(
 
 
 def _simple(playbook: str, told: str, context: typer.Context, name: str | None, as_json: bool, **values: Any) -> None:
-    from devenv import names, operations
+    from devenv import operations
+    from devenv.environments import names
 
     with output.running(as_json=as_json, verbose=bool(values.get("verbosity"))) as run:
         chosen = options(context, **values)
@@ -176,7 +180,8 @@ def validate(
 
     Ends with 8 when one does not pass within the time (2m by default).
     """
-    from devenv import names, operations
+    from devenv import operations
+    from devenv.environments import names
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
@@ -227,11 +232,12 @@ def gather(
     What does not answer is told, and noted in the archive. up does so by itself when it fails. Works while another run
     holds the environment.
     """
-    from devenv import gathering, names
+    from devenv.environments import diagnostics as environment_diagnostics
+    from devenv.environments import names
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = options(context, verbosity=verbose, timeout=timeout)
-        done = gathering.gather(names.existing(name), where, chosen, run.watcher)
+        done = environment_diagnostics.gather(names.existing(name), where, chosen, run.watcher)
         run.watcher.close()
         if as_json:
             output.data(json.dumps({"type": "gathered", "path": str(done.path), "parts": list(done.parts)}))
@@ -261,7 +267,8 @@ def upgrade(
     One minor version at a time. What was ended on its way goes on with the same command. Ends with 14 when the step
     cannot be taken.
     """
-    from devenv import names, operations
+    from devenv import operations
+    from devenv.environments import names
 
     if plan:
         found = operations.plan_upgrade(names.existing(name), kubernetes)
@@ -275,7 +282,7 @@ def upgrade(
 
 
 def _upgrade_text(found: dict[str, Any]) -> str:
-    from ansible_collections.devenv.lab.plugins.plugin_utils import upgrade as logic
+    from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as logic
 
     return "\n".join(logic.lines(found))
 
@@ -287,9 +294,10 @@ def plan(
 
     Ends with 14 when up would refuse a change of the profile.
     """
-    from devenv import operations, survey
+    from devenv import operations
+    from devenv.environments import status as environment_status
 
-    found = survey.plan(operations.target(profile, name, given.overrides(changes), compare=False))
+    found = environment_status.plan(operations.target(profile, name, given.overrides(changes), compare=False))
     output.document("json" if as_json else "text", found, _plan_text)
     if found["refused"]:
         raise typer.Exit(14)

@@ -39,8 +39,9 @@ def save(
     Keys, certificates and tokens of the cluster are not kept. Secrets of apps are: the snapshot is private to you.
     Containers that write to saved folders are frozen while those are read.
     """
-    from devenv import names, operations
+    from devenv import operations
     from devenv.cli import runs
+    from devenv.environments import names
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = runs.options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
@@ -51,8 +52,8 @@ def save(
 @app.command("list")
 def list_(as_json: given.Json = False, form: given.Format = None) -> None:
     """List the snapshots."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils import paths
-    from ansible_collections.devenv.lab.plugins.plugin_utils import snapshot as snapshots
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot as snapshots
 
     output.document(given.form(as_json, form), snapshots.listing(paths.home()), _list_text)
 
@@ -69,10 +70,10 @@ def _list_text(rows: list[dict[str, Any]]) -> str:
 @app.command("rm")
 def remove(snapshot: Snapshot) -> None:
     """Remove a snapshot. Environments that were made from it stay as they are."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils import paths
-    from ansible_collections.devenv.lab.plugins.plugin_utils import snapshot as snapshots
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot as snapshots
 
-    from devenv import names
+    from devenv.environments import names
 
     with names.translated():
         snapshots.remove(paths.home(), snapshot)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
-    from devenv.testing.images import BaseImage
-    from devenv.testing.installers import Installer
-    from devenv.testing.installers import register as register_installer
+    from devenv.testing.installers.base import Installer
+    from devenv.testing.installers.base import register as register_installer
+    from devenv.testing.installers.images import BaseImage
     from devenv.testing.objects import BaseConfig, Cluster, Host
-    from devenv.testing.registry import register_cluster_plugin, register_host_plugin
-    from devenv.testing.ssh import on_all
+    from devenv.testing.plugins.registry import register_cluster_plugin, register_host_plugin
+    from devenv.testing.plugins.ssh import on_all
 
 __all__ = [
     "BaseConfig",
@@ -37,14 +37,14 @@ __all__ = [
 # name -> module that has it, and its name there
 _PLACES = {
     "BaseConfig": "objects",
-    "BaseImage": "images",
+    "BaseImage": "installers.images",
     "Cluster": "objects",
     "Host": "objects",
-    "Installer": "installers",
-    "on_all": "ssh",
-    "register_cluster_plugin": "registry",
-    "register_host_plugin": "registry",
-    "register_installer": "installers:register",
+    "Installer": "installers.base",
+    "on_all": "plugins.ssh",
+    "register_cluster_plugin": "plugins.registry",
+    "register_host_plugin": "plugins.registry",
+    "register_installer": "installers.base:register",
 }
 
 

@@ -14,11 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils import paths, profile
-from ansible_collections.devenv.lab.plugins.plugin_utils import profile_document as documents
-from ansible_collections.devenv.lab.plugins.plugin_utils.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
-from devenv.testing import images, installers
+from devenv.testing.installers import base as installers
+from devenv.testing.installers import images
 
 SCOPES = ("function", "module", "session")
 # Keys of a profile's node that are taken as they are.

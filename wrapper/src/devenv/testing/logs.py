@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.redact import redact
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.redact import redact
 
 if TYPE_CHECKING:
     import pytest

@@ -6,19 +6,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from devenv.testing import registry
-from devenv.testing.allocation import Allocation, ClusterFound, HostFound
+from devenv.testing.allocators.allocation import Allocation, ClusterFound, HostFound
 from devenv.testing.errors import NotAvailable
+from devenv.testing.plugins import registry
 
 if TYPE_CHECKING:
     from devenv.environment import Environment
-    from devenv.testing.gravity import Gravity as GravityPlugin
-    from devenv.testing.iptables import Iptables as IptablesPlugin
-    from devenv.testing.kubectl import K8SMaster as K8SMasterPlugin
-    from devenv.testing.kubectl import Kubectl as KubectlPlugin
-    from devenv.testing.power import Power as PowerPlugin
-    from devenv.testing.ssh import SshDirect as SshDirectPlugin
-    from devenv.testing.tunnels import TunnelManager as TunnelManagerPlugin
+    from devenv.testing.plugins.gravity import Gravity as GravityPlugin
+    from devenv.testing.plugins.iptables import Iptables as IptablesPlugin
+    from devenv.testing.plugins.kubectl import K8SMaster as K8SMasterPlugin
+    from devenv.testing.plugins.kubectl import Kubectl as KubectlPlugin
+    from devenv.testing.plugins.power import Power as PowerPlugin
+    from devenv.testing.plugins.ssh import SshDirect as SshDirectPlugin
+    from devenv.testing.plugins.tunnels import TunnelManager as TunnelManagerPlugin
 
 T = TypeVar("T")
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from devenv.testing import allocation, demand, installers, logs
+from devenv.testing import demand, logs
 from devenv.testing import settings as options
+from devenv.testing.allocators import allocation
+from devenv.testing.allocators.manager import Manager
 from devenv.testing.demand import Demand, DemandError
 from devenv.testing.errors import TestingError
+from devenv.testing.installers import base as installers
 from devenv.testing.isolation import ChildGone, Remote, Runner, failed_reports
-from devenv.testing.manager import Manager
 from devenv.testing.objects import BaseConfig
 from devenv.testing.plugin import MARK, SESSION
 

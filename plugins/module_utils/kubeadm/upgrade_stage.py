@@ -1,0 +1,51 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a node has of another version. Runs on it as a program on stdin (plugin_utils/ssh/remote.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.module_utils.node import observe
+
+
+def digest(path: str) -> str:
+    """sha256 (hex) of a file, "" when it cannot be read."""
+    try:
+        return observe.sha256(path)
+    except OSError:
+        return ""
+
+
+def lacks(wanted: dict[str, str], folders: list[str]) -> list[str]:
+    """Those of ``wanted`` (name to sha256) that none of ``folders`` has."""
+    return [
+        name
+        for name, checksum in wanted.items()
+        if checksum not in [digest(os.path.join(folder, name)) for folder in folders]
+    ]
+
+
+def look(arguments: dict[str, Any]) -> None:
+    """Say what is missing. ``arguments``: ``programs`` (name to sha256), ``folders`` where they may stand, ``stage``
+    (the folder to bring them to, which is made), ``write`` (whether it may be).
+    """
+    if arguments["write"]:
+        os.makedirs(arguments["stage"], mode=0o700, exist_ok=True)
+    missing = lacks(arguments["programs"], [*arguments["folders"], arguments["stage"]])
+    try:
+        images = subprocess.run(
+            ["ctr", "-n", "k8s.io", "images", "check"], capture_output=True, text=True, timeout=60, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        images = ""
+    sys.stdout.write(json.dumps({"time": time.time()}) + "\n")
+    sys.stdout.write(json.dumps({"missing": missing, "images": images}) + "\n")
+    sys.stdout.flush()

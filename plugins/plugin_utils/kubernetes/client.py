@@ -1,0 +1,256 @@
+"""The Kubernetes API as the checks and labels need it: a few JSON requests over one kept-alive TLS connection.
+
+A kubectl process costs 60-120 ms a call, a request on an open connection 2-5 ms, and waiting for a cluster asks many
+times. So this speaks to the API by itself, with the standard library, from a kubeconfig that holds everything inline.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import http.client
+import json
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlencode, urlsplit
+
+import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to reach an API: ``server`` is a URL; certificates and key are PEM text, any of them may be empty."""
+
+    server: str
+    authority: str
+    certificate: str = field(default="", repr=False)
+    key: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+
+
+class ApiError(Exception):
+    """The API refused a request. ``status`` is the HTTP status, ``reason`` Kubernetes' word for it (``NotFound``,
+    ...)."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        self.status = status
+        self.reason = reason
+        super().__init__(message or f"HTTP status {status}")
+
+
+class ApiUnreachable(Exception):
+    """No answer: refused, timed out, cut, or TLS did not verify."""
+
+
+def read_access(path: Path) -> Access:
+    """The Access of a kubeconfig's current context. Raises DevenvError ``kubeconfig_invalid``."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DevenvError("kubeconfig_invalid", f"cannot be read: {error}", where=str(path)) from error
+    return parse_access(text, str(path))
+
+
+def parse_access(text: str, where: str) -> Access:
+    """The Access in a kubeconfig's text (format: Kubernetes' client-go, ``clientcmd/api/v1``).
+
+    Only credentials that stand in the file are taken (``*-data``, ``token``), as kubeadm writes them: a file or a
+    program named in it would belong to another machine. Raises DevenvError ``kubeconfig_invalid``.
+    """
+    try:
+        document = yaml.safe_load(text)
+        context = _named(document["contexts"], "context", document["current-context"])
+        cluster = _named(document["clusters"], "cluster", context["cluster"])
+        user = _named(document["users"], "user", context["user"])
+        access = Access(
+            server=str(cluster["server"]),
+            authority=_decoded(cluster["certificate-authority-data"]),
+            certificate=_decoded(user.get("client-certificate-data", "")),
+            key=_decoded(user.get("client-key-data", "")),
+            token=str(user.get("token", "")),
+        )
+    except yaml.YAMLError:
+        # The parser's text quotes the line at fault, which may hold the key.
+        raise DevenvError("kubeconfig_invalid", "is not YAML", where=where) from None
+    except (KeyError, TypeError, AttributeError, binascii.Error, UnicodeDecodeError, LookupError) as error:
+        missing = f"lacks {error}" if isinstance(error, KeyError) else "does not have the form of a kubeconfig"
+        raise DevenvError("kubeconfig_invalid", missing, where=where) from None
+    if not access.authority:
+        # Without it, whatever the controller's own certificate store trusts would pass for this API.
+        raise DevenvError("kubeconfig_invalid", "holds no certificate authority", where=where)
+    if not (access.token or (access.certificate and access.key)):
+        raise DevenvError("kubeconfig_invalid", "holds no client certificate with key and no token", where=where)
+    if urlsplit(access.server).scheme != "https":
+        raise DevenvError("kubeconfig_invalid", f"server {access.server} is not an https address", where=where)
+    return access
+
+
+def _named(entries: list[Json], kind: str, name: str) -> Json:
+    for entry in entries:
+        if entry["name"] == name:
+            found: Json = entry[kind]
+            return found
+    raise KeyError(f"{kind} {name}")
+
+
+def _decoded(data: str) -> str:
+    return base64.b64decode(data, validate=True).decode()
+
+
+def _tls(access: Access) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=access.authority)
+    if access.certificate:
+        # load_cert_chain takes files only; a file in memory keeps the key off the disk.
+        handle = os.memfd_create("client", os.MFD_CLOEXEC)
+        try:
+            os.write(handle, f"{access.certificate}\n{access.key}".encode())
+            context.load_cert_chain(f"/proc/self/fd/{handle}")
+        finally:
+            os.close(handle)
+    return context
+
+
+# What a server's end of a kept-open connection looks like from here.
+_CLOSED = (
+    http.client.RemoteDisconnected,
+    ConnectionResetError,
+    BrokenPipeError,
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+)
+
+
+class Api:
+    """One connection to one API server; not for use by several threads. ``timeout`` in seconds is for each request."""
+
+    def __init__(self, access: Access, timeout: float = 10) -> None:
+        url = urlsplit(access.server)
+        try:
+            tls = _tls(access)
+        except ssl.SSLError as error:
+            raise DevenvError("kubeconfig_invalid", f"its certificates cannot be used: {error.reason}") from None
+        self._connection = http.client.HTTPSConnection(
+            url.hostname or "", url.port or 443, timeout=timeout, context=tls
+        )
+        self._headers = {"Accept": "application/json", "User-Agent": "devenv"}
+        if access.token:
+            self._headers["Authorization"] = f"Bearer {access.token}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def get(self, path: str, query: Mapping[str, str] | None = None) -> Json:
+        """The object or list at ``path``. Raises ApiError, ApiUnreachable."""
+        return _object(self._request("GET", path, query))
+
+    def text(self, path: str, query: Mapping[str, str] | None = None) -> str:
+        """What stands at ``path``, as it is (health endpoints, logs)."""
+        return self._request("GET", path, query).decode(errors="replace")
+
+    def create(self, path: str, body: Json) -> Json:
+        """POST ``body`` to the collection ``path`` and return the object as stored."""
+        return _object(self._request("POST", path, None, json.dumps(body), "application/json"))
+
+    def merge(self, path: str, patch: Json) -> Json:
+        """PATCH the object at ``path`` (JSON merge patch: null removes a key, a list is replaced whole)."""
+        return _object(self._request("PATCH", path, None, json.dumps(patch), "application/merge-patch+json"))
+
+    def apply(self, path: str, body: Json, manager: str, *, dry_run: bool = False) -> Json:
+        """Server-side apply of ``body`` as the field manager ``manager``, who wins over others; returns the object.
+
+        With ``dry_run`` the API says what it would store.
+        """
+        query = {"fieldManager": manager, "force": "true"} | ({"dryRun": "All"} if dry_run else {})
+        # JSON is YAML too.
+        return _object(self._request("PATCH", path, query, json.dumps(body), "application/apply-patch+yaml"))
+
+    def delete(self, path: str) -> None:
+        """DELETE what is at ``path``; what is not there counts as done."""
+        try:
+            self._request("DELETE", path, None)
+        except ApiError as error:
+            # 409: it is being removed already.
+            if error.status not in (404, 409):
+                raise
+
+    def _request(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: str | None = None, kind: str = ""
+    ) -> bytes:
+        target = quote(path) + (f"?{urlencode(query)}" if query else "")
+        headers = self._headers | ({"Content-Type": kind} if kind else {})
+        fresh = self._connection.sock is None
+        try:
+            status, data = self._exchange(method, target, body, headers)
+        except (http.client.HTTPException, OSError) as error:
+            self._connection.close()
+            # The server may have closed a connection that was kept open; a request that was not read may be sent again.
+            if fresh or not isinstance(error, _CLOSED):
+                raise ApiUnreachable(_why(error)) from error
+            try:
+                status, data = self._exchange(method, target, body, headers)
+            except (http.client.HTTPException, OSError) as again:
+                self._connection.close()
+                raise ApiUnreachable(_why(again)) from again
+        if status >= 300:
+            raise _refusal(status, data)
+        return data
+
+    def _exchange(self, method: str, target: str, body: str | None, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        self._connection.request(method, target, body, dict(headers))
+        response = self._connection.getresponse()
+        return response.status, response.read()
+
+
+class NoApi(Api):
+    """Stands in where there is no way to an API: every request fails with ``why``."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(Access(server="https://[::1]:1", authority=""))
+        self._no = why
+
+    def _request(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: str | None = None, kind: str = ""
+    ) -> bytes:
+        raise ApiUnreachable(self._no)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate does not verify: {error.verify_message}"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+
+
+def _object(data: bytes) -> Json:
+    try:
+        document = json.loads(data)
+    except ValueError:
+        raise ApiUnreachable("the answer is not JSON") from None
+    if not isinstance(document, dict):
+        raise ApiUnreachable("the answer is not an object")
+    return document
+
+
+def _refusal(status: int, data: bytes) -> ApiError:
+    """An ApiError from Kubernetes' Status object, or from plain text as health endpoints give."""
+    try:
+        document = json.loads(data)
+    except ValueError:
+        document = None
+    if isinstance(document, dict):
+        return ApiError(status, str(document.get("reason", "")), str(document.get("message", "")))
+    return ApiError(status, "", data.decode(errors="replace").strip()[:800])

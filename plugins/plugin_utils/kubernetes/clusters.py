@@ -1,0 +1,118 @@
+"""Which clusters a run is about, seen from the inventory's host variables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node as the profile wants it. ``labels`` key to value, ``taints`` as ``key[=value]:Effect``, ``pod_cidrs`` in
+    the families' order (empty: the cluster gives out pod ranges by itself), as are ``addresses``."""
+
+    name: str
+    group: str
+    labels: Mapping[str, str]
+    taints: tuple[str, ...]
+    pod_cidrs: tuple[str, ...]
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster of the environment: its nodes in the inventory's order and what all of them share.
+
+    ``endpoint`` is the name of its control plane (port 6443), ``endpoint_kind`` node, virtual or external and
+    ``endpoint_addresses`` what the name stands for, in the families' order. ``storage_class``: what the profile puts on
+    it (empty: none); ``metrics``: whether the metrics API is wanted; ``checks``: the profile's own, each
+    ``{name, command, timeout}``.
+    """
+
+    name: str
+    kubeconfig: Path
+    engine: str
+    version: str
+    families: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    endpoint: str = ""
+    endpoint_kind: str = "node"
+    endpoint_addresses: tuple[str, ...] = ()
+    storage_class: str = ""
+    metrics: bool = False
+    checks: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def control_plane(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.nodes if node.group == "control_plane")
+
+
+def by_node(objects: Iterable[Mapping[str, Any]], cluster: Cluster) -> dict[str, dict[str, Any]]:
+    """Node objects by the inventory's names. Some engines register a node by its address; an object that is no node of
+    ``cluster`` keeps its own name.
+    """
+    names = {address: node.name for node in cluster.nodes for address in node.addresses}
+    names |= {node.name: node.name for node in cluster.nodes}
+    found = {}
+    for one in objects:
+        own = str(one["metadata"]["name"])
+        found[names.get(own, own)] = dict(one)
+    return found
+
+
+def from_hostvars(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[Cluster]:
+    """The clusters that ``hosts`` belong to; bare nodes (no cluster) are left out.
+
+    Raises DevenvError ``inventory_incomplete`` when a host lacks a variable that the profile inventory sets.
+    """
+    members: dict[str, list[str]] = {}
+    for host in hosts:
+        cluster = _variable(hostvars, host, "devenv_cluster")
+        if cluster:
+            members.setdefault(str(cluster), []).append(host)
+    return [_cluster(name, nodes, hostvars) for name, nodes in members.items()]
+
+
+def _cluster(name: str, hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> Cluster:
+    def of_first(variable: str) -> Any:
+        return _variable(hostvars, hosts[0], variable)
+
+    profile = hostvars[hosts[0]].get("devenv_profile") or {}
+    storage = profile.get("storage") or {}
+    return Cluster(
+        name=name,
+        kubeconfig=Path(str(of_first("devenv_kubeconfig"))),
+        engine=str(of_first("devenv_engine")),
+        version=str(of_first("devenv_kubernetes_version")),
+        families=tuple(str(family) for family in of_first("devenv_families")),
+        nodes=tuple(_node(host, hostvars) for host in hosts),
+        endpoint=str(hostvars[hosts[0]].get("devenv_endpoint") or ""),
+        endpoint_kind=str(hostvars[hosts[0]].get("devenv_endpoint_kind") or "node"),
+        endpoint_addresses=tuple(str(one) for one in hostvars[hosts[0]].get("devenv_endpoint_addresses") or ()),
+        storage_class=str(storage["class"]) if storage.get("enabled") else "",
+        metrics=bool((profile.get("metrics") or {}).get("enabled")),
+        checks=tuple(dict(check) for check in (profile.get("validate") or {}).get("checks") or ()),
+    )
+
+
+def _node(host: str, hostvars: Mapping[str, Mapping[str, Any]]) -> Node:
+    variables = hostvars[host]
+    return Node(
+        name=host,
+        group=str(_variable(hostvars, host, "devenv_group")),
+        labels={str(key): str(value) for key, value in dict(variables.get("devenv_labels") or {}).items()},
+        taints=tuple(str(taint) for taint in variables.get("devenv_taints") or ()),
+        pod_cidrs=tuple(str(cidr) for cidr in variables.get("devenv_pod_cidrs") or ()),
+        addresses=tuple(str(one) for one in variables.get("devenv_addresses") or ()),
+    )
+
+
+def _variable(hostvars: Mapping[str, Mapping[str, Any]], host: str, variable: str) -> Any:
+    try:
+        return hostvars[host][variable]
+    except KeyError:
+        raise DevenvError("inventory_incomplete", f"has no variable {variable}", where=host) from None

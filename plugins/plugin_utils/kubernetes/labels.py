@@ -1,0 +1,301 @@
+"""Labels, taints and pod ranges of Node objects: what is wanted, what is there, the smallest patch between them.
+
+What devenv set is remembered in the annotations ``devenv.lab/labels`` and ``devenv.lab/taints`` of the node (JSON, name
+to value), so that what leaves the profile is taken away again, and what others set never is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node, by_node
+
+LABELS_RECORD = "devenv.lab/labels"
+TAINTS_RECORD = "devenv.lab/taints"
+WORKER_LABEL = "node-role.kubernetes.io/worker"
+
+POLL = 0.2
+_TAINT = re.compile(r"(?P<key>[^=:]+)(?:=(?P<value>[^=:]*))?:(?P<effect>NoSchedule|PreferNoSchedule|NoExecute)")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be done to one node. ``patch`` is a JSON merge patch, empty when all is right; ``before`` and
+    ``after`` show the parts that devenv looks after; ``conflicts`` say where others hold another value."""
+
+    node: str
+    patch: Json
+    before: Json
+    after: Json
+    conflicts: tuple[str, ...] = ()
+
+
+@dataclass
+class Outcome:
+    """Of all nodes: names of those written to (or, in check mode, that would be), and the differences for diff mode."""
+
+    changed: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+
+
+def parse_taint(text: str) -> dict[str, str]:
+    """``key[=value]:Effect`` as a taint of the API. Raises DevenvError ``labels_refused`` for anything else."""
+    match = _TAINT.fullmatch(text)
+    if match is None:
+        raise DevenvError(
+            "labels_refused", f"taint {text!r} is not key[=value]:NoSchedule, PreferNoSchedule or NoExecute"
+        )
+    taint = {"key": match["key"], "effect": match["effect"]}
+    return taint | ({"value": match["value"]} if match["value"] else {})
+
+
+def wanted_labels(node: Node) -> dict[str, str]:
+    """The profile's labels, and the worker role, which kubeadm does not give."""
+    role = {WORKER_LABEL: ""} if node.group == "workers" else {}
+    return role | dict(node.labels)
+
+
+def plan(current: Json, node: Node) -> Change:
+    """The Change that brings the Node object ``current`` to what ``node`` wants."""
+    metadata, spec = current["metadata"], current.get("spec", {})
+    annotations = metadata.get("annotations") or {}
+    labels, taints = metadata.get("labels") or {}, spec.get("taints") or []
+    label_patch, label_record, label_conflicts = _plan_labels(
+        labels, wanted_labels(node), _record(annotations, LABELS_RECORD)
+    )
+    wanted_taints = [parse_taint(taint) for taint in node.taints]
+    known_taints = _record(annotations, TAINTS_RECORD)
+    if TAINTS_RECORD not in annotations:
+        # A node registers with its taints: what it has of them before the first record is ours.
+        there = _named(taints)
+        known_taints = {name: value for name, value in _named(wanted_taints).items() if there.get(name) == value}
+    new_taints, taint_record, taint_conflicts = _plan_taints(taints, wanted_taints, known_taints)
+    cidrs, cidr_conflicts = _plan_pod_cidrs(spec.get("podCIDRs") or [], node.pod_cidrs)
+
+    records = {
+        name: _written(record)
+        for name, record in ((LABELS_RECORD, label_record), (TAINTS_RECORD, taint_record))
+        if _record(annotations, name) != record
+    }
+    if cidrs:
+        # A new node: whatever is set from here on is someone else's.
+        records = {LABELS_RECORD: _written(label_record), TAINTS_RECORD: _written(taint_record)}
+    meta_patch: Json = {}
+    spec_patch: Json = {}
+    if label_patch:
+        meta_patch["labels"] = label_patch
+    if records:
+        meta_patch["annotations"] = records
+    if new_taints is not None:
+        spec_patch["taints"] = new_taints
+    if cidrs:
+        spec_patch |= {"podCIDR": cidrs[0], "podCIDRs": cidrs}
+    patch: Json = {}
+    if meta_patch or spec_patch:
+        # The version makes the API refuse the patch when someone else wrote in between: a list is replaced whole.
+        patch = {"metadata": meta_patch | {"resourceVersion": metadata["resourceVersion"]}}
+        if spec_patch:
+            patch["spec"] = spec_patch
+    return Change(
+        node=node.name,
+        patch=patch,
+        before=_shown(
+            {key: labels[key] for key in label_patch if key in labels},
+            taints,
+            spec.get("podCIDRs") or [],
+            _recorded(annotations),
+        ),
+        after=_shown(
+            {key: value for key, value in label_patch.items() if value is not None},
+            taints if new_taints is None else new_taints,
+            cidrs or spec.get("podCIDRs") or [],
+            {**label_record, **taint_record},
+        ),
+        conflicts=(*label_conflicts, *taint_conflicts, *cidr_conflicts),
+    )
+
+
+def _plan_labels(
+    labels: Mapping[str, str], wanted: Mapping[str, str], record: Mapping[str, str]
+) -> tuple[dict[str, str | None], dict[str, str], list[str]]:
+    """The patch (None: the label goes), what is ours afterwards, the conflicts.
+
+    A label that left the profile goes when it still has the value that we gave it; with another it is someone else's
+    by now.
+    """
+    patch: dict[str, str | None] = {
+        key: None for key, value in sorted(record.items()) if key not in wanted and labels.get(key) == value
+    }
+    ours = {key: value for key, value in record.items() if key in wanted}
+    conflicts: list[str] = []
+    for key, value in sorted(wanted.items()):
+        if key in labels and key not in record and labels[key] != value:
+            conflicts.append(f"label {key} is {labels[key]!r}, set by someone else; the profile wants {value!r}")
+        elif labels.get(key) != value:
+            patch[key] = ours[key] = value
+        elif key in ours:
+            ours[key] = value
+    return patch, ours, conflicts
+
+
+def _plan_taints(
+    taints: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, str]], record: Mapping[str, str]
+) -> tuple[list[Json] | None, dict[str, str], list[str]]:
+    """All taints afterwards (None: they stay as they are), what is ours then, the conflicts. A taint is known by key
+    and effect; for one that left the profile holds what holds for a label."""
+    there = _named(taints)
+    values = _named(wanted)
+    gone = {name for name, value in record.items() if name not in values and there.get(name) == value}
+    ours = {name: value for name, value in record.items() if name in values}
+    put: dict[str, Json] = {}
+    conflicts: list[str] = []
+    for taint in wanted:
+        name, value = _taint_id(taint), taint.get("value", "")
+        if name in there and name not in record and there[name] != value:
+            conflicts.append(f"taint {name} is {there[name]!r}, set by someone else; the profile wants {value!r}")
+        elif there.get(name) != value:
+            put[name] = dict(taint)
+            ours[name] = value
+        elif name in ours:
+            ours[name] = value
+    if not (put or gone):
+        return None, ours, conflicts
+    kept = [dict(taint) for taint in taints if _taint_id(taint) not in put.keys() | gone]
+    return kept + list(put.values()), ours, conflicts
+
+
+def _named(taints: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    return {_taint_id(taint): str(taint.get("value", "")) for taint in taints}
+
+
+def _taint_id(taint: Mapping[str, Any]) -> str:
+    return f"{taint['key']}:{taint['effect']}"
+
+
+def _plan_pod_cidrs(there: Sequence[str], wanted: Sequence[str]) -> tuple[list[str], list[str]]:
+    if not wanted or list(there) == list(wanted):
+        return [], []
+    if there:
+        # The API never lets them change once they are set.
+        return [], [f"pod ranges are {', '.join(there)}; the profile's network gives {', '.join(wanted)}"]
+    return list(wanted), []
+
+
+def _record(annotations: Mapping[str, str], name: str) -> dict[str, str]:
+    try:
+        record = json.loads(annotations.get(name, "{}"))
+    except ValueError:
+        return {}
+    return {str(key): str(value) for key, value in record.items()} if isinstance(record, dict) else {}
+
+
+def _recorded(annotations: Mapping[str, str]) -> dict[str, str]:
+    return _record(annotations, LABELS_RECORD) | _record(annotations, TAINTS_RECORD)
+
+
+def _written(record: Mapping[str, str]) -> str:
+    return json.dumps(record, sort_keys=True, separators=(",", ":"))
+
+
+def _shown(
+    labels: Mapping[str, str], taints: Sequence[Mapping[str, Any]], cidrs: Sequence[str], ours: Mapping[str, str]
+) -> Json:
+    return {
+        "labels": dict(sorted(labels.items())),
+        "taints": sorted(f"{t['key']}={t.get('value', '')}:{t['effect']}" for t in taints),
+        "podCIDRs": list(cidrs),
+        "ours": dict(sorted(ours.items())),
+    }
+
+
+def apply(
+    cluster: Cluster,
+    api: client.Api,
+    *,
+    timeout: float,
+    check: bool = False,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Outcome:
+    """Bring all nodes of ``cluster`` to what the profile wants; waits up to ``timeout`` seconds for their objects.
+
+    Nothing is written before every node is there and none has a conflict. With ``check`` nothing is written or waited
+    for. Raises DevenvError ``labels_nodes_missing``, ``labels_refused`` or ``api_unreachable``.
+    """
+    deadline = time.monotonic() + timeout
+    nodes = _wait_for_nodes(cluster, api, 0 if check else deadline, progress)
+    outcome = Outcome(absent=[node.name for node in cluster.nodes if node.name not in nodes])
+    outcome.changes = [plan(nodes[node.name], node) for node in cluster.nodes if node.name in nodes]
+    conflicts = [f"{change.node}: {text}" for change in outcome.changes for text in change.conflicts]
+    if conflicts:
+        raise DevenvError("labels_refused", "; ".join(conflicts))
+    wanted = {node.name: node for node in cluster.nodes}
+    for change in outcome.changes:
+        path = f"/api/v1/nodes/{nodes[change.node]['metadata']['name']}"
+        written = bool(change.patch) if check else _write(api, path, change, wanted[change.node], deadline)
+        if written:
+            outcome.changed.append(change.node)
+    return outcome
+
+
+def _wait_for_nodes(
+    cluster: Cluster, api: client.Api, deadline: float, progress: Callable[[str], None]
+) -> dict[str, Json]:
+    """Node objects by name; with ``deadline`` 0 those that are there now."""
+    wanted = {node.name for node in cluster.nodes}
+    told: set[str] = set()
+    while True:
+        trouble, nodes = "", {}
+        try:
+            nodes = by_node(api.get("/api/v1/nodes")["items"], cluster)
+        except (client.ApiUnreachable, client.ApiError) as error:
+            trouble = str(error)
+        missing = wanted - nodes.keys()
+        if not trouble and (not missing or not deadline):
+            return nodes
+        if time.monotonic() >= deadline:
+            if trouble:
+                raise DevenvError("api_unreachable", trouble, where=f"cluster {cluster.name}")
+            raise DevenvError(
+                "labels_nodes_missing",
+                f"no Node object of {', '.join(sorted(missing))}",
+                where=f"cluster {cluster.name}",
+            )
+        if missing != told:
+            progress(f"waiting for Node objects: {', '.join(sorted(missing))}")
+            told = missing
+        time.sleep(POLL)
+
+
+def _write(api: client.Api, path: str, change: Change, node: Node, deadline: float) -> bool:
+    """Send the patch; when the object changed meanwhile (kubelet and the controllers write too), look again."""
+    current: Change | None = change
+    sent = False
+    while True:
+        try:
+            if current is None:
+                current = plan(api.get(path), node)
+            if current.conflicts:
+                raise DevenvError("labels_refused", "; ".join(current.conflicts), where=node.name)
+            if not current.patch:
+                return sent
+            api.merge(path, current.patch)
+            return True
+        except client.ApiError as error:
+            if error.status != 409 or time.monotonic() >= deadline:
+                raise DevenvError("labels_refused", str(error), where=node.name) from error
+        except client.ApiUnreachable as error:
+            if time.monotonic() >= deadline:
+                raise DevenvError("api_unreachable", str(error), where=node.name) from error
+            # The patch may have arrived though its answer did not.
+            sent = sent or current is not None
+            time.sleep(POLL)
+        current = None

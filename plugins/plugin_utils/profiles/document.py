@@ -1,0 +1,296 @@
+"""Read one profile document (YAML) and check it against the schema.
+
+A document is a plain mapping of JSON types. Every error names the file, the line where it can, the path of the key and
+what is allowed there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+
+LARGEST = 1024 * 1024
+LARGEST_TREE = 100_000
+NOT_BUILT = "x-not-built"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_KINDS = {
+    "object": "a mapping",
+    "array": "a list",
+    "string": "a string",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "null": "null",
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """``data`` as read from ``path``; ``text`` is kept to find the line of a wrong key."""
+
+    path: Path
+    text: str
+    data: dict[str, Any]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's JSON types only; a key given twice is an error, since one of the two would be ignored."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (pair[0] for pair in node.value):
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} stands twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+# Dates stay text: a profile has none.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:timestamp"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def read(path: Path) -> Document:
+    """The document in ``path``.
+
+    Raises DevenvError profile_missing, profile_unreadable, profile_yaml, profile_empty or profile_invalid.
+    """
+    text = _text(path)
+    data = parse(text, str(path))
+    return Document(path, text, data)
+
+
+def parse(text: str, where: str) -> dict[str, Any]:
+    """``text`` as a mapping with text keys. Raises DevenvError profile_yaml, profile_empty or profile_invalid."""
+    try:
+        data = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise _yaml_error(error, where) from None
+    except RecursionError:
+        raise DevenvError("profile_yaml", "too deeply nested", where=where) from None
+    except ValueError as error:
+        raise DevenvError("profile_yaml", f"not a value that YAML allows: {error}", where=where) from None
+    if data is None or data == {}:
+        raise DevenvError("profile_empty", "the file is empty", where=where)
+    if not isinstance(data, dict):
+        raise DevenvError("profile_invalid", f"must be a mapping of keys, is {_shown_kind(data)}", where=where)
+    check_plain(data, where)
+    return data
+
+
+def value(text: str) -> Any:
+    """A value from a command line, read as YAML. Raises yaml.YAMLError or ValueError."""
+    return yaml.load(text, Loader=_Loader)
+
+
+def check_plain(data: Any, where: str) -> None:
+    """Refuse circles, keys that are no text and control characters. Raises DevenvError profile_invalid."""
+    if _size(data, {}) > LARGEST_TREE:
+        raise DevenvError("profile_invalid", "an anchor holds itself, or anchors unfold to too much", where=where)
+    _check_texts(data, (), where)
+
+
+def validate(data: Mapping[str, Any], schema: Mapping[str, Any], where: str, text: str = "") -> None:
+    """Refuse ``data`` unless it obeys ``schema``: the first error by place, one not yet built before any other.
+
+    Raises DevenvError not_built, profile_invalid or jsonschema_missing.
+    """
+    found = sorted(_validator_class()(schema).iter_errors(data), key=_rank)
+    if not found:
+        return
+    first = found[0]
+    path, message = _said(first)
+    line = _line_of(text, path) if text else 0
+    place = f"{where}, line {line}" if line else where
+    reason = "not_built" if first.validator == NOT_BUILT else "profile_invalid"
+    raise DevenvError(reason, f"{dotted(path)}: {message}" if path else message, where=place)
+
+
+def dotted(path: Iterable[Any]) -> str:
+    """``nodes.worker-0.taints[1]``"""
+    out = ""
+    for part in path:
+        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else str(part)
+    return out
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The one of ``known`` most like ``word``, or an empty string."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return found[0] if found else ""
+
+
+def _text(path: Path) -> str:
+    where = str(path)
+    try:
+        mode = path.stat()
+        if not stat.S_ISREG(mode.st_mode):
+            kind = "a directory" if stat.S_ISDIR(mode.st_mode) else "no regular file"
+            raise DevenvError("profile_unreadable", f"is {kind}", where=where)
+        if mode.st_size > LARGEST:
+            raise DevenvError("profile_unreadable", f"is larger than 1 MiB ({mode.st_size} bytes)", where=where)
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DevenvError("profile_missing", "no such file", where=where) from None
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DevenvError("profile_unreadable", f"cannot be read: {said}", where=where) from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DevenvError("profile_unreadable", f"is no UTF-8 text (byte {error.start})", where=where) from None
+    if "\0" in text:
+        raise DevenvError("profile_unreadable", "is no text: it holds a NUL byte", where=where)
+    return text
+
+
+def _yaml_error(error: yaml.YAMLError, where: str) -> DevenvError:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not valid YAML"
+    place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
+    return DevenvError("profile_yaml", str(problem), where=place)
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """How many values ``value`` unfolds to; more than LARGEST_TREE for a circle."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = LARGEST_TREE + 1  # what a circle meets
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(item, known) for item in inner)
+    return known[id(value)]
+
+
+def _check_texts(value: Any, path: tuple[Any, ...], where: str) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise DevenvError(
+                    "profile_invalid", f"{dotted((*path, str(key)))}: the key must be text, in quotes", where=where
+                )
+            _check_texts(key, (*path, "?"), where)
+            _check_texts(inner, (*path, key), where)
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            _check_texts(inner, (*path, place), where)
+    elif isinstance(value, str) and _CONTROL.search(value):
+        raise DevenvError(
+            "profile_invalid", f"{dotted(path)}: control characters and line ends are not allowed", where=where
+        )
+
+
+@lru_cache(maxsize=1)
+def _validator_class() -> Any:
+    # jsonschema takes a sixth of a second to import: commands that read no profile shall not pay it.
+    try:
+        import jsonschema
+    except ImportError:
+        raise DevenvError(
+            "jsonschema_missing",
+            "profiles cannot be checked without the Python library jsonschema: pip install jsonschema",
+        ) from None
+
+    def not_built(_validator: Any, rule: Any, instance: Any, _schema: Any) -> Iterator[Any]:
+        if rule is True or (isinstance(rule, list) and instance in rule):
+            yield jsonschema.ValidationError("not built yet")
+
+    validators: Any = jsonschema.validators  # typed only in part
+    return validators.extend(jsonschema.Draft202012Validator, {NOT_BUILT: not_built})
+
+
+def _rank(error: Any) -> tuple[bool, list[str]]:
+    return (error.validator != NOT_BUILT, [str(part) for part in error.absolute_path])
+
+
+def _said(error: Any) -> tuple[list[Any], str]:
+    """Path and words of a jsonschema error."""
+    path = list(error.absolute_path)
+    rule, schema, value = error.validator, error.schema, error.instance
+    if rule == NOT_BUILT:
+        allowed = f"; allowed: {_listed(schema['enum'])}" if "enum" in schema else ""
+        return path, f"{'' if error.validator_value is True else _shown(value) + ' is '}not built yet{allowed}"
+    if rule == "additionalProperties":
+        return _unknown_key(path, schema, value)
+    if rule == "pattern" and "propertyNames" in error.absolute_schema_path:
+        return [*path, value], f"the key must be {schema.get('x-form', schema['pattern'])}"
+    if rule == "enum":
+        near = nearest(str(value), [str(item) for item in schema["enum"]])
+        hint = f" (meant {near}?)" if near else ""
+        return path, f"{_shown(value)} is not known{hint}; allowed: {_listed(schema['enum'])}"
+    if rule == "type":
+        kinds = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+        quote = ", in quotes" if "string" in kinds and isinstance(value, bool | int | float) else ""
+        return path, f"must be {' or '.join(_KINDS[kind] for kind in kinds)}{quote}, is {_shown_kind(value)}"
+    if rule == "pattern":
+        return path, f"must be {schema.get('x-form', schema['pattern'])}{_is(value)}"
+    if rule in ("minimum", "maximum"):
+        return path, f"must be at {'least' if rule == 'minimum' else 'most'} {error.validator_value}{_is(value)}"
+    if rule in ("minItems", "minLength"):
+        return path, "must not be empty"
+    if rule == "uniqueItems":
+        return path, "an item stands twice"
+    return path, str(error.message)
+
+
+def _unknown_key(path: list[Any], schema: Mapping[str, Any], value: Mapping[str, Any]) -> tuple[list[Any], str]:
+    known = list(schema.get("properties", {}))
+    patterns = list(schema.get("patternProperties", {}))
+    key = next(key for key in value if key not in known and not any(re.search(pattern, key) for pattern in patterns))
+    allowed = schema["x-form"] if patterns else _listed(known) if known else "none"
+    near = nearest(key, known)
+    return [*path, key], f"unknown key{f' (meant {near}?)' if near else ''}; allowed: {allowed}"
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join("null" if value is None else str(value) for value in values)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _is(value: Any) -> str:
+    # An address may carry a password.
+    return "" if "@" in str(value) else f", is {_shown(value)}"
+
+
+def _shown_kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    return _shown(value)
+
+
+def _line_of(text: str, path: Iterable[Any]) -> int:
+    """Line (from 1) of the key at ``path`` in ``text``, or of its nearest parent there is; 0 when none is found."""
+    node = yaml.compose(text, Loader=_Loader)
+    line = 0
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if getattr(key, "value", None) == part]
+            if not found:
+                break
+            line, node = found[0][0].start_mark.line + 1, found[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line

@@ -1,0 +1,341 @@
+"""Nodes as virtual machines of libvirt: make, start, stop, end. Their network on this host is as that of containers.
+
+A machine is found by the metadata of its definition, its emulator by a variable of its own, so an environment can be
+taken down without its state folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import ipaddress
+import math
+import os
+import re
+import shutil
+import tarfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths, program
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import image as libvirt_image
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt.image import Image
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import nodes as podman_nodes
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.cli import Network
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.nodes import ALLOCATOR, Node, Outcome
+
+ARGUMENTS = (
+    "root=/dev/vda rw rootflags=noinit_itable init=/usr/local/sbin/vm-init console=ttyS0 net.ifnames=0 panic=-1 "
+    "quiet systemd.show_status=error"
+)
+# What costs an emulated kernel much and protects it from nobody; it must not take a slow host for a lock-up.
+EMULATED = "mitigations=off cryptomgr.notests nowatchdog"
+# Seconds until a node answers, by whether it runs by KVM: an emulated one takes half a minute on an idle host, and many
+# times that on a busy one.
+SSH_LIMIT = {True: 120.0, False: 600.0}
+# Bytes that an emulator takes beside the memory of its machine: a quarter of a GiB for translated code alone.
+OVERHEAD = 384 * 2**20
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What machines are made of: an image, a disk with the images of Kubernetes for nodes that need it, and how they
+    run.
+    """
+
+    image: Image
+    images_disk: Path | None
+    kvm: bool
+
+
+def bridge_name(environment: str) -> str:
+    """A link's name has 15 characters at most."""
+    return f"dv-{hashlib.sha256(environment.encode()).hexdigest()[:8]}"
+
+
+def claim(
+    environment: str, home: str, resolved: Mapping[str, Any], previous: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Choose subnets, note them where every run of this machine sees them, and return the plan of addresses
+    (``network.yml``).
+    """
+    with files.exclusive(ALLOCATOR):
+        mine = driver.networks(environment)
+        podman_nodes.owner_conflict([*mine, *podman_nodes.others(environment)], environment, home)
+        if not mine:
+            wanted = podman_nodes.choose_subnets(resolved, previous)
+            subnets = [wanted[family] for family in resolved["families"]]
+            network = Network(
+                podman_nodes.network_name(environment), environment, home, bridge_name(environment), subnets
+            )
+            driver.write_network(network)
+            mine = [network]
+    driver.share_capabilities(environment, paths.cache())
+    subnets_of = {f"ipv{ipaddress.ip_network(subnet).version}": subnet for subnet in mine[0].subnets}
+    plan = addresses.plan(resolved, subnets_of, previous)
+    plan["bridge"] = mine[0].bridge
+    return plan
+
+
+def create(
+    environment: str,
+    home: str,
+    state: Path,
+    nodes: Sequence[Node],
+    disks: Mapping[str, int],
+    plan: Mapping[str, Any],
+    boot: Boot,
+    clustered: Sequence[str],
+    progress: Callable[[str], None],
+) -> Outcome:
+    """Make what is missing, start what is stopped, leave what runs alone. ``disks`` has each node's size in bytes,
+    ``clustered`` names those that run Kubernetes.
+    """
+    outcome = Outcome()
+    refresh(environment)
+    running = {machine.node for machine in driver.machines(environment) if machine.state == "running"}
+    missing = [node for node in nodes if node.name not in running]
+    if missing:
+        progress(f"nodes: {', '.join(node.name for node in missing)}")
+    # First, so that a node's first question for its addresses or its router is answered.
+    if podman_nodes.set_up_host_side(environment, state, plan, nodes):
+        outcome.notes.append("host side of the network set")
+
+    def made(node: Node) -> bool:
+        images = boot.images_disk if node.name in clustered else None
+        return make_disks(state, node, disks[node.name], boot.image, images)
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        fresh = list(pool.map(made, missing))
+    for node, new in zip(missing, fresh, strict=True):
+        (outcome.made if new else outcome.started).append(node.name)
+        bring_up(environment, home, state, node, plan, boot.kvm)
+    for names in (outcome.made, outcome.started):
+        names.sort()
+    driver.share_capabilities(environment, paths.cache())
+    wait(environment, state, nodes, boot.kvm)
+    return outcome
+
+
+def folder_of(state: Path, node: str) -> Path:
+    """Where a node's disks and console lie."""
+    return state / "nodes" / node
+
+
+def make_disks(state: Path, node: Node, size: int, image: Image, images_disk: Path | None) -> bool:
+    """Have the disks of a node: what is written lies over images that all nodes share. Return whether they were made.
+
+    A node's folder is whole or not there. It holds links to the images, so that emptying the cache hurts no node.
+    """
+    place = folder_of(state, node.name)
+    if place.is_dir():
+        return False
+    made = place.with_name(f".{node.name}.making")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True, mode=0o700)
+    sources = {
+        "vmlinuz": image.kernel,
+        "initrd": image.initrd,
+        "root.raw": libvirt_image.of_size(image.root, size),
+    }
+    if images_disk is not None:
+        sources["images.raw"] = libvirt_image.of_size(images_disk, size)
+    for name, source in sources.items():
+        link_or_copy(source, made / name)
+    for base in ("root", "images") if images_disk else ("root",):
+        argv = [
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-F",
+            "raw",
+            "-b",
+            f"{base}.raw",
+            str(made / f"{base}.qcow2"),
+        ]
+        program.run(argv)
+    os.replace(made, place)
+    return True
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A file that nobody writes to: linked, or on another filesystem copied with its holes."""
+    try:
+        os.link(source, target)
+    except OSError:
+        program.run(["cp", "--sparse=always", str(source), str(target)], timeout=600)
+
+
+def write_seed(environment: str, state: Path, node: Node) -> Path:
+    """What a node takes over when it starts (roles/provider_libvirt/files/vm-init), as an archive that is a disk."""
+    keys = state / "ssh" / "hosts" / node.name
+    contents = {
+        "node": (seed_variables(node).encode(), 0o644),
+        "resolv.conf": (Path("/etc/resolv.conf").read_bytes(), 0o644),
+        **{f"ssh/{entry.name}": (entry.read_bytes(), 0o600) for entry in sorted(keys.iterdir()) if entry.is_file()},
+    }
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, (content, mode) in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), mode
+            tar.addfile(member, io.BytesIO(content))
+    target = folder_of(state, node.name) / "seed.tar"
+    target.touch(mode=0o600)
+    target.write_bytes(archive.getvalue())
+    return target
+
+
+def seed_variables(node: Node) -> str:
+    """Variables of roles/provider_podman/files/node-init, and the node's name, as shell."""
+    variables = {"DEVENV_HOSTNAME": [node.name], **podman_nodes.network_variables(node)}
+    # None of the values has a character that a shell would read otherwise.
+    return "".join(f"export {name}='{' '.join(words)}'\n" for name, words in variables.items())
+
+
+def bring_up(environment: str, home: str, state: Path, node: Node, plan: Mapping[str, Any], kvm: bool) -> None:
+    """Define a node's machine as it is to be now, and start it."""
+    place = folder_of(state, node.name)
+    disks = [
+        driver.Disk(place / "root.qcow2", "qcow2"),
+        driver.Disk(write_seed(environment, state, node), "raw", True),
+    ]
+    if (place / "images.qcow2").exists():
+        disks.append(driver.Disk(place / "images.qcow2", "qcow2"))
+    wanted = driver.Wanted(
+        environment=environment,
+        node=node.name,
+        home=home,
+        cpus=math.ceil(node.cpus),
+        memory=node.memory,
+        mac=node.mac,
+        bridge=plan["bridge"],
+        kernel=place / "vmlinuz",
+        initrd=place / "initrd",
+        arguments=ARGUMENTS if kvm else f"{ARGUMENTS} {EMULATED}",
+        disks=disks,
+        console=place / "console.log",
+        kvm=kvm,
+    )
+    description = driver.folder(environment) / "domain.xml"
+    files.write(description, driver.definition(wanted))
+    _virsh(environment, "define", str(description))
+    _virsh(environment, "start", wanted.name)
+
+
+def _virsh(environment: str, *words: str, timeout: float = 180) -> None:
+    """virsh, with its own words when it fails (it writes its log to stderr, too)."""
+    try:
+        driver.virsh(environment, *words, timeout=timeout)
+    except program.ProgramFailed as failure:
+        said = re.findall(r"(?m)^error: (.+)$", failure.stderr)
+        raise DevenvError(
+            "libvirt_failed", f"virsh {words[0]}: {'; '.join(said) or failure}", where=words[-1]
+        ) from failure
+
+
+def refresh(environment: str) -> None:
+    """Let libvirt see what happened to the machines while nobody was connected."""
+    if not driver.folder(environment).is_dir():
+        return
+    for _attempt in range(2):
+        # virsh that ends while its driver is busy with a machine that ends is at times killed by a signal.
+        if driver.virsh(environment, "list", "--all", check=False).code == 0:
+            return
+    _virsh(environment, "list", "--all")
+
+
+def wait(environment: str, state: Path, nodes: Sequence[Node], kvm: bool) -> None:
+    """Wait until every node answers; a machine that does not has a console to read."""
+    try:
+        podman_nodes.wait_for_ssh(nodes, SSH_LIMIT[kvm], patience=60, pause=0.5)
+    except DevenvError as error:
+        consoles = folder_of(state, "NODE") / "console.log"
+        raise DevenvError(error.reason.id, error.message, advice=f"{consoles} has what the node printed.") from error
+
+
+def start(
+    environment: str, home: str, state: Path, plan: Mapping[str, Any], nodes: Sequence[Node], kvm: bool
+) -> Outcome:
+    """Start the nodes that have disks and do not run."""
+    outcome = Outcome()
+    refresh(environment)
+    podman_nodes.set_up_host_side(environment, state, plan, nodes)
+    running = {machine.node for machine in driver.machines(environment) if machine.state == "running"}
+    there = [node for node in nodes if folder_of(state, node.name).is_dir()]
+    for node in there:
+        if node.name not in running:
+            bring_up(environment, home, state, node, plan, kvm)
+            outcome.started.append(node.name)
+    wait(environment, state, there, kvm)
+    return outcome
+
+
+def stop(environment: str, grace: int = 90) -> Outcome:
+    """Press the power button of all nodes at once; ``grace`` in seconds, then the plug is pulled."""
+    outcome = Outcome()
+    running = [machine for machine in driver.machines(environment) if machine.state == "running"]
+    for machine in running:
+        _virsh(environment, "shutdown", machine.name)
+    deadline = time.monotonic() + grace
+    while running and time.monotonic() < deadline:
+        # QEMU waits for libvirt before it ends: somebody has to be connected.
+        driver.virsh(environment, "event", "--event", "lifecycle", "--loop", "--timeout", "2", check=False)
+        if not any(machine.state == "running" for machine in driver.machines(environment)):
+            break
+    for machine in driver.machines(environment):
+        if machine.state == "running" and _pull_the_plug(environment, machine.name):
+            outcome.notes.append(f"{machine.node} did not shut down within {grace} s")
+    outcome.stopped = [machine.node for machine in running]
+    dhcp.end(environment)
+    return outcome
+
+
+def _pull_the_plug(environment: str, name: str) -> bool:
+    """End a machine at once; return False where it had just ended by itself. Raises DevenvError libvirt_failed."""
+    if driver.virsh(environment, "destroy", name, check=False).code == 0:
+        return True
+    if all(machine.name != name or machine.state != "running" for machine in driver.machines(environment)):
+        return False
+    _virsh(environment, "destroy", name)
+    return True
+
+
+def destroy(environment: str) -> Outcome:
+    """End everything of an environment on this host; its disks go with the state folder."""
+    outcome = Outcome(removed=[machine.node for machine in driver.machines(environment)])
+    known = driver.networks(environment)
+    # Not by virsh: a driver of its own has nothing beyond its folder, and this works without the packages, too.
+    driver.end_all(environment)
+    if dhcp.end(environment):
+        outcome.removed.append("DHCP server")
+    with files.exclusive(ALLOCATOR):
+        outcome.removed += podman_nodes.remove_host_side(environment, [bridge_name(environment)])
+        driver.forget(environment)
+        outcome.removed += [network.name for network in known]
+    return outcome
+
+
+def remove_nodes(environment: str, state: Path, names: Sequence[str]) -> Outcome:
+    """End single nodes of an environment, with their data."""
+    outcome = Outcome()
+    refresh(environment)
+    for machine in driver.machines(environment):
+        if machine.node in names:
+            if machine.state == "running":
+                _pull_the_plug(environment, machine.name)
+            _virsh(environment, "undefine", machine.name)
+            outcome.removed.append(machine.node)
+    for name in names:
+        shutil.rmtree(folder_of(state, name), ignore_errors=True)
+    return outcome

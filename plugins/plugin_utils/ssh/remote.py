@@ -1,0 +1,267 @@
+"""Ask nodes directly over ssh: a Python program of ours goes to each on stdin and answers on stdout.
+
+For what has to work when Ansible's own way does not: a node that hangs or does not answer is one line of the result,
+and none of the others waits for it beyond the time that it has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import program as process
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+
+MODULES = paths.COLLECTION / "plugins" / "module_utils"
+_PACKAGE = "ansible_collections.devenv.lab.plugins.module_utils"
+_IMPORT = re.compile(rf"^from {re.escape(_PACKAGE)}\.?([\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
+_KEPT = 4000  # characters of what ssh or the program complains of
+
+# Runs on the node. The modules arrive as text and find each other under the names that they have in the collection.
+_LOADER = """\
+import json, sys, types
+sources, main, arguments = json.loads({text!r})
+for name, source in sources:
+    words = name.split(".")
+    for count in range(1, len(words) + 1):
+        path = ".".join(words[:count])
+        if path not in sys.modules:
+            module = sys.modules[path] = types.ModuleType(path)
+            module.__path__ = []
+            if count > 1:
+                setattr(sys.modules[".".join(words[: count - 1])], words[count - 1], module)
+    module = sys.modules[name]
+    exec(compile(source, words[-1] + ".py", "exec"), module.__dict__)
+module.__dict__[main](arguments)
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A node, the ssh command that reaches it (without the remote command), and how Python is started there."""
+
+    name: str
+    ssh: tuple[str, ...]
+    python: tuple[str, ...] = field(default=("python3",))
+
+
+def target(name: str, variables: Mapping[str, Any], *, own_connection: bool = False, patience: int = 10) -> Target:
+    """The Target of a host from its ssh variables. ``own_connection``: not over one that is open already, which hangs
+    when its node died. ``patience``: seconds to connect. Raises DevenvError ``inventory_incomplete`` without an
+    address.
+    """
+    if not variables.get("ansible_host"):
+        raise DevenvError("inventory_incomplete", "has no variable ansible_host", where=name)
+    words = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={patience}"]
+    if own_connection:
+        words += ["-o", "ControlPath=none"]
+    if variables.get("ansible_port"):
+        words += ["-p", str(variables["ansible_port"])]
+    if variables.get("ansible_ssh_private_key_file"):
+        words += ["-i", str(variables["ansible_ssh_private_key_file"])]
+    words += shlex.split(str(variables.get("ansible_ssh_common_args") or ""))
+    words += ["-l", str(variables.get("ansible_user") or "root"), "--", str(variables["ansible_host"])]
+    interpreter = str(variables.get("ansible_python_interpreter") or "")
+    python = [interpreter if interpreter.startswith("/") else "python3"]
+    if variables.get("ansible_become") in (True, "yes", "true", "True"):
+        python = ["sudo", "-n", *python]
+    return Target(name, tuple(words), tuple(python))
+
+
+def program(module: str, main: str, arguments: Mapping[str, Any], folder: Path = MODULES) -> str:
+    """Return the text of a Python program that calls ``main(arguments)`` of ``module``, a dotted name below
+    module_utils such as ``node.report``. It carries the modules of module_utils that this one imports.
+    """
+    sources: dict[str, str] = {}
+    _add_source(module, folder, sources)
+    named = [(f"{_PACKAGE}.{name}", source) for name, source in sources.items()]
+    return _LOADER.format(text=json.dumps([named, main, dict(arguments)]))
+
+
+def _add_source(module: str, folder: Path, sources: dict[str, str]) -> None:
+    """Add the source of ``module`` to ``sources``, after those of the modules that it imports."""
+    if module in sources:
+        return
+    source = folder.joinpath(*module.split(".")).with_suffix(".py").read_text()
+    for needed in _imported(source, folder):
+        _add_source(needed, folder, sources)
+    sources[module] = source
+
+
+def _imported(source: str, folder: Path) -> Iterator[str]:
+    """Names below module_utils of the modules that ``source`` imports."""
+    # Not ast: until Python 3.12, parsing in several threads at once fails at random.
+    for base, names in _IMPORT.findall(source):
+        for name in (*(f"{base}.{word}" for word in re.findall(r"\w+", names)), base):
+            path = name.strip(".")
+            if path and folder.joinpath(*path.split(".")).with_suffix(".py").is_file():
+                yield path
+
+
+def call(one: Target, source: str, read: Callable[[IO[bytes]], None], timeout: float) -> str:
+    """Run the program ``source`` on a node; ``read`` gets its stdout while it runs. Return what went wrong, in words
+    (what ``read`` has taken by then is good); empty: it ended with 0. After ``timeout`` seconds ssh is ended.
+    """
+    mark = os.environ.get(process.MARKER, "")
+    words = ["env", f"{process.MARKER}={mark}", *one.python] if mark else list(one.python)
+    try:
+        child = subprocess.Popen(
+            [*one.ssh, shlex.join([*words, "-"])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        return f"ssh cannot be started: {error.strerror}"
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        end_quietly(child)
+
+    complaint: list[bytes] = []
+    timer = threading.Timer(timeout, end)
+    helpers = [
+        threading.Thread(target=_give, args=(child.stdin, source.encode()), daemon=True),
+        threading.Thread(target=_keep, args=(child.stderr, complaint), daemon=True),
+    ]
+    for thread in (timer, *helpers):
+        thread.daemon = True
+        thread.start()
+    wrong = ""
+    try:
+        if child.stdout is None:
+            raise AssertionError("pipe of a child")
+        read(child.stdout)
+        # A program whose last words were taken ends by itself, or the timer ends it.
+        child.stdout.read()
+    except Exception as error:  # whatever a broken stream makes a reader raise
+        wrong = f"{type(error).__name__}: {error}"
+        end_quietly(child)
+    code = child.wait()
+    timer.cancel()
+    for thread in helpers:
+        thread.join(1)
+    if late.is_set():
+        return f"no answer within {timeout:g} s"
+    if code != 0:
+        return _last_words(b"".join(complaint)) or wrong or f"ssh ended with code {code}"
+    return wrong
+
+
+def send(one: Target, entries: Iterable[tuple[Path, str]], folder: str) -> str:
+    """Stream files (path here, name there) as one archive into ``folder`` of a node, as root. Return what went wrong,
+    in words; whether they came whole is for their digests to say.
+    """
+    words = [*one.python[:-1], "tar", "--extract", "--file=-", f"--directory={folder}"]
+    child = subprocess.Popen(
+        [*one.ssh, shlex.join(words)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    if child.stdin is None or child.stderr is None:
+        raise AssertionError("pipes of a child")
+    trouble = _pack(child.stdin, entries)
+    said = child.stderr.read().decode(errors="replace").strip().splitlines()
+    code = child.wait()
+    return "" if code == 0 and not trouble else (said[-1] if said else trouble or f"ssh ended with code {code}")
+
+
+def _pack(stream: IO[bytes], entries: Iterable[tuple[Path, str]]) -> str:
+    try:
+        with stream, tarfile.open(fileobj=stream, mode="w|") as tar:
+            for path, name in entries:
+                tar.add(path, arcname=name)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def end_quietly(child: subprocess.Popen[bytes]) -> None:
+    """End a program of ours with its whole group; one that has ended is no error."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def _give(stream: IO[bytes] | None, data: bytes) -> None:
+    # ssh that cannot connect ends without reading.
+    with contextlib.suppress(OSError, ValueError):
+        if stream is not None:
+            stream.write(data)
+            stream.close()
+
+
+def _keep(stream: IO[bytes] | None, kept: list[bytes]) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        while stream is not None and (block := stream.read1(65536) if hasattr(stream, "read1") else stream.read()):
+            kept.append(block)
+            del kept[:-64]
+
+
+def _last_words(complaint: bytes) -> str:
+    lines = [line.strip() for line in complaint.decode(errors="replace").splitlines() if line.strip()]
+    return re.sub(r"\s+", " ", lines[-1])[-_KEPT:] if lines else ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a node said: ``data``, or why it did not (``trouble``). ``ahead``: by how many seconds its clock is before
+    ours, low by the time that the answer took, at most ``doubt`` seconds.
+    """
+
+    node: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    trouble: str = ""
+    ahead: float = 0.0
+    doubt: float = 0.0
+
+
+def ask_all(targets: Iterable[Target], source: str, timeout: float) -> dict[str, Answer]:
+    """Run a program on all nodes at once. Its first line of output is ``{"time": <its clock>}``, its second the answer
+    as one JSON object.
+    """
+    answers: dict[str, Answer] = {}
+    chosen = list(targets)
+
+    def work(one: Target) -> None:
+        answers[one.name] = _ask(one, source, timeout)
+
+    threads = [threading.Thread(target=work, args=(one,), daemon=True) for one in chosen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {one.name: answers[one.name] for one in chosen}
+
+
+def _ask(one: Target, source: str, timeout: float) -> Answer:
+    ahead = doubt = 0.0
+    data: dict[str, Any] = {}
+    began = time.time()
+
+    def read(stream: IO[bytes]) -> None:
+        nonlocal ahead, doubt
+        first = stream.readline()
+        received = time.time()
+        said = float(json.loads(first)["time"])
+        ahead, doubt = said - received, received - began
+        data.update(json.loads(stream.readline()))
+
+    trouble = call(one, source, read, timeout)
+    return Answer(one.name, data, trouble, ahead, doubt) if not trouble else Answer(one.name, trouble=trouble)

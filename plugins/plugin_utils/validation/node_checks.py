@@ -1,0 +1,255 @@
+"""What each node and each API server tells by itself, asked at the same time and beside everything else.
+
+Nodes are asked over ssh (``module_utils/node/report.py``), one program a node: services, etcd, certificates, the clock.
+API servers are asked one by one, by every address, so that one that is down is not hidden by the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, kubeconfig
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Answer, Target
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.checks import Finding
+
+REPORT = "node.report"
+ASK_SECONDS = 20.0
+API_SECONDS = 4.0
+# Between two looks at what did not pass.
+PAUSE = 1.0
+
+WARN_DAYS = 30
+# etcd warns from 1 s on; what is signed in the future (certificates, tokens) is refused.
+SKEW_WARNED = 1.0
+SKEW_REFUSED = 5.0
+SERVICES = {"containerd.service": "containerd", "kubelet.service": "kubelet"}
+
+
+class Background:
+    """Checks that take long, as a level: looked at in a thread of their own, again until all have passed."""
+
+    def __init__(self, names: Iterable[str], collect: Callable[[], dict[str, Finding]]) -> None:
+        self._collect = collect
+        self._findings = {name: Finding("", ("not looked at yet",)) for name in names}
+        self._thread: threading.Thread | None = None
+        self._ended = 0.0
+
+    def look(self, api: client.Api) -> dict[str, Finding]:
+        if self._thread is not None and not self._thread.is_alive():
+            self._thread = None
+        known = self._findings
+        over = all(finding.ok or finding.hopeless for finding in known.values())
+        if self._thread is None and not over and time.monotonic() - self._ended > PAUSE:
+            # A daemon: nobody waits for it when the time is over.
+            self._thread = threading.Thread(target=self._work, daemon=True)
+            self._thread.start()
+        return known
+
+    def explain(self, api: client.Api) -> dict[str, str]:
+        return {}
+
+    def _work(self) -> None:
+        try:
+            self._findings = self._collect()
+        except Exception as error:  # else these checks would be said never to have been looked at
+            text = f"cannot be looked at: {type(error).__name__}: {error}"
+            self._findings = {name: Finding(text, (text,), hopeless=True) for name in self._findings}
+        self._ended = time.monotonic()
+
+
+# --- API servers -----------------------------------------------------------------------------------------------------
+
+
+def api_servers(cluster: Cluster, access: client.Access) -> Background | None:
+    """The level with ``api_masters`` and ``api_endpoint``; None when no address is known."""
+    masters = [(node.name, address) for node in cluster.control_plane for address in node.addresses]
+    endpoint = [(cluster.endpoint or "endpoint", address) for address in cluster.endpoint_addresses]
+    groups = {name: rows for name, rows in (("api_masters", masters), ("api_endpoint", endpoint)) if rows}
+    if not groups:
+        return None
+
+    def collect() -> dict[str, Finding]:
+        answers = _ready({row[1] for rows in groups.values() for row in rows}, access)
+        return {name: check_api(rows, answers) for name, rows in groups.items()}
+
+    return Background(groups, collect)
+
+
+def check_api(rows: Sequence[tuple[str, str]], answers: Mapping[str, str]) -> Finding:
+    """``rows``: name and address; ``answers``: by address why it is not ready, or an empty text."""
+    missing = [f"{name} {address}: {answers[address]}" for name, address in rows if answers[address]]
+    return Finding(f"ready at {', '.join(row[1] for row in rows)}", tuple(missing))
+
+
+def _ready(addresses: Iterable[str], access: client.Access) -> dict[str, str]:
+    answers: dict[str, str] = {}
+
+    def ask(address: str) -> None:
+        try:
+            server = dataclasses.replace(access, server=kubeconfig.server_url(address))
+            with client.Api(server, timeout=API_SECONDS) as api:
+                api.text("/readyz")
+            answers[address] = ""
+        except (client.ApiError, client.ApiUnreachable) as error:
+            answers[address] = str(error)
+
+    _at_once(ask, addresses)
+    return answers
+
+
+def _at_once(work: Callable[[str], None], items: Iterable[str]) -> None:
+    threads = [threading.Thread(target=work, args=(item,), daemon=True) for item in items]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+# --- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def nodes(cluster: Cluster, targets: Mapping[str, Target | None]) -> Background:
+    """The level with ssh, services, certificates, clocks and (engine kubeadm) etcd_members, etcd_health.
+
+    ``targets``: how each node is reached, None for one that has no address.
+    """
+    source = remote.program(REPORT, "main", {"part": "health", "timeout": int(ASK_SECONDS)})
+
+    def collect() -> dict[str, Finding]:
+        answers = {name: Answer(name, trouble="has no address") for name in targets}
+        answers |= remote.ask_all([one for one in targets.values() if one], source, ASK_SECONDS)
+        return findings(cluster, answers, datetime.now(UTC))
+
+    return Background(["ssh", *_names(cluster)], collect)
+
+
+def findings(cluster: Cluster, answers: Mapping[str, Answer], now: datetime) -> dict[str, Finding]:
+    """What the answers of all nodes mean, by check. A node that did not answer is missing to ``ssh`` alone, unless
+    nobody else can tell.
+    """
+    silent = [f"{name}: {one.trouble}" for name, one in answers.items() if one.trouble]
+    found = {"ssh": Finding(f"{len(answers)} of {len(answers)} nodes answer", tuple(silent))}
+    told = {name: one for name, one in answers.items() if not one.trouble}
+    if not told:
+        nobody = Finding("", ("no node answers",))
+        return found | dict.fromkeys(_names(cluster), nobody)
+    found["clocks"] = check_clocks(told)
+    if cluster.engine == "kubeadm":
+        found["services"] = check_services(told)
+        found["certificates"] = check_certificates(told, now)
+        masters = [node for node in cluster.control_plane if node.name in told]
+        found["etcd_members"] = check_etcd_members(cluster, {node.name: told[node.name] for node in masters})
+        found["etcd_health"] = check_etcd_health({node.name: told[node.name] for node in masters})
+    return found
+
+
+def _names(cluster: Cluster) -> list[str]:
+    """Another engine keeps services, certificates and etcd in places of its own, and tells of them itself."""
+    own = ["services", "certificates", "etcd_members", "etcd_health"] if cluster.engine == "kubeadm" else []
+    return ["clocks", *own]
+
+
+def check_services(answers: Mapping[str, Answer]) -> Finding:
+    """containerd and kubelet are active on each node."""
+    missing = []
+    for name, answer in answers.items():
+        states = answer.data.get("services") or {}
+        missing += [
+            f"{name}: {word} is {states.get(unit, 'not there')}"
+            for unit, word in SERVICES.items()
+            if states.get(unit) != "active"
+        ]
+    return Finding(f"{' and '.join(SERVICES.values())} active on {len(answers)} nodes", tuple(missing))
+
+
+def check_certificates(answers: Mapping[str, Answer], now: datetime) -> Finding:
+    """None is over; a warning for those that are within 30 days."""
+    over, soon, nearest = [], [], None
+    for name, answer in answers.items():
+        for path, text in sorted((answer.data.get("certificates") or {}).items()):
+            end = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+            days = (end - now).total_seconds() / 86400
+            if days < 0:
+                over.append(f"{name}: {path} ended {text}")
+            elif days < WARN_DAYS:
+                soon.append(f"{name}: {path} ends in {days:.0f} days ({text})")
+            nearest = end if nearest is None else min(nearest, end)
+    if nearest is None:
+        return Finding("", ("no node has a certificate",))
+    count = sum(len(answer.data.get("certificates") or {}) for answer in answers.values())
+    left = (nearest - now).days
+    return Finding(f"{count} certificates, the first ends in {left} days", tuple(over), bool(over), tuple(soon))
+
+
+def check_clocks(answers: Mapping[str, Answer]) -> Finding:
+    """Clocks of nodes against each other, and against this machine's."""
+    ahead = {name: answer.ahead for name, answer in answers.items()}
+    first, last = min(ahead, key=lambda name: ahead[name]), max(ahead, key=lambda name: ahead[name])
+    spread = ahead[last] - ahead[first]
+    furthest = max(ahead, key=lambda name: abs(ahead[name]))
+    texts = []
+    if spread > SKEW_WARNED:
+        texts.append(f"{last} is {spread:.1f} s ahead of {first}")
+    if abs(ahead[furthest]) > max(SKEW_WARNED, answers[furthest].doubt):
+        texts.append(f"{furthest} is {abs(ahead[furthest]):.1f} s {_side(ahead[furthest])} this machine")
+    refused = max(spread, abs(ahead[furthest]) - answers[furthest].doubt) > SKEW_REFUSED
+    seen = f"within {max(spread, 0.0):.2f} s of each other" if len(ahead) > 1 else "one node"
+    return Finding(seen, tuple(texts) if refused else (), warnings=() if refused else tuple(texts))
+
+
+def _side(ahead: float) -> str:
+    return "ahead of" if ahead > 0 else "behind"
+
+
+def check_etcd_members(cluster: Cluster, answers: Mapping[str, Answer]) -> Finding:
+    """Each control plane node that answers sees the same members: the control plane nodes, started, voting."""
+    wanted = {node.name: node for node in cluster.control_plane}
+    missing: list[str] = []
+    views: dict[str, list[str]] = {}
+    for name, answer in answers.items():
+        told = answer.data.get("etcd") or {}
+        if not told.get("members"):
+            missing.append(f"{name}: {told.get('trouble') or 'there is no etcd'}")
+            continue
+        for text in _wrong_members(wanted, told["members"]):
+            views.setdefault(text, []).append(name)
+    missing += [f"{text} (seen by {', '.join(names)})" for text, names in views.items()]
+    if not answers:
+        missing.append("no control plane node answers")
+    return Finding(f"{len(wanted)} of {len(wanted)} members started", tuple(missing))
+
+
+def _wrong_members(wanted: Mapping[str, Node], members: Sequence[Mapping[str, object]]) -> list[str]:
+    there = {str(member.get("name") or ""): member for member in members}
+    wrong = [f"{name} is no member" for name in wanted if name not in there]
+    for name, member in there.items():
+        shown = name or f"member {' '.join(str(peer) for peer in _list(member.get('peers')))}"
+        if name not in wanted:
+            wrong.append(f"{shown} is of no control plane node")
+        elif not member.get("started"):
+            wrong.append(f"{shown} has not started")
+        if member.get("learner"):
+            wrong.append(f"{shown} is a learner without a vote")
+    return wrong
+
+
+def _list(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else []
+
+
+def check_etcd_health(answers: Mapping[str, Answer]) -> Finding:
+    """The member of each control plane node that answers is healthy: it can commit, and raises no alarm."""
+    missing = [
+        f"{name}: {(answer.data.get('etcd') or {}).get('trouble') or 'not healthy'}"
+        for name, answer in answers.items()
+        if not (answer.data.get("etcd") or {}).get("healthy")
+    ]
+    if not answers:
+        missing = ["no control plane node answers"]
+    return Finding(f"{len(answers)} of {len(answers)} healthy", tuple(missing))

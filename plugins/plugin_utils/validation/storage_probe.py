@@ -1,0 +1,116 @@
+"""Does the StorageClass of the profile give volumes? A claim is bound, one container writes, another one reads.
+
+The claim and the pod stand in the namespace of the probe pods (``probes.py``), and go with it.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.checks import Finding, not_ready
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes import Probes
+
+NAME = "storage"
+
+
+def claim(storage_class: str) -> Json:
+    """A PersistentVolumeClaim of the class."""
+    return {
+        "metadata": {"name": NAME},
+        "spec": {
+            "storageClassName": storage_class,
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Mi"}},
+        },
+    }
+
+
+def pod(image: str, word: str) -> Json:
+    """A pod whose first container writes ``word`` to the volume, and whose second reads it."""
+
+    def container(name: str, script: str) -> Json:
+        return {
+            "name": name,
+            "image": image,
+            "imagePullPolicy": "Never",
+            "args": ["sh", "-c", script],
+            "volumeMounts": [{"name": NAME, "mountPath": "/data"}],
+            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        }
+
+    return {
+        "metadata": {"name": NAME},
+        "spec": {
+            "restartPolicy": "Never",
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 1,
+            "activeDeadlineSeconds": 600,
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "initContainers": [container("write", f"echo {word} > /data/probe && sync")],
+            "containers": [container("read", f"grep -q -x {word} /data/probe")],
+            "volumes": [{"name": NAME, "persistentVolumeClaim": {"claimName": NAME}}],
+        },
+    }
+
+
+class Storage:
+    """The level with the check ``storage``; begins when the probes' namespace is there."""
+
+    def __init__(self, probes: Probes, image: str, storage_class: str) -> None:
+        self._probes = probes
+        self._class = storage_class
+        self._pod = pod(image, secrets.token_hex(8))
+        self._made = False
+        self._done = False
+
+    def look(self, api: client.Api) -> dict[str, Finding]:
+        try:
+            return {"storage": self._look(api)}
+        except client.ApiError as error:
+            return {"storage": Finding("", (str(error),), hopeless=error.status == 422)}
+        except client.ApiUnreachable as error:
+            return {"storage": Finding("", (f"the API does not answer: {error}",))}
+
+    def explain(self, api: client.Api) -> dict[str, str]:
+        """Events of the namespace say why a claim is not bound; the probes ask for them."""
+        return {}
+
+    def _look(self, api: client.Api) -> Finding:
+        if not self._probes.namespace:
+            return Finding("", ("not tried yet",))
+        base = f"/api/v1/namespaces/{self._probes.namespace}"
+        if self._done:
+            return Finding(f"written and read on a volume of {self._class}")
+        if not self._made:
+            api.get(f"/apis/storage.k8s.io/v1/storageclasses/{self._class}")
+            _create(api, f"{base}/persistentvolumeclaims", claim(self._class))
+            _create(api, f"{base}/pods", self._pod)
+            self._made = True
+        finding = check_storage(
+            api.get(f"{base}/persistentvolumeclaims/{NAME}"), api.get(f"{base}/pods/{NAME}"), self._class
+        )
+        self._done = finding.ok
+        return finding
+
+
+def check_storage(volume_claim: Json, tried: Json, storage_class: str) -> Finding:
+    """What the claim and the pod say."""
+    phase = volume_claim.get("status", {}).get("phase", "new")
+    state = tried.get("status", {}).get("phase", "new")
+    if phase == "Bound" and state == "Succeeded":
+        return Finding(f"written and read on a volume of {storage_class}")
+    missing = [] if phase == "Bound" else [f"claim of class {storage_class} is {phase}"]
+    if state != "Succeeded":
+        missing.append(f"pod {not_ready(tried) or f'is {state}'}")
+    return Finding("", tuple(missing), hopeless=state == "Failed")
+
+
+def _create(api: client.Api, path: str, body: Json) -> None:
+    try:
+        api.create(path, body)
+    except client.ApiError as error:
+        # An answer got lost, and the object is there.
+        if error.reason != "AlreadyExists":
+            raise

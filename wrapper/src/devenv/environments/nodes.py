@@ -1,0 +1,97 @@
+"""Nodes that come, go and are made anew: which keys of the profile that changes, and what is refused at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+
+from devenv import errors, operations
+from devenv.environments import names
+from devenv.runs import runner
+
+
+def profile_of(name: str) -> dict[str, Any]:
+    """The resolved profile that the environment keeps. Raises NotFound while it has none."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+
+    with names.translated():
+        resolved = state.read_profile(paths.environment(name))
+    if resolved is None:
+        raise errors.NotFound(f"the environment {name} has no profile yet", advice=f"devenv up -n {name} --profile aio")
+    return resolved
+
+
+def added(resolved: Mapping[str, Any], wanted: Sequence[str], own: Mapping[str, str]) -> dict[str, Any]:
+    """Overrides of the profile that add the nodes ``wanted`` (none: the next worker), each with the keys ``own``.
+
+    Raises Error node_exists.
+    """
+    have = [node["name"] for node in resolved["nodes"]]
+    chosen = list(wanted) or [next_worker(have)]
+    for node in chosen:
+        if node in have:
+            raise errors.make(f"there is a node {node} already", exit_code=2, reason="node_exists")
+    return {f"nodes.{node}": {} for node in chosen} | {
+        f"nodes.{node}.{key}": value for node in chosen for key, value in own.items()
+    }
+
+
+def next_worker(have: Sequence[str]) -> str:
+    """The lowest free name of a worker."""
+    return next(name for name in (f"worker-{number}" for number in range(len(have) + 1)) if name not in have)
+
+
+def removed(resolved: Mapping[str, Any], unwanted: Sequence[str]) -> dict[str, None]:
+    """Overrides of the profile that take nodes away. Raises Error node_unknown, control_plane_last."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members
+
+    with names.translated():
+        members.check_removal(resolved, unwanted)
+    return {f"nodes.{node}": None for node in unwanted}
+
+
+def replace(
+    name: str, nodes: Sequence[str], options: operations.Options, watcher: runner.Watcher | None = None
+) -> operations.Result:
+    """Make nodes anew. Raises Error node_unknown, control_plane_last, and what the run fails with."""
+    removed(profile_of(name), nodes)
+    return operations.run("replace", name, {"devenv_replace": list(nodes)}, options, watcher)
+
+
+def change_address(
+    name: str, node: str | None, address: str, options: operations.Options, watcher: runner.Watcher | None = None
+) -> operations.Result:
+    """Give a node (None: the only one) another address. Raises Error node_unknown, address_many_nodes,
+    address_refused.
+    """
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import address as podman_address
+
+    resolved = profile_of(name)
+    with names.translated():
+        network = state.read_network(paths.environment(name))
+        if network is None:
+            raise errors.NotFound(f"the environment {name} has no nodes yet", advice=f"devenv up -n {name} makes them")
+        chosen = _only(resolved, node)
+        podman_address.check(resolved, chosen)
+        addresses.move(network, chosen, address)
+    variables = {"devenv_node": chosen, "devenv_address": address}
+    return operations.run("address", name, variables, options, watcher)
+
+
+def addresses_of(name: str, node: str | None) -> list[str]:
+    """A node's addresses now."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+
+    network = state.read_network(paths.environment(name)) or {"nodes": {}}
+    return list(network["nodes"].get(_only(profile_of(name), node), {}).get("addresses", {}).values())
+
+
+def _only(resolved: Mapping[str, Any], node: str | None) -> str:
+    have = [str(one["name"]) for one in resolved["nodes"]]
+    if node is None and len(have) > 1:
+        raise errors.make(f"there are {', '.join(have)}", exit_code=14, reason="address_many_nodes")
+    return node or have[0]

@@ -1,0 +1,260 @@
+"""What there is, without changing it and without Ansible: list, status, plan."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, program
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver as libvirt
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
+
+from devenv.environments import names
+
+if TYPE_CHECKING:
+    from devenv.operations import Target
+
+_CLIENT = "ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client"
+_API_PATIENCE = 3.0  # seconds that status waits for the API's answer
+
+
+def environments() -> list[dict[str, Any]]:
+    """One row an environment of this machine: ``{name, profile, kubernetes, nodes, running, state, home}``.
+
+    ``state`` is running, partly (some nodes run), stopped, made (no nodes yet), busy (a run is at work), orphan
+    (nodes or a network without a state folder) or elsewhere (it belongs to another DEVENV_HOME, named by ``home``).
+    """
+    own = str(paths.home())
+    containers, networks = _objects()
+    rows = [_own_row(name, [item for item in containers if item.environment == name]) for name in names.known()]
+    mine = {row["name"] for row in rows}
+    others = {(item.environment, item.home) for item in containers} | {
+        (item.environment, item.home) for item in networks
+    }
+    for name, home in sorted(others):
+        if name not in mine or home != own:
+            rows.append(
+                _other_row(name, home, [item for item in containers if (item.environment, item.home) == (name, home)])
+            )
+    return rows
+
+
+Node = podman.Container | libvirt.Machine
+
+
+def _objects() -> tuple[list[Node], list[podman.Network]]:
+    """Everything of every environment; no containers where podman is not there or not ours to ask."""
+    machines, claimed = libvirt.machines(), libvirt.networks()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            containers, networks = pool.submit(podman.containers), pool.submit(podman.networks)
+            return [*containers.result(), *machines], [*networks.result(), *claimed]
+    except (OSError, program.ProgramFailed):
+        return [*machines], [*claimed]
+
+
+def _own_row(name: str, containers: Iterable[Node]) -> dict[str, Any]:
+    found = state.read(paths.environment(name))
+    profile = found.profile or {}
+    states = [container.state for container in containers] or list(_hosts(found.network).values())
+    return {
+        "name": name,
+        "profile": profile.get("profile", ""),
+        "kubernetes": profile.get("kubernetes", {}).get("version", ""),
+        "nodes": len(profile.get("nodes", [])),
+        "running": states.count("running"),
+        "state": "busy" if found.holder else _word(states, len(profile.get("nodes", []))),
+        "home": str(paths.home()),
+    }
+
+
+def _other_row(name: str, home: str, containers: list[Node]) -> dict[str, Any]:
+    kept = bool(home) and (Path(home) / "environments" / name).is_dir()
+    return {
+        "name": name, "profile": "", "kubernetes": "", "nodes": len(containers),
+        "running": sum(container.state == "running" for container in containers),
+        "state": "elsewhere" if kept and home != str(paths.home()) else "orphan", "home": home,
+    }  # fmt: skip
+
+
+def _word(states: list[str], nodes: int) -> str:
+    if not states:
+        return "made"
+    running = states.count("running")
+    return "running" if running >= max(nodes, len(states)) else "partly" if running else "stopped"
+
+
+def status(name: str) -> dict[str, Any]:
+    """The environment as it is now: ``{name, state, profile, kubernetes, folder, kubeconfig, nodes: [{name, group,
+    addresses, container, kubernetes}], api, busy, last_run, failure}``. ``kubernetes`` of a node is Ready, NotReady
+    or absent.
+    """
+    folder = paths.environment(name)
+    with names.translated():
+        found = state.read(folder)
+    kubeconfig = folder / "kubeconfig"
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(node_states, name)
+        importlib.import_module(_CLIENT)  # while podman works
+        containers = asked.result()
+    api, ready = _api_nodes(kubeconfig, containers)
+    profile, network = found.profile or {}, found.network or {}
+    nodes = [_node(node, network, containers, ready) for node in profile.get("nodes", [])]
+    return {
+        "name": name,
+        "state": "busy" if found.holder else _word(list(containers.values()), len(nodes)),
+        "profile": profile.get("profile", ""),
+        "kubernetes": profile.get("kubernetes", {}).get("version", ""),
+        "folder": str(folder),
+        "kubeconfig": str(kubeconfig) if kubeconfig.exists() else None,
+        "nodes": nodes,
+        "api": api,
+        "busy": str(found.holder) if found.holder else None,
+        "last_run": found.last_run,
+        "failure": found.failure,
+    }
+
+
+def _hosts(network: Mapping[str, Any] | None) -> dict[str, str]:
+    """Hosts that existed before, which devenv neither starts nor stops: those taken count as running."""
+    return {name: "running" for name, node in (network or {}).get("nodes", {}).items() if "host" in node}
+
+
+def node_states(name: str) -> dict[str, str]:
+    """State of each node's container, machine or host; empty where podman cannot be asked."""
+    with names.translated():
+        hosts = _hosts(state.read_network(paths.environment(name)))
+    if hosts:
+        return hosts
+    if machines := {machine.node: machine.state for machine in libvirt.machines(name)}:
+        return machines
+    try:
+        return {container.node: container.state for container in podman.containers(name)}
+    except (OSError, program.ProgramFailed):
+        return {}
+
+
+def _api_nodes(kubeconfig: Path, containers: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """``answers`` or why not, and Ready or NotReady by node. Of stopped nodes nothing is asked: others may have their
+    address.
+    """
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+    from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+
+    if not kubeconfig.exists():
+        return "not made yet", {}
+    if containers and "running" not in containers.values():
+        return "no node runs", {}
+    try:
+        with client.Api(client.read_access(kubeconfig), timeout=_API_PATIENCE) as api:
+            items = api.get("/api/v1/nodes")["items"]
+    except (client.ApiUnreachable, client.ApiError, DevenvError) as error:
+        return str(error), {}
+    return "answers", {item["metadata"]["name"]: _ready(item) for item in items}
+
+
+def _ready(node: Mapping[str, Any]) -> str:
+    conditions = {one["type"]: one["status"] for one in node.get("status", {}).get("conditions", [])}
+    return "Ready" if conditions.get("Ready") == "True" else "NotReady"
+
+
+def _node(
+    node: Mapping[str, Any], network: Mapping[str, Any], containers: Mapping[str, str], ready: Mapping[str, str]
+) -> dict[str, Any]:
+    claimed = network.get("nodes", {}).get(node["name"], {})
+    addresses = list(claimed.get("addresses", {}).values())
+    return {
+        "name": node["name"],
+        "group": node["group"],
+        "addresses": addresses,
+        "container": containers.get(node["name"], "absent"),
+        "kubernetes": next((ready[name] for name in (node["name"], *addresses) if name in ready), "absent"),
+    }
+
+
+def nodes(name: str) -> list[dict[str, Any]]:
+    """One row a node: ``{name, group, cluster, container, kubernetes, addresses, leaving}``; those that leave are in
+    network.yml and no longer in the profile.
+    """
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
+
+    with names.translated():
+        found = state.read(paths.environment(name))
+    profile, network = found.profile or {"nodes": []}, found.network or {}
+    containers = node_states(name)
+    kubeconfigs = sorted(found.folder.glob("clusters/*/kubeconfig"))
+    ready: dict[str, str] = {}
+    for kubeconfig in kubeconfigs:
+        ready |= _api_nodes(kubeconfig, containers)[1]
+    gone = [{"name": one, **network["nodes"][one]} for one in addresses.leaving(profile, network)]
+    return [
+        {
+            **_node(node, network, containers, ready),
+            "cluster": node.get("cluster") or "",
+            "leaving": place >= len(profile["nodes"]),
+        }
+        for place, node in enumerate([*profile["nodes"], *gone])
+    ]
+
+
+def plan(goal: Target) -> dict[str, Any]:
+    """What `up` would do: ``{name, profile, exists, add, start, change, remove, refused}``; lists of texts, all empty
+    when there is nothing to do. Reads only.
+    """
+    from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrades
+
+    resolved = goal.resolved or {}
+    folder = paths.environment(goal.name)
+    with names.translated():
+        old = state.read_profile(folder)
+        begun = upgrades.pending(folder)
+    containers = node_states(goal.name)
+    wanted = [node["name"] for node in resolved.get("nodes", [])]
+    found = differences(old, resolved)
+    return {
+        "name": goal.name,
+        "profile": resolved.get("profile", ""),
+        "exists": folder.is_dir(),
+        "add": [f"node {name}" for name in wanted if name not in containers],
+        "start": [f"node {name}" for name in wanted if containers.get(name, "running") != "running"],
+        # nodes.NAME alone is a node that joins, and stands under add.
+        "change": [_told(change) for change in found if change["applies"] and change["path"].count(".") != 1],
+        "remove": [f"node {name}" for name in containers if name not in wanted],
+        "refused": [
+            *([f"upgrade to Kubernetes {begun['to']} has not come to its end"] if begun else []),
+            *(_told(change) for change in found if not change["applies"]),
+        ],
+    }
+
+
+def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Differences of two resolved profiles as plain data (`devenv profile diff --json`)."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+
+    return [asdict(change) for change in profile.changes(old, new)] if old else []
+
+
+def _told(change: Mapping[str, Any]) -> str:
+    return f"{change['path']}: {change['old']} -> {change['new']} ({change['why']})"
+
+
+def last_lines(goal: Target, seconds: float) -> list[str]:
+    """The three lines after `up`: what is up, how to use it, how to end it."""
+    from devenv.runs.progress import duration
+
+    resolved = goal.resolved or {}
+    count = len(resolved.get("nodes", []))
+    version = resolved.get("kubernetes", {}).get("version", "")
+    nodes = f"{count} node{'s' if count != 1 else ''}"
+    # Name it only where the commands could not find it by themselves.
+    which = f" -n {goal.name}" if len(names.known()) > 1 else ""
+    return [
+        f"{goal.name} is up: {nodes}, Kubernetes {version}, in {duration(seconds)}",
+        f'use it:  eval "$(devenv env{which})" && kubectl get nodes',
+        f"end it:  devenv down{which}",
+    ]

@@ -1,0 +1,65 @@
+"""Releases what a test process used when that process was killed: ``python -m devenv.testing.guard``.
+
+Its settings come on stdin. It waits for the end of one process, by pid and start time. A test run that ends by itself
+releases its environments itself and ends this one.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+PAUSE = 0.5
+
+
+def start(settings: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    """Start the guard of this process. ``settings``: see `main`."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "devenv.testing.allocators.guard"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # Ctrl-C in the terminal is for the tests.
+        start_new_session=True,
+        cwd="/",
+    )
+    assert child.stdin is not None
+    child.stdin.write(json.dumps(settings).encode())
+    child.stdin.close()
+    return child
+
+
+def main() -> int:
+    """Settings: ``process`` (pid and start), ``maker`` and ``maker_settings`` (allocators.load), ``policy``, ``path``
+    (of modules).
+    """
+    settings = json.load(sys.stdin)
+    sys.path[:0] = [path for path in settings["path"] if path not in sys.path]
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    # Imported now: what lies on disk may change while it waits.
+    from devenv.testing.allocators import base, leases
+
+    watched = leases.Process(**settings["process"])
+    while watched.is_alive:
+        time.sleep(PAUSE)
+    maker = base.load(settings["maker"], settings["maker_settings"])
+    held = leases.Leases(leases.Policy(**settings["policy"]), maker.is_up, maker.down)
+    code = 0
+    for name in held.names():
+        lease = held.read(name)
+        if watched in lease.users or watched in lease.busy:
+            try:
+                held.leave(name, watched, failed=watched in lease.busy)
+            except Exception:  # the others shall be released, too
+                code = 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""The host plugin Power: machines off and on again."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from devenv.testing.errors import CommandFailed, CommandTimeout, NotAvailable, Unreachable
+
+if TYPE_CHECKING:
+    from devenv.environment import Environment
+    from devenv.testing.objects import Host
+
+
+class Power:
+    """Off by the machine's own shutdown, or at once; on by the provider of the environment."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def off(self, *, hard: bool = False, timeout: float = 120) -> None:
+        """Shut the machine down and wait until it is off; ``hard``: as if its plug were pulled."""
+        if hard:
+            self._kill()
+        else:
+            with contextlib.suppress(Unreachable, CommandFailed, CommandTimeout):
+                self._host.SshDirect.execute("systemctl poweroff", sudo=True, timeout=15)
+        end = time.monotonic() + timeout
+        while self.is_on():
+            if time.monotonic() > end:
+                raise CommandTimeout(self._host.name, "power off", timeout)
+            time.sleep(0.5)
+
+    def on(self) -> None:
+        """Start the stopped nodes of the environment and wait until its clusters are ready."""
+        self._environment().start()
+        self._host.SshDirect.ping()
+
+    def reboot(self, *, hard: bool = False) -> None:
+        """Off and on."""
+        self.off(hard=hard)
+        self.on()
+
+    def is_on(self) -> bool:
+        """Whether the machine answers ssh."""
+        try:
+            self._host.SshDirect.execute("true", timeout=10)
+        except (CommandFailed, CommandTimeout):
+            return False
+        return True
+
+    def ping(self) -> None:
+        self._host.SshDirect.ping()
+
+    def verify_functionality(self) -> None:
+        """Whether this machine's power is ours to switch."""
+        self._environment()
+
+    def reset_state(self) -> None:
+        """On, if it is off."""
+        if not self.is_on():
+            self.on()
+
+    def _environment(self) -> Environment:
+        from devenv.environment import Environment
+
+        if not self._host.environment_name:
+            raise NotAvailable(f"{self._host.name}: its power is not ours to switch; devenv did not make it")
+        return Environment.open(self._host.environment_name)
+
+    def _kill(self) -> None:
+        from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
+        from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
+
+        self._environment()
+        for container in podman.containers(self._host.environment_name):
+            if container.node == self._host.node:
+                program.run(["podman", "kill", container.name])
+                return
+        raise NotAvailable(f"{self._host.name}: only nodes of the provider podman can be switched off hard")
