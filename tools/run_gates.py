@@ -104,6 +104,7 @@ def gates(*, nightly: bool = False) -> list[Gate]:
             5,
             env=typed,
         ),
+        Gate("layers", "lint", ("lint-imports", "--no-logo"), 1, env=(("PYTHONPATH", "collections:wrapper/src"),)),
         Gate("yaml", "lint", ("yamllint", "--strict", "."), 1),
         # Long before their turn: a test that cannot be imported.
         Gate("collect", "lint", ("pytest", "--collect-only", "-q", "tests", "wrapper/tests"), 2),
