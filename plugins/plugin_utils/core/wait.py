@@ -1,0 +1,45 @@
+"""Wait until something holds, within a deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def until(
+    check: Callable[[], T],
+    deadline: float,
+    describe: Callable[[], Exception] | None = None,
+    *,
+    pause: float = 0.1,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Return the first true value of ``check``, which is called every ``pause`` seconds, once more at ``deadline``.
+
+    ``deadline`` is a time of ``clock``; when it has passed, raise what ``describe`` returns, or return the last value.
+    """
+    while not (value := check()):
+        remaining = deadline - clock()
+        if remaining <= 0:
+            if describe is None:
+                return value
+            raise describe()
+        sleep(min(pause, remaining))
+    return value
+
+
+def on_change(report: Callable[[str], None]) -> Callable[[str], None]:
+    """Return a function that passes a text on to ``report`` unless it is the same as the text before."""
+    last = ""
+
+    def pass_on(text: str) -> None:
+        nonlocal last
+        if text != last:
+            last = text
+            report(text)
+
+    return pass_on
