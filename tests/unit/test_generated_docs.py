@@ -80,10 +80,9 @@ def test_reasons_are_sorted_and_escaped() -> None:
     assert lines[-3:] == ["| `c` | 2 | C. | Do c. |", "| `a` | 9 | A. | Do a. |", "| `b` | 9 | B\\|b. | Do b. |"]
 
 
-def test_an_exit_code_without_words_is_refused() -> None:
-    assert "| 9 | preflight; nothing was changed | `preflight` |" in reference_docs.exits_page({"preflight": 9}, [])
-    with pytest.raises(KeyError):
-        reference_docs.exits_page({"preflight": 9}, [77])
+def test_exit_codes_name_their_stages() -> None:
+    page = reference_docs.exits_page({0: "done", 6: "labels or apps"}, {"labels": 6, "apps": 6})
+    assert page.splitlines()[-2:] == ["| 0 | done |  |", "| 6 | labels or apps | `labels`, `apps` |"]
 
 
 def test_settle_writes_or_only_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,7 @@ def test_redaction(line: str, shown: str) -> None:
 )
 def test_reasons(action: str, lines: list[str], reason: str) -> None:
     assert kubeadm.reason(action, lines) == reason
-    assert reason in reasons.CATALOGUE
+    assert reason in reasons.catalogue()
 
 
 def test_explanation_is_the_lines_that_matter() -> None:
@@ -528,4 +528,4 @@ def test_every_reason_of_the_driver_is_in_the_catalogue() -> None:
     text = Path(kubeadm.__file__).read_text()
     named = set(re.findall(r'"((?:kubernetes|node)_[a-z_]+)"', text)) - {"kubernetes_state"}
     assert len(named) > 5
-    assert {name for name in named if not name.endswith("_{}_failed")} <= set(reasons.CATALOGUE)
+    assert {name for name in named if not name.endswith("_{}_failed")} <= set(reasons.catalogue())

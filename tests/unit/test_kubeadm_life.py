@@ -43,7 +43,7 @@ def test_a_failed_renewal_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(kubeadm, "run", lambda *words, **more: kubeadm.Result(1, ["error: no space left"]))
     with pytest.raises(kubeadm.Failed, match="no space left") as raised:
         kubeadm_life.renew({"within": None, "timeout": 5}, DAY)
-    assert reasons.CATALOGUE[raised.value.reason].exit == 5
+    assert reasons.catalogue()[raised.value.reason].exit == 5
 
 
 def test_programs_are_found_by_their_file_name(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_failure(stage: str, data: Mapping[str, Any], expected: tuple[str, int, 
     found = recorder.failure(stage, outcome("failed", data=data, file="tasks/main.yml:3"))
     assert (found["reason"], found["exit"], found["message"]) == expected
     assert set(found) == {"stage", "reason", "exit", "message", "advice", "host", "task", "file"}
-    assert found["advice"] == reasons.CATALOGUE[expected[0]].advice
+    assert found["advice"] == reasons.catalogue()[expected[0]].advice
     assert (found["host"], found["task"], found["file"]) == ("master-0", "hosts | Write", "tasks/main.yml:3")
 
 
@@ -163,7 +163,7 @@ def test_own_advice_wins_and_unreachable_says_so() -> None:
 
 
 def test_every_stage_has_a_reason_with_its_exit_code() -> None:
-    for stage, code in reasons.STAGE_EXITS.items():
+    for stage, code in reasons.stages().items():
         assert (reasons.of_stage(stage).id, reasons.of_stage(stage).exit) == (f"{stage}_failed", code)
     assert reasons.of_stage("nonsense").exit == 1
 

@@ -7,16 +7,22 @@ from typing import Any
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import reasons
 
 
+class UnknownReason(Exception):
+    """A defect of the code that raised a DevenvError: its reason is not in the catalogue."""
+
+
 class DevenvError(Exception):
     """A failure with a stable reason id.
 
     ``message`` says what is wrong, ``where`` in which file, host or key, ``advice`` what to do next (default: the
     reason's own).
-    Raises KeyError at once for a reason that is not in the catalogue, so an id cannot go undocumented.
+    Raises UnknownReason for a reason that is not in the catalogue, so that no id goes undocumented.
     """
 
     def __init__(self, reason: str, message: str, *, advice: str = "", where: str = "") -> None:
-        self.reason = reasons.CATALOGUE[reason]
+        if reason not in reasons.catalogue():
+            raise UnknownReason(f"configs/reasons.yml has no reason {reason!r}, given for: {message}")
+        self.reason = reasons.catalogue()[reason]
         self.message = message
         self.where = where
         self.advice = advice or self.reason.advice

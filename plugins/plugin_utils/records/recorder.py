@@ -124,7 +124,7 @@ def stage_of(play: str) -> str:
     """The stage in a play's name (``<Stage> | <what it does>``), empty when it names none."""
     found = _STAGE.match(play)
     stage = found.group(1).lower() if found else ""
-    return stage if stage in reasons.STAGE_EXITS else ""
+    return stage if stage in reasons.stages() else ""
 
 
 class Recorder:
@@ -255,14 +255,14 @@ class Recorder:
     def _cause(self, interrupted: str) -> dict[str, Any]:
         """The failure that ended the run: the first that nothing could make good."""
         if interrupted:
-            reason = reasons.CATALOGUE[interrupted]
+            reason = reasons.catalogue()[interrupted]
             return _failure(self.stage, reason, reason.meaning)
         final = [entry for entry, rescuable in self.failures if not rescuable] or [
             entry for entry, rescuable in self.failures
         ]
         if final:
             return explained(final[0], self.cause)
-        reason = reasons.CATALOGUE["unexpected"]
+        reason = reasons.catalogue()["unexpected"]
         return _failure(self.stage, reason, "the run ended without a failed task and without its end")
 
     def _close(self, result: str) -> Stage | None:
@@ -352,9 +352,9 @@ def failure(stage: str, outcome: Outcome) -> dict[str, Any]:
     told one. Without a known reason the stage decides.
     """
     parts = [outcome.data, *_failed_items(outcome.data)]
-    known = next((part for part in parts if part.get("devenv_reason") in reasons.CATALOGUE), None)
+    known = next((part for part in parts if part.get("devenv_reason") in reasons.catalogue()), None)
     source = known or parts[-1]
-    reason = reasons.CATALOGUE[known["devenv_reason"]] if known else reasons.of_stage(stage)
+    reason = reasons.catalogue()[known["devenv_reason"]] if known else reasons.of_stage(stage)
     message = _message(source)
     if outcome.status == "unreachable":
         message = f"does not answer: {message}"
@@ -375,7 +375,7 @@ def _failure(
     return {
         "stage": stage,
         "reason": reason.id,
-        "exit": reasons.STAGE_EXITS.get(stage, reason.exit) if reason.id == "time_over" else reason.exit,
+        "exit": reasons.stages().get(stage, reason.exit) if reason.id == "time_over" else reason.exit,
         "message": message,
         "advice": advice or reason.advice,
         "host": host,

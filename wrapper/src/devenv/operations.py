@@ -345,10 +345,10 @@ def _too_late(
     missing = f": {told['message']}" if told.get("message") else ""
     return errors.make(
         f"not done within {options.timeout:g} s, ended at: {outcome.task or 'the start'}{missing}",
-        exit_code=reasons.STAGE_EXITS.get(outcome.stage, 1),
+        exit_code=reasons.stages().get(outcome.stage, 1),
         reason="time_over",
         stage=outcome.stage,
-        advice=reasons.CATALOGUE["time_over"].advice,
+        advice=reasons.catalogue()["time_over"].advice,
         log=log,
     )
 

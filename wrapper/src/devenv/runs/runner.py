@@ -368,7 +368,7 @@ def _failure(data: Mapping[str, Any], result: Mapping[str, Any], *, unreachable:
     from ansible_collections.devenv.lab.plugins.plugin_utils.core.redact import redact
 
     stage = stage_of(str(data.get("play") or ""))
-    reason = reasons.CATALOGUE.get(str(result.get("devenv_reason") or "")) or reasons.of_stage(stage)
+    reason = reasons.catalogue().get(str(result.get("devenv_reason") or "")) or reasons.of_stage(stage)
     what = redact(str(result.get("msg") or result.get("stderr") or result.get("stdout") or "no message").strip())
     return {
         "stage": stage,
@@ -400,7 +400,7 @@ def _without_task(output: Sequence[str], error: Exception | None) -> dict[str, A
     text = usage or " ".join([told[0][1][2], *lines[told[0][0] + 1 :]] if told else lines[-3:])
     text = text or (str(error) if error else "ansible-playbook said nothing")
     found = _REASON.search(text)
-    reason = reasons.CATALOGUE.get(found.group(1)) if found else None
+    reason = reasons.catalogue().get(found.group(1)) if found else None
     return {
         "stage": "",
         "reason": reason.id if reason else "",
