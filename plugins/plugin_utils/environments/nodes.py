@@ -1,0 +1,100 @@
+"""A node as the profile wants it, at its place in the environment's network."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan, NodeVariables
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import ExistingHost, Node, Profile
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """A node of the profile. Sizes in bytes; a bare node's ``cluster`` is empty; ``addresses``, ``prefixes``,
+    ``gateways`` and ``pod_cidrs`` in the families' order (no ``pod_cidrs``: the engine chooses them). With ``dhcp``
+    the node requests its addresses, and gets these. ``host`` is the machine that it is on the provider ``existing``.
+    """
+
+    name: str
+    group: str
+    cluster: str = ""
+    cpus: int = 0
+    memory: int = 0
+    disk: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[str, ...] = ()
+    mac: str = ""
+    addresses: tuple[str, ...] = ()
+    prefixes: tuple[int, ...] = ()
+    gateways: tuple[str, ...] = ()
+    pod_cidrs: tuple[str, ...] = ()
+    dhcp: bool = False
+    host: ExistingHost | None = None
+
+    @property
+    def families(self) -> list[str]:
+        """``ipv4`` and ``ipv6``, as the addresses are."""
+        return [f"ipv{ipaddress.ip_address(address).version}" for address in self.addresses]
+
+    @property
+    def interfaces(self) -> list[str]:
+        """Addresses with their prefix length."""
+        return [f"{address}/{prefix}" for address, prefix in zip(self.addresses, self.prefixes, strict=True)]
+
+
+def planned(profile: Profile, plan: NetworkPlan) -> list[NodeSpec]:
+    """Return the profile's nodes at their places in ``plan`` (network.yml)."""
+    return [_planned(node, profile, plan) for node in profile["nodes"]]
+
+
+def _planned(node: Node, profile: Profile, plan: NetworkPlan) -> NodeSpec:
+    families, place = profile["families"], plan["nodes"][node["name"]]
+    return NodeSpec(
+        name=node["name"],
+        group=node["group"],
+        cluster=node["cluster"] or "",
+        cpus=node["cpus"],
+        memory=node["memory"],
+        disk=node["disk"],
+        labels=node["labels"],
+        taints=tuple(node["taints"]),
+        mac=place["mac"],
+        addresses=tuple(place["addresses"][family] for family in families),
+        prefixes=tuple(ipaddress.ip_network(plan["subnets"][family]).prefixlen for family in families),
+        gateways=tuple(plan["gateways"][family] for family in families),
+        dhcp=profile["addressing"] == "dhcp",
+    )
+
+
+def from_variables(name: str, variables: NodeVariables) -> NodeSpec:
+    """Return the node ``name`` as its variables in the inventory describe it.
+
+    Raises DevenvError ``inventory_incomplete`` when it has no group: the profile inventory did not make it.
+    """
+    if "devenv_group" not in variables:
+        raise DevenvError("inventory_incomplete", "has no variable devenv_group", where=name)
+    return NodeSpec(
+        name=name,
+        group=str(variables["devenv_group"]),
+        cluster=str(variables.get("devenv_cluster") or ""),
+        cpus=int(variables.get("devenv_cpus") or 0),
+        memory=int(variables.get("devenv_memory") or 0),
+        disk=int(variables.get("devenv_disk") or 0),
+        labels={str(key): str(value) for key, value in dict(variables.get("devenv_labels") or {}).items()},
+        taints=_texts(variables.get("devenv_taints")),
+        mac=str(variables.get("devenv_mac") or ""),
+        addresses=_texts(variables.get("devenv_addresses")),
+        prefixes=tuple(int(prefix) for prefix in variables.get("devenv_prefixes") or ()),
+        gateways=_texts(variables.get("devenv_gateways")),
+        pod_cidrs=_texts(variables.get("devenv_pod_cidrs")),
+        dhcp=variables.get("devenv_addressing") == "dhcp",
+        host=variables.get("devenv_host"),
+    )
+
+
+def _texts(values: Iterable[str] | None) -> tuple[str, ...]:
+    # Ansible's values are its own subclasses of str.
+    return tuple(str(value) for value in values or ())

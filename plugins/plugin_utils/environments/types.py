@@ -1,0 +1,117 @@
+"""Types of an environment's network (network.yml) and of its inventory's variables.
+
+tests/unit/test_types.py compares them with what `addresses.plan` and `inventory.build` return.
+"""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import ByFamily, ExistingHost, ProfileSettings
+
+
+class PlannedCluster(TypedDict):
+    """A cluster's number in the environment, and the addresses reserved for its control plane."""
+
+    index: int
+    virtual: ByFamily
+
+
+class PlannedNode(TypedDict):
+    """A node's place in the network. ``place`` is the index that its address comes from, where that is another."""
+
+    index: int
+    mac: str
+    addresses: ByFamily
+    group: str
+    cluster: str | None
+    place: NotRequired[int]
+    host: NotRequired[ExistingHost]
+
+
+class NetworkPlan(TypedDict):
+    """network.yml: what the provider chose. ``subnets`` and ``gateways`` are empty on existing hosts, which have no
+    ``bridge`` either. ``nodes`` also has those that the profile no longer has, until they are gone.
+    """
+
+    subnets: ByFamily
+    gateways: ByFamily
+    clusters: dict[str, PlannedCluster]
+    nodes: dict[str, PlannedNode]
+    bridge: NotRequired[str]
+
+
+class EndpointVariables(TypedDict):
+    """Variables that all nodes of a cluster share; empty for a bare node."""
+
+    devenv_endpoint_kind: str
+    devenv_endpoint_addresses: list[str]
+    devenv_virtual_addresses: list[str]
+
+
+class HostVariables(EndpointVariables):
+    """Variables of one host. Lists of addresses, prefixes and ranges are in the families' order; without an address
+    (``ansible_host``) the provider has not claimed the node yet.
+    """
+
+    ansible_host: NotRequired[str]
+    ansible_user: str
+    ansible_port: NotRequired[int]
+    ansible_become: NotRequired[bool]
+    ansible_ssh_private_key_file: NotRequired[str]
+    ansible_ssh_common_args: str
+    ansible_python_interpreter: str
+    devenv_group: str
+    devenv_cluster: str
+    devenv_index: int
+    devenv_mac: str
+    devenv_addresses: list[str]
+    devenv_prefixes: list[int]
+    devenv_pod_cidrs: list[str]
+    devenv_labels: dict[str, str]
+    devenv_taints: list[str]
+    devenv_schedulable: bool
+    devenv_cpus: int
+    devenv_memory: int
+    devenv_disk: int
+    devenv_node_type: NotRequired[str]
+    devenv_host: NotRequired[ExistingHost]
+    devenv_endpoint: str
+    devenv_kubeconfig: str
+
+
+class TraitVariables(TypedDict):
+    """What playbooks decide by instead of an engine's name."""
+
+    brings: list[str]
+    preflight: bool
+
+
+class CommonVariables(TypedDict):
+    """Variables of all hosts."""
+
+    devenv_name: str
+    devenv_state: str
+    devenv_profile: ProfileSettings
+    devenv_provider: str
+    devenv_engine: str
+    devenv_engine_traits: TraitVariables
+    devenv_families: list[str]
+    devenv_addressing: str
+    devenv_kubernetes_version: str
+    devenv_pod_subnets: list[str]
+    devenv_service_subnets: list[str]
+    devenv_api_service: str
+    devenv_gateways: list[str]
+
+
+class NodeVariables(HostVariables, CommonVariables):
+    """Everything that a task sees of one host."""
+
+
+class Inventory(TypedDict):
+    """Groups with their hosts, each host's variables, and those of all."""
+
+    groups: dict[str, list[str]]
+    hosts: dict[str, HostVariables]
+    vars: CommonVariables
