@@ -12,7 +12,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import errors, paths, progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, ssh_keys, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver as libvirt
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import image as libvirt_image
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import nodes as libvirt_nodes
@@ -81,9 +81,9 @@ class ActionModule(ActionBase):
         state.write_network(folder, plan)
         nodes = podman_nodes.node_specs(resolved, plan)
         # Before a start as well: since a host's reboot the subnet may be another.
-        known = state.node_addresses(plan)
-        state.ensure_node_keys(folder, known)
-        state.write_known_hosts(folder, known)
+        known = ssh_keys.node_addresses(plan)
+        ssh_keys.ensure_hosts(folder, known)
+        ssh_keys.write_known_hosts(folder, known)
         if args["verb"] == "start":
             kvm = bool(libvirt_image.kvm_known(paths.cache()).usable)
             return libvirt_nodes.start(name, home, folder, plan, nodes, kvm)

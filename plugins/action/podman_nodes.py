@@ -12,7 +12,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import errors, paths, progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, ssh_keys, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import nodes as podman_nodes
 
@@ -89,9 +89,9 @@ class ActionModule(ActionBase):
         nodes = podman_nodes.node_specs(resolved, plan)
         if verb == "start":
             return podman_nodes.start(name, folder, plan, nodes)
-        known = state.node_addresses(plan)
-        state.ensure_node_keys(folder, known)
-        state.write_known_hosts(folder, known)
+        known = ssh_keys.node_addresses(plan)
+        ssh_keys.ensure_hosts(folder, known)
+        ssh_keys.write_known_hosts(folder, known)
         return podman_nodes.create(
             name,
             home,

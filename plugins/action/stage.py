@@ -20,7 +20,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import (
     progress,
     redact,
 )
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, lock, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, lock, runs, stages, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
 STAGES = ["preflight", "bundle", "provision", "prepare", "kubernetes", "labels", "addons", "validate", "down"]
@@ -58,7 +58,7 @@ class ActionModule(ActionBase):
         check = bool(self._task.check_mode)
         me = lock.holder_of(_main_pid(), _run_id(), args["command"] or _command(), os.environ.get("DEVENV_OWNER", ""))
         if args["state"] == "end":
-            place = None if check else state.end(folder, me, args["name"], last=args["last"])
+            place = None if check else stages.end(folder, me, args["name"], last=args["last"])
             return {"changed": False, "devenv_run_dir": str(place or "")}
         if args["name"] != "down":
             deadline.check(f"stage {args['name']}")
@@ -68,7 +68,7 @@ class ActionModule(ActionBase):
 
             # One that is there gave a profile; of one that is not, the nearest is named.
             snapshot.read(folder.parent.parent, str(task_vars["devenv_snapshot"]))
-        begun = state.begin(
+        begun = stages.begin(
             folder,
             me,
             args["name"],
@@ -109,7 +109,7 @@ def _run_id() -> str:
     """
     chosen = os.environ.get(program.MARKER, "")
     ours = "DEVENV_OWNER" in os.environ or os.environ.get("DEVENV_RECORD") == str(_main_pid())
-    return chosen if chosen and ours else state.new_run_id()
+    return chosen if chosen and ours else runs.new_id()
 
 
 def _command() -> str:

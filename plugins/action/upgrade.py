@@ -13,7 +13,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import errors, progress
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, upgrade_record
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import delivery as upgrade_delivery
@@ -46,7 +46,7 @@ class ActionModule(ActionBase):
     def _plan(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         folder, resolved = _place(variables)
         profile.require_operation(str(resolved["kubernetes"]["engine"]), "upgrade")
-        name, begun = str(variables["devenv_name"]), upgrade.pending(folder)
+        name, begun = str(variables["devenv_name"]), upgrade_record.pending(folder)
         new = upgrade.check(name, str(resolved["kubernetes"]["version"]), args["version"], begun)
         if args["version"] != new.kubernetes:
             # Roles would write the other form into files of nodes.
@@ -80,7 +80,11 @@ class ActionModule(ActionBase):
         lacked = upgrade_delivery.deliver(bundle, targets, masters, progress.say, write=write)
         # From here on nodes change.
         old = str(resolved["kubernetes"]["version"])
-        noted = write and upgrade.pending(folder) is None and upgrade.begin(folder, old, bundle.manifest.kubernetes)
+        noted = (
+            write
+            and upgrade_record.pending(folder) is None
+            and upgrade_record.begin(folder, old, bundle.manifest.kubernetes)
+        )
         return {
             "changed": bool(lacked) or noted,
             "programs": upgrade_delivery.programs(bundle),
@@ -91,7 +95,7 @@ class ActionModule(ActionBase):
         folder, resolved = _place(variables)
         if self._task.check_mode:
             return {"changed": str(resolved["kubernetes"]["version"]) != args["version"]}
-        return {"changed": upgrade.finish(folder, args["version"])}
+        return {"changed": upgrade_record.finish(folder, args["version"])}
 
 
 def _place(variables: dict[str, Any]) -> tuple[Path, dict[str, Any]]:

@@ -34,7 +34,7 @@ from typing import Any
 from ansible.plugins.callback import CallbackBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import deadline, errors, processes, program
 from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import causes
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, runs, stages
 from ansible_collections.devenv.lab.plugins.plugin_utils.records import artifacts, recorder
 
 STAGE_ACTION = "devenv.lab.stage"
@@ -60,7 +60,7 @@ class CallbackModule(CallbackBase):
         self._over = False
         # An id that was inherited without the command is another run's. The working forks see what is set here.
         if "DEVENV_OWNER" not in os.environ or not os.environ.get(program.MARKER):
-            os.environ[program.MARKER] = state.new_run_id()
+            os.environ[program.MARKER] = runs.new_id()
         os.environ["DEVENV_RECORD"] = str(self._main)
         # Read by the stage validate, which tries the network with pods only after a change.
         os.environ["DEVENV_CHANGED"] = "0"
@@ -157,7 +157,7 @@ class CallbackModule(CallbackBase):
         if ended is None or self._folder is None or self._recorder.folder is None or not self._folder.is_dir():
             return
         try:
-            state.note(
+            runs.add_line(
                 self._folder,
                 run=self._recorder.run.run_id,
                 stage=ended.name,
@@ -210,7 +210,7 @@ class CallbackModule(CallbackBase):
         try:
             me = lock.holder_of(self._main, report.summary["run"], "")
             if report.summary["exit"] in (2, 9):
-                state.discard(folder, me, report.summary["run"])
+                stages.discard(folder, me, report.summary["run"])
             lock.release(folder, me)
         except (errors.DevenvError, OSError) as error:
             self._display.warning(f"the lock of {folder.name} was not given back: {error}")

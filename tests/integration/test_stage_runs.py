@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import processes, redact
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, runs, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 from support.commands import start_ansible
 
@@ -102,7 +102,7 @@ class Lab:
         return child.returncode, text
 
     def last(self, document: str, name: str = "aio") -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((state.runs(self.folder(name))[-1] / document).read_text())
+        found: dict[str, Any] = json.loads((runs.folders(self.folder(name))[-1] / document).read_text())
         return found
 
 
@@ -151,7 +151,7 @@ def test_a_good_run_leaves_records_and_no_lock(lab: Lab) -> None:
     summary = lab.last("summary.json")
     assert (summary["exit"], summary["changed"], summary["module_calls"]) == (0, 0, 0)
     assert [stage["name"] for stage in summary["stages"]] == ["preflight", "validate"]
-    assert [(line["stage"], line["result"]) for line in state.ledger(lab.folder())] == [
+    assert [(line["stage"], line["result"]) for line in runs.ledger(lab.folder())] == [
         ("preflight", "begun"), ("preflight", "done"), ("validate", "begun"), ("validate", "done"),
     ]  # fmt: skip
     assert lock.read(lab.folder()) is None
@@ -286,7 +286,7 @@ def test_a_failed_run_gives_the_lock_back_and_says_where(lab: Lab) -> None:
     )
     assert redact.find(f"bad {TOKEN}") == ["bootstrap token"]
     assert redact.find(everything) == []
-    assert state.ledger(lab.folder())[-1]["result"] == "failed"
+    assert runs.ledger(lab.folder())[-1]["result"] == "failed"
 
 
 def test_preflight_that_fails_leaves_no_environment_but_its_log(lab: Lab) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, ssh_keys, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
 
 THREE = {"main": ["m0", "m1", "m2"]}
@@ -139,7 +139,7 @@ def test_a_node_that_left_is_forgotten_and_one_made_anew_is_not(tmp_path: Path) 
     after = profile.resolve("master-2pipe", overrides={"nodes.worker-0": None})
     state.write_profile(folder, after)
     state.write_network(folder, network)
-    state.ensure_node_keys(folder, network["nodes"])
+    ssh_keys.ensure_hosts(folder, network["nodes"])
     assert members.forget(folder, after, ["worker-0", "worker-1"]) == ["worker-0"]
     left = state.read_network(folder) or {}
     assert list(left["nodes"]) == ["master-0", "worker-1"]

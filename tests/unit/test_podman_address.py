@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import ssh_keys, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import address as podman_address
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     network = addresses.plan(resolved, {"ipv4": "10.213.9.0/24"})
     state.write_profile(made, resolved)
     state.write_network(made, network)
-    state.ensure_node_keys(made, network["nodes"])
+    ssh_keys.ensure_hosts(made, network["nodes"])
     found = podman.Container("lab-master-0", "lab", "master-0", "", "running", "", 4711)
     monkeypatch.setattr(podman, "containers", lambda environment=None: [found])
     return made

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import processes
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, runs, ssh_keys, stages, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.lock import Holder
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
@@ -46,8 +46,8 @@ def reason(call: Callable[[], object]) -> str:
     return caught.value.reason.id
 
 
-def begin(folder: Path, stage: str = "preflight", **more: Any) -> state.Begun:
-    return state.begin(folder, more.pop("holder", me()), stage, **{"hosts": 1, **more})
+def begin(folder: Path, stage: str = "preflight", **more: Any) -> stages.Begun:
+    return stages.begin(folder, more.pop("holder", me()), stage, **{"hosts": 1, **more})
 
 
 def modes(folder: Path) -> set[int]:
@@ -64,7 +64,7 @@ def test_first_begin_makes_private_folders_and_later_ones_find_them(folder: Path
     assert re.fullmatch(r"\d{8}T\d{6}Z-r1", first.run_dir.name)
     assert yaml.safe_load((folder / "profile.yml").read_text()) == resolved
     assert modes(folder) == {0}
-    assert [line["stage"] for line in state.ledger(folder)] == ["preflight", "bundle"]
+    assert [line["stage"] for line in runs.ledger(folder)] == ["preflight", "bundle"]
 
 
 @pytest.mark.parametrize(("given", "hosts"), [(None, 0), (None, 1), ("aio", 0)])
@@ -77,7 +77,7 @@ def test_no_profile_or_no_hosts_is_refused_before_anything_is_made(
 
 
 def test_check_mode_writes_nothing_and_still_says_busy(home: Path, folder: Path, resolved: dict[str, Any]) -> None:
-    assert begin(folder, resolved=resolved, check=True) == state.Begun("r1", None, True, True)
+    assert begin(folder, resolved=resolved, check=True) == stages.Begun("r1", None, True, True)
     assert not home.exists()
     child = subprocess.Popen(["sleep", "60"])
     try:
@@ -145,7 +145,7 @@ def test_provision_makes_keys_and_its_end_an_inventory_for_plain_ansible(
 ) -> None:
     begin(folder, "provision", resolved=resolved)
     assert (folder / "ssh" / "id_ed25519").exists()
-    assert state.end(folder, me(), "provision") is not None
+    assert stages.end(folder, me(), "provision") is not None
     inventory = yaml.load((folder / "inventory.yml").read_text(), Loader=yaml.BaseLoader)
     assert list(inventory["all"]["hosts"]) == ["master-0"]
     assert lock.read(folder) is not None
@@ -153,29 +153,29 @@ def test_provision_makes_keys_and_its_end_an_inventory_for_plain_ansible(
 
 def test_only_the_last_end_gives_the_lock_back(folder: Path, resolved: dict[str, Any]) -> None:
     begin(folder, resolved=resolved)
-    state.end(folder, me(), "preflight")
+    stages.end(folder, me(), "preflight")
     assert lock.read(folder) is not None
-    state.end(folder, me(), "validate")
+    stages.end(folder, me(), "validate")
     assert lock.read(folder) is None
     begin(folder, resolved=resolved)
-    state.end(folder, me(), "preflight", last=True)
+    stages.end(folder, me(), "preflight", last=True)
     assert lock.read(folder) is None
-    assert reason(lambda: state.end(folder, me(), "validate")) == "run_ended"
+    assert reason(lambda: stages.end(folder, me(), "validate")) == "run_ended"
 
 
 def test_down_keeps_the_last_ten_runs_in_the_history(home: Path, folder: Path, resolved: dict[str, Any]) -> None:
     old = datetime.now(UTC) - timedelta(days=1)
     begin(folder, "down", resolved=None, hosts=0)
     for number in range(12):
-        kept = state.make_run_dir(folder, f"old{number}", old + timedelta(minutes=number))
+        kept = runs.make(folder, f"old{number}", old + timedelta(minutes=number))
         (kept / "log.txt").write_text("x")
-    assert len(state.runs(folder)) == state.RUNS_KEPT
-    place = state.end(folder, me(), "down")
+    assert len(runs.folders(folder)) == runs.KEPT
+    place = stages.end(folder, me(), "down")
     assert not folder.exists()
     assert list((home / "environments").iterdir()) == []
     assert {path.stat().st_mode & 0o077 for path in (home, home / "history", home / "history" / "aio")} == {0}
     history = sorted(path.name.partition("-")[2] for path in (home / "history" / "aio").iterdir())
-    assert len(history) == state.RUNS_KEPT
+    assert len(history) == runs.KEPT
     assert place == home / "history" / "aio" / (place.name if place else "")
     assert place is not None
     assert place.is_dir()
@@ -186,15 +186,15 @@ def test_down_needs_no_folder_and_a_killed_removal_is_finished_by_the_next(home:
     grave = home / "environments" / ".aio.0123.removed"
     (grave / "clusters").mkdir(parents=True)
     begin(folder, "down", resolved=None, hosts=0)
-    state.end(folder, me(), "down")
+    stages.end(folder, me(), "down")
     assert list((home / "environments").iterdir()) == []
     assert state.environments(home) == []
 
 
 def test_only_state_folders_of_good_names_are_ever_removed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    assert reason(lambda: state.remove(tmp_path / "elsewhere")) == "name_invalid"
-    assert reason(lambda: state.remove(tmp_path / "environments" / "..")) == "name_invalid"
+    assert reason(lambda: stages.remove(tmp_path / "elsewhere")) == "name_invalid"
+    assert reason(lambda: stages.remove(tmp_path / "environments" / "..")) == "name_invalid"
     assert reason(lambda: begin(tmp_path / "environments" / "Bad", resolved={}, hosts=1)) == "name_invalid"
     assert (tmp_path / "elsewhere").is_dir()
 
@@ -213,7 +213,7 @@ def test_discard_takes_an_untouched_environment_away_and_keeps_the_log(
     home: Path, folder: Path, resolved: dict[str, Any]
 ) -> None:
     begun = begin(folder, resolved=resolved)
-    moved = state.discard(folder, me(), begun.run_id)
+    moved = stages.discard(folder, me(), begun.run_id)
     assert not folder.exists()
     assert moved is not None
     assert moved.parent == home / "history" / "aio"
@@ -224,9 +224,9 @@ def test_discard_leaves_environments_that_may_have_nodes_and_those_of_others(
 ) -> None:
     begun = begin(folder, resolved=resolved)
     other = replace(me(), start=1)
-    assert state.discard(folder, other, begun.run_id) is None
+    assert stages.discard(folder, other, begun.run_id) is None
     begin(folder, "provision", resolved=resolved)
-    assert state.discard(folder, me(), begun.run_id) is None
+    assert stages.discard(folder, me(), begun.run_id) is None
     assert folder.is_dir()
 
 
@@ -234,10 +234,10 @@ def test_run_folders_move_to_the_history_and_are_found_there(
     home: Path, folder: Path, resolved: dict[str, Any]
 ) -> None:
     begun = begin(folder, resolved=resolved)
-    assert state.find_run(folder, begun.run_id) == begun.run_dir
-    moved = state.discard(folder, me(), begun.run_id)
-    assert state.find_run(folder, begun.run_id) == moved
-    assert state.find_run(folder, "none") is None
+    assert runs.find(folder, begun.run_id) == begun.run_dir
+    moved = stages.discard(folder, me(), begun.run_id)
+    assert runs.find(folder, begun.run_id) == moved
+    assert runs.find(folder, "none") is None
 
 
 # --- keys ---
@@ -251,9 +251,9 @@ def fingerprint(path: Path) -> str:
 
 def test_keys_are_made_once_are_private_and_fit_known_hosts(folder: Path) -> None:
     folder.mkdir(parents=True, mode=0o700)
-    keys = state.ensure_node_keys(folder, ["master-0", "worker-0"])
+    keys = ssh_keys.ensure_hosts(folder, ["master-0", "worker-0"])
     before = {path: path.read_bytes() for path in (folder / "ssh").rglob("*") if path.is_file()}
-    assert state.ensure_node_keys(folder, ["master-0", "worker-0"]) == keys
+    assert ssh_keys.ensure_hosts(folder, ["master-0", "worker-0"]) == keys
     assert {path: path.read_bytes() for path in (folder / "ssh").rglob("*") if path.is_file()} == before
     private = [folder / "ssh" / "id_ed25519", *keys.values()]
     assert {path.stat().st_mode & 0o777 for path in private} == {0o600}
@@ -261,8 +261,12 @@ def test_keys_are_made_once_are_private_and_fit_known_hosts(folder: Path) -> Non
     assert len({fingerprint(path) for path in private}) == 3
     for key in keys.values():
         assert (key.parent / "authorized_keys").read_text() == (folder / "ssh" / "id_ed25519.pub").read_text()
-    assert state.write_known_hosts(folder, {"master-0": ["10.0.0.10", "fd00::10"], "worker-0": ["10.0.0.11"]}) is True
-    assert state.write_known_hosts(folder, {"master-0": ["10.0.0.10", "fd00::10"], "worker-0": ["10.0.0.11"]}) is False
+    assert (
+        ssh_keys.write_known_hosts(folder, {"master-0": ["10.0.0.10", "fd00::10"], "worker-0": ["10.0.0.11"]}) is True
+    )
+    assert (
+        ssh_keys.write_known_hosts(folder, {"master-0": ["10.0.0.10", "fd00::10"], "worker-0": ["10.0.0.11"]}) is False
+    )
     # ssh-keygen, not our own code, says which key stands for an address.
     known = folder / "ssh" / "known_hosts"
     for place, node in [
@@ -278,16 +282,16 @@ def test_keys_are_made_once_are_private_and_fit_known_hosts(folder: Path) -> Non
 
 
 def test_half_a_key_pair_is_made_anew(folder: Path) -> None:
-    key = state.ensure_ssh(folder)
+    key = ssh_keys.ensure(folder)
     key.with_name("id_ed25519.pub").unlink()
-    state.ensure_ssh(folder)
+    ssh_keys.ensure(folder)
     derived = subprocess.run(["ssh-keygen", "-y", "-f", str(key)], check=True, capture_output=True, text=True).stdout
     assert derived.split()[:2] == key.with_name("id_ed25519.pub").read_text().split()[:2]
 
 
 def test_without_ssh_keygen_it_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert reason(lambda: state.ensure_ssh(folder)) == "ssh_keygen_failed"
+    assert reason(lambda: ssh_keys.ensure(folder)) == "ssh_keygen_failed"
 
 
 # --- status ---
@@ -338,10 +342,10 @@ def test_a_broken_file_is_named(folder: Path, text: str) -> None:
 
 def test_the_ledger_survives_a_line_cut_short(folder: Path) -> None:
     folder.mkdir(parents=True)
-    state.note(folder, run="r1", stage="bundle", result="done", seconds=1.234567, changed=2)
+    runs.add_line(folder, run="r1", stage="bundle", result="done", seconds=1.234567, changed=2)
     with (folder / "ledger.jsonl").open("a") as stream:
         stream.write('{"time": "2026')
-    (line,) = state.ledger(folder)
+    (line,) = runs.ledger(folder)
     assert set(line) == {"time", "run", "stage", "seconds", "result", "changed"}
     assert (line["seconds"], line["changed"]) == (1.23, 2)
 

@@ -13,7 +13,7 @@ import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store, versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import File, Image, Manifest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, stages, state, upgrade_record
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load, remote
@@ -77,16 +77,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_has_begun_goes_on_and_nothing_else_begins(folder: Path) -> None:
-    assert upgrade.pending(folder) is None
-    upgrade.require_finished(folder)
-    assert upgrade.begin(folder, "1.35.4", "1.36.3")
-    begun = upgrade.pending(folder)
+    assert upgrade_record.pending(folder) is None
+    upgrade_record.require_finished(folder)
+    assert upgrade_record.begin(folder, "1.35.4", "1.36.3")
+    begun = upgrade_record.pending(folder)
     assert begun == {"from": "1.35.4", "to": "1.36.3"}
     # The same version is the way on, whatever profile.yml says by now; another one is not.
     assert upgrade.check("lab", "1.36.3", "1.36.3", begun).kubernetes == "1.36.3"
     for refused in (
         lambda: upgrade.check("lab", "1.35.4", "1.35.4", begun),
-        lambda: upgrade.require_finished(folder),
+        lambda: upgrade_record.require_finished(folder),
     ):
         with pytest.raises(DevenvError) as error:
             refused()
@@ -95,39 +95,39 @@ def test_what_has_begun_goes_on_and_nothing_else_begins(folder: Path) -> None:
 
 
 def test_at_the_end_the_state_folder_says_the_new_version(folder: Path) -> None:
-    upgrade.begin(folder, "1.35.4", "1.36.3")
-    assert upgrade.finish(folder, "1.36.3")
-    assert upgrade.pending(folder) is None
+    upgrade_record.begin(folder, "1.35.4", "1.36.3")
+    assert upgrade_record.finish(folder, "1.36.3")
+    assert upgrade_record.pending(folder) is None
     assert yaml.safe_load((folder / "profile.yml").read_text())["kubernetes"]["version"] == "1.36.3"
     assert "devenv_kubernetes_version: 1.36.3" in (folder / "inventory.yml").read_text()
-    assert upgrade.finish(folder, "1.36.3") is False
+    assert upgrade_record.finish(folder, "1.36.3") is False
     # And that is the profile that `up` compares with.
     assert profile.changes(state.read_profile(folder) or {}, profile.resolve("master-2pipe")) == []
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"from": "1.35.4"}', "\x00"])
 def test_a_broken_note_is_told(folder: Path, text: str) -> None:
-    (folder / upgrade.FILE).write_text(text)
+    (folder / upgrade_record.FILE).write_text(text)
     with pytest.raises(DevenvError, match=r"upgrade\.json"):
-        upgrade.pending(folder)
+        upgrade_record.pending(folder)
 
 
 @pytest.mark.parametrize("check", [False, True])
 def test_only_runs_that_say_so_begin_meanwhile(folder: Path, check: bool) -> None:
-    upgrade.begin(folder, "1.35.4", "1.36.3")
+    upgrade_record.begin(folder, "1.35.4", "1.36.3")
     resolved, before = state.read_profile(folder), sorted(path.name for path in folder.iterdir())
     me = lock.holder_of(os.getpid(), "r1", "a test", "")
     with pytest.raises(DevenvError) as refused:
-        state.begin(folder, me, "preflight", resolved=resolved, hosts=3, check=check)
+        stages.begin(folder, me, "preflight", resolved=resolved, hosts=3, check=check)
     assert refused.value.reason.id == "upgrade_unfinished"
     assert sorted(path.name for path in folder.iterdir()) == before
-    assert state.begin(folder, me, "preflight", resolved=resolved, hosts=3, check=check, while_upgrading=True).first
+    assert stages.begin(folder, me, "preflight", resolved=resolved, hosts=3, check=check, while_upgrading=True).first
 
 
 def test_down_is_never_refused(folder: Path) -> None:
-    upgrade.begin(folder, "1.35.4", "1.36.3")
+    upgrade_record.begin(folder, "1.35.4", "1.36.3")
     me = lock.holder_of(os.getpid(), "r1", "a test", "")
-    assert state.begin(folder, me, "down", resolved=None, hosts=0).first
+    assert stages.begin(folder, me, "down", resolved=None, hosts=0).first
 
 
 # --- whether the clusters are whole ----------------------------------------------------------------------------------

@@ -39,3 +39,9 @@ def exclusive(path: Path) -> Iterator[None]:
     with open(path, "a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+def make_private(path: Path, base: Path) -> None:
+    """Make the folder ``path`` and its parents down from ``base``; mkdir's own ``parents`` would leave those open."""
+    for part in [*reversed([above for above in path.parents if above.is_relative_to(base)]), path]:
+        part.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.redact import redact
 from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import host as gather_host
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, runs, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 
@@ -342,7 +342,7 @@ def run_files(folder: Path) -> Iterator[tuple[str, bytes]]:
             yield f"state/{name}", path.read_bytes()
     for path in sorted(folder.glob("clusters/*/validated.json")):
         yield f"state/{path.relative_to(folder)}", path.read_bytes()
-    for run in state.runs(folder)[-RUNS:]:
+    for run in runs.folders(folder)[-RUNS:]:
         for path in sorted(run.iterdir()):
             if path.is_file() and not path.name.endswith(ENDINGS) and not path.name.startswith("."):
                 yield f"{run.name}/{path.name}", path.read_bytes()

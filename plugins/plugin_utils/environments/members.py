@@ -16,7 +16,7 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import ssh_keys, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
 
 RECORD = "members.json"
@@ -173,7 +173,7 @@ def forget(folder: Path, resolved: Mapping[str, Any], names: Collection[str]) ->
     kept = addresses.forget(network, gone)
     for name in gone:
         shutil.rmtree(folder / "ssh" / "hosts" / name, ignore_errors=True)
-    state.write_known_hosts(folder, state.node_addresses(kept))
+    ssh_keys.write_known_hosts(folder, ssh_keys.node_addresses(kept))
     # Last but one: a run killed before finds the nodes still leaving, and comes here again.
     state.write_network(folder, kept)
     state.write_inventory(folder)

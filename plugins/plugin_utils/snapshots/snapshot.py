@@ -31,7 +31,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import stages, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
@@ -287,7 +287,7 @@ def begin(home: Path, folder: Path, wanted: str, resolved: Mapping[str, Any], *,
         raise DevenvError("snapshot_environment", f"was made from the snapshot {record['name']}", where=folder.name)
     if record is not None and record["done"]:
         return ""
-    if record is None and folder.is_dir() and not state.is_untouched(folder):
+    if record is None and folder.is_dir() and not stages.is_untouched(folder):
         raise DevenvError("snapshot_environment", "is there already", where=folder.name)
     one = read(home, wanted or str(record and record["name"]))
     apart = differences(one.manifest["profile"], resolved)

@@ -1,25 +1,18 @@
-"""The Kubernetes version of a living environment: which step may be taken, what it does, that one has begun.
-
-``upgrade.json`` of the state folder (``{"from", "to"}``) is there from before the first change of a node until all
-nodes have the new version and ``profile.yml`` says so: whoever reads it knows that nodes have two versions.
-"""
+"""The Kubernetes version of a living environment: which step may be taken, and what it does."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import upgrade_record
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
-FILE = "upgrade.json"
 # Versions that a bundle has beside Kubernetes' own, as people call them.
 _PARTS = {"etcd_image": "etcd", "coredns": "CoreDNS", "pause": "pause", "containerd": "containerd"}
 
@@ -30,54 +23,6 @@ class Seen:
 
     version: str
     ready: bool
-
-
-# --- an upgrade that has begun ---------------------------------------------------------------------------------------
-
-
-def pending(folder: Path) -> dict[str, str] | None:
-    """``{"from", "to"}`` of an upgrade that has not come to its end, or None. Raises DevenvError ``state_broken``."""
-    try:
-        data = json.loads((folder / FILE).read_text())
-        return {key: str(data[key]) for key in ("from", "to")}
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        raise DevenvError("state_broken", "is no record of an upgrade", where=str(folder / FILE)) from None
-
-
-def require_finished(folder: Path) -> None:
-    """Raise DevenvError ``upgrade_unfinished`` while nodes have two versions."""
-    begun = pending(folder)
-    if begun is not None:
-        raise _unfinished(folder.name, begun)
-
-
-def _unfinished(name: str, begun: Mapping[str, str]) -> DevenvError:
-    return DevenvError(
-        "upgrade_unfinished",
-        f"its upgrade from Kubernetes {begun['from']} to {begun['to']} has not come to its end",
-        where=name,
-        advice=f"devenv upgrade -n {name} --kubernetes {begun['to']} goes on; devenv down ends the environment.",
-    )
-
-
-def begin(folder: Path, old: str, new: str) -> bool:
-    """Note that nodes change from now on; return whether that was noted before."""
-    return files.write(folder / FILE, json.dumps({"from": old, "to": new}) + "\n")
-
-
-def finish(folder: Path, new: str) -> bool:
-    """All nodes have ``new``: profile.yml and inventory.yml say so, then the note goes. Return whether any changed."""
-    resolved = state.read_profile(folder)
-    if resolved is None:
-        raise DevenvError("state_broken", "there is no profile.yml", where=str(folder))
-    resolved["kubernetes"] = {**resolved["kubernetes"], "version": new}
-    changed = [state.write_profile(folder, resolved), state.write_inventory(folder)]
-    if (folder / FILE).exists():
-        (folder / FILE).unlink()
-        changed.append(True)
-    return any(changed)
 
 
 # --- what may be done ------------------------------------------------------------------------------------------------
@@ -93,7 +38,7 @@ def check(name: str, old: str, new: str, begun: Mapping[str, str] | None) -> ver
     new = wanted.kubernetes
     if begun is not None:
         if begun["to"] != new:
-            raise _unfinished(name, begun)
+            raise upgrade_record.unfinished(name, begun)
         return wanted
     step = profile.version_step(old, new)
     told = f"Kubernetes {old} -> {new}"

@@ -130,9 +130,8 @@ def _named(
     """The environment that a profile is for, by ``name`` or the profile's own; with ``compare``, one that is there and
     cannot become this is refused.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, state
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, stages
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
-    from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrades
 
     with names.translated():
         chosen = profile.validate_name(name or os.environ.get("DEVENV_NAME") or resolved["name"])
@@ -140,15 +139,13 @@ def _named(
         folder = paths.environment(chosen)
         if compare:
             lock.check(folder)
-            upgrades.require_finished(folder)
-            state.compare(folder, resolved)
+            stages.compare(folder, resolved)
     changed = {"devenv_overrides": dict(overrides)} if overrides else {}
     return Target(chosen, {**variables, "devenv_name": chosen, **changed}, resolved)
 
 
 def _kept(name: str | None, overrides: Mapping[str, Any] | None, compare: bool) -> Target:
-    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
-    from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrades
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import stages, state, upgrade_record
 
     if not (name or os.environ.get("DEVENV_NAME")) and not names.known():
         raise errors.UsageError(
@@ -161,7 +158,7 @@ def _kept(name: str | None, overrides: Mapping[str, Any] | None, compare: bool) 
     with names.translated():
         resolved = state.read_profile(folder)
         if compare:
-            upgrades.require_finished(folder)
+            upgrade_record.require_finished(folder)
     if resolved is None:
         raise errors.UsageError(
             f"no profile was given, and there is no environment {chosen} that has one",
@@ -176,7 +173,7 @@ def _kept(name: str | None, overrides: Mapping[str, Any] | None, compare: bool) 
         wanted = amend.amend(resolved, overrides)
         if compare:
             lock.check(folder)
-            state.compare(folder, wanted)
+            stages.compare(folder, wanted)
     return Target(chosen, {"devenv_name": chosen, "devenv_overrides": dict(overrides)}, wanted)
 
 
@@ -426,11 +423,12 @@ def plan_upgrade(name: str, version: str) -> dict[str, Any]:
     Reads only; raises what the upgrade would be refused with.
     """
     from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import upgrade_record
     from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrades
 
     folder, resolved, new = _upgrade_step(name, version)
     with names.translated():
-        begun = upgrades.pending(folder)
+        begun = upgrade_record.pending(folder)
         seen = upgrades.look(folder, list(resolved["clusters"]), begun is not None)
         upgrades.require_ready(resolved, seen, begun is not None)
         return upgrades.plan(name, resolved, new, seen, begun, store.find(new.kubernetes) is not None)
@@ -444,7 +442,7 @@ def upgrade(name: str, version: str, options: Options | None = None, watcher: ru
 
 def _upgrade_step(name: str, version: str) -> tuple[Path, dict[str, Any], Any]:
     """State folder, profile, and what the bundle of the new version holds. Raises Error."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, upgrade_record
     from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrades
 
     from devenv.environments import nodes as environment_nodes
@@ -453,7 +451,7 @@ def _upgrade_step(name: str, version: str) -> tuple[Path, dict[str, Any], Any]:
     with names.translated():
         lock.check(folder)
         old = str(resolved["kubernetes"]["version"])
-        return folder, resolved, upgrades.check(name, old, version, upgrades.pending(folder))
+        return folder, resolved, upgrades.check(name, old, version, upgrade_record.pending(folder))
 
 
 def load_images(

@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import ssh_keys, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli
 
@@ -49,7 +49,7 @@ def begin(folder: Path, environment: str, name: str, wanted: str) -> list[str]:
     # Before anything is told of them: a node that starts now starts with both or with the new.
     _write(folder, name, new)
     state.write_network(folder, moved)
-    state.write_known_hosts(
+    ssh_keys.write_known_hosts(
         folder,
         {
             node: [*one["addresses"].values(), *(network["nodes"][node]["addresses"].values() if node == name else ())]
@@ -95,7 +95,7 @@ def end(folder: Path, environment: str, name: str) -> list[str]:
         _ip(pid, "address", "replace", address, *(["nodad"] if ":" in address else []))
     for gateway in network["gateways"].values():
         _ip(pid, "route", "replace", "default", "via", gateway)
-    state.write_known_hosts(folder, state.node_addresses(network))
+    ssh_keys.write_known_hosts(folder, ssh_keys.node_addresses(network))
     state.write_inventory(folder)
     return gone
 

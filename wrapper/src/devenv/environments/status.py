@@ -206,13 +206,13 @@ def plan(goal: Target) -> dict[str, Any]:
     """What `up` would do: ``{name, profile, exists, add, start, change, remove, refused}``; lists of texts, all empty
     when there is nothing to do. Reads only.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrades
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import upgrade_record
 
     resolved = goal.resolved or {}
     folder = paths.environment(goal.name)
     with names.translated():
         old = state.read_profile(folder)
-        begun = upgrades.pending(folder)
+        begun = upgrade_record.pending(folder)
     containers = node_states(goal.name)
     wanted = [node["name"] for node in resolved.get("nodes", [])]
     found = differences(old, resolved)
