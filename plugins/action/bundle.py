@@ -7,78 +7,64 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive, sources, store
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import progress
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
-
-SPEC: dict[str, dict[str, Any]] = {
-    "state": {"type": "str", "default": "present", "choices": ["present", "verified", "exported", "imported"]},
-    "version": {"type": "str", "default": ""},
-    "source": {"type": "str", "default": "auto", "choices": list(sources.SOURCES)},
-    "directory": {"type": "path", "default": ""},
-    "archive": {"type": "path", "default": ""},
-    "kubernetes_url": {"type": "str", "default": Places.kubernetes},
-    "helm_url": {"type": "str", "default": Places.helm},
-    "containerd_url": {"type": "str", "default": Places.containerd},
-    "cni_url": {"type": "str", "default": Places.cni},
-    "registry_url": {"type": "str", "default": Places.registry},
-    "docker_url": {"type": "str", "default": Places.docker},
-}
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action, ActionBase):
     """Works on the controller; the result holds the bundle's place, digest and images."""
 
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
-    _VALID_ARGS = frozenset(SPEC)
+    SELECT = "state"
+    SPEC: ClassVar[Spec] = {
+        "state": {"type": "str", "default": "present", "choices": ["present", "verified", "exported", "imported"]},
+        "version": {"type": "str", "default": ""},
+        "source": {"type": "str", "default": "auto", "choices": list(sources.SOURCES)},
+        "directory": {"type": "path", "default": ""},
+        "archive": {"type": "path", "default": ""},
+        "kubernetes_url": {"type": "str", "default": Places.kubernetes},
+        "helm_url": {"type": "str", "default": Places.helm},
+        "containerd_url": {"type": "str", "default": Places.containerd},
+        "cni_url": {"type": "str", "default": Places.cni},
+        "registry_url": {"type": "str", "default": Places.registry},
+        "docker_url": {"type": "str", "default": Places.docker},
+    }
+    REQUIRED_IF = (("state", "exported", ("archive",)), ("state", "imported", ("archive",)))
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        _ignored, args = self.validate_argument_spec(
-            argument_spec=SPEC,
-            required_if=[("state", "exported", ("archive",)), ("state", "imported", ("archive",))],
-        )
-        try:
-            return getattr(self, f"_{args['state']}")(args, bool(self._task.check_mode))  # type: ignore[no-any-return]
-        except DevenvError as error:
-            return as_result(error)
-
-    def _present(self, args: dict[str, Any], check: bool) -> dict[str, Any]:
+    def _present(self, args: dict[str, Any], _vars: dict[str, Any]) -> dict[str, Any]:
         bundle, changed, notes = sources.ensure(
-            args["version"] or None, args["source"], options=_options(args), progress=progress.say, check=check
+            args["version"] or None, args["source"], options=_options(args), progress=self.say, check=self.check
         )
         return _result(bundle, changed, notes)
 
-    def _verified(self, args: dict[str, Any], _check: bool) -> dict[str, Any]:
+    def _verified(self, args: dict[str, Any], _vars: dict[str, Any]) -> dict[str, Any]:
         bundle = sources.in_cache(args["version"] or None)
         problems = store.verify(bundle)
         if problems:
             raise DevenvError("bundle_wrong_digest", "; ".join(problems), where=str(bundle.path))
         return _result(bundle, False, [f"verified: {len(bundle.manifest.files)} files"])
 
-    def _exported(self, args: dict[str, Any], check: bool) -> dict[str, Any]:
+    def _exported(self, args: dict[str, Any], _vars: dict[str, Any]) -> dict[str, Any]:
         bundle = sources.in_cache(args["version"] or None)
         target = Path(args["archive"])
         if archive.holds(target, bundle):
             return {**_result(bundle, False, [f"is there: {target}"]), "archive": str(target)}
-        if not check:
-            target = archive.export(bundle, target, progress.say)
+        if not self.check:
+            target = archive.export(bundle, target, self.say)
         return {**_result(bundle, True, [f"exported: {target}"]), "archive": str(target)}
 
-    def _imported(self, args: dict[str, Any], check: bool) -> dict[str, Any]:
+    def _imported(self, args: dict[str, Any], _vars: dict[str, Any]) -> dict[str, Any]:
         source = Path(args["archive"])
-        if check:
+        if self.check:
             manifest = archive.peek(source)
             there = store.find(manifest.kubernetes)
             return _result(there, there is None or there.digest != manifest.digest, [])
-        bundle, changed = archive.import_archive(source, progress=progress.say)
+        bundle, changed = archive.import_archive(source, progress=self.say)
         return _result(bundle, changed, [f"imported: {bundle.path}"])
 
 

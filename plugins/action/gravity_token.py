@@ -8,38 +8,34 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, program
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 
 REMOTE = "/run/devenv/gravity-join.json"
-ARGUMENTS: dict[str, dict[str, Any]] = {"path": {"type": "path", "required": True}}
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action, ActionBase):
     """Says which masters are healthy, never the token."""
 
-    _supports_check_mode = True
+    _requires_connection = True
+    SPEC: ClassVar[Spec] = {"path": {"type": "path", "required": True}}
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)[1]
-        if self._task.check_mode:
-            return {"changed": False, "path": arguments["path"], "masters": []}
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        if self.check:
+            return {"changed": False, "path": args["path"], "masters": []}
         written: dict[str, Any] = self._execute_module(
-            "devenv.lab.gravity", module_args={"action": "token", "path": REMOTE}, task_vars=task_vars
+            "devenv.lab.gravity", module_args={"action": "token", "path": REMOTE}, task_vars=variables
         )
         if written.get("failed"):
             return written
-        try:
-            self._fetch(Path(arguments["path"]), task_vars or {})
-        except DevenvError as error:
-            return as_result(error)
+        self._fetch(Path(args["path"]), variables)
         # A file for the time of a run is no change of the environment.
-        return {"changed": False, "path": arguments["path"], "masters": written["masters"]}
+        return {"changed": False, "path": args["path"], "masters": written["masters"]}
 
     def _fetch(self, path: Path, task_vars: dict[str, Any]) -> None:
         # Over ssh itself: a module would return the token, and -vvv would print it.

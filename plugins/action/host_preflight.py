@@ -6,28 +6,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import errors
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action, ActionBase):
     """Fail with everything that is missing at once, or return what was seen."""
 
-    _requires_connection = False
-    _supports_check_mode = True
-    _VALID_ARGS = frozenset(("environment",))
+    SPEC: ClassVar[Spec] = {"environment": {"type": "str", "required": True}}
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        _ignored, args = self.validate_argument_spec(argument_spec={"environment": {"type": "str", "required": True}})
-        try:
-            resolved = inventory.profile_of(task_vars or {}) or {}
-            probes = preflight.look(args["environment"], resolved)
-            preflight.require(probes)
-        except errors.DevenvError as error:
-            return errors.as_result(error)
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        probes = preflight.look(args["environment"], inventory.profile_of(variables) or {})
+        preflight.require(probes)
         return {"changed": False, "probes": [vars(probe) for probe in probes]}

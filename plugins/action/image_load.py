@@ -8,49 +8,40 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import progress
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load, remote
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action, ActionBase):
     """Load archives, or images of podman's local store, into every node at the same time."""
 
-    _requires_connection = False
     _supports_check_mode = False
-    _VALID_ARGS = frozenset(("images", "nodes", "timeout"))
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        args = self.validate_argument_spec(
-            argument_spec={
-                "images": {"type": "list", "elements": "str", "required": True},
-                "nodes": {"type": "list", "elements": "str", "required": True},
-                "timeout": {"type": "float", "default": 600},
-            }
-        )[1]
-        hostvars = (task_vars or {})["hostvars"]
-        try:
-            if not args["nodes"]:
-                raise DevenvError("image_load_failed", "there is no node to load images into")
-            targets = [remote.target(name, hostvars[name]) for name in args["nodes"]]
-            loaded = [one for image in args["images"] for one in _load(image, targets, args["timeout"])]
-        except DevenvError as error:
-            return as_result(error)
+    SPEC: ClassVar[Spec] = {
+        "images": {"type": "list", "elements": "str", "required": True},
+        "nodes": {"type": "list", "elements": "str", "required": True},
+        "timeout": {"type": "float", "default": 600},
+    }
+
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        if not args["nodes"]:
+            raise DevenvError("image_load_failed", "there is no node to load images into")
+        targets = [remote.target(name, variables["hostvars"][name]) for name in args["nodes"]]
+        loaded = [one for image in args["images"] for one in self._load(image, targets, args["timeout"])]
         images: dict[str, dict[str, str]] = {}
         for one in loaded:
             images.setdefault(one.node, {}).update(one.images)
         return {"changed": any(one.changed for one in loaded), "nodes": images}
 
-
-def _load(image: str, targets: list[remote.Target], timeout: float) -> list[image_load.Loaded]:
-    if Path(image).is_file():
-        return image_load.load(Path(image), targets, timeout=timeout, progress=progress.say)
-    # In /var/tmp, where podman itself puts large files: /tmp may live in memory.
-    with tempfile.TemporaryDirectory(prefix="devenv-image-", dir="/var/tmp") as folder:
-        archive = Path(folder) / "image.tar"
-        image_load.save(image, archive, timeout)
-        return image_load.load(archive, targets, timeout=timeout, progress=progress.say)
+    def _load(self, image: str, targets: list[remote.Target], timeout: float) -> list[image_load.Loaded]:
+        if Path(image).is_file():
+            return image_load.load(Path(image), targets, timeout=timeout, progress=self.say)
+        # In /var/tmp, where podman itself puts large files: /tmp may live in memory.
+        with tempfile.TemporaryDirectory(prefix="devenv-image-", dir="/var/tmp") as folder:
+            archive = Path(folder) / "image.tar"
+            image_load.save(image, archive, timeout)
+            return image_load.load(archive, targets, timeout=timeout, progress=self.say)

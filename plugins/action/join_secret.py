@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.engines.kubeadm import join_secret
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action, ActionBase):
     """Says whether the secret was made or removed, never the secret."""
 
-    _requires_connection = False
+    SPEC: ClassVar[Spec] = {
+        "path": {"type": "path", "required": True},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    }
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        _ignored, arguments = self.validate_argument_spec(
-            argument_spec={
-                "path": {"type": "path", "required": True},
-                "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            }
-        )
-        path, check = Path(arguments["path"]), self._task.check_mode
-        if arguments["state"] == "absent":
-            join_secret.remove(path, check=check)
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        path = Path(args["path"])
+        if args["state"] == "absent":
+            join_secret.remove(path, check=self.check)
         else:
-            join_secret.ensure(path, time.time(), check=check)
+            join_secret.ensure(path, time.time(), check=self.check)
         # A file for the time of a run is no change of the environment.
-        return {**result, "changed": False, "path": str(path)}
+        return {"changed": False, "path": str(path)}

@@ -6,47 +6,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, clusters, objects
 
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "nodes": {"type": "list", "elements": "str", "required": True},
-    "name": {"type": "str", "required": True},
-    "objects": {"type": "list", "elements": "dict", "required": True},
-    "timeout": {"type": "float", "default": 60},
-}
 
-
-class ActionModule(ActionBase):
+class ActionModule(Action, ActionBase):
     """All objects of all clusters in one call, from the controller."""
 
-    _requires_connection = False
-    _supports_check_mode = True
-    _supports_diff = True
+    SPEC: ClassVar[Spec] = {
+        "nodes": {"type": "list", "elements": "str", "required": True},
+        "name": {"type": "str", "required": True},
+        "objects": {"type": "list", "elements": "dict", "required": True},
+        "timeout": {"type": "float", "default": 60},
+    }
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)[1]
-        try:
-            return self._converge(arguments, (task_vars or {})["hostvars"])
-        except DevenvError as error:
-            return as_result(error)
-
-    def _converge(self, arguments: dict[str, Any], hostvars: Any) -> dict[str, Any]:
-        check = bool(self._task.check_mode)
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         total = objects.Outcome()
-        for cluster in clusters.from_hostvars(arguments["nodes"], hostvars):
-            if check and not cluster.kubeconfig.exists():
+        for cluster in clusters.from_hostvars(args["nodes"], variables["hostvars"]):
+            if self.check and not cluster.kubeconfig.exists():
                 # A first run in check mode: there is no cluster yet that could be asked.
-                total.changed += [str(objects.ref_of(item)) for item in arguments["objects"]]
+                total.changed += [str(objects.ref_of(item)) for item in args["objects"]]
                 continue
             with client.Api(client.read_access(cluster.kubeconfig)) as api:
                 outcome = objects.converge(
-                    api, arguments["name"], arguments["objects"], timeout=arguments["timeout"], check=check
+                    api, args["name"], args["objects"], timeout=args["timeout"], check=self.check
                 )
             total.changed += outcome.changed
             total.removed += outcome.removed

@@ -9,63 +9,51 @@ from __future__ import annotations
 import shlex
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "src": {"type": "path", "default": "/etc/kubernetes/admin.conf"},
-    "known": {"type": "str", "default": ""},
-    "state": {"type": "path", "required": True},
-    "environment": {"type": "str", "required": True},
-    "cluster": {"type": "str", "default": kubeconfig.DEFAULT_CLUSTER},
-    "address": {"type": "str", "required": True},
-    "port": {"type": "int", "default": 6443},
-}
 
+class ActionModule(Action, ActionBase):
+    _requires_connection = True
+    SPEC: ClassVar[Spec] = {
+        "src": {"type": "path", "default": "/etc/kubernetes/admin.conf"},
+        "known": {"type": "str", "default": ""},
+        "state": {"type": "path", "required": True},
+        "environment": {"type": "str", "required": True},
+        "cluster": {"type": "str", "default": kubeconfig.DEFAULT_CLUSTER},
+        "address": {"type": "str", "required": True},
+        "port": {"type": "int", "default": 6443},
+    }
 
-class ActionModule(ActionBase):
-    _supports_check_mode = True
-    _supports_diff = True
-
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)[1]
-        try:
-            return self._fetch(arguments, task_vars or {})
-        except DevenvError as error:
-            return as_result(error)
-
-    def _fetch(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        state, cluster = Path(arguments["state"]), arguments["cluster"]
-        name = kubeconfig.context_name(arguments["environment"], cluster)
-        server = kubeconfig.server_url(arguments["address"], arguments["port"])
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        state, cluster = Path(args["state"]), args["cluster"]
+        name = kubeconfig.context_name(args["environment"], cluster)
+        server = kubeconfig.server_url(args["address"], args["port"])
         path = kubeconfig.path_of(state, cluster)
         told: dict[str, Any] = {"path": str(path), "context": name, "server": server}
-        if arguments["known"] and kubeconfig.is_made_of(state, cluster, arguments["known"], server):
+        if args["known"] and kubeconfig.is_made_of(state, cluster, args["known"], server):
             return {"changed": False, **told}
         # The connection's own file transfer: a module would return the keys, and -vvv would print them.
         with tempfile.TemporaryDirectory(prefix="devenv-") as folder:
             copy = Path(folder) / "fetched"
             try:
                 if self._play_context.become:
-                    _fetch_as_root(arguments["src"], copy, task_vars)
+                    _fetch_as_root(args["src"], copy, variables)
                 else:
-                    self._connection.fetch_file(arguments["src"], str(copy))
+                    self._connection.fetch_file(args["src"], str(copy))
             except AnsibleError as error:
                 # There is none yet on a node whose cluster this run would have made.
-                if self._task.check_mode and not isinstance(error, AnsibleConnectionFailure):
+                if self.check and not isinstance(error, AnsibleConnectionFailure):
                     return {"changed": True, **told}
                 raise
-            content = kubeconfig.rewrite(
-                copy.read_text(errors="replace"), name=name, server=server, where=arguments["src"]
-            )
-        if self._task.check_mode:
+            content = kubeconfig.rewrite(copy.read_text(errors="replace"), name=name, server=server, where=args["src"])
+        if self.check:
             changed = not kubeconfig.is_current(state, cluster, content)
         else:
             changed = kubeconfig.write(state, cluster, content)

@@ -7,43 +7,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import reachable
 
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "action": {"type": "str", "required": True, "choices": ["check", "ask", "leave", "forget"]},
-    "nodes": {"type": "list", "elements": "str", "required": True},
-    "running": {"type": "list", "elements": "str", "default": []},
-    "timeout": {"type": "float", "default": 5},
-}
 
+class ActionModule(Action, ActionBase):
+    SPEC: ClassVar[Spec] = {
+        "action": {"type": "str", "required": True, "choices": ["check", "ask", "leave", "forget"]},
+        "nodes": {"type": "list", "elements": "str", "required": True},
+        "running": {"type": "list", "elements": "str", "default": []},
+        "timeout": {"type": "float", "default": 5},
+    }
 
-class ActionModule(ActionBase):
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)[1]
-        try:
-            return self._act(arguments, task_vars or {})
-        except DevenvError as error:
-            return as_result(error)
-
-    def _act(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        folder, names, running = Path(str(task_vars["devenv_state"])), arguments["nodes"], arguments["running"]
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        folder, names, running = Path(str(variables["devenv_state"])), args["nodes"], args["running"]
         resolved = state.read_profile(folder) or {"nodes": []}
-        action = arguments["action"]
+        action = args["action"]
         if action == "check":
             members.check_replacement(resolved, members.recorded(folder), running, names)
             return {"changed": False}
         if action == "ask":
-            return self._ask(folder, names, running, task_vars, arguments["timeout"])
-        if self._task.check_mode:
+            return self._ask(folder, names, running, variables, args["timeout"])
+        if self.check:
             return {"changed": True, "forgotten": []}
         if action == "leave":
             return {"changed": members.leave(folder, names)}

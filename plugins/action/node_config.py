@@ -10,19 +10,21 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.module_utils.node import converge
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action, ActionBase):
     """Compares on the controller (13 ms) before a module is sent to the node (190 ms)."""
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        arguments = dict(self._task.args)
-        observed = (arguments.pop("known", None) or {}).get("observed")
-        parts = arguments.get("parts")
+    _requires_connection = True
+
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        observed = (args.pop("known", None) or {}).get("observed")
+        parts = args.get("parts")
         if observed and isinstance(parts, list) and _matches(parts, observed):
-            return {**result, **converge.result(converge.NOTHING)}
-        return {**result, **self._execute_module(module_args=arguments, task_vars=task_vars)}
+            return converge.result(converge.NOTHING)
+        done: dict[str, Any] = self._execute_module(module_args=args, task_vars=variables)
+        return done
 
 
 def _matches(parts: list[Any], observed: dict[str, Any]) -> bool:

@@ -8,41 +8,27 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import progress
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, clusters, labels
 
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "nodes": {"type": "list", "elements": "str", "required": True},
-    "timeout": {"type": "float", "default": 120},
-}
 
+class ActionModule(Action, ActionBase):
+    SPEC: ClassVar[Spec] = {
+        "nodes": {"type": "list", "elements": "str", "required": True},
+        "timeout": {"type": "float", "default": 120},
+    }
 
-class ActionModule(ActionBase):
-    _requires_connection = False
-    _supports_check_mode = True
-    _supports_diff = True
-
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)[1]
-        try:
-            return self._apply(arguments, task_vars or {})
-        except DevenvError as error:
-            return as_result(error)
-
-    def _apply(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        check = bool(self._task.check_mode)
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         changed: list[str] = []
         absent: list[str] = []
         differences: list[dict[str, Any]] = []
-        for cluster in clusters.from_hostvars(arguments["nodes"], task_vars["hostvars"]):
-            if check and not cluster.kubeconfig.exists():
+        for cluster in clusters.from_hostvars(args["nodes"], variables["hostvars"]):
+            if self.check and not cluster.kubeconfig.exists():
                 # A first run in check mode: the cluster is not there yet, so all of its nodes would be labelled.
                 absent += [node.name for node in cluster.nodes]
                 continue
@@ -50,14 +36,14 @@ class ActionModule(ActionBase):
                 outcome = labels.apply(
                     cluster,
                     api,
-                    timeout=arguments["timeout"],
-                    check=check,
-                    progress=progress.say,
+                    timeout=args["timeout"],
+                    check=self.check,
+                    progress=self.say,
                 )
-            if not check and task_vars.get("devenv_state"):
+            if not self.check and variables.get("devenv_state"):
                 # All have registered: from now on, one that is gone is missed.
                 masters = [node.name for node in cluster.nodes if node.group == "control_plane"]
-                members.record(Path(str(task_vars["devenv_state"])), cluster.name, masters)
+                members.record(Path(str(variables["devenv_state"])), cluster.name, masters)
             changed += outcome.changed
             absent += outcome.absent
             differences += [asdict(change) for change in outcome.changes if change.patch]

@@ -17,47 +17,38 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action
 
 _PR_SET_PDEATHSIG = 1
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action, ActionBase):
     """Reads ``src`` here, and shows the lines that were asked for."""
 
-    _supports_check_mode = True
-    _supports_diff = True
+    _requires_connection = True
     _supports_async = True
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        arguments = dict(self._task.args)
-        src = arguments.pop("src", None)
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        src = args.pop("src", None)
         if src:
-            if arguments.get("content"):
-                return {
-                    **result,
-                    "failed": True,
-                    "msg": "give either src or content",
-                    "devenv_reason": "script_invalid",
-                }
+            if args.get("content"):
+                return {"failed": True, "msg": "give either src or content", "devenv_reason": "script_invalid"}
             try:
                 found = self._find_needle("files", src)
                 # Decrypted, where it is in a vault; Ansible removes such a copy at its end.
-                arguments["content"] = Path(self._loader.get_real_file(found)).read_text()
+                args["content"] = Path(self._loader.get_real_file(found)).read_text()
             except (AnsibleError, OSError, UnicodeDecodeError) as error:
-                return {**result, "failed": True, "msg": f"src: {error}", "devenv_reason": "script_invalid"}
-            arguments["name"] = arguments.get("name") or Path(found).name
+                return {"failed": True, "msg": f"src: {error}", "devenv_reason": "script_invalid"}
+            args["name"] = args.get("name") or Path(found).name
         with _ends_with_ansible():
-            ended = self._execute_module(
+            result: dict[str, Any] = self._execute_module(
                 module_name="devenv.lab.script",
-                module_args=arguments,
-                task_vars=task_vars,
+                module_args=args,
+                task_vars=variables,
                 wrap_async=self._task.async_val,
             )
-        for line in ended.get("shown") or []:
-            progress.say(line)
-        result.update(ended)
+        for line in result.get("shown") or []:
+            self.say(line)
         if result.get("failed") and result.get("log"):
             result["devenv_advice"] = f"{result['log']} on the host has the whole output"
         return result

@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import deadline, errors, paths, progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import deadline, paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
@@ -23,41 +24,27 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 _OWN_STORES = ("podman",)
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action, ActionBase):
     """One verb a step of saving or restoring; ``begin`` finds everything that can be wrong."""
 
-    _requires_connection = False
-    _supports_check_mode = True
-    _VALID_ARGS = frozenset(("verb", "name", "nodes", "force", "encryption", "timeout"))
+    SELECT = "verb"
+    SPEC: ClassVar[Spec] = {
+        "verb": {
+            "type": "str",
+            "required": True,
+            "choices": ["save", "begin", "prepare", "deliver", "finish", "wait"],
+        },
+        "name": {"type": "str", "default": ""},
+        "nodes": {"type": "list", "elements": "str", "default": []},
+        "force": {"type": "bool", "default": False},
+        "encryption": {"type": "str", "default": "ECDSA-P256"},
+        "timeout": {"type": "float", "default": 300},
+    }
+    REQUIRED_IF = (("verb", "save", ("name", "nodes")), ("verb", "deliver", ("name", "nodes")))
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        args = self.validate_argument_spec(
-            argument_spec={
-                "verb": {
-                    "type": "str",
-                    "required": True,
-                    "choices": ["save", "begin", "prepare", "deliver", "finish", "wait"],
-                },
-                "name": {"type": "str", "default": ""},
-                "nodes": {"type": "list", "elements": "str", "default": []},
-                "force": {"type": "bool", "default": False},
-                "encryption": {"type": "str", "default": "ECDSA-P256"},
-                "timeout": {"type": "float", "default": 300},
-            },
-            required_if=[("verb", "save", ("name", "nodes")), ("verb", "deliver", ("name", "nodes"))],
-        )[1]
-        variables = task_vars or {}
-        try:
-            verb = getattr(self, f"_{args['verb']}")
-            result: dict[str, Any] = verb(args, variables, Path(str(variables["devenv_state"])))
-            return result
-        except errors.DevenvError as error:
-            return errors.as_result(error)
-
-    def _save(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
+    def _save(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         home = paths.home()
-        if self._task.check_mode:
+        if self.check:
             snapshot.check_name(args["name"])
             return {"changed": args["name"] not in snapshot.names(home)}
         hostvars = variables["hostvars"]
@@ -65,7 +52,7 @@ class ActionModule(ActionBase):
         source = snapshot.Source(
             environment=str(variables["devenv_name"]),
             resolved=inventory.profile_of(variables) or {},
-            network=state.read_network(folder) or {},
+            network=state.read_network(_folder(variables)) or {},
             clusters=clusters.from_hostvars(args["nodes"], hostvars),
             targets={node: remote.target(node, hostvars[node]) for node in args["nodes"]},
         )
@@ -74,30 +61,31 @@ class ActionModule(ActionBase):
             args["name"],
             source,
             bundles.require(str(variables["devenv_kubernetes_version"])),
-            progress.say,
+            self.say,
             force=args["force"],
         )
         return {"changed": True, "path": str(one.folder), "bytes": one.size, "archives": snapshot.archives(one)}
 
-    def _begin(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
+    def _begin(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         profile.require_operation(str(variables["devenv_engine"]), "snapshot")
-        check = bool(self._task.check_mode)
-        pending = snapshot.begin(paths.home(), folder, args["name"], inventory.profile_of(variables) or {}, check=check)
+        resolved = inventory.profile_of(variables) or {}
+        pending = snapshot.begin(paths.home(), _folder(variables), args["name"], resolved, check=self.check)
         if pending:
-            progress.say(f"starts from the snapshot {pending}")
+            self.say(f"starts from the snapshot {pending}")
         return _pending(pending)
 
-    def _prepare(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
+    def _prepare(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        folder = _folder(variables)
         record = snapshot.read_record(folder)
         if record is None or record["done"]:
             return _pending("")
         one = snapshot.read(paths.home(), record["name"])
-        if not self._task.check_mode:
+        if not self.check:
             snapshot.seed_network(one, folder)
         return _pending(one.name, snapshot.archives(one))
 
-    def _deliver(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
-        if self._task.check_mode:
+    def _deliver(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        if self.check:
             return {"changed": True}
         hostvars = variables["hostvars"]
         found = clusters.from_hostvars(args["nodes"], hostvars)
@@ -122,27 +110,31 @@ class ActionModule(ActionBase):
             goals,
             targets,
             bundles.require(str(variables["devenv_kubernetes_version"])),
-            folder / "clusters",
-            progress.say,
+            _folder(variables) / "clusters",
+            self.say,
             images=images,
         )
         return {"changed": True}
 
-    def _finish(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
-        if not self._task.check_mode:
-            snapshot.finish(folder)
+    def _finish(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        if not self.check:
+            snapshot.finish(_folder(variables))
         # A note of ours is no change of the environment.
         return {"changed": False}
 
-    def _wait(self, args: dict[str, Any], variables: dict[str, Any], folder: Path) -> dict[str, Any]:
-        if self._task.check_mode:
+    def _wait(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        if self.check:
             return {"changed": False}
         found = clusters.from_hostvars(args["nodes"], variables["hostvars"])
         one = snapshot.read(paths.home(), args["name"])
         return {
             "changed": False,
-            "pods": snapshot.wait_for_apps(one, found, deadline.left(args["timeout"]), progress.say),
+            "pods": snapshot.wait_for_apps(one, found, deadline.left(args["timeout"]), self.say),
         }
+
+
+def _folder(variables: dict[str, Any]) -> Path:
+    return Path(str(variables["devenv_state"]))
 
 
 def _pending(name: str, archives: dict[str, str] | None = None) -> dict[str, Any]:

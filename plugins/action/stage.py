@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import (
@@ -17,66 +17,52 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import (
     errors,
     processes,
     program,
-    progress,
     redact,
 )
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, lock, runs, stages, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
 STAGES = ["preflight", "bundle", "provision", "prepare", "kubernetes", "labels", "addons", "validate", "down"]
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action, ActionBase):
     """Takes and gives back the lock, makes the state folder and the run folder."""
 
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+    SPEC: ClassVar[Spec] = {
+        "name": {"type": "str", "required": True, "choices": STAGES},
+        "state": {"type": "str", "default": "begin", "choices": ["begin", "end"]},
+        "command": {"type": "str", "default": ""},
+        "last": {"type": "bool", "default": False},
+        "while_upgrading": {"type": "bool", "default": False},
+    }
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the run's folder and id, also as facts of the host that it runs on."""
-        super().run(tmp, task_vars)
-        args = self.validate_argument_spec(
-            argument_spec={
-                "name": {"type": "str", "required": True, "choices": STAGES},
-                "state": {"type": "str", "default": "begin", "choices": ["begin", "end"]},
-                "command": {"type": "str", "default": ""},
-                "last": {"type": "bool", "default": False},
-                "while_upgrading": {"type": "bool", "default": False},
-            }
-        )[1]
-        try:
-            return self._run(args, task_vars or {})
-        except errors.DevenvError as error:
-            return errors.as_result(error)
-
-    def _run(self, args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        name = task_vars.get("devenv_name")
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        name = variables.get("devenv_name")
         if not name:
             raise errors.DevenvError("profile_not_given", "no profile was given")
-        folder = Path(str(task_vars.get("devenv_state") or state.folder_of(str(name))))
-        check = bool(self._task.check_mode)
+        folder = Path(str(variables.get("devenv_state") or state.folder_of(str(name))))
         me = lock.holder_of(_main_pid(), _run_id(), args["command"] or _command(), os.environ.get("DEVENV_OWNER", ""))
         if args["state"] == "end":
-            place = None if check else stages.end(folder, me, args["name"], last=args["last"])
+            place = None if self.check else stages.end(folder, me, args["name"], last=args["last"])
             return {"changed": False, "devenv_run_dir": str(place or "")}
         if args["name"] != "down":
             deadline.check(f"stage {args['name']}")
-        resolved = inventory.profile_of(task_vars)
-        if resolved is None and args["name"] == "preflight" and task_vars.get("devenv_snapshot"):
+        resolved = inventory.profile_of(variables)
+        if resolved is None and args["name"] == "preflight" and variables.get("devenv_snapshot"):
             from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot
 
             # One that is there gave a profile; of one that is not, the nearest is named.
-            snapshot.read(folder.parent.parent, str(task_vars["devenv_snapshot"]))
+            snapshot.read(folder.parent.parent, str(variables["devenv_snapshot"]))
         begun = stages.begin(
             folder,
             me,
             args["name"],
             resolved=resolved,
-            hosts=len(task_vars.get("groups", {}).get("nodes", [])),
-            check=check,
+            hosts=len(variables.get("groups", {}).get("nodes", [])),
+            check=self.check,
             while_upgrading=args["while_upgrading"],
-            progress=progress.say,
+            progress=self.say,
         )
         facts = {"devenv_run_id": begun.run_id, "devenv_run_dir": str(begun.run_dir or "")}
         return {

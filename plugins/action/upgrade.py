@@ -6,42 +6,29 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import errors, progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import errors
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, upgrade_record
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import delivery as upgrade_delivery
 from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrade
 
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "verb": {"type": "str", "required": True, "choices": ["plan", "deliver", "finish"]},
-    "version": {"type": "str", "default": ""},
-    "running": {"type": "list", "elements": "str", "default": []},
-}
 
-
-class ActionModule(ActionBase):
+class ActionModule(Action, ActionBase):
     """What is the same for all nodes: whether it may be, the bundle's parts, the record of it."""
 
-    _requires_connection = False
-    _supports_check_mode = True
-    _VALID_ARGS = frozenset(ARGUMENTS)
-
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        # Ansible's texts are of types of its own, which are written into no file.
-        args = json.loads(json.dumps(self.validate_argument_spec(argument_spec=ARGUMENTS)[1]))
-        try:
-            done: dict[str, Any] = getattr(self, f"_{args['verb']}")(args, task_vars or {})
-        except errors.DevenvError as error:
-            return errors.as_result(error)
-        return done
+    SELECT = "verb"
+    SPEC: ClassVar[Spec] = {
+        "verb": {"type": "str", "required": True, "choices": ["plan", "deliver", "finish"]},
+        "version": {"type": "str", "default": ""},
+        "running": {"type": "list", "elements": "str", "default": []},
+    }
 
     def _plan(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         folder, resolved = _place(variables)
@@ -60,7 +47,7 @@ class ActionModule(ActionBase):
         upgrade.require_ready(resolved, seen, begun is not None)
         found = upgrade.plan(name, resolved, new, seen, begun, bundles.find(new.kubernetes) is not None)
         for line in upgrade.lines(found):
-            progress.say(line)
+            self.say(line)
         return {
             "changed": False,
             "plan": found,
@@ -70,14 +57,14 @@ class ActionModule(ActionBase):
 
     def _deliver(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         folder, resolved = _place(variables)
-        write = not self._task.check_mode
+        write = not self.check
         if not write and bundles.find(args["version"]) is None:
             return {"changed": True, "programs": {}, "delivered": {}}
         bundle = bundles.require(args["version"])
         nodes = [node for node in resolved["nodes"] if node["cluster"]]
         targets = [remote.target(node["name"], variables["hostvars"][node["name"]]) for node in nodes]
         masters = [node["name"] for node in nodes if node["group"] == "control_plane"]
-        lacked = upgrade_delivery.deliver(bundle, targets, masters, progress.say, write=write)
+        lacked = upgrade_delivery.deliver(bundle, targets, masters, self.say, write=write)
         # From here on nodes change.
         old = str(resolved["kubernetes"]["version"])
         noted = (
@@ -93,7 +80,7 @@ class ActionModule(ActionBase):
 
     def _finish(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         folder, resolved = _place(variables)
-        if self._task.check_mode:
+        if self.check:
             return {"changed": str(resolved["kubernetes"]["version"]) != args["version"]}
         return {"changed": upgrade_record.finish(folder, args["version"])}
 

@@ -7,36 +7,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import deadline, progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import deadline
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import run as validate
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action, ActionBase):
     """Look at every cluster of the nodes given; fail with what is missing when the time is over."""
 
-    _requires_connection = False
-    _supports_check_mode = True
-    _VALID_ARGS = frozenset(("nodes", "probes", "changed", "timeout", "domain", "junit"))
+    SPEC: ClassVar[Spec] = {
+        "nodes": {"type": "list", "elements": "str", "required": True},
+        "probes": {"type": "str", "choices": ["auto", "always", "never"], "default": "auto"},
+        "changed": {"type": "bool", "default": False},
+        "timeout": {"type": "float", "default": 300},
+        "domain": {"type": "str", "default": "cluster.local"},
+        "junit": {"type": "path"},
+    }
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        args = self.validate_argument_spec(
-            argument_spec={
-                "nodes": {"type": "list", "elements": "str", "required": True},
-                "probes": {"type": "str", "choices": ["auto", "always", "never"], "default": "auto"},
-                "changed": {"type": "bool", "default": False},
-                "timeout": {"type": "float", "default": 300},
-                "domain": {"type": "str", "default": "cluster.local"},
-                "junit": {"type": "path"},
-            }
-        )[1]
-        variables = task_vars or {}
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         reports: dict[str, validate.Report] = {}
         failure: DevenvError | None = None
         try:
@@ -46,7 +40,7 @@ class ActionModule(ActionBase):
         except DevenvError as error:
             failure = error
         rows = [row for name, report in reports.items() for row in validate.rows(name, report.checks)]
-        if not self._task.check_mode:
+        if not self.check:
             try:
                 self._write(rows, args["junit"], variables)
             except OSError as error:
@@ -67,8 +61,8 @@ class ActionModule(ActionBase):
             domain=args["domain"],
             environment=str(variables.get("devenv_name") or ""),
             targets=lambda: {node.name: _target(node.name, hostvars[node.name]) for node in cluster.nodes},
-            check=bool(self._task.check_mode),
-            progress=progress.say,
+            check=self.check,
+            progress=self.say,
         )
 
     def _write(self, rows: list[dict[str, Any]], junit: str | None, variables: dict[str, Any]) -> None:

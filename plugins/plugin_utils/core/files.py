@@ -1,19 +1,24 @@
-"""Whole-file writes and waiting file locks."""
+"""Atomic writes of private files, JSON files and waiting file locks."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def write(path: Path, content: str, mode: int = 0o600) -> bool:
-    """Put ``content`` at ``path`` at once (temporary file, then rename). Return whether anything changed."""
+def write(path: Path, content: str | bytes, mode: int = 0o600) -> bool:
+    """Write ``content`` to ``path`` atomically (temporary file, then rename). Return whether anything changed."""
+    data = content.encode() if isinstance(content, str) else content
     try:
-        same = path.read_text() == content and path.stat().st_mode & 0o777 == mode
+        same = path.read_bytes() == data and path.stat().st_mode & 0o777 == mode
     except OSError:
         same = False
     if same:
@@ -21,15 +26,24 @@ def write(path: Path, content: str, mode: int = 0o600) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w") as stream:
+        with os.fdopen(handle, "wb") as stream:
             os.fchmod(stream.fileno(), mode)
-            stream.write(content)
+            stream.write(data)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
     return True
+
+
+def read_json(path: Path, kind: type[T]) -> T | None:
+    """Return the document in the JSON file ``path``; None if it is missing, broken or of another type than ``kind``."""
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, kind) else None
 
 
 @contextlib.contextmanager
