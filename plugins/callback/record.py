@@ -20,6 +20,8 @@ description:
   - Gives the environment's lock back when the run fails or is interrupted.
   - With the extra variable C(devenv_artifacts) or with E(ARTIFACT_DIR), copies all of it into a new folder below
     that one.
+  - When a run fails that made or changed nodes, collects what they know into C(gather.tar.gz) beside the log, as
+    M(devenv.lab.gather) does, within about a minute. The extra variable C(devenv_gather=false) leaves that out.
   - A run without a stage of devenv leaves nothing.
 requirements:
   - Enable it with C(callbacks_enabled), as the C(ansible.cfg) of devenv does.
@@ -31,9 +33,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.callback import CallbackBase
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import deadline, errors, processes, program
-from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import causes
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import deadline, errors, processes, program, progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import after_failure, causes
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, runs, stages
 from ansible_collections.devenv.lab.plugins.plugin_utils.records import artifacts, recorder
 
@@ -55,6 +58,7 @@ class CallbackModule(CallbackBase):
         self._folder: Path | None = None
         self._artifacts = os.environ.get("ARTIFACT_DIR", "")
         self._timeout = 0.0
+        self._gathers = True
         deadline.clear()
         self._starts: dict[tuple[str, str], float] = {}
         self._over = False
@@ -80,6 +84,7 @@ class CallbackModule(CallbackBase):
         """A play begins; it may begin a stage."""
         extra = play.get_variable_manager().extra_vars
         self._artifacts = str(extra.get("devenv_artifacts") or self._artifacts)
+        self._gathers = boolean(extra.get("devenv_gather", True), strict=False)
         try:
             self._timeout = float(extra.get("devenv_timeout") or 0)
         except (TypeError, ValueError):
@@ -175,11 +180,14 @@ class CallbackModule(CallbackBase):
             self._explain()
         report = recorded.finish(ok=ok, interrupted=interrupted)
         self._note(recorded.stages[-1] if recorded.stages else None)
+        copies: Path | None = None
         if self._artifacts and recorded.stages:
             try:
-                artifacts.write(Path(self._artifacts), report, recorded.log_text())
+                copies = artifacts.write(Path(self._artifacts), report, recorded.log_text())
             except OSError as error:
                 recorded.broken = str(error)
+        if not interrupted and self._gathers and self._folder is not None and recorded.folder is not None:
+            self._gather(self._folder, recorded.folder, report, copies)
         if recorded.broken:
             self._display.warning(f"the run could not be recorded: {recorded.broken}")
         if self._folder is not None and recorded.folder is not None:
@@ -205,6 +213,21 @@ class CallbackModule(CallbackBase):
         if self._timeout <= 0:
             return causes.SECONDS
         return min(causes.SECONDS, max(2.0, self._timeout + 22 - self._recorder.seconds()))
+
+    def _gather(self, folder: Path, run_dir: Path, report: recorder.Report, copies: Path | None) -> None:
+        """Collect what the nodes know of the failure. Whatever goes wrong here leaves the failure as it is."""
+        if not after_failure.is_wanted(folder, report.summary):
+            return
+        try:
+            path = after_failure.gather(folder, run_dir, copies, progress.say)
+        except (Exception, KeyboardInterrupt) as error:
+            processes.end_run(report.summary["run"])
+            trouble = f"{type(error).__name__}: {error}"
+            self._recorder.gathered(report, None, trouble)
+            self._display.warning(f"not gathered: {trouble}")
+            return
+        self._recorder.gathered(report, path)
+        self._display.display(f"gathered: {path}")
 
     def _give_back(self, folder: Path, report: recorder.Report) -> None:
         try:

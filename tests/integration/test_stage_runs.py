@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import processes, redact
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, runs, state
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
 from support.commands import start_ansible
 
 CHECKOUT = Path(__file__).parents[2]
@@ -287,6 +288,50 @@ def test_a_failed_run_gives_the_lock_back_and_says_where(lab: Lab) -> None:
     assert redact.find(f"bad {TOKEN}") == ["bootstrap token"]
     assert redact.find(everything) == []
     assert runs.ledger(lab.folder())[-1]["result"] == "failed"
+
+
+def with_nodes(lab: Lab) -> None:
+    """Give the environment nodes, none of which answers."""
+    assert lab.run(lab.playbook(HEAD, TAIL))[0] == 0
+    plan = addresses.plan(profile.resolve("aio"), {"ipv4": "127.77.0.0/24"})
+    state.write_network(lab.folder(), {**plan, "bridge": "podman77"})
+
+
+def test_a_failed_run_gathers_what_its_nodes_know(lab: Lab) -> None:
+    with_nodes(lab)
+    code, text = lab.run(lab.playbook(HEAD, fails("provision"), TAIL), "-e", f"devenv_artifacts={lab.path}/artifacts")
+    assert code == 2, text
+    archive = runs.folders(lab.folder())[-1] / "gather.tar.gz"
+    assert f"gathered: {archive}" in text
+    assert lab.last("failure.json")["gathered"] == str(archive)
+    with tarfile.open(archive) as tar:
+        names = [name.partition("/")[2] for name in tar.getnames()]
+        index = tar.extractfile(f"{tar.getnames()[0].partition('/')[0]}/index.txt")
+        assert index is not None
+        assert "nodes/master-0: 0 files" in index.read().decode()
+    assert f"runs/{archive.parent.name}/failure.json" in names
+    assert lock.read(lab.folder()) is None
+    (copy,) = (lab.path / "artifacts").glob("*/gather.tar.gz")
+    assert copy.read_bytes() == archive.read_bytes()
+    assert copy.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("plays", "words"),
+    [
+        ((HEAD, fails("provision")), ("-e", "devenv_gather=false")),
+        ((fails("preflight"),), ()),
+        ((fails("validate"),), ()),
+        ((HEAD, fails("provision")), ("--check",)),
+    ],
+    ids=["not wanted", "nothing changed", "only looked", "check mode"],
+)
+def test_a_failed_run_that_gathers_nothing(lab: Lab, plays: tuple[str, ...], words: tuple[str, ...]) -> None:
+    with_nodes(lab)
+    code, text = lab.run(lab.playbook(*plays), *words)
+    assert code == 2, text
+    assert "gathered" not in text
+    assert list(lab.folder().rglob("gather.tar.gz")) == []
 
 
 def test_preflight_that_fails_leaves_no_environment_but_its_log(lab: Lab) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import archive
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
@@ -218,9 +219,7 @@ def test_time_over_has_the_stages_code(devenv: Devenv, runs: Runs) -> None:
     assert err.startswith("error: not done within 10 s, ended at: Join")
 
 
-@pytest.mark.parametrize(
-    ("present", "playbooks"), [(False, ["cluster", "gather", "destroy"]), (True, ["cluster", "gather"])]
-)
+@pytest.mark.parametrize(("present", "playbooks"), [(False, ["cluster", "destroy"]), (True, ["cluster"])])
 def test_on_failure_destroy_takes_only_a_new_environment(
     devenv: Devenv,
     runs: Runs,
@@ -240,7 +239,7 @@ def test_on_failure_destroy_takes_only_a_new_environment(
         return original(request, *rest)
 
     monkeypatch.setattr(runner, "run", run)
-    runs.outcomes += [failed(), runner.Outcome("run2"), runner.Outcome("run3")]
+    runs.outcomes += [failed(), runner.Outcome("run2")]
     code, _, err = devenv("up", "-p", "aio", "--on-failure", "destroy")
     assert code == 3
     if not present:
@@ -264,52 +263,60 @@ def gathered(folder: Path) -> Callable[[runner.Request], None]:
     return write
 
 
+@pytest.fixture
+def run_dir(made: Made) -> Path:
+    """The folder of the run ``run1`` of the environment aio."""
+    place = made("aio") / "runs" / "20260101T000000Z-run1"
+    place.mkdir(parents=True)
+    return place
+
+
+def test_what_a_failed_up_gathered_is_told(devenv: Devenv, runs: Runs, run_dir: Path) -> None:
+    row = {"stage": "kubernetes", "reason": "kubernetes_failed", "exit": 5, "message": "no"}
+    (run_dir / "failure.json").write_text(json.dumps({**row, "gathered": str(run_dir / "gather.tar.gz")}))
+    runs.outcomes += [failed(exit=5), failed(exit=5)]
+    code, _, err = devenv("up", "-p", "aio")
+    assert code == 5
+    assert f"gathered: {run_dir / 'gather.tar.gz'}" in err.splitlines()
+    devenv("up", "-p", "aio", "--no-gather")
+    assert [dict(request.variables).get("devenv_gather") for request in runs.requests] == [None, False]
+    assert devenv("up", "-p", "aio", "-e", "devenv_gather=false")[0] == 2
+
+
+@pytest.mark.parametrize("ended", [failed(exit=4), runner.Outcome("run1", code=99, signal=2)])
+def test_gathering_that_fails_hides_nothing(devenv: Devenv, runs: Runs, run_dir: Path, ended: runner.Outcome) -> None:
+    row = {"stage": "prepare", "reason": "prepare_failed", "exit": 4, "message": "no room", "gather_trouble": "no"}
+    (run_dir / "failure.json").write_text(json.dumps(row))
+    runs.outcomes.append(ended)
+    code, _, err = devenv("up", "-p", "aio")
+    assert code == 4
+    assert err.startswith("error: no room")
+    assert "not gathered: no" in err.splitlines()
+
+
 @pytest.mark.parametrize(("words", "told"), [([], True), (["--no-gather"], False)])
-def test_a_failed_up_gathers_and_keeps_its_code(
+def test_a_run_whose_time_is_over_is_gathered(
     devenv: Devenv,
     runs: Runs,
-    made: Made,
+    run_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     words: list[str],
     told: bool,
 ) -> None:
-    folder = made("aio")
-    place = folder / "runs" / "20260101T000000Z-run1"
-    place.mkdir(parents=True)
-    copy = tmp_path / "artifacts" / "aio-20260101T000000Z-run1"
-    copy.mkdir(parents=True)
-    original, write = runner.run, gathered(tmp_path)
+    copies = tmp_path / "artifacts" / "aio-20260101T000000Z-run1"
+    copies.mkdir(parents=True)
 
-    def run(request: runner.Request, *rest: Any) -> runner.Outcome:
-        if request.playbook == "gather":
-            write(request)
-        return original(request, *rest)
+    def collect(source: archive.Source, output: Path, **_: Any) -> archive.Gathered:
+        output.write_text(source.name)
+        return archive.Gathered(output, ())
 
-    monkeypatch.setattr(runner, "run", run)
-    runs.outcomes += [failed(exit=5), runner.Outcome("run2")]
-    code, _, err = devenv("up", "-p", "aio", "--artifacts", str(tmp_path / "artifacts"), *words)
+    monkeypatch.setattr(archive, "collect", collect)
+    runs.outcomes.append(runner.Outcome("run1", code=99, timed_out=True, stage="kubernetes", task="Join"))
+    code, _, err = devenv("up", "-p", "aio", "--timeout", "10s", "--artifacts", str(copies.parent), *words)
     assert code == 5
-    assert (f"gathered: {place / 'gather.tar.gz'}" in err.splitlines()) is told
-    assert (copy / "gather.tar.gz").exists() is told
-    assert [request.playbook for request in runs.requests] == ["cluster", *(["gather"] if told else [])]
-
-
-@pytest.mark.parametrize("trouble", [failed(exit=20), runner.Outcome("run2", code=99, signal=2)])
-def test_gathering_that_fails_hides_nothing(devenv: Devenv, runs: Runs, made: Made, trouble: runner.Outcome) -> None:
-    made("aio")
-    runs.outcomes += [failed(exit=4), trouble]
-    code, _, err = devenv("up", "-p", "aio")
-    assert code == 4
-    assert err.startswith("error: no room")
-    assert "not gathered: " in err
-
-
-@pytest.mark.parametrize("code", [2, 9, 10, 12, 14])
-def test_nothing_is_gathered_where_no_node_was_at_work(devenv: Devenv, runs: Runs, made: Made, code: int) -> None:
-    made("aio")
-    runs.outcomes.append(failed(exit=code))
-    devenv("up", "-p", "aio")
+    assert (f"gathered: {run_dir / 'gather.tar.gz'}" in err.splitlines()) is told
+    assert (copies / "gather.tar.gz").exists() is told
     assert [request.playbook for request in runs.requests] == ["cluster"]
 
 

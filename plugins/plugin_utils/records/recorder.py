@@ -243,6 +243,13 @@ class Recorder:
         self._streams.clear()
         return Report(summary, cause, documents)
 
+    def gathered(self, report: Report, path: Path | None, trouble: str = "") -> None:
+        """Note in log and failure.json where the archive of the failed run is, or why there is none."""
+        text = f"gathered: {path}" if path else f"not gathered: {trouble}"
+        self._log(f"!! {text}")
+        more = {"gathered": str(path)} if path else {"gather_trouble": trouble}
+        self._save("failure.json", _json({**(report.failure or {}), **more}))
+
     def log_text(self) -> str:
         """The whole log so far."""
         if self.folder is None:

@@ -122,7 +122,7 @@ def make(message: str, *, exit_code: int, **details: Any) -> Error:
 def from_failure(failure: Mapping[str, Any], log: Path | None = None) -> Error:
     """Exception of a ``failure.json`` (keys: docs/architecture.md, Errors)."""
     places = (failure.get("host"), failure.get("task"), failure.get("file"))
-    return make(
+    error = make(
         str(failure.get("message") or "no message"),
         exit_code=int(failure.get("exit") or 1),
         reason=str(failure.get("reason") or ""),
@@ -131,6 +131,9 @@ def from_failure(failure: Mapping[str, Any], log: Path | None = None) -> Error:
         stage=str(failure.get("stage") or ""),
         log=log,
     )
+    error.gathered = Path(failure["gathered"]) if failure.get("gathered") else None
+    error.gather_trouble = str(failure.get("gather_trouble") or "")
+    return error
 
 
 def from_logic(error: Exception) -> Error:

@@ -200,8 +200,9 @@ def up(
     if quick and unchanged.still(goal.name, goal.resolved):
         return Result(goal.name, seconds=time.monotonic() - began, text="nothing has changed since the last up")
     new = not paths.environment(goal.name).exists()
+    variables = goal.variables if gather else {**goal.variables, "devenv_gather": False}
     try:
-        result = run("cluster", goal.name, goal.variables, options, watcher)
+        result = run("cluster", goal.name, variables, options, watcher)
         if options.whole:
             unchanged.note(goal.name, goal.resolved, result.run_dir)
         return result
@@ -209,7 +210,7 @@ def up(
         if gather and not options.check:
             from devenv.environments import diagnostics as environment_diagnostics
 
-            environment_diagnostics.after(goal.name, error, options, watcher)
+            environment_diagnostics.after_timeout(goal.name, error, options.artifacts)
         if on_failure == "destroy" and new and paths.environment(goal.name).exists():
             run("destroy", goal.name, {}, Options(command=options.command), watcher)
             error.log, error.gathered = _moved(goal.name, error.log), _moved(goal.name, error.gathered)
@@ -294,6 +295,7 @@ RESERVED = {
     "devenv_overrides": "--set",
     "devenv_timeout": "--timeout",
     "devenv_artifacts": "--artifacts",
+    "devenv_gather": "--no-gather",
     "devenv_snapshot": "--snapshot",
     "devenv_kubernetes_version": "--kubernetes or --set kubernetes.version",
 }
@@ -324,10 +326,10 @@ def find_run(name: str, run_id: str) -> Path | None:
 
 
 def _failure(name: str, outcome: runner.Outcome, run_dir: Path | None, options: Options) -> BaseException:
-    log = _log(name, outcome, run_dir)
-    if outcome.signal:
+    log, recorded = _log(name, outcome, run_dir), _recorded(run_dir)
+    # A signal that ended only the gathering after a failure leaves the failure as it is.
+    if outcome.signal and "gather_trouble" not in (recorded or {}):
         return errors.Interrupted(128 + outcome.signal, log)
-    recorded = _recorded(run_dir)
     if outcome.timed_out:
         return _too_late(outcome, recorded, log, options)
     return errors.from_failure(recorded or outcome.failure or {"message": "ansible-playbook said nothing"}, log)

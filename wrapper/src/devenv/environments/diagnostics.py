@@ -1,10 +1,8 @@
-"""Collect what an environment knows of itself, when asked and when an `up` failed."""
+"""Collect what an environment knows of itself, when asked."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import after_failure
 
 from devenv import errors, operations
 from devenv.environments import names
 from devenv.runs import runner
 
 SECONDS = 60.0
-OWN_NAME = "gather.tar.gz"
-# Failures of a stage that had nodes; an unexpected one (1) may have had some.
-_STAGES = frozenset({1, 3, 4, 5, 6, 7, 8})
 
 
 @dataclass(frozen=True)
@@ -72,31 +68,18 @@ def _parts(path: Path) -> list[dict[str, Any]]:
     return []
 
 
-def after(name: str, error: errors.Error, options: operations.Options, watcher: runner.Watcher | None) -> None:
-    """Gather after a failed run into its folder (and its artifacts), and say so in ``error``. Whatever goes wrong here
-    leaves the first failure as it is.
+def after_timeout(name: str, error: errors.Error, artifacts: Path | None) -> None:
+    """Gather for a run that was ended because its time was over, and say so in ``error``: a run that fails by itself
+    does it itself. Whatever goes wrong here leaves the first failure as it is.
     """
     folder = paths.environment(name)
-    if error.exit_code not in _STAGES or not (folder / "network.yml").exists():
+    if error.reason != "time_over" or error.gathered or error.gather_trouble or error.log is None:
         return
-    run_dir = error.log.parent if error.log and error.log.is_relative_to(folder / "runs") else folder
+    if error.exit_code not in after_failure.EXITS or not (folder / "network.yml").exists():
+        return
+    run_dir = error.log.parent
+    copies = next(iter(artifacts.glob(f"*-{run_dir.name.partition('-')[2]}")), None) if artifacts else None
     try:
-        done = gather(
-            name,
-            str(run_dir / OWN_NAME),
-            operations.Options(timeout=SECONDS, verbosity=options.verbosity, command=options.command),
-            watcher,
-        )
-    except (Exception, errors.Interrupted) as trouble:
+        error.gathered = after_failure.gather(folder, run_dir, copies)
+    except (Exception, KeyboardInterrupt) as trouble:
         error.gather_trouble = f"{type(trouble).__name__}: {trouble}"
-        return
-    error.gathered = done.path
-    if options.artifacts:
-        with contextlib.suppress(OSError):
-            _copy(done.path, options.artifacts, run_dir.name.partition("-")[2])
-
-
-def _copy(archive: Path, artifacts: Path, run_id: str) -> None:
-    for folder in artifacts.glob(f"*-{run_id}") if run_id else ():
-        # Keeps the mode: what was redacted is still nobody else's.
-        shutil.copy(archive, folder / OWN_NAME)

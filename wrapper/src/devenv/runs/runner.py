@@ -64,6 +64,7 @@ _ADMIN_PATHS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 _GRACE = (
     30.0  # beyond --timeout: the collection keeps the time itself and says what is missing; this is for when it cannot
 )
+GATHER_SECONDS = 60.0  # plugin_utils/diagnostics/archive.py, TIMEOUT
 _PATIENCE = 10.0  # between asking ansible to end and killing it
 _OWN_ERROR = re.compile(r"(\[ERROR\]:|ERROR!|ansible-playbook: error:)\s*(.*)")
 _REASON = re.compile(r"\[([a-z][a-z0-9_]*)\]\s*$")
@@ -309,6 +310,11 @@ class _Control:
         self.signal = self.signal or number
         self._ask()
 
+    def tasks_are_over(self) -> None:
+        """Let the collection end the run: after a failure it gathers, whether or not the run has time left."""
+        if self._deadline:
+            self._deadline = max(self._deadline, time.monotonic() + GATHER_SECONDS + _GRACE)
+
     def tick(self) -> None:
         now = time.monotonic()
         if self._asked and now > self._asked + _PATIENCE:
@@ -340,6 +346,8 @@ def _follow(
             output.extend(str(value.get("stdout") or "").splitlines())
             _note(outcome, value)
             watcher.event(value)
+            if value.get("event") == "playbook_on_stats":
+                control.tasks_are_over()
         elif kind == "signal":
             control.interrupt(value)
         elif kind == "done":
