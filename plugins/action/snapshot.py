@@ -16,8 +16,16 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Acti
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import etcd as snapshot_etcd
-from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import (
+    begin,
+    catalogue,
+    deliver,
+    pki,
+    record,
+    save,
+    wait,
+)
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.etcd import EtcdMember
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 
 # Providers that make nodes with further images in them.
@@ -45,18 +53,18 @@ class ActionModule(Action, ActionBase):
     def _save(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         home = paths.home()
         if self.check:
-            snapshot.check_name(args["name"])
-            return {"changed": args["name"] not in snapshot.names(home)}
+            catalogue.check_name(args["name"])
+            return {"changed": args["name"] not in catalogue.names(home)}
         hostvars = variables["hostvars"]
         profile.require_operation(str(variables["devenv_engine"]), "snapshot")
-        source = snapshot.Source(
+        source = save.Source(
             environment=str(variables["devenv_name"]),
             resolved=inventory.profile_of(variables) or {},
             network=state.read_network(_folder(variables)) or {},
             clusters=clusters.from_hostvars(args["nodes"], hostvars),
             targets={node: remote.target(node, hostvars[node]) for node in args["nodes"]},
         )
-        one = snapshot.save(
+        snapshot = save.save(
             home,
             args["name"],
             source,
@@ -64,51 +72,44 @@ class ActionModule(Action, ActionBase):
             self.say,
             force=args["force"],
         )
-        return {"changed": True, "path": str(one.folder), "bytes": one.size, "archives": snapshot.archives(one)}
+        return {"changed": True, "path": str(snapshot.folder), "bytes": snapshot.size, "archives": snapshot.archives}
 
     def _begin(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         profile.require_operation(str(variables["devenv_engine"]), "snapshot")
         resolved = inventory.profile_of(variables) or {}
-        pending = snapshot.begin(paths.home(), _folder(variables), args["name"], resolved, check=self.check)
+        pending = begin.begin(paths.home(), _folder(variables), args["name"], resolved, check=self.check)
         if pending:
             self.say(f"starts from the snapshot {pending}")
         return _pending(pending)
 
     def _prepare(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         folder = _folder(variables)
-        record = snapshot.read_record(folder)
-        if record is None or record["done"]:
+        begun = record.read(folder)
+        if begun is None or begun.done:
             return _pending("")
-        one = snapshot.read(paths.home(), record["name"])
+        snapshot = catalogue.read(paths.home(), begun.name)
         if not self.check:
-            snapshot.seed_network(one, folder)
-        return _pending(one.name, snapshot.archives(one))
+            begin.seed_network(snapshot, folder)
+        return _pending(snapshot.name, snapshot.archives)
 
     def _deliver(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         if self.check:
             return {"changed": True}
         hostvars = variables["hostvars"]
-        found = clusters.from_hostvars(args["nodes"], hostvars)
-        goals = [
-            snapshot.Goal(
+        new_clusters = [
+            pki.NewCluster(
                 cluster.name,
-                [
-                    snapshot_etcd.Member(node.name, str(hostvars[node.name]["devenv_addresses"][0]))
-                    for node in cluster.nodes
-                    if node.group == "control_plane"
-                ],
+                [EtcdMember(node.name, node.addresses[0]) for node in cluster.control_plane],
                 cluster.version,
                 args["encryption"],
             )
-            for cluster in found
+            for cluster in clusters.from_hostvars(args["nodes"], hostvars)
         ]
-        targets = {node: remote.target(node, hostvars[node]) for node in args["nodes"]}
-        one = snapshot.read(paths.home(), args["name"])
         images = str(variables["devenv_provider"]) not in _OWN_STORES
-        snapshot.deliver(
-            one,
-            goals,
-            targets,
+        deliver.deliver(
+            catalogue.read(paths.home(), args["name"]),
+            new_clusters,
+            {node: remote.target(node, hostvars[node]) for node in args["nodes"]},
             bundles.require(str(variables["devenv_kubernetes_version"])),
             _folder(variables) / "clusters",
             self.say,
@@ -118,19 +119,17 @@ class ActionModule(Action, ActionBase):
 
     def _finish(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         if not self.check:
-            snapshot.finish(_folder(variables))
+            record.finish(_folder(variables))
         # A note of ours is no change of the environment.
         return {"changed": False}
 
     def _wait(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         if self.check:
             return {"changed": False}
-        found = clusters.from_hostvars(args["nodes"], variables["hostvars"])
-        one = snapshot.read(paths.home(), args["name"])
-        return {
-            "changed": False,
-            "pods": snapshot.wait_for_apps(one, found, deadline.left(args["timeout"]), self.say),
-        }
+        saved = catalogue.read(paths.home(), args["name"])
+        wanted = clusters.from_hostvars(args["nodes"], variables["hostvars"])
+        pods = wait.for_apps(saved, wanted, deadline.left(args["timeout"]), self.say)
+        return {"changed": False, "pods": pods}
 
 
 def _folder(variables: dict[str, Any]) -> Path:

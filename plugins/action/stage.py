@@ -50,10 +50,10 @@ class ActionModule(Action, ActionBase):
             deadline.check(f"stage {args['name']}")
         resolved = inventory.profile_of(variables)
         if resolved is None and args["name"] == "preflight" and variables.get("devenv_snapshot"):
-            from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot
+            from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue
 
             # One that is there gave a profile; of one that is not, the nearest is named.
-            snapshot.read(folder.parent.parent, str(variables["devenv_snapshot"]))
+            catalogue.read(folder.parent.parent, str(variables["devenv_snapshot"]))
         begun = stages.begin(
             folder,
             me,

@@ -134,13 +134,13 @@ def _stored(folder: Path, overrides: dict[str, Any]) -> dict[str, Any] | None:
 
 def _saved(snapshot: str, folder: Path, overrides: dict[str, Any]) -> dict[str, Any] | None:
     """The profile that an environment gets with a snapshot; None when there is none of that name."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot as snapshots
+    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue, compare
 
     home = folder.parent.parent
-    if snapshot not in snapshots.names(home):
+    if snapshot not in catalogue.names(home):
         # One that is to be saved has no profile to give: the play says what is missing.
         return None
-    return snapshots.profile_of(snapshots.read(home, snapshot), overrides)
+    return compare.profile_of(catalogue.read(home, snapshot), overrides)
 
 
 def _built(resolved: dict[str, Any], network: dict[str, Any] | None, folder: Path) -> dict[str, Any]:

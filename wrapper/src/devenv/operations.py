@@ -112,10 +112,10 @@ def target_from(
     if profile_name:
         goal = target(profile_name, name, overrides)
         return Target(goal.name, {**goal.variables, "devenv_snapshot": snapshot}, goal.resolved)
-    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot as snapshots
+    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue, compare
 
     with names.translated():
-        resolved = snapshots.profile_of(snapshots.read(paths.home(), snapshot), overrides)
+        resolved = compare.profile_of(catalogue.read(paths.home(), snapshot), overrides)
     return _named(resolved, name, overrides, {"devenv_snapshot": snapshot})
 
 
@@ -473,9 +473,9 @@ def save_snapshot(
     force: bool = False,
 ) -> Result:
     """Save the environment ``name`` under the name ``snapshot``; what cannot be named so is refused at once."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot as snapshots
+    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue
 
     with names.translated():
-        snapshots.check_new(paths.home(), snapshot)
+        catalogue.check_new(paths.home(), snapshot)
     variables = {"devenv_snapshot": snapshot, "devenv_force": force}
     return run("snapshot", name, variables, options or Options(), watcher)

@@ -34,9 +34,9 @@ def complete_node(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_snapshot(incomplete: str) -> list[str]:
     """Names of snapshots."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot
+    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue
 
-    return [name for name in snapshot.names(paths.home()) if name.startswith(incomplete)]
+    return [name for name in catalogue.names(paths.home()) if name.startswith(incomplete)]
 
 
 def complete_profile(incomplete: str) -> list[str]:

@@ -53,9 +53,9 @@ def save(
 def list_(as_json: given.Json = False, form: given.Format = None) -> None:
     """List the snapshots."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot as snapshots
+    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue
 
-    output.document(given.form(as_json, form), snapshots.listing(paths.home()), _list_text)
+    output.document(given.form(as_json, form), catalogue.rows(paths.home()), _list_text)
 
 
 def _list_text(rows: list[dict[str, Any]]) -> str:
@@ -71,10 +71,10 @@ def _list_text(rows: list[dict[str, Any]]) -> str:
 def remove(snapshot: Snapshot) -> None:
     """Remove a snapshot. Environments that were made from it stay as they are."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot as snapshots
+    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue
 
     from devenv.environments import names
 
     with names.translated():
-        snapshots.remove(paths.home(), snapshot)
+        catalogue.remove(paths.home(), snapshot)
     output.say(f"the snapshot {snapshot} is gone")

@@ -21,7 +21,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import sta
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, clusters, labels
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import objects as object_sets
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import nodes as podman_nodes
-from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import snapshot
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import record
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks, node_checks
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import run as validate
@@ -68,7 +68,7 @@ def _given(folder: Path, resolved: Mapping[str, Any] | None) -> Facts | None:
     known = state.read(folder)
     if not resolved or known.profile != dict(resolved) or known.run_dir is None or known.holder is not None:
         return None
-    if (folder / snapshot.RECORD).exists() or resolved["kubernetes"]["engine"] != "kubeadm":
+    if (folder / record.FILE).exists() or resolved["kubernetes"]["engine"] != "kubeadm":
         return None
     bundle = store.find(str(resolved["kubernetes"]["version"]))
     return {

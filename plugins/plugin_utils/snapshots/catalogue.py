@@ -1,0 +1,214 @@
+"""The snapshots of a home: ``<home>/snapshots/<name>/`` (mode 0700, files 0600).
+
+It holds ``manifest.json``, for each cluster ``etcd-<cluster>.db`` (cleaned, see ``clean``), for each node with data
+``volumes-<node>.tar`` (paths from ``/``), and ``images-<digest>.tar`` with images that nodes have beyond the bundle.
+The keys and certificates of the saved cluster are not part of a snapshot.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import sha256
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import record as records
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+# Begins the name of a folder that is being removed.
+REMOVED = ".removed-"
+
+
+class FileEntry(TypedDict):
+    """A file of a snapshot; ``size`` in bytes."""
+
+    sha256: str
+    size: int
+
+
+class SavedCluster(TypedDict):
+    """The file with etcd's data, and how many objects were kept, changed and removed."""
+
+    etcd: str
+    objects: dict[str, int]
+
+
+class SavedNode(TypedDict):
+    """Images beyond the bundle and their archive, folders with data and their archive (empty: none)."""
+
+    images: list[str]
+    archive: str
+    volumes: str
+    paths: list[str]
+
+
+class Manifest(TypedDict):
+    """``manifest.json``. ``made`` is UTC (ISO 8601); ``unready`` names pods (namespace/name) that were not ready."""
+
+    format: int
+    name: str
+    made: str
+    environment: str
+    profile: Mapping[str, Any]
+    network: Mapping[str, Any]
+    clusters: dict[str, SavedCluster]
+    nodes: dict[str, SavedNode]
+    files: dict[str, FileEntry]
+    unready: list[str]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot whose manifest was read."""
+
+    name: str
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def digest(self) -> str:
+        """sha256 of manifest.json, which holds those of all files."""
+        return hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(int(entry["size"]) for entry in self.manifest["files"].values())
+
+    @property
+    def archives(self) -> dict[str, str]:
+        """Path of the archive with images beyond the bundle, by node that has some."""
+        nodes = self.manifest["nodes"].items()
+        return {name: str(self.folder / node["archive"]) for name, node in nodes if node.get("archive")}
+
+
+def folder_of(home: Path) -> Path:
+    """Return the folder with all snapshots of a home."""
+    return home / "snapshots"
+
+
+def check_name(name: str) -> str:
+    """Return ``name``. Raises DevenvError ``snapshot_name``."""
+    if not state.NAME.fullmatch(name):
+        raise DevenvError("snapshot_name", f"{name!r} cannot be the name of a snapshot")
+    return name
+
+
+def check_new(home: Path, name: str) -> None:
+    """Raise DevenvError ``snapshot_name`` or ``snapshot_taken`` unless a new snapshot can have the name."""
+    check_name(name)
+    if (folder_of(home) / name).exists():
+        raise taken(name)
+
+
+def taken(name: str) -> DevenvError:
+    """Return the error for a name that another snapshot has."""
+    return DevenvError("snapshot_taken", f"there is a snapshot {name} already")
+
+
+def names(home: Path) -> list[str]:
+    """Return the names of the snapshots, sorted."""
+    folder = folder_of(home)
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [entry.name for entry in entries if state.NAME.fullmatch(entry.name) and (entry / MANIFEST).is_file()]
+
+
+def read(home: Path, name: str) -> Snapshot:
+    """Return the snapshot ``name``. Raises DevenvError ``snapshot_unknown`` (with the nearest name),
+    ``snapshot_broken``.
+    """
+    check_name(name)
+    folder = folder_of(home) / name
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except FileNotFoundError:
+        known = names(home)
+        near = difflib.get_close_matches(name, known, n=1)
+        advice = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}." if known else ""
+        raise DevenvError("snapshot_unknown", f"there is no snapshot {name}", advice=advice) from None
+    except (OSError, ValueError) as error:
+        raise DevenvError("snapshot_broken", f"its manifest cannot be read: {error}", where=str(folder)) from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise DevenvError("snapshot_broken", f"its manifest is not of format {FORMAT}", where=str(folder))
+    return Snapshot(name, folder, cast(Manifest, manifest))
+
+
+def rows(home: Path) -> list[dict[str, Any]]:
+    """Return one row per snapshot: name, profile, kubernetes, made, environment, nodes, images, bytes, state."""
+    return [_row(home, name) for name in names(home)]
+
+
+def _row(home: Path, name: str) -> dict[str, Any]:
+    try:
+        snapshot = read(home, name)
+        manifest = snapshot.manifest
+        return {
+            "name": name,
+            "profile": manifest["profile"]["profile"],
+            "kubernetes": manifest["profile"]["kubernetes"]["version"],
+            "made": manifest["made"],
+            "environment": manifest["environment"],
+            "nodes": sorted(manifest["nodes"]),
+            "images": sorted({image for node in manifest["nodes"].values() for image in node["images"]}),
+            "bytes": snapshot.size,
+            "state": "whole" if _has_sizes(snapshot) else "broken",
+        }
+    except (DevenvError, KeyError, TypeError, AttributeError, ValueError):
+        return {"name": name, "profile": "", "kubernetes": "", "made": "", "environment": "", "nodes": [],
+                "images": [], "bytes": 0, "state": "broken"}  # fmt: skip
+
+
+def _has_sizes(snapshot: Snapshot) -> bool:
+    """Return whether every file is there in its size."""
+    try:
+        entries = snapshot.manifest["files"].items()
+        return all((snapshot.folder / name).stat().st_size == entry["size"] for name, entry in entries)
+    except OSError:
+        return False
+
+
+def verify(snapshot: Snapshot) -> None:
+    """Hash every file. Raises DevenvError ``snapshot_broken`` that names each file that is not as it was saved."""
+
+    def problem(item: tuple[str, FileEntry]) -> str:
+        name, entry = item
+        try:
+            digest = sha256(snapshot.folder / name)
+        except OSError as error:
+            return f"{name}: {error.strerror}"
+        return "" if digest == entry["sha256"] else f"{name} is not what was saved"
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        problems = [text for text in pool.map(problem, snapshot.manifest["files"].items()) if text]
+    if problems:
+        raise DevenvError("snapshot_broken", "; ".join(problems), where=str(snapshot.folder))
+
+
+def remove(home: Path, name: str) -> None:
+    """Remove a snapshot, a broken one too. Raises DevenvError ``snapshot_unknown``, ``snapshot_in_use``."""
+    check_name(name)
+    folder = folder_of(home) / name
+    if not folder.is_dir():
+        read(home, name)
+    users = [environment for environment in state.environments(home) if _starts_from(home, environment, name)]
+    if users:
+        raise DevenvError("snapshot_in_use", f"{', '.join(users)} is not yet made from it", where=name)
+    grave = folder.with_name(f"{REMOVED}{secrets.token_hex(4)}")
+    os.replace(folder, grave)
+    shutil.rmtree(grave)
+
+
+def _starts_from(home: Path, environment: str, name: str) -> bool:
+    record = records.read(home / "environments" / environment)
+    return record is not None and record.name == name and not record.done

@@ -1,0 +1,58 @@
+"""Wait for the apps of a snapshot in a new environment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.catalogue import Snapshot
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.contents import is_of_probes, pod_name
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks
+
+
+def for_apps(snapshot: Snapshot, clusters: Sequence[Cluster], timeout: float, progress: Callable[[str], None]) -> int:
+    """Wait until every pod is ready that was when the snapshot was taken; return how many there are.
+
+    Raises DevenvError ``snapshot_apps`` with what is missing after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    unready = set(snapshot.manifest.get("unready", []))
+    return sum(_for_pods(cluster, unready, deadline, progress) for cluster in clusters)
+
+
+def _for_pods(cluster: Cluster, unready: set[str], deadline: float, progress: Callable[[str], None]) -> int:
+    missing: dict[str, str] = {}
+    count = 0
+    report = wait.on_change(progress)
+
+    def are_ready() -> bool:
+        nonlocal missing, count
+        missing, count = _missing_pods(api, unready)
+        if missing:
+            report(f"waiting for {checks.problems(sorted(missing))}")
+        return not missing
+
+    def failure() -> DevenvError:
+        text = checks.problems([f"{pod} {why}" for pod, why in missing.items()])
+        return DevenvError("snapshot_apps", text, where=f"cluster {cluster.name}")
+
+    with client.Api(client.read_access(cluster.kubeconfig)) as api:
+        wait.until(are_ready, deadline, failure, pause=checks.POLL)
+    return count
+
+
+def _missing_pods(api: client.Api, unready: set[str]) -> tuple[dict[str, str], int]:
+    """Return why each pod is not ready that has to be, and how many have to be."""
+    try:
+        pods = api.get("/api/v1/pods")["items"]
+    except (client.ApiError, client.ApiUnreachable) as error:
+        return {"the API": str(error)}, 0
+    wanted = [
+        pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and pod_name(pod) not in unready
+        and not is_of_probes(pod["metadata"])
+    ]  # fmt: skip
+    return {pod_name(pod): why for pod in wanted if (why := checks.not_ready(pod))}, len(wanted)

@@ -1,0 +1,97 @@
+"""Control plane nodes that start from a snapshot: what the node does with what was delivered."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import cluster as kubeadm
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import restore as kubeadm_restore
+
+
+def staged(root: Path) -> Path:
+    staging = root / kubeadm_restore.STAGING.lstrip("/")
+    (staging / "pki" / "etcd").mkdir(parents=True)
+    (staging / "etcd" / "member" / "snap").mkdir(parents=True)
+    for name in ("ca.key", "sa.key", "etcd/ca.key"):
+        (staging / "pki" / name).write_text(name)
+    return staging
+
+
+def test_what_was_brought_is_put_where_kubeadm_looks(tmp_path: Path) -> None:
+    staging = staged(tmp_path)
+    (tmp_path / "etc/kubernetes/pki/etcd").mkdir(parents=True)
+    (tmp_path / "etc/kubernetes/pki/etcd/old.crt").write_text("of an earlier try")
+    kubeadm_restore.place(str(tmp_path))
+    assert (tmp_path / "etc/kubernetes/pki/etcd/ca.key").read_text() == "etcd/ca.key"
+    assert not (tmp_path / "etc/kubernetes/pki/etcd/old.crt").exists()
+    assert (tmp_path / "var/lib/etcd/member/snap").is_dir()
+    assert not staging.exists()
+
+
+@pytest.mark.parametrize("missing", ["pki/ca.key", "etcd/member"])
+def test_half_of_it_is_not_begun_with(tmp_path: Path, missing: str) -> None:
+    path = staged(tmp_path) / missing
+    path.rename(path.with_name("elsewhere"))
+    with pytest.raises(kubeadm.Failed) as caught:
+        kubeadm_restore.place(str(tmp_path))
+    assert caught.value.reason == "kubernetes_restore_failed"
+    assert not (tmp_path / "etc/kubernetes").exists()
+
+
+KUBELET = """\
+apiVersion: v1
+clusters:
+- cluster:
+    certificate-authority-data: Y2E=
+    server: https://main.lab:6443
+  name: main
+contexts:
+- context: {cluster: main, user: system:node:master-0}
+  name: system:node:master-0@main
+current-context: system:node:master-0@main
+kind: Config
+users:
+- name: system:node:master-0
+  user:
+    client-certificate-data: Y2VydGlmaWNhdGUK
+    client-key-data: a2V5Cg==
+"""
+
+
+def test_kubelet_has_its_certificate_where_it_renews_it(tmp_path: Path) -> None:
+    conf = tmp_path / "etc/kubernetes/kubelet.conf"
+    conf.parent.mkdir(parents=True)
+    conf.write_text(KUBELET)
+    current = tmp_path / "var/lib/kubelet/pki/kubelet-client-current.pem"
+    current.parent.mkdir(parents=True)
+    current.symlink_to("of-an-earlier-try.pem")
+    kubeadm_restore.finalize_kubelet(str(tmp_path))
+    place = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+    assert yaml.safe_load(conf.read_text())["users"][0]["user"] == {"client-certificate": place, "client-key": place}
+    assert yaml.safe_load(conf.read_text())["clusters"] == yaml.safe_load(KUBELET)["clusters"]
+    assert current.is_symlink()
+    held = tmp_path / os.readlink(current).lstrip("/")
+    assert held.read_text() == "certificate\nkey\n"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (held, conf)] == [0o600, 0o600]
+    with pytest.raises(kubeadm.Failed) as caught:
+        kubeadm_restore.finalize_kubelet(str(tmp_path))
+    assert caught.value.reason == "kubernetes_restore_failed"
+
+
+def test_the_authority_is_published_as_the_controller_manager_does() -> None:
+    maps = kubeadm_restore.root_ca_maps(["default", "shop"], "pem")["items"]
+    assert [item["metadata"] for item in maps] == [
+        {"name": "kube-root-ca.crt", "namespace": "default"},
+        {"name": "kube-root-ca.crt", "namespace": "shop"},
+    ]
+    assert {item["data"]["ca.crt"] for item in maps} == {"pem"}
+
+
+def test_phases_that_are_not_wanted_are_skipped() -> None:
+    skipped = kubeadm_restore.without("addon", "upload-config").removeprefix("--skip-phases=").split(",")
+    assert "addon" not in skipped
+    assert {"preflight", "certs", "wait-control-plane", "show-join-command"} <= set(skipped)

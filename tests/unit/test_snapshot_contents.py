@@ -1,0 +1,143 @@
+"""Snapshots: which folders of a node are data of apps, who writes there, what is saved of them."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import contents, save
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.contents import ClusterContents
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Target
+
+
+def volume(name: str, path: str, nodes: Sequence[str] = (), kind: str = "hostPath") -> dict[str, Any]:
+    rules = [{"key": "kubernetes.io/hostname", "operator": "In", "values": list(nodes)}]
+    affinity = {"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": rules}]}}} if nodes else {}
+    return {"metadata": {"name": name}, "spec": {kind: {"path": path}, **affinity}}
+
+
+def running(name: str, node: str, *mounts: dict[str, Any], namespace: str = "shop") -> dict[str, Any]:
+    state = {"containerStatuses": [{"containerID": f"containerd://{name}", "state": {"running": {}}}]}
+    return {
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"nodeName": node, "volumes": list(mounts)},
+        "status": state,
+    }
+
+
+def host(path: str, kind: str = "") -> dict[str, Any]:
+    return {"hostPath": {"path": path, "type": kind}}
+
+
+NODES = ["master-0", "worker-0"]
+
+
+@pytest.mark.parametrize(
+    ("pods", "volumes", "expected"),
+    [
+        ([], [], {"master-0": [], "worker-0": []}),
+        ([], [volume("a", "/srv/a")], {"master-0": ["/srv/a"], "worker-0": ["/srv/a"]}),
+        ([], [volume("a", "/srv/a", ["worker-0"], "local")], {"master-0": [], "worker-0": ["/srv/a"]}),
+        ([running("p", "worker-0", host("/data/x/"))], [], {"master-0": [], "worker-0": ["/data/x"]}),
+        # One inside another, and one that only begins alike.
+        (
+            [running("p", "master-0", host("/data/x/y"), host("/data/x"), host("/data/xy"))],
+            [],
+            {"master-0": ["/data/x", "/data/xy"], "worker-0": []},
+        ),
+        # Volumes of our StorageClass lie among our own files, which are none of theirs.
+        (
+            [running("p", "master-0", host("/var/lib/devenv"), host("/var/lib/devenv/volumes-not"))],
+            [volume("a", "/var/lib/devenv/volumes/pvc-1_shop_data", ["worker-0"])],
+            {"master-0": [], "worker-0": ["/var/lib/devenv/volumes/pvc-1_shop_data"]},
+        ),
+        # Parts of the machine, sockets, the system's own pods.
+        (
+            [
+                running("p", "master-0", host("/"), host("/var/log"), host("/etc/ssl"), host("/sys"), host("/var/lib")),
+                running("q", "master-0", host("/srv/socket", "Socket")),
+                running("r", "master-0", host("/srv/system"), namespace="kube-system"),
+                running("s", "elsewhere", host("/srv/s")),
+            ],
+            [],
+            {"master-0": [], "worker-0": []},
+        ),
+    ],
+)
+def test_folders_of_data(pods: list[Any], volumes: list[Any], expected: dict[str, list[str]]) -> None:
+    assert contents.data_paths(ClusterContents(pods, volumes, []), NODES) == expected
+
+
+def test_what_is_on_its_way_out_is_no_data() -> None:
+    def claimed(name: str, namespace: str, phase: str, policy: str = "Delete") -> dict[str, Any]:
+        one = volume(name, f"/srv/{name}")
+        one["spec"] |= {
+            "claimRef": {"namespace": namespace, "name": "x"}, "persistentVolumeReclaimPolicy": policy
+        }  # fmt: skip
+        return one | {"status": {"phase": phase}}
+
+    volumes = [
+        claimed("kept", "shop", "Bound"),
+        claimed("of-a-kept-one", "shop", "Released", "Retain"),
+        claimed("deleted", "shop", "Released"),
+        claimed("of-a-probe", "devenv-validate-0cd33c", "Bound"),
+        volume("of-nobody", "/srv/of-nobody"),
+    ]
+    pods = [running("p", "master-0", host("/srv/p")), running("q", "master-0", namespace="devenv-validate-0cd33c")]
+    claims = [{"metadata": {"name": "x", "namespace": name}} for name in ("shop", "devenv-validate-0cd33c")]
+    lasting = contents.lasting(pods, volumes, claims)
+    assert [one["metadata"]["name"] for one in lasting.volumes] == ["kept", "of-a-kept-one", "of-nobody"]
+    assert [one["metadata"]["name"] for one in lasting.pods] == ["p"]
+    assert [one["metadata"]["namespace"] for one in lasting.claims] == ["shop"]
+    assert lasting.unready == ["shop/p"]
+
+
+def test_a_folder_that_was_deleted_since_the_look_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_text("data")
+    source = save.Source("e", {}, {}, [], {"node": Target("node", ("bash", "-c"))})
+    for paths, names in (
+        (["there", "gone"], [f"{tmp_path}/there", f"{tmp_path}/there/file"]),
+        (["gone"], []),
+    ):
+        found = {"node": save.NodeContents(paths=[f"{tmp_path}/{name}" for name in paths])}
+        scratch = tmp_path / f"of-{'-'.join(paths)}"
+        scratch.mkdir()
+        save._save_volumes(scratch, source, found, lambda text: None)
+        with tarfile.open(scratch / "volumes-node.tar") as archive:
+            assert sorted(f"/{name}" for name in archive.getnames()) == names
+
+
+def test_only_containers_that_may_write_to_the_data_are_frozen() -> None:
+    claim = {"metadata": {"name": "data", "namespace": "shop"}, "spec": {"volumeName": "a"}}
+    pods = [
+        running("by-claim", "worker-0", {"persistentVolumeClaim": {"claimName": "data"}}),
+        running("below", "worker-0", host("/srv/a/below")),
+        running("beside", "worker-0", host("/srv/ab"), {"emptyDir": {}}),
+        running(
+            "claim-of-another-namespace", "worker-0", {"persistentVolumeClaim": {"claimName": "data"}}, namespace="x"
+        ),
+    ]
+    held = ClusterContents(pods, [volume("a", "/srv/a", ["worker-0"])], [claim])
+    assert contents.writers(held, {"master-0": [], "worker-0": ["/srv/a"]}) == {
+        "master-0": [],
+        "worker-0": ["by-claim", "below"],
+    }
+
+
+def test_images_beyond_the_bundle() -> None:
+    own = {"registry.k8s.io/pause:3.10": "sha256:a", "devenv.lab/probe:1": "sha256:b"}
+    there = {
+        "registry.k8s.io/pause:3.10": "sha256:a",
+        "devenv.lab/probe:1": "sha256:other",
+        "example.test/shop:1": "sha256:c",
+        "example.test/shop@sha256:c": "sha256:c",
+        "sha256:d": "sha256:d",
+    }
+    assert save.extra_images(there, own) == {
+        "devenv.lab/probe:1": "sha256:other",
+        "example.test/shop:1": "sha256:c",
+    }
