@@ -21,6 +21,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import (
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, lock, runs, stages, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig_merge
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
 STAGES = ["preflight", "bundle", "provision", "prepare", "kubernetes", "labels", "addons", "validate", "down"]
@@ -44,6 +45,8 @@ class ActionModule(Action, ActionBase):
         folder = Path(str(variables.get("devenv_state") or state.folder_of(str(name))))
         me = lock.holder_of(_main_pid(), _run_id(), args["command"] or _command(), os.environ.get("DEVENV_OWNER", ""))
         if args["state"] == "end":
+            if args["name"] == "down" and not self.check:
+                kubeconfig_merge.unmerge(folder)
             place = None if self.check else stages.end(folder, me, args["name"], last=args["last"])
             return {"changed": False, "devenv_run_dir": str(place or "")}
         if args["name"] != "down":

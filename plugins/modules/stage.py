@@ -28,7 +28,8 @@ options:
     description:
       - V(begin) before the stage, V(end) after it.
       - The end of V(provision) writes C(inventory.yml), that of V(validate) gives the lock back,
-        that of V(down) removes the state folder and keeps its run folders in the history.
+        that of V(down) takes the environment's entries out of the user's own kubeconfigs, removes the state folder and
+        keeps its run folders in the history.
       - When a run fails or is interrupted, the callback P(devenv.lab.record#callback) gives the lock back.
     type: str
     default: begin

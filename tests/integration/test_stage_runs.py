@@ -23,6 +23,7 @@ import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import processes, redact
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, runs, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig_merge
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
 from support.commands import start_ansible
 
@@ -174,14 +175,16 @@ def test_kill_9_in_a_long_module_and_the_next_run_ends_it_and_goes_on(lab: Lab) 
     assert lock.read(lab.folder()) is None
 
 
+DOWN = "\n- name: down | Remove\n  hosts: localhost\n  gather_facts: false\n  tasks:\n" + "".join(
+    f"    - {{name: The {what}, devenv.lab.stage: {{name: down, state: {what}}}}}\n" for what in ("begin", "end")
+)
+
+
 def test_kill_9_and_down_at_once(lab: Lab) -> None:
     run = working(lab)
     run.kill()
     run.wait()
-    down = "\n- name: down | Remove\n  hosts: localhost\n  gather_facts: false\n  tasks:\n" + "".join(
-        f"    - {{name: The {what}, devenv.lab.stage: {{name: down, state: {what}}}}}\n" for what in ("begin", "end")
-    )
-    code, text = lab.run(lab.playbook(down))
+    code, text = lab.run(lab.playbook(DOWN))
     assert code == 0, text
     assert workers(lab) == []
     assert not lab.folder().exists()
@@ -189,6 +192,24 @@ def test_kill_9_and_down_at_once(lab: Lab) -> None:
     assert len(history) == 2
     assert json.loads((history[-1] / "summary.json").read_text())["exit"] == 0
     assert "down | Remove" in (history[-1] / "log.txt").read_text()
+
+
+def test_down_takes_what_was_merged_out_of_the_users_kubeconfig(lab: Lab) -> None:
+    assert lab.run(lab.playbook(HEAD, TAIL))[0] == 0
+    own, users = lab.folder() / "clusters" / "main" / "kubeconfig", lab.path / "config"
+    own.parent.mkdir(parents=True)
+    own.write_text(yaml.safe_dump({"contexts": [{"name": "devenv-aio", "context": {}}]}))
+    users.write_text(yaml.safe_dump({"contexts": [{"name": "work", "context": {}}]}))
+    kubeconfig_merge.merge(own, {"KUBECONFIG": str(users)})
+    assert "devenv-aio" in users.read_text()
+    code, text = lab.run(lab.playbook(DOWN), "--check")
+    assert code == 0, text
+    assert "devenv-aio" in users.read_text()
+    # From a shell with another KUBECONFIG.
+    code, text = lab.run(lab.playbook(DOWN), env={"HOME": str(lab.path), "KUBECONFIG": ""})
+    assert code == 0, text
+    assert [one["name"] for one in yaml.safe_load(users.read_text())["contexts"]] == ["work"]
+    assert not lab.folder().exists()
 
 
 def test_kill_9_of_a_run_without_callback_leaves_workers_that_are_known(lab: Lab) -> None:

@@ -499,19 +499,6 @@ def test_down_leaves_what_another_home_has(
     assert runs.requests == []
 
 
-def test_down_takes_merged_entries_out(
-    devenv: Devenv, runs: Runs, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made("lab")
-    user = tmp_path / "config"
-    user.write_text(
-        yaml.safe_dump({"contexts": [{"name": "devenv-lab", "context": {}}, {"name": "mine", "context": {}}]})
-    )
-    monkeypatch.setenv("KUBECONFIG", str(user))
-    devenv("down")
-    assert [entry["name"] for entry in yaml.safe_load(user.read_text())["contexts"]] == ["mine"]
-
-
 @pytest.mark.parametrize(("word", "playbook"), [("start", "start"), ("stop", "stop"), ("validate", "validate")])
 def test_simple_runs(devenv: Devenv, runs: Runs, made: Made, word: str, playbook: str) -> None:
     made("lab")

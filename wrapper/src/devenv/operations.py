@@ -227,11 +227,7 @@ def down(name: str, options: Options | None = None, watcher: runner.Watcher | No
     names.check_name(name)
     if not paths.environment(name).exists() and not _labelled(name):
         return Result(name, text=f"there is no environment {name}")
-    options = options or Options()
-    result = run("destroy", name, {}, options, watcher)
-    if not options.check:
-        _unmerge(name)
-    return result
+    return run("destroy", name, {}, options or Options(), watcher)
 
 
 def _labelled(name: str) -> bool:
@@ -258,13 +254,6 @@ def _labelled(name: str) -> bool:
                 advice=f"DEVENV_HOME={shlex.quote(item.home)} devenv down -n {name}",
             )  # fmt: skip
     return bool(found or dhcp.servers(name))
-
-
-def _unmerge(name: str) -> None:
-    """Take entries that `kubeconfig --merge` made out of the user's files again; only when there are any."""
-    from devenv.environments import kubeconfig_merge
-
-    kubeconfig_merge.unmerge(name)
 
 
 def run(

@@ -90,14 +90,16 @@ def kubeconfig(
     It stands in the environment's own file. --merge only adds or replaces the entries named devenv-NAME in yours: the
     current context stays, and down takes them out again.
     """
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+    from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig_merge as files
+
     from devenv.environments import access, names
-    from devenv.environments import kubeconfig_merge as files
 
     if path + merge + unmerge > 1:
         raise errors.UsageError("--path, --merge and --unmerge exclude each other")
     if unmerge:
         chosen = names.choose(name)
-        output.say(f"removed devenv-{chosen} from: {_listed(files.unmerge(chosen))}")
+        output.say(f"removed devenv-{chosen} from: {_listed(files.unmerge(paths.environment(chosen)))}")
         return
     chosen = names.existing(name)
     source = access.kubeconfig(chosen)

@@ -3,22 +3,27 @@
 Those rules (client-go, tools/clientcmd: loader.go, config.go): ``KUBECONFIG`` is a list of files, empty items and
 duplicates left out; without it ``~/.kube/config`` is the only one. An entry is changed in the file that has it; a new
 one goes to the first file that exists, else to the last of the list. ``<file>.lock``, made exclusively, locks a file.
+
+``merged.json`` beside the environment's kubeconfig (a JSON list of paths) records which files got entries of it, so
+that they are found again from a shell with another ``KUBECONFIG``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import files as whole_files
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait as waiting
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
-from devenv import errors
-
+RECORD = "merged.json"
 _KINDS = ("clusters", "users", "contexts")
 
 
@@ -34,7 +39,8 @@ def merge(source: Path, env: Mapping[str, str] = os.environ, *, wait: float = 30
     """Put the cluster, user and context of ``source`` into the user's files; return the files that changed.
 
     Only entries of these names are added or replaced; the current context stays. ``wait`` is how long, in seconds,
-    another program's lock is waited for. Raises UsageError (a file that is no kubeconfig) and EnvironmentBusy (lock).
+    another program's lock is waited for. Raises DevenvError ``user_kubeconfig_invalid`` (a file that is no kubeconfig)
+    and ``user_kubeconfig_locked``.
     """
     new = _read(source)
     # A file of the environment itself is no file of the user's: `eval "$(devenv env)"` puts it into KUBECONFIG.
@@ -50,24 +56,47 @@ def merge(source: Path, env: Mapping[str, str] = os.environ, *, wait: float = 30
         for kind in _KINDS:
             for entry in new.get(kind) or []:
                 _place(documents, home, kind, entry)
+        record = source.resolve().with_name(RECORD)
+        # Before the entries are there: what a killed run wrote is found, too.
+        _record(record, [*_recorded([record]), *documents])
         changed = [path for path, document in documents.items() if before.get(path) != yaml.safe_dump(document)]
         for path in changed:
             _write(path, documents[path])
     return changed
 
 
-def unmerge(name: str, env: Mapping[str, str] = os.environ, *, wait: float = 30) -> list[Path]:
-    """Remove the entries of the environment ``name`` from the user's files; return the files that changed."""
-    changed = []
-    for path in files(env):
-        if not path.is_file() or f"devenv-{name}" not in path.read_text(errors="replace"):
+def unmerge(folder: Path, env: Mapping[str, str] = os.environ, *, wait: float = 30) -> list[Path]:
+    """Remove the entries of the environment whose state folder is ``folder``, which may be gone, from the user's files
+    and from those on record; return the files that changed. Raises as `merge`.
+    """
+    name, changed = f"devenv-{folder.name}", []
+    records = sorted(folder.glob(f"clusters/*/{RECORD}"))
+    for path in dict.fromkeys([*files(env), *_recorded(records)]):
+        # `eval "$(devenv env)"` puts the environment's own file into KUBECONFIG.
+        own = path.resolve().is_relative_to(folder.resolve())
+        if own or not path.is_file() or name not in path.read_text(errors="replace"):
             continue
         with _locked(path, wait):
             document = _read(path)
-            if _drop(document, f"devenv-{name}"):
+            if _drop(document, name):
                 _write(path, document)
                 changed.append(path)
+    for record in records:
+        record.unlink()
     return changed
+
+
+def _recorded(records: Iterable[Path]) -> list[Path]:
+    """Return the files on the records that can be read."""
+    found: list[Path] = []
+    for record in records:
+        with contextlib.suppress(OSError, ValueError):
+            found += [Path(path) for path in json.loads(record.read_text())]
+    return found
+
+
+def _record(record: Path, paths: Iterable[Path]) -> None:
+    whole_files.write(record, json.dumps(list(dict.fromkeys(map(str, paths)))) + "\n")
 
 
 def _place(documents: dict[Path, dict[str, Any]], home: Path, kind: str, entry: Mapping[str, Any]) -> None:
@@ -99,11 +128,11 @@ def _read(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         # Not the parser's own words: they quote the file, which holds keys.
-        raise errors.UsageError(f"cannot be read as a kubeconfig ({type(error).__name__})", where=str(path)) from None
+        raise DevenvError(
+            "user_kubeconfig_invalid", f"cannot be read as a kubeconfig ({type(error).__name__})", where=str(path)
+        ) from None
     if not isinstance(document, dict) or any(not isinstance(document.get(kind) or [], list) for kind in _KINDS):
-        raise errors.UsageError(
-            "is not a kubeconfig", where=str(path), advice="correct the file, or set KUBECONFIG to another"
-        )
+        raise DevenvError("user_kubeconfig_invalid", "is not a kubeconfig", where=str(path))
     return document
 
 
@@ -111,16 +140,7 @@ def _write(path: Path, document: Mapping[str, Any]) -> None:
     """Replace the file at once; a link stays a link, the mode stays as it is (a new file is private)."""
     real = path.resolve()
     mode = real.stat().st_mode & 0o777 if real.exists() else 0o600
-    handle, temporary = tempfile.mkstemp(dir=real.parent, prefix=f".{real.name}.")
-    try:
-        with os.fdopen(handle, "w") as stream:
-            os.fchmod(stream.fileno(), mode)
-            stream.write(yaml.safe_dump(dict(document), sort_keys=False, width=1 << 30))
-        os.replace(temporary, real)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    whole_files.write(real, yaml.safe_dump(dict(document), sort_keys=False, width=1 << 30), mode)
 
 
 @contextlib.contextmanager
@@ -128,20 +148,22 @@ def _locked(path: Path, wait: float) -> Iterator[None]:
     """Hold client-go's lock of ``path``, waiting for who has it."""
     lock = path.with_name(f"{path.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + wait
-    while True:
-        try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL, 0))
-            break
-        except FileExistsError:
-            if time.monotonic() > end:
-                raise errors.EnvironmentBusy(
-                    f"another program holds the lock of {path}",
-                    where=str(lock),
-                    advice="if none is at work, remove that lock file",
-                ) from None
-            time.sleep(0.05)
+    waiting.until(
+        lambda: _made(lock),
+        time.monotonic() + wait,
+        lambda: DevenvError("user_kubeconfig_locked", f"another program holds the lock of {path}", where=str(lock)),
+        pause=0.05,
+    )
     try:
         yield
     finally:
         lock.unlink(missing_ok=True)
+
+
+def _made(lock: Path) -> bool:
+    """Return whether the lock file is new, and so ours."""
+    try:
+        os.close(os.open(lock, os.O_CREAT | os.O_EXCL, 0))
+    except FileExistsError:
+        return False
+    return True

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-
-from devenv import errors
-from devenv.environments import kubeconfig_merge
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig_merge
 
 
 def config(*names: str, current: str = "", **more: Any) -> str:
@@ -35,8 +34,8 @@ def contexts(path: Path) -> list[str]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    path = tmp_path / "environment" / "kubeconfig"
-    path.parent.mkdir()
+    path = tmp_path / "x" / "clusters" / "main" / "kubeconfig"
+    path.parent.mkdir(parents=True)
     path.write_text(config("devenv-x", current="devenv-x"))
     return path
 
@@ -115,16 +114,35 @@ def test_unmerge_takes_out_only_its_own(tmp_path: Path, source: Path) -> None:
     path.write_text(config("other", "devenv-x-2", current="devenv-x"))
     env = env_of(tmp_path, path)
     kubeconfig_merge.merge(source, env)
-    assert kubeconfig_merge.unmerge("x", env) == [path]
+    assert kubeconfig_merge.unmerge(tmp_path / "x", env) == [path]
     assert contexts(path) == ["other", "devenv-x-2"]
     assert yaml.safe_load(path.read_text())["current-context"] == ""
-    assert kubeconfig_merge.unmerge("x", env) == []
+    assert kubeconfig_merge.unmerge(tmp_path / "x", env) == []
+
+
+def test_unmerge_finds_files_of_another_shell(tmp_path: Path, source: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for path in (first, second):
+        path.write_text(config("other"))
+        kubeconfig_merge.merge(source, env_of(tmp_path, path))
+    second.unlink()
+    here = {"HOME": str(tmp_path)}
+    assert kubeconfig_merge.unmerge(tmp_path / "x", here) == [first]
+    assert contexts(first) == ["other"]
+    assert not source.with_name("merged.json").exists()
+    assert kubeconfig_merge.unmerge(tmp_path / "gone", here) == []
+
+
+def test_unmerge_leaves_the_environments_own_file(tmp_path: Path, source: Path) -> None:
+    before = source.read_text()
+    assert kubeconfig_merge.unmerge(tmp_path / "x", env_of(tmp_path, source)) == []
+    assert source.read_text() == before
 
 
 def test_a_broken_file_is_refused_without_its_content(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "config"
     path.write_text("token: secret-word\n  bad: [")
-    with pytest.raises(errors.UsageError) as caught:
+    with pytest.raises(DevenvError, match="cannot be read") as caught:
         kubeconfig_merge.merge(source, env_of(tmp_path, path))
     assert str(path) in str(caught.value)
     assert "secret-word" not in str(caught.value)
@@ -149,6 +167,6 @@ def test_a_lock_that_stays_is_told(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "config"
     path.write_text(config("other"))
     (tmp_path / "config.lock").touch()
-    with pytest.raises(errors.EnvironmentBusy):
+    with pytest.raises(DevenvError, match="holds the lock"):
         kubeconfig_merge.merge(source, env_of(tmp_path, path), wait=0.2)
     assert contexts(path) == ["other"]
