@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, state
-from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import reachable
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import command, reachable
 
 
 class ActionModule(Action, ActionBase):
@@ -43,8 +43,9 @@ class ActionModule(Action, ActionBase):
         self, folder: Path, names: list[str], running: list[str], task_vars: dict[str, Any], timeout: float
     ) -> dict[str, Any]:
         hostvars, known = task_vars["hostvars"], members.recorded(folder)
-        targets = {name: str(hostvars[name].get("ansible_host", "")) for name in names if name in running}
-        answering = reachable.answering_ssh({name: address for name, address in targets.items() if address}, timeout)
+        reached = [name for name in names if name in running and hostvars[name].get("ansible_host")]
+        targets = {name: command.connection(name, hostvars[name]) for name in reached}
+        answering = reachable.answering_ssh(targets, timeout)
         joined = [name for name in names if _came_up(hostvars[name], known)]
         return {"changed": False, "answering": answering, "joined": members.order(joined, answering)}
 

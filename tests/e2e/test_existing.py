@@ -8,23 +8,26 @@ import secrets
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from support.commands import Typed
-from support.hosts import Host, hosts, with_sudo
+from support.hosts import Host, agent, hosts, with_other_port, with_sudo
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
-    """One is reached as root, the other as a user who becomes root."""
+    """One is reached as root at another port, the other as a user who becomes root, with the key of an agent."""
     number = secrets.randbelow(200) + 20
     with hosts(f"existing-{secrets.token_hex(2)}", 2, tmp_path_factory.mktemp("hosts"), number) as (first, second):
-        yield [first, with_sudo(second, "lab", tmp_path_factory.mktemp("sudo"))]
+        second = replace(with_sudo(second, "lab", tmp_path_factory.mktemp("sudo")), by_agent=True)
+        with agent(second.key_file, tmp_path_factory.mktemp("agent")):
+            yield [with_other_port(first), second]
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +176,10 @@ def test_a_cluster_on_hosts_that_exist(
         assert again["changed"] == 0
         assert "nothing has changed" in user.devenv("up", "--name", name).stderr
         assert user.objects("validate", "--name", name)[-1]["exit"] == 0
+        for node, host in zip(("master-0", "worker-0"), two, strict=True):
+            assert user.devenv("ssh", node, "--name", name, "--", "id", "-un").stdout.strip() == host.user
+            journal = user.devenv("logs", node, "--name", name, "--unit", "kubelet", "--lines", "20").stdout
+            assert "kubelet[" in journal
         archive = tmp_path / "gathered.tar.gz"
         user.devenv("gather", "--name", name, "--output", str(archive))
         with tarfile.open(archive) as opened:

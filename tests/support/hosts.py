@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import image as node_image
 
 SUBNET = "198.18.{}.0/24"
+OTHER_PORT = 2222
 # Folders that cannot lie on a container's own root: overlay on overlay fails.
 DATA = ("containerd", "etcd", "kubelet")
 # What a host was, in lines that can be compared: files (not those that change by themselves, as with each login),
@@ -41,13 +43,16 @@ class Host:
     key_file: Path
     known_hosts: Path
     user: str = "root"
+    port: int = 22
+    by_agent: bool = False
 
     @property
     def profile(self) -> dict[str, object]:
-        """The host as a profile gives it."""
+        """The host as a profile gives it; the key is left to the agent where that has it."""
         return {
             "addresses": [self.address],
-            "key_file": str(self.key_file),
+            "port": self.port,
+            **({} if self.by_agent else {"key_file": str(self.key_file)}),
             "known_hosts": str(self.known_hosts),
             "user": self.user,
             "become": self.user != "root",
@@ -101,6 +106,34 @@ def with_sudo(host: Host, user: str, folder: Path) -> Host:
     return replace(host, user=user)
 
 
+def with_other_port(host: Host) -> Host:
+    """Let the host's ssh server listen on another port too, and reach it there."""
+    host.sh(f"""
+        set -e
+        printf 'Port 22\nPort {OTHER_PORT}\n' > /etc/ssh/sshd_config.d/ports.conf
+        systemctl restart ssh
+    """)
+    return replace(host, port=OTHER_PORT)
+
+
+@contextlib.contextmanager
+def agent(key_file: Path, folder: Path) -> Iterator[None]:
+    """Have an ssh agent with one key, which programs that are started meanwhile find."""
+    socket = folder / "agent"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL) as process:
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("SSH_AUTH_SOCK", str(socket))
+                end = time.monotonic() + 30
+                while not socket.exists():
+                    assert time.monotonic() < end, "ssh-agent does not start"
+                    time.sleep(0.1)
+                _run("ssh-add", "-q", str(key_file))
+                yield
+        finally:
+            process.terminate()
+
+
 def root_image() -> str:
     """The Debian root of the node image, without programs of ours: the newest there is."""
     listed = subprocess.run(
@@ -146,7 +179,7 @@ def _make(host: Host, network: str, folder: Path) -> None:
     _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(ssh / "ssh_host_ed25519_key"))
     (ssh / "authorized_keys").write_text(host.key_file.with_suffix(".pub").read_text())
     with host.known_hosts.open("a") as stream:
-        stream.write(f"{host.address} {(ssh / 'ssh_host_ed25519_key.pub').read_text()}")
+        stream.write(f"{host.address},[{host.address}]:{OTHER_PORT} {(ssh / 'ssh_host_ed25519_key.pub').read_text()}")
     volumes = []
     for name in DATA:
         (folder / name).mkdir()

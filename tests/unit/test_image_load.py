@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load, remote
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.image_load import Loaded
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Target
 
@@ -107,21 +107,6 @@ CHECK = (
 def test_parse_check() -> None:
     assert image_load.parse_check(CHECK) == {"devenv.lab/probe:1.0.0": DIGEST}
     assert image_load.parse_check("") == {}
-
-
-def test_target() -> None:
-    variables = {
-        "ansible_host": "fd77::a",
-        "ansible_user": "admin",
-        "ansible_port": 2222,
-        "ansible_ssh_private_key_file": "/s/key",
-        "ansible_ssh_common_args": "-o 'UserKnownHostsFile=\"/a b/known\"'",
-    }
-    words = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-p", "2222", "-i", "/s/key"]
-    words += ["-o", 'UserKnownHostsFile="/a b/known"', "-l", "admin", "--", "fd77::a"]
-    assert remote.target("n", variables) == Target("n", tuple(words))
-    with pytest.raises(DevenvError, match="ansible_host"):
-        remote.target("n", {})
 
 
 def node(name: str, before: str, after: str, code: int = 0) -> Target:

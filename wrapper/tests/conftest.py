@@ -101,10 +101,12 @@ def made(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
     monkeypatch.setattr(podman, "containers", lambda environment=None: [])
     monkeypatch.setattr(podman, "networks", lambda environment=None: [])
 
-    def make(name: str, profile_name: str = "aio", *, claimed: bool = True) -> Path:
+    def make(
+        name: str, profile_name: str = "aio", *, claimed: bool = True, overrides: dict[str, object] | None = None
+    ) -> Path:
         folder = paths.environment(name)
         folder.mkdir(parents=True)
-        resolved = profile.resolve(profile_name)
+        resolved = profile.resolve(profile_name, overrides=overrides or {})
         state.write_profile(folder, resolved)
         if claimed:
             state.write_network(folder, {**addresses.plan(resolved, {"ipv4": "10.213.9.0/24"}), "bridge": "podman9"})

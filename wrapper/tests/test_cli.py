@@ -629,9 +629,32 @@ def test_ssh(devenv: Devenv, made: Made, replaced: list[tuple[list[str], Mapping
     devenv("ssh", "--", "sh", "-c", "echo a b")
     assert replaced[0][0][:3] == ["ssh", "-i", str(folder / "ssh" / "id_ed25519")]
     assert "StrictHostKeyChecking=yes" in replaced[0][0]
-    assert replaced[0][0][-1] == "root@10.213.9.10"
-    assert replaced[1][0][-2:] == ["--", "journalctl | tail"]
-    assert replaced[2][0][-2:] == ["--", "sh -c 'echo a b'"]
+    assert replaced[0][0][-4:] == ["-l", "root", "--", "10.213.9.10"]
+    assert replaced[1][0][-2:] == ["10.213.9.10", "journalctl | tail"]
+    assert replaced[2][0][-2:] == ["10.213.9.10", "sh -c 'echo a b'"]
+
+
+THREE = ("master-0", "worker-0", "worker-1")
+
+
+def test_ssh_and_logs_of_existing_hosts(
+    devenv: Devenv, made: Made, replaced: list[tuple[list[str], Mapping[str, str]]]
+) -> None:
+    hosts: dict[str, Any] = {name: {"addresses": [f"10.213.9.{9 + number}"]} for number, name in enumerate(THREE, 1)}
+    hosts["worker-0"] |= {"user": "admin", "become": True, "port": 2222}
+    made(
+        "lab",
+        "master-2pipe",
+        overrides={"provider": "existing"} | {f"nodes.{name}.host": hosts[name] for name in THREE},
+    )
+    devenv("ssh", "worker-0", "--", "id", "-u")
+    devenv("logs", "worker-0", "--unit", "kubelet", "--lines", "5")
+    for (argv, _), line in zip(
+        replaced, ("id -u", "sudo -n journalctl --no-pager --lines=5 --unit=kubelet"), strict=True
+    ):
+        assert argv[:3] == ["ssh", "-o", "Port=2222"]
+        assert not {"-i", "IdentitiesOnly=yes"} & set(argv)
+        assert argv[-5:] == ["-l", "admin", "--", "10.213.9.11", line]
 
 
 def test_ssh_to_what_is_not_there(devenv: Devenv, made: Made, replaced: list[Any]) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from pathlib import Path
 
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.net import bracketed
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 
 DEFAULT_CLUSTER = "main"
@@ -21,12 +21,8 @@ def context_name(environment: str, cluster: str) -> str:
 
 
 def server_url(address: str, port: int = 6443) -> str:
-    """URL of an API at an IP address or host name; an IPv6 address stands in brackets."""
-    try:
-        six = ipaddress.ip_address(address).version == 6
-    except ValueError:
-        six = False
-    return f"https://[{address}]:{port}" if six else f"https://{address}:{port}"
+    """Return the URL of an API at an IP address or host name."""
+    return f"https://{bracketed(address)}:{port}"
 
 
 def rewrite(text: str, *, name: str, server: str, where: str = "admin.conf") -> str:

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program as process
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import command
 
 MODULES = paths.COLLECTION / "plugins" / "module_utils"
 _PACKAGE = "ansible_collections.devenv.lab.plugins.module_utils"
@@ -63,22 +63,11 @@ def target(name: str, variables: Mapping[str, Any], *, own_connection: bool = Fa
     when its node died. ``patience``: seconds to connect. Raises DevenvError ``inventory_incomplete`` without an
     address.
     """
-    if not variables.get("ansible_host"):
-        raise DevenvError("inventory_incomplete", "has no variable ansible_host", where=name)
-    words = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={patience}"]
-    if own_connection:
-        words += ["-o", "ControlPath=none"]
-    if variables.get("ansible_port"):
-        words += ["-p", str(variables["ansible_port"])]
-    if variables.get("ansible_ssh_private_key_file"):
-        words += ["-i", str(variables["ansible_ssh_private_key_file"])]
-    words += shlex.split(str(variables.get("ansible_ssh_common_args") or ""))
-    words += ["-l", str(variables.get("ansible_user") or "root"), "--", str(variables["ansible_host"])]
+    own = ["-o", "ControlPath=none"] if own_connection else []
+    words = command.connection(name, variables).ssh("-o", "BatchMode=yes", "-o", f"ConnectTimeout={patience}", *own)
     interpreter = str(variables.get("ansible_python_interpreter") or "")
-    python = [interpreter if interpreter.startswith("/") else "python3"]
-    if variables.get("ansible_become") in (True, "yes", "true", "True"):
-        python = ["sudo", "-n", *python]
-    return Target(name, tuple(words), tuple(python))
+    python = interpreter if interpreter.startswith("/") else "python3"
+    return Target(name, tuple(words), (*command.become(variables), python))
 
 
 def program(module: str, main: str, arguments: Mapping[str, Any], folder: Path = MODULES) -> str:

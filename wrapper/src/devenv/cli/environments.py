@@ -220,14 +220,9 @@ def logs(
 
     chosen = names.choose(name)
     if node is not None:
-        command = [
-            "journalctl",
-            "--no-pager",
-            f"--lines={lines}",
-            *(["--follow"] if follow else []),
-            *([f"--unit={unit}"] if unit else []),
-        ]
-        _replace(access.ssh_command(names.existing(chosen), node, command))
+        words = ["journalctl", "--no-pager", f"--lines={lines}"]
+        words += [*(["--follow"] if follow else []), *([f"--unit={unit}"] if unit else [])]
+        _replace(access.ssh_command(names.existing(chosen), node, words, root=True))
     if runs:
         columns = {
             "run": "RUN",

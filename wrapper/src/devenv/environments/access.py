@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import env_file
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import command
 
 from devenv import errors
 
@@ -91,9 +92,11 @@ def exports(found: Mapping[str, str]) -> str:
     return env_file.render(found, "shell")
 
 
-def ssh_command(name: str, node: str | None, command: Sequence[str] = (), options: Sequence[str] = ()) -> list[str]:
-    """argv of ssh to a node (the only one, if none is named). One word of ``command`` goes to the node's shell as it
-    is, several keep their words. Raises NotFound, UsageError.
+def ssh_command(name: str, node: str | None, words: Sequence[str] = (), *, root: bool = False) -> list[str]:
+    """Return the argv of ssh to a node (the only one, if none is named).
+
+    A single word is a line for the node's shell, several are a command and its arguments. ``root``: as root, also
+    where the login user is another one. Raises NotFound, UsageError.
     """
     found = hosts(name)
     if node is None and len(found) == 1:
@@ -105,12 +108,7 @@ def ssh_command(name: str, node: str | None, command: Sequence[str] = (), option
     host = found[node]
     if "ansible_host" not in host:
         raise errors.NotFound(f"node {node} has no address yet", advice=f"devenv up -n {name} makes it")
-    arguments = [
-        "ssh",
-        "-i",
-        str(host["ansible_ssh_private_key_file"]),
-        *shlex.split(str(host.get("ansible_ssh_common_args", ""))),
-    ]
-    arguments += [*options, f"{host.get('ansible_user', 'root')}@{host['ansible_host']}"]
-    words = list(command)
-    return [*arguments, *(["--", words[0] if len(words) == 1 else shlex.join(words)] if words else [])]
+    if root:
+        words = [*command.become(host), *words]
+    line = [words[0] if len(words) == 1 else shlex.join(words)] if words else []
+    return [*command.connection(node, host).ssh(), *line]

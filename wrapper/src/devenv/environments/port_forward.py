@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.net import bracketed
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 
 from devenv import errors
@@ -65,7 +66,7 @@ class Forward:
     @property
     def local(self) -> str:
         """``127.0.0.1:8080``, ``[::1]:8080``"""
-        return f"[{self.address}]:{self.local_port}" if ":" in self.address else f"{self.address}:{self.local_port}"
+        return f"{bracketed(self.address)}:{self.local_port}"
 
     def line(self) -> str:
         """For people: ``127.0.0.1:8080 -> shop/web:80 (http)``"""

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.command import Connection
+
 
 @dataclass(frozen=True)
 class HostFound:
@@ -27,6 +29,10 @@ class HostFound:
     vm_id: str = ""
     resource_manager_ep: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def connection(self) -> Connection:
+        return Connection(self.addresses[0], self.user, self.port, self.key_file, tuple(self.options))
 
 
 @dataclass(frozen=True)

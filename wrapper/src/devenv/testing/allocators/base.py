@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import command
 
 from devenv import errors as devenv_errors
 from devenv.environments import access
@@ -180,17 +181,16 @@ def describe(name: str, demand: Demand, nodes: Mapping[str, str], clusters: Mapp
 
 
 def _host(name: str, node: str, variables: Mapping[str, Any], demand: Demand) -> HostFound:
-    import shlex
-
     cluster = demand.cluster_of(name)
+    reached = command.connection(node, variables)
     return HostFound(
         name=name,
         node=node,
-        addresses=[str(one) for one in variables.get("devenv_addresses") or [variables["ansible_host"]]],
-        user=str(variables.get("ansible_user", "root")),
-        port=int(variables.get("ansible_port", 22)),
-        key_file=str(variables.get("ansible_ssh_private_key_file", "")),
-        options=shlex.split(str(variables.get("ansible_ssh_common_args", ""))),
+        addresses=[str(one) for one in variables.get("devenv_addresses") or [reached.address]],
+        user=reached.user,
+        port=reached.port or 22,
+        key_file=reached.key_file,
+        options=list(reached.options),
         cluster=cluster.name if cluster else "",
         group=str(variables.get("devenv_group", "")),
         labels=dict(variables.get("devenv_labels") or {}),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.net import bracketed
 
 from devenv.testing.errors import CommandFailed, CommandTimeout, NotAvailable, TestingError
 
@@ -232,7 +233,7 @@ class Kubectl:
 
     def is_ready_on(self, address: str) -> bool:
         """Whether the API server of the node with this address is ready."""
-        with self._fresh(f"https://{f'[{address}]' if ':' in address else address}:6443") as api:
+        with self._fresh(f"https://{bracketed(address)}:6443") as api:
             try:
                 self._ready(api)
             except Exception:  # the library's, urllib3's and the system's own: this one is not ready

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -52,6 +52,9 @@ class SshDirect:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._found = host.found
+        batch = () if host.found.password_file else ("-o", "BatchMode=yes")
+        reached = host.found.connection
+        self.connection = replace(reached, options=(*reached.options, *batch, *_MULTIPLEXED))
         self._background: list[Background] = []
 
     # --- commands ---
@@ -120,11 +123,11 @@ class SshDirect:
 
     def upload(self, source: str | os.PathLike[str], target: str, *, timeout: float = SECONDS) -> None:
         """Copy a file or folder to the path ``target`` of the host."""
-        self._copy([os.fspath(source), self._remote(target)], timeout)
+        self._copy([os.fspath(source), self.connection.place(target)], timeout)
 
     def download(self, source: str, target: str | os.PathLike[str], *, timeout: float = SECONDS) -> Path:
         """Copy a file or folder of the host here; return where it is."""
-        self._copy([self._remote(source), os.fspath(target)], timeout)
+        self._copy([self.connection.place(source), os.fspath(target)], timeout)
         return Path(target)
 
     def put(self, content: str | bytes, target: str, *, mode: int = 0o600, timeout: float = SECONDS) -> None:
@@ -148,8 +151,8 @@ class SshDirect:
         if self.run("command -v rsync > /dev/null", timeout=30).code:
             self._tar(os.fspath(source), target, timeout)
             return
-        shell = shlex.join(["ssh", *self._options()])
-        argv = ["rsync", *options, "--rsh", shell, "--", os.fspath(source), self._remote(target)]
+        shell = shlex.join(["ssh", *self.connection.words()])
+        argv = ["rsync", *options, "--rsh", shell, "--", os.fspath(source), self.connection.place(target)]
         self._local(argv, timeout)
 
     def _tar(self, source: str, target: str, timeout: float) -> None:
@@ -198,9 +201,9 @@ class SshDirect:
 
     # --- how ssh is called ---
 
-    def argv(self, command: str, options: Sequence[str] = ()) -> list[str]:
+    def argv(self, command: str) -> list[str]:
         """ssh with a line for the host's shell."""
-        return ["ssh", *self._options(), *options, "--", f"{self._found.user}@{self._found.addresses[0]}", command]
+        return [*self.connection.ssh(), command]
 
     def environment(self) -> dict[str, str] | None:
         """Variables for ssh: with a password it asks a program of ours, which reads a private file."""
@@ -210,18 +213,8 @@ class SshDirect:
         asked = {"SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force"}
         return {**os.environ, **asked, "DEVENV_ASKPASS_FILE": self._found.password_file}
 
-    def _options(self) -> list[str]:
-        key = ["-i", self._found.key_file] if self._found.key_file else []
-        batch = [] if self._found.password_file else ["-o", "BatchMode=yes"]
-        return [*key, *self._found.options, *batch, *_MULTIPLEXED, "-p", str(self._found.port)]
-
-    def _remote(self, path: str) -> str:
-        address = self._found.addresses[0]
-        return f"{self._found.user}@{f'[{address}]' if ':' in address else address}:{path}"
-
     def _copy(self, words: Sequence[str], timeout: float) -> None:
-        options = [("-P" if word == "-p" else word) for word in self._options()]
-        self._local(["scp", "-q", "-r", *options, "--", *words], timeout)
+        self._local(["scp", "-q", "-r", *self.connection.words(), "--", *words], timeout)
 
     def _local(self, argv: Sequence[str], timeout: float) -> None:
         try:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.net import bracketed
+
 from devenv.testing.errors import Unreachable
 
 if TYPE_CHECKING:
@@ -68,13 +70,10 @@ class TunnelManager:
         raise Unreachable(self._host.name, said, 255, "", said)
 
     def _start(self, local: int, address: str, port: int) -> Tunnel:
-        shown = f"[{address}]" if ":" in address else address
         ssh = self._host.SshDirect
         # Without the shared connection: it would keep the tunnel when this ssh ends.
         own = ["-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "ExitOnForwardFailure=yes", "-N"]
-        argv = ssh.argv("", [*own, "-L", f"127.0.0.1:{local}:{shown}:{port}"])[:-1]
-        # What ssh takes first counts.
-        argv[1:1] = own[:4]
+        argv = ssh.connection.ssh(*own, "-L", f"127.0.0.1:{local}:{bracketed(address)}:{port}")
         child = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ssh.environment()
         )

@@ -1,0 +1,94 @@
+"""The words of ssh, from a host's variables."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import command, reachable, remote
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.command import Connection
+
+HOST = {"ansible_host": "192.0.2.1"}
+END = ["--", "192.0.2.1"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({}, ["-l", "root", *END]),
+        ({"ansible_user": "", "ansible_port": None, "ansible_ssh_private_key_file": ""}, ["-l", "root", *END]),
+        ({"ansible_user": "admin"}, ["-l", "admin", *END]),
+        ({"ansible_port": 2222}, ["-o", "Port=2222", "-l", "root", *END]),
+        ({"ansible_port": "2222"}, ["-o", "Port=2222", "-l", "root", *END]),
+        ({"ansible_ssh_private_key_file": "/a b/key"}, ["-i", "/a b/key", "-l", "root", *END]),
+        (
+            {"ansible_ssh_common_args": "-o 'UserKnownHostsFile=\"/a b/known\"'"},
+            ["-o", 'UserKnownHostsFile="/a b/known"', "-l", "root", *END],
+        ),
+        ({"ansible_host": "fd77::a"}, ["-l", "root", "--", "fd77::a"]),
+    ],
+)
+def test_ssh(variables: dict[str, Any], words: list[str]) -> None:
+    assert command.connection("n", HOST | variables).ssh() == ["ssh", *words]
+
+
+def test_the_callers_options_come_first_as_ssh_takes_the_first() -> None:
+    one = Connection("fd77::a", "admin", 2222, "/key", ("-o", "ControlPath=/x"))
+    shared = ["-o", "Port=2222", "-i", "/key", "-o", "ControlPath=/x"]
+    assert one.words() == shared
+    assert one.ssh("-o", "ControlPath=none") == [
+        "ssh", "-o", "ControlPath=none", *shared, "-l", "admin", "--", "fd77::a",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("address", "place"), [("192.0.2.1", "me@192.0.2.1:/x"), ("fd77::a", "me@[fd77::a]:/x")])
+def test_the_place_of_a_file_for_scp(address: str, place: str) -> None:
+    assert Connection(address, "me").place("/x") == place
+
+
+@pytest.mark.parametrize("variables", [{}, {"ansible_host": ""}])
+def test_a_host_without_an_address(variables: dict[str, Any]) -> None:
+    with pytest.raises(DevenvError, match="n: has no variable ansible_host"):
+        command.connection("n", variables)
+
+
+@pytest.mark.parametrize(
+    ("variables", "first", "python"),
+    [
+        ({}, [], ("python3",)),
+        ({"ansible_become": True}, [], ("sudo", "-n", "python3")),
+        ({"ansible_become": False}, [], ("python3",)),
+        ({"ansible_python_interpreter": "/usr/bin/python3.11"}, [], ("/usr/bin/python3.11",)),
+        ({"ansible_python_interpreter": "auto"}, [], ("python3",)),
+        ({"own": True}, ["-o", "ControlPath=none"], ("python3",)),
+    ],
+)
+def test_target(variables: dict[str, Any], first: list[str], python: tuple[str, ...]) -> None:
+    words = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=7", *first, "-l", "root", *END]
+    own = variables.pop("own", False)
+    assert remote.target("n", HOST | variables, own_connection=own, patience=7) == remote.Target(
+        "n", tuple(words), python
+    )
+
+
+def test_who_answers_is_asked_at_the_hosts_own_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as greeting, socket.create_server(("127.0.0.1", 0)) as silent:
+        port = greeting.getsockname()[1]
+        targets = {
+            "greets": Connection("127.0.0.1", port=port),
+            "silent": Connection("127.0.0.1", port=silent.getsockname()[1]),
+            "closed": Connection("127.0.0.1", port=1),
+        }
+
+        def greet() -> None:
+            connection = greeting.accept()[0]
+            connection.sendall(b"SSH-2.0-x\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=greet, daemon=True)
+        thread.start()
+        assert reachable.answering_ssh(targets, 0.3) == ["greets"]
+        thread.join(10)
