@@ -25,16 +25,15 @@ class ActionModule(Action, ActionBase):
     }
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        total = objects.Outcome()
+        total = objects.ApplyOutcome()
         for cluster in clusters.from_hostvars(args["nodes"], variables["hostvars"]):
             if self.check and not cluster.kubeconfig.exists():
                 # A first run in check mode: there is no cluster yet that could be asked.
                 total.changed += [str(objects.ref_of(item)) for item in args["objects"]]
                 continue
             with client.Api(client.read_access(cluster.kubeconfig)) as api:
-                outcome = objects.converge(
-                    api, args["name"], args["objects"], timeout=args["timeout"], check=self.check
-                )
+                members = objects.ApplySet(api, args["name"], 0 if self.check else args["timeout"])
+                outcome = members.converge(args["objects"], check=self.check)
             total.changed += outcome.changed
             total.removed += outcome.removed
             total.differences += outcome.differences

@@ -14,7 +14,9 @@ author:
 description:
   - Runs on the controller, once for all clusters and objects, and asks each cluster's API by the kubeconfig in its
     state folder.
-  - Objects are applied in their order by server-side apply with the field manager C(devenv).
+  - Objects are applied in their order by server-side apply with the field manager C(devenv). They can be of any kind
+    that the API has, custom resources included.
+  - CustomResourceDefinitions are applied first, and the others once these are established.
   - What the set held before and holds no longer is removed in reverse order. The ConfigMap C(devenv-NAME) of
     C(kube-system) lists the members, which carry the label C(devenv.lab/set).
   - An object that is there without that label belongs to someone else. Then nothing is written at all.

@@ -1,4 +1,6 @@
-"""Labels and validation against a real etcd and kube-apiserver of the bundle, on loopback, without any node."""
+"""Labels, sets of objects and validation against a real etcd and kube-apiserver of the bundle, on loopback, without any
+node.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client as kube
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters, labels
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.objects import ApplySet
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import run as validate
 
 pytestmark = pytest.mark.cluster
@@ -277,3 +280,82 @@ def test_check_mode_makes_nothing(kubeconfig: Path, api: kube.Api) -> None:
     assert "probe_pods" not in [check.name for check in report.checks]
     for namespace in api.get("/api/v1/namespaces", {"labelSelector": "devenv.lab/validate"})["items"]:
         assert "deletionTimestamp" in namespace["metadata"]
+
+
+# --- sets of objects
+
+CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.example.org"
+WIDGET = "/apis/example.org/v1/namespaces/shop/widgets/one"
+
+
+def widgets(size: int) -> list[dict[str, Any]]:
+    """A namespace, a widget in it and the definition of widgets, in an order that only a wait can satisfy."""
+    schema = {
+        "type": "object",
+        "properties": {"spec": {"type": "object", "properties": {"size": {"type": "integer"}}}},
+    }
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}},
+        {
+            "apiVersion": "example.org/v1",
+            "kind": "Widget",
+            "metadata": {"name": "one", "namespace": "shop"},
+            "spec": {"size": size},
+        },
+        {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": "widgets.example.org"},
+            "spec": {
+                "group": "example.org",
+                "scope": "Namespaced",
+                "names": {"kind": "Widget", "plural": "widgets", "singular": "widget", "listKind": "WidgetList"},
+                "versions": [
+                    {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}},
+                ],
+            },
+        },
+    ]
+
+
+def test_custom_resources_are_applied_with_their_definition_and_pruned(api: kube.Api) -> None:
+    names = ["CustomResourceDefinition widgets.example.org", "Namespace shop", "Widget shop/one"]
+    assert ApplySet(api, "e2e").converge(widgets(1), check=True).changed == names
+    with pytest.raises(kube.ApiError):
+        api.get(CRD)
+    assert ApplySet(api, "e2e", 60).converge(widgets(1)).changed == names
+    assert api.get(WIDGET)["spec"] == {"size": 1}
+    before = ApplySet(api, "e2e").fingerprint()
+    assert ApplySet(api, "e2e", 60).converge(widgets(1)).changed == []
+    assert ApplySet(api, "e2e", 60).converge(widgets(2)).changed == ["Widget shop/one"]
+    assert api.get(WIDGET)["spec"] == {"size": 2}
+    after = ApplySet(api, "e2e").fingerprint()
+    assert [name for name in names if before[name] != after[name]] == ["Widget shop/one"]
+    assert ApplySet(api, "e2e", 60).converge([*widgets(2)[:1], widgets(2)[2]]).removed == ["Widget shop/one"]
+    with pytest.raises(kube.ApiError) as caught:
+        api.get(WIDGET)
+    assert caught.value.status == 404
+    assert api.get("/apis/example.org/v1/namespaces/shop/widgets")["items"] == [], "the definition is still there"
+    removed = ApplySet(api, "e2e", 60).converge([]).removed
+    assert removed == ["Namespace shop", "CustomResourceDefinition widgets.example.org"]
+
+
+def test_kinds_of_every_group_are_discovered_on_a_real_api(api: kube.Api) -> None:
+    rows = [
+        {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "p"}, "value": 7},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "in-default"}, "data": {"a": "b"}},
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "n", "namespace": "default"},
+            "spec": {"podSelector": {}},
+        },
+    ]
+    assert len(ApplySet(api, "groups", 60).converge(rows).changed) == 3
+    assert api.get("/apis/scheduling.k8s.io/v1/priorityclasses/p")["value"] == 7
+    assert api.get("/api/v1/namespaces/default/configmaps/in-default")["data"] == {"a": "b"}
+    with pytest.raises(DevenvError, match=r"no kind NetworkPolicies in networking\.k8s\.io/v1, but NetworkPolicy"):
+        ApplySet(api, "groups", 60).converge([rows[2] | {"kind": "NetworkPolicies"}])
+    with pytest.raises(DevenvError, match=r"no scheduling\.k8s\.io/v2, but scheduling\.k8s\.io/v1"):
+        ApplySet(api, "groups", 60).converge([rows[0] | {"apiVersion": "scheduling.k8s.io/v2"}])
+    assert len(ApplySet(api, "groups", 60).converge([]).removed) == 3

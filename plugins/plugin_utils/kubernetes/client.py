@@ -227,6 +227,14 @@ class NoApi(Api):
         raise ApiUnreachable(self._no)
 
 
+def condition(item: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """Return the condition ``kind`` of an object's status, or an empty one."""
+    for entry in item.get("status", {}).get("conditions") or []:
+        if entry.get("type") == kind:
+            return dict(entry)
+    return {}
+
+
 def _why(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate does not verify: {error.verify_message}"

@@ -1,4 +1,4 @@
-"""Sets of Kubernetes objects: applied together, pruned when they leave the set, told apart from those of others.
+"""Sets of Kubernetes objects: applied together, and pruned when they leave the set.
 
 Objects go through the API's server-side apply, so the API itself says what changed. A set's members carry two labels;
 a ConfigMap of kube-system, ``devenv-<set>``, lists them, since no request finds objects of every kind by a label.
@@ -14,9 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, discovery
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.discovery import Discovery, Resource
 
 SET = "devenv.lab/set"
 MANAGED = "app.kubernetes.io/managed-by"
@@ -24,27 +26,11 @@ MANAGER = "devenv"
 SYSTEM = "kube-system"
 POLL = 0.2
 
-# Kind -> the word in its path; whether it has a namespace shows in the object.
-PLURALS = {
-    "APIService": "apiservices",
-    "ClusterRole": "clusterroles",
-    "ClusterRoleBinding": "clusterrolebindings",
-    "ConfigMap": "configmaps",
-    "DaemonSet": "daemonsets",
-    "Deployment": "deployments",
-    "Namespace": "namespaces",
-    "Role": "roles",
-    "RoleBinding": "rolebindings",
-    "Service": "services",
-    "ServiceAccount": "serviceaccounts",
-    "StorageClass": "storageclasses",
-}
-
 # What the API server and controllers write by themselves.
 _OF_OTHERS = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid")
 _REVISION = "deployment.kubernetes.io/revision"
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
 class Ref(NamedTuple):
@@ -58,18 +44,18 @@ class Ref(NamedTuple):
     def __str__(self) -> str:
         return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
 
-    @property
-    def path(self) -> str:
-        """Its path in the API. Raises DevenvError ``objects_refused`` for a kind that is not known here."""
-        if self.kind not in PLURALS:
-            raise DevenvError("objects_refused", f"{self}: known kinds are {', '.join(PLURALS)}")
-        base = f"/api/{self.api_version}" if "/" not in self.api_version else f"/apis/{self.api_version}"
-        where = f"/namespaces/{self.namespace}" if self.namespace else ""
-        return f"{base}{where}/{PLURALS[self.kind]}/{self.name}"
+    def path(self, plural: str) -> str:
+        """Return its path in the API, where ``plural`` stands for its kind."""
+        namespace = f"/namespaces/{self.namespace}" if self.namespace else ""
+        return f"{discovery.base_path(self.api_version)}{namespace}/{plural}/{self.name}"
+
+
+# Objects and the plurals of their kinds, which the record keeps: so nothing has to be discovered to find them again.
+Members = dict[Ref, str]
 
 
 @dataclass
-class Outcome:
+class ApplyOutcome:
     """What was written and removed, or would be; ``differences`` are (object, before, after), None for none."""
 
     changed: list[str] = field(default_factory=list)
@@ -78,7 +64,7 @@ class Outcome:
 
 
 def ref_of(item: Mapping[str, Any]) -> Ref:
-    """The Ref of an object. Raises DevenvError ``objects_refused`` when it has no kind or name."""
+    """Return the Ref of an object. Raises DevenvError ``objects_refused`` when it has no kind or name."""
     try:
         metadata = item["metadata"]
         return Ref(
@@ -89,7 +75,7 @@ def ref_of(item: Mapping[str, Any]) -> Ref:
 
 
 def labelled(item: Mapping[str, Any], name: str) -> Json:
-    """A copy of ``item`` with the labels of the set ``name``."""
+    """Return a copy of ``item`` with the labels of the set ``name``."""
     marked: Json = copy.deepcopy(dict(item))
     labels = marked["metadata"].setdefault("labels", {})
     labels.update({SET: name, MANAGED: MANAGER})
@@ -97,7 +83,7 @@ def labelled(item: Mapping[str, Any], name: str) -> Json:
 
 
 def shown(item: Json | None) -> Json | None:
-    """What of an object is to be compared: all but status and what the API writes by itself."""
+    """Return what of an object is to be compared: all but its status and what the API writes by itself."""
     if item is None:
         return None
     metadata = {key: value for key, value in item["metadata"].items() if key not in _OF_OTHERS}
@@ -107,148 +93,218 @@ def shown(item: Json | None) -> Json | None:
     return {key: value for key, value in item.items() if key not in ("status", "metadata")} | {"metadata": metadata}
 
 
-def converge(
-    api: client.Api, name: str, wanted: Sequence[Mapping[str, Any]], *, timeout: float = 60, check: bool = False
-) -> Outcome:
-    """Make the set ``name`` what ``wanted`` says: objects applied in their order, those that left removed in reverse.
-
-    Nothing is written when one of them is there and not of this set. A request that gets no answer, or is to come
-    again, is repeated for up to ``timeout`` seconds in all. With ``check`` the API is asked what it would do. Raises
-    DevenvError ``objects_refused`` or ``api_unreachable``.
+class ApplySet:
+    """The set ``name`` of a cluster. A request that gets no answer, or is to be sent again, is repeated for up to
+    ``timeout`` seconds in all.
     """
-    ask = _Patient(api, time.monotonic() + (0 if check else timeout))
-    members = {ref_of(item): labelled(item, name) for item in wanted}
-    if len(members) < len(wanted):
-        raise DevenvError("objects_refused", f"the set {name} names an object twice")
-    record = _Record(ask, name)
-    live = {ref: ask.get(ref) for ref in members}
-    _refuse_strangers(live, name)
-    outcome = Outcome()
-    if not check:
-        # A run that is killed from here on leaves a list that has everything.
-        record.write([*record.members, *(ref for ref in members if ref not in record.members)])
-    for ref, item in members.items():
-        _apply(ask, ref, item, live[ref], outcome, check=check)
-    for ref in reversed([ref for ref in record.before if ref not in members]):
-        _remove(ask, ref, name, outcome, check=check)
-    if not check:
-        record.write(list(members))
-    return outcome
+
+    def __init__(self, api: client.Api, name: str, timeout: float = 0) -> None:
+        self._name = name
+        self._requests = _Requests(api, time.monotonic() + timeout)
+        self._discovery = Discovery(self._requests.get)
+        self._record = _Record(self._requests, self._discovery, name)
+
+    def converge(self, wanted: Sequence[Mapping[str, Any]], *, check: bool = False) -> ApplyOutcome:
+        """Apply the objects ``wanted`` in their order, CustomResourceDefinitions first; remove those that left the set,
+        in reverse.
+
+        Nothing is written when one of them exists and does not belong to this set. With ``check`` nothing is written
+        at all: the API says what it would do. Raises DevenvError ``objects_refused`` or ``api_unreachable``.
+        """
+        items, members = self._located(wanted)
+        live = {ref: self._requests.get(ref.path(plural), str(ref)) for ref, plural in members.items()}
+        others = [str(ref) for ref, item in live.items() if item is not None and not self._owns(item)]
+        if others:
+            raise DevenvError("objects_refused", f"there already, made by someone else: {', '.join(others)}")
+        before, outcome = self._record.members, ApplyOutcome()
+        if not check:
+            # A run that is killed from here on leaves a list that has everything.
+            self._record.write(before | members)
+        definitions = [ref for ref in items if _is_definition(ref)]
+        for refs in (definitions, [ref for ref in items if ref not in definitions]):
+            for ref in refs:
+                if check and _needs_absent(ref, items, live):
+                    after = items[ref]
+                else:
+                    after = self._requests.apply(ref.path(members[ref]), str(ref), items[ref], dry_run=check)
+                if shown(live[ref]) != shown(after):
+                    outcome.changed.append(str(ref))
+                    outcome.differences.append((str(ref), shown(live[ref]), shown(after)))
+            for ref in definitions if refs is definitions and not check else ():
+                if str(ref) in outcome.changed or not _is_established(live[ref]):
+                    self._wait_established(ref, ref.path(members[ref]), items[ref])
+        for ref in reversed([ref for ref in before if ref not in members]):
+            self._remove(ref, before[ref], outcome, check=check)
+        if not check:
+            self._record.write(members)
+        return outcome
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return a digest of each object on record, empty for one that is absent; equal as long as nobody writes what
+        `converge` would write back. Raises DevenvError as `converge`.
+        """
+        paths = {ref: ref.path(plural) for ref, plural in self._record.members.items()}
+        items = {str(ref): shown(self._requests.get(path, str(ref))) for ref, path in paths.items()}
+        return {ref: _digest(item) if item else "" for ref, item in items.items()}
+
+    def _located(self, wanted: Sequence[Mapping[str, Any]]) -> tuple[dict[Ref, Json], Members]:
+        """Return the labelled objects in the order in which they are applied, and where they are."""
+        defined: dict[tuple[str, str], Resource] = {}
+        for item in wanted:
+            if _is_definition(ref_of(item)):
+                defined |= discovery.defined(item)
+        items: dict[Ref, Json] = {}
+        members: Members = {}
+        for original in sorted(wanted, key=lambda item: not _is_definition(ref_of(item))):
+            ref, item = ref_of(original), labelled(original, self._name)
+            resource = defined.get((ref.api_version, ref.kind)) or self._discovery.resource(ref.api_version, ref.kind)
+            # As kubectl does: without a namespace it is in "default"; an object of the whole cluster is in none.
+            ref = ref._replace(namespace=(ref.namespace or "default") if resource.namespaced else "")
+            if not resource.namespaced:
+                item["metadata"].pop("namespace", None)
+            items[ref], members[ref] = item, resource.plural
+        if len(members) < len(wanted):
+            raise DevenvError("objects_refused", f"the set {self._name} names an object twice")
+        return items, members
+
+    def _owns(self, item: Json) -> bool:
+        return (item["metadata"].get("labels") or {}).get(SET) == self._name
+
+    def _wait_established(self, ref: Ref, path: str, definition: Json) -> None:
+        """Wait until this API server serves what a CustomResourceDefinition defines."""
+        collections = {
+            f"{discovery.base_path(version)}/{resource.plural}"
+            for (version, _kind), resource in discovery.defined(definition).items()
+        }
+        live: Json = {}
+
+        def is_served() -> bool:
+            nonlocal live
+            live = self._requests.get(path, str(ref)) or {}
+            return _is_established(live) and all(
+                self._requests.get(collection, str(ref), {"limit": "1"}) for collection in collections
+            )
+
+        def failure() -> DevenvError:
+            why = "; ".join(str(row.get("message", "")) for row in live.get("status", {}).get("conditions") or [])
+            return DevenvError("objects_refused", f"{ref} is not established: {why or 'no status yet'}")
+
+        wait.until(is_served, self._requests.deadline, failure, pause=POLL)
+
+    def _remove(self, ref: Ref, plural: str, outcome: ApplyOutcome, *, check: bool) -> None:
+        item = self._requests.get(ref.path(plural), str(ref))
+        if item is None or not self._owns(item):
+            return
+        if not check:
+            self._requests.delete(ref.path(plural), str(ref))
+        outcome.removed.append(str(ref))
+        outcome.differences.append((str(ref), shown(item), None))
 
 
-def fingerprint(api: client.Api, name: str) -> dict[str, str]:
-    """A digest of each object on record of the set ``name`` as it is now, empty for one that is not there; equal as
-    long as nobody writes what `converge` would write back. Raises DevenvError as `converge`.
-    """
-    ask = _Patient(api, 0)
-    record = _Record(ask, name)
-    found = {str(ref): shown(ask.get(ref)) for ref in record.members}
-    return {ref: _digest(item) if item else "" for ref, item in found.items()}
+def _is_definition(ref: Ref) -> bool:
+    return (ref.api_version, ref.kind) == discovery.DEFINITION
+
+
+def _is_established(definition: Json | None) -> bool:
+    return client.condition(definition or {}, "Established").get("status") == "True"
+
+
+def _needs_absent(ref: Ref, items: Mapping[Ref, Json], live: Mapping[Ref, Json | None]) -> bool:
+    """Return whether the set itself has yet to create the namespace or the kind of an object."""
+    return any(
+        live[other] is None
+        and (
+            (other.kind == "Namespace" and other.name == ref.namespace)
+            or (_is_definition(other) and (ref.api_version, ref.kind) in discovery.defined(items[other]))
+        )
+        for other in items
+    )
 
 
 def _digest(item: Json) -> str:
     return hashlib.sha256(json.dumps(item, sort_keys=True).encode()).hexdigest()
 
 
-def _refuse_strangers(live: Mapping[Ref, Json | None], name: str) -> None:
-    others = [
-        str(ref)
-        for ref, item in live.items()
-        if item is not None and (item["metadata"].get("labels") or {}).get(SET) != name
-    ]
-    if others:
-        raise DevenvError("objects_refused", f"there already, made by someone else: {', '.join(others)}")
-
-
-def _apply(ask: _Patient, ref: Ref, item: Json, before: Json | None, outcome: Outcome, *, check: bool) -> None:
-    after = ask.apply(ref, item, dry_run=check)
-    if shown(before) != shown(after):
-        outcome.changed.append(str(ref))
-        outcome.differences.append((str(ref), shown(before), shown(after)))
-
-
-def _remove(ask: _Patient, ref: Ref, name: str, outcome: Outcome, *, check: bool) -> None:
-    there = ask.get(ref)
-    if there is None or (there["metadata"].get("labels") or {}).get(SET) != name:
-        return
-    if not check:
-        ask.delete(ref)
-    outcome.removed.append(str(ref))
-    outcome.differences.append((str(ref), shown(there), None))
-
-
 class _Record:
-    """The ConfigMap that lists a set's members; gone with the last of them."""
+    """The ConfigMap that lists a set's members; removed with the last of them."""
 
-    def __init__(self, ask: _Patient, name: str) -> None:
-        self._ask, self._name = ask, name
+    def __init__(self, requests: _Requests, kinds: Discovery, name: str) -> None:
+        self._requests, self._name = requests, name
         self._ref = Ref("v1", "ConfigMap", SYSTEM, f"devenv-{name}")
-        found = ask.get(self._ref)
-        self._there = found is not None
-        self.before = _parse(found)
-        self.members = list(self.before)
+        self._path = self._ref.path("configmaps")
+        item = requests.get(self._path, str(self._ref))
+        self._exists = item is not None
+        self.members = _parse(item, kinds)
 
-    def write(self, members: list[Ref]) -> None:
-        if members == self.members and self._there == bool(members):
+    def write(self, members: Members) -> None:
+        if members == self.members and self._exists == bool(members):
             return
         if members:
-            text = json.dumps(members, separators=(",", ":"))
+            rows = [[*ref, plural] for ref, plural in members.items()]
             item = {
                 "apiVersion": self._ref.api_version,
                 "kind": self._ref.kind,
                 "metadata": {"name": self._ref.name, "namespace": self._ref.namespace},
-                "data": {"objects": text},
+                "data": {"objects": json.dumps(rows, separators=(",", ":"))},
             }
-            self._ask.apply(self._ref, labelled(item, self._name), dry_run=False)
+            self._requests.apply(self._path, str(self._ref), labelled(item, self._name), dry_run=False)
         else:
-            self._ask.delete(self._ref)
-        self.members, self._there = members, bool(members)
+            self._requests.delete(self._path, str(self._ref))
+        self.members, self._exists = members, bool(members)
 
 
-def _parse(found: Json | None) -> list[Ref]:
-    """Members that a record lists; none when it is not there or unreadable."""
+def _parse(item: Json | None, kinds: Discovery) -> Members:
+    """Return the members that a record lists; none when it is absent or unreadable."""
     try:
-        rows = json.loads((found or {}).get("data", {}).get("objects", "[]"))
-        return [Ref(*(str(part) for part in row)) for row in rows]
-    except (ValueError, TypeError, AttributeError):
-        return []
+        rows = [[str(part) for part in row] for row in json.loads((item or {}).get("data", {}).get("objects", "[]"))]
+        # Records of version 0.1 have no plurals.
+        return {Ref(*row[:4]): row[4] if row[4:] else kinds.resource(row[0], row[1]).plural for row in rows}
+    except (ValueError, TypeError, AttributeError, IndexError):
+        return {}
 
 
-class _Patient:
-    """Requests that are repeated while the API does not answer or asks to come again, until ``deadline``."""
+class _Requests:
+    """Requests that are repeated while the API does not answer or asks for it, until ``deadline``. ``where`` is the
+    object, or the path, that an error names.
+    """
 
     def __init__(self, api: client.Api, deadline: float) -> None:
-        self._api, self._deadline = api, deadline
+        self._api, self.deadline = api, deadline
 
-    def get(self, ref: Ref) -> Json | None:
-        try:
-            return self._try(ref, lambda: self._api.get(ref.path))
-        except client.ApiError as error:
-            if error.status == 404:
-                return None
-            raise DevenvError("objects_refused", f"{ref}: {error}") from error
+    def get(self, path: str, where: str = "", query: Mapping[str, str] | None = None) -> Json | None:
+        """Return what is at ``path``, None where there is nothing."""
 
-    def apply(self, ref: Ref, item: Json, *, dry_run: bool) -> Json:
-        try:
-            return self._try(ref, lambda: self._api.apply(ref.path, item, MANAGER, dry_run=dry_run))
-        except client.ApiError as error:
-            raise DevenvError("objects_refused", f"{ref}: {error}") from error
-
-    def delete(self, ref: Ref) -> None:
-        try:
-            self._try(ref, lambda: self._api.delete(ref.path))
-        except client.ApiError as error:
-            raise DevenvError("objects_refused", f"{ref}: {error}") from error
-
-    def _try(self, ref: Ref, request: Callable[[], Answer]) -> Answer:
-        while True:
+        def find() -> Json | None:
             try:
-                return request()
-            except client.ApiUnreachable as error:
-                if time.monotonic() >= self._deadline:
-                    raise DevenvError("api_unreachable", str(error), where=str(ref)) from error
+                return self._api.get(path, query)
             except client.ApiError as error:
+                if error.status == 404:
+                    return None
+                raise
+
+        return self._try(where or path, find)
+
+    def apply(self, path: str, where: str, item: Json, *, dry_run: bool) -> Json:
+        return self._try(where, lambda: self._api.apply(path, item, MANAGER, dry_run=dry_run))
+
+    def delete(self, path: str, where: str) -> None:
+        self._try(where, lambda: self._api.delete(path))
+
+    def _try(self, where: str, request: Callable[[], T]) -> T:
+        results: list[T] = []
+        failures: list[DevenvError] = []
+
+        def is_answered() -> bool:
+            try:
+                results.append(request())
+            except client.ApiUnreachable as error:
+                failures.append(DevenvError("api_unreachable", str(error), where=where))
+            except client.ApiError as error:
+                failures.append(DevenvError("objects_refused", f"{where}: {error}"))
                 # Too many requests, a leader that changes, a webhook or an API behind it that starts.
-                if (error.status not in (409, 429) and error.status < 500) or time.monotonic() >= self._deadline:
-                    raise
-            time.sleep(POLL)
+                if error.status not in (409, 429) and error.status < 500:
+                    raise failures[-1] from error
+            return bool(results)
+
+        wait.until(is_answered, self.deadline, lambda: failures[-1], pause=POLL)
+        return results[0]

@@ -77,14 +77,6 @@ def problems(texts: Sequence[str]) -> str:
     return "; ".join(texts[:SHOWN]) + more
 
 
-def condition(item: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """The condition ``kind`` of an object's status, or an empty one."""
-    for entry in item.get("status", {}).get("conditions") or []:
-        if entry.get("type") == kind:
-            return dict(entry)
-    return {}
-
-
 def check_nodes(nodes: Iterable[Json], cluster: Cluster) -> Finding:
     """Every node of the profile is Ready; none that is not of the profile is NotReady."""
     there = by_node(nodes, cluster)
@@ -94,7 +86,7 @@ def check_nodes(nodes: Iterable[Json], cluster: Cluster) -> Finding:
         if name not in there:
             missing.append(f"{name} is not registered")
             continue
-        ready = condition(there[name], "Ready")
+        ready = client.condition(there[name], "Ready")
         if ready.get("status") != "True":
             why = ready.get("message") or ready.get("reason") or "no status yet"
             missing.append(f"{name} is not Ready ({why})" + ("" if name in wanted else ", and not of the profile"))
@@ -213,7 +205,7 @@ def _app(pod: Json) -> str:
 def not_ready(pod: Json) -> str:
     """Why a pod is not Ready, in a few words; an empty text for one that is, or that has done its work."""
     status = pod.get("status", {})
-    if status.get("phase") == "Succeeded" or condition(pod, "Ready").get("status") == "True":
+    if status.get("phase") == "Succeeded" or client.condition(pod, "Ready").get("status") == "True":
         return ""
     for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
         waiting = container.get("state", {}).get("waiting")
@@ -222,7 +214,7 @@ def not_ready(pod: Json) -> str:
         ended = container.get("state", {}).get("terminated")
         if ended and ended.get("exitCode"):
             return f"ended with code {ended['exitCode']} ({ended.get('reason', '')})"
-    scheduled = condition(pod, "PodScheduled")
+    scheduled = client.condition(pod, "PodScheduled")
     if scheduled.get("status") == "False":
         return f"is not scheduled: {scheduled.get('message', '')}"
     if status.get("phase") == "Running":

@@ -19,7 +19,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, path
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, clusters, labels
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import objects as object_sets
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.objects import ApplySet
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import nodes as podman_nodes
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import record
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
@@ -162,7 +162,7 @@ def _cluster(cluster: clusters.Cluster) -> Facts | None:
         labelled = labels.apply(cluster, api, timeout=0, check=True)
         if labelled.changed or labelled.absent:
             return None
-        objects = {key: digest for one in SETS for key, digest in object_sets.fingerprint(api, one).items()}
+        objects = {key: digest for one in SETS for key, digest in ApplySet(api, one).fingerprint().items()}
     report = validate.run(cluster, probes="auto", changed=False, timeout=0, domain="cluster.local", check=True)
     if report.failure is not None:
         return None
