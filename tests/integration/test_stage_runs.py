@@ -413,3 +413,14 @@ def test_a_run_without_a_stage_leaves_nothing(lab: Lab) -> None:
     assert code == 0, text
     assert not lab.home.exists()
     assert not (lab.path / "a").exists()
+
+
+@pytest.mark.parametrize(("owner", "told"), [("", True), ("1:1", False)])
+def test_cluster_says_at_the_end_how_to_go_on_unless_the_command_does(lab: Lab, owner: str, told: bool) -> None:
+    last = lab.path / "last.yml"
+    last.write_text(yaml.safe_dump(yaml.safe_load((CHECKOUT / "playbooks" / "cluster.yml").read_text())[-1:]))
+    env = {"DEVENV_OWNER": owner} if owner else {}
+    code, text = lab.run(last, "-e", f"devenv_state={lab.folder()}", env=env)
+    assert code == 0, text
+    assert (f"export KUBECONFIG={lab.folder()}/clusters/main/kubeconfig" in text) is told
+    assert ("-e devenv_name=aio" in text) is told

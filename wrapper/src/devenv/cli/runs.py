@@ -70,8 +70,11 @@ def up(
     With --snapshot a new environment starts with what devenv snapshot save kept, with new keys and certificates.
     What follows -- goes to ansible-playbook.
     """
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import next_steps
+
     from devenv import operations
-    from devenv.environments import status as environment_status
+    from devenv.environments import names
+    from devenv.runs.progress import duration
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         if on_failure not in ("keep", "destroy"):
@@ -86,7 +89,10 @@ def up(
             else operations.target(profile, name, given.overrides(changes))
         )
         result = operations.up(goal, chosen, run.watcher, on_failure=on_failure, gather=not no_gather)
-        run.done(result, [] if check else environment_status.last_lines(goal, result.seconds))
+        told = next_steps.with_devenv(
+            goal.name, goal.resolved or {}, duration(result.seconds), only_one=len(names.known()) <= 1
+        )
+        run.done(result, [] if check else told)
 
 
 def down(

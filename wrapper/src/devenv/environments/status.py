@@ -241,20 +241,3 @@ def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> list[d
 
 def _told(change: Mapping[str, Any]) -> str:
     return f"{change['path']}: {change['old']} -> {change['new']} ({change['why']})"
-
-
-def last_lines(goal: Target, seconds: float) -> list[str]:
-    """The three lines after `up`: what is up, how to use it, how to end it."""
-    from devenv.runs.progress import duration
-
-    resolved = goal.resolved or {}
-    count = len(resolved.get("nodes", []))
-    version = resolved.get("kubernetes", {}).get("version", "")
-    nodes = f"{count} node{'s' if count != 1 else ''}"
-    # Name it only where the commands could not find it by themselves.
-    which = f" -n {goal.name}" if len(names.known()) > 1 else ""
-    return [
-        f"{goal.name} is up: {nodes}, Kubernetes {version}, in {duration(seconds)}",
-        f'use it:  eval "$(devenv env{which})" && kubectl get nodes',
-        f"end it:  devenv down{which}",
-    ]

@@ -1,0 +1,47 @@
+"""Say what is up, how to use it and how to end it, with commands of devenv or of plain Ansible."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig
+
+
+def with_devenv(name: str, resolved: Mapping[str, Any], took: str, *, only_one: bool) -> list[str]:
+    """Return the lines with commands of devenv; the environment is named unless it is the ``only_one``."""
+    which = "" if only_one else f" -n {name}"
+    return [
+        f"{_is_up(name, resolved)}, in {took}",
+        f'use it:  eval "$(devenv env{which})" && kubectl get nodes',
+        f"end it:  devenv down{which}",
+    ]
+
+
+def with_ansible(name: str, resolved: Mapping[str, Any], folder: Path) -> list[str]:
+    """Return the lines with commands that need no devenv; ``folder`` is the state folder."""
+    configs = [shlex.quote(str(kubeconfig.path_of(folder, cluster))) for cluster in resolved["clusters"]]
+    ping = f"ansible -i {shlex.quote(str(folder / 'inventory.yml'))} nodes -m ansible.builtin.ping"
+    use = f"export KUBECONFIG={os.pathsep.join(configs)} && kubectl get nodes" if configs else ping
+    return [
+        _is_up(name, resolved),
+        f"use it:  {use}",
+        f"end it:  ansible-playbook {_playbook('destroy')} -e devenv_name={name}",
+    ]
+
+
+def _is_up(name: str, resolved: Mapping[str, Any]) -> str:
+    count = len(resolved["nodes"])
+    return f"{name} is up: {count} node{'s' if count != 1 else ''}, Kubernetes {resolved['kubernetes']['version']}"
+
+
+def _playbook(name: str) -> str:
+    """Return how ansible-playbook finds a playbook from here: by path in a checkout, else by its full name."""
+    path = paths.COLLECTION / "playbooks" / f"{name}.yml"
+    if not (paths.COLLECTION / "ansible.cfg").is_file():
+        return f"devenv.lab.{name}"
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
