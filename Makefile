@@ -36,7 +36,7 @@ down: venv ## take it down: make down [PROFILE=aio] [NAME=mine]
 	$(BIN)/devenv down --name $(or $(NAME),$(PROFILE)) $(ARGS)
 
 test: ## everything, as continuous integration runs it
-	@tools/setup packages venv limits
+	@tools/setup packages test-packages venv limits
 	@$(GATES) all
 
 lint: venv ## format, style, types, YAML, Ansible, generated docs
@@ -52,23 +52,23 @@ sanity: venv ## ansible-test sanity on the built archive
 	@$(GATES) sanity
 
 molecule: setup ## roles on containers
-	@tools/setup limits
+	@tools/setup test-packages test-bundle limits
 	@$(GATES) molecule
 
 e2e: setup ## real clusters, through the command and through Ansible
-	@tools/setup limits
+	@tools/setup test-packages test-bundle limits
 	@$(GATES) machine e2e
 
 matrix: setup ## make every profile that has a name and no test of its own (MATRIX_ONLY: a pattern of names)
-	@tools/setup limits
+	@tools/setup test-packages test-bundle limits
 	@$(GATES) matrix --nightly
 
 chaos: setup ## kill the making of a cluster at random moments: the next must put it right (CHAOS_KILLS, CHAOS_SEED)
-	@tools/setup limits
+	@tools/setup test-packages test-bundle limits
 	@$(GATES) chaos --nightly
 
 nightly: ## test, and what takes too long for every change
-	@tools/setup packages venv limits
+	@tools/setup packages test-packages venv limits
 	@$(GATES) all --nightly
 	@$(MAKE) --no-print-directory bench
 

@@ -1,4 +1,4 @@
-"""Link the bundle's programs for people, kubectl and helm, into the virtual environment."""
+"""Link the bundle's programs for people, kubectl and (if it has it) helm, into the virtual environment."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ PROGRAMS = ("kubectl", "helm")
 
 
 def link(programs: Path, into: Path) -> None:
-    """Make ``into`` hold a link to each of PROGRAMS of the folder ``programs``; an old one is replaced."""
-    for name in PROGRAMS:
+    """Make ``into`` hold a link to each of PROGRAMS that the folder ``programs`` has; an old one is replaced."""
+    for name in (name for name in PROGRAMS if (programs / name).is_file()):
         new = into / f".{name}.new"
         new.unlink(missing_ok=True)
         new.symlink_to(programs / name)

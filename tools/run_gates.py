@@ -125,7 +125,7 @@ def gates(*, nightly: bool = False) -> list[Gate]:
         Gate("generated", "lint", _python("tools/generated.py", "--check"), 1),
         Gate("artifact", "artifact", (*pytest, "tests/artifact"), 10, junit=True),
         Gate("sanity", "artifact", _python("tools/sanity.py"), 10, counts=r"(?m)^Running sanity test "),
-        Gate("bundle", "bundle", ("tools/setup", "bundle"), 50),
+        Gate("bundle", "bundle", ("tools/setup", "test-bundle"), 50),
         Gate(
             "machine",
             "machine",

@@ -25,6 +25,7 @@ class ActionModule(Action, ActionBase):
         "state": {"type": "str", "default": "present", "choices": ["present", "verified", "exported", "imported"]},
         "version": {"type": "str", "default": ""},
         "source": {"type": "str", "default": "auto", "choices": list(sources.SOURCES)},
+        "parts": {"type": "list", "elements": "str", "default": []},
         "directory": {"type": "path", "default": ""},
         "archive": {"type": "path", "default": ""},
         "kubernetes_url": {"type": "str", "default": Places.kubernetes},
@@ -38,7 +39,12 @@ class ActionModule(Action, ActionBase):
 
     def _present(self, args: dict[str, Any], _vars: dict[str, Any]) -> dict[str, Any]:
         bundle, changed, notes = sources.ensure(
-            args["version"] or None, args["source"], options=_options(args), progress=self.say, check=self.check
+            args["version"] or None,
+            args["source"],
+            parts=args["parts"],
+            options=_options(args),
+            progress=self.say,
+            check=self.check,
         )
         return _result(bundle, changed, notes)
 
@@ -82,6 +88,11 @@ def _result(bundle: Bundle | None, changed: bool, notes: list[str]) -> dict[str,
             "digest": bundle.digest,
             "kubernetes": bundle.manifest.kubernetes,
             "source": bundle.manifest.source,
-            "images": [{"name": one.name, "digest": one.digest} for one in bundle.manifest.images],
+            "parts": sorted(bundle.manifest.parts),
+            "images": [
+                {"name": image.name, "digest": image.digest, "path": str(bundle.path / image.path), "part": part}
+                for part in ("", *sorted(bundle.manifest.parts))
+                for image in bundle.manifest.images_of([part])
+            ],
         }
     return {"changed": changed, "bundle": fact, "notes": notes, "ansible_facts": {"devenv_bundle": fact}}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import oci
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load, remote
@@ -24,6 +25,7 @@ class ActionModule(Action, ActionBase):
     SPEC: ClassVar[Spec] = {
         "images": {"type": "list", "elements": "str", "required": True},
         "nodes": {"type": "list", "elements": "str", "required": True},
+        "missing_only": {"type": "bool", "default": False},
         "timeout": {"type": "float", "default": 600},
     }
 
@@ -31,14 +33,20 @@ class ActionModule(Action, ActionBase):
         if not args["nodes"]:
             raise DevenvError("image_load_failed", "there is no node to load images into")
         targets = [remote.target(name, variables["hostvars"][name]) for name in args["nodes"]]
-        loaded = [one for image in args["images"] for one in self._load(image, targets, args["timeout"])]
+        missing_only, timeout = args["missing_only"], args["timeout"]
+        loaded = [one for image in args["images"] for one in self._load(image, targets, timeout, missing_only)]
         images: dict[str, dict[str, str]] = {}
         for one in loaded:
             images.setdefault(one.node, {}).update(one.images)
         return {"changed": any(one.changed for one in loaded), "nodes": images}
 
-    def _load(self, image: str, targets: list[remote.Target], timeout: float) -> list[image_load.Loaded]:
+    def _load(
+        self, image: str, targets: list[remote.Target], timeout: float, missing_only: bool
+    ) -> list[image_load.Loaded]:
         if Path(image).is_file():
+            if missing_only:
+                digests = {stored.name: stored.digest for stored in oci.read(Path(image))}
+                targets = image_load.lacking(digests, targets)
             return image_load.load(Path(image), targets, timeout=timeout, progress=self.say)
         # In /var/tmp, where podman itself puts large files: /tmp may live in memory.
         with tempfile.TemporaryDirectory(prefix="devenv-image-", dir="/var/tmp") as folder:

@@ -42,6 +42,13 @@ options:
     type: str
     default: auto
     choices: [auto, cache, directory, release, modules]
+  parts:
+    description:
+      - Optional parts that the bundle must have - V(helm), V(metrics), V(storage).
+      - Those that it lacks are built or fetched, from the source that the bundle came from.
+    type: list
+    elements: str
+    default: []
   directory:
     description: A folder of exported archives or of bundles, one bundle, or one archive.
     type: path
@@ -127,8 +134,12 @@ bundle:
     source:
       description: The source that it was made from.
       type: str
+    parts:
+      description: The optional parts that it has.
+      type: list
+      elements: str
     images:
-      description: Name and digest of every image.
+      description: Name, digest, archive and part (empty for what every bundle has) of every image.
       type: list
       elements: dict
 notes:

@@ -26,6 +26,12 @@ options:
     type: list
     elements: str
     required: true
+  missing_only:
+    description:
+      - Leave nodes alone that hold every image of an archive, by name and digest, already.
+      - Needs archives of OCI's form.
+    type: bool
+    default: false
   timeout:
     description: How long one archive may take, in seconds.
     type: float

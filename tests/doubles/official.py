@@ -32,6 +32,8 @@ def lay_out(bundle: Bundle, versions: Versions, root: Path) -> None:
     """Put the bundle's files below ``root`` as dl.k8s.io, get.helm.sh and the two release pages hold them."""
     places = Places("/k8s", "/helm", "/containerd", "/cni", "/registry", "/docker")
     for item in items(versions, places, bundle.manifest.arch):
+        if bundle.lacks({item.part} - {""}):
+            continue
         file = root / item.url.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         if item.target:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.cluster
 COLLECTIONS = Path(__file__).resolve().parents[2] / "collections"
 WANTED = versions.wanted()
 KUBEADM = f"/k8s/release/v{WANTED.kubernetes}/bin/linux/{versions.architecture()}/kubeadm"
-HELM = f"/helm/helm-v{WANTED.helm}-linux-{versions.architecture()}.tar.gz"
+CONTAINERD = f"/containerd/v{WANTED.containerd}/containerd-{WANTED.containerd}-linux-{versions.architecture()}.tar.gz"
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +78,9 @@ def cache(near: Path, mirrored: Official) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def release(places: Places, cache: Path, source: str = "release") -> Bundle:
+def release(places: Places, cache: Path, source: str = "release", parts: Iterable[str] = ()) -> Bundle:
     made, changed, notes = sources.ensure(
-        source=source, options=sources.Options(places=places), cache_dir=cache, progress=print
+        source=source, parts=parts, options=sources.Options(places=places), cache_dir=cache, progress=print
     )
     assert changed
     assert made
@@ -102,7 +102,7 @@ def python(code: str, *args: object, wrap: tuple[str, ...] = (), **env: str) -> 
     """Run a script that has the collection at hand, below the command ``wrap``."""
     header = f"import sys; sys.path.insert(0, {str(COLLECTIONS)!r})\n"
     package = "ansible_collections.devenv.lab.plugins.plugin_utils"
-    header += f"from {package}.bundle import archive, sources, store\nfrom {package}.errors import DevenvError\n"
+    header += f"from {package}.bundle import archive, sources, store\nfrom {package}.core.errors import DevenvError\n"
     return subprocess.run(
         [*wrap, sys.executable, "-c", header + code, *map(str, args)],
         env={**os.environ, **env}, capture_output=True, text=True, timeout=300, check=False,
@@ -113,11 +113,11 @@ def python(code: str, *args: object, wrap: tuple[str, ...] = (), **env: str) -> 
 
 
 def test_release_from_a_mirror(bundle: Bundle, mirrored: Official, cache: Path) -> None:
-    mirrored.files.cuts[HELM] = [1_000_000, 2_000_000]
-    made = release(mirrored.places, cache, source="auto")
-    assert mirrored.files.asked(HELM)[0] == ""
-    assert all(header.startswith("bytes=") for header in mirrored.files.asked(HELM)[1:])
-    assert len(mirrored.files.asked(HELM)) == 3
+    mirrored.files.cuts[CONTAINERD] = [1_000_000, 2_000_000]
+    made = release(mirrored.places, cache, source="auto", parts=bundle.manifest.parts)
+    assert mirrored.files.asked(CONTAINERD)[0] == ""
+    assert all(header.startswith("bytes=") for header in mirrored.files.asked(CONTAINERD)[1:])
+    assert len(mirrored.files.asked(CONTAINERD)) == 3
 
     assert made.manifest.source == "release"
     assert store.verify(made) == []
@@ -164,7 +164,7 @@ def test_a_cut_connection_is_resumed_by_the_next_run(mirrored: Official, cache: 
     assert mirrored.files.asked(KUBEADM)[-1] == f"bytes={have}-"
 
 
-@pytest.mark.parametrize("what", [KUBEADM, f"{KUBEADM}.sha256", HELM])
+@pytest.mark.parametrize("what", [KUBEADM, f"{KUBEADM}.sha256", CONTAINERD])
 def test_not_found(mirrored: Official, cache: Path, what: str) -> None:
     mirrored.files.answers[what] = [(404, {})]
     error = refused(mirrored.places, cache)
@@ -286,6 +286,10 @@ def test_programs_say_their_versions(bundle: Bundle) -> None:
         "metrics-server": ("--version",),
     }
     listed = {one.path.removeprefix("bin/"): one.version for one in bundle.manifest.files if one.path[:4] == "bin/"}
+    optional = {"helm": "helm", "local-path-provisioner": "storage", "metrics-server": "metrics"}
+    for program, part in optional.items():
+        if part not in bundle.manifest.parts:
+            del says[program]
     assert listed.keys() == says.keys()
     for name, args in says.items():
         done = subprocess.run([str(bundle.bin(name)), *args], capture_output=True, text=True, timeout=60, check=True)
@@ -300,7 +304,9 @@ def test_programs_say_their_versions(bundle: Bundle) -> None:
 def test_images_are_those_that_are_asked_for(bundle: Bundle) -> None:
     argv = [str(bundle.bin("kubeadm")), "config", "images", "list", "--kubernetes-version", WANTED.kubernetes]
     asked = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
-    assert {one.name for one in bundle.manifest.images} == {*asked, *WANTED.addon_images.values(), WANTED.probe_image}
+    assert {image.name for image in bundle.manifest.images_of([""])} == {*asked, WANTED.probe_image}
+    for part in bundle.manifest.parts:
+        assert {image.name for image in bundle.manifest.images_of([part])} == set(WANTED.images_of(part).values())
     for image in bundle.manifest.images:
         assert [(one.name, one.digest) for one in oci.read(bundle.path / image.path)] == [(image.name, image.digest)]
 
@@ -320,7 +326,7 @@ def test_containerd_takes_the_images(bundle: Bundle, near: Path) -> None:
         while subprocess.run([*ctr, "version"], capture_output=True, check=False).returncode and child.poll() is None:
             assert time.monotonic() < deadline, (folder / "log").read_text()[-800:]
             time.sleep(0.1)
-        for file in bundle.images():
+        for file in bundle.images("", *bundle.manifest.parts):
             subprocess.run([*ctr, "images", "import", file], capture_output=True, check=True, timeout=120)
         rows = subprocess.run([*ctr, "images", "ls"], capture_output=True, text=True, check=True).stdout.splitlines()[
             1:

@@ -28,29 +28,29 @@ def script(folder: Path, name: str, body: str) -> None:
 def test_a_second_run_does_nothing(tmp_path: Path) -> None:
     for name in ("apt-get", "pip", "go"):
         script(tmp_path, name, f"echo {name} >> {tmp_path}/called; exit 1")
-    done = setup("packages", "venv", "bundle", "limits", programs=tmp_path)
+    done = setup("packages", "test-packages", "venv", "test-bundle", "bundle", "limits", programs=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not (tmp_path / "called").exists()
 
 
 def test_without_root_it_says_the_one_line_to_type(tmp_path: Path) -> None:
-    script(tmp_path, "dpkg-query", 'for word; do :; done; [ "$word" = rsync ] && exit 1; echo installed')
+    script(tmp_path, "dpkg-query", 'for word; do :; done; [ "$word" = runc ] && exit 1; echo installed')
     script(tmp_path, "apt-get", f"touch {tmp_path}/called")
     script(tmp_path, "id", "echo 1000")
     done = setup("packages", programs=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "setup: sudo apt-get install --no-install-recommends rsync "
+    assert done.stderr.splitlines()[-1] == "setup: sudo apt-get install --no-install-recommends runc "
     assert not (tmp_path / "called").exists()
 
 
 def test_root_installs_what_is_missing_in_one_go(tmp_path: Path) -> None:
-    script(tmp_path, "dpkg-query", "for word; do :; done; case $word in rsync|runc) exit 1;; esac; echo installed")
+    script(tmp_path, "dpkg-query", "for word; do :; done; case $word in podman|runc) exit 1;; esac; echo installed")
     script(tmp_path, "apt-get", f'echo "$@" >> {tmp_path}/called')
     script(tmp_path, "id", "echo 0")
     done = setup("packages", programs=tmp_path)
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "called").read_text().splitlines()
-    assert [call.split()[-2:] for call in calls if "install" in call] == [["runc", "rsync"]]
+    assert [call.split()[-2:] for call in calls if "install" in call] == [["podman", "runc"]]
     assert "--no-install-recommends" in calls[-1]
 
 

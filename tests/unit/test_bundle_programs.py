@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def test_a_program_that_go_did_not_make(tmp_path: Path) -> None:
     group = modules.Group("x", {"x": "example.org/x"}, {"x": "1"})
     (tmp_path / "build").mkdir()
     with pytest.raises(DevenvError, match="made no x"):
-        modules._install(golang.Toolchain(go, "1.26.0"), group, tmp_path / "build", tmp_path, print)
+        modules._install(golang.Toolchain(go, "1.26.0"), group, tmp_path / "build", tmp_path, print, threading.Event())
 
 
 def test_names_of_built_programs(tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_names_of_built_programs(tmp_path: Path) -> None:
     )
     (tmp_path / "build").mkdir()
     module = versions.MODULES / "kubernetes"
-    rows = modules._install(golang.Toolchain(go, "1.26.0"), small, tmp_path / "build", module, print)
+    rows = modules._install(golang.Toolchain(go, "1.26.0"), small, tmp_path / "build", module, print, threading.Event())
     built = ["etcd", "etcdctl", "etcdutl"]
     assert sorted(path.name for path in (tmp_path / "build" / "bin").iterdir()) == built
     assert {row.path: row.version for row in rows} == {f"bin/{name}": "3.6.8" for name in built}
@@ -152,7 +153,7 @@ def bundle_with(cache: Path, group: modules.Group, build: str) -> list[manifest.
     chain = golang.Toolchain(cache / "bin" / "go", "1.26.0")
     base = store.root(cache)
     with store.locked(base), store.building(base) as temp:
-        rows = modules._have(group, temp, temp, cache, "amd64", lambda: chain, print)
+        rows = modules.take_or_build([group], temp, temp, cache, "amd64", lambda: chain, print)
         fields = {"kubernetes": "1.0.0", "arch": "amd64", "source": "modules", "created": build}
         inputs = build.rjust(12, "0")
         store.publish(temp, base, manifest.Manifest(**fields, inputs=inputs, files=tuple(rows), images=()))
@@ -174,6 +175,27 @@ def test_programs_of_other_bundles_are_taken(tmp_path: Path, monkeypatch: pytest
     bundle_with(tmp_path, dataclasses.replace(TOOL, version={"tool": "1.1"}), "3")
     bundle_with(tmp_path, dataclasses.replace(TOOL, ldflags="-X a=b"), "4")
     assert len(log.read_text().split()) == 3, "another version, other flags: built"
+
+
+def test_two_groups_are_built_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits until the other has begun."""
+    meet = 'touch "$LOG.$name"; until [ -e "$LOG.one" ] && [ -e "$LOG.two" ]; do sleep 0.02; done'
+    chain = golang.Toolchain(go_that(tmp_path / "bin", f"{GO}\n{meet}"), "1.26.0")
+    monkeypatch.setenv("LOG", str(tmp_path / "log"))
+    pair = [modules.Group(name, {name: f"example.org/{name}"}, {name: "1"}, part=name[:1]) for name in ("one", "two")]
+    (tmp_path / "build").mkdir()
+    rows = modules.take_or_build(pair, tmp_path / "build", tmp_path, tmp_path, "amd64", lambda: chain, print)
+    assert [(row.path, row.part) for row in rows] == [("bin/one", "o"), ("bin/two", "t")]
+
+
+def test_a_failed_build_ends_the_one_beside_it(tmp_path: Path) -> None:
+    chain = golang.Toolchain(go_that(tmp_path / "bin", 'case "$*" in *bad*) exit 3;; esac; exec sleep 60'), "1.26.0")
+    pair = [modules.Group(name, {name: f"example.org/{name}"}, {name: "1"}) for name in ("long", "bad", "never")]
+    (tmp_path / "build").mkdir()
+    began = time.monotonic()
+    with pytest.raises(DevenvError, match="bad: go install ended with code 3"):
+        modules.take_or_build(pair, tmp_path / "build", tmp_path, tmp_path, "amd64", lambda: chain, print)
+    assert time.monotonic() - began < 30
 
 
 def test_a_program_that_was_touched_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

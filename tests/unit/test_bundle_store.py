@@ -148,7 +148,7 @@ def test_manifest_text_and_back(tmp_path: Path) -> None:
     bundle = make(tmp_path)
     assert manifest.parse(bundle.manifest.dump(), "x") == bundle.manifest
     row = json.loads((bundle.path / "manifest.json").read_text())["files"][0]
-    assert row.keys() == {"path", "sha256", "size", "version", "origin", "inputs"}
+    assert row.keys() == {"path", "sha256", "size", "version", "origin", "inputs", "part"}
 
 
 @pytest.mark.parametrize(
@@ -283,6 +283,91 @@ def test_the_cache_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(DevenvError) as caught, store.locked(store.root(tmp_path) / "x"):
         pass
     assert caught.value.reason.id == "bundle_unwritable"
+
+
+# --- optional parts
+
+
+def grown(cache: Path, *parts: str) -> Bundle:
+    """The small bundle with a program and an image of each of ``parts``."""
+    bundle, base = make(cache), store.root(cache)
+    for part in parts:
+        with store.locked(base), store.building(base) as temp:
+            rows = []
+            for path in (f"bin/{part}-tool", f"images/{part}.tar"):
+                (temp / path).parent.mkdir(exist_ok=True)
+                (temp / path).write_bytes(part.encode())
+                rows.append(dataclasses.replace(manifest.describe(temp, path, "1", "a test"), part=part))
+            image = Image(f"example.org/{part}:1", "sha256:" + "1" * 64, f"images/{part}.tar")
+            added = dataclasses.replace(bundle.manifest, files=tuple(rows), images=(image,), packages={part: "1"})
+            bundle = store.grow(bundle, temp, added)
+    return bundle
+
+
+def test_a_bundle_grows_and_stays_the_same_for_nodes(tmp_path: Path) -> None:
+    before = make(tmp_path)
+    after = grown(tmp_path, "metrics", "storage")
+    assert store.find(cache_dir=tmp_path) == after
+    assert store.verify(after) == []
+    assert (after.path, after.digest) == (before.path, before.digest)
+    assert after.manifest.parts == {"metrics", "storage"}
+    assert after.lacks(["storage", "helm"]) == ["helm"]
+    assert after.images() == before.images()
+    assert after.images("metrics") == [after.path / "images/metrics.tar"]
+    assert after.bin("storage-tool").read_text() == "storage"
+    assert after.manifest.packages == {"curl": "7.88", "metrics": "1", "storage": "1"}
+    assert names(tmp_path) == [after.name]
+
+
+def test_a_kill_before_the_manifest_leaves_the_bundle_whole(tmp_path: Path) -> None:
+    bundle = make(tmp_path)
+    (bundle.path / "bin" / "metrics-tool").write_bytes(b"half")
+    assert store.find(cache_dir=tmp_path) == bundle
+    assert store.verify(grown(tmp_path, "metrics")) == []
+
+
+def test_parts_that_are_missing_are_made_from_the_same_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def build(*arguments: object) -> modules.Content:
+        asked.append(tuple(arguments[-1]))  # type: ignore[arg-type]
+        folder = Path(str(arguments[1]))
+        rows = []
+        for part in asked[-1]:
+            (folder / "bin").mkdir(exist_ok=True)
+            (folder / "bin" / f"{part or 'base'}-tool").write_text(part)
+            described = manifest.describe(folder, f"bin/{part or 'base'}-tool", "1", "a test")
+            rows.append(dataclasses.replace(described, part=part))
+        return modules.Content(rows, [], {})
+
+    monkeypatch.setattr(modules, "build", build)
+    sources.ensure(source="modules", cache_dir=tmp_path, parts=["storage"])
+    assert sources.ensure(cache_dir=tmp_path, parts=["storage"])[1] is False
+    assert sources.ensure(cache_dir=tmp_path, parts=["helm", "storage"], check=True)[1] is True
+    bundle, changed, _notes = sources.ensure(cache_dir=tmp_path, parts=["helm", "storage"])
+    assert changed
+    assert bundle
+    assert bundle.manifest.parts == {"helm", "storage"}
+    assert asked == [("", "storage"), ("helm",)]
+    error = fail(tmp_path, source="cache", parts=["metrics"])
+    assert (error.reason.id, "lacks metrics" in str(error)) == ("bundle_not_in_cache", True)
+    assert fail(tmp_path, parts=["nosuch"]).reason.id == "bundle_part_unknown"
+
+
+@pytest.mark.parametrize("form", ["archive", "folder"])
+def test_parts_of_an_archive_are_added_to_the_bundle(tmp_path: Path, form: str) -> None:
+    source = grown(tmp_path / "a", "metrics")
+    carried = archive.export(source, tmp_path / "b.tar") if form == "archive" else source.path
+    here = grown(tmp_path / "cache", "storage")
+    options = sources.Options(directory=carried)
+    bundle, changed, _notes = sources.ensure(cache_dir=tmp_path / "cache", options=options, parts=["metrics"])
+    assert changed
+    assert bundle
+    assert bundle.path == here.path
+    assert bundle.manifest.parts == {"metrics", "storage"}
+    assert store.verify(bundle) == []
+    error = fail(tmp_path / "empty", source="directory", options=options, parts=["helm"])
+    assert "without helm" in str(error)
 
 
 # --- exported and imported

@@ -51,6 +51,19 @@ def test_hosts_and_groups() -> None:
     assert list(built["hosts"]) == ["master-0", "worker-0", "worker-1"]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        ({"storage.enabled": True}, ["storage"]),
+        ({"metrics.enabled": True, "storage.enabled": True}, ["metrics", "storage"]),
+        ({"validate.checks": [{"name": "releases", "command": ["helm", "list"]}]}, ["helm"]),
+        ({"validate.checks": [{"name": "mine", "command": ["true"]}]}, []),
+    ],
+)
+def test_parts_of_the_bundle_that_a_profile_needs(overrides: dict[str, Any], parts: list[str]) -> None:
+    assert made(**overrides)["vars"]["devenv_bundle_parts"] == parts
+
+
 def test_variables_of_all() -> None:
     built = made()
     resolved = profile.resolve("master-2pipe-dualstack-static")
@@ -58,6 +71,7 @@ def test_variables_of_all() -> None:
         "devenv_name": "lab",
         "devenv_state": STATE,
         "devenv_profile": {key: value for key, value in resolved.items() if key != "nodes"},
+        "devenv_bundle_parts": [],
         "devenv_provider": "podman",
         "devenv_engine": "kubeadm",
         "devenv_engine_traits": {"brings": [], "preflight": False},

@@ -8,6 +8,7 @@ import os
 import tarfile
 import tempfile
 import zlib
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -61,8 +62,11 @@ def import_archive(
         return take(archive, manifest, base, progress)
 
 
-def from_directory(directory: Path, wanted: Versions, base: Path, progress: Progress) -> Bundle:
-    """The bundle for ``wanted`` out of a bundle's folder, an archive, or a folder of those. The caller holds the lock.
+def from_directory(
+    directory: Path, wanted: Versions, base: Path, progress: Progress, parts: tuple[str, ...] = ()
+) -> Bundle:
+    """The bundle for ``wanted`` with ``parts`` out of a bundle's folder, an archive, or a folder of those. The caller
+    holds the lock.
 
     Raises DevenvError ``bundle_not_in_directory``, or what the archive or the files are wrong by.
     """
@@ -78,9 +82,10 @@ def from_directory(directory: Path, wanted: Versions, base: Path, progress: Prog
         manifest = _manifest_of(candidate, must=candidate == directory and directory.is_file())
         if manifest is None:
             continue
-        if manifest.folder in names:
+        lacks = sorted(set(parts) - manifest.parts)
+        if manifest.folder in names and not lacks:
             return _copy(candidate, manifest, base, progress)
-        seen.append(manifest.folder)
+        seen.append(manifest.folder + (f" without {', '.join(lacks)}" if lacks else ""))
     there = f"; it has {', '.join(seen)}" if seen else ""
     what = f"no bundle of Kubernetes {wanted.kubernetes} for this version of devenv{there}"
     raise DevenvError("bundle_not_in_directory", what, where=str(directory))
@@ -101,22 +106,22 @@ def peek(archive: Path) -> Manifest:
 def holds(archive: Path, bundle: Bundle) -> bool:
     """Whether ``archive`` is an export of just this bundle, by its manifest."""
     try:
-        return archive.is_file() and peek(archive).digest == bundle.digest
+        return archive.is_file() and peek(archive).files == bundle.manifest.files
     except DevenvError:
         return False
 
 
 def take(archive: Path, manifest: Manifest, base: Path, progress: Progress) -> tuple[Bundle, bool]:
     """Unpack ``archive`` into the folder of bundles ``base``. The caller holds the lock."""
-    there = Bundle(base / manifest.folder, manifest)
-    if _same(there):
-        return there, False
+    present, missing_files = _compare(base, manifest)
+    if present and not missing_files:
+        return present, False
     progress(f"unpacking {archive}")
     with store.building(base) as temp:
-        missing = {one.path: one for one in manifest.files}
+        missing = {file.path: file for file in missing_files}
         with _reading(archive) as tar:
             for member in tar:
-                if member.name == manifests.NAME:
+                if member.name == manifests.NAME or (present and member.name not in missing):
                     continue
                 entry = missing.pop(str(PurePosixPath(member.name)), None)
                 if entry is None or not member.isreg():
@@ -128,22 +133,42 @@ def take(archive: Path, manifest: Manifest, base: Path, progress: Progress) -> t
                 _store(stream, temp, entry, str(archive))
         if missing:
             raise DevenvError("bundle_archive_broken", f"lacks {', '.join(sorted(missing))}", where=str(archive))
-        return store.publish(temp, base, manifest), True
+        return _place(temp, base, manifest, present, missing_files), True
+
+
+def _compare(base: Path, manifest: Manifest) -> tuple[Bundle | None, list[manifests.File]]:
+    """The bundle in the cache that a bundle with this manifest can be added to, and the files that it lacks."""
+    present = store.whole(base / manifest.folder)
+    if present is None or present.digest != manifest.digest:
+        return None, list(manifest.files)
+    lacks = present.lacks(manifest.parts)
+    return present, [file for file in manifest.files if file.part in lacks]
+
+
+def _place(temp: Path, base: Path, manifest: Manifest, present: Bundle | None, added: list[manifests.File]) -> Bundle:
+    if present is None:
+        return store.publish(temp, base, manifest)
+    paths = {file.path for file in added}
+    images = tuple(image for image in manifest.images if image.path in paths)
+    return store.grow(present, temp, replace(manifest, files=tuple(added), images=images))
 
 
 def _copy(source: Path, manifest: Manifest, base: Path, progress: Progress) -> Bundle:
     if source.is_file():
         return take(source, manifest, base, progress)[0]
+    present, missing = _compare(base, manifest)
+    if present and not missing:
+        return present
     progress(f"copying {source}")
     with store.building(base) as temp:
-        for entry in manifest.files:
+        for entry in missing:
             try:
                 stream = (source / entry.path).open("rb")
             except OSError as error:
                 raise DevenvError("bundle_broken", f"{entry.path}: {error.strerror}", where=str(source)) from None
             with stream:
                 _store(stream, temp, entry, str(source))
-        return store.publish(temp, base, manifest)
+        return _place(temp, base, manifest, present, missing)
 
 
 def _store(stream: IO[bytes], folder: Path, entry: manifests.File, where: str) -> None:
@@ -241,12 +266,6 @@ def _check_use(manifest: Manifest, archive: Path) -> None:
     if manifest.inputs not in usable:
         what = f"was made by another version of devenv ({manifest.folder}; this one takes {' or '.join(usable)})"
         raise DevenvError("bundle_of_others", what, where=str(archive))
-
-
-def _same(bundle: Bundle) -> bool:
-    """Whether exactly this bundle stands in the cache already."""
-    found = store.whole(bundle.path)
-    return found is not None and found.digest == bundle.digest
 
 
 def _info(name: str, size: int, mode: int) -> tarfile.TarInfo:

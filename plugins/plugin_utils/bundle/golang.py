@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,13 +76,15 @@ def install(
     progress: Progress,
     ldflags: str = "",
     folder: Path | None = None,
+    stop: threading.Event | None = None,
 ) -> None:
     """``go install`` static programs into ``target``; ``folder`` holds the go.mod, if any.
 
     The user's Go settings (GOPROXY, GOFLAGS, GOCACHE, ...) hold; only what decides the result is set here. Raises
-    DevenvError ``bundle_build``, or of a more exact reason where Go's output tells one.
+    DevenvError ``bundle_build``, or of a more exact reason where Go's output tells one, and Stopped within about a
+    second after ``stop`` was set.
     """
-    said = _Counter(label, progress)
+    said = _Counter(label, progress, stop or threading.Event())
     argv = [str(chain.go), "install", "-v", "-trimpath", "-ldflags", f"-s -w {ldflags}".strip(), *packages]
     try:
         with tempfile.TemporaryDirectory(prefix=".empty-", dir=target.parent) as empty:
@@ -102,12 +105,17 @@ def environment(chain: Toolchain, target: Path) -> dict[str, str]:
     return {**kept, **fixed, "GOBIN": str(target), "PATH": path}
 
 
+class Stopped(Exception):
+    """The build ended early because another one beside it failed."""
+
+
 class _Counter:
     """Turns Go's lines (a package compiled, a module fetched) into a line of progress every few seconds."""
 
-    def __init__(self, label: str, progress: Progress) -> None:
+    def __init__(self, label: str, progress: Progress, stop: threading.Event) -> None:
         self.label = label
         self.progress = progress
+        self.stop = stop
         self.compiled = 0
         self.fetched = 0
         self.started = self.said = time.monotonic()
@@ -121,6 +129,8 @@ class _Counter:
         self.tick()
 
     def tick(self) -> None:
+        if self.stop.is_set():
+            raise Stopped(self.label)
         now = time.monotonic()
         if now - self.said >= _SPEAK_EVERY:
             self.said = now

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +22,8 @@ _FOLDER = re.compile(r"[0-9A-Za-z][0-9A-Za-z.]*-[0-9a-f]{12}")
 class File:
     """One file: ``path`` in the bundle, ``size`` in bytes, ``origin`` a URL, a Go package or what it was made of.
 
-    ``inputs`` is the digest of all that decided the content of a program built here, empty for others.
+    ``inputs`` is the digest of all that decided the content of a program built here, empty for others; ``part`` the
+    optional part of the bundle that the file belongs to, empty for what every bundle has.
     """
 
     path: str
@@ -30,6 +32,7 @@ class File:
     version: str
     origin: str
     inputs: str = ""
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,25 @@ class Manifest:
         return f"{self.kubernetes}-{self.inputs}"
 
     @property
+    def parts(self) -> frozenset[str]:
+        """The optional parts that the bundle has."""
+        return frozenset(file.part for file in self.files if file.part)
+
+    def images_of(self, parts: Collection[str]) -> list[Image]:
+        """Images of these parts; the part ``""`` is what every bundle has."""
+        paths = {file.path for file in self.files if file.part in parts}
+        return [image for image in self.images if image.path in paths]
+
+    @property
     def digest(self) -> str:
-        """sha256 (hex) of what the bundle holds. When and from where it came makes no difference."""
+        """sha256 (hex) of what every bundle holds: it stays when an optional part is added. When and from where the
+        files came makes no difference.
+        """
         content = {
             "kubernetes": self.kubernetes,
             "arch": self.arch,
-            "files": sorted((one.path, one.sha256) for one in self.files),
-            "images": sorted((one.name, one.digest) for one in self.images),
+            "files": sorted((file.path, file.sha256) for file in self.files if not file.part),
+            "images": sorted((image.name, image.digest) for image in self.images_of([""])),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -119,7 +134,7 @@ def sha256(file: Path) -> str:
 def _file(data: Any) -> File:
     if not _HEX.fullmatch(data["sha256"]):
         raise ValueError(f"{data['sha256']!r} is no sha256")
-    texts = (str(data["version"]), str(data["origin"]), str(data.get("inputs", "")))
+    texts = (str(data["version"]), str(data["origin"]), str(data.get("inputs", "")), str(data.get("part", "")))
     return File(_inside(data["path"]), data["sha256"], int(data["size"]), *texts)
 
 

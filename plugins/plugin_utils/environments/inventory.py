@@ -61,12 +61,21 @@ def build(
             "devenv_families": list(families),
             "devenv_addressing": resolved["addressing"],
             "devenv_kubernetes_version": resolved["kubernetes"]["version"],
+            "devenv_bundle_parts": _bundle_parts(resolved),
             "devenv_pod_subnets": [resolved["network"]["pods"][family] for family in families],
             "devenv_service_subnets": [resolved["network"]["services"][family] for family in families],
             "devenv_api_service": _api_service(resolved),
             "devenv_gateways": [claimed["gateways"][one] for one in families if one in claimed.get("gateways", {})],
         },
     }
+
+
+def _bundle_parts(resolved: Mapping[str, Any]) -> list[str]:
+    """Optional parts of the bundle that the profile needs."""
+    parts = {part for part in ("metrics", "storage") if resolved[part]["enabled"]}
+    if any(check.get("command", [""])[0] == "helm" for check in resolved["validate"]["checks"]):
+        parts.add("helm")
+    return sorted(parts)
 
 
 def _api_service(resolved: Mapping[str, Any]) -> str:

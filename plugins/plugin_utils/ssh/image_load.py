@@ -109,6 +109,8 @@ def load(
     image in the end, or hold another one than the others under its name. ``timeout`` in seconds is for each node.
     """
     names = names_in(archive)
+    if not targets:
+        return []
     progress(f"{', '.join(names)} to {len(targets)} nodes")
     with ThreadPoolExecutor(max_workers=max(1, len(targets))) as pool:
         results = list(pool.map(lambda one: _load_one(archive, one, names, timeout), targets))
@@ -120,11 +122,27 @@ def load(
     return loaded
 
 
+def lacking(digests: Mapping[str, str], targets: Sequence[Target], timeout: float = 60) -> list[Target]:
+    """Return the targets that do not hold every image of ``digests`` (reference to digest), whole and unpacked. One
+    that does not answer is among them.
+    """
+
+    def holds_all(target: Target) -> bool:
+        try:
+            answer = program.run([*target.ssh, _command(target, f"{CTR} check")], timeout=timeout, check=False)
+        except (program.ProgramFailed, OSError):
+            return False
+        return digests.items() <= parse_check(answer.stdout).items()
+
+    with ThreadPoolExecutor(max_workers=max(1, len(targets))) as pool:
+        return [target for target, holds in zip(targets, pool.map(holds_all, targets), strict=True) if not holds]
+
+
 def _load_one(archive: Path, one: Target, names: Iterable[str], timeout: float) -> Loaded | str:
     """What the node holds afterwards, or in words why it does not."""
     try:
         with archive.open("rb") as stream:
-            answer = program.run([*one.ssh, _command(one)], stdin=stream, timeout=timeout, check=False)
+            answer = program.run([*one.ssh, _command(one, REMOTE)], stdin=stream, timeout=timeout, check=False)
     except (program.ProgramFailed, OSError) as error:
         return f"{one.name}: {error}"
     parts = answer.stdout.split(f"{CUT}\n")
@@ -137,10 +155,10 @@ def _load_one(archive: Path, one: Target, names: Iterable[str], timeout: float) 
     return Loaded(one.name, {name: after[name] for name in names}, any(before.get(n) != after[n] for n in names))
 
 
-def _command(one: Target) -> str:
+def _command(one: Target, script: str) -> str:
     """What is run on the node: as root, however that is reached there."""
     above = one.python[:-1]
-    return shlex.join([*above, "sh", "-c", REMOTE]) if above else REMOTE
+    return shlex.join([*above, "sh", "-c", script]) if above else script
 
 
 def _last_words(text: str) -> str:

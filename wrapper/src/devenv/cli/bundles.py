@@ -32,6 +32,7 @@ def list_(as_json: given.Json = False, form: given.Format = None) -> None:
             "kubernetes": one.manifest.kubernetes,
             "source": one.manifest.source,
             "created": one.manifest.created,
+            "parts": sorted(one.manifest.parts),
             "bytes": one.size,
             "files": len(one.manifest.files),
             "images": [image.name for image in one.manifest.images],
@@ -72,18 +73,28 @@ def build(
             help="For the source release: kubernetes, helm, containerd, cni, registry, docker. May be repeated.",
         ),
     ] = None,
+    parts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="PART",
+            help="An optional part to add: helm, metrics, storage or all. May be repeated. `devenv up` adds what its "
+            "profile needs.",
+        ),
+    ] = None,
     as_json: given.Json = False,
 ) -> None:
     """Have a bundle: take the one that is there, or make it.
 
     auto takes the first source that works, says which, and why the others did not.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import sources
+    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import sources, versions
     from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
 
     places = Places(**_mirrors(mirrors, set(Places.names())))
     options = sources.Options(directory=directory, places=places)
-    bundle, made, notes = sources.ensure(version, source, options=options, progress=output.say)
+    chosen = versions.PARTS if parts and "all" in parts else parts or ()
+    bundle, made, notes = sources.ensure(version, source, parts=chosen, options=options, progress=output.say)
     found = {"path": str(bundle.path) if bundle else None, "made": made, "notes": notes}
     output.document(
         "json" if as_json else "text",
