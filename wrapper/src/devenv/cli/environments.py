@@ -117,7 +117,8 @@ def _listed(paths: list[Path]) -> str:
 def env(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
     """Print variables for a shell: eval "$(devenv env)"
 
-    KUBECONFIG, KUBECACHEDIR, DEVENV_NAME, ANSIBLE_INVENTORY, and PATH with kubectl and helm of the bundle in front.
+    KUBECONFIG, KUBECACHEDIR, DEVENV_NAME, ANSIBLE_INVENTORY, and PATH with the bundle's kubectl (and helm, if it
+    has helm) in front.
     """
     from devenv.environments import access, names
 
