@@ -544,10 +544,14 @@ def test_cache_names_what_else_is_there(tmp_path: Path) -> None:
 
 def test_release_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = versions.__name__.rpartition(".")[0]
-    for part in ("release", "registry", "download"):
-        monkeypatch.delitem(sys.modules, f"{package}.{part}", raising=False)
+    affected = [f"{package}.{part}" for part in ("release", "registry", "download")]
+    for name in affected:
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "requests", None)
     error = fail(tmp_path, source="release")
+    # What was imported without the library must not stay for other tests.
+    for name in affected:
+        sys.modules.pop(name, None)
     assert (error.reason.id, error.exit_code) == ("bundle_library_missing", 12)
     assert "requests" in str(error)
 
