@@ -85,6 +85,17 @@ def test_exit_codes_name_their_stages() -> None:
     assert page.splitlines()[-2:] == ["| 0 | done |  |", "| 6 | labels or apps | `labels`, `apps` |"]
 
 
+def test_first_causes_keep_their_order() -> None:
+    rows = [
+        {"id": name, "meaning": f"{name} is | full", "advice": "Free it.", "patterns": [{"line": "a|b"}, {"line": "c"}]}
+        for name in ("disk", "cup")
+    ]
+    assert reference_docs.troubleshooting_page(rows).splitlines()[-2:] == [
+        "| disk is \\| full (`disk`) | Free it. | `a\\|b` |",
+        "| cup is \\| full (`cup`) | Free it. | `a\\|b` |",
+    ]
+
+
 def test_settle_writes_or_only_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "docs" / "page.md"
     assert generated.settle({page: "text\n"}, tmp_path, check=True) == [page]
