@@ -7,43 +7,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import address as podman_address
 
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "environment": {"type": "str", "required": True},
-    "node": {"type": "str", "required": True},
-    "verb": {"type": "str", "required": True, "choices": ["begin", "end"]},
-    "address": {"type": "str", "default": ""},
-}
 
+class ActionModule(Action, ActionBase):
+    """Add a node's new addresses, or remove its old ones."""
 
-class ActionModule(ActionBase):
-    _requires_connection = False
-    _supports_check_mode = True
+    SPEC: ClassVar[Spec] = {
+        "environment": {"type": "str", "required": True},
+        "node": {"type": "str", "required": True},
+        "action": {"type": "str", "required": True, "aliases": ["verb"], "choices": ["begin", "end"]},
+        "address": {"type": "str", "default": ""},
+    }
+    PROGRAM_REASON = "podman_failed"
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)[1]
-        try:
-            return self._act(arguments, Path(str((task_vars or {})["devenv_state"])))
-        except DevenvError as error:
-            return as_result(error)
-        except ProgramFailed as error:
-            return as_result(DevenvError("podman_failed", str(error)))
-
-    def _act(self, arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
-        environment, node = arguments["environment"], arguments["node"]
-        if self._task.check_mode:
-            podman_address.check(state.read_profile(folder) or {"nodes": []}, node)
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        folder, environment, node = Path(str(variables["devenv_state"])), args["environment"], args["node"]
+        if self.check:
+            members.check_move(state.read_profile(folder) or {"nodes": []}, node)
             return {"changed": True, "addresses": []}
-        if arguments["verb"] == "begin":
-            new = podman_address.begin(folder, environment, node, arguments["address"])
-            return {"changed": True, "addresses": new}
-        gone = podman_address.end(folder, environment, node)
-        return {"changed": bool(gone), "addresses": gone}
+        if args["action"] == "begin":
+            return {"changed": True, "addresses": podman_address.begin(folder, environment, node, args["address"])}
+        removed = podman_address.end(folder, environment, node)
+        return {"changed": bool(removed), "addresses": removed}

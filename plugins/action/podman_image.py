@@ -6,59 +6,45 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import errors, paths, progress
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import image_store, node_recipe
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import image as node_image
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.cli import image_exists
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action, ActionBase):
     """Make the node image and the image store of a bundle, unless the caches hold them."""
 
-    _requires_connection = False
-    _supports_check_mode = True
-    _VALID_ARGS = frozenset(("version", "suite", "mirror", "packages", "masked", "files", "archives"))
+    SPEC: ClassVar[Spec] = {
+        "version": {"type": "str", "required": True},
+        **node_recipe.RECIPE,
+        "archives": {"type": "dict", "default": {}},
+    }
+    PROGRAM_REASON = "node_image_failed"
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        _ignored, args = self.validate_argument_spec(
-            argument_spec={
-                "version": {"type": "str", "required": True},
-                **node_image.RECIPE,
-                "archives": {"type": "dict", "default": {}},
-            }
-        )
-        try:
-            return self._ensure(args)
-        except errors.DevenvError as error:
-            return errors.as_result(error)
-        except ProgramFailed as error:
-            return errors.as_result(errors.DevenvError("node_image_failed", str(error)))
-
-    def _ensure(self, args: dict[str, Any]) -> dict[str, Any]:
-        if self._task.check_mode and bundles.find(args["version"]) is None:
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        if self.check and bundles.find(args["version"]) is None:
             return {"changed": True, "image": "", "store": "", "stores": {}}
         bundle = bundles.require(args["version"])
-        recipe = node_image.recipe_of(args)
-        archives = {str(node): Path(str(path)) for node, path in args["archives"].items()}
-        cache = paths.cache()
+        recipe, cache = node_recipe.recipe_of(args), paths.cache()
+        archives = {node: Path(path) for node, path in args["archives"].items()}
         reference = node_image.image_reference(recipe, bundle.digest)
-        store = node_image.store_path(cache, bundle.digest)
-        if self._task.check_mode:
+        store = image_store.path(cache, bundle.digest)
+        if self.check:
             changed = not image_exists(reference) or not store.is_dir()
-            further = False
         else:
+            fill = partial(node_image.fill_store, reference)
             cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-            made = node_image.ensure_image(recipe, bundle.digest, bundle.bin, cache, progress.say)
-            filled = node_image.ensure_store(reference, bundle.digest, bundle.images(), cache, progress.say)
-            further = False
+            changed = node_image.ensure_image(recipe, bundle.digest, bundle.bin, cache, self.say)
+            changed |= image_store.ensure(bundle.digest, bundle.images(), cache, fill, self.say)
             for archive in sorted(set(archives.values())):
-                further |= node_image.extend_store(reference, bundle.digest, archive, cache, progress.say)
-            changed = made or filled
-        stores = {node: str(node_image.extended_path(cache, bundle.digest, one)) for node, one in archives.items()}
-        return {"changed": changed or further, "image": reference, "store": str(store), "stores": stores}
+                changed |= image_store.extend(bundle.digest, archive, cache, fill, self.say)
+        stores = {node: str(image_store.extended_path(cache, bundle.digest, one)) for node, one in archives.items()}
+        return {"changed": changed, "image": reference, "store": str(store), "stores": stores}

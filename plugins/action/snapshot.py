@@ -15,7 +15,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import deadline, p
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile, provider_traits
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import (
     begin,
     catalogue,
@@ -27,9 +27,6 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import (
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.etcd import EtcdMember
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
-
-# Providers that make nodes with further images in them.
-_OWN_STORES = ("podman",)
 
 
 class ActionModule(Action, ActionBase):
@@ -105,7 +102,7 @@ class ActionModule(Action, ActionBase):
             )
             for cluster in clusters.from_hostvars(args["nodes"], hostvars)
         ]
-        images = str(variables["devenv_provider"]) not in _OWN_STORES
+        images = not provider_traits.traits(str(variables["devenv_provider"]))["image_store"]
         deliver.deliver(
             catalogue.read(paths.home(), args["name"]),
             new_clusters,

@@ -1,9 +1,6 @@
-#!/usr/bin/python
 # Copyright: (c) 2026, devenv maintainers
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
-"""Documentation of the action plugin of the same name."""
 
 from __future__ import annotations
 
@@ -16,79 +13,59 @@ description:
     group C(nodes); their connection is that of their variables.
   - A host is refused, before anything changes on any of them, when it does not answer, refuses the login, shows another
     host key than C(known_hosts) has, belongs to another cluster or environment, or lacks something.
+  - V(present) brings the bundle's programs and images onto the hosts that lack them and writes C(network.yml).
+    V(absent) takes away all that was put on hosts and puts back what was there before.
+extends_documentation_fragment:
+  - devenv.lab.nodes
 options:
-  environment:
-    description: Name of the environment.
-    type: str
-    required: true
-  verb:
-    description:
-      - V(preflight) looks at the hosts; V(create) brings the bundle's programs and images onto those that have not got
-        them and writes C(network.yml); V(status) names those that are ours.
-      - V(upgrade) notes that the hosts have the bundle of O(version), which an upgrade has brought.
-      - V(remove) and V(destroy) take away all that was put on hosts and put back what was there before.
-      - V(start), V(stop) and V(snapshot) are refused.
-    type: str
-    required: true
-    choices: [preflight, create, status, start, stop, snapshot, upgrade, remove, destroy]
   version:
-    description: Kubernetes version of the bundle. Required by V(create) and V(upgrade).
+    description: Kubernetes version of the bundle. Needed for V(present) and V(upgraded).
     type: str
-    default: ""
-  names:
-    description: Nodes to act on. Required by V(remove).
-    type: list
-    elements: str
-    default: []
-attributes:
-  check_mode:
-    description: Hosts are looked at, and nothing is written.
-    support: full
-  diff_mode:
-    description: There is no content to compare.
-    support: none
-author:
-  - devenv maintainers (@devenv)
 """
 
 EXAMPLES = r"""
-- name: Have the hosts
+---
+- name: Prepare the hosts
   devenv.lab.existing_hosts:
     environment: lab
-    verb: create
+    state: present
     version: 1.36.3
   register: provider_result
 """
 
 RETURN = r"""
 nodes:
-  description: Names of nodes that can be worked on.
-  returned: success
+  description: Names of the nodes that run.
+  returned: always
   type: list
   elements: str
 made:
-  description: Names of nodes that got programs and images.
-  returned: success
+  description: Nodes that were made.
+  returned: when something was done
   type: list
   elements: str
 started:
-  description: Always empty.
-  returned: success
+  description: Nodes that were started.
+  returned: when something was done
   type: list
   elements: str
 stopped:
-  description: Always empty.
-  returned: success
+  description: Nodes that were stopped.
+  returned: when something was done
   type: list
   elements: str
 removed:
-  description: Names of nodes whose hosts were left as they had been.
-  returned: success
+  description: Nodes that were removed, and what else was.
+  returned: when something was done
   type: list
   elements: str
+states:
+  description: State of each node that exists, by name.
+  returned: with O(state=status), and in check mode
+  type: dict
 notes:
-  description: What people should know.
-  returned: success
+  description: Notes for people.
+  returned: always
   type: list
   elements: str
 """

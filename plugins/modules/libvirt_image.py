@@ -12,42 +12,9 @@ description:
   - Builds a kernel, an initial ramdisk and a root filesystem of Debian packages and the programs of a bundle, once for
     its inputs, and tries once a boot of this host whether KVM boots such a kernel.
   - Runs on the controller; needs root there.
-author:
-  - devenv maintainers (@devenv)
-attributes:
-  check_mode:
-    description: Reports what would change and changes nothing.
-    support: full
-  diff_mode:
-    description: Has no content to show.
-    support: none
+extends_documentation_fragment:
+  - devenv.lab.node_recipe
 options:
-  version:
-    description: Kubernetes version of the bundle.
-    type: str
-    required: true
-  suite:
-    description: Debian release of the node.
-    type: str
-    required: true
-  mirror:
-    description: Debian mirror; empty for the default one.
-    type: str
-    default: ""
-  packages:
-    description: Debian packages of the node, kernel and initramfs-tools among them.
-    type: list
-    elements: str
-    required: true
-  masked:
-    description: Units of systemd that must not start in the node.
-    type: list
-    elements: str
-    required: true
-  files:
-    description: Files to put into the node, path in the node to path on the controller.
-    type: dict
-    required: true
   hook:
     description: Hook of initramfs-tools that names the modules of the initial ramdisk.
     type: path

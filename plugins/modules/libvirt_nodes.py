@@ -6,54 +6,30 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: libvirt_nodes
-short_description: Make, start, stop and end the nodes of an environment as virtual machines
+short_description: Make, start, stop and remove the nodes of an environment as virtual machines
 version_added: 0.1.0
 description:
   - Works on all nodes of an environment and finds them by the metadata of their definitions.
   - The environment has a libvirt driver of its own; a libvirtd of the host is neither needed nor touched.
   - Runs on the controller; needs root, virsh and QEMU there.
-author:
-  - devenv maintainers (@devenv)
-attributes:
-  check_mode:
-    description: Reports what would change and changes nothing.
-    support: full
-  diff_mode:
-    description: Has no content to show.
-    support: none
+extends_documentation_fragment:
+  - devenv.lab.nodes
 options:
-  environment:
-    description: Name of the environment.
-    type: str
-    required: true
-  verb:
-    description:
-      - What to do. V(create) makes what is missing, starts what is stopped and leaves alone what runs.
-      - V(destroy) needs no state folder.
-      - V(snapshot) and V(change_address) are refused.
-    type: str
-    choices: [create, start, stop, status, destroy, remove, snapshot, change_address]
-    required: true
   image:
-    description: Folder of the image, as M(devenv.lab.libvirt_image) returned it. Needed for V(create).
+    description: Folder of the image, as M(devenv.lab.libvirt_image) returned it. Needed for V(present).
     type: str
   images_disk:
     description: Disk of images, as M(devenv.lab.libvirt_image) returned it, for nodes that run Kubernetes.
     type: str
     default: ""
   kvm:
-    description: Whether the nodes run by KVM, for V(create).
+    description: Whether the nodes run by KVM, with V(present).
     type: bool
     default: false
   grace:
-    description: Seconds that a node gets to shut down, for V(stop).
+    description: Seconds that a node gets to shut down, with V(stopped).
     type: int
     default: 90
-  names:
-    description: Nodes to remove, for V(remove).
-    type: list
-    elements: str
-    default: []
 """
 
 EXAMPLES = r"""
@@ -61,7 +37,7 @@ EXAMPLES = r"""
 - name: Make the nodes of the environment
   devenv.lab.libvirt_nodes:
     environment: lab
-    verb: create
+    state: present
     image: /root/.cache/devenv/virtual-machines/root-0123456789ab
 """
 
@@ -76,8 +52,27 @@ made:
   returned: when something was done
   type: list
   elements: str
+started:
+  description: Nodes that were started.
+  returned: when something was done
+  type: list
+  elements: str
+stopped:
+  description: Nodes that were stopped.
+  returned: when something was done
+  type: list
+  elements: str
+removed:
+  description: Nodes that were removed, and what else was.
+  returned: when something was done
+  type: list
+  elements: str
+states:
+  description: State of each node that exists, by name.
+  returned: with O(state=status), and in check mode
+  type: dict
 notes:
-  description: What is worth telling a person.
+  description: Notes for people.
   returned: always
   type: list
   elements: str

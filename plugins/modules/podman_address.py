@@ -23,10 +23,11 @@ options:
     description: Name of the node, the only one of its cluster.
     type: str
     required: true
-  verb:
-    description: V(begin) adds the new addresses, V(end) takes those away that are no longer the node's.
+  action:
+    description: V(begin) adds the new addresses, V(end) removes those that are no longer the node's.
     type: str
     required: true
+    aliases: [verb]
     choices: [begin, end]
   address:
     description: The new address, of any family; the other family's follows from it. Empty, the next that is free.
@@ -46,7 +47,7 @@ EXAMPLES = r"""
   devenv.lab.podman_address:
     environment: aio
     node: master-0
-    verb: begin
+    action: begin
 """
 
 RETURN = r"""

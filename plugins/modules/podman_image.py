@@ -12,42 +12,9 @@ description:
   - Builds the Debian root, the node image with the programs of a bundle, and the unpacked image store.
   - Each is built once for its inputs.
   - Runs on the controller; needs root and podman there.
-author:
-  - devenv maintainers (@devenv)
-attributes:
-  check_mode:
-    description: Reports what would change and changes nothing.
-    support: full
-  diff_mode:
-    description: Has no content to show.
-    support: none
+extends_documentation_fragment:
+  - devenv.lab.node_recipe
 options:
-  version:
-    description: Kubernetes version of the bundle.
-    type: str
-    required: true
-  suite:
-    description: Debian release of the node.
-    type: str
-    required: true
-  mirror:
-    description: Debian mirror; empty for the default one.
-    type: str
-    default: ""
-  packages:
-    description: Debian packages of the node.
-    type: list
-    elements: str
-    required: true
-  masked:
-    description: Units of systemd that must not start in the node.
-    type: list
-    elements: str
-    required: true
-  files:
-    description: Files to put into the node, path in the node to path on the controller.
-    type: dict
-    required: true
   archives:
     description: Archives with images that single nodes have beside those of the bundle, by name of the node.
     type: dict

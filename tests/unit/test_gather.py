@@ -8,7 +8,7 @@ import io
 import json
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import arch
 from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import cluster as gather_cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import host as gather_host
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Provider
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 
 TOKEN = "abcdef." + "0123456789abcdef"
@@ -69,8 +71,8 @@ def folder(tmp_path: Path) -> Path:
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that says one thing."""
 
-    def collect(name: str, provider: str, put: Callable[[str, bytes], None]) -> str:
-        put("uname.txt", f"{name} {provider}\n".encode())
+    def collect(name: str, providers: Iterable[Provider], put: Callable[[str, bytes], None]) -> str:
+        put("uname.txt", f"{name} {' '.join(one.name for one in providers)}\n".encode())
         return ""
 
     monkeypatch.setattr(gather_host, "collect", collect)
@@ -109,7 +111,9 @@ def test_parts_do_not_depend_on_each_other(folder: Path, answers: dict[str, Any]
         "cut": big[: len(big) // 2],
         "silent": "ssh: connect to host 10.0.0.1 port 22: No route to host",
     }
-    source = gather.Source("mine", folder, {**hosts(*answers), "new": {"devenv_cluster": "main"}})
+    source = gather.Source(
+        "mine", folder, {**hosts(*answers), "new": {"devenv_cluster": "main"}}, providers=[registry.get("podman")]
+    )
     done = gather.collect(source, tmp_path / "new" / "g.tar.gz", timeout=20)
     assert done.path.stat().st_mode & 0o777 == 0o600
     assert list(done.path.parent.iterdir()) == [done.path]

@@ -8,22 +8,27 @@ import stat
 import subprocess
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import processes
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import Result
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import nodes as environment_nodes
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import network as host_network
+from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import claims, preflight, registry
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Request
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver as libvirt
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import image as libvirt_image
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import nodes as libvirt_nodes
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt.image import Image
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import nodes as podman_nodes
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.nodes import Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt.provider import Provider
 
 MIB = 2**20
 
@@ -90,8 +95,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "devenv" / "libvirt"
 
 
-def network(name: str = "lab", subnet: str = "10.213.0.0/24") -> podman.Network:
-    return podman.Network(f"devenv-{name}", name, "/h", libvirt_nodes.bridge_name(name), [subnet])
+def network(name: str = "lab", subnet: str = "10.213.0.0/24") -> Network:
+    return Network(f"devenv-{name}", name, "/h", libvirt_nodes.bridge_name(name), [subnet])
 
 
 def test_environments_are_found_without_their_state_folders(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,39 +147,42 @@ def test_capabilities_are_asked_for_once(root: Path, tmp_path: Path) -> None:
     assert (root / "other" / "cache" / "qemu" / "capabilities" / "12.xml").read_text() == "<qemuCaps/>"
 
 
-def test_subnets_of_virtual_machines_are_taken(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(podman_nodes, "networks", list)
+@pytest.fixture
+def alone(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other provider has anything, and the allocator lock is the test's own."""
+    monkeypatch.setattr(host_network, "ALLOCATOR", tmp_path / "lock")
+    monkeypatch.setattr(registry, "every", lambda: [Provider()])
+
+
+def test_subnets_of_virtual_machines_are_taken(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
     libvirt.write_network(network(subnet="10.213.77.0/24"))
-    assert "10.213.77.0/24" in podman_nodes.subnets_in_use()
+    pool = {"network": {"node_pools": {"ipv4": "10.213.77.0/24"}}, "families": ["ipv4"]}
+    with pytest.raises(DevenvError, match="no free /24"):
+        host_network.choose_subnets(pool, None, registry.networks())
 
 
-def test_another_home_keeps_its_name(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(libvirt_nodes, "ALLOCATOR", tmp_path / "lock")
-    monkeypatch.setattr(podman_nodes, "others", lambda name: [])
+def test_another_home_keeps_its_name(alone: None) -> None:
     libvirt.write_network(network())
     with pytest.raises(DevenvError, match="belongs to /h"):
-        libvirt_nodes.claim("lab", "/elsewhere", profile.resolve("sno"), None)
+        claims.claim(Provider(), "lab", "/elsewhere", resolved(), None)
 
 
-def test_a_claim_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(libvirt_nodes, "ALLOCATOR", tmp_path / "lock")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(podman_nodes, "others", lambda name: [])
-    monkeypatch.setattr(podman_nodes, "subnets_in_use", lambda: ["10.213.0.0/24"])
-    resolved = profile.resolve("sno")
-    plan = libvirt_nodes.claim("lab", "/h", resolved, None)
+def test_a_claim_is_kept(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_network, "routes", lambda: ["10.213.0.0/24"])
+    plan = claims.claim(Provider(), "lab", "/h", resolved(), None)
     assert plan["subnets"] == {"ipv4": "10.213.1.0/24"}
     assert len(plan["bridge"]) < 16
-    assert libvirt_nodes.claim("lab", "/h", resolved, plan) == plan
+    assert claims.claim(Provider(), "lab", "/h", resolved(), plan) == plan
 
 
-NODE = Node(
+NODE = NodeSpec(
     name="worker-0",
-    cpus=0.5,
+    group="workers",
     memory=1024 * MIB,
     mac="52:54:0a:d5:04:0a",
-    addresses=["10.213.4.10/24", "fd77::10/64"],
-    gateways=["10.213.4.1", "fd77::1"],
+    addresses=("10.213.4.10", "fd77::10"),
+    prefixes=(24, 64),
+    gateways=("10.213.4.1", "fd77::1"),
 )
 
 
@@ -254,14 +262,14 @@ def test_kvm_is_proved_once_a_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 # --- preflight --------------------------------------------------------------------------------------------------------
 
 
-def resolved(**changes: Any) -> dict[str, Any]:
-    return profile.resolve("sno", overrides={"provider": "libvirt", **changes})
+def resolved(**changes: Any) -> Profile:
+    return cast(Profile, profile.resolve("sno", overrides={"provider": "libvirt", **changes}))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_preflight_names_what_is_missing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libvirt, "drivers", list)
-    probes = preflight.look("lab", resolved())
+    probes = Provider().preflight(Request("lab", resolved()))
     with pytest.raises(DevenvError, match="libvirt's QEMU driver: not found") as caught:
         preflight.require([probe for probe in probes if not probe.name.startswith("program ")])
     assert "libvirt-daemon-driver-qemu" in caught.value.advice
@@ -278,8 +286,8 @@ def test_the_driver_is_looked_for_where_distributions_put_it(tmp_path: Path) -> 
 def test_the_plan_of_addresses_is_that_of_other_providers() -> None:
     chosen = resolved()
     plan = addresses.plan(chosen, {"ipv4": "10.213.4.0/24"})
-    specs = podman_nodes.node_specs(chosen, plan)
-    assert [(node.name, list(node.addresses)) for node in specs] == [("master-0", ["10.213.4.10/24"])]
+    specs = environment_nodes.planned(chosen, cast(NetworkPlan, plan))
+    assert [(node.name, node.interfaces) for node in specs] == [("master-0", ["10.213.4.10/24"])]
 
 
 def test_a_filesystem_grows_once(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import ssh_keys, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, ssh_keys, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import address as podman_address
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
@@ -25,10 +25,10 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import
 def test_whose_address_can_change(name: str, node: str, reason: str) -> None:
     resolved = profile.resolve(name)
     if not reason:
-        podman_address.check(resolved, node)
+        members.check_move(resolved, node)
         return
     with pytest.raises(DevenvError) as raised:
-        podman_address.check(resolved, node)
+        members.check_move(resolved, node)
     assert raised.value.reason.id == reason
 
 
@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     state.write_profile(made, resolved)
     state.write_network(made, network)
     ssh_keys.ensure_hosts(made, network["nodes"])
-    found = podman.Container("lab-master-0", "lab", "master-0", "", "running", "", 4711)
+    found = podman.Container("lab-master-0", "lab", "master-0", "", "running", 4711)
     monkeypatch.setattr(podman, "containers", lambda environment=None: [found])
     return made
 

@@ -466,7 +466,7 @@ def test_down_with_no_environment_at_all(devenv: Devenv, runs: Runs) -> None:
 
 
 def _container(name: str, home: str, state: str = "running") -> podman.Container:
-    return podman.Container(f"{name}-master-0", name, "master-0", home, state, "image", 1)
+    return podman.Container(f"{name}-master-0", name, "master-0", home, state, 1, "image")
 
 
 def test_down_of_an_orphan_works_from_labels(
@@ -539,7 +539,7 @@ def test_plan_of_changes(devenv: Devenv, made: Made, monkeypatch: pytest.MonkeyP
     made("lab")
     containers = [
         _container("lab", str(own_home), "exited"),
-        podman.Container("lab-worker-7", "lab", "worker-7", str(own_home), "running", "i", 1),
+        podman.Container("lab-worker-7", "lab", "worker-7", str(own_home), "running", 1, "i"),
     ]
     monkeypatch.setattr(podman, "containers", lambda environment=None: containers)
     code, out, _ = devenv("plan", "-p", "aio", "-n", "lab", "--set", "nodes.master-0.labels.extra=yes", "--json")
@@ -853,7 +853,7 @@ def test_prune_keeps_images_in_use(devenv: Devenv, monkeypatch: pytest.MonkeyPat
         return json.dumps(images)
 
     monkeypatch.setattr(podman, "podman", answer)
-    used = podman.Container("lab-master-0", "lab", "master-0", "", "running", "localhost/devenv-node:1", 1)
+    used = podman.Container("lab-master-0", "lab", "master-0", "", "running", 1, "localhost/devenv-node:1")
     monkeypatch.setattr(podman, "containers", lambda environment=None: [used])
     found = {row["what"]: row["state"] for row in json.loads(devenv("prune", "--only", "node-image", "--json")[1])}
     assert found == {"localhost/devenv-node:1": "kept: lab-master-0 uses it", "localhost/devenv-node:2": "removed"}
@@ -885,7 +885,7 @@ def test_prune_keeps_what_was_taken_out_of_a_tarball_in_use(
 def test_prune_names_every_kind(devenv: Devenv) -> None:
     """The help text has the list once more, as loading the kinds takes time."""
     told = " ".join(devenv("prune", "--help")[1].split())
-    assert [kind for kind in prune.KINDS if not re.search(rf"\b{kind}[,.]", told)] == []
+    assert [kind for kind in prune.kinds() if not re.search(rf"\b{kind}[,.]", told)] == []
 
 
 def test_version(devenv: Devenv) -> None:

@@ -18,7 +18,7 @@ import secrets
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import clus
 from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import host as gather_host
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, runs, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Provider
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 
 PROGRAM = "node.archive"
@@ -74,18 +76,18 @@ class Source:
     state: Path
     hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     kubeconfigs: Mapping[str, Path] = field(default_factory=dict)
-    provider: str = "podman"
+    providers: Sequence[Provider] = ()
 
 
 def source_of(folder: Path) -> Source:
     """The Source of a state folder; one that knows no nodes yet gives none. Raises DevenvError ``state_broken``."""
     resolved = state.read_profile(folder)
     if resolved is None:
-        return Source(folder.name, folder)
+        return Source(folder.name, folder, providers=registry.every())
     built = inventory.build(resolved, state.read_network(folder), folder)
     paths = {str(host["devenv_cluster"]): Path(host["devenv_kubeconfig"]) for host in built["hosts"].values()
              if host["devenv_cluster"]}  # fmt: skip
-    return Source(folder.name, folder, built["hosts"], paths, str(resolved["provider"]))
+    return Source(folder.name, folder, built["hosts"], paths, [registry.of(resolved)])
 
 
 def archive_path(wanted: str, name: str, now: datetime | None = None) -> Path:
@@ -159,7 +161,7 @@ class _Writer:
                 # First, so that what an application logs of its own password is found.
                 self._secrets |= cluster.secret_values(access)
         self._start("runs", lambda put: _put_all(put, run_files(source.state)))
-        self._start("host", lambda put: gather_host.collect(source.name, source.provider, put))
+        self._start("host", lambda put: gather_host.collect(source.name, source.providers, put))
         for name, variables in source.hosts.items():
             self._start(f"nodes/{name}", self._node(name, variables))
         for name, access in apis.items():

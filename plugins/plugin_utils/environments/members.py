@@ -98,6 +98,20 @@ def check_removal(resolved: Mapping[str, Any], names: Collection[str]) -> None:
             )
 
 
+def check_move(resolved: Mapping[str, Any], name: str) -> None:
+    """Raise DevenvError node_unknown, address_many_nodes, or address_refused when the node cannot get another address:
+    it is not the only one of its cluster, or addresses come by DHCP.
+    """
+    found = next((node for node in resolved["nodes"] if node["name"] == name), None)
+    if found is None:
+        raise DevenvError("node_unknown", f"{name} is none of {', '.join(one['name'] for one in resolved['nodes'])}")
+    others = [one["name"] for one in resolved["nodes"] if found["cluster"] and one["cluster"] == found["cluster"]]
+    if len(others) > 1:
+        raise DevenvError("address_many_nodes", f"cluster {found['cluster']} has {', '.join(others)}")
+    if resolved["addressing"] != "static":
+        raise DevenvError("address_refused", "the nodes of this environment get their addresses by DHCP")
+
+
 def check_majority(members: Mapping[str, Sequence[str]], present: Collection[str]) -> None:
     """Raise DevenvError quorum_lost for a cluster of which some members are gone for good and too few are left.
 

@@ -1,4 +1,4 @@
-"""Hosts that exist already, as a profile gives them (provider ``existing``)."""
+"""Hosts that exist already, as a profile gives them to a provider that makes none."""
 
 from __future__ import annotations
 
@@ -7,32 +7,36 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.provider_traits import (
+    makes_machines,
+    of_given_machines,
+)
 
-PROVIDER = "existing"
 DEFAULTS: Mapping[str, Any] = {"user": "root", "port": 22, "key_file": "", "known_hosts": "", "become": False}
 
 
 def check(resolved: Mapping[str, Any]) -> None:
-    """Refuse hosts of a provider that makes its own, and nodes of ``existing`` without one, without an address of each
-    family, or with another's. Raises DevenvError profile_invalid.
+    """Refuse hosts of a provider that makes its own, and with one that makes none a node without a host, without an
+    address of each family, or with another's. Raises DevenvError profile_invalid.
     """
-    if resolved["provider"] != PROVIDER:
+    provider = str(resolved["provider"])
+    if makes_machines(provider):
         for node in resolved["nodes"]:
             if "host" in node:
                 raise DevenvError(
                     "profile_invalid",
-                    f"nodes.{node['name']}.host: is for the provider {PROVIDER}, is {resolved['provider']}",
+                    f"nodes.{node['name']}.host: is for the provider {of_given_machines()}, is {provider}",
                 )
         return
     if resolved["addressing"] != "static":
         raise DevenvError(
-            "profile_invalid", f"addressing: hosts of the provider {PROVIDER} have their addresses already"
+            "profile_invalid", f"addressing: hosts of the provider {provider} have their addresses already"
         )
     owners: dict[str, str] = {}
     for node in resolved["nodes"]:
         if "host" not in node:
             raise DevenvError(
-                "profile_invalid", f"nodes.{node['name']}.host: is missing; the provider {PROVIDER} needs it"
+                "profile_invalid", f"nodes.{node['name']}.host: is missing; the provider {provider} needs it"
             )
         for address in node["host"]["addresses"]:
             if address in owners:

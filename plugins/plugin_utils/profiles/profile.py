@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, existing_hosts
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, existing_hosts, provider_traits
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
 
 OVERRIDES = "--set"
@@ -394,7 +394,7 @@ def _endpoint(cluster: str, said: Mapping[str, Any], resolved: Mapping[str, Any]
         masters = [n for n in resolved["nodes"] if n["cluster"] == cluster and n["group"] == "control_plane"]
         kind = "virtual" if len(masters) > 1 else "node"
     # On a network of ours an address is reserved for it.
-    if kind == "node" or (kind == "virtual" and resolved["provider"] != existing_hosts.PROVIDER):
+    if kind == "node" or (kind == "virtual" and provider_traits.makes_machines(resolved["provider"])):
         if given:
             raise DevenvError("profile_invalid", f"{path}.addresses: are for kind external, is {said['kind']}")
         return {"kind": kind, "addresses": []}

@@ -1,28 +1,45 @@
-"""Who answers ssh: asked from here, all at once, without logging in."""
+"""Which nodes answer ssh: asked from here, all at once, without logging in."""
 
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.command import Connection
 
 
 def answering_ssh(targets: Mapping[str, Connection], limit: float) -> list[str]:
     """Return the names of those ``targets`` that greet as an ssh server within ``limit`` seconds."""
+    greeted = _greeted([(one.address, one.port or 22) for one in targets.values()], limit)
+    return [name for name, ok in zip(targets, greeted, strict=True) if ok]
+
+
+def wait_for_ssh(
+    targets: Sequence[tuple[str, str]], limit: float = 60, *, patience: float = 2, pause: float = 0.05
+) -> None:
+    """Wait until all ``targets`` (name and address) greet as an ssh server. ``patience`` is how long one greeting may
+    take: each attempt costs the node a process. Raises DevenvError ``node_no_ssh`` after ``limit`` seconds.
+    """
+    greeted = _greeted([(address, 22) for _name, address in targets], limit, patience, pause)
+    silent = [f"{name} ({address})" for (name, address), ok in zip(targets, greeted, strict=True) if not ok]
+    if silent:
+        raise DevenvError("node_no_ssh", f"no answer from ssh within {limit:.0f} s: {', '.join(silent)}")
+
+
+def _greeted(servers: Sequence[tuple[str, int]], limit: float, patience: float = 2, pause: float = 0.1) -> list[bool]:
     deadline = time.monotonic() + limit
-    with ThreadPoolExecutor(max_workers=max(1, min(32, len(targets)))) as pool:
-        greeted = pool.map(lambda one: wait.until(lambda: _greets(one), deadline), targets.values())
-        return [name for name, ok in zip(targets, greeted, strict=True) if ok]
+    with ThreadPoolExecutor(max_workers=max(1, min(32, len(servers)))) as pool:
+        return list(pool.map(lambda one: wait.until(lambda: _greets(one, patience), deadline, pause=pause), servers))
 
 
-def _greets(one: Connection) -> bool:
+def _greets(server: tuple[str, int], patience: float) -> bool:
     try:
-        with socket.create_connection((one.address, one.port or 22), timeout=2) as connection:
-            connection.settimeout(2)
+        with socket.create_connection(server, timeout=2) as connection:
+            connection.settimeout(patience)
             return connection.recv(4) == b"SSH-"
     except OSError:
         return False

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import image as node_image
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import node_recipe
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load, remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Target
 
@@ -28,7 +28,7 @@ Progress = Callable[[str], None]
 
 def programs(bundle: Bundle) -> dict[str, str]:
     """Name to sha256 of the programs that a node gets of a bundle."""
-    wanted = {f"bin/{name}": name for name in node_image.PROGRAMS}
+    wanted = {f"bin/{name}": name for name in node_recipe.PROGRAMS}
     return {wanted[one.path]: one.sha256 for one in bundle.manifest.files if one.path in wanted}
 
 

@@ -231,29 +231,21 @@ def down(name: str, options: Options | None = None, watcher: runner.Watcher | No
 
 
 def _labelled(name: str) -> bool:
-    """Whether podman or libvirt know anything of the environment, or its DHCP server is left; refuses what belongs to
+    """Whether a provider knows anything of the environment, or its DHCP server is left; refuses what belongs to
     another DEVENV_HOME that still has it.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
     from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
-    from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver as libvirt
-    from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
 
-    found: list[podman.Container | podman.Network | libvirt.Machine] = [
-        *libvirt.machines(name),
-        *libvirt.networks(name),
-    ]
-    try:
-        found += [*podman.containers(name), *podman.networks(name)]
-    except (OSError, program.ProgramFailed):
-        return bool(found)
-    for item in found:
-        if item.home and item.home != str(paths.home()) and (Path(item.home) / "environments" / name).is_dir():
+    machines, networks = registry.visible(name)
+    homes = [*(machine.home for machine in machines), *(network.home for network in networks)]
+    for home in homes:
+        if home not in ("", str(paths.home())) and (Path(home) / "environments" / name).is_dir():
             raise errors.make(
-                f"the environment {name} belongs to {item.home}", exit_code=11, reason="name_taken",
-                advice=f"DEVENV_HOME={shlex.quote(item.home)} devenv down -n {name}",
+                f"the environment {name} belongs to {home}", exit_code=11, reason="name_taken",
+                advice=f"DEVENV_HOME={shlex.quote(home)} devenv down -n {name}",
             )  # fmt: skip
-    return bool(found or dhcp.servers(name))
+    return bool(homes or dhcp.servers(name))
 
 
 def run(

@@ -10,13 +10,14 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import image as node_image
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import node_recipe
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import ProvisionOutcome
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Answer, Target
 
@@ -55,20 +56,6 @@ class Host:
     @property
     def name(self) -> str:
         return str(self.node["name"])
-
-
-@dataclass
-class Outcome:
-    """Names of nodes that answer, and what was done to whom."""
-
-    nodes: list[str] = field(default_factory=list)
-    made: list[str] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def changed(self) -> bool:
-        return bool(self.made or self.removed)
 
 
 def owner(environment: str, home: str) -> dict[str, str]:
@@ -115,7 +102,7 @@ def _virtual(endpoint: Mapping[str, Any]) -> dict[str, str]:
 def look(hosts: Sequence[Host], virtual: bool = False) -> dict[str, Answer]:
     """What each host tells of itself (module_utils/existing/host.py, ``look``), or why it does not. Changes nothing."""
     wanted = sorted({*PROGRAMS, *(VIRTUAL_PROGRAMS if virtual else {})})
-    arguments = {"programs": wanted, "ours": list(node_image.PROGRAMS)}
+    arguments = {"programs": wanted, "ours": list(node_recipe.PROGRAMS)}
     source = remote.program(MODULE, "look", arguments)
     return remote.ask_all([host.target for host in hosts], source, LOOK_TIMEOUT)
 
@@ -200,7 +187,7 @@ def _same_host(hosts: Sequence[Host], seen: Mapping[str, Answer]) -> list[str]:
 # --- deliver ---------------------------------------------------------------------------------------------------------
 
 
-def deliver(hosts: Sequence[Host], bundle: Bundle, mine: Mapping[str, str], progress: Progress) -> Outcome:
+def deliver(hosts: Sequence[Host], bundle: Bundle, mine: Mapping[str, str], progress: Progress) -> ProvisionOutcome:
     """Bring the bundle's programs and images onto every host that has not got them. Raises DevenvError
     host_delivery_failed with the names of all hosts where it failed.
     """
@@ -218,15 +205,15 @@ def deliver(hosts: Sequence[Host], bundle: Bundle, mine: Mapping[str, str], prog
     with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
         results = list(pool.map(one_host, hosts))
     _raise("host_delivery_failed", hosts, results)
-    return Outcome(nodes=[host.name for host in hosts], made=[host.name for host in hosts])
+    return ProvisionOutcome(nodes=[host.name for host in hosts], made=[host.name for host in hosts])
 
 
-def note(hosts: Sequence[Host], digest: str, mine: Mapping[str, str]) -> Outcome:
+def note(hosts: Sequence[Host], digest: str, mine: Mapping[str, str]) -> ProvisionOutcome:
     """Let hosts count as having the bundle with this digest. Raises DevenvError host_delivery_failed."""
     with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
         results = list(pool.map(lambda one: _do(one, "note", {"owner": dict(mine), "digest": digest}), hosts))
     _raise("host_delivery_failed", hosts, results)
-    return Outcome(nodes=[host.name for host in hosts], made=[host.name for host in hosts])
+    return ProvisionOutcome(nodes=[host.name for host in hosts], made=[host.name for host in hosts])
 
 
 def undelivered(hosts: Sequence[Host], seen: Mapping[str, Answer], digest: str) -> list[Host]:
@@ -236,7 +223,7 @@ def undelivered(hosts: Sequence[Host], seen: Mapping[str, Answer], digest: str) 
 
 def _parcel(bundle: Bundle) -> list[dict[str, str]]:
     """What goes onto a host: path in the bundle and sha256."""
-    wanted = {f"bin/{name}" for name in node_image.PROGRAMS}
+    wanted = {f"bin/{name}" for name in node_recipe.PROGRAMS}
     return [
         {"path": one.path, "sha256": one.sha256}
         for one in bundle.manifest.files
@@ -247,7 +234,7 @@ def _parcel(bundle: Bundle) -> list[dict[str, str]]:
 # --- reset -----------------------------------------------------------------------------------------------------------
 
 
-def reset(hosts: Sequence[Host], mine: Mapping[str, str]) -> Outcome:
+def reset(hosts: Sequence[Host], mine: Mapping[str, str]) -> ProvisionOutcome:
     """Leave hosts as they were. One that is not ours any more is left alone. Raises DevenvError host_reset_failed with
     the names of all hosts that could not be reset.
     """
@@ -263,7 +250,7 @@ def reset(hosts: Sequence[Host], mine: Mapping[str, str]) -> Outcome:
     with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
         results = list(pool.map(one_host, hosts))
     _raise("host_reset_failed", hosts, results)
-    return Outcome(removed=sorted(changed))
+    return ProvisionOutcome(removed=sorted(changed))
 
 
 def _do(host: Host, main: str, arguments: Mapping[str, Any]) -> str:

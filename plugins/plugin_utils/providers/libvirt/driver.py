@@ -20,7 +20,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, processes, program
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.cli import Network
+from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import RUNNING
 
 ROOT = Path("/run/devenv/libvirt")
 # Of every libvirt of a host.
@@ -58,15 +60,9 @@ namespaces = []
 
 
 @dataclass(frozen=True)
-class Machine:
+class Machine(base.Machine):
     """A virtual machine of ours. ``state`` is running or shut off; ``console`` has what its kernel printed."""
 
-    name: str
-    environment: str
-    node: str
-    home: str
-    state: str
-    pid: int
     console: str = ""
 
 
@@ -124,12 +120,12 @@ def machines(environment: str | None = None) -> list[Machine]:
         except (OSError, ValueError):
             continue
         pid = running.pop((machine.environment, machine.node), 0)
-        found[machine.name] = Machine(**{**asdict(machine), "state": "running" if pid else "shut off", "pid": pid})
+        found[machine.name] = Machine(**{**asdict(machine), "state": RUNNING if pid else "shut off", "pid": pid})
     # Those whose folder is lost.
     for (owner, node), pid in running.items():
         if environment in (None, owner):
             name = f"{owner}-{node}"
-            found[name] = Machine(name, owner, node, "", "running", pid)
+            found[name] = Machine(name, owner, node, "", RUNNING, pid)
     return [found[name] for name in sorted(found)]
 
 

@@ -25,8 +25,13 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, proc
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program as process
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import image as node_image
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.image import PROGRAMS, Progress, Recipe
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.node_recipe import (
+    PROGRAMS,
+    Progress,
+    Recipe,
+    root_digest,
+    root_hooks,
+)
 
 # initramfs-tools reads these when the kernel's package is configured, so they are there before it.
 INITRAMFS = "/etc/initramfs-tools"
@@ -55,10 +60,15 @@ class Image:
         return self.path / ROOT
 
 
+def folder(cache: Path) -> Path:
+    """Where images and disks are kept."""
+    return cache / "virtual-machines"
+
+
 def image_of(recipe: Recipe, hook: Path, bundle_digest: str, cache: Path) -> Image:
     """Where the image made of these inputs is, or will be."""
-    inputs = f"{node_image.root_digest(recipe)} {bundle_digest} {' '.join(PROGRAMS)}".encode() + hook.read_bytes()
-    return Image(cache / "virtual-machines" / f"root-{hashlib.sha256(inputs).hexdigest()[:12]}")
+    inputs = f"{root_digest(recipe)} {bundle_digest} {' '.join(PROGRAMS)}".encode() + hook.read_bytes()
+    return Image(folder(cache) / f"root-{hashlib.sha256(inputs).hexdigest()[:12]}")
 
 
 def ensure_image(
@@ -111,7 +121,7 @@ def _mmdebstrap(recipe: Recipe, hook: Path, target: Path) -> list[str]:
         f'--essential-hook=echo MODULES=list > "$1{INITRAMFS}/conf.d/devenv"',
         f"--essential-hook=upload {hook} {INITRAMFS}/hooks/devenv",
         f'--essential-hook=chmod 755 "$1{INITRAMFS}/hooks/devenv"',
-        *node_image.root_hooks(recipe),
+        *root_hooks(recipe),
     ]
     argv = [
         "mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(sorted(recipe.packages))}",
@@ -122,9 +132,9 @@ def _mmdebstrap(recipe: Recipe, hook: Path, target: Path) -> list[str]:
     return [*argv, recipe.mirror] if recipe.mirror else argv
 
 
-def filesystem(folder: Path, target: Path, label: str) -> None:
-    """Put what is in ``folder`` into a new ext4 filesystem in the file ``target``, with a little room."""
-    used = int(process.run(["du", "--summarize", "--block-size=1M", str(folder)], timeout=300).stdout.split()[0])
+def filesystem(source: Path, target: Path, label: str) -> None:
+    """Put what is in the folder ``source`` into a new ext4 filesystem in the file ``target``, with a little room."""
+    used = int(process.run(["du", "--summarize", "--block-size=1M", str(source)], timeout=300).stdout.split()[0])
     size = used + used // 4 + 128
     # No quota of root's, and nothing that an older kernel would not know.
     argv = [
@@ -140,7 +150,7 @@ def filesystem(folder: Path, target: Path, label: str) -> None:
         "-L",
         label,
         "-d",
-        str(folder),
+        str(source),
         str(target),
         f"{size}M",
     ]
@@ -169,11 +179,11 @@ def of_size(base: Path, size: int) -> Path:
 
 def images_disk(store: Path, cache: Path) -> Path:
     """Where the filesystem with the content of an image store is, or will be."""
-    return cache / "virtual-machines" / f"images-{store.name}.raw"
+    return folder(cache) / f"images-{store.name}.raw"
 
 
 def ensure_images_disk(store: Path, cache: Path, progress: Progress) -> bool:
-    """Make a filesystem of an image store (node_image.store_path) unless it is there. Raises DevenvError
+    """Make a filesystem of an image store (providers/image_store.py) unless it is there. Raises DevenvError
     ``node_image_failed``.
     """
     target = images_disk(store, cache)

@@ -8,29 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import io
-import ipaddress
 import math
 import os
 import re
 import shutil
 import tarfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths, program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp, network
+from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
+    RUNNING,
+    ProvisionOutcome,
+    init_variables,
+    ssh_targets,
+)
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.claims import set_up_network
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import image as libvirt_image
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt.image import Image
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import nodes as podman_nodes
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.cli import Network
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.nodes import ALLOCATOR, Node, Outcome
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.reachable import wait_for_ssh
 
 ARGUMENTS = (
     "root=/dev/vda rw rootflags=noinit_itable init=/usr/local/sbin/vm-init console=ttyS0 net.ifnames=0 panic=-1 "
@@ -61,57 +66,36 @@ def bridge_name(environment: str) -> str:
     return f"dv-{hashlib.sha256(environment.encode()).hexdigest()[:8]}"
 
 
-def claim(
-    environment: str, home: str, resolved: Mapping[str, Any], previous: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Choose subnets, note them where every run of this machine sees them, and return the plan of addresses
-    (``network.yml``).
-    """
-    with files.exclusive(ALLOCATOR):
-        mine = driver.networks(environment)
-        podman_nodes.owner_conflict([*mine, *podman_nodes.others(environment)], environment, home)
-        if not mine:
-            wanted = podman_nodes.choose_subnets(resolved, previous)
-            subnets = [wanted[family] for family in resolved["families"]]
-            network = Network(
-                podman_nodes.network_name(environment), environment, home, bridge_name(environment), subnets
-            )
-            driver.write_network(network)
-            mine = [network]
-    driver.share_capabilities(environment, paths.cache())
-    subnets_of = {f"ipv{ipaddress.ip_network(subnet).version}": subnet for subnet in mine[0].subnets}
-    plan = addresses.plan(resolved, subnets_of, previous)
-    plan["bridge"] = mine[0].bridge
-    return plan
+def claim_network(environment: str, home: str, subnets: Sequence[str]) -> Network:
+    """Note the environment's subnets where every run of this machine sees them."""
+    claimed = Network(network.network_name(environment), environment, home, bridge_name(environment), list(subnets))
+    driver.write_network(claimed)
+    return claimed
 
 
 def create(
     environment: str,
     home: str,
     state: Path,
-    nodes: Sequence[Node],
-    disks: Mapping[str, int],
-    plan: Mapping[str, Any],
+    nodes: Sequence[NodeSpec],
+    plan: NetworkPlan,
     boot: Boot,
-    clustered: Sequence[str],
     progress: Callable[[str], None],
-) -> Outcome:
-    """Make what is missing, start what is stopped, leave what runs alone. ``disks`` has each node's size in bytes,
-    ``clustered`` names those that run Kubernetes.
-    """
-    outcome = Outcome()
+) -> ProvisionOutcome:
+    """Make what is missing, start what is stopped, leave what runs alone."""
+    outcome = ProvisionOutcome()
+    driver.share_capabilities(environment, paths.cache())
     refresh(environment)
-    running = {machine.node for machine in driver.machines(environment) if machine.state == "running"}
+    running = {machine.node for machine in driver.machines(environment) if machine.state == RUNNING}
     missing = [node for node in nodes if node.name not in running]
     if missing:
         progress(f"nodes: {', '.join(node.name for node in missing)}")
     # First, so that a node's first question for its addresses or its router is answered.
-    if podman_nodes.set_up_host_side(environment, state, plan, nodes):
+    if set_up_network(environment, state, plan, nodes):
         outcome.notes.append("host side of the network set")
 
-    def made(node: Node) -> bool:
-        images = boot.images_disk if node.name in clustered else None
-        return make_disks(state, node, disks[node.name], boot.image, images)
+    def made(node: NodeSpec) -> bool:
+        return make_disks(state, node, boot.image, boot.images_disk if node.cluster else None)
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         fresh = list(pool.map(made, missing))
@@ -130,7 +114,7 @@ def folder_of(state: Path, node: str) -> Path:
     return state / "nodes" / node
 
 
-def make_disks(state: Path, node: Node, size: int, image: Image, images_disk: Path | None) -> bool:
+def make_disks(state: Path, node: NodeSpec, image: Image, images_disk: Path | None) -> bool:
     """Have the disks of a node: what is written lies over images that all nodes share. Return whether they were made.
 
     A node's folder is whole or not there. It holds links to the images, so that emptying the cache hurts no node.
@@ -144,26 +128,15 @@ def make_disks(state: Path, node: Node, size: int, image: Image, images_disk: Pa
     sources = {
         "vmlinuz": image.kernel,
         "initrd": image.initrd,
-        "root.raw": libvirt_image.of_size(image.root, size),
+        "root.raw": libvirt_image.of_size(image.root, node.disk),
     }
     if images_disk is not None:
-        sources["images.raw"] = libvirt_image.of_size(images_disk, size)
+        sources["images.raw"] = libvirt_image.of_size(images_disk, node.disk)
     for name, source in sources.items():
         link_or_copy(source, made / name)
     for base in ("root", "images") if images_disk else ("root",):
-        argv = [
-            "qemu-img",
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-F",
-            "raw",
-            "-b",
-            f"{base}.raw",
-            str(made / f"{base}.qcow2"),
-        ]
-        program.run(argv)
+        layer = str(made / f"{base}.qcow2")
+        program.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", f"{base}.raw", layer])
     os.replace(made, place)
     return True
 
@@ -176,7 +149,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         program.run(["cp", "--sparse=always", str(source), str(target)], timeout=600)
 
 
-def write_seed(environment: str, state: Path, node: Node) -> Path:
+def write_seed(environment: str, state: Path, node: NodeSpec) -> Path:
     """What a node takes over when it starts (roles/provider_libvirt/files/vm-init), as an archive that is a disk."""
     keys = state / "ssh" / "hosts" / node.name
     contents = {
@@ -196,14 +169,14 @@ def write_seed(environment: str, state: Path, node: Node) -> Path:
     return target
 
 
-def seed_variables(node: Node) -> str:
-    """Variables of roles/provider_podman/files/node-init, and the node's name, as shell."""
-    variables = {"DEVENV_HOSTNAME": [node.name], **podman_nodes.network_variables(node)}
+def seed_variables(node: NodeSpec) -> str:
+    """Variables of roles/node_image/files/node-init, and the node's name, as shell."""
+    variables = {"DEVENV_HOSTNAME": [node.name], **init_variables(node)}
     # None of the values has a character that a shell would read otherwise.
     return "".join(f"export {name}='{' '.join(words)}'\n" for name, words in variables.items())
 
 
-def bring_up(environment: str, home: str, state: Path, node: Node, plan: Mapping[str, Any], kvm: bool) -> None:
+def bring_up(environment: str, home: str, state: Path, node: NodeSpec, plan: NetworkPlan, kvm: bool) -> None:
     """Define a node's machine as it is to be now, and start it."""
     place = folder_of(state, node.name)
     disks = [
@@ -255,23 +228,24 @@ def refresh(environment: str) -> None:
     _virsh(environment, "list", "--all")
 
 
-def wait(environment: str, state: Path, nodes: Sequence[Node], kvm: bool) -> None:
+def wait(environment: str, state: Path, nodes: Sequence[NodeSpec], kvm: bool) -> None:
     """Wait until every node answers; a machine that does not has a console to read."""
     try:
-        podman_nodes.wait_for_ssh(nodes, SSH_LIMIT[kvm], patience=60, pause=0.5)
+        wait_for_ssh(ssh_targets(nodes), SSH_LIMIT[kvm], patience=60, pause=0.5)
     except DevenvError as error:
         consoles = folder_of(state, "NODE") / "console.log"
         raise DevenvError(error.reason.id, error.message, advice=f"{consoles} has what the node printed.") from error
 
 
 def start(
-    environment: str, home: str, state: Path, plan: Mapping[str, Any], nodes: Sequence[Node], kvm: bool
-) -> Outcome:
+    environment: str, home: str, state: Path, plan: NetworkPlan, nodes: Sequence[NodeSpec], kvm: bool
+) -> ProvisionOutcome:
     """Start the nodes that have disks and do not run."""
-    outcome = Outcome()
+    outcome = ProvisionOutcome()
+    driver.share_capabilities(environment, paths.cache())
     refresh(environment)
-    podman_nodes.set_up_host_side(environment, state, plan, nodes)
-    running = {machine.node for machine in driver.machines(environment) if machine.state == "running"}
+    set_up_network(environment, state, plan, nodes)
+    running = {machine.node for machine in driver.machines(environment) if machine.state == RUNNING}
     there = [node for node in nodes if folder_of(state, node.name).is_dir()]
     for node in there:
         if node.name not in running:
@@ -281,59 +255,59 @@ def start(
     return outcome
 
 
-def stop(environment: str, grace: int = 90) -> Outcome:
+def stop(environment: str, grace: int = 90) -> ProvisionOutcome:
     """Press the power button of all nodes at once; ``grace`` in seconds, then the plug is pulled."""
-    outcome = Outcome()
-    running = [machine for machine in driver.machines(environment) if machine.state == "running"]
+    outcome = ProvisionOutcome()
+    running = [machine for machine in driver.machines(environment) if machine.state == RUNNING]
     for machine in running:
         _virsh(environment, "shutdown", machine.name)
     deadline = time.monotonic() + grace
     while running and time.monotonic() < deadline:
         # QEMU waits for libvirt before it ends: somebody has to be connected.
         driver.virsh(environment, "event", "--event", "lifecycle", "--loop", "--timeout", "2", check=False)
-        if not any(machine.state == "running" for machine in driver.machines(environment)):
+        if not any(machine.state == RUNNING for machine in driver.machines(environment)):
             break
     for machine in driver.machines(environment):
-        if machine.state == "running" and _pull_the_plug(environment, machine.name):
+        if machine.state == RUNNING and pull_the_plug(environment, machine.name):
             outcome.notes.append(f"{machine.node} did not shut down within {grace} s")
     outcome.stopped = [machine.node for machine in running]
     dhcp.end(environment)
     return outcome
 
 
-def _pull_the_plug(environment: str, name: str) -> bool:
+def pull_the_plug(environment: str, name: str) -> bool:
     """End a machine at once; return False where it had just ended by itself. Raises DevenvError libvirt_failed."""
     if driver.virsh(environment, "destroy", name, check=False).code == 0:
         return True
-    if all(machine.name != name or machine.state != "running" for machine in driver.machines(environment)):
+    if all(machine.name != name or machine.state != RUNNING for machine in driver.machines(environment)):
         return False
     _virsh(environment, "destroy", name)
     return True
 
 
-def destroy(environment: str) -> Outcome:
+def destroy(environment: str) -> ProvisionOutcome:
     """End everything of an environment on this host; its disks go with the state folder."""
-    outcome = Outcome(removed=[machine.node for machine in driver.machines(environment)])
-    known = driver.networks(environment)
+    outcome = ProvisionOutcome(removed=[machine.node for machine in driver.machines(environment)])
+    claimed = driver.networks(environment)
     # Not by virsh: a driver of its own has nothing beyond its folder, and this works without the packages, too.
     driver.end_all(environment)
     if dhcp.end(environment):
         outcome.removed.append("DHCP server")
-    with files.exclusive(ALLOCATOR):
-        outcome.removed += podman_nodes.remove_host_side(environment, [bridge_name(environment)])
+    with files.exclusive(network.ALLOCATOR):
+        outcome.removed += network.remove(environment, [bridge_name(environment)])
         driver.forget(environment)
-        outcome.removed += [network.name for network in known]
+        outcome.removed += [one.name for one in claimed]
     return outcome
 
 
-def remove_nodes(environment: str, state: Path, names: Sequence[str]) -> Outcome:
+def remove_nodes(environment: str, state: Path, names: Sequence[str]) -> ProvisionOutcome:
     """End single nodes of an environment, with their data."""
-    outcome = Outcome()
+    outcome = ProvisionOutcome()
     refresh(environment)
     for machine in driver.machines(environment):
         if machine.node in names:
-            if machine.state == "running":
-                _pull_the_plug(environment, machine.name)
+            if machine.state == RUNNING:
+                pull_the_plug(environment, machine.name)
             _virsh(environment, "undefine", machine.name)
             outcome.removed.append(machine.node)
     for name in names:

@@ -13,25 +13,13 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import ssh_keys, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, ssh_keys, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli
 
 FILE = "addresses"
 # Else the kernel takes the other addresses with the first of the subnet, and the way out with it.
 PROMOTE = "net.ipv4.conf.eth0.promote_secondaries=1"
-
-
-def check(resolved: Mapping[str, Any], name: str) -> None:
-    """Raise DevenvError node_unknown, address_many_nodes, or address_refused where addresses come by DHCP."""
-    found = next((node for node in resolved["nodes"] if node["name"] == name), None)
-    if found is None:
-        raise DevenvError("node_unknown", f"{name} is none of {', '.join(one['name'] for one in resolved['nodes'])}")
-    members = [one["name"] for one in resolved["nodes"] if found["cluster"] and one["cluster"] == found["cluster"]]
-    if len(members) > 1:
-        raise DevenvError("address_many_nodes", f"cluster {found['cluster']} has {', '.join(members)}")
-    if resolved["addressing"] != "static":
-        raise DevenvError("address_refused", "the nodes of this environment get their addresses by DHCP")
 
 
 def begin(folder: Path, environment: str, name: str, wanted: str) -> list[str]:
@@ -41,7 +29,7 @@ def begin(folder: Path, environment: str, name: str, wanted: str) -> list[str]:
     Once more with the same address, it changes nothing that is so already. Raises DevenvError address_refused,
     node_no_ssh when the node does not run.
     """
-    check(state.read_profile(folder) or {"nodes": []}, name)
+    members.check_move(state.read_profile(folder) or {"nodes": []}, name)
     network = state.read_network(folder) or {"nodes": {}}
     pid = _pid(environment, name)
     moved = addresses.move(network, name, wanted)

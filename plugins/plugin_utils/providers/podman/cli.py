@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
+from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Machine
 
 ENVIRONMENT_LABEL = "devenv.environment"
 HOME_LABEL = "devenv.home"
@@ -16,27 +19,10 @@ SUBNETS_LABEL = "devenv.subnets"
 
 
 @dataclass(frozen=True)
-class Container:
+class Container(Machine):
     """A container of ours. ``state`` is podman's word: created, running, exited, ..."""
 
-    name: str
-    environment: str
-    node: str
-    home: str
-    state: str
-    image: str
-    pid: int
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network of ours; ``bridge`` is the link's name on this host."""
-
-    name: str
-    environment: str
-    home: str
-    bridge: str
-    subnets: list[str]
+    image: str = ""
 
 
 def podman(*arguments: str, timeout: float = 120) -> str:
@@ -44,10 +30,15 @@ def podman(*arguments: str, timeout: float = 120) -> str:
     return program.run(["podman", *arguments], timeout=timeout).stdout
 
 
+def _listed(*arguments: str) -> str:
+    """Output of podman, or nothing on a host without it: its nodes are virtual machines, or none."""
+    return podman(*arguments) if shutil.which("podman") else ""
+
+
 def containers(environment: str | None = None) -> list[Container]:
     """All containers of ``environment``, or of every environment on this machine, running or not."""
     wanted = ENVIRONMENT_LABEL if environment is None else f"{ENVIRONMENT_LABEL}={environment}"
-    return parse_containers(podman("ps", "--all", "--filter", f"label={wanted}", "--format", "json"))
+    return parse_containers(_listed("ps", "--all", "--filter", f"label={wanted}", "--format", "json"))
 
 
 def parse_containers(text: str) -> list[Container]:
@@ -72,7 +63,7 @@ def networks(environment: str | None = None) -> list[Network]:
     """Networks of ``environment``, or of every environment on this machine."""
     wanted = ENVIRONMENT_LABEL if environment is None else f"{ENVIRONMENT_LABEL}={environment}"
     # In one call: between two, others may end their environment.
-    return parse_networks(podman("network", "ls", "--filter", f"label={wanted}", "--format", "json"))
+    return parse_networks(_listed("network", "ls", "--filter", f"label={wanted}", "--format", "json"))
 
 
 def parse_networks(text: str) -> list[Network]:

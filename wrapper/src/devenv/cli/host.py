@@ -54,22 +54,22 @@ def prune(
 
     What an environment uses stays. Everything else is made again when it is needed, which takes minutes.
     """
+    from dataclasses import asdict
+
     from devenv.environments import prune as pruning
 
-    wrong = [kind for kind in only or [] if kind not in pruning.KINDS]
+    wrong = [kind for kind in only or [] if kind not in pruning.kinds()]
     if wrong:
         raise errors.UsageError(
-            f"{wrong[0]!r} is no kind", where="--only", advice=f"one of: {', '.join(pruning.KINDS)}"
+            f"{wrong[0]!r} is no kind", where="--only", advice=f"one of: {', '.join(pruning.kinds())}"
         )
-    found = pruning.items(only or pruning.KINDS)
+    found = pruning.items(only or pruning.kinds())
     if not dry_run:
         for item in found:
             if not item.used:
                 output.say(f"removing {item.kind} {item.what}")
                 pruning.remove(item)
-    rows = [
-        {**item.document(), "size": output.size(item.bytes), "state": _pruned(item.used, dry_run)} for item in found
-    ]
+    rows = [{**asdict(item), "size": output.size(item.bytes), "state": _pruned(item.used, dry_run)} for item in found]
     output.document("json" if as_json else "text", rows, _prune_text)
 
 

@@ -66,9 +66,9 @@ def change_address(
     """Give a node (None: the only one) another address. Raises Error node_unknown, address_many_nodes,
     address_refused.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, state
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
-    from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import address as podman_address
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base
 
     resolved = profile_of(name)
     with names.translated():
@@ -76,7 +76,8 @@ def change_address(
         if network is None:
             raise errors.NotFound(f"the environment {name} has no nodes yet", advice=f"devenv up -n {name} makes them")
         chosen = _only(resolved, node)
-        podman_address.check(resolved, chosen)
+        base.require(str(resolved["provider"]), "change_address")
+        members.check_move(resolved, chosen)
         addresses.move(network, chosen, address)
     variables = {"devenv_node": chosen, "devenv_address": address}
     return operations.run("address", name, variables, options, watcher)

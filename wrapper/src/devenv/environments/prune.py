@@ -2,61 +2,60 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, program
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import image as node_image
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import image_store, registry
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import CachedFile, Provider
 
 from devenv.environments import names
 
-KINDS = ("bundle", "toolchain", "node-image", "image-store", "virtual-machines", "gravity", "history", "rest")
+Item = CachedFile
 
 
-@dataclass(frozen=True)
-class Item:
-    """One thing that could go. ``bytes`` is what it takes (images share layers: their sum may be less); ``used`` says
-    by what.
-    """
-
-    kind: str
-    what: str
-    bytes: int
-    used: str = ""
-
-    def document(self) -> dict[str, Any]:
-        return asdict(self)
+def kinds() -> tuple[str, ...]:
+    """Return the kinds of what can be removed."""
+    cached = [kind for provider in registry.every() for kind in provider.traits["caches"]]
+    return ("bundle", "toolchain", *cached, "image-store", "gravity", "history", "rest")
 
 
-def items(kinds: Iterable[str] = KINDS) -> list[Item]:
-    """Everything of these kinds, used or not."""
+def items(wanted: Iterable[str] | None = None) -> list[Item]:
+    """Return everything of the kinds ``wanted``, by default of all, used or not."""
     finders: dict[str, Callable[[], list[Item]]] = {
         "bundle": _bundles,
         "toolchain": lambda: _folders("toolchain", paths.cache() / "go"),
-        "node-image": _node_images,
         "image-store": _stores,
-        # Nodes have links to them: those that go here are not missed.
-        "virtual-machines": lambda: _entries("virtual-machines", paths.cache() / "virtual-machines"),
         "gravity": _tarballs,
         "history": lambda: _folders("history", paths.home() / "history"),
         "rest": lambda: [Item("rest", str(path), store.size_of(path)) for path in store.leftovers()],
     }
-    return [item for kind in kinds for item in finders[kind]()]
+    return [item for kind in wanted or kinds() for item in (finders[kind]() if kind in finders else _cached(kind))]
+
+
+def _cached(kind: str) -> list[Item]:
+    """What the provider that has this kind keeps; nothing where its programs do not answer."""
+    try:
+        return [item for item in _provider(kind).cached_files() if item.kind == kind]
+    except (OSError, program.ProgramFailed):
+        return []
+
+
+def _provider(kind: str) -> Provider:
+    return next(provider for provider in registry.every() if kind in provider.traits["caches"])
 
 
 def remove(item: Item) -> None:
     """Remove one item. Raises DevenvError, OSError or ProgramFailed."""
-    if item.kind == "node-image":
-        podman.podman("image", "rm", item.what)
-    elif item.kind in ("bundle", "rest"):
+    if item.kind in ("bundle", "rest"):
         store.remove(Path(item.what))
+    elif not item.what.startswith("/"):
+        _provider(item.kind).remove_cached(item)
     elif Path(item.what).is_dir():
         shutil.rmtree(item.what)
     else:
@@ -68,13 +67,6 @@ def _folders(kind: str, base: Path) -> list[Item]:
     if not base.is_dir():
         return []
     return [Item(kind, str(entry), store.size_of(entry)) for entry in sorted(base.iterdir()) if entry.is_dir()]
-
-
-def _entries(kind: str, base: Path) -> list[Item]:
-    """Everything right in ``base``."""
-    if not base.is_dir():
-        return []
-    return [Item(kind, str(entry), store.size_of(entry)) for entry in sorted(base.iterdir())]
 
 
 def _environments_by(said: Callable[[Mapping[str, Any]], str]) -> dict[str, str]:
@@ -107,9 +99,9 @@ def _bundles() -> list[Item]:
 
 def _stores() -> list[Item]:
     used = _environments_by_version()
-    base = paths.cache() / "image-stores"
+    base = image_store.folder(paths.cache())
     wanted = {
-        node_image.store_path(paths.cache(), one.digest): used.get(one.manifest.kubernetes, "")
+        image_store.path(paths.cache(), one.digest): used.get(one.manifest.kubernetes, "")
         for one in store.list_bundles()
     }
     if not base.is_dir():
@@ -119,22 +111,3 @@ def _stores() -> list[Item]:
         for entry in sorted(base.iterdir())
         if entry.is_dir()
     ]
-
-
-def _node_images() -> list[Item]:
-    try:
-        rows = json.loads(podman.podman("images", "--format", "json") or "[]") or []
-        users: dict[str, str] = {container.image: container.name for container in podman.containers()}
-    except (OSError, program.ProgramFailed):
-        return []
-    ours = (node_image.REPOSITORY, node_image.ROOT_REPOSITORY)
-    return [
-        Item("node-image", name, int(row.get("Size") or 0), _user(users, name, row))
-        for row in rows
-        for name in row.get("Names") or []
-        if name.rpartition(":")[0] in ours
-    ]
-
-
-def _user(users: Mapping[str, str], name: str, row: Mapping[str, Any]) -> str:
-    return users.get(name) or users.get(str(row.get("Id"))) or ""

@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, program
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver as libvirt
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Machine
 
 from devenv.environments import names
 
@@ -30,7 +30,7 @@ def environments() -> list[dict[str, Any]]:
     (nodes or a network without a state folder) or elsewhere (it belongs to another DEVENV_HOME, named by ``home``).
     """
     own = str(paths.home())
-    containers, networks = _objects()
+    containers, networks = registry.visible()
     rows = [_own_row(name, [item for item in containers if item.environment == name]) for name in names.known()]
     mine = {row["name"] for row in rows}
     others = {(item.environment, item.home) for item in containers} | {
@@ -44,21 +44,7 @@ def environments() -> list[dict[str, Any]]:
     return rows
 
 
-Node = podman.Container | libvirt.Machine
-
-
-def _objects() -> tuple[list[Node], list[podman.Network]]:
-    """Everything of every environment; no containers where podman is not there or not ours to ask."""
-    machines, claimed = libvirt.machines(), libvirt.networks()
-    try:
-        with ThreadPoolExecutor(2) as pool:
-            containers, networks = pool.submit(podman.containers), pool.submit(podman.networks)
-            return [*containers.result(), *machines], [*networks.result(), *claimed]
-    except (OSError, program.ProgramFailed):
-        return [*machines], [*claimed]
-
-
-def _own_row(name: str, containers: Iterable[Node]) -> dict[str, Any]:
+def _own_row(name: str, containers: Iterable[Machine]) -> dict[str, Any]:
     found = state.read(paths.environment(name))
     profile = found.profile or {}
     states = [container.state for container in containers] or list(_hosts(found.network).values())
@@ -73,7 +59,7 @@ def _own_row(name: str, containers: Iterable[Node]) -> dict[str, Any]:
     }
 
 
-def _other_row(name: str, home: str, containers: list[Node]) -> dict[str, Any]:
+def _other_row(name: str, home: str, containers: list[Machine]) -> dict[str, Any]:
     kept = bool(home) and (Path(home) / "environments" / name).is_dir()
     return {
         "name": name, "profile": "", "kubernetes": "", "nodes": len(containers),
@@ -126,17 +112,12 @@ def _hosts(network: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def node_states(name: str) -> dict[str, str]:
-    """State of each node's container, machine or host; empty where podman cannot be asked."""
+    """State of each node's machine or host; empty where its provider's programs do not answer."""
     with names.translated():
         hosts = _hosts(state.read_network(paths.environment(name)))
     if hosts:
         return hosts
-    if machines := {machine.node: machine.state for machine in libvirt.machines(name)}:
-        return machines
-    try:
-        return {container.node: container.state for container in podman.containers(name)}
-    except (OSError, program.ProgramFailed):
-        return {}
+    return {machine.node: machine.state for machine in registry.visible(name)[0]}
 
 
 def _api_nodes(kubeconfig: Path, containers: Mapping[str, str]) -> tuple[str, dict[str, str]]:

@@ -20,7 +20,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, clusters, labels
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.objects import ApplySet
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import nodes as podman_nodes
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import record
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks, node_checks
@@ -140,10 +140,8 @@ def _provider(name: str, resolved: Mapping[str, Any], wanted: list[str]) -> Fact
     states = status.node_states(name)
     if any(states.get(node) != "running" for node in wanted) or len(states) != len(wanted):
         return None
-    if resolved["provider"] != "podman":
-        return {}
     network = state.read_network(paths.environment(name)) or {}
-    return {f"host: {key}": text for key, text in podman_nodes.host_side(name, network["bridge"]).items()}
+    return {f"host: {key}": text for key, text in registry.of(resolved).fingerprint(name, network).items()}
 
 
 def _nodes(wanted: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> Facts | None:

@@ -17,7 +17,7 @@ from typing import Any
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile, provider_traits
 
 from devenv.testing.installers import base as installers
 from devenv.testing.installers import images
@@ -504,7 +504,7 @@ def profile_document(demand: Demand, hosts: Mapping[str, Mapping[str, Any]] | No
             said["host"] = dict(hosts[host.name])
         document["nodes"][nodes[host.name]] = said
     if hosts is not None:
-        document["provider"] = "existing"
+        document["provider"] = provider_traits.of_given_machines()
     return document
 
 

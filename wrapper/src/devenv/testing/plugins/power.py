@@ -70,12 +70,14 @@ class Power:
         return Environment.open(self._host.environment_name)
 
     def _kill(self) -> None:
-        from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
-        from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
+        from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+        from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+        from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base, registry
 
-        self._environment()
-        for container in podman.containers(self._host.environment_name):
-            if container.node == self._host.node:
-                program.run(["podman", "kill", container.name])
-                return
-        raise NotAvailable(f"{self._host.name}: only nodes of the provider podman can be switched off hard")
+        environment = self._environment()
+        resolved = state.read_profile(environment.state) or {}
+        try:
+            base.require(resolved["provider"], "power")
+            registry.of(resolved).power(environment.name, self._host.node, on=False)
+        except DevenvError as error:
+            raise NotAvailable(f"{self._host.name}: {error}") from error

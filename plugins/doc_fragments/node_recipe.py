@@ -1,0 +1,50 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Documentation that the modules for nodes' images share."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Options of providers/node_recipe.py."""
+
+    DOCUMENTATION = r"""
+author:
+  - devenv maintainers (@devenv)
+attributes:
+  check_mode:
+    description: Reports what would be made and makes nothing.
+    support: full
+  diff_mode:
+    description: Has no content to show.
+    support: none
+options:
+  version:
+    description: Kubernetes version of the bundle.
+    type: str
+    required: true
+  suite:
+    description: Debian release of the node.
+    type: str
+    required: true
+  mirror:
+    description: Debian mirror; empty for the default one.
+    type: str
+    default: ""
+  packages:
+    description: Debian packages of the node.
+    type: list
+    elements: str
+    required: true
+  masked:
+    description: Units of systemd that must not start in the node.
+    type: list
+    elements: str
+    required: true
+  files:
+    description: Files to put into the node, path in the node to path on the controller.
+    type: dict
+    required: true
+"""

@@ -1,0 +1,71 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: nodes
+short_description: Make, start, stop and remove the nodes of an environment
+version_added: 0.1.0
+description:
+  - Works on all nodes of an environment at once, with any provider (docs/design/providers.md).
+  - Runs on the controller.
+extends_documentation_fragment:
+  - devenv.lab.nodes
+options:
+  provider:
+    description: Name of the provider.
+    type: str
+    required: true
+  options:
+    description: The provider's own options.
+    type: dict
+    default: {}
+"""
+
+EXAMPLES = r"""
+---
+- name: Remove the nodes of an environment
+  devenv.lab.nodes:
+    provider: podman
+    environment: aio
+    state: absent
+"""
+
+RETURN = r"""
+nodes:
+  description: Names of the nodes that run.
+  returned: always
+  type: list
+  elements: str
+made:
+  description: Nodes that were made.
+  returned: when something was done
+  type: list
+  elements: str
+started:
+  description: Nodes that were started.
+  returned: when something was done
+  type: list
+  elements: str
+stopped:
+  description: Nodes that were stopped.
+  returned: when something was done
+  type: list
+  elements: str
+removed:
+  description: Nodes that were removed, and what else was.
+  returned: when something was done
+  type: list
+  elements: str
+states:
+  description: State of each node that exists, by name.
+  returned: with O(state=status), and in check mode
+  type: dict
+notes:
+  description: Notes for people.
+  returned: always
+  type: list
+  elements: str
+"""

@@ -1,0 +1,55 @@
+"""Providers by name: a folder below providers/ is one, and is imported when somebody needs it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, cast
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import provider_traits
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Machine, Provider
+
+_PACKAGE = __name__.rpartition(".")[0]
+
+
+@cache
+def get(name: str) -> Provider:
+    """Return the provider ``name``. Raises DevenvError ``provider_cannot`` for an unknown one."""
+    if name not in provider_traits.names():
+        raise DevenvError("provider_cannot", f"there is no provider {name}")
+    return cast(Provider, importlib.import_module(f"{_PACKAGE}.{name}.provider").Provider())
+
+
+def every() -> list[Provider]:
+    """Return all providers, by name."""
+    return [get(name) for name in provider_traits.names()]
+
+
+def of(resolved: Mapping[str, Any]) -> Provider:
+    """Return the provider of a resolved profile."""
+    return get(str(resolved["provider"]))
+
+
+def machines(environment: str | None = None) -> list[Machine]:
+    """Return every provider's machines on this host, of one environment or of all. Raises ProgramFailed."""
+    return [machine for provider in every() for machine in provider.machines(environment)]
+
+
+def networks(environment: str | None = None) -> list[Network]:
+    """Return the networks that environments have claimed with any provider. Raises ProgramFailed."""
+    return [network for provider in every() for network in provider.networks(environment)]
+
+
+def visible(environment: str | None = None) -> tuple[list[Machine], list[Network]]:
+    """Return `machines` and `networks` without those of providers whose programs do not answer. Asks all at once."""
+    with ThreadPoolExecutor() as pool:
+        machines_ = [pool.submit(base.known, provider.machines, environment) for provider in every()]
+        networks_ = [pool.submit(base.known, provider.networks, environment) for provider in every()]
+    return [one for found in machines_ for one in found.result()], [
+        one for found in networks_ for one in found.result()
+    ]

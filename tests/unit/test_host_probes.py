@@ -1,0 +1,115 @@
+"""What is looked at on this host, and settings that are put back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import probes as host
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight
+
+
+def test_host_settings_are_put_back(tmp_path: Path) -> None:
+    root, record = tmp_path / "sys", tmp_path / "record.json"
+    for name in host.HOST_SYSCTLS:
+        path = root / name.replace(".", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("0\n")
+    host.record_sysctls(record, root)
+    (root / "kernel/panic").write_text("10\n")
+    # A second environment must not record what the first one's nodes have written.
+    host.record_sysctls(record, root)
+    assert host.restore_sysctls(record, root) == ["kernel.panic"]
+    assert (root / "kernel/panic").read_text() == "0"
+    assert not record.exists()
+    assert host.restore_sysctls(record, root) == []
+
+
+def test_settings_are_put_back_when_the_body_fails_too(tmp_path: Path) -> None:
+    setting = tmp_path / "net/ipv4/ip_forward"
+    setting.parent.mkdir(parents=True)
+    setting.write_text("0")
+
+    def fail() -> None:
+        with host.kept(["net.ipv4.ip_forward", "no.such"], tmp_path):
+            setting.write_text("1")
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fail()
+    assert setting.read_text() == "0"
+
+
+def test_a_missing_program_is_named_with_its_package() -> None:
+    probes = host.program_probes({"podman": "podman", "nft": "nftables"}, {"podman": "/usr/bin/podman"}.get)
+    assert [probe.ok for probe in probes] == [True, False]
+    with pytest.raises(DevenvError) as caught:
+        preflight.require(probes)
+    assert caught.value.reason.id == "program_missing"
+    assert caught.value.exit_code == 9
+    assert "nftables" in caught.value.advice
+    assert "podman: /usr" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "ok", "word"),
+    [
+        ({"all": "0", "default": "0"}, True, "yes"),
+        ({"all": "1", "default": "0"}, False, "net.ipv6.conf.all.disable_ipv6=0"),
+        ({"all": "0", "default": "1"}, False, "net.ipv6.conf.default.disable_ipv6=0"),
+        ({}, False, "boot"),
+    ],
+)
+def test_ipv6_that_is_switched_off_is_named(tmp_path: Path, settings: dict[str, str], ok: bool, word: str) -> None:
+    for name, value in settings.items():
+        path = tmp_path / "net/ipv6/conf" / name / "disable_ipv6"
+        path.parent.mkdir(parents=True)
+        path.write_text(value)
+    probe = host.ipv6_probe(tmp_path)
+    assert probe.ok is ok
+    assert word in f"{probe.seen} {probe.fix}"
+    if not ok:
+        with pytest.raises(DevenvError) as caught:
+            preflight.require([probe])
+        assert caught.value.reason.id == "ipv6_disabled"
+        assert caught.value.exit_code == 9
+        preflight.require([host.ipv6_probe(tmp_path, required=False)])
+
+
+def test_everything_missing_is_said_at_once() -> None:
+    probes = [
+        host.Probe("memory", False, "1 GiB", "2 GiB", "close something", "memory_short"),
+        host.Probe("disk", False, "1 GiB", "9 GiB", "prune", "disk_short"),
+        host.Probe("inotify", False, "1", "2", "sysctl", "kernel_feature_missing", required=False),
+    ]
+    with pytest.raises(DevenvError) as caught:
+        preflight.require(probes)
+    assert "memory" in str(caught.value)
+    assert "disk" in str(caught.value)
+    assert "inotify" not in str(caught.value)
+
+
+def test_memory_and_disk_are_compared(tmp_path: Path) -> None:
+    good = [host.memory_probe(1), host.disk_probe(1, tmp_path / "not" / "there")]
+    assert [probe.ok for probe in good] == [True, True]
+    bad = [host.memory_probe(2**60), host.disk_probe(2**60, tmp_path)]
+    assert [probe.ok for probe in bad] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("limit", "needed", "ok"), [("128", 1, True), ("128", 127, False), ("128", 126, True), ("", 1, False)]
+)
+def test_inotify_instances_are_counted_over_all_processes(tmp_path: Path, limit: str, needed: int, ok: bool) -> None:
+    setting = tmp_path / "sys/fs/inotify/max_user_instances"
+    setting.parent.mkdir(parents=True)
+    setting.write_text(limit)
+    for process in ("7", "8", "self"):
+        fds = tmp_path / "proc" / process / "fd"
+        fds.mkdir(parents=True)
+        (fds / "0").symlink_to("/dev/null")
+        (fds / "3").symlink_to("anon_inode:inotify")
+        (fds / "4").symlink_to("anon_inode:[eventpoll]")
+    probe = host.inotify_probe(needed, tmp_path / "sys", tmp_path / "proc")
+    assert probe.ok is ok
+    assert "max_user_instances" in probe.fix
