@@ -98,11 +98,17 @@ def install(
 
 
 def environment(chain: Toolchain, target: Path) -> dict[str, str]:
-    """The environment of ``go``: the caller's, with what makes the programs static, ours and placed in ``target``."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("GOOS", "GOARCH", "GOROOT")}
-    path = f"{chain.go.parent}{os.pathsep}{kept.get('PATH', os.defpath)}"
+    """Return the environment of ``go``: the caller's, with what makes the programs static and ours."""
+    path = f"{chain.go.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     fixed = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off", "GO111MODULE": "on"}
-    return {**kept, **fixed, "GOBIN": str(target), "PATH": path}
+    # To go, an empty variable is one that is not set.
+    return {
+        **os.environ,
+        **dict.fromkeys(("GOOS", "GOARCH", "GOROOT"), ""),
+        **fixed,
+        "GOBIN": str(target),
+        "PATH": path,
+    }
 
 
 class Stopped(Exception):

@@ -1,21 +1,16 @@
-"""Long programs, read line by line, that end with their caller.
-
-They stay in its process group, so that Ctrl-C reaches them, and the kernel ends them when it was killed.
-"""
+"""Long programs, read line by line, that end with their caller: the kernel ends them when it was killed."""
 
 from __future__ import annotations
 
 import collections
 import os
-import queue
+import selectors
 import shutil
-import subprocess
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
 
 TAIL = 60
@@ -32,47 +27,38 @@ def stream(
     on_wait: Callable[[], None] = lambda: None,
     timeout: float = 3600,
 ) -> list[str]:
-    """Run ``argv``; ``on_line`` gets each line of both streams, ``on_wait`` is called about every second.
+    """Run ``argv``; ``on_line`` gets each line of both streams, ``on_wait`` is called every second without output.
 
-    ``env`` is the whole environment when given. Returns the last lines. Raises ProgramFailed (its ``stderr`` holds the
-    last lines) and FileNotFoundError.
+    Returns the last lines. Raises ProgramFailed (its ``stderr`` holds the last lines), FileNotFoundError, and what the
+    callbacks raise; the program is ended then.
     """
     if shutil.which(argv[0]) is None:
         raise FileNotFoundError(argv[0])
-    child = subprocess.Popen(
-        [*_BOUND, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=dict(os.environ if env is None else env), cwd=cwd,
-    )  # fmt: skip
-    if child.stdout is None:
-        raise AssertionError("child.stdout")
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    threading.Thread(target=_pump, args=(child.stdout, lines), daemon=True).start()
     tail: collections.deque[str] = collections.deque(maxlen=TAIL)
-    deadline = time.monotonic() + timeout
-    try:
-        while True:
-            try:
-                line = lines.get(timeout=1)
-            except queue.Empty:
-                on_wait()
-                if time.monotonic() > deadline:
-                    raise ProgramFailed(argv, None, "\n".join(tail)) from None
-                continue
-            if line is None:
-                break
+
+    def read(pipe: IO[bytes]) -> None:
+        for line in _lines(pipe, on_wait):
             tail.append(line)
             on_line(line)
-        code = child.wait(timeout=max(1, deadline - time.monotonic()))
-    except BaseException:
-        child.kill()
-        child.wait()
-        raise
-    if code != 0:
-        raise ProgramFailed(argv, code, "\n".join(tail))
+
+    try:
+        program.run([*_BOUND, *argv], env=env, cwd=cwd, stdout=read, merge_stderr=True, timeout=timeout)
+    except ProgramFailed as error:
+        raise error.__cause__ or ProgramFailed(argv, error.code, "\n".join(tail)) from None
     return list(tail)
 
 
-def _pump(stream_of: IO[bytes], lines: queue.SimpleQueue[str | None]) -> None:
-    for line in stream_of:
-        lines.put(line.decode(errors="replace").rstrip())
-    lines.put(None)
+def _lines(pipe: IO[bytes], on_wait: Callable[[], None]) -> Iterator[str]:
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        while True:
+            if not selector.select(1):
+                on_wait()
+                continue
+            block = os.read(pipe.fileno(), 1 << 16)
+            *lines, rest = (rest + block).split(b"\n")
+            lines += [rest] if rest and not block else []
+            yield from (line.decode(errors="replace").rstrip() for line in lines)
+            if not block:
+                return

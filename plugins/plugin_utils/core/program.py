@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.redact import redact
+
 MARKER = "DEVENV_RUN"
+
+# Takes a program's output while it runs. True: that was enough, the program is ended.
+Reader = Callable[[IO[bytes]], bool | None]
+# Writes a program's input while it runs.
+Writer = Callable[[IO[bytes]], object]
 
 
 @dataclass(frozen=True)
@@ -22,66 +31,118 @@ class Result:
 
 
 class ProgramFailed(Exception):
-    """A program ended with a code other than 0, or did not end in time (``code`` is then None)."""
+    """A program ended with a code other than 0, or did not end in time (``code`` is then None).
+
+    ``stderr`` is redacted. ``__cause__`` is the error of a reader or writer that could not go on.
+    """
 
     def __init__(self, argv: Sequence[str], code: int | None, stderr: str) -> None:
         self.argv = list(argv)
         self.code = code
-        self.stderr = stderr
+        self.stderr = redact(stderr)
         ending = f"ended with code {code}" if code is not None else "did not end in time"
-        super().__init__(f"{argv[0]} {ending}: {stderr.strip()[-800:]}")
+        super().__init__(f"{argv[0]} {ending}: {self.stderr.strip()[-800:]}")
+
+    @property
+    def last_line(self) -> str:
+        """The last line of the program's complaint; empty without one."""
+        lines = [" ".join(line.split()) for line in self.stderr.splitlines() if line.strip()]
+        return lines[-1][-4000:] if lines else ""
 
 
 def run(
     argv: Sequence[str],
     *,
     env: Mapping[str, str] | None = None,
-    stdin: str | bytes | IO[bytes] | None = None,
+    stdin: str | bytes | IO[bytes] | Writer | None = None,
+    stdout: Reader | None = None,
+    merge_stderr: bool = False,
     timeout: float = 120,
     check: bool = True,
-    cwd: str | None = None,
+    cwd: str | os.PathLike[str] | None = None,
 ) -> Result:
     """Run ``argv`` (no shell) and return its Result; ``timeout`` in seconds.
 
-    Raises ProgramFailed for a code other than 0 (unless ``check`` is false) and when the time is over: the whole
-    process group is ended then. ``stdin`` is what the program reads, or an open file. ``env`` adds to the environment.
-    Raises FileNotFoundError for an unknown program.
+    Raises ProgramFailed for a code other than 0 (unless ``check`` is false), when ``stdin`` or ``stdout`` raises, and
+    when the time is over: the whole process group is ended then. ``stdin`` is what the program reads: data, an open
+    file, or a function that writes it. ``stdout`` reads the output while the program runs; the Result has none then.
+    ``env`` adds to the environment. Raises FileNotFoundError for an unknown program.
     """
-    data: bytes | None = None
-    source: int | IO[bytes]
-    if stdin is None:
-        source = subprocess.DEVNULL
-    elif isinstance(stdin, str | bytes):
-        source, data = subprocess.PIPE, stdin.encode() if isinstance(stdin, str) else stdin
-    else:
-        source = stdin
+    source, give = _input(stdin)
     child = subprocess.Popen(
         list(argv),
         stdin=source,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT if merge_stderr else subprocess.PIPE,
         env={**os.environ, **(env or {})},
         cwd=cwd,
         start_new_session=True,
     )
-    try:
-        out, err = child.communicate(data, timeout=timeout)
-    except subprocess.TimeoutExpired:
+    late, enough = threading.Event(), threading.Event()
+    texts = {"stdout": b"", "stderr": b""}
+    failures: list[Exception] = []
+
+    def work(use: Callable[[IO[bytes]], object], pipe: IO[bytes]) -> None:
+        try:
+            with pipe:
+                use(pipe)
+        except BrokenPipeError:
+            return  # A program that does not read to the end says why itself.
+        except Exception as error:
+            failures.append(error)
+            _end_group(child)
+
+    def keep(name: str) -> Callable[[IO[bytes]], None]:
+        return lambda pipe: texts.update({name: pipe.read()})
+
+    def read(pipe: IO[bytes]) -> None:
+        if stdout is not None and stdout(pipe):
+            enough.set()
+            _end_group(child)
+        pipe.read()
+
+    def end() -> None:
+        late.set()
         _end_group(child)
-        _ignored, err = child.communicate()
-        raise ProgramFailed(argv, None, err.decode(errors="replace")) from None
+
+    timer = threading.Timer(timeout, end)
+    jobs = [(give, child.stdin), (keep("stderr"), child.stderr)]
+    threads = [timer, *(threading.Thread(target=work, args=(use, pipe)) for use, pipe in jobs if use and pipe)]
+    try:
+        for thread in threads:
+            thread.daemon = True
+            thread.start()
+        if child.stdout is None:
+            raise AssertionError("a pipe")
+        work(read if stdout else keep("stdout"), child.stdout)
+        for thread in threads[1:]:
+            thread.join()
+        code = child.wait()
     except BaseException:
         _end_group(child)
-        child.communicate()
+        child.wait()
         raise
-    result = Result(child.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
-    if check and result.code != 0:
-        raise ProgramFailed(argv, result.code, result.stderr or result.stdout)
-    return result
+    finally:
+        timer.cancel()
+    out, err = (texts[name].decode(errors="replace") for name in ("stdout", "stderr"))
+    if late.is_set():
+        raise ProgramFailed(argv, None, err)
+    if failures:
+        raise ProgramFailed(argv, code, err or f"{type(failures[0]).__name__}: {failures[0]}") from failures[0]
+    if check and code != 0 and not enough.is_set():
+        raise ProgramFailed(argv, code, err or out)
+    return Result(code, out, err)
+
+
+def _input(stdin: str | bytes | IO[bytes] | Writer | None) -> tuple[int | IO[bytes], Writer | None]:
+    if stdin is None:
+        return subprocess.DEVNULL, None
+    if isinstance(stdin, str | bytes):
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        return subprocess.PIPE, lambda pipe: pipe.write(data)
+    return (subprocess.PIPE, stdin) if callable(stdin) else (stdin, None)
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

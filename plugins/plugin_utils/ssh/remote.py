@@ -6,13 +6,10 @@ and none of the others waits for it beyond the time that it has.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shlex
-import signal
-import subprocess
 import tarfile
 import threading
 import time
@@ -28,7 +25,6 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import command
 MODULES = paths.COLLECTION / "plugins" / "module_utils"
 _PACKAGE = "ansible_collections.devenv.lab.plugins.module_utils"
 _IMPORT = re.compile(rf"^from {re.escape(_PACKAGE)}\.?([\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
-_KEPT = 4000  # characters of what ssh or the program complains of
 
 # Runs on the node. The modules arrive as text and find each other under the names that they have in the collection.
 _LOADER = """\
@@ -101,111 +97,40 @@ def _imported(source: str, folder: Path) -> Iterator[str]:
 
 
 def call(one: Target, source: str, read: Callable[[IO[bytes]], None], timeout: float) -> str:
-    """Run the program ``source`` on a node; ``read`` gets its stdout while it runs. Return what went wrong, in words
-    (what ``read`` has taken by then is good); empty: it ended with 0. After ``timeout`` seconds ssh is ended.
+    """Run the Python program ``source`` on a node; ``read`` gets its output while it runs.
+
+    Return what went wrong, in words; empty if nothing did. What ``read`` has taken by then is good.
     """
     mark = os.environ.get(process.MARKER, "")
     words = ["env", f"{process.MARKER}={mark}", *one.python] if mark else list(one.python)
-    try:
-        child = subprocess.Popen(
-            [*one.ssh, shlex.join([*words, "-"])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-    except OSError as error:
-        return f"ssh cannot be started: {error.strerror}"
-    late = threading.Event()
-
-    def end() -> None:
-        late.set()
-        end_quietly(child)
-
-    complaint: list[bytes] = []
-    timer = threading.Timer(timeout, end)
-    helpers = [
-        threading.Thread(target=_give, args=(child.stdin, source.encode()), daemon=True),
-        threading.Thread(target=_keep, args=(child.stderr, complaint), daemon=True),
-    ]
-    for thread in (timer, *helpers):
-        thread.daemon = True
-        thread.start()
-    wrong = ""
-    try:
-        if child.stdout is None:
-            raise AssertionError("pipe of a child")
-        read(child.stdout)
-        # A program whose last words were taken ends by itself, or the timer ends it.
-        child.stdout.read()
-    except Exception as error:  # whatever a broken stream makes a reader raise
-        wrong = f"{type(error).__name__}: {error}"
-        end_quietly(child)
-    code = child.wait()
-    timer.cancel()
-    for thread in helpers:
-        thread.join(1)
-    if late.is_set():
-        return f"no answer within {timeout:g} s"
-    if code != 0:
-        return _last_words(b"".join(complaint)) or wrong or f"ssh ended with code {code}"
-    return wrong
+    return _run(one, [*words, "-"], stdin=source, stdout=read, timeout=timeout)
 
 
-def send(one: Target, entries: Iterable[tuple[Path, str]], folder: str) -> str:
-    """Stream files (path here, name there) as one archive into ``folder`` of a node, as root. Return what went wrong,
-    in words; whether they came whole is for their digests to say.
+def send(one: Target, entries: Iterable[tuple[Path, str]], folder: str, timeout: float = 3600) -> str:
+    """Stream files (path here, name there) as one archive into ``folder`` of a node, as root.
+
+    Return what went wrong, in words. Whether the files arrived whole is for their digests to say.
     """
-    words = [*one.python[:-1], "tar", "--extract", "--file=-", f"--directory={folder}"]
-    child = subprocess.Popen(
-        [*one.ssh, shlex.join(words)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    if child.stdin is None or child.stderr is None:
-        raise AssertionError("pipes of a child")
-    trouble = _pack(child.stdin, entries)
-    said = child.stderr.read().decode(errors="replace").strip().splitlines()
-    code = child.wait()
-    return "" if code == 0 and not trouble else (said[-1] if said else trouble or f"ssh ended with code {code}")
 
-
-def _pack(stream: IO[bytes], entries: Iterable[tuple[Path, str]]) -> str:
-    try:
-        with stream, tarfile.open(fileobj=stream, mode="w|") as tar:
+    def pack(pipe: IO[bytes]) -> None:
+        with tarfile.open(fileobj=pipe, mode="w|") as tar:
             for path, name in entries:
                 tar.add(path, arcname=name)
+
+    words = [*one.python[:-1], "tar", "--extract", "--file=-", f"--directory={folder}"]
+    return _run(one, words, stdin=pack, timeout=timeout)
+
+
+def _run(one: Target, words: Iterable[str], *, timeout: float, **streams: Any) -> str:
+    try:
+        process.run([*one.ssh, shlex.join(words)], timeout=timeout, **streams)
     except OSError as error:
-        return str(error)
+        return f"ssh cannot be started: {error.strerror}"
+    except process.ProgramFailed as error:
+        if error.code is None:
+            return f"no answer within {timeout:g} s"
+        return error.last_line or f"ssh ended with code {error.code}"
     return ""
-
-
-def end_quietly(child: subprocess.Popen[bytes]) -> None:
-    """End a program of ours with its whole group; one that has ended is no error."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-
-
-def _give(stream: IO[bytes] | None, data: bytes) -> None:
-    # ssh that cannot connect ends without reading.
-    with contextlib.suppress(OSError, ValueError):
-        if stream is not None:
-            stream.write(data)
-            stream.close()
-
-
-def _keep(stream: IO[bytes] | None, kept: list[bytes]) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        while stream is not None and (block := stream.read1(65536) if hasattr(stream, "read1") else stream.read()):
-            kept.append(block)
-            del kept[:-64]
-
-
-def _last_words(complaint: bytes) -> str:
-    lines = [line.strip() for line in complaint.decode(errors="replace").splitlines() if line.strip()]
-    return re.sub(r"\s+", " ", lines[-1])[-_KEPT:] if lines else ""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import Result
 
 from devenv.testing.errors import CommandFailed, CommandTimeout, SeveralFailed, TestingError, Unreachable
 
@@ -35,15 +38,6 @@ _MULTIPLEXED = (
 )  # fmt: skip
 # A password's file has this program beside it, which ssh asks (OpenSSH 8.4).
 ASKPASS = "askpass"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command left."""
-
-    code: int
-    stdout: str
-    stderr: str
 
 
 class SshDirect:
@@ -78,21 +72,15 @@ class SshDirect:
         remote = _bounded(line, timeout, sudo and self._found.user != "root")
         begin = time.monotonic()
         try:
-            done = subprocess.run(
-                self.argv(remote),
-                input=stdin.encode() if isinstance(stdin, str) else stdin,
-                capture_output=True,
-                timeout=timeout + GRACE,
-                env=self.environment(),
-                check=False,
+            result = program.run(
+                self.argv(remote), stdin=stdin, timeout=timeout + GRACE, env=self.environment(), check=False
             )
-        except subprocess.TimeoutExpired:
+        except program.ProgramFailed:
             raise CommandTimeout(self._host.name, line, timeout) from None
-        if done.returncode in _TIMED_OUT and time.monotonic() - begin >= timeout:
+        if result.code in _TIMED_OUT and time.monotonic() - begin >= timeout:
             raise CommandTimeout(self._host.name, line, timeout)
-        result = Result(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
-        if done.returncode == _SSH_FAILED:
-            raise Unreachable(self._host.name, line, done.returncode, result.stdout, result.stderr)
+        if result.code == _SSH_FAILED:
+            raise Unreachable(self._host.name, line, result.code, result.stdout, result.stderr)
         return result
 
     def run_script(
@@ -205,28 +193,24 @@ class SshDirect:
         """ssh with a line for the host's shell."""
         return [*self.connection.ssh(), command]
 
-    def environment(self) -> dict[str, str] | None:
-        """Variables for ssh: with a password it asks a program of ours, which reads a private file."""
+    def environment(self) -> dict[str, str]:
+        """Further variables for ssh: with a password it asks a program of ours, which reads a private file."""
         if not self._found.password_file:
-            return None
-        program = Path(self._found.password_file).with_name(ASKPASS)
-        asked = {"SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force"}
-        return {**os.environ, **asked, "DEVENV_ASKPASS_FILE": self._found.password_file}
+            return {}
+        asked = {"SSH_ASKPASS": str(Path(self._found.password_file).with_name(ASKPASS)), "SSH_ASKPASS_REQUIRE": "force"}
+        return {**asked, "DEVENV_ASKPASS_FILE": self._found.password_file}
 
     def _copy(self, words: Sequence[str], timeout: float) -> None:
         self._local(["scp", "-q", "-r", *self.connection.words(), "--", *words], timeout)
 
     def _local(self, argv: Sequence[str], timeout: float) -> None:
         try:
-            done = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=timeout,
-                env=self.environment(), check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
+            done = program.run(argv, timeout=timeout, env=self.environment(), check=False)
+        except program.ProgramFailed:
             raise CommandTimeout(self._host.name, argv[0], timeout) from None
-        if done.returncode:
-            kind = Unreachable if done.returncode == _SSH_FAILED else CommandFailed
-            raise kind(self._host.name, argv[0], done.returncode, done.stdout, done.stderr)
+        if done.code:
+            kind = Unreachable if done.code == _SSH_FAILED else CommandFailed
+            raise kind(self._host.name, argv[0], done.code, done.stdout, done.stderr)
 
 
 class Background:
@@ -241,7 +225,7 @@ class Background:
         remote = f"echo $$; exec {_bounded(command, deadline, sudo)}"
         self._child = subprocess.Popen(
             ssh.argv(remote), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-            env=ssh.environment(),
+            env={**os.environ, **ssh.environment()},
         )  # fmt: skip
         self._pid = ""
         self._told = threading.Event()
