@@ -15,6 +15,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Acti
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import report
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import run as validate
 
 
@@ -31,15 +32,15 @@ class ActionModule(Action, ActionBase):
     }
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        reports: dict[str, validate.Report] = {}
+        reports: dict[str, report.Report] = {}
         failure: DevenvError | None = None
         try:
             for cluster in clusters.from_hostvars(args["nodes"], variables["hostvars"]):
                 reports[cluster.name] = self._look(cluster, args, variables)
-            failure = validate.combined(reports)
+            failure = report.combined(reports)
         except DevenvError as error:
             failure = error
-        rows = [row for name, report in reports.items() for row in validate.rows(name, report.checks)]
+        rows = [row for name, one in reports.items() for row in report.rows(name, one.checks)]
         if not self.check:
             try:
                 self._write(rows, args["junit"], variables)
@@ -51,7 +52,7 @@ class ActionModule(Action, ActionBase):
                 return as_result(failure) | {"checks": rows}
         return {"changed": False, "checks": rows}
 
-    def _look(self, cluster: clusters.Cluster, args: dict[str, Any], variables: dict[str, Any]) -> validate.Report:
+    def _look(self, cluster: clusters.Cluster, args: dict[str, Any], variables: dict[str, Any]) -> report.Report:
         hostvars = variables["hostvars"]
         return validate.run(
             cluster,
@@ -65,12 +66,12 @@ class ActionModule(Action, ActionBase):
             progress=self.say,
         )
 
-    def _write(self, rows: list[dict[str, Any]], junit: str | None, variables: dict[str, Any]) -> None:
+    def _write(self, rows: list[report.Row], junit: str | None, variables: dict[str, Any]) -> None:
         folder = str(variables.get("devenv_run_dir") or "")
         if folder:
-            validate.write_rows(Path(folder), rows)
+            report.write_rows(Path(folder), rows)
         if junit:
-            validate.write_junit(Path(junit), str(variables.get("devenv_name") or ""), rows)
+            report.write_junit(Path(junit), str(variables.get("devenv_name") or ""), rows)
 
 
 def _target(name: str, variables: Any) -> remote.Target | None:

@@ -1,10 +1,9 @@
-"""The read-only checks on real objects' shapes, the loop over all checks, when probes run."""
+"""The read-only checks on real objects' shapes, and why a pod is not ready."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.pods import not_ready
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation.checks import Check, Finding
 
 Object = dict[str, Any]
 
@@ -248,7 +247,7 @@ def test_no_system_pods_at_all() -> None:
     ],
 )
 def test_why_a_pod_is_not_ready(status: Object, why: str) -> None:
-    assert checks.not_ready({"metadata": {"name": "p"}, "status": status}) == why
+    assert not_ready({"metadata": {"name": "p"}, "status": status}) == why
 
 
 def piece(service: str, *endpoints: Object) -> Object:
@@ -273,107 +272,3 @@ UNREADY = {"addresses": ["10.244.0.3"], "conditions": {"ready": False}}
 def test_dns_service(slices: list[Object], ok: bool, seen: str) -> None:
     finding = checks.check_dns_service(slices)
     assert (finding.ok, finding.seen) == (ok, seen)
-
-
-@pytest.mark.parametrize(("count", "text"), [(0, ""), (2, "p0; p1"), (9, "p0; p1; p2; p3; p4; p5 and 3 more")])
-def test_problems(count: int, text: str) -> None:
-    assert checks.problems([f"p{i}" for i in range(count)]) == text
-
-
-class Script:
-    """A level that gives prepared rounds, the last one again and again; counts how often it was asked."""
-
-    def __init__(self, *rounds: Mapping[str, Finding], events: str = "") -> None:
-        self.rounds = list(rounds)
-        self.asked = 0
-        self.events = events
-
-    def look(self, api: client.Api) -> dict[str, Finding]:
-        self.asked += 1
-        return dict(self.rounds[min(self.asked, len(self.rounds)) - 1])
-
-    def explain(self, api: client.Api) -> dict[str, str]:
-        return dict.fromkeys(self.rounds[0], self.events)
-
-
-OK = Finding("fine")
-BAD = Finding("x", ("x is bad",))
-NEVER = Finding("y", ("y is wrong for ever",), hopeless=True)
-NO_API: Any = None
-
-
-def test_all_checks_must_pass_in_the_same_round() -> None:
-    level = Script({"a": OK, "b": BAD}, {"a": BAD, "b": OK}, {"a": OK, "b": OK})
-    told: list[str] = []
-    found = checks.wait(NO_API, [level], timeout=30, progress=told.append)
-    assert level.asked == 3
-    assert [(check.name, check.ok, check.seen) for check in found] == [("a", True, "fine"), ("b", True, "fine")]
-    assert told == ["waiting for b", "waiting for a"]
-
-
-def test_the_time_is_over() -> None:
-    found = checks.wait(NO_API, [Script({"a": OK}), Script({"b": BAD}, events="e1")], timeout=0.25)
-    assert [check.ok for check in found] == [True, False]
-    assert found[1].seconds >= 0.25
-    assert found[1].seen == "x is bad (events: e1)"
-    error = checks.failure(cluster("master-0"), found)
-    assert error is not None
-    assert (error.reason.id, error.exit_code) == ("validate_failed", 8)
-    assert "b: x is bad" in str(error)
-    assert "1 of 2 checks" in str(error)
-    assert "a:" not in str(error)
-
-
-def test_no_waiting_for_what_cannot_get_better() -> None:
-    level = Script({"a": BAD, "b": NEVER}, {"a": OK, "b": NEVER})
-    found = checks.wait(NO_API, [level], timeout=30)
-    assert level.asked == 2
-    assert [check.ok for check in found] == [True, False]
-
-
-def test_one_look_in_check_mode() -> None:
-    level = Script({"a": BAD}, {"a": OK})
-    assert [check.ok for check in checks.wait(NO_API, [level], timeout=0)] == [False]
-    assert level.asked == 1
-
-
-def test_no_failure() -> None:
-    assert checks.failure(cluster("master-0"), [Check("a", ok=True)]) is None
-
-
-def test_checks_as_data() -> None:
-    assert Check("a", True, 1.5, "s", True).as_dict() == {
-        "name": "a",
-        "ok": True,
-        "seconds": 1.5,
-        "seen": "s",
-        "warnings": [],
-    }
-
-
-@pytest.mark.parametrize(
-    ("mode", "was_changed", "record", "wanted"),
-    [
-        ("always", False, '{"ok": true}', True),
-        ("never", True, None, False),
-        ("auto", False, '{"ok": true}', False),
-        ("auto", True, '{"ok": true}', True),
-        ("auto", False, '{"ok": false}', True),
-        ("auto", False, None, True),
-        ("auto", False, "{", True),
-        ("auto", False, "[]", True),
-    ],
-)
-def test_when_probes_run(tmp_path: Path, mode: str, was_changed: bool, record: str | None, wanted: bool) -> None:
-    file = tmp_path / "validated.json"
-    if record is not None:
-        file.write_text(record)
-    assert checks.needs_probes(mode, changed=was_changed, record=file) is wanted
-
-
-def test_record(tmp_path: Path) -> None:
-    file = tmp_path / "validated.json"
-    checks.write_record(file, True, [Check("a", ok=True)])
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert json.loads(file.read_text())["checks"] == [Check("a", ok=True).as_dict()]
-    assert not checks.needs_probes("auto", changed=False, record=file)

@@ -16,14 +16,7 @@ from ansible_collections.devenv.lab.plugins.module_utils.node import report as n
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Answer, Target
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation import (
-    checks,
-    node_checks,
-    profile_checks,
-    storage_probe,
-)
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation import run as validate
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation.checks import Finding
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import node_checks, storage_probe
 
 NOW = datetime.datetime(2026, 11, 21, tzinfo=datetime.UTC)
 NO_API: Any = None
@@ -166,27 +159,6 @@ def test_each_api_server_by_itself() -> None:
     assert node_checks.check_api(rows, dict.fromkeys(("10.0.0.10", "10.0.0.11"), "")).ok
 
 
-def wait_for(level: node_checks.Background, name: str) -> Finding:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        finding = level.look(NO_API)[name]
-        if finding.seen != "" or finding.hopeless:
-            return finding
-        time.sleep(0.02)
-    raise AssertionError("never looked at")
-
-
-def test_a_level_in_the_background() -> None:
-    level = node_checks.Background(["a"], lambda: {"a": Finding("fine")})
-    assert level.look(NO_API)["a"].missing == ("not looked at yet",)
-    assert wait_for(level, "a") == Finding("fine")
-
-    def breaks() -> dict[str, Finding]:
-        raise RuntimeError("odd")
-
-    assert "RuntimeError: odd" in wait_for(node_checks.Background(["b"], breaks), "b").missing[0]
-
-
 # --- the node's side -------------------------------------------------------------------------------------------------
 
 
@@ -269,42 +241,7 @@ def test_what_etcdctl_complains_of() -> None:
     assert node_report._last_line("") == ""
 
 
-# --- checks of the profile's own -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("script", "ok", "text"),
-    [
-        ("echo one; echo two", True, "two"),
-        ("true", True, "ended with 0"),
-        ('echo "$KUBECONFIG $DEVENV_NAME"', True, "/k/config mine"),
-        ("echo no >&2; exit 3", False, "sh ended with 3: no"),
-        ("sleep 30", False, "sh did not end within 7 s"),
-        ("echo password=hunter2hunter2", True, "password=[credential redacted]"),
-    ],
-)
-def test_a_command_of_the_profile(script: str, ok: bool, text: str) -> None:
-    check = {"name": "mine", "command": ["sh", "-c", script], "timeout": 7}
-    finding = profile_checks.run(
-        check, {"KUBECONFIG": "/k/config", "DEVENV_NAME": "mine"}, 0.5 if "sleep" in script else 7
-    )
-    assert finding.ok is ok
-    assert text in (finding.seen if ok else finding.missing[0])
-
-
-def test_own_checks_are_tried_again_and_end(tmp_path: Path) -> None:
-    flag = tmp_path / "flag"
-    script = f"test -e {flag} && exit 0; touch {flag}; exit 1"
-    (level,) = profile_checks.levels(
-        cluster("master-0", checks=({"name": "late", "command": ["sh", "-c", script], "timeout": 20},)), "mine"
-    )
-    found = checks.wait(NO_API, [level], timeout=15)
-    assert [(check.name, check.ok) for check in found] == [("profile.late", True)]
-    missing = {"name": "x", "command": ["/there/is/no/program"], "timeout": 5}
-    assert profile_checks.run(missing, {}, 5).hopeless
-
-
-# --- storage, reports ------------------------------------------------------------------------------------------------
+# --- storage ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -319,32 +256,6 @@ def test_storage(claim: str, pod: dict[str, Any], missing: tuple[str, ...]) -> N
     finding = storage_probe.check_storage({"status": {"phase": claim}}, {"status": pod}, "c")
     assert finding.missing == missing
     assert finding.hopeless is (pod["phase"] == "Failed")
-
-
-def test_junit_of_a_report(tmp_path: Path) -> None:
-    good = checks.Check("api", True, 0.5, "fine")
-    bad = checks.Check("labels", False, 3.0, "worker-0: token abcdef." + "0123456789abcdef", warnings=("soon",))
-    rows = validate.rows("main", [good, bad])
-    assert "0123456789abcdef" not in json.dumps(rows)
-    validate.write_junit(tmp_path / "new" / "j.xml", "mine", rows)
-    text = (tmp_path / "new" / "j.xml").read_text()
-    assert 'tests="2" failures="1"' in text
-    assert 'name="api"' in text
-    assert "warning: soon" in text
-    validate.write_junit(tmp_path / "j.xml", "mine", [*rows, *validate.rows("other", [good])])
-    assert 'name="other: api"' in (tmp_path / "j.xml").read_text()
-
-
-def test_all_clusters_are_in_one_error() -> None:
-    def report(name: str) -> validate.Report:
-        bad = [checks.Check("api", False, 1.0, f"{name} is down")]
-        return validate.Report(bad, checks.failure(cluster("master-0"), bad))
-
-    both = validate.combined({"a": report("a"), "b": report("b")})
-    assert both is not None
-    assert "a is down" in str(both)
-    assert "b is down" in str(both)
-    assert validate.combined({"a": validate.Report()}) is None
 
 
 def test_the_programs_need_only_the_standard_library() -> None:

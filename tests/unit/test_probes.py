@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation import pod_probes
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes import Line, Plan, Probes, Wanted
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import probe_pods, probe_results
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes import Probes
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_pods import Plan
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_results import Line, ProbeState, Wanted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,18 +30,18 @@ def test_parse_log() -> None:
         "probe\tmaybe\tdns\ta y\t\n"
         "probe\tno\tpod\tp ipv4"
     )
-    lines, ended = pod_probes.parse_log(text)
+    lines, ended = probe_results.parse_log(text)
     assert lines == {
         ("dns", "a x"): Line(True, "dns", "a x", "10.96.0.1"),
         ("api", "host"): Line(True, "api", "host", "answers"),
     }
     assert not ended
-    assert pod_probes.parse_log(text + "\nprobe\tend\n")[1]
+    assert probe_results.parse_log(text + "\nprobe\tend\n")[1]
 
 
 @given(st.text())
 def test_any_log_can_be_read(text: str) -> None:
-    lines, _ = pod_probes.parse_log(text)
+    lines, _ = probe_results.parse_log(text)
     assert all(line.check == key[0] for key, line in lines.items())
 
 
@@ -71,7 +74,7 @@ def test_peers(count: int, node: str, peers: list[str]) -> None:
     ],
 )
 def test_service(families: tuple[str, ...], policy: str, names: list[str]) -> None:
-    path, service = pod_probes.preparation(plan("a", families=families))[-1]
+    path, service = probe_pods.preparation(plan("a", families=families))[-1]
     assert path == "/api/v1/namespaces/devenv-validate-1/services"
     assert (service["spec"]["ipFamilyPolicy"], service["spec"]["ipFamilies"]) == (policy, names)
 
@@ -81,7 +84,7 @@ ADDRESSES = {"kubernetes": ["10.96.0.1"], "probe": ["10.96.7.7", "fd02::7"]}
 
 def test_pod() -> None:
     here = plan("master-0", "worker-0", families=("ipv4", "ipv6"))
-    spec = pod_probes.pod(here, "worker-0", "SCRIPT", ADDRESSES)["spec"]
+    spec = probe_pods.pod(here, "worker-0", "SCRIPT", ADDRESSES)["spec"]
     container = spec["containers"][0]
     assert (container["image"], container["imagePullPolicy"]) == ("devenv.lab/probe:1.0.0", "Never")
     assert container["args"] == ["sh", "-c", "SCRIPT"]
@@ -99,9 +102,9 @@ def test_pod() -> None:
 
 
 def test_wanted_results() -> None:
-    wanted = pod_probes.wanted_results(plan("a", "b", families=("ipv4", "ipv6")), ADDRESSES)
+    wanted = probe_results.wanted_results(plan("a", "b", families=("ipv4", "ipv6")), ADDRESSES)
     assert sorted(wanted) == sorted(
-        set(pod_probes.check_names(("ipv4", "ipv6"), False)) - {"probe_pods", "pod_families"}
+        set(probe_results.check_names(("ipv4", "ipv6"), False)) - {"probe_pods", "pod_families"}
     )
     assert wanted["pod_to_pod_ipv6"] == [
         Wanted("a", "pod", "probe-1-b ipv6", "b"),
@@ -117,51 +120,41 @@ def test_wanted_results() -> None:
 
 
 def test_one_node_has_no_other_to_reach() -> None:
-    assert "pod_to_pod_ipv4" not in pod_probes.wanted_results(plan("a"), ADDRESSES)
-    assert pod_probes.check_names(("ipv4",), True) == [
+    assert "pod_to_pod_ipv4" not in probe_results.wanted_results(plan("a"), ADDRESSES)
+    assert probe_results.check_names(("ipv4",), True) == [
         "probe_pods", "pod_families", "pod_to_api", "dns_ipv4", "pod_to_service_ipv4",
     ]  # fmt: skip
 
 
-def level(*nodes: str, **seen: pod_probes._Seen) -> Probes:
-    """A level that has a plan, and saw what is given."""
-    made = Probes(
-        Cluster("main", Path("k"), "kubeadm", "1.36.3", ("ipv4",), tuple(Node(n, "", {}, (), ()) for n in nodes)),
-        "image", 60,
-    )  # fmt: skip
-    made._plan = plan(*nodes)
-    made._addresses = dict(ADDRESSES)
-    made._seen = dict(seen)
-    return made
-
-
-def saw(*lines: Line, trouble: str = "", ended: bool = True) -> pod_probes._Seen:
-    return pod_probes._Seen(True, ended, trouble, False, {(line.check, line.target): line for line in lines})
+def saw(*lines: Line, trouble: str = "", ended: bool = True) -> ProbeState:
+    return ProbeState(trouble, ended=ended, lines={(line.check, line.target): line for line in lines})
 
 
 def test_a_pod_that_never_ran_is_missing_to_one_check_alone() -> None:
     good = saw(Line(True, "pod", "probe-1-b ipv4", "x"), Line(True, "service", "ipv4", "x"))
-    made = level("a", "b", "c", a=good, b=good, c=saw(trouble="is Pending", ended=False))
-    assert made._pods_finding("", False).missing == ("c: pod is Pending",)
-    found = made._results_finding(
-        [Wanted("a", "pod", "probe-1-b ipv4", "b"), Wanted("a", "pod", "probe-2-c ipv4", "c")]
+    states = {"a": good, "b": good, "c": saw(trouble="is Pending", ended=False)}
+    here = plan("a", "b", "c")
+    assert probe_results.check_pods(states, []).missing == ("c: pod is Pending",)
+    found = probe_results.check_results(
+        [Wanted("a", "pod", "probe-1-b ipv4", "b"), Wanted("a", "pod", "probe-2-c ipv4", "c")], here, states
     )
     assert (found.missing, found.seen) == ((), "1 of 1 reached; without c, where no pod runs")
-    assert made._results_finding([Wanted("a", "dns", "a x")]).missing == ("a -> a x: not tried yet",)
+    untried = probe_results.check_results([Wanted("a", "dns", "a x")], here, states)
+    assert untried.missing == ("a -> a x: not tried yet",)
 
 
 def test_a_pod_alone_proves_nothing_of_a_service() -> None:
-    made = level("a", "b", a=saw(Line(False, "service", "ipv4", "self")), b=saw(trouble="is Pending", ended=False))
-    assert made._results_finding([Wanted("a", "service", "ipv4")]).missing == (
-        "nothing to reach without b, where no pod runs",
-    )
-    both = level("a", "b", a=saw(Line(False, "service", "ipv4", "self")), b=saw())
-    assert both._results_finding([Wanted("a", "service", "ipv4")]).missing == ("a -> ipv4: self",)
+    states = {"a": saw(Line(False, "service", "ipv4", "self")), "b": saw(trouble="is Pending", ended=False)}
+    alone = probe_results.check_results([Wanted("a", "service", "ipv4")], plan("a", "b"), states)
+    assert alone.missing == ("nothing to reach without b, where no pod runs",)
+    both = probe_results.check_results([Wanted("a", "service", "ipv4")], plan("a", "b"), states | {"b": saw()})
+    assert both.missing == ("a -> ipv4: self",)
 
 
 def test_without_any_pod_nothing_passes() -> None:
-    made = level("a", a=pod_probes._Seen())
-    assert not made._results_finding([Wanted("a", "dns", "a x")]).ok
+    assert not probe_results.check_results([Wanted("a", "dns", "a x")], plan("a"), {"a": ProbeState()}).ok
+    every_one = probe_results.check_pods({}, ["a"])
+    assert (every_one.missing, every_one.hopeless) == (("every node is cordoned",), True)
 
 
 @pytest.mark.parametrize(
@@ -176,25 +169,24 @@ def test_without_any_pod_nothing_passes() -> None:
 def test_pods_have_the_families_of_the_stack_in_its_order(
     seen: tuple[str, ...], missing: tuple[str, ...], hopeless: bool
 ) -> None:
-    found = level("a", a=pod_probes._Seen(True, families=seen))._families_finding()
+    found = probe_results.check_families({"a": ProbeState("", families=seen)}, ("ipv4",))
     assert (found.missing, found.hopeless) == (missing, hopeless)
 
 
-def test_families_of_a_pod() -> None:
-    assert pod_probes.families_of({"status": {"podIPs": [{"ip": "fd01::2"}, {"ip": "10.244.0.2"}]}}) == ("ipv6", "ipv4")
-    assert pod_probes.families_of({"status": {}}) == ()
-
-
-RUNNING = {"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]}
+RUNNING = {
+    "phase": "Running",
+    "containerStatuses": [{"state": {"running": {}}}],
+    "podIPs": [{"ip": "fd01::2"}, {"ip": "10.244.0.2"}],
+}
 
 
 @pytest.mark.parametrize(
     ("item", "state"),
     [
-        (None, ("was removed by someone", False, True)),
-        ({"status": {"phase": "Pending"}}, ("is Pending", False, False)),
-        ({"status": RUNNING}, ("", True, False)),
-        ({"status": {"phase": "Failed", "message": "evicted"}}, ("is Failed: evicted", True, True)),
+        (None, ProbeState("was removed by someone", hopeless=True)),
+        ({"status": {"phase": "Pending"}}, ProbeState("is Pending")),
+        ({"status": RUNNING}, ProbeState("", has_log=True, families=("ipv6", "ipv4"))),
+        ({"status": {"phase": "Failed", "message": "evicted"}}, ProbeState("is Failed: evicted", True, True)),
         (
             {
                 "status": {
@@ -202,13 +194,74 @@ RUNNING = {"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]
                     "containerStatuses": [{"state": {"waiting": {"reason": "ErrImageNeverPull", "message": "m"}}}],
                 }
             },
-            ("waits: ErrImageNeverPull m", False, True),
+            ProbeState("waits: ErrImageNeverPull m", hopeless=True),
         ),
     ],
 )
-def test_state(item: dict[str, Any] | None, state: tuple[str, bool, bool]) -> None:
-    assert pod_probes._state(item) == state
+def test_the_state_of_a_pod(item: dict[str, Any] | None, state: ProbeState) -> None:
+    found = ProbeState()
+    found.update(item)
+    assert found == state
+
+
+class Api:
+    """A cluster whose pods run at once, with the log that their environment asks for."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, dict[str, Any]] = {
+            "/api/v1/namespaces/devenv-validate-old": {"metadata": {"name": "devenv-validate-old"}},
+            "/api/v1/nodes/a": {"metadata": {"name": "a"}, "spec": {}},
+            "/api/v1/nodes/b": {"metadata": {"name": "b"}, "spec": {"unschedulable": True}},
+            "/api/v1/namespaces/default/services/kubernetes": {"spec": {"clusterIPs": ["10.96.0.1"]}},
+        }
+        # What the next creation of an object in a collection meets.
+        self.refused: dict[str, client.ApiFailure] = {}
+
+    def get(self, path: str, query: dict[str, str] | None = None) -> dict[str, Any]:
+        if path in self.objects:
+            return self.objects[path]
+        items = [item for key, item in self.objects.items() if key.rpartition("/")[0] == path]
+        return {"items": [{**item, "status": {**RUNNING, "podIPs": [{"ip": "10.244.0.2"}]}} for item in items]}
+
+    def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        kind = path.rpartition("/")[2]
+        if kind in self.refused:
+            raise self.refused.pop(kind)
+        if path.endswith("/services"):
+            body["spec"]["clusterIPs"] = ["10.96.7.7"]
+        self.objects[f"{path}/{body['metadata']['name']}"] = body
+        return body
+
+    def text(self, path: str) -> str:
+        own = self.objects[path.removesuffix("/log")]["spec"]["containers"][0]["env"]
+        given = {row["name"]: row["value"] for row in own}
+        names = [row.split("/") for row in given["PROBE_NAMES"].split()]
+        api = given["PROBE_API"].split()
+        rows = [("dns", f"{kind} {name}") for kind, name, _address in names] + [("api", host) for host in api]
+        return "".join(f"probe\tok\t{check}\t{target}\tx\n" for check, target in [*rows, ("service", "ipv4")])
+
+    def delete(self, path: str) -> None:
+        self.objects.pop(path)
+
+
+def test_a_level_takes_one_step_after_another_and_removes_what_it_created() -> None:
+    nodes = tuple(Node(name, "", {}, (), ()) for name in ("a", "b"))
+    level, fake = Probes(Cluster("main", Path("k"), "kubeadm", "1.36.3", ("ipv4",), nodes), "image", 60), Api()
+    api: Any = fake
+    fake.refused = {"namespaces": client.ApiUnreachable("cut"), "pods": client.ApiError(403, "", "no account yet")}
+    first = level.look(api)
+    assert {finding.seen for finding in first.values()} == {"the API does not answer: cut"}
+    assert "/api/v1/namespaces/devenv-validate-old" not in fake.objects
+    second = level.look(api)
+    assert second["probe_pods"].missing == ("no account yet", "a: pod is not made yet")
+    assert not any(finding.ok for finding in second.values())
+    third = level.look(api)
+    assert third["probe_pods"].seen == "1 pods ran; cordoned, not tried: b"
+    assert {name for name, finding in third.items() if not finding.ok} == set()
+    assert set(third) == set(probe_results.check_names(("ipv4",), True)) == set(first)
+    level.remove(api)
+    assert f"/api/v1/namespaces/{level.namespace}" not in fake.objects
 
 
 def test_the_script_is_a_shell_script() -> None:
-    subprocess.run(["sh", "-n", str(pod_probes.SCRIPT)], check=True)
+    subprocess.run(["sh", "-n", str(probe_pods.SCRIPT)], check=True)

@@ -14,13 +14,14 @@ def until(
     deadline: float,
     describe: Callable[[], Exception] | None = None,
     *,
-    pause: float = 0.1,
+    pause: float | Callable[[], float] = 0.1,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
     """Return the first true value of ``check``, which is called every ``pause`` seconds, once more at ``deadline``.
 
-    ``deadline`` is a time of ``clock``; when it has passed, raise what ``describe`` returns, or return the last value.
+    ``pause`` can be a function that returns the seconds. ``deadline`` is a time of ``clock``; when it has passed, raise
+    what ``describe`` returns, or return the last value.
     """
     while not (value := check()):
         remaining = deadline - clock()
@@ -28,7 +29,7 @@ def until(
             if describe is None:
                 return value
             raise describe()
-        sleep(min(pause, remaining))
+        sleep(min(pause() if callable(pause) else pause, remaining))
     return value
 
 

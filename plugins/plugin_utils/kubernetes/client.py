@@ -36,7 +36,11 @@ class Access:
     token: str = field(default="", repr=False)
 
 
-class ApiError(Exception):
+class ApiFailure(Exception):
+    """A request failed: refused by the API, or not answered."""
+
+
+class ApiError(ApiFailure):
     """The API refused a request. ``status`` is the HTTP status, ``reason`` Kubernetes' word for it (``NotFound``,
     ...)."""
 
@@ -46,7 +50,7 @@ class ApiError(Exception):
         super().__init__(message or f"HTTP status {status}")
 
 
-class ApiUnreachable(Exception):
+class ApiUnreachable(ApiFailure):
     """No answer: refused, timed out, cut, or TLS did not verify."""
 
 

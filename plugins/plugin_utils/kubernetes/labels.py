@@ -1,7 +1,7 @@
-"""Labels, taints and pod ranges of Node objects: what is wanted, what is there, the smallest patch between them.
+"""Labels, taints and pod ranges of Node objects: plan and send the smallest patch to what the profile wants.
 
-What devenv set is remembered in the annotations ``devenv.lab/labels`` and ``devenv.lab/taints`` of the node (JSON, name
-to value), so that what leaves the profile is taken away again, and what others set never is.
+The annotations ``devenv.lab/labels`` and ``devenv.lab/taints`` of a node (JSON, name to value) record what devenv set,
+so that what leaves the profile is removed, and what others set never is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
@@ -28,8 +29,9 @@ _TAINT = re.compile(r"(?P<key>[^=:]+)(?:=(?P<value>[^=:]*))?:(?P<effect>NoSchedu
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be done to one node. ``patch`` is a JSON merge patch, empty when all is right; ``before`` and
-    ``after`` show the parts that devenv looks after; ``conflicts`` say where others hold another value."""
+    """What is to be done to one node. ``patch`` is a JSON merge patch, empty when nothing is to be done; ``before`` and
+    ``after`` show the parts that devenv manages; ``conflicts`` name what others set to another value.
+    """
 
     node: str
     patch: Json
@@ -39,8 +41,8 @@ class Change:
 
 
 @dataclass
-class Outcome:
-    """Of all nodes: names of those written to (or, in check mode, that would be), and the differences for diff mode."""
+class LabelOutcome:
+    """Names of nodes that were written to (in check mode: would be), of those without a Node object; all changes."""
 
     changed: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
@@ -48,7 +50,7 @@ class Outcome:
 
 
 def parse_taint(text: str) -> dict[str, str]:
-    """``key[=value]:Effect`` as a taint of the API. Raises DevenvError ``labels_refused`` for anything else."""
+    """Return ``key[=value]:Effect`` as a taint of the API. Raises DevenvError ``labels_refused`` for anything else."""
     match = _TAINT.fullmatch(text)
     if match is None:
         raise DevenvError(
@@ -59,13 +61,13 @@ def parse_taint(text: str) -> dict[str, str]:
 
 
 def wanted_labels(node: Node) -> dict[str, str]:
-    """The profile's labels, and the worker role, which kubeadm does not give."""
+    """Return the profile's labels, and the worker role, which kubeadm does not set."""
     role = {WORKER_LABEL: ""} if node.group == "workers" else {}
     return role | dict(node.labels)
 
 
 def plan(current: Json, node: Node) -> Change:
-    """The Change that brings the Node object ``current`` to what ``node`` wants."""
+    """Return the Change that brings the Node object ``current`` to what ``node`` wants."""
     metadata, spec = current["metadata"], current.get("spec", {})
     annotations = metadata.get("annotations") or {}
     labels, taints = metadata.get("labels") or {}, spec.get("taints") or []
@@ -76,8 +78,8 @@ def plan(current: Json, node: Node) -> Change:
     known_taints = _record(annotations, TAINTS_RECORD)
     if TAINTS_RECORD not in annotations:
         # A node registers with its taints: what it has of them before the first record is ours.
-        there = _named(taints)
-        known_taints = {name: value for name, value in _named(wanted_taints).items() if there.get(name) == value}
+        present = _named(taints)
+        known_taints = {name: value for name, value in _named(wanted_taints).items() if present.get(name) == value}
     new_taints, taint_record, taint_conflicts = _plan_taints(taints, wanted_taints, known_taints)
     cidrs, cidr_conflicts = _plan_pod_cidrs(spec.get("podCIDRs") or [], node.pod_cidrs)
 
@@ -127,10 +129,9 @@ def plan(current: Json, node: Node) -> Change:
 def _plan_labels(
     labels: Mapping[str, str], wanted: Mapping[str, str], record: Mapping[str, str]
 ) -> tuple[dict[str, str | None], dict[str, str], list[str]]:
-    """The patch (None: the label goes), what is ours afterwards, the conflicts.
+    """Return the patch (None: remove the label), what is ours afterwards, the conflicts.
 
-    A label that left the profile goes when it still has the value that we gave it; with another it is someone else's
-    by now.
+    A label that left the profile is removed while it has the value that devenv set; otherwise someone else owns it.
     """
     patch: dict[str, str | None] = {
         key: None for key, value in sorted(record.items()) if key not in wanted and labels.get(key) == value
@@ -150,19 +151,21 @@ def _plan_labels(
 def _plan_taints(
     taints: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, str]], record: Mapping[str, str]
 ) -> tuple[list[Json] | None, dict[str, str], list[str]]:
-    """All taints afterwards (None: they stay as they are), what is ours then, the conflicts. A taint is known by key
-    and effect; for one that left the profile holds what holds for a label."""
-    there = _named(taints)
+    """Return all taints afterwards (None: unchanged), what is ours then, the conflicts.
+
+    Key and effect identify a taint; one that left the profile is treated like a label.
+    """
+    present = _named(taints)
     values = _named(wanted)
-    gone = {name for name, value in record.items() if name not in values and there.get(name) == value}
+    gone = {name for name, value in record.items() if name not in values and present.get(name) == value}
     ours = {name: value for name, value in record.items() if name in values}
     put: dict[str, Json] = {}
     conflicts: list[str] = []
     for taint in wanted:
         name, value = _taint_id(taint), taint.get("value", "")
-        if name in there and name not in record and there[name] != value:
-            conflicts.append(f"taint {name} is {there[name]!r}, set by someone else; the profile wants {value!r}")
-        elif there.get(name) != value:
+        if name in present and name not in record and present[name] != value:
+            conflicts.append(f"taint {name} is {present[name]!r}, set by someone else; the profile wants {value!r}")
+        elif present.get(name) != value:
             put[name] = dict(taint)
             ours[name] = value
         elif name in ours:
@@ -181,12 +184,12 @@ def _taint_id(taint: Mapping[str, Any]) -> str:
     return f"{taint['key']}:{taint['effect']}"
 
 
-def _plan_pod_cidrs(there: Sequence[str], wanted: Sequence[str]) -> tuple[list[str], list[str]]:
-    if not wanted or list(there) == list(wanted):
+def _plan_pod_cidrs(present: Sequence[str], wanted: Sequence[str]) -> tuple[list[str], list[str]]:
+    if not wanted or list(present) == list(wanted):
         return [], []
-    if there:
+    if present:
         # The API never lets them change once they are set.
-        return [], [f"pod ranges are {', '.join(there)}; the profile's network gives {', '.join(wanted)}"]
+        return [], [f"pod ranges are {', '.join(present)}; the profile's network gives {', '.join(wanted)}"]
     return list(wanted), []
 
 
@@ -224,15 +227,15 @@ def apply(
     timeout: float,
     check: bool = False,
     progress: Callable[[str], None] = lambda text: None,
-) -> Outcome:
+) -> LabelOutcome:
     """Bring all nodes of ``cluster`` to what the profile wants; waits up to ``timeout`` seconds for their objects.
 
-    Nothing is written before every node is there and none has a conflict. With ``check`` nothing is written or waited
-    for. Raises DevenvError ``labels_nodes_missing``, ``labels_refused`` or ``api_unreachable``.
+    Nothing is written before every node is registered and none has a conflict. With ``check`` nothing is written or
+    waited for. Raises DevenvError ``labels_nodes_missing``, ``labels_refused`` or ``api_unreachable``.
     """
     deadline = time.monotonic() + timeout
-    nodes = _wait_for_nodes(cluster, api, 0 if check else deadline, progress)
-    outcome = Outcome(absent=[node.name for node in cluster.nodes if node.name not in nodes])
+    nodes = _nodes(cluster, api) if check else _wait_for_nodes(cluster, api, deadline, progress)
+    outcome = LabelOutcome(absent=[node.name for node in cluster.nodes if node.name not in nodes])
     outcome.changes = [plan(nodes[node.name], node) for node in cluster.nodes if node.name in nodes]
     conflicts = [f"{change.node}: {text}" for change in outcome.changes for text in change.conflicts]
     if conflicts:
@@ -246,56 +249,67 @@ def apply(
     return outcome
 
 
+def _nodes(cluster: Cluster, api: client.Api) -> dict[str, Json]:
+    """Return the Node objects by name. Raises DevenvError ``api_unreachable``."""
+    try:
+        return by_node(api.get("/api/v1/nodes")["items"], cluster)
+    except client.ApiFailure as error:
+        raise DevenvError("api_unreachable", str(error), where=f"cluster {cluster.name}") from error
+
+
 def _wait_for_nodes(
     cluster: Cluster, api: client.Api, deadline: float, progress: Callable[[str], None]
 ) -> dict[str, Json]:
-    """Node objects by name; with ``deadline`` 0 those that are there now."""
-    wanted = {node.name for node in cluster.nodes}
-    told: set[str] = set()
-    while True:
-        trouble, nodes = "", {}
+    nodes: dict[str, Json] = {}
+    failures: list[DevenvError] = []
+    report = wait.on_change(progress)
+
+    def are_registered() -> bool:
+        nonlocal nodes
         try:
-            nodes = by_node(api.get("/api/v1/nodes")["items"], cluster)
-        except (client.ApiUnreachable, client.ApiError) as error:
-            trouble = str(error)
-        missing = wanted - nodes.keys()
-        if not trouble and (not missing or not deadline):
-            return nodes
-        if time.monotonic() >= deadline:
-            if trouble:
-                raise DevenvError("api_unreachable", trouble, where=f"cluster {cluster.name}")
-            raise DevenvError(
-                "labels_nodes_missing",
-                f"no Node object of {', '.join(sorted(missing))}",
-                where=f"cluster {cluster.name}",
-            )
-        if missing != told:
-            progress(f"waiting for Node objects: {', '.join(sorted(missing))}")
-            told = missing
-        time.sleep(POLL)
+            nodes = _nodes(cluster, api)
+        except DevenvError as error:
+            failures.append(error)
+            return False
+        missing = ", ".join(sorted({node.name for node in cluster.nodes} - nodes.keys()))
+        if missing:
+            where = f"cluster {cluster.name}"
+            failures.append(DevenvError("labels_nodes_missing", f"no Node object of {missing}", where=where))
+            report(f"waiting for Node objects: {missing}")
+        return not missing
+
+    wait.until(are_registered, deadline, lambda: failures[-1], pause=POLL)
+    return nodes
 
 
 def _write(api: client.Api, path: str, change: Change, node: Node, deadline: float) -> bool:
-    """Send the patch; when the object changed meanwhile (kubelet and the controllers write too), look again."""
+    """Send the patch; when the object changed meanwhile (kubelet and the controllers write too), plan again. Return
+    whether something was written.
+    """
     current: Change | None = change
     sent = False
-    while True:
+    failures: list[DevenvError] = []
+
+    def is_written() -> bool:
+        nonlocal current, sent
         try:
-            if current is None:
-                current = plan(api.get(path), node)
+            current = current or plan(api.get(path), node)
             if current.conflicts:
                 raise DevenvError("labels_refused", "; ".join(current.conflicts), where=node.name)
-            if not current.patch:
-                return sent
-            api.merge(path, current.patch)
+            if current.patch:
+                api.merge(path, current.patch)
+                sent = True
             return True
         except client.ApiError as error:
-            if error.status != 409 or time.monotonic() >= deadline:
-                raise DevenvError("labels_refused", str(error), where=node.name) from error
+            failures.append(DevenvError("labels_refused", str(error), where=node.name))
+            if error.status != 409:
+                raise failures[-1] from error
         except client.ApiUnreachable as error:
-            if time.monotonic() >= deadline:
-                raise DevenvError("api_unreachable", str(error), where=node.name) from error
+            failures.append(DevenvError("api_unreachable", str(error), where=node.name))
             # The patch may have arrived though its answer did not.
             sent = sent or current is not None
-            time.sleep(POLL)
         current = None
+        return False
+
+    wait.until(is_written, deadline, lambda: failures[-1], pause=POLL)
+    return sent

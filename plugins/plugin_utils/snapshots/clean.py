@@ -11,7 +11,7 @@ from pathlib import Path
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import etcd, rules
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import stored_objects as stored
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation import pod_probes
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import probe_pods
 
 REGISTRY = "/registry/"
 
@@ -52,7 +52,7 @@ def edits(store: etcd.Store, nodes: Sequence[str]) -> tuple[dict[str, bytes], li
     deletions = [
         *rules.load()["etcd"]["keys"],
         # The objects of the last validation may still be there.
-        *(key for key in store.keys(REGISTRY) if rules.is_dropped(key) or f"/{pod_probes.NAMESPACE}" in key),
+        *(key for key in store.keys(REGISTRY) if rules.is_dropped(key) or f"/{probe_pods.NAMESPACE}" in key),
     ]
     puts: dict[str, bytes] = {}
     for key, value in store.items("/registry/minions/"):

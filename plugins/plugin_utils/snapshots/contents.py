@@ -10,8 +10,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.pods import not_ready
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import rules
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks, pod_probes
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks, probe_pods
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import run as validate
 
 
@@ -26,7 +27,7 @@ class ClusterContents:
     @property
     def unready(self) -> list[str]:
         """Names of the pods that are not ready."""
-        return [pod_name(pod) for pod in self.pods if checks.not_ready(pod)]
+        return [pod_name(pod) for pod in self.pods if not_ready(pod)]
 
 
 def read(cluster: Cluster, *, force: bool) -> ClusterContents:
@@ -43,7 +44,7 @@ def read(cluster: Cluster, *, force: bool) -> ClusterContents:
             kinds = [
                 api.get(f"/api/v1/{kind}")["items"] for kind in ("pods", "persistentvolumes", "persistentvolumeclaims")
             ]
-        except (client.ApiError, client.ApiUnreachable) as error:
+        except client.ApiFailure as error:
             raise DevenvError("snapshot_unhealthy", f"the API: {error}", where=f"cluster {cluster.name}") from error
     return lasting(*kinds)
 
@@ -66,7 +67,7 @@ def lasting(pods: Sequence[Json], volumes: Sequence[Json], claims: Sequence[Json
 
 def is_of_probes(reference: Json) -> bool:
     """Return whether metadata, or a reference, belongs to a namespace of probe pods."""
-    return str(reference.get("namespace", "")).startswith(pod_probes.NAMESPACE)
+    return str(reference.get("namespace", "")).startswith(probe_pods.NAMESPACE)
 
 
 def pod_name(pod: Json) -> str:

@@ -9,9 +9,12 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.pods import not_ready
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.catalogue import Snapshot
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.contents import is_of_probes, pod_name
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import problems
+
+POLL = 0.1
 
 
 def for_apps(snapshot: Snapshot, clusters: Sequence[Cluster], timeout: float, progress: Callable[[str], None]) -> int:
@@ -33,15 +36,15 @@ def _for_pods(cluster: Cluster, unready: set[str], deadline: float, progress: Ca
         nonlocal missing, count
         missing, count = _missing_pods(api, unready)
         if missing:
-            report(f"waiting for {checks.problems(sorted(missing))}")
+            report(f"waiting for {problems(sorted(missing))}")
         return not missing
 
     def failure() -> DevenvError:
-        text = checks.problems([f"{pod} {why}" for pod, why in missing.items()])
+        text = problems([f"{pod} {why}" for pod, why in missing.items()])
         return DevenvError("snapshot_apps", text, where=f"cluster {cluster.name}")
 
     with client.Api(client.read_access(cluster.kubeconfig)) as api:
-        wait.until(are_ready, deadline, failure, pause=checks.POLL)
+        wait.until(are_ready, deadline, failure, pause=POLL)
     return count
 
 
@@ -49,10 +52,10 @@ def _missing_pods(api: client.Api, unready: set[str]) -> tuple[dict[str, str], i
     """Return why each pod is not ready that has to be, and how many have to be."""
     try:
         pods = api.get("/api/v1/pods")["items"]
-    except (client.ApiError, client.ApiUnreachable) as error:
+    except client.ApiFailure as error:
         return {"the API": str(error)}, 0
     wanted = [
         pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and pod_name(pod) not in unready
         and not is_of_probes(pod["metadata"])
     ]  # fmt: skip
-    return {pod_name(pod): why for pod in wanted if (why := checks.not_ready(pod))}, len(wanted)
+    return {pod_name(pod): why for pod in wanted if (why := not_ready(pod))}, len(wanted)

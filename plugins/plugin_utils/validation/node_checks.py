@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -16,51 +15,17 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clien
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Answer, Target
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation.checks import Finding
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Background, Finding
 
 REPORT = "node.report"
 ASK_SECONDS = 20.0
 API_SECONDS = 4.0
-# Between two looks at what did not pass.
-PAUSE = 1.0
 
 WARN_DAYS = 30
 # etcd warns from 1 s on; what is signed in the future (certificates, tokens) is refused.
 SKEW_WARNED = 1.0
 SKEW_REFUSED = 5.0
 SERVICES = {"containerd.service": "containerd", "kubelet.service": "kubelet"}
-
-
-class Background:
-    """Checks that take long, as a level: looked at in a thread of their own, again until all have passed."""
-
-    def __init__(self, names: Iterable[str], collect: Callable[[], dict[str, Finding]]) -> None:
-        self._collect = collect
-        self._findings = {name: Finding("", ("not looked at yet",)) for name in names}
-        self._thread: threading.Thread | None = None
-        self._ended = 0.0
-
-    def look(self, api: client.Api) -> dict[str, Finding]:
-        if self._thread is not None and not self._thread.is_alive():
-            self._thread = None
-        known = self._findings
-        over = all(finding.ok or finding.hopeless for finding in known.values())
-        if self._thread is None and not over and time.monotonic() - self._ended > PAUSE:
-            # A daemon: nobody waits for it when the time is over.
-            self._thread = threading.Thread(target=self._work, daemon=True)
-            self._thread.start()
-        return known
-
-    def explain(self, api: client.Api) -> dict[str, str]:
-        return {}
-
-    def _work(self) -> None:
-        try:
-            self._findings = self._collect()
-        except Exception as error:  # else these checks would be said never to have been looked at
-            text = f"cannot be looked at: {type(error).__name__}: {error}"
-            self._findings = {name: Finding(text, (text,), hopeless=True) for name in self._findings}
-        self._ended = time.monotonic()
 
 
 # --- API servers -----------------------------------------------------------------------------------------------------

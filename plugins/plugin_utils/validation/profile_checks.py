@@ -12,8 +12,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.redact import redact
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation.checks import Finding
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation.node_checks import Background
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Background, Finding
 
 # Keeps them apart from devenv's own, whatever they are called.
 PREFIX = "profile."

@@ -1,6 +1,6 @@
-"""Does the StorageClass of the profile give volumes? A claim is bound, one container writes, another one reads.
+"""Check that the profile's StorageClass provides volumes: a claim is bound, one container writes, another one reads.
 
-The claim and the pod stand in the namespace of the probe pods (``probes.py``), and go with it.
+The claim and the pod are in the namespace of the probe pods, and are removed with it.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ import secrets
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation.checks import Finding, not_ready
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes import Probes
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.pods import not_ready
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Finding, Level, guarded
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes import Probes, create
 
 NAME = "storage"
 
 
 def claim(storage_class: str) -> Json:
-    """A PersistentVolumeClaim of the class."""
+    """Return a PersistentVolumeClaim of the class."""
     return {
         "metadata": {"name": NAME},
         "spec": {
@@ -28,7 +29,7 @@ def claim(storage_class: str) -> Json:
 
 
 def pod(image: str, word: str) -> Json:
-    """A pod whose first container writes ``word`` to the volume, and whose second reads it."""
+    """Return a pod whose first container writes ``word`` to the volume, and whose second reads it."""
 
     def container(name: str, script: str) -> Json:
         return {
@@ -55,27 +56,18 @@ def pod(image: str, word: str) -> Json:
     }
 
 
-class Storage:
-    """The level with the check ``storage``; begins when the probes' namespace is there."""
+class Storage(Level):
+    """The level with the check ``storage``; begins when the probes' namespace exists."""
 
     def __init__(self, probes: Probes, image: str, storage_class: str) -> None:
         self._probes = probes
         self._class = storage_class
         self._pod = pod(image, secrets.token_hex(8))
-        self._made = False
+        self._created = False
         self._done = False
 
     def look(self, api: client.Api) -> dict[str, Finding]:
-        try:
-            return {"storage": self._look(api)}
-        except client.ApiError as error:
-            return {"storage": Finding("", (str(error),), hopeless=error.status == 422)}
-        except client.ApiUnreachable as error:
-            return {"storage": Finding("", (f"the API does not answer: {error}",))}
-
-    def explain(self, api: client.Api) -> dict[str, str]:
-        """Events of the namespace say why a claim is not bound; the probes ask for them."""
-        return {}
+        return {"storage": guarded(lambda: self._look(api))}
 
     def _look(self, api: client.Api) -> Finding:
         if not self._probes.namespace:
@@ -83,11 +75,11 @@ class Storage:
         base = f"/api/v1/namespaces/{self._probes.namespace}"
         if self._done:
             return Finding(f"written and read on a volume of {self._class}")
-        if not self._made:
+        if not self._created:
             api.get(f"/apis/storage.k8s.io/v1/storageclasses/{self._class}")
-            _create(api, f"{base}/persistentvolumeclaims", claim(self._class))
-            _create(api, f"{base}/pods", self._pod)
-            self._made = True
+            create(api, f"{base}/persistentvolumeclaims", claim(self._class))
+            create(api, f"{base}/pods", self._pod)
+            self._created = True
         finding = check_storage(
             api.get(f"{base}/persistentvolumeclaims/{NAME}"), api.get(f"{base}/pods/{NAME}"), self._class
         )
@@ -95,22 +87,13 @@ class Storage:
         return finding
 
 
-def check_storage(volume_claim: Json, tried: Json, storage_class: str) -> Finding:
-    """What the claim and the pod say."""
+def check_storage(volume_claim: Json, probe: Json, storage_class: str) -> Finding:
+    """Check the claim and the pod."""
     phase = volume_claim.get("status", {}).get("phase", "new")
-    state = tried.get("status", {}).get("phase", "new")
+    state = probe.get("status", {}).get("phase", "new")
     if phase == "Bound" and state == "Succeeded":
         return Finding(f"written and read on a volume of {storage_class}")
     missing = [] if phase == "Bound" else [f"claim of class {storage_class} is {phase}"]
     if state != "Succeeded":
-        missing.append(f"pod {not_ready(tried) or f'is {state}'}")
+        missing.append(f"pod {not_ready(probe) or f'is {state}'}")
     return Finding("", tuple(missing), hopeless=state == "Failed")
-
-
-def _create(api: client.Api, path: str, body: Json) -> None:
-    try:
-        api.create(path, body)
-    except client.ApiError as error:
-        # An answer got lost, and the object is there.
-        if error.reason != "AlreadyExists":
-            raise

@@ -23,7 +23,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.objects impo
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import record
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks, node_checks
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import node_checks, report
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import run as validate
 
 from devenv import errors
@@ -154,14 +154,13 @@ def _nodes(wanted: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> Fact
 
 
 def _cluster(cluster: clusters.Cluster) -> Facts | None:
-    if checks.needs_probes("auto", changed=False, record=validate.record_of(cluster)):
+    if report.needs_probes("auto", changed=False, record=report.record_of(cluster)):
         return None
     with client.Api(client.read_access(cluster.kubeconfig), timeout=PATIENCE) as api:
         labelled = labels.apply(cluster, api, timeout=0, check=True)
         if labelled.changed or labelled.absent:
             return None
         objects = {key: digest for one in SETS for key, digest in ApplySet(api, one).fingerprint().items()}
-    report = validate.run(cluster, probes="auto", changed=False, timeout=0, domain="cluster.local", check=True)
-    if report.failure is not None:
+    if validate.run(cluster, probes="auto", changed=False, timeout=0, domain="cluster.local", check=True).failure:
         return None
     return {f"{cluster.name}: {key}": digest for key, digest in objects.items()}
