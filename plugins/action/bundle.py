@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive, sources, store
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive, downloads, sources, store
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
@@ -28,12 +27,7 @@ class ActionModule(Action, ActionBase):
         "parts": {"type": "list", "elements": "str", "default": []},
         "directory": {"type": "path", "default": ""},
         "archive": {"type": "path", "default": ""},
-        "kubernetes_url": {"type": "str", "default": Places.kubernetes},
-        "helm_url": {"type": "str", "default": Places.helm},
-        "containerd_url": {"type": "str", "default": Places.containerd},
-        "cni_url": {"type": "str", "default": Places.cni},
-        "registry_url": {"type": "str", "default": Places.registry},
-        "docker_url": {"type": "str", "default": Places.docker},
+        **{f"{name}_url": {"type": "str", "default": url} for name, url in downloads.official().items()},
     }
     REQUIRED_IF = (("state", "exported", ("archive",)), ("state", "imported", ("archive",)))
 
@@ -75,7 +69,7 @@ class ActionModule(Action, ActionBase):
 
 
 def _options(args: dict[str, Any]) -> sources.Options:
-    places = Places(**{name: args[f"{name}_url"] for name in Places.names()})
+    places = {name: args[f"{name}_url"] for name in downloads.official()}
     return sources.Options(directory=Path(args["directory"]) if args["directory"] else None, places=places)
 
 

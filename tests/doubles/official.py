@@ -15,8 +15,7 @@ from pathlib import Path
 
 import requests
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import oci
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.release import items
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.downloads import items, official
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
 
@@ -30,7 +29,7 @@ http: {{addr: "{address}"}}
 
 def lay_out(bundle: Bundle, versions: Versions, root: Path) -> None:
     """Put the bundle's files below ``root`` as dl.k8s.io, get.helm.sh and the two release pages hold them."""
-    places = Places("/k8s", "/helm", "/containerd", "/cni", "/registry", "/docker")
+    places = {**{name: f"/{name}" for name in official()}, "kubernetes": "/k8s"}
     for item in items(versions, places, bundle.manifest.arch):
         if bundle.lacks({item.part} - {""}):
             continue

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive, golang, oci, sources, store, versions
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from doubles import official
@@ -50,7 +49,7 @@ class Official:
 
     files: Mirror
     registry: str
-    places: Places
+    places: dict[str, str]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,8 @@ def mirrored(bundle: Bundle, near: Path) -> Iterator[Official]:
             if image.name != WANTED.probe_image:
                 official.push(bundle.path / image.path, registry)
         url = files.url
-        places = Places(f"{url}/k8s", f"{url}/helm", f"{url}/containerd", f"{url}/cni", registry, registry)
+        places = {name: f"{url}/{name}" for name in ("helm", "containerd", "cni")}
+        places.update(kubernetes=f"{url}/k8s", registry=registry, docker=registry)
         yield Official(files, registry, places)
 
 
@@ -78,7 +78,7 @@ def cache(near: Path, mirrored: Official) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def release(places: Places, cache: Path, source: str = "release", parts: Iterable[str] = ()) -> Bundle:
+def release(places: dict[str, str], cache: Path, source: str = "release", parts: Iterable[str] = ()) -> Bundle:
     made, changed, notes = sources.ensure(
         source=source, parts=parts, options=sources.Options(places=places), cache_dir=cache, progress=print
     )
@@ -88,7 +88,7 @@ def release(places: Places, cache: Path, source: str = "release", parts: Iterabl
     return made
 
 
-def refused(places: Places, cache: Path) -> DevenvError:
+def refused(places: dict[str, str], cache: Path) -> DevenvError:
     """The error of a fetch; nothing that looks like a bundle may be left."""
     with pytest.raises(DevenvError) as caught:
         release(places, cache)
@@ -175,7 +175,7 @@ def test_one_image_is_missing(bundle: Bundle, mirrored: Official, cache: Path) -
     names = [one.name for one in bundle.manifest.images if one.name != WANTED.probe_image]
     coredns = WANTED.images["coredns"]
     official.copy(mirrored.registry, [name for name in names if name != coredns], "lacking")
-    places = Places(**{**vars(mirrored.places), "registry": f"{mirrored.registry}/lacking"})
+    places = {**mirrored.places, "registry": f"{mirrored.registry}/lacking"}
     error = refused(places, cache)
     assert error.reason.id == "bundle_image_missing"
     assert coredns in str(error)

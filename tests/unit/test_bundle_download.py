@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 import requests
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import download, oci, release
+import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import download, downloads, modules, oci, release
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.download import Fetcher
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.registry import Registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import wanted
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import data, paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from doubles.mirror import Mirror, serving
 
@@ -314,7 +317,7 @@ def test_every_missing_image_is_named(mirror: Mirror, fetcher: Fetcher) -> None:
 def test_images_are_asked_for_where_their_name_says(mirror: Mirror, fetcher: Fetcher) -> None:
     put_image(mirror.root, "etcd", "v1")
     put_image(mirror.root, "mirrors/rancher/thing", "v2")
-    registries = release._registries(Places(registry=mirror.url, docker=f"{mirror.url}/mirrors"), fetcher)
+    registries = release._registries({"registry": mirror.url, "docker": f"{mirror.url}/mirrors"}, fetcher)
     found = release._look_up(["registry.k8s.io/etcd:v1", "docker.io/rancher/thing:v2"], registries, "amd64")
     assert [registry.base for registry, _ignored in found] == [mirror.url, f"{mirror.url}/mirrors"]
 
@@ -341,7 +344,10 @@ def test_the_registry_s_own_digest_is_compared(tmp_path: Path, mirror: Mirror, f
 
 def test_official_layout() -> None:
     versions = wanted("1.36.3")
-    shown = {(item.url, item.sums.removeprefix(item.url)) for item in release.items(versions, Places(), "amd64")}
+    shown = {
+        (item.url, item.sums.removeprefix(item.url))
+        for item in downloads.items(versions, downloads.official(), "amd64")
+    }
     github = "https://github.com"
     assert shown == {
         ("https://dl.k8s.io/release/v1.36.3/bin/linux/amd64/kubeadm", ".sha256"),
@@ -359,11 +365,32 @@ def test_official_layout() -> None:
     }
 
 
+def test_the_data_of_downloads() -> None:
+    document = data.read(downloads.FILE)
+    jsonschema.validate(document, json.loads((paths.CONFIGS / "schema" / "downloads.json").read_text()))
+    assert {row["place"] for row in document["files"]} <= document["places"].keys()
+    shown = downloads.items(wanted(), downloads.official(), "arm64")
+    assert shown[0].target == "bin/kubeadm"
+    targets = {target for item in shown for target in (item.target, *dict(item.members).values()) if target}
+    assert {target.removeprefix("cni/") for target in targets if target.startswith("cni/")} == modules.CNI.keys()
+    assert ("linux-arm64/helm", "bin/helm") in [member for item in shown for member in item.members]
+
+
+def test_roles_and_modules_show_the_official_places() -> None:
+    official = downloads.official()
+    defaults = data.read(paths.COLLECTION / "roles" / "bundle" / "defaults" / "main.yml")
+    assert {f"bundle_release_{name}_url": url for name, url in official.items()}.items() <= defaults.items()
+    source = (paths.COLLECTION / "plugins" / "modules" / "bundle.py").read_text()
+    (text,) = re.findall(r'^DOCUMENTATION = r?"""(.*?)^"""', source, re.DOTALL | re.MULTILINE)
+    options = yaml.safe_load(text)["options"]
+    assert {name: options[f"{name}_url"]["default"] for name in official} == official
+
+
 def test_look_is_quick_about_a_place_that_is_not_there(mirror: Mirror) -> None:
     nowhere = f"http://127.0.0.1:{closed_port()}"
     with pytest.raises(DevenvError) as caught:
-        release.look(wanted(), Places(*[nowhere] * len(Places.names())), "amd64")
+        release.look(wanted(), dict.fromkeys(downloads.official(), nowhere), "amd64")
     assert reason(caught) == "bundle_unreachable"
     with pytest.raises(DevenvError) as caught:
-        release.look(wanted(), Places(*[mirror.url] * len(Places.names())), "amd64")
+        release.look(wanted(), dict.fromkeys(downloads.official(), mirror.url), "amd64")
     assert reason(caught) == "bundle_not_found"

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import (
     archive,
+    downloads,
     manifest,
     modules,
     sources,
@@ -25,7 +26,6 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import (
     versions,
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import Image, Manifest
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
@@ -506,7 +506,7 @@ def test_ensure_takes_what_is_there(tmp_path: Path) -> None:
 
 def test_a_named_source_is_used_though_another_made_a_bundle(tmp_path: Path) -> None:
     made = make(tmp_path, "modules")
-    places = Places(*["http://127.0.0.1:9"] * len(Places.names()))
+    places = dict.fromkeys(downloads.official(), "http://127.0.0.1:9")
     assert sources.ensure(cache_dir=tmp_path, source="release", check=True)[:2] == (None, True)
     assert sources.ensure(cache_dir=tmp_path, options=sources.Options(places=places))[0] == made
     other = make(tmp_path, "release")
@@ -600,7 +600,7 @@ def test_auto_says_why_no_source_worked(tmp_path: Path, monkeypatch: pytest.Monk
         raise DevenvError("bundle_unreachable", "no network")
 
     monkeypatch.setattr(modules, "build", refuse)
-    places = Places(*["http://127.0.0.1:9"] * len(Places.names()))
+    places = dict.fromkeys(downloads.official(), "http://127.0.0.1:9")
     error = fail(tmp_path, options=sources.Options(places=places))
     assert error.reason.id == "bundle_no_source"
     for part in ("cache: no bundle", "directory: no directory", "release: http://127.0.0.1:9", "modules: no network"):

@@ -6,75 +6,29 @@ import concurrent.futures
 import os
 import shutil
 import tarfile
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import debian, images, oci
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.download import Fetcher, checksum
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.downloads import Item, items
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import File, Image, describe
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.modules import CNI, Content
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.modules import Content
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.registry import Registry, Resolved
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import BASE, DOCKER, REGISTRY, Versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
-PLAIN = ("kubeadm", "kubelet", "kubectl")
 DOWNLOADS = ".downloads"
 _PROBE_PACKAGES = ("busybox-static", "ca-certificates", "catatonit", "curl", "netbase")
 
 
-@dataclass(frozen=True)
-class Item:
-    """A published file; ``members`` maps paths inside an archive to paths in the bundle (empty: the file itself).
-    ``part`` is the optional part of the bundle that it belongs to.
-    """
-
-    url: str
-    sums: str
-    version: str
-    target: str = ""
-    members: tuple[tuple[str, str], ...] = ()
-    part: str = BASE
-
-    @property
-    def name(self) -> str:
-        return self.url.rpartition("/")[2]
-
-
-def items(versions: Versions, places: Places, arch: str) -> list[Item]:
-    """Every file of a release, in the official layouts.
-
-    https://kubernetes.io/releases/download/, https://helm.sh/docs/intro/install/, and the release pages of
-    containerd and of the CNI plugins.
-    """
-    kubernetes = f"{places.kubernetes.rstrip('/')}/release/v{versions.kubernetes}/bin/linux/{arch}"
-    helm = f"{places.helm.rstrip('/')}/helm-v{versions.helm}-linux-{arch}.tar.gz"
-    containerd = f"{places.containerd.rstrip('/')}/v{versions.containerd}/containerd-{versions.containerd}-linux-{arch}"
-    cni = f"{places.cni.rstrip('/')}/v{versions.cni}/cni-plugins-linux-{arch}-v{versions.cni}.tgz"
-    runtime = ("containerd", "containerd-shim-runc-v2", "ctr")
-    return [
-        *(
-            Item(f"{kubernetes}/{name}", f"{kubernetes}/{name}.sha256", versions.kubernetes, f"bin/{name}")
-            for name in PLAIN
-        ),
-        Item(helm, f"{helm}.sha256sum", versions.helm, members=((f"linux-{arch}/helm", "bin/helm"),), part="helm"),
-        Item(
-            f"{containerd}.tar.gz",
-            f"{containerd}.tar.gz.sha256sum",
-            versions.containerd,
-            members=tuple((f"bin/{name}", f"bin/{name}") for name in runtime),
-        ),
-        Item(cni, f"{cni}.sha256", versions.cni, members=tuple((name, f"cni/{name}") for name in CNI)),
-    ]
-
-
-def look(versions: Versions, places: Places, arch: str) -> None:
+def look(versions: Versions, places: Mapping[str, str], arch: str) -> None:
     """Look quickly whether all places answer. Raises the DevenvError of the first that does not."""
     quick = Fetcher(Path("/nonexistent"), attempts=1, timeout=(4, 6))
     registries = _registries(places, quick)
-    sums = [item.sums for item in items(versions, places, arch)[len(PLAIN) - 1 :]]
+    sums = {item.place: item.sums for item in items(versions, places, arch)}.values()
     with concurrent.futures.ThreadPoolExecutor(len(sums) + len(registries)) as pool:
         texts = [pool.submit(quick.text, url) for url in sums]
         answers = [pool.submit(registry.reach) for registry in registries.values()]
@@ -85,7 +39,7 @@ def look(versions: Versions, places: Places, arch: str) -> None:
 
 
 def fetch(
-    versions: Versions, places: Places, folder: Path, base: Path, arch: str, progress: Progress,
+    versions: Versions, places: Mapping[str, str], folder: Path, base: Path, arch: str, progress: Progress,
     parts: Collection[str] = (BASE,),
 ) -> Content:  # fmt: skip
     """Put ``parts`` into ``folder``; what was fetched stays in ``base/.downloads`` until all of it is there."""
@@ -153,9 +107,9 @@ def _unpack(archive: Path, item: Item, folder: Path) -> None:
         raise DevenvError("bundle_not_found", f"does not hold {', '.join(missing)}", where=item.url)
 
 
-def _registries(places: Places, fetcher: Fetcher) -> dict[str, Registry]:
+def _registries(places: Mapping[str, str], fetcher: Fetcher) -> dict[str, Registry]:
     """Host in an image's name -> where it is asked for."""
-    return {REGISTRY: Registry(places.registry, fetcher), DOCKER: Registry(places.docker, fetcher)}
+    return {REGISTRY: Registry(places["registry"], fetcher), DOCKER: Registry(places["docker"], fetcher)}
 
 
 def _look_up(names: Iterable[str], registries: dict[str, Registry], arch: str) -> list[tuple[Registry, Resolved]]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive, modules, store
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive, downloads, modules, store
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions as versions_of
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import Manifest
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.modules import Content
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle, Progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
@@ -37,7 +36,7 @@ class Options:
     """How to get a bundle; ``directory`` is a folder of bundles or archives, one bundle, or an exported archive."""
 
     directory: Path | None = None
-    places: Places = field(default_factory=Places)
+    places: Mapping[str, str] = field(default_factory=downloads.official)
 
 
 def ensure(

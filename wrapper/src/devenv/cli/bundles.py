@@ -88,11 +88,10 @@ def build(
 
     auto takes the first source that works, says which, and why the others did not.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import sources, versions
-    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.places import Places
+    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import downloads, sources, versions
 
-    places = Places(**_mirrors(mirrors, set(Places.names())))
-    options = sources.Options(directory=directory, places=places)
+    places = downloads.official()
+    options = sources.Options(directory=directory, places={**places, **_mirrors(mirrors, set(places))})
     chosen = versions.PARTS if parts and "all" in parts else parts or ()
     bundle, made, notes = sources.ensure(version, source, parts=chosen, options=options, progress=output.say)
     found = {"path": str(bundle.path) if bundle else None, "made": made, "notes": notes}
