@@ -217,8 +217,8 @@ output:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.devenv.lab.plugins.module_utils.gravity import cli as gravity
 from ansible_collections.devenv.lab.plugins.module_utils.gravity import node as gravity_node
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import StepFailed
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "action": {"type": "str", "required": True, "choices": ["look", *gravity_node.ACTIONS]},
@@ -254,8 +254,8 @@ def main() -> None:
         result = gravity_node.perform(
             module.params["action"], module.params, gravity_node.Machine(), only_check=module.check_mode
         )
-    except gravity.Failed as error:
-        module.fail_json(**gravity.failure(error))
+    except StepFailed as error:
+        module.fail_json(**error.result())
     except OSError as error:
         module.fail_json(msg=str(error), devenv_reason="node_config_failed")
     module.exit_json(**result)

@@ -15,7 +15,7 @@ description:
   - Runs kubeadm on a node with a configuration that exists as a file only while kubeadm runs, in a private folder
     below C(/run/devenv).
   - Idempotent by the node's real state. A node where an earlier kubeadm was killed is reset first.
-  - kubeadm's output is kept in C(/var/log/devenv/kubeadm-ACTION.log) with tokens and certificate keys redacted.
+  - kubeadm's output is kept in C(/var/log/devenv/kubeadm-ACTION.log) without secrets.
 options:
   action:
     description:
@@ -149,27 +149,12 @@ before:
   elements: str
 """
 
-import time
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import cluster as kubeadm
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import life as kubeadm_life
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import actions
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine, StepFailed
 
 ARGUMENTS = {
-    "action": {
-        "type": "str",
-        "required": True,
-        "choices": [
-            "init",
-            "join",
-            "reset",
-            "allow_join",
-            "drain",
-            "forget",
-            "renew_certificates",
-            "change_address",
-        ],
-    },
+    "action": {"type": "str", "required": True, "choices": list(actions.ACTIONS)},
     "config": {"type": "str", "no_log": True},
     "patches": {"type": "dict", "default": {}},
     "node": {"type": "str", "default": ""},
@@ -198,11 +183,10 @@ def main() -> None:
         ],
         supports_check_mode=True,
     )
-    perform = kubeadm_life.perform if module.params["action"] in kubeadm_life.ACTIONS else kubeadm.perform
     try:
-        result = perform(module.params["action"], module.params, time.time(), module.check_mode)
-    except kubeadm.Failed as error:
-        module.fail_json(**kubeadm.failure(error))
+        result = actions.perform(Machine(), module.params["action"], module.params, module.check_mode)
+    except StepFailed as error:
+        module.fail_json(**error.result())
     except OSError as error:
         module.fail_json(msg=str(error), devenv_reason="node_config_failed")
     module.exit_json(**result)

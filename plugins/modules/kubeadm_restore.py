@@ -77,8 +77,8 @@ output:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import cluster as kubeadm
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import restore as kubeadm_restore
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import restore
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine, StepFailed
 
 ARGUMENTS = {
     "config": {"type": "str", "required": True, "no_log": True},
@@ -93,9 +93,9 @@ ARGUMENTS = {
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
-        result = kubeadm_restore.perform(module.params, module.check_mode)
-    except kubeadm.Failed as error:
-        module.fail_json(**kubeadm.failure(error))
+        result = restore.perform(Machine(), module.params, module.check_mode)
+    except StepFailed as error:
+        module.fail_json(**error.result())
     except OSError as error:
         module.fail_json(msg=str(error), devenv_reason="node_config_failed")
     module.exit_json(**result)

@@ -12,24 +12,27 @@ module: kubeadm_upgrade
 short_description: Bring a node of a cluster to another version of Kubernetes with kubeadm
 version_added: 0.1.0
 description:
-  - One step of an upgrade, on the node itself or, for V(drain) and V(back), on a control plane node. The steps of one
-    node follow each other as in the list of O(step); nodes follow each other in kubeadm's order.
+  - One step of an upgrade, on the node itself or, for V(drain) and V(uncordon), on a control plane node. The steps of
+    one node follow each other as in the list of O(action); nodes follow each other in kubeadm's order.
   - Idempotent by the real state. What was killed is finished by the same steps.
   - The programs of the new version have been laid down in C(/var/lib/devenv/upgrade), and its images are there
     (M(devenv.lab.upgrade)).
   - kubeadm's output is kept in C(/var/log/devenv/kubeadm-upgrade.log), redacted.
 options:
-  step:
+  action:
     description:
-      - V(control) lets kubeadm upgrade what it made on the node, static pods and etcd included.
+      - V(control_plane) lets kubeadm upgrade what it made on the node, static pods and etcd included.
       - V(drain) closes O(node) and moves its pods away.
-      - V(programs) replaces the programs and starts containerd and kubelet anew where they run an older one.
-      - V(back) waits until O(node) and its static pods are Ready with the new version, then opens it again, unless
+      - V(binaries) replaces the programs and restarts containerd and kubelet where they run an older one.
+      - V(uncordon) waits until O(node) and its static pods are Ready with the new version, then opens it again, unless
         somebody else had closed it.
-      - V(tidy) removes what an upgrade leaves on the node. For when all nodes are upgraded.
+      - V(cleanup) removes what an upgrade leaves on the node. For when all nodes are upgraded.
+      - V(control), V(programs), V(back) and V(tidy) are the former names of V(control_plane), V(binaries), V(uncordon)
+        and V(cleanup).
     type: str
     required: true
-    choices: [control, drain, programs, back, tidy]
+    aliases: [step]
+    choices: [control_plane, drain, binaries, uncordon, cleanup, control, programs, back, tidy]
   version:
     description: The new version of Kubernetes.
     type: str
@@ -43,14 +46,16 @@ options:
     type: bool
     default: false
   first:
-    description: Whether it is the first node of its cluster, which upgrades the cluster's own objects. For V(control).
+    description: Whether it is the first node of its cluster, which upgrades the cluster's own objects. For
+      V(control_plane).
     type: bool
     default: false
   config:
-    description: Configuration documents of C(kubeadm.k8s.io/v1beta4), those of an init, for V(control) on the O(first).
+    description: Configuration documents of C(kubeadm.k8s.io/v1beta4), those of an init, for V(control_plane) on
+      the O(first).
     type: str
   upgrade_config:
-    description: An C(UpgradeConfiguration), for V(control). Its patches directory is
+    description: An C(UpgradeConfiguration), for V(control_plane). Its patches directory is
       C(/run/devenv/kubeadm-upgrade/patches).
     type: str
   patches:
@@ -58,15 +63,16 @@ options:
     type: dict
     default: {}
   programs:
-    description: Programs of the new version, name to sha256 (hexadecimal). For V(control) and V(programs).
+    description: Programs of the new version, name to sha256 (hexadecimal). For V(control_plane) and
+      V(binaries).
     type: dict
     default: {}
   restart:
-    description: Whether V(programs) starts kubelet anew in any case, since its configuration may be another.
+    description: Whether V(binaries) restarts kubelet in any case, since its configuration may have changed.
     type: bool
     default: false
   images:
-    description: Names of images that V(tidy) removes.
+    description: Names of images that V(cleanup) removes.
     type: list
     elements: str
     default: []
@@ -92,7 +98,7 @@ author:
 EXAMPLES = r"""
 - name: Move pods away
   devenv.lab.kubeadm_upgrade:
-    step: drain
+    action: drain
     version: 1.36.3
     node: "{{ inventory_hostname }}"
   delegate_to: master-0
@@ -106,27 +112,32 @@ output:
   elements: str
 installed:
   description: Programs that were replaced.
-  returned: with O(step=programs)
+  returned: with O(action=binaries)
   type: list
   elements: str
 restarted:
-  description: Units that were started anew.
-  returned: with O(step=programs)
+  description: Units that were restarted.
+  returned: with O(action=binaries)
   type: list
   elements: str
 removed:
   description: Folders and images that were removed.
-  returned: with O(step=tidy)
+  returned: with O(action=cleanup)
   type: list
   elements: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import cluster as kubeadm
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import upgrade as kubeadm_upgrade
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import upgrade
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine, StepFailed
 
 ARGUMENTS = {
-    "step": {"type": "str", "required": True, "choices": ["control", "drain", "programs", "back", "tidy"]},
+    "action": {
+        "type": "str",
+        "required": True,
+        "aliases": ["step"],
+        "choices": [*upgrade.ACTIONS, *upgrade.FORMER],
+    },
     "version": {"type": "str", "required": True},
     "node": {"type": "str", "required": True},
     "control_plane": {"type": "bool", "default": False},
@@ -146,16 +157,16 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=ARGUMENTS,
         required_if=[
-            ("step", "control", ["upgrade_config", "programs"]),
-            ("step", "programs", ["programs"]),
+            *(("action", name, ["upgrade_config", "programs"]) for name in ("control_plane", "control")),
+            *(("action", name, ["programs"]) for name in ("binaries", "programs")),
             ("first", True, ["config"]),
         ],
         supports_check_mode=True,
     )
     try:
-        result = kubeadm_upgrade.perform(module.params["step"], module.params, module.check_mode)
-    except kubeadm.Failed as error:
-        module.fail_json(**kubeadm.failure(error))
+        result = upgrade.perform(Machine(), module.params["action"], module.params, module.check_mode)
+    except StepFailed as error:
+        module.fail_json(**error.result())
     except OSError as error:
         module.fail_json(msg=str(error), devenv_reason="kubernetes_upgrade")
     module.exit_json(**result)

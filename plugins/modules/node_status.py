@@ -148,28 +148,25 @@ ended:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import state as kubernetes_state
 from ansible_collections.devenv.lab.plugins.module_utils.node import facts as node_facts
-from ansible_collections.devenv.lab.plugins.module_utils.node import observe, processes
+from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes, observe, processes
 
 
 def status(files: list[str], units: list[str], keep: bool) -> dict[str, Any]:
     """Everything but the processes."""
     names = dict(observe.managed(), asked={"files": files, "units": units})
     found = node_facts.facts(keep)
-    kubernetes = kubernetes_state.state()
-    address = kubernetes_state.apiserver_address()
+    state = kubernetes.state()
     found.update(
         observed=observe.observe(names),
-        kubernetes=kubernetes["state"],
-        kubernetes_marker=kubernetes["marker"],
-        kubernetes_missing=kubernetes["missing"],
-        ca_hash=kubernetes_state.ca_hash(),
-        kubeconfig_digest=kubernetes_state.kubeconfig_digest(),
-        certificates=kubernetes_state.certificate_ends(),
-        kubelet_healthy=kubernetes_state.http_ok("127.0.0.1", 10248, "/healthz"),
-        apiserver_ready=bool(address)
-        and kubernetes_state.http_ok(str(address), 6443, "/readyz", ca=kubernetes_state.CA),
+        kubernetes=state["state"],
+        kubernetes_marker=state["marker"],
+        kubernetes_missing=state["missing"],
+        ca_hash=kubernetes.ca_hash(),
+        kubeconfig_digest=kubernetes.kubeconfig_digest(),
+        certificates=kubernetes.certificate_ends(),
+        kubelet_healthy=kubernetes.kubelet_healthy(),
+        apiserver_ready=kubernetes.apiserver_ready(),
     )
     return found
 

@@ -6,11 +6,10 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils.node import converge, observe
+from ansible_collections.devenv.lab.plugins.module_utils.node import converge, observe, program
 
 
 @pytest.fixture
@@ -180,7 +179,7 @@ def test_a_unit_whose_file_goes_is_stopped_before(tmp_path: Path) -> None:
 
     def systemctl(argv: list[str], timeout: float = 0) -> Any:
         there.append((argv[1], path.exists()))
-        return SimpleNamespace(returncode=0, stdout="", stderr="")
+        return program.ProgramResult(code=0, stdout="", stderr="")
 
     part = {"name": "p", "units": [{"name": "c.service", "enabled": False, "state": "stopped"}]}
     before = {"p": {"files": ["/etc/systemd/system/c.service"]}}
@@ -249,8 +248,8 @@ class Systemctl:
     def __call__(self, argv: list[str], timeout: float = 0) -> Any:
         self.calls.append(" ".join(argv))
         failed = argv[0] == "systemctl" and any(name in argv for name in self.broken)
-        return SimpleNamespace(
-            returncode=1 if failed else 0, stdout="its own words" if argv[0] == "journalctl" else "", stderr="no"
+        return program.ProgramResult(
+            code=1 if failed else 0, stdout="its own words" if argv[0] == "journalctl" else "", stderr="no"
         )
 
 

@@ -345,7 +345,7 @@ def test_files_and_logs_of_a_node(tmp_path: Path) -> None:
     [
         (["echo", "x"], b"x\n"),
         (["sh", "-c", "echo x; exit 3"], b"x\n\nsh ended with code 3\n"),
-        (["sh", "-c", "echo x; exec sleep 30"], b"x\n\nsh did not end in 0.5 s\n"),
+        (["sh", "-c", "echo x; exec sleep 30"], b"x\nsh did not end in 0.5 s and was ended\n"),
         (["/there/is/none"], b"there is no program /there/is/none\n"),
     ],
 )

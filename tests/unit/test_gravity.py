@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 from ansible_collections.devenv.lab.plugins.module_utils.gravity import cli as gravity
 from ansible_collections.devenv.lab.plugins.module_utils.gravity import node as gravity_node
-from ansible_collections.devenv.lab.plugins.module_utils.gravity.cli import Clock, Failed, Status
+from ansible_collections.devenv.lab.plugins.module_utils.gravity.cli import Status
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import StepFailed
+from ansible_collections.devenv.lab.plugins.module_utils.node.redact import redact
+from ansible_collections.devenv.lab.plugins.module_utils.node.wait import Clock
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import reasons
 from support.gravity import MASTER, Lab
 
@@ -78,7 +81,7 @@ def test_every_reason_is_in_the_catalogue() -> None:
 
 
 def test_tokens_are_not_told() -> None:
-    shown = gravity.redact('gravity join 1.2.3.4 --token=abcdef "token": "ghijkl" Join token:\tmnopqr xyz', ["xyz"])
+    shown = redact('gravity join 1.2.3.4 --token=abcdef "token": "ghijkl" Join token:\tmnopqr xyz', ["xyz"])
     for secret in ("abcdef", "ghijkl", "mnopqr", "xyz"):
         assert secret not in shown
 
@@ -128,7 +131,7 @@ def test_a_master_is_never_simply_the_first_node() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"cluster": []}', "[ERROR]: x"])
 def test_no_status(text: str) -> None:
-    with pytest.raises(Failed, match="no JSON of a cluster"):
+    with pytest.raises(StepFailed, match="no JSON of a cluster"):
         gravity.parse_status(text)
 
 
@@ -191,13 +194,13 @@ def test_degraded_after_a_join_is_passing() -> None:
 def test_degraded_for_good_is_told_with_its_probes() -> None:
     row = {**node("10.1.1.1", status="degraded"), "failed_probes": ["etcd is unhealthy"]}
     told = json.dumps({"cluster": {"system_status": 2, "nodes": [row]}})
-    with pytest.raises(Failed, match=r"6 answers in a row: 10.1.1.1 is degraded \(etcd is unhealthy\)") as caught:
+    with pytest.raises(StepFailed, match=r"6 answers in a row: 10.1.1.1 is degraded \(etcd is unhealthy\)") as caught:
         wait(asking(told))
     assert caught.value.reason == "gravity_degraded"
 
 
 def test_waiting_ends() -> None:
-    with pytest.raises(Failed, match=r"not whole in time: 10\.1\.1\.1 is not part of the cluster") as caught:
+    with pytest.raises(StepFailed, match=r"not whole in time: 10\.1\.1\.1 is not part of the cluster") as caught:
         wait(asking(answer([node("10.1.1.2")])))
     assert caught.value.reason == "gravity_timeout"
 
@@ -285,7 +288,7 @@ def test_no_token_is_on_the_command_line_of_an_install(lab: Lab) -> None:
 
 
 def test_another_digest_is_refused_before_anything_changes(lab: Lab, on: On) -> None:
-    with pytest.raises(Failed, match="wanted 0000") as caught:
+    with pytest.raises(StepFailed, match="wanted 0000") as caught:
         gravity_node.install(on(), parameters(lab, sha256="0" * 64))
     assert caught.value.reason == "gravity_tarball"
     assert not (lab.folder / "master-0" / "var/lib/gravity").exists()
@@ -293,7 +296,7 @@ def test_another_digest_is_refused_before_anything_changes(lab: Lab, on: On) -> 
 
 def test_a_failed_check_is_told(lab: Lab, on: On) -> None:
     lab.faults([{"command": "check", "text": "clock drift of 400ms is over the limit"}], "master-0")
-    with pytest.raises(Failed, match="clock drift of 400ms") as caught:
+    with pytest.raises(StepFailed, match="clock drift of 400ms") as caught:
         gravity_node.install(on(), parameters(lab))
     assert caught.value.reason == "gravity_check"
 
@@ -313,14 +316,14 @@ def test_an_active_installer_is_resumed(lab: Lab, on: On) -> None:
 
 def test_a_remedy_is_tried_once(lab: Lab, on: On) -> None:
     lab.faults([{"command": "join", "text": "detected previous installation state in /var/lib/gravity"}], "worker-0")
-    with pytest.raises(Failed) as caught:
+    with pytest.raises(StepFailed) as caught:
         gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     assert caught.value.reason == "gravity_leftover"
 
 
 def test_that_there_is_nothing_to_do_is_no_success_of_a_join(lab: Lab, on: On) -> None:
     lab.faults([{"command": "join", "text": "this server is not a part of the running cluster"}], "worker-0")
-    with pytest.raises(Failed) as caught:
+    with pytest.raises(StepFailed) as caught:
         gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     assert caught.value.reason == "gravity_gone"
 
@@ -337,7 +340,7 @@ def test_a_stopped_node_is_started(lab: Lab, on: On) -> None:
 
 def test_a_precondition_is_not_tried_again(lab: Lab, on: On) -> None:
     lab.faults([{"command": "install", "text": "kernel is too old", "code": 252, "times": 1}], "master-0")
-    with pytest.raises(Failed) as caught:
+    with pytest.raises(StepFailed) as caught:
         gravity_node.install(on(), parameters(lab))
     assert caught.value.reason == "gravity_precondition"
 
@@ -345,7 +348,7 @@ def test_a_precondition_is_not_tried_again(lab: Lab, on: On) -> None:
 @pytest.mark.parametrize(("code", "reason"), [(254, "gravity_aborted"), (255, "gravity_failed")])
 def test_exit_codes(lab: Lab, on: On, code: int, reason: str) -> None:
     lab.faults([{"command": "install", "text": "of no known kind", "code": code, "times": 1}], "master-0")
-    with pytest.raises(Failed, match="of no known kind") as caught:
+    with pytest.raises(StepFailed, match="of no known kind") as caught:
         gravity_node.install(on(), parameters(lab))
     assert caught.value.reason == reason
 
@@ -378,7 +381,7 @@ def test_a_join_that_waits_for_ever_ends(lab: Lab, on: On) -> None:
     """`gravity join` has no limit of its own. What it waited for is the reason."""
     lab.install()
     lab.begin_join("10.0.0.11", "master")
-    with pytest.raises(Failed, match=r"while master node 10\.0\.0\.11 is joining") as caught:
+    with pytest.raises(StepFailed, match=r"while master node 10\.0\.0\.11 is joining") as caught:
         gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab, timeout=1))
     assert caught.value.reason == "gravity_busy"
 
@@ -394,7 +397,7 @@ def test_a_join_that_waits_for_ever_ends(lab: Lab, on: On) -> None:
 )
 def test_joins_that_nothing_helps(lab: Lab, on: On, text: str, reason: str) -> None:
     lab.faults([{"command": "join", "text": text}], "worker-0")
-    with pytest.raises(Failed) as caught:
+    with pytest.raises(StepFailed) as caught:
         gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     assert caught.value.reason == reason
 
@@ -406,7 +409,7 @@ def test_what_an_earlier_try_left_is_cleaned(lab: Lab, on: On) -> None:
 
 def test_a_wrong_service_role_is_told(lab: Lab, on: On) -> None:
     """The node type and not the caller decides what a node becomes."""
-    with pytest.raises(Failed, match=r"made 10\.0\.0\.20 a node, wanted a master") as caught:
+    with pytest.raises(StepFailed, match=r"made 10\.0\.0\.20 a node, wanted a master") as caught:
         gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab, role="master"))
     assert caught.value.reason == "gravity_role"
 
@@ -427,7 +430,7 @@ def test_the_whole_cluster_is_waited_for(lab: Lab, on: On) -> None:
     params = parameters(lab, members=[MASTER, "10.0.0.20"])
     assert gravity_node.perform("wait", params, machine)["changed"] is False
     assert lab.state()["degraded"] == 0
-    with pytest.raises(Failed, match=r"10\.0\.0\.21 is not part of the cluster"):
+    with pytest.raises(StepFailed, match=r"10\.0\.0\.21 is not part of the cluster"):
         gravity_node.wait(machine, {**params, "members": [MASTER, "10.0.0.21"], "wait": 0.1})
 
 
@@ -445,7 +448,7 @@ def test_token_and_peers_come_from_a_healthy_master(lab: Lab, on: On) -> None:
 def test_no_healthy_master(lab: Lab, on: On) -> None:
     lab.install()
     lab.health({MASTER: "offline"})
-    with pytest.raises(Failed) as caught:
+    with pytest.raises(StepFailed) as caught:
         gravity_node.token(on(), {"path": "/run/devenv/join.json"})
     assert caught.value.reason == "gravity_no_master"
 
@@ -461,7 +464,7 @@ def test_remove_polls_its_operation(lab: Lab, on: On) -> None:
 def test_a_failed_operation(lab: Lab, on: On) -> None:
     gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     lab.faults([{"fault": "failed_operation"}], "master-0")
-    with pytest.raises(Failed) as caught:
+    with pytest.raises(StepFailed) as caught:
         gravity_node.remove(on(), parameters(lab, address="10.0.0.20"))
     assert caught.value.reason == "gravity_operation"
 
@@ -470,7 +473,7 @@ def test_a_failed_operation(lab: Lab, on: On) -> None:
 def test_a_silent_operation_is_not_waited_for_for_ever(lab: Lab, on: On, mute: bool) -> None:
     gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     lab.faults([{"fault": "silent_operation"}, *([{"fault": "mute"}] if mute else [])], "master-0")
-    with pytest.raises(Failed, match="it says: ") as caught:
+    with pytest.raises(StepFailed, match="it says: ") as caught:
         gravity_node.remove(on(), parameters(lab, address="10.0.0.20", timeout=1))
     assert caught.value.reason == "gravity_timeout"
 
@@ -511,7 +514,7 @@ def test_a_running_one_is_stopped_first(lab: Lab, on: On) -> None:
 
 
 def test_a_prepared_image_without_gravity_is_refused(lab: Lab, on: On) -> None:
-    with pytest.raises(Failed) as caught:
+    with pytest.raises(StepFailed) as caught:
         gravity_node.install(on(), parameters(lab, prepared=True))
     assert caught.value.reason == "gravity_absent"
 
@@ -519,7 +522,7 @@ def test_a_prepared_image_without_gravity_is_refused(lab: Lab, on: On) -> None:
 def test_another_address_needs_7_0(lab: Lab, on: On) -> None:
     gravity_node.install(on(), parameters(lab))
     lab.faults([{"fault": "version", "version": "6.1.55"}], "master-0")
-    with pytest.raises(Failed, match=r"this is 6\.1\.55") as caught:
+    with pytest.raises(StepFailed, match=r"this is 6\.1\.55") as caught:
         gravity_node.change_address(on("master-0", f"{MASTER},10.0.0.99"), parameters(lab, address="10.0.0.99"))
     assert caught.value.reason == "gravity_version"
     assert gravity_node.look(on(), MASTER)["healthy"], "nothing was stopped"
@@ -529,7 +532,7 @@ def test_only_a_single_node_gets_another_address(lab: Lab, on: On) -> None:
     gravity_node.install(on(), parameters(lab))
     lab._installed = lab.node("master-0", MASTER)
     gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
-    with pytest.raises(Failed, match="2 nodes") as caught:
+    with pytest.raises(StepFailed, match="2 nodes") as caught:
         gravity_node.change_address(on("master-0", f"{MASTER},10.0.0.99"), parameters(lab, address="10.0.0.99"))
     assert caught.value.reason == "gravity_many_nodes"
 
@@ -577,7 +580,7 @@ def test_a_degraded_cluster_is_not_upgraded(lab: Lab, on: On) -> None:
     machine = on()
     gravity_node.install(machine, parameters(lab))
     lab.health({MASTER: "degraded"})
-    with pytest.raises(Failed, match=r"not upgraded: 10\.0\.0\.10 is degraded"):
+    with pytest.raises(StepFailed, match=r"not upgraded: 10\.0\.0\.10 is degraded"):
         gravity_node.upgrade(machine, parameters(lab))
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import cluster as kubeadm
 from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import restore as kubeadm_restore
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine, StepFailed
 
 
 def staged(root: Path) -> Path:
@@ -25,7 +25,7 @@ def test_what_was_brought_is_put_where_kubeadm_looks(tmp_path: Path) -> None:
     staging = staged(tmp_path)
     (tmp_path / "etc/kubernetes/pki/etcd").mkdir(parents=True)
     (tmp_path / "etc/kubernetes/pki/etcd/old.crt").write_text("of an earlier try")
-    kubeadm_restore.place(str(tmp_path))
+    kubeadm_restore.place(Machine(str(tmp_path)))
     assert (tmp_path / "etc/kubernetes/pki/etcd/ca.key").read_text() == "etcd/ca.key"
     assert not (tmp_path / "etc/kubernetes/pki/etcd/old.crt").exists()
     assert (tmp_path / "var/lib/etcd/member/snap").is_dir()
@@ -36,8 +36,8 @@ def test_what_was_brought_is_put_where_kubeadm_looks(tmp_path: Path) -> None:
 def test_half_of_it_is_not_begun_with(tmp_path: Path, missing: str) -> None:
     path = staged(tmp_path) / missing
     path.rename(path.with_name("elsewhere"))
-    with pytest.raises(kubeadm.Failed) as caught:
-        kubeadm_restore.place(str(tmp_path))
+    with pytest.raises(StepFailed) as caught:
+        kubeadm_restore.place(Machine(str(tmp_path)))
     assert caught.value.reason == "kubernetes_restore_failed"
     assert not (tmp_path / "etc/kubernetes").exists()
 
@@ -69,7 +69,7 @@ def test_kubelet_has_its_certificate_where_it_renews_it(tmp_path: Path) -> None:
     current = tmp_path / "var/lib/kubelet/pki/kubelet-client-current.pem"
     current.parent.mkdir(parents=True)
     current.symlink_to("of-an-earlier-try.pem")
-    kubeadm_restore.finalize_kubelet(str(tmp_path))
+    kubeadm_restore.finalize_kubelet(Machine(str(tmp_path)))
     place = "/var/lib/kubelet/pki/kubelet-client-current.pem"
     assert yaml.safe_load(conf.read_text())["users"][0]["user"] == {"client-certificate": place, "client-key": place}
     assert yaml.safe_load(conf.read_text())["clusters"] == yaml.safe_load(KUBELET)["clusters"]
@@ -77,8 +77,8 @@ def test_kubelet_has_its_certificate_where_it_renews_it(tmp_path: Path) -> None:
     held = tmp_path / os.readlink(current).lstrip("/")
     assert held.read_text() == "certificate\nkey\n"
     assert [stat.S_IMODE(path.stat().st_mode) for path in (held, conf)] == [0o600, 0o600]
-    with pytest.raises(kubeadm.Failed) as caught:
-        kubeadm_restore.finalize_kubelet(str(tmp_path))
+    with pytest.raises(StepFailed) as caught:
+        kubeadm_restore.finalize_kubelet(Machine(str(tmp_path)))
     assert caught.value.reason == "kubernetes_restore_failed"
 
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import cluster as kubeadm
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import life as kubeadm_life
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import state as kubernetes_state
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import upgrade as kubeadm_upgrade
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import upgrade_stage
-from ansible_collections.devenv.lab.plugins.module_utils.node import observe
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import static_pods, upgrade, upgrade_stage
+from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import StepFailed
+from ansible_collections.devenv.lab.plugins.module_utils.node.program import ProgramResult
+from support.node import Node, write
 
 OLD, NEW = "1.35.4", "1.36.3"
 
@@ -25,48 +24,92 @@ def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# --- programs --------------------------------------------------------------------------------------------------------
+class Upgraded(Node):
+    """A whole control plane node, and a cluster that consists of it; ``ran`` is what its programs were asked to do."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.ran: list[str] = []
+        self.texts: dict[str, str] = {}
+        self.patches: list[str] = []
+        self.code = 0
+        self.images = ""
+        self.object = api_node(OLD)
+        self.pods = [pod(name) for name in static_pods.COMPONENTS]
+        for path in kubernetes.CONTROL_PLANE_FILES:
+            write(self / path)
+        self.mark("control_plane")
+        self.advertise("10.0.0.10")
+        self.ready = lambda *_, **__: True
+        self.run = self.answer
+
+    def mark(self, role: str, **more: str) -> None:
+        kubernetes.mark(role, {"node": "m", **more}, self.root)
+
+    def marker(self) -> dict[str, Any]:
+        return dict(kubernetes.state(self.root)["marker"])
+
+    def answer(self, argv: list[str], **_: Any) -> ProgramResult:
+        if argv[0] == "kubeadm":
+            config = Path(argv[-1])
+            self.ran.append(" ".join(argv[1:-1]))
+            self.texts[argv[2]] = config.read_text()
+            self.patches = sorted(path.name for path in (config.parent / "patches").iterdir())
+            return ProgramResult(self.code, "[ERROR CreateJob]: no Job ran\n" if self.code else "SUCCESS\n")
+        if argv[0] == "ctr" and "list" in argv:
+            return ProgramResult(0, self.images)
+        if "get" in argv:
+            found: dict[str, Any] = self.object if "node" in argv else {"items": self.pods}
+            if "nodes" in argv:
+                found = {"items": [self.object]}
+            if "deployment" in argv:
+                found = {"spec": {"replicas": 2}, "status": {"readyReplicas": 2}}
+            return ProgramResult(0, json.dumps(found))
+        if argv[0] in ("kubectl", "ctr", "systemctl"):
+            self.ran.append(" ".join(word for word in argv if not word.startswith(("--kubeconfig", "--request", "/"))))
+        return ProgramResult(0)
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> tuple[Path, Path]:
-    """Where programs stand, and where new ones were laid down."""
-    own, stage = tmp_path / "bin", tmp_path / "stage"
-    own.mkdir()
-    stage.mkdir()
-    (own / "kubelet").write_text("old kubelet")
-    (own / "ctr").write_text("the same")
-    (stage / "kubelet").write_text("new kubelet")
-    return own, stage
+def node(tmp_path: Path) -> Upgraded:
+    """With an older kubelet in its place and new programs laid down."""
+    node = Upgraded(tmp_path / "node")
+    write(node / upgrade.PROGRAMS / "kubelet", "old kubelet")
+    write(node / upgrade.PROGRAMS / "ctr", "the same")
+    for name in ("kubelet", "kubeadm"):
+        write(node / upgrade.STAGE / name, f"new {name}")
+    return node
 
 
-def test_programs_are_replaced_once(places: tuple[Path, Path]) -> None:
-    own, stage = places
+# --- programs --------------------------------------------------------------------------------------------------------
+
+
+def test_programs_are_replaced_once(node: Upgraded) -> None:
+    own = node / upgrade.PROGRAMS
     running = (own / "kubelet").open()
     wanted = {"kubelet": sha("new kubelet"), "ctr": sha("the same")}
-    assert kubeadm_upgrade.install(wanted, str(own), str(stage)) == ["kubelet"]
+    assert upgrade.install(node, wanted) == ["kubelet"]
     assert (own / "kubelet").read_text() == "new kubelet"
     assert os.access(own / "kubelet", os.X_OK)
     # Whoever runs the old one keeps it: the file was replaced, not written over.
     assert running.read() == "old kubelet"
     assert sorted(path.name for path in own.iterdir()) == ["ctr", "kubelet"]
-    assert kubeadm_upgrade.install(wanted, str(own), str(stage)) == []
+    assert upgrade.install(node, wanted) == []
 
 
 @pytest.mark.parametrize("came", ["cut off", None])
-def test_a_program_that_did_not_come_whole_is_not_installed(places: tuple[Path, Path], came: str | None) -> None:
-    own, stage = places
-    (stage / "kubelet").unlink()
+def test_a_program_that_did_not_come_whole_is_not_installed(node: Upgraded, came: str | None) -> None:
+    (node / upgrade.STAGE / "kubelet").unlink()
     if came is not None:
-        (stage / "kubelet").write_text(came)
-    with pytest.raises(kubeadm.Failed, match="kubelet") as failed:
-        kubeadm_upgrade.install({"kubelet": sha("new kubelet")}, str(own), str(stage))
+        write(node / upgrade.STAGE / "kubelet", came)
+    with pytest.raises(StepFailed, match="kubelet") as failed:
+        upgrade.install(node, {"kubelet": sha("new kubelet")})
     assert failed.value.reason == "upgrade_delivery"
-    assert (own / "kubelet").read_text() == "old kubelet"
+    assert (node / upgrade.PROGRAMS / "kubelet").read_text() == "old kubelet"
 
 
-def test_what_a_node_lacks(places: tuple[Path, Path]) -> None:
-    own, stage = map(str, places)
+def test_what_a_node_lacks(node: Upgraded) -> None:
+    own, stage = node.path(upgrade.PROGRAMS), node.path(upgrade.STAGE)
     wanted = {"kubelet": sha("new kubelet"), "ctr": sha("the same"), "kubectl": sha("x")}
     assert upgrade_stage.lacks(wanted, [own, stage]) == ["kubectl"]
     assert upgrade_stage.lacks(wanted, [own]) == ["kubelet", "kubectl"]
@@ -82,62 +125,33 @@ def test_a_process_whose_file_was_replaced_is_old(tmp_path: Path) -> None:
         deadline = time.monotonic() + 10
         while Path(f"/proc/{child.pid}/comm").read_text() != "sleeper\n" and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert kubeadm_upgrade.is_old("sleeper") is False
+        assert upgrade.is_old("sleeper") is False
         (tmp_path / "new").write_bytes(program.read_bytes())
         os.replace(tmp_path / "new", program)
-        assert kubeadm_upgrade.is_old("sleeper") is True
+        assert upgrade.is_old("sleeper") is True
     finally:
         child.kill()
         child.wait()
-    assert kubeadm_upgrade.is_old("sleeper") is False
+    assert upgrade.is_old("sleeper") is False
 
 
-# --- control ---------------------------------------------------------------------------------------------------------
+# --- control plane ---------------------------------------------------------------------------------------------------
 
 
-def test_manifests_that_a_killed_kubeadm_had_taken_away_come_back(tmp_path: Path) -> None:
-    manifests, backups = tmp_path / "manifests", tmp_path / "tmp"
-    manifests.mkdir()
-    (manifests / "etcd.yaml").write_text("new etcd")
+def test_manifests_that_a_killed_kubeadm_had_taken_away_come_back(node: Upgraded) -> None:
+    manifests, backups = node / static_pods.MANIFESTS, node / upgrade.BACKUPS
+    write(manifests / "etcd.yaml", "new etcd")
+    (manifests / "kube-apiserver.yaml").unlink()
+    (manifests / "kube-scheduler.yaml").unlink()
     for stamp in ("2026-01-01-10-00-00", "2026-01-01-11-00-00"):
-        kept = backups / f"kubeadm-backup-manifests-{stamp}"
-        kept.mkdir(parents=True)
         for component in ("etcd", "kube-apiserver"):
-            (kept / f"{component}.yaml").write_text(f"{component} of {stamp}")
-    assert kubeadm_upgrade.restore_manifests(str(manifests), str(backups)) == ["kube-apiserver"]
+            write(backups / f"kubeadm-backup-manifests-{stamp}" / f"{component}.yaml", f"{component} of {stamp}")
+    assert upgrade.restore_manifests(node) == ["kube-apiserver"]
     assert (manifests / "etcd.yaml").read_text() == "new etcd"
     assert (manifests / "kube-apiserver.yaml").read_text() == "kube-apiserver of 2026-01-01-11-00-00"
+    assert (manifests / "kube-apiserver.yaml").stat().st_mode & 0o777 == 0o600
     assert not (manifests / "kube-scheduler.yaml").exists()
-    assert kubeadm_upgrade.restore_manifests(str(manifests), str(backups)) == []
-
-
-@pytest.fixture
-def node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
-    """A whole control plane node, what ran on it and what was noted."""
-    seen: dict[str, Any] = {
-        "state": {"state": "control_plane", "marker": {"role": "control_plane", "node": "m"}, "missing": []},
-        "ran": [],
-        "texts": {},
-        "code": 0,
-    }
-    monkeypatch.setattr(kubeadm, "LOGS", str(tmp_path / "log"))
-    monkeypatch.setattr(kubeadm, "RUNTIME", str(tmp_path / "run"))
-    monkeypatch.setattr(kubeadm._Files.__init__, "__defaults__", (str(tmp_path / "run"),))
-    monkeypatch.setattr(kubernetes_state, "state", lambda: seen["state"])
-    monkeypatch.setattr(kubernetes_state, "mark", lambda role, details: seen.update(marked=(role, details)))
-    monkeypatch.setattr(kubeadm_upgrade, "install", lambda wanted: seen["ran"].append(sorted(wanted)) or [])
-    monkeypatch.setattr(kubeadm_upgrade, "wait_for_control_plane", lambda timeout: seen["ran"].append("well"))
-    monkeypatch.setattr(kubeadm, "kubelet_tail", list)
-
-    def run(argv: list[str], log: str = "", timeout: float = 0) -> kubeadm.Result:
-        config = Path(argv[argv.index("--config") + 1])
-        seen["ran"].append([word for word in argv[1:] if word != str(config)])
-        seen["texts"][argv[2]] = config.read_text()
-        seen["patches"] = sorted(path.name for path in (config.parent / "patches").iterdir())
-        return kubeadm.Result(seen["code"], ["[ERROR CreateJob]: no Job ran"] if seen["code"] else ["SUCCESS"])
-
-    monkeypatch.setattr(kubeadm, "run", run)
-    return seen
+    assert upgrade.restore_manifests(node) == []
 
 
 def params(**more: Any) -> dict[str, Any]:
@@ -149,73 +163,72 @@ def params(**more: Any) -> dict[str, Any]:
         "config": "the cluster's",
         "upgrade_config": "the upgrade's",
         "patches": {"etcd0+strategic.yaml": "x"},
-        "programs": {"kubeadm": "1", "kubelet": "2"},
+        "programs": {"kubeadm": sha("new kubeadm"), "kubelet": sha("new kubelet")},
         "timeout": 5,
         **more,
     }
 
 
-def test_the_first_node_upgrades_the_cluster(node: dict[str, Any], tmp_path: Path) -> None:
-    assert kubeadm_upgrade.perform("control", params())["changed"]
-    assert node["ran"] == [
-        ["kubeadm"],  # before kubelet, which is replaced once the node is drained
-        "well",
-        ["init", "phase", "upload-config", "kubeadm", "--config"],
-        ["upgrade", "apply", "--yes", "--config"],
-    ]
-    assert node["texts"] == {"phase": "the cluster's", "apply": "the upgrade's"}
-    assert node["patches"] == ["etcd0+strategic.yaml"]
-    assert node["marked"] == ("control_plane", {"role": "control_plane", "node": "m", "version": NEW})
-    assert list((tmp_path / "run").iterdir()) == []
+@pytest.mark.parametrize("name", ["control_plane", "control"])
+def test_the_first_node_upgrades_the_cluster(node: Upgraded, name: str) -> None:
+    assert upgrade.perform(node, name, params())["changed"]
+    assert node.ran == ["init phase upload-config kubeadm --config", "upgrade apply --yes --config"]
+    assert node.texts == {"phase": "the cluster's", "apply": "the upgrade's"}
+    assert node.patches == ["etcd0+strategic.yaml"]
+    assert node.marker() == {"role": "control_plane", "node": "m", "version": NEW}
+    assert list((node / "run/devenv").iterdir()) == []
+    # kubelet is replaced once the node is drained.
+    assert (node / upgrade.PROGRAMS / "kubeadm").read_text() == "new kubeadm"
+    assert (node / upgrade.PROGRAMS / "kubelet").read_text() == "old kubelet"
 
 
-def test_other_nodes_follow(node: dict[str, Any]) -> None:
-    kubeadm_upgrade.perform("control", params(first=False))
-    assert node["ran"][-1] == ["upgrade", "node", "--config"]
-    assert "phase" not in node["texts"]
-    node["state"] = {"state": "worker", "marker": {"role": "worker"}, "missing": []}
-    node["ran"].clear()
-    kubeadm_upgrade.perform("control", params(first=False, control_plane=False))
-    assert node["ran"] == [["kubeadm"], ["upgrade", "node", "--config"]]
+def test_other_nodes_follow(node: Upgraded) -> None:
+    upgrade.perform(node, "control_plane", params(first=False))
+    assert node.ran == ["upgrade node --config"]
+    node.mark("worker")
+    node.ready = lambda *_, **__: False
+    upgrade.perform(node, "control_plane", params(first=False, control_plane=False))
+    assert node.ran == ["upgrade node --config"] * 2
 
 
-def test_a_node_that_has_been_through_it_is_left_alone(node: dict[str, Any]) -> None:
-    node["state"]["marker"]["version"] = NEW
-    assert kubeadm_upgrade.perform("control", params()) == {"changed": False}
-    node["state"]["marker"]["version"] = OLD
-    assert kubeadm_upgrade.perform("control", params(), only_check=True) == {"changed": True}
-    assert node["ran"] == []
+def test_a_control_plane_that_is_not_well_is_not_touched(node: Upgraded) -> None:
+    node.ready = lambda *_, **__: False
+    with pytest.raises(StepFailed, match="API server of the node is not ready"):
+        upgrade.perform(node, "control_plane", params(timeout=0))
+    assert node.ran == []
 
 
-def test_a_failure_is_told_and_nothing_noted(node: dict[str, Any]) -> None:
-    node["code"] = 1
-    with pytest.raises(kubeadm.Failed, match="no Job ran") as failed:
-        kubeadm_upgrade.perform("control", params(first=False))
+def test_a_node_that_has_been_through_it_is_left_alone(node: Upgraded) -> None:
+    node.mark("control_plane", version=NEW)
+    assert upgrade.perform(node, "control_plane", params()) == {"changed": False}
+    node.mark("control_plane", version=OLD)
+    assert upgrade.perform(node, "control_plane", params(), only_check=True) == {"changed": True}
+    assert node.ran == []
+
+
+def test_a_failure_is_told_and_nothing_noted(node: Upgraded) -> None:
+    node.code = 1
+    with pytest.raises(StepFailed, match="no Job ran") as failed:
+        upgrade.perform(node, "control_plane", params(first=False))
     assert failed.value.reason == "kubernetes_upgrade"
-    assert "marked" not in node
+    assert "version" not in node.marker()
 
 
-@pytest.mark.parametrize(
-    "state",
-    [
-        {"state": "absent", "marker": {}, "missing": []},
-        {"state": "worker", "marker": {"role": "worker"}, "missing": []},
-        {"state": "partial", "marker": {"role": "control_plane"}, "missing": ["/etc/kubernetes/admin.conf"]},
-    ],
-)
-def test_a_node_that_is_not_whole_is_not_touched(node: dict[str, Any], state: dict[str, Any]) -> None:
-    node["state"] = state
-    with pytest.raises(kubeadm.Failed) as failed:
-        kubeadm_upgrade.perform("control", params())
+@pytest.mark.parametrize("state", ["absent", "worker", "partial"])
+def test_a_node_that_is_not_whole_is_not_touched(node: Upgraded, state: str) -> None:
+    if state == "partial":
+        (node / kubernetes.ADMIN).unlink()
+    elif state == "worker":
+        node.mark("worker")
+    else:
+        kubernetes.unmark(node.root)
+    with pytest.raises(StepFailed) as failed:
+        upgrade.perform(node, "control_plane", params())
     assert failed.value.reason == "kubernetes_damaged"
-    assert node["ran"] == []
+    assert node.ran == []
 
 
-# --- drain and back --------------------------------------------------------------------------------------------------
-
-
-def answer(code: int = 0, out: str = "", err: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.CompletedProcess([], code, out, err)
+# --- drain and uncordon ----------------------------------------------------------------------------------------------
 
 
 def condition(ready: bool) -> list[dict[str, str]]:
@@ -224,7 +237,7 @@ def condition(ready: bool) -> list[dict[str, str]]:
 
 def api_node(version: str, ready: bool = True, closed: bool = False, marked: bool = False) -> dict[str, Any]:
     return {
-        "metadata": {"name": "m", "annotations": {kubeadm_upgrade.MARK: NEW} if marked else {}},
+        "metadata": {"name": "m", "annotations": {upgrade.MARK: NEW} if marked else {}},
         "spec": {"unschedulable": True} if closed else {},
         "status": {"nodeInfo": {"kubeletVersion": f"v{version}"}, "conditions": condition(ready)},
     }
@@ -238,61 +251,42 @@ def pod(component: str, version: str = NEW, ready: bool = True) -> dict[str, Any
     }
 
 
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """An API with one node; words of kubectl that change something are kept."""
-    seen: dict[str, Any] = {"node": api_node(OLD), "pods": [pod(name) for name in kubeadm_life.COMPONENTS], "did": []}
-
-    def kubectl(*words: str, timeout: float = 0) -> subprocess.CompletedProcess[str]:
-        if "get" in words:
-            found = seen["node"] if "node" in words else {"items": seen["pods"]}
-            if "deployment" in words:
-                found = {"spec": {"replicas": 2}, "status": {"readyReplicas": 2}}
-            return answer(out=json.dumps(found))
-        seen["did"].append(" ".join(words))
-        return answer()
-
-    monkeypatch.setattr(kubeadm, "_kubectl", kubectl)
-    monkeypatch.setattr(kubeadm, "wait_for_api", lambda timeout: None)
-    monkeypatch.setattr(kubeadm, "drain", lambda nodes, timeout: seen["did"].append(f"drain {nodes} {timeout}"))
-    return seen
-
-
+DRAINED = "kubectl drain m --ignore-daemonsets --delete-emptydir-data --force --timeout=60s"
 STEP = {"version": NEW, "node": "m", "control_plane": True, "timeout": 1, "drain_timeout": 60}
 
 
-def test_a_node_is_marked_before_it_is_closed(api: dict[str, Any]) -> None:
-    assert kubeadm_upgrade.perform("drain", STEP)["changed"]
-    assert api["did"] == [f"annotate node m --overwrite {kubeadm_upgrade.MARK}={NEW}", "drain ['m'] 60"]
+def test_a_node_is_marked_before_it_is_closed(node: Upgraded) -> None:
+    assert upgrade.perform(node, "drain", STEP)["changed"]
+    assert node.ran == [f"kubectl annotate node m --overwrite {upgrade.MARK}={NEW}", DRAINED]
 
 
-def test_a_node_that_somebody_else_closed_is_not_marked(api: dict[str, Any]) -> None:
-    api["node"] = api_node(OLD, closed=True)
-    kubeadm_upgrade.perform("drain", STEP)
-    assert api["did"] == ["drain ['m'] 60"]
-    api["node"], api["did"] = api_node(NEW, closed=True), []
-    assert kubeadm_upgrade.perform("back", STEP) == {"changed": False}
-    assert api["did"] == []
+def test_a_node_that_somebody_else_closed_is_not_marked(node: Upgraded) -> None:
+    node.object = api_node(OLD, closed=True)
+    upgrade.perform(node, "drain", STEP)
+    assert node.ran == [DRAINED]
+    node.object, node.ran = api_node(NEW, closed=True), []
+    assert upgrade.perform(node, "uncordon", STEP) == {"changed": False}
+    assert node.ran == []
 
 
-def test_a_node_with_the_new_kubelet_is_not_drained_again(api: dict[str, Any]) -> None:
-    api["node"] = api_node(NEW)
-    assert kubeadm_upgrade.perform("drain", STEP) == {"changed": False}
-    api["node"] = api_node(OLD)
-    assert kubeadm_upgrade.perform("drain", STEP, only_check=True) == {"changed": True}
-    assert api["did"] == []
+def test_a_node_with_the_new_kubelet_is_not_drained_again(node: Upgraded) -> None:
+    node.object = api_node(NEW)
+    assert upgrade.perform(node, "drain", STEP) == {"changed": False}
+    node.object = api_node(OLD)
+    assert upgrade.perform(node, "drain", STEP, only_check=True) == {"changed": True}
+    assert node.ran == []
 
 
-def test_a_node_that_the_upgrade_closed_is_opened_and_the_mark_goes_last(api: dict[str, Any]) -> None:
-    api["node"] = api_node(NEW, closed=True, marked=True)
-    assert kubeadm_upgrade.perform("back", STEP, only_check=True) == {"changed": True}
-    assert api["did"] == []
-    assert kubeadm_upgrade.perform("back", STEP)["changed"]
-    assert api["did"] == ["uncordon m", f"annotate node m --overwrite {kubeadm_upgrade.MARK}-"]
+def test_a_node_that_the_upgrade_closed_is_opened_and_the_mark_goes_last(node: Upgraded) -> None:
+    node.object = api_node(NEW, closed=True, marked=True)
+    assert upgrade.perform(node, "uncordon", STEP, only_check=True) == {"changed": True}
+    assert node.ran == []
+    assert upgrade.perform(node, "uncordon", STEP)["changed"]
+    assert node.ran == ["kubectl uncordon m", f"kubectl annotate node m --overwrite {upgrade.MARK}-"]
 
 
 @pytest.mark.parametrize(
-    ("node", "pods", "says"),
+    ("shown", "pods", "says"),
     [
         (api_node(OLD), None, "its kubelet has 1.35.4"),
         (api_node(NEW, ready=False), None, "it is not Ready"),
@@ -302,40 +296,41 @@ def test_a_node_that_the_upgrade_closed_is_opened_and_the_mark_goes_last(api: di
     ],
 )
 def test_a_node_that_is_not_whole_again_stays_closed(
-    api: dict[str, Any], node: dict[str, Any], pods: list[dict[str, Any]] | None, says: str
+    node: Upgraded, shown: dict[str, Any], pods: list[dict[str, Any]] | None, says: str
 ) -> None:
-    api["node"] = {**node, "metadata": {"annotations": {kubeadm_upgrade.MARK: NEW}}}
-    api["pods"] = api["pods"] if pods is None else pods
-    with pytest.raises(kubeadm.Failed, match=says) as failed:
-        kubeadm_upgrade.perform("back", STEP)
+    node.object = {**shown, "metadata": {"annotations": {upgrade.MARK: NEW}}}
+    node.pods = node.pods if pods is None else pods
+    with pytest.raises(StepFailed, match=says) as failed:
+        upgrade.perform(node, "uncordon", STEP)
     assert failed.value.reason == "kubernetes_upgrade"
-    assert api["did"] == []
+    assert node.ran == []
 
 
 def test_a_worker_has_no_static_pods() -> None:
-    assert kubeadm_upgrade.lacking(api_node(NEW), [], {**STEP, "control_plane": False}) == []
+    assert upgrade.lacking(api_node(NEW), [], {**STEP, "control_plane": False}) == []
 
 
-# --- tidy ------------------------------------------------------------------------------------------------------------
+# --- binaries, cleanup -----------------------------------------------------------------------------------------------
 
 
-def test_what_is_left_goes_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage, backups = tmp_path / "stage", tmp_path / "tmp"
-    for folder in (stage, backups / "kubeadm-backup-etcd-1", backups / "kubeadm-upgraded-manifests2", backups / "mine"):
-        folder.mkdir(parents=True)
-    monkeypatch.setattr(kubeadm_upgrade, "STAGE", str(stage))
-    monkeypatch.setattr(kubeadm_upgrade, "BACKUPS", str(backups))
-    asked: list[list[str]] = []
+def test_binaries_are_replaced_and_kubelet_restarted(node: Upgraded) -> None:
+    wanted = params(programs={"kubelet": sha("new kubelet")}, restart=True)
+    assert upgrade.perform(node, "binaries", wanted, only_check=True) == {"changed": True}
+    found = upgrade.perform(node, "binaries", wanted)
+    assert found == {"changed": True, "installed": ["kubelet"], "restarted": ["kubelet.service"]}
+    assert node.ran == ["systemctl restart kubelet.service"]
+    assert upgrade.perform(node, "binaries", {**wanted, "restart": False})["changed"] is False
 
-    def run(argv: list[str], timeout: float = 0) -> subprocess.CompletedProcess[str]:
-        asked.append(argv[3:])
-        return answer(out="registry.k8s.io/old:1\nregistry.k8s.io/new:1\n")
 
-    monkeypatch.setattr(observe, "run", run)
+def test_what_is_left_goes_and_nothing_else(node: Upgraded) -> None:
+    backups = node / upgrade.BACKUPS
+    for name in ("kubeadm-backup-etcd-1", "kubeadm-upgraded-manifests2", "mine"):
+        (backups / name).mkdir(parents=True)
+    node.images = "registry.k8s.io/old:1\nregistry.k8s.io/new:1\n"
     wanted = {"images": ["registry.k8s.io/old:1", "registry.k8s.io/gone:1"]}
-    assert kubeadm_upgrade.perform("tidy", wanted, only_check=True)["changed"]
-    assert stage.exists()
-    kubeadm_upgrade.perform("tidy", wanted)
-    assert asked[-1] == ["images", "remove", "registry.k8s.io/old:1"]
-    assert not stage.exists()
+    assert upgrade.perform(node, "cleanup", wanted, only_check=True)["changed"]
+    assert node.exists(upgrade.STAGE)
+    upgrade.perform(node, "cleanup", wanted)
+    assert node.ran == ["ctr --namespace k8s.io images remove registry.k8s.io/old:1"]
+    assert not node.exists(upgrade.STAGE)
     assert [path.name for path in backups.iterdir()] == ["mine"]

@@ -94,3 +94,11 @@ def test_one_that_is_gone_already() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
     assert processes.end([{"pid": child.pid, "run": "r", "command": "true"}]) == []
+
+
+def test_programs_are_found_by_their_file_name(tmp_path: Path) -> None:
+    for pid, line in (("7", b"/usr/local/bin/etcd\0--name=x\0"), ("8", b"sh\0-c\0etcd\0"), ("9", b"")):
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "cmdline").write_bytes(line)
+    (tmp_path / "self").mkdir()
+    assert processes.running(["etcd", "kube-scheduler"], str(tmp_path)) == {"etcd": [7], "kube-scheduler": []}

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils.script import output as script_output
+from ansible_collections.devenv.lab.plugins.module_utils.node.redact import RedactedLines
 from ansible_collections.devenv.lab.plugins.module_utils.script import values as script_values
 from ansible_collections.devenv.lab.plugins.module_utils.script.values import Invalid
 from hypothesis import given
@@ -182,7 +182,7 @@ SECRET = """it's "Pa$$w0rd" & more"""
     ],
 )
 def test_a_secret_in_its_forms(line: str) -> None:
-    (found,) = script_output.Lines([SECRET]).feed(f"before {line} after\n".encode())
+    (found,) = RedactedLines([SECRET]).feed(f"before {line} after\n".encode())
     assert found.startswith("before ")
     assert found.endswith(" after")
     assert "[secret redacted]" in found
@@ -190,13 +190,13 @@ def test_a_secret_in_its_forms(line: str) -> None:
 
 
 def test_each_line_of_a_secret() -> None:
-    lines = script_output.Lines(["first-line\nsecond-line\n"])
+    lines = RedactedLines(["first-line\nsecond-line\n"])
     assert lines.feed(b"a first-line\nb second-line\n") == ["a [secret redacted]", "b [secret redacted]"]
 
 
 @given(st.lists(st.integers(1, 9), max_size=30))
 def test_a_secret_in_pieces(sizes: list[int]) -> None:
-    lines = script_output.Lines(["hunter2hunter2"])
+    lines = RedactedLines(["hunter2hunter2"])
     data, found = b"say hunter2hunter2 twice\nhunter2hunter2", []
     for size in [*sizes, len(data)]:
         piece, data = data[:size], data[size:]
@@ -207,21 +207,21 @@ def test_a_secret_in_pieces(sizes: list[int]) -> None:
 def test_a_private_key_over_several_lines() -> None:
     kind = "PRIVATE KEY"
     text = f"a\nkey: -----BEGIN RSA {kind}-----\nMIIE\nabcd==\n-----END RSA {kind}-----\nb\n"
-    assert script_output.Lines().feed(text.encode()) == ["a", "key: [private key redacted]", "b"]
+    assert RedactedLines().feed(text.encode()) == ["a", "key: [private key redacted]", "b"]
 
 
 def test_a_private_key_that_never_ends() -> None:
     begin = "-----BEGIN " + "PRIVATE KEY-----"
     text = f"{begin}\nMIIE\nwords & more\nb\n"
-    assert script_output.Lines().feed(text.encode()) == ["[private key redacted]", "words & more", "b"]
+    assert RedactedLines().feed(text.encode()) == ["[private key redacted]", "words & more", "b"]
 
 
 def test_a_line_without_end_is_not_kept() -> None:
-    lines = script_output.Lines()
+    lines = RedactedLines()
     for _number in range(20):
         assert lines.feed(b"x" * (1 << 17)) == []
     assert lines.feed(b"\nnext\n") == [f"(a line of more than {1 << 20} bytes, not kept)", "next"]
 
 
 def test_bytes_that_are_no_text() -> None:
-    assert script_output.Lines().feed(b"\xff\xfe a\r\n") == ["�� a"]
+    assert RedactedLines().feed(b"\xff\xfe a\r\n") == ["�� a"]

@@ -6,14 +6,14 @@ Formats: https://goteleport.com/gravity/docs (archived with the project). ``grav
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
+
+from ansible_collections.devenv.lab.plugins.module_utils.node import program as programs
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import StepFailed
+from ansible_collections.devenv.lab.plugins.module_utils.node.program import ProgramResult
+from ansible_collections.devenv.lab.plugins.module_utils.node.wait import REAL, Clock
 
 # Exit codes. A service that ended since its operation is complete is no error.
 COMPLETED = 253
@@ -25,17 +25,6 @@ TAIL = 40  # lines of an output in a result
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _OPERATION = re.compile(r'operation[ (]+"?([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})')
-# What stands behind these words is a secret wherever it is printed.
-_SECRET = re.compile(r"((?:--token[= ]|[Tt]oken:\s*|\"token\":\s*\"))([^\s\"]+)")
-
-
-class Failed(Exception):
-    """A step ended badly. ``reason`` is an id of the catalogue, ``output`` redacted lines."""
-
-    def __init__(self, reason: str, message: str, output: Sequence[str] = ()) -> None:
-        self.reason = reason
-        self.output = list(output)[-TAIL:]
-        super().__init__(message)
 
 
 # --- texts of errors -------------------------------------------------------------------------------------------------
@@ -101,26 +90,6 @@ def explain(lines: Sequence[str]) -> str:
 # --- programs --------------------------------------------------------------------------------------------------------
 
 
-class Answer(NamedTuple):
-    """Exit code and redacted lines (both streams) of a program; ``out`` is its standard output as it is."""
-
-    code: int
-    lines: list[str]
-    out: str = ""
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines)
-
-
-def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """``text`` without colours, ``secrets`` and what looks like a token."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "(redacted)")
-    return _SECRET.sub(r"\1(redacted)", _COLOUR.sub("", text))
-
-
 def run(
     argv: Sequence[str],
     *,
@@ -128,77 +97,15 @@ def run(
     secrets: Sequence[str] = (),
     log: str = "",
     cwd: str | None = None,
-    stdin: str | None = None,
-) -> Answer:
-    """Run a program in a group of its own, which is ended when ``timeout`` s are over (code 124). Every line of it goes
-    redacted to the end of the file ``log`` as it comes.
-
-    Raises `Failed` for a program that is not there.
+    data: str | None = None,
+) -> ProgramResult:
+    """Run a program; its output goes to the end of the file ``log``. Raises `StepFailed` for a program that is not
+    there.
     """
-    try:
-        child = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-            cwd=cwd,
-        )
-    except OSError as error:
-        raise Failed("gravity_absent", f"{argv[0]}: {error.strerror}") from None
-    over = threading.Event()
-
-    def end() -> None:
-        over.set()
-        try:
-            os.killpg(child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-
-    timer = threading.Timer(max(timeout, 0.05), end)
-    timer.start()
-    lines: list[str] = []
-    out: list[str] = []
-    with open(log or os.devnull, "a", encoding="utf-8") as stream:
-
-        def take(pipe: Any, into: list[str] | None) -> None:
-            for line in pipe:
-                if into is not None:
-                    into.append(line)
-                clean = redact(line.rstrip("\n"), secrets)
-                lines.append(clean)
-                stream.write(f"{time.strftime('%H:%M:%S')} {clean}\n")
-                stream.flush()
-
-        threads = [
-            threading.Thread(target=take, args=(child.stdout, out), daemon=True),
-            threading.Thread(target=take, args=(child.stderr, None), daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            if child.stdin is not None:
-                _feed(child.stdin, stdin or "")
-            code = child.wait()
-        finally:
-            timer.cancel()
-        # What it left running in its group may hold the pipes; that is no output of its.
-        for thread in threads:
-            thread.join(timeout=5)
-    if over.is_set():
-        lines.append(f"{os.path.basename(argv[0])} did not end in {timeout:g} s and was ended")
-        code = 124
-    return Answer(code, lines, "".join(out))
-
-
-def _feed(pipe: Any, text: str) -> None:
-    try:
-        pipe.write(text)
-        pipe.close()
-    except BrokenPipeError:
-        return
+    result = programs.run(argv, timeout=max(timeout, 0.05), secrets=secrets, log=log, append=True, cwd=cwd, data=data)
+    if not result.started:
+        raise StepFailed("gravity_absent", result.stderr)
+    return result
 
 
 # --- status ----------------------------------------------------------------------------------------------------------
@@ -250,7 +157,8 @@ _SYSTEM = {"0": "unknown", "1": "running", "2": "degraded"}
 
 
 def parse_status(text: str) -> Status:
-    """The answer of `gravity status --output=json` of any version. Raises `Failed` gravity_status for anything else.
+    """The answer of `gravity status --output=json` of any version. Raises `StepFailed` gravity_status for anything
+    else.
 
     A degraded cluster answers with less: whatever is missing is empty.
     """
@@ -258,9 +166,9 @@ def parse_status(text: str) -> Status:
         found = json.loads(text)
         cluster = found["cluster"]
     except (ValueError, KeyError, TypeError):
-        raise Failed("gravity_status", "gravity status gave no JSON of a cluster") from None
+        raise StepFailed("gravity_status", "gravity status gave no JSON of a cluster") from None
     if not isinstance(cluster, dict):
-        raise Failed("gravity_status", "gravity status gave no JSON of a cluster")
+        raise StepFailed("gravity_status", "gravity status gave no JSON of a cluster")
     system = str(cluster.get("system_status", "")).lower()
     state = str(cluster.get("state") or "")
     application = cluster.get("application") or {}
@@ -327,37 +235,28 @@ def _because(node: Member) -> str:
 
 
 def read_status(program: str, timeout: float = 60) -> Status:
-    """Ask. The answer counts and not the exit code, which is 255 for a degraded cluster. Raises `Failed`, with the
+    """Ask. The answer counts and not the exit code, which is 255 for a degraded cluster. Raises `StepFailed`, with the
     reason of the text where Gravity gave one.
     """
     answer = run([program, "status", "--output=json"], timeout=timeout)
     try:
-        return parse_status(answer.out)
-    except Failed:
+        return parse_status(answer.stdout)
+    except StepFailed:
         rule = classify(answer.text)
         if answer.code == 124:
-            raise Failed("gravity_timeout", f"gravity status did not answer in {timeout:g} s") from None
+            raise StepFailed("gravity_timeout", f"gravity status did not answer in {timeout:g} s") from None
         reason = rule.reason if rule else "gravity_status"
-        raise Failed(reason, f"gravity status: {explain(answer.lines)}", answer.lines) from None
+        raise StepFailed(reason, f"gravity status: {explain(answer.lines)}", answer.lines) from None
 
 
 # --- waiting ---------------------------------------------------------------------------------------------------------
 
 
-class Clock(NamedTuple):
-    """Time as waiting needs it; a test gives its own."""
-
-    now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-
-    def rest(self, pause: float, deadline: float, reason: str, text: str) -> None:
-        """Sleep before the next look. Raises `Failed` with ``reason`` and ``text`` when that is past ``deadline``."""
-        if self.now() + pause > deadline:
-            raise Failed(reason, text)
-        self.sleep(pause)
-
-
-WALL = Clock()
+def rest(clock: Clock, pause: float, deadline: float, reason: str, text: str) -> None:
+    """Sleep before the next look. Raises `StepFailed` with ``reason`` and ``text`` when that is past ``deadline``."""
+    if clock.now() + pause > deadline:
+        raise StepFailed(reason, text)
+    clock.sleep(pause)
 
 
 def wait_until_whole(
@@ -368,10 +267,10 @@ def wait_until_whole(
     patience: int,
     pause: float,
     only_nodes: bool = False,
-    clock: Clock = WALL,
+    clock: Clock = REAL,
 ) -> Status:
     """Ask until the cluster is whole. That it is degraded right after a join is passing: ``patience`` answers in a row
-    may say so, and no more. Raises `Failed` gravity_degraded or gravity_timeout.
+    may say so, and no more. Raises `StepFailed` gravity_degraded or gravity_timeout.
     """
     degraded = 0
     while True:
@@ -381,16 +280,16 @@ def wait_until_whole(
         if status is not None and status.system == "degraded" and not status.operations:
             degraded += 1
             if degraded > patience:
-                raise Failed("gravity_degraded", f"{degraded} answers in a row: {'; '.join(missing)}")
+                raise StepFailed("gravity_degraded", f"{degraded} answers in a row: {'; '.join(missing)}")
         else:
             degraded = 0
-        clock.rest(pause, deadline, "gravity_timeout", f"the cluster is not whole in time: {'; '.join(missing)}")
+        rest(clock, pause, deadline, "gravity_timeout", f"the cluster is not whole in time: {'; '.join(missing)}")
 
 
 def _look(ask: Callable[[], Status], addresses: Sequence[str], only_nodes: bool) -> tuple[list[str], Status | None]:
     try:
         status = ask()
-    except Failed as error:
+    except StepFailed as error:
         # It answers nothing while its own services start anew.
         return [str(error)], None
     return unhealthy(status, addresses, only_nodes=only_nodes), status
@@ -403,23 +302,18 @@ def operation_id(text: str) -> str:
 
 
 def wait_for_operation(
-    program: str, identity: str, *, deadline: float, pause: float, clock: Clock = WALL, timeout: float = 60
+    program: str, identity: str, *, deadline: float, pause: float, clock: Clock = REAL, timeout: float = 60
 ) -> None:
-    """Poll an operation by its id until it is completed. Raises `Failed` gravity_operation for one that failed, and
+    """Poll an operation by its id until it is completed. Raises `StepFailed` gravity_operation for one that failed, and
     gravity_timeout for one that stays silent or does not end.
     """
     last = "nothing"
     while True:
         answer = run([program, "status", "--quiet", f"--operation-id={identity}"], timeout=timeout)
-        state = answer.out.strip()
+        state = answer.stdout.strip()
         if state == "completed":
             return
         if state == "failed":
-            raise Failed("gravity_operation", f"operation {identity} failed")
+            raise StepFailed("gravity_operation", f"operation {identity} failed")
         last = state or explain(answer.lines)
-        clock.rest(pause, deadline, "gravity_timeout", f"operation {identity} did not end in time; it says: {last}")
-
-
-def failure(error: Failed) -> dict[str, Any]:
-    """`Failed` as arguments of fail_json."""
-    return {"msg": redact(str(error)), "devenv_reason": error.reason, "output": error.output}
+        rest(clock, pause, deadline, "gravity_timeout", f"operation {identity} did not end in time; it says: {last}")

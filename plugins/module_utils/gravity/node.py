@@ -16,8 +16,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.module_utils.gravity import cli
-from ansible_collections.devenv.lab.plugins.module_utils.gravity.cli import Answer, Clock, Failed
-from ansible_collections.devenv.lab.plugins.module_utils.node import observe, private_file
+from ansible_collections.devenv.lab.plugins.module_utils.node import files
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import StepFailed
+from ansible_collections.devenv.lab.plugins.module_utils.node.program import ProgramResult
+from ansible_collections.devenv.lab.plugins.module_utils.node.wait import REAL, Clock
 
 # Ours: what was unpacked, the record of what ended well, the kubeconfig.
 HOME = "/var/lib/devenv/gravity"
@@ -40,12 +42,12 @@ NAMESPACE = "kube-system"
 class Machine:
     """Where things are on this node; a test shows it a folder, and a program that stands in for Gravity."""
 
-    def __init__(self, root: str = "/", program: str = "", clock: Clock = cli.WALL, pause: float = 2) -> None:
+    def __init__(self, root: str = "/", program: str = "", clock: Clock = REAL, pause: float = 2) -> None:
         self.root, self.clock, self.pause = root, clock, pause
         self._program = program
 
     def path(self, path: str) -> str:
-        return observe.under(self.root, path)
+        return files.under(self.root, path)
 
     @property
     def program(self) -> str:
@@ -58,7 +60,7 @@ class Machine:
         return "gravity"
 
     def rest(self, deadline: float, reason: str, text: str) -> None:
-        self.clock.rest(self.pause, deadline, reason, text)
+        cli.rest(self.clock, self.pause, deadline, reason, text)
 
     def log(self, name: str) -> str:
         os.makedirs(self.path(LOGS), mode=0o755, exist_ok=True)
@@ -71,7 +73,7 @@ class Machine:
         return bool(glob.glob(self.path(UNITS)))
 
     def marker(self) -> dict[str, Any]:
-        return observe.read_json(self.path(MARKER))
+        return files.read_json(self.path(MARKER))
 
     def mark(self, record: dict[str, Any]) -> None:
         path = self.path(MARKER)
@@ -110,7 +112,7 @@ def look(machine: Machine, address: str, timeout: float = 60) -> dict[str, Any]:
     found["state"] = "moved" if machine.has_services() else "partial"
     try:
         status = cli.read_status(machine.program, timeout)
-    except Failed as error:
+    except StepFailed as error:
         found["problem"] = str(error)
         if error.reason == "gravity_moved":
             found["state"] = "moved"
@@ -127,7 +129,7 @@ def look(machine: Machine, address: str, timeout: float = 60) -> dict[str, Any]:
 
 def _digest(path: str) -> str:
     try:
-        return "sha256:" + observe.sha256(path)
+        return "sha256:" + files.sha256(path)
     except OSError:
         return ""
 
@@ -136,7 +138,7 @@ def version(machine: Machine) -> tuple[int, ...]:
     """Gravity's own version as numbers, () when it does not say."""
     answer = cli.run([machine.program, "version", "-o", "json"], timeout=60)
     try:
-        return tuple(int(part) for part in re.findall(r"\d+", str(json.loads(answer.out)["version"]))[:3])
+        return tuple(int(part) for part in re.findall(r"\d+", str(json.loads(answer.stdout)["version"]))[:3])
     except (ValueError, KeyError, TypeError):
         return ()
 
@@ -153,12 +155,12 @@ def persist(
     secrets: Sequence[str] = (),
     cwd: str | None = None,
     accept: str = "",
-) -> Answer:
+) -> ProgramResult:
     """Run ``argv`` and do what Gravity's errors ask for: wait while the cluster is busy, resume, clean what an earlier
     try left, stop what runs. Each remedy but waiting is tried once. An error with the reason ``accept`` says that
     there is nothing to do.
 
-    Raises `Failed` with the reason of the last text.
+    Raises `StepFailed` with the reason of the last text.
     """
     tried: set[str] = set()
     log = machine.log(action)
@@ -175,17 +177,17 @@ def persist(
         told = f"gravity {action}: {cli.explain(answer.lines)}"
         if answer.code == 124:
             # It waits for ever by itself: what it waits for is the reason.
-            raise Failed(rule.reason if rule else "gravity_timeout", told, answer.lines)
+            raise StepFailed(rule.reason if rule else "gravity_timeout", told, answer.lines)
         if answer.code == cli.PRECONDITION:
-            raise Failed("gravity_precondition", told, answer.lines)
+            raise StepFailed("gravity_precondition", told, answer.lines)
         if answer.code == cli.ABORTED:
-            raise Failed("gravity_aborted", told, answer.lines)
+            raise StepFailed("gravity_aborted", told, answer.lines)
         if kind == "wait" and machine.clock.now() + machine.pause < deadline:
             machine.clock.sleep(machine.pause)
             continue
         remedy = REMEDIES.get(kind)
         if remedy is None or kind in tried:
-            raise Failed(rule.reason if rule else "gravity_failed", told, answer.lines)
+            raise StepFailed(rule.reason if rule else "gravity_failed", told, answer.lines)
         tried.add(kind)
         command = remedy(machine, list(argv), deadline, cwd)
 
@@ -213,22 +215,22 @@ REMEDIES: dict[str, Callable[[Machine, list[str], float, str | None], list[str]]
 }
 
 
-def _check(answer: Answer, what: str) -> Answer:
+def _check(answer: ProgramResult, what: str) -> ProgramResult:
     if answer.code not in cli.DONE:
         rule = cli.classify(answer.text)
         reason = rule.reason if rule else "gravity_failed"
-        raise Failed(reason, f"gravity {what}: {cli.explain(answer.lines)}", answer.lines)
+        raise StepFailed(reason, f"gravity {what}: {cli.explain(answer.lines)}", answer.lines)
     return answer
 
 
 def leave_by_force(machine: Machine, deadline: float, program: str = "") -> None:
-    """Take off what is left of Gravity here; the cluster, if there is one, is not told. Raises `Failed`."""
+    """Take off what is left of Gravity here; the cluster, if there is one, is not told. Raises `StepFailed`."""
     machine.unmark()
     argv = [program or machine.program, "leave", "--force", "--confirm"]
     answer = cli.run(argv, timeout=max(deadline - machine.clock.now(), 1), log=machine.log("leave"))
     rule = cli.classify(answer.text)
     if answer.code not in cli.DONE and (rule is None or rule.reason not in ("gravity_gone", "gravity_orphan")):
-        raise Failed("gravity_leave", f"gravity leave: {cli.explain(answer.lines)}", answer.lines)
+        raise StepFailed("gravity_leave", f"gravity leave: {cli.explain(answer.lines)}", answer.lines)
 
 
 # --- the program and the tarball -------------------------------------------------------------------------------------
@@ -237,18 +239,18 @@ def leave_by_force(machine: Machine, deadline: float, program: str = "") -> None
 def unpack(machine: Machine, tarball: str, sha256: str) -> tuple[str, bool]:
     """The folder with what the tarball holds, and whether it was unpacked now. The tarball goes afterwards.
 
-    Raises `Failed` gravity_tarball for another digest and for what is no tarball of a cluster.
+    Raises `StepFailed` gravity_tarball for another digest and for what is no tarball of a cluster.
     """
     folder = machine.path(f"{HOME}/{sha256[:16]}")
     done = os.path.join(folder, ".whole")
     if os.path.exists(done):
         return folder, False
     try:
-        found = observe.sha256(tarball)
+        found = files.sha256(tarball)
     except OSError as error:
-        raise Failed("gravity_tarball", f"{tarball}: {error.strerror}") from None
+        raise StepFailed("gravity_tarball", f"{tarball}: {error.strerror}") from None
     if found != sha256:
-        raise Failed("gravity_tarball", f"{tarball} has the digest {found}, wanted {sha256}")
+        raise StepFailed("gravity_tarball", f"{tarball} has the digest {found}, wanted {sha256}")
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder, mode=0o700)
     try:
@@ -257,9 +259,9 @@ def unpack(machine: Machine, tarball: str, sha256: str) -> tuple[str, bool]:
                 _inside(entry)
                 archive.extract(entry, folder)
     except tarfile.TarError as error:
-        raise Failed("gravity_tarball", f"{tarball}: {error}") from None
+        raise StepFailed("gravity_tarball", f"{tarball}: {error}") from None
     if not os.access(os.path.join(folder, "gravity"), os.X_OK):
-        raise Failed("gravity_tarball", f"{tarball} has no program gravity")
+        raise StepFailed("gravity_tarball", f"{tarball} has no program gravity")
     with open(done, "w", encoding="ascii"):
         os.unlink(tarball)
     return folder, True
@@ -268,21 +270,21 @@ def unpack(machine: Machine, tarball: str, sha256: str) -> tuple[str, bool]:
 def _inside(entry: tarfile.TarInfo) -> None:
     parts = entry.name.split("/")
     if entry.name.startswith("/") or ".." in parts or not (entry.isfile() or entry.isdir()):
-        raise Failed("gravity_tarball", f"the tarball has {entry.name}, which is neither file nor folder below it")
+        raise StepFailed("gravity_tarball", f"the tarball has {entry.name}, which is neither file nor folder below it")
 
 
 # --- install, join ---------------------------------------------------------------------------------------------------
 
 
 def check(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
-    """`gravity check` for the node type, with what it can set right itself. Raises `Failed` gravity_check."""
+    """`gravity check` for the node type, with what it can set right itself. Raises `StepFailed` gravity_check."""
     folder, changed = unpack(machine, params["tarball"], params["sha256"])
     program = os.path.join(folder, "gravity")
     argv = [program, "check", "app.yaml", f"--profile={params['node_type']}", "--timeout=5m"]
     argv += ["--autofix"] if params["autofix"] else []
     answer = cli.run(argv, timeout=min(params["timeout"], 360), cwd=folder, log=machine.log("check"))
     if answer.code not in cli.DONE:
-        raise Failed("gravity_check", f"gravity check: {cli.explain(answer.lines)}", answer.lines)
+        raise StepFailed("gravity_check", f"gravity check: {cli.explain(answer.lines)}", answer.lines)
     return {"changed": changed, "output": answer.lines[-cli.TAIL :]}
 
 
@@ -314,7 +316,7 @@ def install(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
         return dict(_whole(machine, params), changed=False)
     if params["prepared"]:
         if found["state"] == "absent":
-            raise Failed("gravity_absent", "the profile says that this image has Gravity in it, and it has not")
+            raise StepFailed("gravity_absent", "the profile says that this image has Gravity in it, and it has not")
         return change_address(machine, params)
     deadline = machine.clock.now() + params["timeout"]
     if found["state"] == "moved" and found["marker"].get("address") == params["address"]:
@@ -367,7 +369,7 @@ def _whole(machine: Machine, params: dict[str, Any], only_nodes: bool = False) -
     own = cli.member(status, params["address"])
     wanted = params.get("role", "")
     if own is not None and wanted and own.role != wanted:
-        raise Failed(
+        raise StepFailed(
             "gravity_role",
             f"Gravity made {params['address']} a {own.role}, wanted a {wanted}: the node type {own.profile} says so",
         )
@@ -388,7 +390,7 @@ def join(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
     if found["state"] == "member" and found["marker"]:
         return dict(_whole(machine, params, only_nodes), changed=False)
     if not params["peers"]:
-        raise Failed("gravity_no_master", "no master of the cluster is healthy")
+        raise StepFailed("gravity_no_master", "no master of the cluster is healthy")
     deadline = machine.clock.now() + params["timeout"]
     brought = machine.path(HOME + "/gravity")
     program = brought if os.access(brought, os.X_OK) else machine.program
@@ -412,12 +414,12 @@ def join(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
 
 def token(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
     """Write what a node needs to join, as a healthy master tells it, into the file ``path`` (0600): ``{token,
-    peers}``. Raises `Failed` gravity_no_master.
+    peers}``. Raises `StepFailed` gravity_no_master.
     """
     status = cli.read_status(machine.program)
     masters = cli.healthy_masters(status)
     if not masters or not status.token:
-        raise Failed("gravity_no_master", "; ".join(cli.unhealthy(status)) or "the cluster tells no token")
+        raise StepFailed("gravity_no_master", "; ".join(cli.unhealthy(status)) or "the cluster tells no token")
     path = machine.path(params["path"])
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     text = json.dumps({"token": status.token, "peers": masters})
@@ -426,9 +428,9 @@ def token(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_private(path: str, text: str) -> bool:
-    if observe.read_text(path) == text:
+    if files.read_text(path) == text:
         return False
-    private_file.write(path, text)
+    files.write(path, text)
     return True
 
 
@@ -438,20 +440,20 @@ def _write_private(path: str, text: str) -> bool:
 def change_address(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
     """Let the only node of a cluster use ``address``: stop, start with it. Nothing when it has it already.
 
-    Raises `Failed`: gravity_version before 7.0, gravity_many_nodes, before anything changes.
+    Raises `StepFailed`: gravity_version before 7.0, gravity_many_nodes, before anything changes.
     """
     wanted = params["address"]
     found = look(machine, wanted)
     if found["state"] == "absent":
-        raise Failed("gravity_absent", "Gravity is not installed on this node")
+        raise StepFailed("gravity_absent", "Gravity is not installed on this node")
     if found["state"] == "member":
         return dict(_whole(machine, params), changed=not found["marker"])
     has = version(machine)
     if has[:2] < RECONFIGURE_SINCE:
         told = ".".join(str(part) for part in has) or "a version that it does not tell"
-        raise Failed("gravity_version", f"another address needs Gravity 7.0 or later; this is {told}")
+        raise StepFailed("gravity_version", f"another address needs Gravity 7.0 or later; this is {told}")
     if len(found["cluster"].get("nodes", [])) > 1:
-        raise Failed("gravity_many_nodes", f"the cluster has {len(found['cluster']['nodes'])} nodes")
+        raise StepFailed("gravity_many_nodes", f"the cluster has {len(found['cluster']['nodes'])} nodes")
     deadline = machine.clock.now() + params["timeout"]
     machine.unmark()
     argv = [machine.program, "start", f"--advertise-addr={wanted}", "--confirm"]
@@ -503,11 +505,11 @@ def leave(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
 # --- the way in ------------------------------------------------------------------------------------------------------
 
 
-def _kubectl(machine: Machine, *words: str, stdin: str | None = None, timeout: float = 60) -> Answer:
+def _kubectl(machine: Machine, *words: str, stdin: str | None = None, timeout: float = 60) -> ProgramResult:
     return cli.run(
         [machine.program, "exec", *(["-i"] if stdin is not None else []), "kubectl", *words],
         timeout=timeout,
-        stdin=stdin,
+        data=stdin,
     )
 
 
@@ -571,7 +573,7 @@ def _secret(machine: Machine, deadline: float) -> dict[str, str]:
     while True:
         answer = _kubectl(machine, "--namespace", NAMESPACE, "get", "secret", SECRET, "--output=json")
         try:
-            data = dict(json.loads(answer.out).get("data") or {}) if answer.code == 0 else {}
+            data = dict(json.loads(answer.stdout).get("data") or {}) if answer.code == 0 else {}
         except ValueError:
             data = {}
         if data.get("token") and data.get("ca.crt"):
@@ -583,7 +585,7 @@ def auth_gateway(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
     """Let the cluster tell ``public_addresses`` to those who log in with tsh; its controllers start anew then."""
     wanted = list(params["public_addresses"])
     shown = cli.run([machine.program, "resource", "get", "authgateway", "--format=json"], timeout=60)
-    if shown.code == 0 and _public_addresses(shown.out) == wanted:
+    if shown.code == 0 and _public_addresses(shown.stdout) == wanted:
         return {"changed": False}
     resource = {"kind": "authgateway", "version": "v1", "spec": {"public_addr": wanted}}
     folder = machine.path(RUNTIME)
@@ -619,7 +621,7 @@ def upgrade(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
         return {"changed": False, "cluster": status.public()}
     missing = cli.unhealthy(status)
     if missing and not any(one.get("type") == "operation_update" for one in status.operations):
-        raise Failed("gravity_degraded", f"not upgraded: {'; '.join(missing)}")
+        raise StepFailed("gravity_degraded", f"not upgraded: {'; '.join(missing)}")
     deadline = machine.clock.now() + params["timeout"]
     folder = unpack(machine, params["tarball"], params["sha256"])[0]
     running = next((one["id"] for one in status.operations if one.get("type") == "operation_update"), "")
@@ -637,7 +639,7 @@ def report(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     answer = cli.run([machine.program, "report", f"--file={path}"], timeout=params["timeout"])
     if answer.code != 0 or not os.path.exists(path):
-        raise Failed("gravity_report", f"gravity report: {cli.explain(answer.lines)}", answer.lines)
+        raise StepFailed("gravity_report", f"gravity report: {cli.explain(answer.lines)}", answer.lines)
     os.chmod(path, 0o600)
     return {"changed": True, "path": params["path"]}
 

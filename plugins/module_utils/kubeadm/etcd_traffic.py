@@ -19,8 +19,8 @@ import time
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import state
-from ansible_collections.devenv.lab.plugins.module_utils.node import background, observe
+from ansible_collections.devenv.lab.plugins.module_utils.node import background, files, kubernetes
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine
 
 CLIENT_PORT = 2379
 LIMIT = 2.0  # seconds of writing; a member that is not ready by then waits for something else
@@ -74,28 +74,30 @@ def member(text: str) -> Member | None:
 
 def listens(port: int) -> bool:
     """Whether a program of this node waits for connections at a TCP port."""
-    rows = (observe.read_text("/proc/net/tcp") + observe.read_text("/proc/net/tcp6")).splitlines()
+    rows = (files.read_text("/proc/net/tcp") + files.read_text("/proc/net/tcp6")).splitlines()
     wanted = f":{port:04X}"
     return any(row[1].endswith(wanted) and row[3] == "0A" for row in map(str.split, rows) if len(row) > 3)
 
 
-class Traffic(background.Beside):
+class EtcdTraffic(background.BackgroundTask):
     """Writes to etcd from the moment when this node's new member listens until it is ready.
 
     Nothing of it can fail a join: without it, a member is ready later.
     """
 
-    def __init__(self, manifest: str = state.ETCD_MANIFEST, pause: float = 0.01) -> None:
+    def __init__(
+        self, machine: Machine, pause: float = 0.01, limit: float = LIMIT, client_port: int = CLIENT_PORT
+    ) -> None:
         super().__init__(pause)
-        self._manifest = manifest
+        self._machine, self._limit, self._client_port = machine, limit, client_port
         self._begin = threading.Event()
 
-    def _watch(self) -> None:
+    def _work(self) -> None:
         found = None
         while not (found and found.others):
             if self._over.wait(self._pause):
                 return
-            found = member(observe.read_text(self._manifest))
+            found = member(files.read_text(self._machine.path(kubernetes.ETCD_MANIFEST)))
         # Their connections are made while etcd's container starts.
         hosts = found.others[:1] * CONNECTIONS
         writers = [threading.Thread(target=self._write, args=(host,), daemon=True) for host in hosts]
@@ -104,8 +106,8 @@ class Traffic(background.Beside):
         while not listens(found.port) and not self._over.wait(self._pause):
             pass
         self._begin.set()
-        deadline = time.monotonic() + LIMIT
-        while time.monotonic() < deadline and not state.http_ok(*found.ready, "/readyz", timeout=1):
+        deadline = time.monotonic() + self._limit
+        while time.monotonic() < deadline and not self._machine.http_ok(*found.ready, "/readyz", timeout=1):
             if self._over.wait(self._pause):
                 break
         self._over.set()
@@ -122,10 +124,11 @@ class Traffic(background.Beside):
     def _pour(self, host: str) -> None:
         import ssl
 
-        context = ssl.create_default_context(cafile=state.ETCD_CA)
-        context.load_cert_chain(state.ETCD_CERTIFICATE, state.ETCD_KEY)
+        context = ssl.create_default_context(cafile=self._machine.path(kubernetes.ETCD_CA))
+        path = self._machine.path
+        context.load_cert_chain(path(kubernetes.ETCD_CERTIFICATE), path(kubernetes.ETCD_KEY))
         with (
-            socket.create_connection((host, CLIENT_PORT), timeout=5) as plain,
+            socket.create_connection((host, self._client_port), timeout=5) as plain,
             context.wrap_socket(plain, server_hostname=host) as connection,
         ):
             while not self._begin.wait(0.1):

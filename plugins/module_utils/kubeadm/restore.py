@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import cluster
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import state as kubernetes_state
-from ansible_collections.devenv.lab.plugins.module_utils.node import observe, private_file
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import api, create
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm.run import Configuration, kubeadm, wait_until
+from ansible_collections.devenv.lab.plugins.module_utils.node import files, kubernetes
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import TAIL, Machine, StepFailed
 
 STAGING = "/var/lib/devenv/restore"
 PKI = "/etc/kubernetes/pki"
@@ -47,6 +48,7 @@ ALL = (
 POLL = 0.1
 
 ROOT_CA = "kube-root-ca.crt"
+_REASON = "kubernetes_restore_failed"
 
 
 def without(*phases: str) -> str:
@@ -54,17 +56,17 @@ def without(*phases: str) -> str:
     return "--skip-phases=" + ",".join(phase for phase in ALL if phase not in phases)
 
 
-def place(root: str = "/") -> None:
-    """Put authorities and etcd's data where kubeadm and etcd look for them. Raises `kubeadm.Failed` when the controller
+def place(machine: Machine) -> None:
+    """Put authorities and etcd's data where kubeadm and etcd look for them. Raises `StepFailed` when the controller
     has not brought them.
     """
-    staging = observe.under(root, STAGING)
+    staging = machine.path(STAGING)
     if not os.path.isfile(os.path.join(staging, "pki", "ca.key")) or not os.path.isdir(
         os.path.join(staging, "etcd", "member")
     ):
-        raise cluster.Failed("kubernetes_restore_failed", "there is nothing to start from in " + STAGING)
-    _move(os.path.join(staging, "pki"), observe.under(root, PKI))
-    _move(os.path.join(staging, "etcd"), observe.under(root, ETCD))
+        raise StepFailed(_REASON, "there is nothing to start from in " + STAGING)
+    _move(os.path.join(staging, "pki"), machine.path(PKI))
+    _move(os.path.join(staging, "etcd"), machine.path(ETCD))
     shutil.rmtree(staging)
 
 
@@ -78,30 +80,29 @@ def _move(source: str, target: str) -> None:
         shutil.move(os.path.join(source, name), goal)
 
 
-def finalize_kubelet(root: str = "/") -> None:
+def finalize_kubelet(machine: Machine) -> None:
     """Let kubelet read its certificate from where it keeps and renews it, as kubeadm's phase ``kubelet-finalize`` does.
 
     That phase starts kubelet again, whose pods of the saved cluster are starting at that moment: here it is done
-    before kubelet runs. Raises `kubeadm.Failed` for a kubeconfig without a certificate in it.
+    before kubelet runs. Raises `StepFailed` for a kubeconfig without a certificate in it.
     """
-    path = observe.under(root, kubernetes_state.KUBELET)
-    text, pem = observe.read_text(path), ""
+    path = machine.path(kubernetes.KUBELET)
+    text, pem = files.read_text(path), ""
     for name in ("certificate", "key"):
         pattern = re.compile(rf"^(\s*client-{name})-data:\s*(\S+)$", re.MULTILINE)
         match = pattern.search(text)
         if match is None:
-            raise cluster.Failed("kubernetes_restore_failed", f"{kubernetes_state.KUBELET} holds no client {name}")
+            raise StepFailed(_REASON, f"{kubernetes.KUBELET} holds no client {name}")
         pem += base64.b64decode(match[2]).decode("ascii")
-        text = pattern.sub(rf"\g<1>: {kubernetes_state.KUBELET_CERTIFICATE}", text)
+        text = pattern.sub(rf"\g<1>: {kubernetes.KUBELET_CERTIFICATE}", text)
     # kubelet takes only a link for the current one, and makes files of this name by itself.
-    held = kubernetes_state.KUBELET_CERTIFICATE.replace("-current", time.strftime("-%Y-%m-%d-%H-%M-%S", time.gmtime()))
-    current = observe.under(root, kubernetes_state.KUBELET_CERTIFICATE)
-    os.makedirs(os.path.dirname(current), mode=0o755, exist_ok=True)
+    held = kubernetes.KUBELET_CERTIFICATE.replace("-current", time.strftime("-%Y-%m-%d-%H-%M-%S", time.gmtime()))
+    current = machine.path(kubernetes.KUBELET_CERTIFICATE)
+    files.write(machine.path(held), pem)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(current)
-    private_file.write(observe.under(root, held), pem)
     os.symlink(held, current)
-    private_file.write(path, text)
+    files.write(path, text)
 
 
 def root_ca_maps(namespaces: Sequence[str], certificate: str) -> dict[str, Any]:
@@ -121,79 +122,75 @@ def root_ca_maps(namespaces: Sequence[str], certificate: str) -> dict[str, Any]:
     }
 
 
-def publish_root_ca(folder: str) -> None:
+def publish_root_ca(machine: Machine, folder: str) -> None:
     """Give every namespace the new authority. The controller manager does so by itself, once it is elected: kubelet
     would have tried to start the saved pods without it, and tries again at ever longer intervals.
 
-    ``folder`` is a private one for the call. Raises `kubeadm.Failed`.
+    ``folder`` is a private one for the call. Raises `StepFailed`.
     """
-    listed = cluster._json(cluster._kubectl("get", "namespaces", "--output=json"), "namespaces cannot be listed")
-    namespaces = [row["metadata"]["name"] for row in listed.get("items", [])]
-    with open(kubernetes_state.CA, encoding="ascii") as stream:
-        maps = root_ca_maps(namespaces, stream.read())
+    namespaces = api.parse(api.kubectl(machine, "get", "namespaces", "--output=json"), "namespaces cannot be listed")
+    names = [row["metadata"]["name"] for row in namespaces.get("items", [])]
     path = os.path.join(folder, "root-ca.json")
-    private_file.write(path, json.dumps(maps))
+    files.write(path, json.dumps(root_ca_maps(names, files.read_text(machine.path(kubernetes.CA)))))
     words = ("--server-side", "--force-conflicts", "--validate=ignore", f"--filename={path}")
-    answer = cluster._kubectl("apply", *words)
-    if answer.returncode != 0:
-        raise cluster.Failed("kubernetes_api", f"the authority cannot be published: {answer.stderr.strip()}")
+    api.check(api.kubectl(machine, "apply", *words), "the authority cannot be published")
 
 
-def wait_for_api(address: str, timeout: float) -> None:
-    """Wait until the API server at this address is ready. Raises `kubeadm.Failed`."""
-    cluster.wait_until(
-        lambda: kubernetes_state.http_ok(address, 6443, cluster.JOINED, ca=kubernetes_state.CA),
-        time.monotonic() + timeout,
-        "kubernetes_restore_failed",
+def wait_for_api(machine: Machine, address: str, timeout: float) -> None:
+    """Wait until the API server at this address is ready. Raises `StepFailed`."""
+    wait_until(
+        machine,
+        lambda: machine.http_ok(address, 6443, api.JOINED, ca=machine.path(kubernetes.CA)),
+        machine.now() + timeout,
+        _REASON,
         f"the API server at {address} is not ready after {timeout:g} s",
         POLL,
     )
 
 
-def perform(params: dict[str, Any], only_check: bool = False) -> dict[str, Any]:
+def perform(machine: Machine, params: dict[str, Any], only_check: bool = False) -> dict[str, Any]:
     """Make this node a control plane node from what lies in STAGING; nothing when it is one and nothing lies there.
 
     The node that is ``first`` also writes what belongs to the new cluster: its configuration, cluster-info, add-ons.
     """
-    state = kubernetes_state.state()["state"]
-    staged = os.path.isdir(STAGING)
-    if state == "control_plane" and not staged:
-        return {"changed": False, "ca_hash": kubernetes_state.ca_hash()}
+    state = kubernetes.state(machine.root)["state"]
+    if state == "control_plane" and not machine.exists(STAGING):
+        return {"changed": False, "ca_hash": kubernetes.ca_hash(machine.root)}
     if only_check:
         return {"changed": True}
-    os.makedirs(cluster.LOGS, mode=0o755, exist_ok=True)
+    timeout = params["timeout"]
     if state != "absent":
-        cluster.clean("init", os.path.join(cluster.LOGS, "kubeadm-reset.log"))
-    place()
-    with cluster._Files(ACTION, params["config"], params["patches"]) as files:
-        output = _kubeadm(files.config, FILES, "restore-node", params["timeout"])
-        finalize_kubelet()
-        output += _kubeadm(files.config, START, "restore-kubelet", params["timeout"])
-        wait_for_api(kubernetes_state.apiserver_address() or "127.0.0.1", params["timeout"])
+        create.clean(machine, "init")
+    place(machine)
+    with Configuration(machine, ACTION, params["config"], params["patches"]) as config:
+        output = _phases(machine, config, FILES, "node", timeout)
+        finalize_kubelet(machine)
+        output += _phases(machine, config, START, "kubelet", timeout)
+        wait_for_api(machine, kubernetes.apiserver_address(machine.root) or "127.0.0.1", timeout)
         if params["first"]:
             # By the cluster's name a request reaches any of them, and one that is not ready forbids all.
             for address in params["peers"]:
-                wait_for_api(address, params["timeout"])
-            output += _write_cluster(files, params["timeout"])
-    kubernetes_state.mark("control_plane", {"node": params["node"], "action": "restore"})
-    return {"changed": True, "output": output[-cluster.TAIL :], "ca_hash": kubernetes_state.ca_hash()}
+                wait_for_api(machine, address, timeout)
+            output += _write_cluster(machine, config, timeout)
+    kubernetes.mark("control_plane", {"node": params["node"], "action": "restore"}, machine.root)
+    return {"changed": True, "output": output[-TAIL:], "ca_hash": kubernetes.ca_hash(machine.root)}
 
 
-def _write_cluster(files: cluster._Files, timeout: float) -> list[str]:
+def _write_cluster(machine: Machine, config: Configuration, timeout: float) -> list[str]:
     with ThreadPoolExecutor(max_workers=len(CLUSTER) + 1) as pool:
-        published = pool.submit(publish_root_ca, files.folder)
-        jobs = [pool.submit(_kubeadm, files.config, phases, f"restore-{phases[0]}", timeout) for phases in CLUSTER]
+        published = pool.submit(publish_root_ca, machine, config.folder)
+        jobs = [pool.submit(_phases, machine, config, phases, phases[0], timeout) for phases in CLUSTER]
         published.result()
         return [line for job in jobs for line in job.result()]
 
 
-def _kubeadm(config: str, phases: tuple[str, ...], name: str, timeout: float) -> list[str]:
-    argv = ["kubeadm", "init", "--config", config, without(*phases), "--skip-token-print"]
-    answer = cluster.run(argv, os.path.join(cluster.LOGS, f"kubeadm-{name}.log"), timeout=timeout)
-    if answer.code != 0:
-        raise cluster.Failed(
-            "kubernetes_restore_failed",
-            f"kubeadm init ({', '.join(phases)}): {cluster.explain(answer.lines)}",
-            answer.lines[-cluster.TAIL :] + cluster.kubelet_tail(),
-        )
-    return answer.lines
+def _phases(machine: Machine, config: Configuration, phases: tuple[str, ...], name: str, timeout: float) -> list[str]:
+    return kubeadm(
+        machine,
+        ["init", without(*phases), "--skip-token-print"],
+        name="restore-" + name,
+        timeout=timeout,
+        reason=_REASON,
+        config=config,
+        what=f"init ({', '.join(phases)})",
+    )

@@ -8,20 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.module_utils.node import observe
-
-
-def digest(path: str) -> str:
-    """sha256 (hex) of a file, "" when it cannot be read."""
-    try:
-        return observe.sha256(path)
-    except OSError:
-        return ""
+from ansible_collections.devenv.lab.plugins.module_utils.node import files, program
 
 
 def lacks(wanted: dict[str, str], folders: list[str]) -> list[str]:
@@ -29,7 +20,7 @@ def lacks(wanted: dict[str, str], folders: list[str]) -> list[str]:
     return [
         name
         for name, checksum in wanted.items()
-        if checksum not in [digest(os.path.join(folder, name)) for folder in folders]
+        if checksum not in [files.digest(os.path.join(folder, name)) for folder in folders]
     ]
 
 
@@ -40,12 +31,7 @@ def look(arguments: dict[str, Any]) -> None:
     if arguments["write"]:
         os.makedirs(arguments["stage"], mode=0o700, exist_ok=True)
     missing = lacks(arguments["programs"], [*arguments["folders"], arguments["stage"]])
-    try:
-        images = subprocess.run(
-            ["ctr", "-n", "k8s.io", "images", "check"], capture_output=True, text=True, timeout=60, check=False
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        images = ""
+    images = program.run(["ctr", "-n", "k8s.io", "images", "check"], timeout=60).stdout
     sys.stdout.write(json.dumps({"time": time.time()}) + "\n")
     sys.stdout.write(json.dumps({"missing": missing, "images": images}) + "\n")
     sys.stdout.flush()

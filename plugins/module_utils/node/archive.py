@@ -12,15 +12,13 @@ import gzip
 import io
 import os
 import signal
-import subprocess
 import sys
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import state as kubernetes_state
-from ansible_collections.devenv.lab.plugins.module_utils.node import report
+from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes, program, report
 
 JOURNAL_LINES = 6000
 LIMIT = 1 << 20  # bytes of a file, its end
@@ -104,7 +102,7 @@ def parts(root: str = "/") -> Iterator[tuple[str, bytes]]:
             f"journal/{unit}.txt",
             command(["journalctl", "--no-pager", "-q", "-o", "short-iso", "-n", str(JOURNAL_LINES), "-u", unit]),
         )
-    if os.path.exists(os.path.join(root, kubernetes_state.ETCD_MANIFEST.lstrip("/"))):
+    if os.path.exists(os.path.join(root, kubernetes.ETCD_MANIFEST.lstrip("/"))):
         for name, words in ETCD_COMMANDS.items():
             yield name, command(report.etcdctl(*words))
     yield from files(FILES, root)
@@ -114,22 +112,12 @@ def parts(root: str = "/") -> Iterator[tuple[str, bytes]]:
 
 
 def command(argv: Sequence[str], seconds: float = COMMAND_SECONDS) -> bytes:
-    """What a program says, both streams, its end; why it does not, where it cannot."""
-    try:
-        done = subprocess.run(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=seconds,
-            check=False,
-        )
-    except FileNotFoundError:
+    """Return what a program prints, both streams, and how it ended; why it does not, where it cannot."""
+    done = program.run(argv, timeout=seconds, merged=True)
+    if not done.started:
         return f"there is no program {argv[0]}\n".encode()
-    except subprocess.TimeoutExpired as error:
-        return last(error.stdout or b"") + f"\n{argv[0]} did not end in {seconds:g} s\n".encode()
-    ending = b"" if done.returncode == 0 else f"\n{argv[0]} ended with code {done.returncode}\n".encode()
-    return last(done.stdout) + ending
+    ending = "" if done.code in (0, program.TIMED_OUT) else f"\n{argv[0]} ended with code {done.code}\n"
+    return last(done.output.encode()) + ending.encode()
 
 
 def last(data: bytes, limit: int = LIMIT) -> bytes:

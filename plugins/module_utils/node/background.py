@@ -1,4 +1,4 @@
-"""What goes on beside a program that this node waits for."""
+"""Do something while this node waits for a program."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import threading
 from typing import Any
 
 
-class Beside:
-    """A thread for the time of a ``with`` block. ``_watch`` is what it does; ``_over`` is set when the block ends, and
-    by ``_watch`` itself when it tells threads of its own to end. ``pause``: seconds between two looks.
+class BackgroundTask:
+    """A thread for the time of a ``with`` block. ``_work`` is what it does; ``_over`` is set when the block ends, and
+    by ``_work`` itself when it ends threads of its own. ``pause``: seconds between two looks.
     """
 
     def __init__(self, pause: float = 0.2) -> None:
         self._pause = pause
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._work, daemon=True)
 
-    def __enter__(self) -> Beside:
+    def __enter__(self) -> BackgroundTask:
         self._thread.start()
         return self
 
@@ -24,5 +24,5 @@ class Beside:
         self._over.set()
         self._thread.join(timeout=30)
 
-    def _watch(self) -> None:
+    def _work(self) -> None:
         raise NotImplementedError

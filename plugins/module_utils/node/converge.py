@@ -7,15 +7,13 @@ skips the call to a node whose observation already matches.
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ansible_collections.devenv.lab.plugins.module_utils.node import observe
+from ansible_collections.devenv.lab.plugins.module_utils.node import files, observe, program
 
 UNIT_FOLDERS = ("/etc/systemd/system/", "/usr/local/lib/systemd/system/", "/run/systemd/system/")
 
@@ -191,11 +189,11 @@ def plan(parts: list[dict[str, Any]], observed: dict[str, Any]) -> Plan:
     """
     wanted = files_of(parts)
     before = observed.get("managed", {})
-    files = observed["files"]
-    write = [wish for path, wish in sorted(wanted.items()) if _file_differs(wish, files.get(path))]
+    seen = observed["files"]
+    write = [wish for path, wish in sorted(wanted.items()) if _file_differs(wish, seen.get(path))]
     dropped = {path for part in parts for path in before.get(part["name"], {}).get("files", []) if path not in wanted}
     unwanted = dropped | {path for part in parts for path in part.get("absent") or []}
-    remove = sorted(path for path in unwanted if files.get(path) is not None)
+    remove = sorted(path for path in unwanted if seen.get(path) is not None)
     sysctls = {
         name: str(value)
         for part in parts
@@ -223,8 +221,8 @@ def diff(todo: Plan, root: str = "/") -> list[dict[str, str]]:
     """The plan's file changes in Ansible's diff form, secret ones by name only."""
     out = []
     for wish in todo.write:
-        path = observe.under(root, wish.path)
-        before = "" if wish.secret else observe.read_text(path)
+        path = files.under(root, wish.path)
+        before = "" if wish.secret else files.read_text(path)
         after = "" if wish.secret else wish.content
         header = f"{wish.path} (content not shown)" if wish.secret else wish.path
         out.append({"before": before, "after": after, "before_header": header, "after_header": header})
@@ -234,33 +232,9 @@ def diff(todo: Plan, root: str = "/") -> list[dict[str, str]]:
 
 
 def write_file(wish: File, root: str = "/") -> None:
-    """Write atomically, with owner and mode set before the name appears.
-
-    A file that is a mount point (a container's /etc/hosts) cannot be replaced: it is overwritten in place.
-    """
-    path = observe.under(root, wish.path)
-    folder = os.path.dirname(path)
-    os.makedirs(folder, mode=0o755, exist_ok=True)
-    # One fixed name: what a killed run left is overwritten, not collected.
-    temporary = os.path.join(folder, f".{os.path.basename(path)}.devenv")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(wish.content.encode())
-    _own(temporary, wish)
-    try:
-        os.replace(temporary, path)
-    except OSError as error:
-        os.unlink(temporary)
-        if error.errno not in (errno.EBUSY, errno.EXDEV):
-            raise
-        with open(path, "wb") as stream:
-            stream.write(wish.content.encode())
-        _own(path, wish)
-
-
-def _own(path: str, wish: File) -> None:
-    os.chmod(path, int(wish.mode, 8))
-    shutil.chown(path, wish.owner, wish.group)
+    """Write one file with its owner and mode."""
+    path = files.under(root, wish.path)
+    files.write(path, wish.content, int(wish.mode, 8), owner=wish.owner, group=wish.group)
 
 
 def _remove(path: str) -> None:
@@ -270,18 +244,18 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-def _systemctl(run: Callable[..., Any], verb: str, units: list[str], timeout: float = 180) -> None:
+def _systemctl(run: Callable[..., program.ProgramResult], verb: str, units: list[str], timeout: float = 180) -> None:
     if not units and verb != "daemon-reload":
         return
     answer = run(["systemctl", verb] + (["--", *units] if units else []), timeout=timeout)
-    if answer.returncode != 0:
-        lines = [answer.stderr.strip()]
+    if answer.code != 0:
+        lines = [answer.complaint]
         for unit in units:
             lines.append(run(["journalctl", "--no-pager", "-q", "-o", "cat", "-n", "15", "-u", unit]).stdout.strip())
         raise UnitFailed("systemctl {} {}: {}".format(verb, " ".join(units), "\n".join(line for line in lines if line)))
 
 
-def apply(todo: Plan, root: str = "/", run: Callable[..., Any] = observe.run) -> None:
+def apply(todo: Plan, root: str = "/", run: Callable[..., program.ProgramResult] = program.run) -> None:
     """Do it. Raises OSError for a file or sysctl, `UnitFailed` for a unit.
 
     A run killed in the middle is continued by the next one, since that plans from the machine again. The record names
@@ -296,9 +270,9 @@ def apply(todo: Plan, root: str = "/", run: Callable[..., Any] = observe.run) ->
     for wish in todo.write:
         write_file(wish, root)
     for path in todo.remove:
-        _remove(observe.under(root, path))
+        _remove(files.under(root, path))
     for name, value in todo.sysctls.items():
-        with open(observe.under(root, observe.sysctl_path(name)), "w", encoding="ascii") as stream:
+        with open(files.under(root, observe.sysctl_path(name)), "w", encoding="ascii") as stream:
             stream.write(value + "\n")
     if todo.reload:
         _systemctl(run, "daemon-reload", [])
@@ -319,11 +293,7 @@ def _merged(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
 
 
 def _record(parts: dict[str, Any], root: str) -> None:
-    path = observe.under(root, observe.MANAGED)
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    with open(path + ".new", "w", encoding="utf-8") as stream:
-        stream.write(json.dumps({"version": 1, "parts": parts}, indent=1, sort_keys=True) + "\n")
-    os.replace(path + ".new", path)
+    files.write_json(files.under(root, observe.MANAGED), {"version": 1, "parts": parts})
 
 
 def converge(parts: list[dict[str, Any]], check: bool, root: str = "/") -> tuple[Plan, list[dict[str, str]]]:

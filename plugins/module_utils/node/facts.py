@@ -6,11 +6,10 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.module_utils.node import observe
+from ansible_collections.devenv.lab.plugins.module_utils.node import files, program
 
 CAP_SYS_RESOURCE = 24  # linux/capability.h
 VERSION_CACHE = "/run/devenv/versions.json"
@@ -38,9 +37,9 @@ def cgroup(mounts: str, is_v2_host: bool) -> dict[str, Any]:
 
 def read_cgroup(root: str = "/") -> dict[str, Any]:
     """`cgroup` of this node; without systemd as PID 1 there is no systemd driver."""
-    unified = os.path.exists(observe.under(root, "/sys/fs/cgroup/cgroup.controllers"))
-    found = cgroup(observe.read_text(observe.under(root, "/proc/self/mounts")), unified)
-    if not os.path.isdir(observe.under(root, "/run/systemd/system")):
+    unified = os.path.exists(files.under(root, "/sys/fs/cgroup/cgroup.controllers"))
+    found = cgroup(files.read_text(files.under(root, "/proc/self/mounts")), unified)
+    if not os.path.isdir(files.under(root, "/run/systemd/system")):
         found["driver"] = "cgroupfs"
     return found
 
@@ -68,9 +67,9 @@ def versions(keep: bool, cache: str = VERSION_CACHE) -> dict[str, str]:
 
     Asking costs 0.1 s a program, so the answers are kept (``keep``) with the file's identity in /run.
     """
-    known = observe.read_json(cache)
+    known = files.read_json(cache)
     out: dict[str, str] = {}
-    asked: dict[str, subprocess.Popen[str]] = {}
+    asked: dict[str, list[str]] = {}
     stamps: dict[str, Any] = {}
     for name, argv in PROGRAMS.items():
         path = shutil.which(argv[0])
@@ -81,26 +80,16 @@ def versions(keep: bool, cache: str = VERSION_CACHE) -> dict[str, str]:
         if known.get(name, {}).get("stamp") == stamps[name]:
             out[name] = str(known[name]["version"])
             continue
-        asked[name] = subprocess.Popen(
-            [path, *argv[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-    for name, child in asked.items():
-        try:
-            out[name] = parse_version(child.communicate(timeout=20)[0])
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.communicate()
-            out[name] = ""
+        asked[name] = [path, *argv[1:]]
+    for name, result in program.run_all(asked, timeout=20).items():
+        out[name] = parse_version(result.output) if result.code != program.TIMED_OUT else ""
     if asked and keep:
-        os.makedirs(os.path.dirname(cache), mode=0o755, exist_ok=True)
-        with open(cache + ".new", "w", encoding="utf-8") as stream:
-            json.dump({name: {"stamp": stamps[name], "version": out[name]} for name in stamps}, stream)
-        os.replace(cache + ".new", cache)
+        files.write_json(cache, {name: {"stamp": stamps[name], "version": out[name]} for name in stamps})
     return out
 
 
 def _ip(*words: str) -> list[dict[str, Any]]:
-    answer = observe.run(["ip", "-j", *list(words)])
+    answer = program.run(["ip", "-j", *list(words)])
     try:
         rows = json.loads(answer.stdout or "[]")
     except ValueError:
@@ -165,12 +154,12 @@ def facts(keep: bool, root: str = "/") -> dict[str, Any]:
     return {
         "hostname": os.uname().nodename,
         "kernel": os.uname().release,
-        "boot_id": observe.read_text("/proc/sys/kernel/random/boot_id").strip(),
+        "boot_id": files.read_text("/proc/sys/kernel/random/boot_id").strip(),
         "cgroup": read_cgroup(root),
-        "capabilities": capabilities(observe.read_text("/proc/self/status")),
+        "capabilities": capabilities(files.read_text("/proc/self/status")),
         "versions": versions(keep),
         "addresses": addresses(_ip("addr", "show")),
         "routes": routes(),
-        "memory": memory(observe.read_text("/proc/meminfo")),
+        "memory": memory(files.read_text("/proc/meminfo")),
         "disk": disk(("/", "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd")),
     }

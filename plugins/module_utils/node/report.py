@@ -12,24 +12,20 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import state as kubernetes_state
-from ansible_collections.devenv.lab.plugins.module_utils.node import observe
+from ansible_collections.devenv.lab.plugins.module_utils.node import certificate, files, kubernetes, observe, program
 
 UNITS = ("containerd.service", "kubelet.service")
 KUBECONFIGS = ("admin.conf", "super-admin.conf", "controller-manager.conf", "scheduler.conf")
 MORE_CERTIFICATES = (
     "/etc/kubernetes/pki/front-proxy-ca.crt",
-    kubernetes_state.ETCD_CA,
-    kubernetes_state.ETCD_CERTIFICATE,
+    kubernetes.ETCD_CA,
+    kubernetes.ETCD_CERTIFICATE,
     "/var/lib/kubelet/pki/kubelet.crt",
 )
-ETCDCTL = (*kubernetes_state.ETCDCTL, "--command-timeout=5s", "--dial-timeout=3s", "-w=json")
 DISKS = ("/", "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd", "/var/log")
 LINES = 400
 CONTAINER_LINES = 60
@@ -48,8 +44,8 @@ def main(arguments: dict[str, Any]) -> None:
 
 
 def etcdctl(*words: str) -> list[str]:
-    """argv of etcdctl on this node's own member."""
-    return [*ETCDCTL, f"--endpoints={kubernetes_state.etcd_endpoint()}", *words]
+    """Return argv of etcdctl that answers soon, in JSON."""
+    return kubernetes.etcdctl("--command-timeout=5s", "--dial-timeout=3s", "-w=json", *words)
 
 
 def health(root: str = "/") -> dict[str, Any]:
@@ -57,25 +53,23 @@ def health(root: str = "/") -> dict[str, Any]:
     return {
         "services": {name: state["active"] for name, state in observe.unit_states(UNITS).items()},
         "certificates": certificates(root),
-        "etcd": etcd() if os.path.exists(observe.under(root, kubernetes_state.ETCD_MANIFEST)) else None,
+        "etcd": etcd() if os.path.exists(files.under(root, kubernetes.ETCD_MANIFEST)) else None,
     }
 
 
 def settled(root: str = "/") -> dict[str, str]:
     """What stages decide by, as texts to compare with those of another time: nothing in them changes by itself."""
     seen = observe.observe(observe.managed(root), root)
-    kubernetes = kubernetes_state.state(root)
-    address = kubernetes_state.apiserver_address(root)
     found = {f"file {path}": _file(state) for path, state in seen["files"].items()}
     found |= {f"sysctl {name}": str(value) for name, value in seen["sysctls"].items()}
     found |= {f"check of {unit}": str(passed) for unit, passed in seen["checks"].items()}
     for unit, state in (observe.unit_states(UNITS) | seen["units"]).items():
         found[f"unit {unit}"] = f"{state['active']} {state['enabled']}{' changed on disk' if state['reload'] else ''}"
-    found["kubernetes"] = json.dumps(kubernetes, sort_keys=True)
-    found["kubeconfig"] = kubernetes_state.kubeconfig_digest(root)
-    found["kubelet"] = str(kubernetes_state.http_ok("127.0.0.1", 10248, "/healthz"))
-    if address:
-        found["API server"] = str(kubernetes_state.http_ok(address, 6443, "/readyz", ca=kubernetes_state.CA))
+    found["kubernetes"] = json.dumps(kubernetes.state(root), sort_keys=True)
+    found["kubeconfig"] = kubernetes.kubeconfig_digest(root)
+    found["kubelet"] = str(kubernetes.kubelet_healthy())
+    if kubernetes.apiserver_address(root):
+        found["API server"] = str(kubernetes.apiserver_ready(root))
     return found
 
 
@@ -85,16 +79,16 @@ def _file(state: dict[str, Any] | None) -> str:
 
 def certificates(root: str = "/") -> dict[str, str]:
     """End of validity by path, of the certificates in files and in kubeconfigs."""
-    ends = kubernetes_state.certificate_ends(root)
+    ends = kubernetes.certificate_ends(root)
     for path in MORE_CERTIFICATES:
-        end = kubernetes_state.certificate(observe.read_text(observe.under(root, path))).get("end")
+        end = certificate.parse(files.read_text(files.under(root, path))).get("end")
         if end:
             ends[path] = end
     for name in KUBECONFIGS:
         path = "/etc/kubernetes/" + name
-        match = re.search(r"client-certificate-data:\s*([A-Za-z0-9+/=]+)", observe.read_text(observe.under(root, path)))
+        match = re.search(r"client-certificate-data:\s*([A-Za-z0-9+/=]+)", files.read_text(files.under(root, path)))
         pem = base64.b64decode(match.group(1)).decode("ascii", "replace") if match else ""
-        end = kubernetes_state.certificate(pem).get("end")
+        end = certificate.parse(pem).get("end")
         if end:
             ends[path] = end
     return ends
@@ -106,8 +100,9 @@ def etcd() -> dict[str, Any]:
     ``members``: ``[{name, started, learner, peers}]``; ``healthy``: whether this member answers; ``trouble``: why
     something of it is not known.
     """
-    asked = [_start(etcdctl("member", "list")), _start(etcdctl("endpoint", "health"))]
-    listed, healthy = (_answer(child) for child in asked)
+    asked = {"members": etcdctl("member", "list"), "health": etcdctl("endpoint", "health")}
+    answers = program.run_all(asked, timeout=12)
+    listed, healthy = _answer(answers["members"]), _answer(answers["health"])
     members = [
         {
             "name": str(member.get("name", "")),
@@ -122,29 +117,14 @@ def etcd() -> dict[str, Any]:
     return {"members": members, "healthy": bool(first.get("health")), "trouble": trouble or listed["trouble"]}
 
 
-def _start(argv: Sequence[str]) -> subprocess.Popen[str] | None:
-    try:
-        return subprocess.Popen(
-            list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-    except OSError:
-        return None
-
-
-def _answer(child: subprocess.Popen[str] | None) -> dict[str, Any]:
+def _answer(result: program.ProgramResult) -> dict[str, Any]:
     """``{data, trouble}`` of a program that prints JSON (etcdctl does so when it ends badly, too)."""
-    if child is None:
-        return {"data": None, "trouble": "there is no program etcdctl"}
+    if not result.started or result.code == program.TIMED_OUT:
+        return {"data": None, "trouble": result.stderr.strip()}
     try:
-        out, complaint = child.communicate(timeout=12)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
-        return {"data": None, "trouble": "etcdctl did not end in time"}
-    try:
-        return {"data": json.loads(out), "trouble": "" if child.returncode == 0 else _last_line(complaint)}
+        return {"data": json.loads(result.stdout), "trouble": "" if result.code == 0 else _last_line(result.stderr)}
     except ValueError:
-        return {"data": None, "trouble": _last_line(complaint) or "etcdctl said nothing"}
+        return {"data": None, "trouble": _last_line(result.stderr) or "etcdctl said nothing"}
 
 
 def _last_line(text: str) -> str:
@@ -172,14 +152,13 @@ def evidence(root: str = "/") -> dict[str, Any]:
     sources: dict[str, list[list[Any]]] = {
         "disk": [[None, line] for line in full_disks()],
         "services": [
-            [None, line]
-            for line in idle_services(observe.unit_states(UNITS), bool(kubernetes_state.state(root)["marker"]))
+            [None, line] for line in idle_services(observe.unit_states(UNITS), bool(kubernetes.state(root)["marker"]))
         ],
         "containerd": journal("containerd.service", now),
         "kubelet": journal("kubelet.service", now),
-        "kubeadm": [[None, line] for line in _logs(observe.under(root, "/var/log/devenv"), now)],
+        "kubeadm": [[None, line] for line in _logs(files.under(root, "/var/log/devenv"), now)],
     }
-    for name, lines in containers(observe.under(root, "/var/log/pods"), now).items():
+    for name, lines in containers(files.under(root, "/var/log/pods"), now).items():
         sources[name] = lines
     return {"sources": sources}
 
@@ -213,7 +192,7 @@ def full_disks() -> list[str]:
 
 def journal(unit: str, now: float) -> list[list[Any]]:
     """The last lines of a unit's journal with their age in seconds."""
-    answer = observe.run(
+    answer = program.run(
         ["journalctl", "--no-pager", "-q", "-o", "short-unix", "-n", str(LINES), "-u", unit], timeout=10
     )
     return [aged(line, now) for line in answer.stdout.splitlines()]

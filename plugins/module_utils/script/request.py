@@ -10,7 +10,7 @@ import re
 import shlex
 from typing import Any, NamedTuple
 
-from ansible_collections.devenv.lab.plugins.module_utils.node import observe
+from ansible_collections.devenv.lab.plugins.module_utils.node import files
 from ansible_collections.devenv.lab.plugins.module_utils.script import shell, values
 from ansible_collections.devenv.lab.plugins.module_utils.script.values import Invalid
 
@@ -90,13 +90,13 @@ def missing(call: Call, params: dict[str, Any]) -> list[str]:
 def digest_of(path: str) -> str:
     """sha256 of a file, or of all files below a folder and their names."""
     if not os.path.isdir(path):
-        return observe.digest(path)
+        return files.digest(path)
     whole = hashlib.sha256()
     for folder, below, names in os.walk(path):
         below.sort()
         for name in sorted(names):
             file = os.path.join(folder, name)
-            found = observe.digest(file) if os.path.isfile(file) else "no file"
+            found = files.digest(file) if os.path.isfile(file) else "no file"
             whole.update(f"{os.path.relpath(file, path)}\0{found}\n".encode("utf-8", "surrogateescape"))
     return whole.hexdigest()
 

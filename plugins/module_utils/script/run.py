@@ -20,7 +20,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ansible_collections.devenv.lab.plugins.module_utils.node import observe
+from ansible_collections.devenv.lab.plugins.module_utils.node import files
+from ansible_collections.devenv.lab.plugins.module_utils.node.redact import RedactedLines
 from ansible_collections.devenv.lab.plugins.module_utils.script import output, request, shell, supervise, values
 from ansible_collections.devenv.lab.plugins.module_utils.script.request import Call
 from ansible_collections.devenv.lab.plugins.module_utils.script.values import Invalid
@@ -197,14 +198,14 @@ def _perform(
     state = os.path.join(params["state"] or default_state(), call.name)
     last = os.path.join(state, "last.json")
     if check:
-        return _Run(call, params, Folders(state, ""), folder, observe.read_json(last), control).check(diff)
+        return _Run(call, params, Folders(state, ""), folder, files.read_json(last), control).check(diff)
     os.makedirs(state, mode=0o700, exist_ok=True)
     os.chmod(state, 0o700)
     lock = _lock(state, params["timeout"], control)
     try:
         _end_killed(state, params["grace"])
         # Read under the lock: the run that was waited for may have been the same.
-        record = observe.read_json(last)
+        record = files.read_json(last)
         return _Run(call, params, Folders(state, params["log"]), folder, record, control).run(diff)
     finally:
         os.close(lock)
@@ -217,7 +218,7 @@ def _failed(ended: str, message: str, **more: Any) -> dict[str, Any]:
 def _end_killed(state: str, grace: float) -> None:
     """End what a run left that was killed with its supervisor."""
     path = os.path.join(state, "running.json")
-    left = observe.read_json(path)
+    left = files.read_json(path)
     if not left:
         return
     mark = str(left.get("mark", ""))
@@ -237,7 +238,7 @@ def _own_folder(path: str) -> bool:
 
 
 def _boot() -> str:
-    return observe.read_text("/proc/sys/kernel/random/boot_id").strip()
+    return files.read_text("/proc/sys/kernel/random/boot_id").strip()
 
 
 class _Run:
@@ -261,7 +262,7 @@ class _Run:
         self.mark = os.path.basename(folder)
         self.salt = str(record.get("salt") or randomness.token_hex(16))
         self.described = request.description(call, params, self.salt)
-        self.lines = output.Lines(call.texts.secrets.values())
+        self.lines = RedactedLines(call.texts.secrets.values())
         self.screen = output.Screen(self.lines, -1, 0, "", "")
         self.where, self.keep = _deliver(call.texts, folder)
         self.sourced: dict[str, str] | None = None

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, NamedTuple, cast
 
-from ansible_collections.devenv.lab.plugins.module_utils.node import observe
+from ansible_collections.devenv.lab.plugins.module_utils.node import files
 
 MARKER = "DEVENV_SCRIPT"
 RUN = "DEVENV_RUN"
@@ -63,7 +63,7 @@ def adopt_orphans() -> bool:
 
 def _stat(pid: int) -> list[str]:
     """Fields of /proc/PID/stat after the command's name (proc(5)): state, parent, group, session, ..."""
-    return observe.read_text(f"/proc/{pid}/stat").rpartition(") ")[2].split()
+    return files.read_text(f"/proc/{pid}/stat").rpartition(") ")[2].split()
 
 
 def descendants(root: int) -> list[int]:
@@ -128,7 +128,7 @@ def end(find: Callable[[], list[int]], grace: float, step: Callable[[float], Non
         _send(left, signal.SIGKILL)
         step(_PAUSE / 5)
         left = find()
-    return [f"{pid} {observe.read_text(f'/proc/{pid}/comm').strip()}" for pid in left]
+    return [f"{pid} {files.read_text(f'/proc/{pid}/comm').strip()}" for pid in left]
 
 
 class Control:

@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import state as ks
+from ansible_collections.devenv.lab.plugins.module_utils.node import certificate, net
+from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes as ks
 from support import tls
 
 
@@ -99,7 +100,7 @@ def test_certificates_are_read_as_openssl_reads_them(made: Callable[[str, int], 
     path = made(kind, days)
     public = openssl("pkey", "-pubin", "-outform", "der", data=openssl("x509", "-in", str(path), "-noout", "-pubkey"))
     shown = openssl("x509", "-in", str(path), "-noout", "-enddate", "-dateopt", "iso_8601").decode()
-    assert ks.certificate(path.read_text()) == {
+    assert certificate.parse(path.read_text()) == {
         "end": shown.strip().removeprefix("notAfter=").replace(" ", "T"),
         "key_hash": "sha256:" + hashlib.sha256(public).hexdigest(),
     }
@@ -107,7 +108,7 @@ def test_certificates_are_read_as_openssl_reads_them(made: Callable[[str, int], 
 
 @pytest.mark.parametrize("text", ["", "no PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"])
 def test_what_is_no_certificate(text: str) -> None:
-    assert ks.certificate(text) == {}
+    assert certificate.parse(text) == {}
 
 
 def test_ends_and_ca_of_a_node(tmp_path: Path, made: Callable[[str, int], Path]) -> None:
@@ -142,20 +143,20 @@ def secured(made: Callable[[str, int], Path]) -> Iterator[int]:
 
 
 def test_only_200_is_ready(plain: int) -> None:
-    assert ks.http_ok("127.0.0.1", plain, "/readyz")
-    assert not ks.http_ok("127.0.0.1", plain, "/other")
+    assert net.http_ok("127.0.0.1", plain, "/readyz")
+    assert not net.http_ok("127.0.0.1", plain, "/other")
 
 
 def test_the_server_must_be_of_the_ca(secured: int, made: Callable[[str, int], Path]) -> None:
-    assert ks.http_ok("127.0.0.1", secured, "/readyz", ca=str(made("ec", 10)))
-    assert not ks.http_ok("127.0.0.1", secured, "/readyz", ca=str(made("rsa", 10)))
-    assert not ks.http_ok("127.0.0.1", secured, "/readyz", ca="/none")
+    assert net.http_ok("127.0.0.1", secured, "/readyz", ca=str(made("ec", 10)))
+    assert not net.http_ok("127.0.0.1", secured, "/readyz", ca=str(made("rsa", 10)))
+    assert not net.http_ok("127.0.0.1", secured, "/readyz", ca="/none")
 
 
 def test_nobody_answers() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        assert not ks.http_ok("127.0.0.1", free.getsockname()[1], "/readyz", timeout=0.5)
+        assert not net.http_ok("127.0.0.1", free.getsockname()[1], "/readyz", timeout=0.5)
 
 
 @pytest.mark.parametrize(

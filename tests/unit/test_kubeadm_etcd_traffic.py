@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import etcd_traffic
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import state as kubernetes_state
+from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes, net
 from support import tls
+from support.node import Node, write
 
 MANIFEST = """
     - --initial-cluster=master-0={others},master-1={own}
@@ -28,18 +29,23 @@ class Etcd:
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, list[dict[str, dict[str, str]]]]]] = []
         self.ready = False
+        self.members = self.metrics = 0
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """One certificate, of its own authority, for both ends, and its key beside it."""
-    path = tmp_path / "etcd.crt"
-    tls.self_signed(path.with_suffix(".key"), path)
-    return path
+def node(tmp_path: Path) -> Node:
+    """A node with one certificate, of its own authority, for both ends, and its key beside it."""
+    node = Node(tmp_path / "node")
+    node.http_ok = net.http_ok
+    certificate, key = Path(node.path(kubernetes.ETCD_CERTIFICATE)), Path(node.path(kubernetes.ETCD_KEY))
+    certificate.parent.mkdir(parents=True)
+    tls.self_signed(key, certificate)
+    Path(node.path(kubernetes.ETCD_CA)).write_bytes(certificate.read_bytes())
+    return node
 
 
 @pytest.fixture
-def etcd(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Etcd, int]]:
+def etcd(node: Node) -> Iterator[Etcd]:
     """The members before this one, and the port where this one tells whether it is ready."""
     told = Etcd()
 
@@ -65,31 +71,28 @@ def etcd(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[E
         def log_message(self, *_: object) -> None:
             pass
 
-    for name in ("ETCD_CA", "ETCD_CERTIFICATE"):
-        monkeypatch.setattr(kubernetes_state, name, str(certificate))
-    monkeypatch.setattr(kubernetes_state, "ETCD_KEY", str(certificate.with_suffix(".key")))
-    context = tls.server_context(certificate.with_suffix(".key"), certificate, ask_client=True)
-    with tls.served(Member, context) as members, tls.served(Metrics) as metrics:
-        monkeypatch.setattr(etcd_traffic, "CLIENT_PORT", members)
-        yield told, metrics
+    certificate, key = Path(node.path(kubernetes.ETCD_CERTIFICATE)), Path(node.path(kubernetes.ETCD_KEY))
+    context = tls.server_context(key, certificate, ask_client=True)
+    with tls.served(Member, context) as told.members, tls.served(Metrics) as told.metrics:
+        yield told
 
 
 @pytest.fixture
-def manifest(tmp_path: Path, etcd: tuple[Etcd, int]) -> Iterator[Callable[[], socket.socket]]:
+def manifest(node: Node, etcd: Etcd) -> Iterator[Callable[[], socket.socket]]:
     """Writes the manifest, and gives the socket on which this node's member would listen."""
     own = socket.socket()
     own.bind(("127.0.0.2", 0))
 
-    def write() -> socket.socket:
+    def written() -> socket.socket:
         text = MANIFEST.format(
             others="https://127.0.0.1:2380",
             own=f"https://127.0.0.2:{own.getsockname()[1]}",
-            metrics=f"http://127.0.0.1:{etcd[1]}",
+            metrics=f"http://127.0.0.1:{etcd.metrics}",
         )
-        (tmp_path / "etcd.yaml").write_text(text)
+        write(Path(node.path(kubernetes.ETCD_MANIFEST)), text)
         return own
 
-    yield write
+    yield written
     own.close()
 
 
@@ -128,33 +131,28 @@ def test_a_port_that_listens_is_seen() -> None:
 
 
 def test_others_write_from_when_the_member_listens_until_it_is_ready(
-    etcd: tuple[Etcd, int], manifest: Callable[[], socket.socket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: Node, etcd: Etcd, manifest: Callable[[], socket.socket]
 ) -> None:
-    told, _ = etcd
-    monkeypatch.setattr(etcd_traffic, "LIMIT", 20)
-    with etcd_traffic.Traffic(str(tmp_path / "etcd.yaml")) as traffic:
+    with etcd_traffic.EtcdTraffic(node, limit=20, client_port=etcd.members) as traffic:
         own = manifest()
         time.sleep(0.5)
-        assert told.asked == []
+        assert etcd.asked == []
         own.listen()
         # More than was sent ahead: answers make place for the next.
-        until(lambda: len(told.asked) > 3 * etcd_traffic.CONNECTIONS * etcd_traffic.AHEAD)
-        told.ready = True
+        until(lambda: len(etcd.asked) > 3 * etcd_traffic.CONNECTIONS * etcd_traffic.AHEAD)
+        etcd.ready = True
         until(lambda: not traffic._thread.is_alive())
         time.sleep(0.2)
-        count = len(told.asked)
+        count = len(etcd.asked)
         time.sleep(0.3)
-        assert len(told.asked) == count
+        assert len(etcd.asked) == count
 
 
-def test_what_is_written_changes_nothing(
-    etcd: tuple[Etcd, int], manifest: Callable[[], socket.socket], tmp_path: Path
-) -> None:
-    told, _ = etcd
-    with etcd_traffic.Traffic(str(tmp_path / "etcd.yaml")):
+def test_what_is_written_changes_nothing(node: Node, etcd: Etcd, manifest: Callable[[], socket.socket]) -> None:
+    with etcd_traffic.EtcdTraffic(node, client_port=etcd.members):
         manifest().listen()
-        until(lambda: told.asked)
-    path, body = told.asked[0]
+        until(lambda: etcd.asked)
+    path, body = etcd.asked[0]
     assert path == "/v3/kv/txn"
     assert {kind for one in body["success"] for kind in one} == {"requestDeleteRange", "requestRange"}
     deleted = [one["requestDeleteRange"] for one in body["success"] if "requestDeleteRange" in one]
@@ -163,32 +161,28 @@ def test_what_is_written_changes_nothing(
 
 
 def test_a_member_that_is_never_ready_is_given_up(
-    etcd: tuple[Etcd, int], manifest: Callable[[], socket.socket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: Node, etcd: Etcd, manifest: Callable[[], socket.socket]
 ) -> None:
-    monkeypatch.setattr(etcd_traffic, "LIMIT", 0.3)
-    with etcd_traffic.Traffic(str(tmp_path / "etcd.yaml")) as traffic:
+    with etcd_traffic.EtcdTraffic(node, limit=0.3, client_port=etcd.members) as traffic:
         manifest().listen()
         until(lambda: not traffic._thread.is_alive())
-    assert etcd[0].asked
+    assert etcd.asked
 
 
 @pytest.mark.parametrize("lost", ["manifest", "certificate", "members"])
 def test_nothing_that_is_missing_fails_the_join(
-    lost: str,
-    etcd: tuple[Etcd, int],
-    manifest: Callable[[], socket.socket],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    lost: str, node: Node, etcd: Etcd, manifest: Callable[[], socket.socket]
 ) -> None:
+    port = etcd.members
     if lost == "certificate":
-        monkeypatch.setattr(kubernetes_state, "ETCD_CERTIFICATE", str(tmp_path / "none"))
+        Path(node.path(kubernetes.ETCD_CERTIFICATE)).unlink()
     if lost == "members":
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            monkeypatch.setattr(etcd_traffic, "CLIENT_PORT", free.getsockname()[1])
-    with etcd_traffic.Traffic(str(tmp_path / "etcd.yaml")) as traffic:
+            port = free.getsockname()[1]
+    with etcd_traffic.EtcdTraffic(node, client_port=port) as traffic:
         if lost != "manifest":
             manifest().listen()
         time.sleep(0.3)
     assert not traffic._thread.is_alive()
-    assert etcd[0].asked == []
+    assert etcd.asked == []

@@ -1,0 +1,103 @@
+"""Read and write files of a node: every write is whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+from typing import IO, Any
+
+
+def under(root: str, path: str) -> str:
+    """Return ``path`` below ``root`` ("/" is the machine itself)."""
+    return os.path.join(root, path.lstrip("/"))
+
+
+def read_text(path: str) -> str:
+    """Return the content of a small text file, "" when it is not there or not readable."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """Return a JSON object from a file, {} when it is absent or broken (a broken record is as good as none)."""
+    try:
+        value = json.loads(read_text(path) or "{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def sha256(path: str) -> str:
+    """Return the sha256 (hex) of a file. Raises OSError."""
+    found = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            found.update(block)
+    return found.hexdigest()
+
+
+def digest(path: str) -> str:
+    """Return the sha256 (hex) of a file, "" when it cannot be read."""
+    try:
+        return sha256(path)
+    except OSError:
+        return ""
+
+
+def write(
+    path: str, content: str | bytes, mode: int = 0o600, *, owner: str = "", group: str = "", durable: bool = False
+) -> None:
+    """Write a file atomically, for its owner alone unless ``mode`` says otherwise; ``durable``: it survives a loss of
+    power. Raises OSError.
+    """
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    _put(io.BytesIO(data), path, mode, owner, group, durable)
+
+
+def write_json(path: str, data: dict[str, Any], mode: int = 0o644) -> None:
+    """Write a record atomically. Raises OSError."""
+    write(path, json.dumps(data, indent=1, sort_keys=True) + "\n", mode)
+
+
+def install(source: str, target: str, mode: int = 0o755) -> None:
+    """Copy a file to ``target`` atomically: who runs or reads the old one keeps it. Raises OSError."""
+    with open(source, "rb") as stream:
+        _put(stream, target, mode, "", "", False)
+
+
+def _put(source: IO[bytes], path: str, mode: int, owner: str, group: str, durable: bool) -> None:
+    folder, name = os.path.split(path)
+    os.makedirs(folder, mode=0o755, exist_ok=True)
+    # One fixed name: the next run overwrites what a killed one left. kubelet and others skip names with a dot.
+    part = os.path.join(folder, f".{name}.devenv")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as stream:
+        _fill(stream, source, mode, owner, group)
+        if durable:
+            stream.flush()
+            os.fsync(stream.fileno())
+    try:
+        os.replace(part, path)
+    except OSError as error:
+        os.unlink(part)
+        if error.errno not in (errno.EBUSY, errno.EXDEV):
+            raise
+        # A mount point (a container's /etc/hosts) cannot be replaced.
+        source.seek(0)
+        with open(path, "wb") as stream:
+            _fill(stream, source, mode, owner, group)
+
+
+def _fill(stream: IO[bytes], source: IO[bytes], mode: int, owner: str, group: str) -> None:
+    if owner:
+        shutil.chown(stream.fileno(), owner)
+    if group:
+        shutil.chown(stream.fileno(), group=group)
+    os.fchmod(stream.fileno(), mode)
+    shutil.copyfileobj(source, stream)

@@ -1,0 +1,56 @@
+"""The node as code that changes it sees it: its files, programs and clock, and how a step on it fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.module_utils.node import files, net, program, redact, wait
+
+LOGS = "/var/log/devenv"
+RUNTIME = "/run/devenv"  # in memory
+TAIL = 60  # lines of an output in a result
+
+
+class StepFailed(Exception):
+    """A step ended badly. ``reason`` is an id of the catalogue, ``output`` redacted lines."""
+
+    def __init__(self, reason: str, message: str, output: Sequence[str] = ()) -> None:
+        self.reason = reason
+        self.output = list(output)[-TAIL:]
+        super().__init__(redact.redact(message))
+
+    def result(self) -> dict[str, Any]:
+        """Return it as arguments of fail_json."""
+        return {"msg": str(self), "devenv_reason": self.reason, "output": self.output}
+
+
+class Machine:
+    """This node. A test gives a folder as ``root``, and programs, answers and a clock of its own."""
+
+    def __init__(
+        self,
+        root: str = "/",
+        *,
+        clock: wait.Clock = wait.REAL,
+        run: Callable[..., program.ProgramResult] = program.run,
+        http_ok: Callable[..., bool] = net.http_ok,
+    ) -> None:
+        self.root, self.clock, self.run, self.http_ok = root, clock, run, http_ok
+
+    def path(self, path: str) -> str:
+        """Return where ``path`` of the node is."""
+        return files.under(self.root, path)
+
+    def log(self, name: str) -> str:
+        """Return the path of a log, in a folder that is there."""
+        os.makedirs(self.path(LOGS), mode=0o755, exist_ok=True)
+        return self.path(f"{LOGS}/{name}.log")
+
+    def exists(self, path: str) -> bool:
+        return os.path.exists(self.path(path))
+
+    def now(self) -> float:
+        """Return the time that deadlines count in."""
+        return self.clock.now()
