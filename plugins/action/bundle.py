@@ -13,7 +13,6 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive, downloads, sources, store
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 
 class ActionModule(Action, ActionBase):
@@ -43,10 +42,7 @@ class ActionModule(Action, ActionBase):
         return _result(bundle, changed, notes)
 
     def _verified(self, args: dict[str, Any], _vars: dict[str, Any]) -> dict[str, Any]:
-        bundle = sources.in_cache(args["version"] or None)
-        problems = store.verify(bundle)
-        if problems:
-            raise DevenvError("bundle_wrong_digest", "; ".join(problems), where=str(bundle.path))
+        bundle = sources.verified(args["version"] or None)
         return _result(bundle, False, [f"verified: {len(bundle.manifest.files)} files"])
 
     def _exported(self, args: dict[str, Any], _vars: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class ActionModule(Action, ActionBase):
         "verb": {
             "type": "str",
             "required": True,
-            "choices": ["save", "begin", "prepare", "deliver", "finish", "wait"],
+            "choices": ["list", "remove", "save", "begin", "prepare", "deliver", "finish", "wait"],
         },
         "name": {"type": "str", "default": ""},
         "nodes": {"type": "list", "elements": "str", "default": []},
@@ -45,7 +45,21 @@ class ActionModule(Action, ActionBase):
         "encryption": {"type": "str", "default": "ECDSA-P256"},
         "timeout": {"type": "float", "default": 300},
     }
-    REQUIRED_IF = (("verb", "save", ("name", "nodes")), ("verb", "deliver", ("name", "nodes")))
+    REQUIRED_IF = (
+        ("verb", "remove", ("name",)),
+        ("verb", "save", ("name", "nodes")),
+        ("verb", "deliver", ("name", "nodes")),
+    )
+
+    def _list(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        return {"changed": False, "snapshots": catalogue.rows(paths.home())}
+
+    def _remove(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        if self.check:
+            catalogue.check_removal(paths.home(), args["name"])
+        else:
+            catalogue.remove(paths.home(), args["name"])
+        return {"changed": True}
 
     def _save(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         home = paths.home()

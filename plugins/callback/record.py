@@ -201,7 +201,7 @@ class CallbackModule(CallbackBase):
             return
         try:
             found = causes.look(self._folder, max(causes.OLDEST, recorded.seconds() + 60), self._left())
-        except Exception as error:  # the first failure is what counts
+        except (Exception, KeyboardInterrupt) as error:  # the first failure is what counts
             self._display.warning(f"the nodes were not asked for the cause: {error}")
             return
         if found is not None:

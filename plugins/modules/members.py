@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: members
-short_description: Look after nodes that leave an environment or are made anew
+short_description: Look after nodes that join an environment, leave it or are made anew
 version_added: 0.1.0
 author:
   - devenv maintainers (@devenv)
@@ -16,6 +16,9 @@ description:
 options:
   action:
     description:
+      - V(list) says what is known of all nodes.
+      - V(add) and V(remove) write O(nodes) into the profile that the environment keeps, or take them out of it. They
+        fail when that cannot be. The stages that follow make or end the machines.
       - V(check) fails when O(nodes) cannot be taken out of their clusters one by one without a cluster losing its last
         control plane node or its etcd losing its majority.
       - V(ask) says which of O(nodes) answer ssh and which a cluster knows.
@@ -23,25 +26,29 @@ options:
       - V(forget) takes those of O(nodes) that the profile no longer has out of the state folder, after that.
     type: str
     required: true
-    choices: [check, ask, leave, forget]
+    choices: [list, add, remove, check, ask, leave, forget]
   nodes:
-    description: Names of nodes.
+    description: Names of nodes. Required but for V(list) and V(add); V(add) without names adds the next worker.
     type: list
     elements: str
-    required: true
+    default: []
+  keys:
+    description: Keys of the profile that each new node gets, by dotted path below the node, for V(add).
+    type: dict
+    default: {}
   running:
-    description: Names of all nodes of the environment that run, for V(check) and V(ask).
+    description: Names of all nodes of the environment that run, for V(list), V(check) and V(ask).
     type: list
     elements: str
     default: []
   timeout:
-    description: Seconds that a running node has to answer, for V(ask).
+    description: Seconds that a running node (V(ask)) or a cluster (V(list)) has to answer.
     type: float
     default: 5
 attributes:
   check_mode:
     support: full
-    description: V(check) and V(ask) only read; the others say what they would change.
+    description: V(list), V(check) and V(ask) only read; the others say what they would change.
   diff_mode:
     support: none
     description: There is no content to compare.
@@ -53,9 +60,24 @@ EXAMPLES = r"""
     action: check
     nodes: [master-1]
     running: "{{ groups['live'] }}"
+
+- name: Add a worker with more memory
+  devenv.lab.members:
+    action: add
+    keys: {memory: 4GiB}
 """
 
 RETURN = r"""
+nodes:
+  description: What is known of each node (name, group, cluster, container, kubernetes, addresses, leaving).
+  returned: with O(action=list)
+  type: list
+  elements: dict
+names:
+  description: The nodes that the profile has now.
+  returned: with O(action=add) and O(action=remove)
+  type: list
+  elements: str
 answering:
   description: Those of O(nodes) that answer ssh.
   returned: with O(action=ask)

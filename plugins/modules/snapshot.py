@@ -19,6 +19,7 @@ description:
 options:
   verb:
     description:
+      - V(list) says which snapshots there are, V(remove) removes the snapshot O(name).
       - V(save) saves the environment under O(name).
       - V(begin) looks at everything that could keep the environment from starting with the snapshot O(name), and puts
         it on record; without O(name) it only says what an earlier run began.
@@ -27,7 +28,7 @@ options:
       - V(finish) says that the clusters are made, V(wait) waits until the pods are ready that were when it was saved.
     type: str
     required: true
-    choices: [save, begin, prepare, deliver, finish, wait]
+    choices: [list, remove, save, begin, prepare, deliver, finish, wait]
   name:
     description: Name of the snapshot.
     type: str
@@ -69,6 +70,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+snapshots:
+  description:
+    - What is known of each snapshot (name, profile, kubernetes, made, environment, nodes, images, bytes, state).
+  returned: with V(list)
+  type: list
+  elements: dict
 pending:
   description: Name of the snapshot that the environment is still to be made from, empty for none.
   returned: with V(begin) and V(prepare)

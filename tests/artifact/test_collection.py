@@ -45,7 +45,7 @@ def test_a_profile_lists_its_hosts_by_the_installed_inventory(collection: Path, 
     assert variables["devenv_labels"]
 
 
-@pytest.mark.parametrize("playbook", ["cluster", "destroy"])
+@pytest.mark.parametrize("playbook", ["cluster", "destroy", "node_add"])
 def test_playbooks_are_found_by_name(collection: Path, collection_only, playbook: str) -> None:
     shown = collection_only.run(
         "ansible-playbook",
@@ -57,6 +57,17 @@ def test_playbooks_are_found_by_name(collection: Path, collection_only, playbook
     )
     plays = yaml.safe_load((collection / "playbooks" / f"{playbook}.yml").read_text())
     assert shown.stdout.count("play #") >= len(plays) > 0
+
+
+def test_a_playbook_that_needs_no_environment_runs_by_name(collection: Path, collection_only) -> None:
+    shown = collection_only.run(
+        "ansible-playbook", "devenv.lab.snapshot_list", ANSIBLE_COLLECTIONS_PATH=str(collection.parents[2])
+    )
+    assert "snapshots" in shown.stdout
+    refused = collection_only.run(
+        "ansible-playbook", "devenv.lab.bundle_export", ANSIBLE_COLLECTIONS_PATH=str(collection.parents[2]), code=2
+    )
+    assert "devenv_archive is not given" in refused.stdout + refused.stderr
 
 
 def test_a_missing_library_is_said_in_one_line(collection: Path, collection_only, tmp_path: Path) -> None:

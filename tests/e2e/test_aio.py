@@ -130,6 +130,7 @@ def test_plain_ansible_sees_the_same_as_the_command(user: Typed, aio: str) -> No
     done = user.playbook("cluster", "-e", "profile=aio", "-e", f"devenv_name={aio}")
     assert "changed=0" in done.stdout
     assert "changed=1" not in done.stdout
+    assert f"playbooks/destroy.yml -e devenv_name={aio}" in done.stdout
     pong = user.run("ansible", "-i", str(user.home / "environments" / aio / "inventory.yml"), "nodes", "-m", "ping")
     assert "pong" in pong.stdout
     listed = json.loads(user.devenv("inventory", "--name", aio, "--format", "json").stdout)

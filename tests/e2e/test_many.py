@@ -133,3 +133,26 @@ def test_down_works_from_labels_when_the_state_folder_is_lost(two: Any, new_name
         check=True,
     )
     assert left.stdout == ""
+
+
+def test_nodes_are_listed_without_the_command(user: Typed, two: Any) -> None:
+    shown = user.playbook("node_list", "-e", f"devenv_name={two[0]}").stdout
+    rows = json.JSONDecoder().raw_decode(shown.rpartition("[localhost] => ")[2])[0]["__node_list.nodes"]
+    assert [(row["name"], row["container"], row["kubernetes"]) for row in rows] == [
+        (name, "running", "Ready") for name in ("master-0", "worker-0", "worker-1")
+    ]
+
+
+@pytest.mark.nightly
+def test_a_node_leaves_and_joins_without_the_command(user: Typed, two: Any) -> None:
+    pipe = two[0]
+    masters = untouched(user, pipe, ["master-0"])["containers"]
+    user.playbook("node_remove", "-e", f"devenv_name={pipe}", "-e", "devenv_remove=worker-1")
+    assert sorted(nodes_of(user, pipe)) == ["master-0", "worker-0"]
+    keys = json.dumps({"devenv_add_keys": {"labels.pipe": "true"}})
+    done = user.playbook("node_add", "-e", f"devenv_name={pipe}", "-e", keys)
+    assert "3 nodes" in done.stdout
+    assert sorted(nodes_of(user, pipe)) == ["master-0", "worker-0", "worker-1"]
+    assert nodes_of(user, pipe)["worker-1"]["metadata"]["labels"]["pipe"] == "true"
+    assert untouched(user, pipe, ["master-0"])["containers"] == masters
+    assert user.objects("up", "--name", pipe, "--full")[-1]["changed"] == 0

@@ -337,6 +337,25 @@ def test_a_failed_run_gathers_what_its_nodes_know(lab: Lab) -> None:
     assert copy.stat().st_mode & 0o777 == 0o600
 
 
+def test_ctrl_c_while_it_gathers_leaves_the_failure_as_it_is(lab: Lab) -> None:
+    with_nodes(lab)
+    programs, asked = lab.path / "bin", lab.path / "working"
+    programs.mkdir()
+    ssh = programs / "ssh"
+    ssh.write_text(f"#!/bin/sh\ntouch {asked}\nexec sleep 60 # {asked}\n")
+    ssh.chmod(0o755)
+    run = lab.start(lab.playbook(HEAD, fails("provision"), TAIL), env={"PATH": f"{programs}:{os.environ['PATH']}"})
+    settle(asked.exists)
+    run.send_signal(signal.SIGINT)
+    text, _ = run.communicate(timeout=30)
+    assert run.returncode == 2, text
+    assert "not gathered" in text
+    failure = lab.last("failure.json")
+    assert (failure["reason"], "gather_trouble" in failure) == ("provision_failed", True)
+    assert lock.read(lab.folder()) is None
+    assert list(lab.folder().rglob("gather.tar.gz")) == []
+
+
 @pytest.mark.parametrize(
     ("plays", "words"),
     [

@@ -392,7 +392,7 @@ def test_validate_prints_a_line_a_check(devenv: Devenv, runs: Runs, made: Made, 
         (["status", "--format", "xml"], 2, "is no format"),
         (["prune", "--only", "everything"], 2, "is no kind"),
         (["profile", "show", "nope"], 2, "no profile is named"),
-        (["bundle", "verify", "1.36.3"], 12, "there is no bundle"),
+        (["bundle", "verify", "1.36.3"], 12, "no bundle of 1.36.3"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(

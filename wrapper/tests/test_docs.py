@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 import yaml
 
 from devenv.cli import app
@@ -45,8 +50,46 @@ def test_the_probe_image_of_the_readme_is_the_bundles() -> None:
     assert re.findall(r"devenv\.lab/probe:(\S+)", (ROOT / "README.md").read_text()) == [str(tag)]
 
 
+ANSIBLE_PAGE = (ROOT / "docs" / "ansible.md").read_text()
+PLAYBOOKS = {path.name: path.read_text() for path in (ROOT / "playbooks").glob("*.yml")}
+
+
+def playbook_rows() -> list[tuple[set[str], str, str]]:
+    """Rows of the table: commands, their playbook or nothing, the rest."""
+    table = ANSIBLE_PAGE.partition("| devenv | playbook |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    return [(set(re.findall(r"`([^`]+)`", cells[0])), cells[1].strip("`"), cells[2]) for cells in rows]
+
+
+def every_command(group: Any, before: tuple[str, ...] = ()) -> Iterator[str]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from every_command(command, (*before, name))
+        else:
+            yield " ".join((*before, name))
+
+
+def test_each_command_has_its_playbook_or_a_reason() -> None:
+    rows = playbook_rows()
+    named = [command for commands, _, _ in rows for command in commands]
+    assert sorted(named) == sorted(every_command(typer.main.get_command(app.build())))
+    assert [commands for commands, playbook, reason in rows if not playbook and not reason] == []
+
+
 def test_playbooks_of_the_ansible_page_exist() -> None:
-    text = (ROOT / "docs" / "ansible.md").read_text()
-    rows = [line for line in text.splitlines() if line.startswith("| `") and ".yml`" in line.split("|")[1]]
-    named = {word for row in rows for word in re.findall(r"`(\w+\.yml)`", row.split("|")[1])}
-    assert named == {path.name for path in (ROOT / "playbooks").glob("*.yml")}
+    assert {playbook for _, playbook, _ in playbook_rows() if playbook} <= PLAYBOOKS.keys()
+    assert set(re.findall(r"`(\w+\.yml)`", ANSIBLE_PAGE)) & PLAYBOOKS.keys() == PLAYBOOKS.keys()
+
+
+def test_variables_of_the_ansible_page_are_read() -> None:
+    read_by_all = (ROOT / "plugins" / "inventory" / "profile.py").read_text()
+    for commands, playbook, text in playbook_rows():
+        for variable in re.findall(r"`(devenv_\w+)`", text):
+            assert re.search(rf"\b{variable}\b", PLAYBOOKS.get(playbook, "") + read_by_all), (commands, variable)
+
+
+def test_each_playbook_can_be_read_by_ansible() -> None:
+    paths = [str(ROOT / "playbooks" / name) for name in sorted(PLAYBOOKS)]
+    argv = [str(Path(sys.executable).with_name("ansible-playbook")), "--syntax-check", *paths]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -14,7 +14,6 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import certificates
 
 from devenv import cli
-from devenv.environments import nodes as environment_nodes
 from devenv.runs import runner
 
 Made = Callable[..., Path]
@@ -136,11 +135,3 @@ def test_certificates_are_listed_and_a_silent_node_named(
         ("master-0", "b", ""),
         ("master-0", "a", ""),
     ]
-
-
-@pytest.mark.parametrize(
-    ("have", "following"),
-    [(["master-0"], "worker-0"), (["worker-0", "worker-2"], "worker-1"), (["worker-0", "worker-1"], "worker-2")],
-)
-def test_the_next_worker(have: list[str], following: str) -> None:
-    assert environment_nodes.next_worker(have) == following

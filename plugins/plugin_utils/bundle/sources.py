@@ -84,6 +84,22 @@ def in_cache(version: str | None = None, cache_dir: Path | None = None) -> Bundl
     return found
 
 
+def verified(version: str | None = None) -> Bundle:
+    """Return the bundle of the cache with every file as its manifest says.
+
+    Raises DevenvError ``bundle_not_in_cache``, ``bundle_wrong_digest``.
+    """
+    bundle = in_cache(version)
+    if problems := store.verify(bundle):
+        raise DevenvError(
+            "bundle_wrong_digest",
+            "; ".join(problems),
+            where=str(bundle.path),
+            advice="devenv bundle build makes it anew.",
+        )
+    return bundle
+
+
 def _first(
     wanted: Versions, parts: tuple[str, ...], found: Bundle | None, source: str, options: Options, cache: Path,
     progress: Progress,

@@ -195,15 +195,22 @@ def verify(snapshot: Snapshot) -> None:
         raise DevenvError("snapshot_broken", "; ".join(problems), where=str(snapshot.folder))
 
 
-def remove(home: Path, name: str) -> None:
-    """Remove a snapshot, a broken one too. Raises DevenvError ``snapshot_unknown``, ``snapshot_in_use``."""
+def check_removal(home: Path, name: str) -> None:
+    """Raise DevenvError ``snapshot_unknown`` or ``snapshot_in_use`` unless the snapshot can be removed; a broken one
+    can.
+    """
     check_name(name)
-    folder = folder_of(home) / name
-    if not folder.is_dir():
+    if not (folder_of(home) / name).is_dir():
         read(home, name)
     users = [environment for environment in state.environments(home) if _starts_from(home, environment, name)]
     if users:
         raise DevenvError("snapshot_in_use", f"{', '.join(users)} is not yet made from it", where=name)
+
+
+def remove(home: Path, name: str) -> None:
+    """Remove a snapshot. Raises as `check_removal`."""
+    check_removal(home, name)
+    folder = folder_of(home) / name
     grave = folder.with_name(f"{REMOVED}{secrets.token_hex(4)}")
     os.replace(folder, grave)
     shutil.rmtree(grave)

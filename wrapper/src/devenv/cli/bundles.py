@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -120,9 +120,9 @@ def export(
     version: Version = None,
 ) -> None:
     """Write a bundle to one archive, which import takes on a machine with no network."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive
+    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive, sources
 
-    output.data(str(archive.export(_bundle(version), target, output.say)))
+    output.data(str(archive.export(sources.in_cache(version), target, output.say)))
 
 
 @app.command("import")
@@ -137,30 +137,7 @@ def import_(archive: Annotated[Path, typer.Argument(metavar="FILE", help="An arc
 @app.command()
 def verify(version: Version = None) -> None:
     """Hash every file of a bundle against its manifest. Ends with 12 when one is missing or wrong."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
+    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import sources
 
-    bundle = _bundle(version)
-    problems = store.verify(bundle)
-    if problems:
-        raise errors.make(
-            "; ".join(problems),
-            exit_code=12,
-            reason="bundle_broken",
-            where=str(bundle.path),
-            advice="devenv bundle build makes it anew",
-        )
+    bundle = sources.verified(version)
     output.data(f"{bundle.path}: {len(bundle.manifest.files)} files are what the manifest says")
-
-
-def _bundle(version: str | None) -> Any:
-    """The bundle of a version. Raises StageFailed (12) when it is not here."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
-
-    bundle = store.find(version)
-    if bundle is None:
-        raise errors.make(
-            f"there is no bundle of {version or 'the default version'} here",
-            exit_code=12,
-            advice="devenv bundle build makes it",
-        )
-    return bundle

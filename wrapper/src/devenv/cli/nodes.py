@@ -72,11 +72,11 @@ def add(
 
     A later up that names a profile without them removes them again.
     """
-    from devenv.environments import nodes as environment_nodes
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import node_changes
 
     own = given.overrides(changes)
     _up(
-        lambda old: environment_nodes.added(old, nodes or [], own),
+        lambda old: node_changes.added(old, nodes or [], own),
         context, name, as_json, verbosity=verbose, check=check, timeout=timeout, artifacts=artifacts,
     )  # fmt: skip
 
@@ -96,10 +96,10 @@ def remove(
 
     The last control plane node of a cluster is refused (exit code 14): devenv down ends the environment.
     """
-    from devenv.environments import nodes as environment_nodes
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import node_changes
 
     _up(
-        lambda old: environment_nodes.removed(old, nodes),
+        lambda old: node_changes.removed(old, nodes),
         context, name, as_json, verbosity=verbose, check=check, timeout=timeout, artifacts=artifacts,
     )  # fmt: skip
 

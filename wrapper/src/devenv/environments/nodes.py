@@ -1,4 +1,4 @@
-"""Nodes that come, go and are made anew: which keys of the profile that changes, and what is refused at once."""
+"""Nodes that are made anew or get another address: what is refused at once."""
 
 from __future__ import annotations
 
@@ -23,40 +23,14 @@ def profile_of(name: str) -> dict[str, Any]:
     return resolved
 
 
-def added(resolved: Mapping[str, Any], wanted: Sequence[str], own: Mapping[str, str]) -> dict[str, Any]:
-    """Overrides of the profile that add the nodes ``wanted`` (none: the next worker), each with the keys ``own``.
-
-    Raises Error node_exists.
-    """
-    have = [node["name"] for node in resolved["nodes"]]
-    chosen = list(wanted) or [next_worker(have)]
-    for node in chosen:
-        if node in have:
-            raise errors.make(f"there is a node {node} already", exit_code=2, reason="node_exists")
-    return {f"nodes.{node}": {} for node in chosen} | {
-        f"nodes.{node}.{key}": value for node in chosen for key, value in own.items()
-    }
-
-
-def next_worker(have: Sequence[str]) -> str:
-    """The lowest free name of a worker."""
-    return next(name for name in (f"worker-{number}" for number in range(len(have) + 1)) if name not in have)
-
-
-def removed(resolved: Mapping[str, Any], unwanted: Sequence[str]) -> dict[str, None]:
-    """Overrides of the profile that take nodes away. Raises Error node_unknown, control_plane_last."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members
-
-    with names.translated():
-        members.check_removal(resolved, unwanted)
-    return {f"nodes.{node}": None for node in unwanted}
-
-
 def replace(
     name: str, nodes: Sequence[str], options: operations.Options, watcher: runner.Watcher | None = None
 ) -> operations.Result:
     """Make nodes anew. Raises Error node_unknown, control_plane_last, and what the run fails with."""
-    removed(profile_of(name), nodes)
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members
+
+    with names.translated():
+        members.check_removal(profile_of(name), nodes)
     return operations.run("replace", name, {"devenv_replace": list(nodes)}, options, watcher)
 
 

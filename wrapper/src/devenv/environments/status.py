@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import node_changes, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Machine
 
@@ -90,7 +90,7 @@ def status(name: str) -> dict[str, Any]:
         containers = asked.result()
     api, ready = _api_nodes(kubeconfig, containers)
     profile, network = found.profile or {}, found.network or {}
-    nodes = [_node(node, network, containers, ready) for node in profile.get("nodes", [])]
+    nodes = [node_changes.row(node, network, containers, ready) for node in profile.get("nodes", [])]
     return {
         "name": name,
         "state": "busy" if found.holder else _word(list(containers.values()), len(nodes)),
@@ -124,63 +124,21 @@ def _api_nodes(kubeconfig: Path, containers: Mapping[str, str]) -> tuple[str, di
     """``answers`` or why not, and Ready or NotReady by node. Of stopped nodes nothing is asked: others may have their
     address.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-    from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+    # Loading it takes a while, which status spends on podman.
+    from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import readiness
 
-    if not kubeconfig.exists():
-        return "not made yet", {}
-    if containers and "running" not in containers.values():
+    if kubeconfig.exists() and containers and "running" not in containers.values():
         return "no node runs", {}
-    try:
-        with client.Api(client.read_access(kubeconfig), timeout=_API_PATIENCE) as api:
-            items = api.get("/api/v1/nodes")["items"]
-    except (client.ApiUnreachable, client.ApiError, DevenvError) as error:
-        return str(error), {}
-    return "answers", {item["metadata"]["name"]: _ready(item) for item in items}
-
-
-def _ready(node: Mapping[str, Any]) -> str:
-    conditions = {one["type"]: one["status"] for one in node.get("status", {}).get("conditions", [])}
-    return "Ready" if conditions.get("Ready") == "True" else "NotReady"
-
-
-def _node(
-    node: Mapping[str, Any], network: Mapping[str, Any], containers: Mapping[str, str], ready: Mapping[str, str]
-) -> dict[str, Any]:
-    claimed = network.get("nodes", {}).get(node["name"], {})
-    addresses = list(claimed.get("addresses", {}).values())
-    return {
-        "name": node["name"],
-        "group": node["group"],
-        "addresses": addresses,
-        "container": containers.get(node["name"], "absent"),
-        "kubernetes": next((ready[name] for name in (node["name"], *addresses) if name in ready), "absent"),
-    }
+    return readiness.ask(kubeconfig, _API_PATIENCE)
 
 
 def nodes(name: str) -> list[dict[str, Any]]:
-    """One row a node: ``{name, group, cluster, container, kubernetes, addresses, leaving}``; those that leave are in
-    network.yml and no longer in the profile.
-    """
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
-
+    """One row a node, see plugin_utils/environments/node_changes.py."""
     with names.translated():
-        found = state.read(paths.environment(name))
-    profile, network = found.profile or {"nodes": []}, found.network or {}
-    containers = node_states(name)
-    kubeconfigs = sorted(found.folder.glob("clusters/*/kubeconfig"))
-    ready: dict[str, str] = {}
-    for kubeconfig in kubeconfigs:
-        ready |= _api_nodes(kubeconfig, containers)[1]
-    gone = [{"name": one, **network["nodes"][one]} for one in addresses.leaving(profile, network)]
-    return [
-        {
-            **_node(node, network, containers, ready),
-            "cluster": node.get("cluster") or "",
-            "leaving": place >= len(profile["nodes"]),
-        }
-        for place, node in enumerate([*profile["nodes"], *gone])
-    ]
+        containers = node_states(name)
+        return node_changes.rows(
+            paths.environment(name), containers, lambda kubeconfig: _api_nodes(kubeconfig, containers)[1]
+        )
 
 
 def plan(goal: Target) -> dict[str, Any]:

@@ -1,0 +1,162 @@
+"""Playbooks that need no node, run by real ansible-playbook: bundles, snapshots, nodes that are only written down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+from support import bundles
+from support.commands import ROOT, start_ansible
+
+PLAYBOOKS = ROOT / "playbooks"
+
+
+@dataclass
+class Lab:
+    """A home, a cache, and the environment ``lab`` whose machines are none of podman's."""
+
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.path / "home" / "environments" / "lab"
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache" / "devenv"
+
+    def run(self, playbook: str | Path, **extra: Any) -> tuple[int, str]:
+        path = PLAYBOOKS / f"{playbook}.yml" if isinstance(playbook, str) else playbook
+        words = [str(path), "-v", "-e", json.dumps(extra)]
+        cache = {"XDG_CACHE_HOME": str(self.path / "cache")}
+        child = start_ansible(*words, home=self.path / "home", cwd=ROOT, variables=cache)
+        text, _ = child.communicate(timeout=120)
+        return child.returncode, text
+
+    def result(self, playbook: str | Path, **extra: Any) -> dict[str, Any]:
+        """The result of the last task of a playbook that ends well."""
+        code, text = self.run(playbook, **extra)
+        assert code == 0, text
+        found: dict[str, Any] = json.JSONDecoder().raw_decode(text.rpartition("[localhost] => ")[2])[0]
+        return found
+
+    def nodes(self) -> list[str]:
+        resolved = state.read_profile(self.folder)
+        assert resolved is not None
+        return [node["name"] for node in resolved["nodes"]]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    made = Lab(tmp_path)
+    made.folder.mkdir(parents=True)
+    resolved = profile.resolve("master-2pipe", overrides={"provider": "libvirt"})
+    state.write_profile(made.folder, resolved)
+    state.write_network(made.folder, {**addresses.plan(resolved, {"ipv4": "10.213.9.0/24"}), "bridge": "lab9"})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("playbook", "extra", "says"),
+    [
+        ("bundle_export", {}, "devenv_archive is not given"),
+        ("bundle_import", {"devenv_archive": "/there/is/none.tar"}, "none.tar"),
+        ("bundle_verify", {}, "no bundle of"),
+        ("snapshot_remove", {}, "devenv_snapshot is not given"),
+        ("snapshot_remove", {"devenv_snapshot": "none"}, "there is no snapshot none"),
+        ("node_list", {}, "devenv_name is not given"),
+        ("node_add", {"devenv_name": "none"}, "there is no environment none"),
+        ("node_add", {"devenv_name": "lab", "profile": "aio"}, "leave out profile"),
+        ("node_add", {"devenv_name": "lab", "devenv_add": ["worker-1"]}, "there is a node worker-1 already"),
+        ("node_add", {"devenv_name": "lab", "devenv_add": ["worker-9"]}, "worker-2"),
+        ("node_add", {"devenv_name": "lab", "devenv_add_keys": {"memory": "lots"}}, "memory"),
+        ("node_remove", {"devenv_name": "lab"}, "devenv_remove is not given"),
+        ("node_remove", {"devenv_name": "lab", "devenv_remove": ["worker-7"]}, "worker-7 is none of"),
+        ("node_remove", {"devenv_name": "lab", "devenv_remove": ["master-0"]}, "last control plane node"),
+    ],
+)
+def test_refused_before_anything_changes(lab: Lab, playbook: str, extra: dict[str, Any], says: str) -> None:
+    before = (lab.folder / "profile.yml").read_bytes()
+    code, text = lab.run(playbook, **extra)
+    assert code == 2, text
+    assert says in text
+    assert (lab.folder / "profile.yml").read_bytes() == before
+    assert lock.read(lab.folder) is None
+    assert not (lab.path / "home" / "environments" / "none").exists()
+
+
+def test_a_bundle_is_carried_to_another_cache(lab: Lab, tmp_path: Path) -> None:
+    bundle = bundles.make(lab.cache)
+    lab.result("bundle_verify")
+    archive = tmp_path / "bundle.tar.gz"
+    assert lab.result("bundle_export", devenv_archive=str(archive))["archive"] == str(archive)
+    assert lab.result("bundle_export", devenv_archive=str(archive))["changed"] is False
+    other = Lab(tmp_path / "other")
+    assert other.result("bundle_import", devenv_archive=str(archive))["changed"] is True
+    assert other.result("bundle_import", devenv_archive=str(archive))["changed"] is False
+    (taken,) = store.list_bundles(other.cache)
+    assert taken.digest == bundle.digest
+    (taken.path / "bin" / "helm").write_bytes(b"HELM")
+    code, text = other.run("bundle_verify")
+    assert code == 2
+    assert "bin/helm" in text
+
+
+def test_snapshots_are_listed_and_removed(lab: Lab) -> None:
+    folder = lab.path / "home" / "snapshots" / "with-data"
+    folder.mkdir(parents=True)
+    (folder / "etcd-main.db").write_bytes(b"data")
+    row = {"sha256": hashlib.sha256(b"data").hexdigest(), "size": 4}
+    manifest = {
+        "format": 1, "made": "2026-11-21T15:00:00+00:00", "environment": "first", "network": {},
+        "profile": profile.resolve("aio"), "clusters": {}, "nodes": {"master-0": {"images": []}},
+        "files": {"etcd-main.db": row},
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (listed,) = lab.result("snapshot_list")["__snapshot_list.snapshots"]
+    assert (listed["name"], listed["environment"], listed["state"]) == ("with-data", "first", "whole")
+    assert lab.result("snapshot_remove", devenv_snapshot="with-data")["changed"] is True
+    assert not folder.exists()
+    assert lab.result("snapshot_list")["__snapshot_list.snapshots"] == []
+
+
+def test_nodes_are_listed(lab: Lab) -> None:
+    rows = {row["name"]: row for row in lab.result("node_list", devenv_name="lab")["__node_list.nodes"]}
+    assert list(rows) == ["master-0", "worker-0", "worker-1"]
+    assert rows["worker-1"] == {
+        "name": "worker-1", "group": "workers", "cluster": "main", "container": "absent", "kubernetes": "absent",
+        "addresses": ["10.213.9.12"], "leaving": False,
+    }  # fmt: skip
+
+
+def first_play(playbook: str, place: Path) -> Path:
+    """A copy of a playbook without the stages that need machines; then it says which nodes the inventory has."""
+    play = yaml.safe_load((PLAYBOOKS / f"{playbook}.yml").read_text())[0]
+    play["tasks"].append({"name": "Say", "ansible.builtin.debug": {"var": "groups['nodes'] | sort"}})
+    text = yaml.safe_dump([play])
+    path = place / f"{playbook}.yml"
+    path.write_text(re.sub(r"(?<= )tasks/", f"{PLAYBOOKS}/tasks/", text))
+    return path
+
+
+def test_nodes_join_and_leave_the_profile_that_the_stages_then_follow(lab: Lab, tmp_path: Path) -> None:
+    add, remove = first_play("node_add", tmp_path), first_play("node_remove", tmp_path)
+    said = "groups['nodes'] | sort"
+    one = lab.result(add, devenv_name="lab", devenv_add_keys={"memory": "4GiB", "labels.pipe": "true"})
+    assert one[said] == ["master-0", "worker-0", "worker-1", "worker-2"]
+    resolved = state.read_profile(lab.folder)
+    assert resolved is not None
+    assert (resolved["nodes"][-1]["memory"], resolved["nodes"][-1]["labels"]["pipe"]) == (4 << 30, "true")
+    two = lab.result(remove, devenv_name="lab", devenv_remove=["worker-0", "worker-2"])
+    # Those that leave are there until they have left.
+    assert "worker-1" in two[said]
+    assert lab.nodes() == ["master-0", "worker-1"]

@@ -1,0 +1,64 @@
+"""Which keys of the profile add and remove nodes, and the rows of the list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import node_changes, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+
+
+def test_keys_that_add_nodes() -> None:
+    resolved = profile.resolve("master-2pipe")
+    assert node_changes.added(resolved, [], {}) == {"nodes.worker-2": {}}
+    assert node_changes.added(resolved, ["master-1", "worker-2"], {"memory": "4GiB"}) == {
+        "nodes.master-1": {}, "nodes.master-1.memory": "4GiB", "nodes.worker-2": {}, "nodes.worker-2.memory": "4GiB",
+    }  # fmt: skip
+    with pytest.raises(DevenvError, match="worker-1") as caught:
+        node_changes.added(resolved, ["worker-1"], {})
+    assert caught.value.reason.id == "node_exists"
+
+
+@pytest.mark.parametrize(("unwanted", "reason"), [("worker-7", "node_unknown"), ("master-0", "control_plane_last")])
+def test_what_cannot_be_removed(unwanted: str, reason: str) -> None:
+    with pytest.raises(DevenvError) as caught:
+        node_changes.removed(profile.resolve("master-2pipe"), [unwanted])
+    assert caught.value.reason.id == reason
+
+
+def test_keys_that_remove_nodes() -> None:
+    assert node_changes.removed(profile.resolve("master-2pipe"), ["worker-0"]) == {"nodes.worker-0": None}
+
+
+@pytest.mark.parametrize(
+    ("have", "following"),
+    [(["master-0"], "worker-0"), (["worker-0", "worker-2"], "worker-1"), (["worker-0", "worker-1"], "worker-2")],
+)
+def test_the_next_worker(have: list[str], following: str) -> None:
+    assert node_changes.next_worker(have) == following
+
+
+def test_rows_of_nodes_that_stay_and_of_those_that_leave(tmp_path: Path) -> None:
+    old = profile.resolve("master-2pipe")
+    state.write_network(tmp_path, {**addresses.plan(old, {"ipv4": "10.213.9.0/24"}), "bridge": "podman9"})
+    state.write_profile(tmp_path, profile.resolve("master-2pipe", overrides={"nodes.worker-0": None}))
+    kubeconfig = tmp_path / "clusters" / "main" / "kubeconfig"
+    kubeconfig.parent.mkdir(parents=True)
+    kubeconfig.touch()
+    asked: list[Path] = []
+
+    def ask(path: Path) -> dict[str, str]:
+        asked.append(path)
+        return {"master-0": "Ready", "worker-0": "NotReady"}
+
+    rows = {row["name"]: row for row in node_changes.rows(tmp_path, {"master-0": "running", "worker-0": "exited"}, ask)}
+    assert asked == [kubeconfig]
+    assert {name: (row["container"], row["kubernetes"], row["leaving"]) for name, row in rows.items()} == {
+        "master-0": ("running", "Ready", False),
+        "worker-1": ("absent", "absent", False),
+        "worker-0": ("exited", "NotReady", True),
+    }
+    assert {row["cluster"] for row in rows.values()} == {"main"}
+    assert all(row["addresses"] for row in rows.values())
