@@ -102,12 +102,12 @@ def copy(base: str, names: Sequence[str], prefix: str) -> None:
 
 
 def _wait(url: str, child: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         if child.poll() is not None:
             break
         with contextlib.suppress(requests.ConnectionError):
-            if requests.get(url, timeout=5).status_code == 200:
+            if requests.get(url, timeout=15).status_code == 200:
                 return
         time.sleep(0.1)
     raise RuntimeError(f"docker-registry did not start: {log.read_text()[-500:]}")

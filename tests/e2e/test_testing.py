@@ -65,15 +65,15 @@ def test_ssh(base_config, tmp_path):
 def test_tunnel_and_firewall(base_config):
     one, two = base_config.hosts.values()
     one.TunnelManager.verify_functionality()
-    there = f"timeout 3 bash -c '< /dev/tcp/{two.ip}/22'"
-    one.SshDirect.execute(there)
+    there = "timeout {} bash -c '< /dev/tcp/{}/22'"
+    one.SshDirect.execute(there.format(30, two.ip))
     one.Iptables.block(two)
-    assert one.SshDirect.run(there).code != 0
+    assert one.SshDirect.run(there.format(3, two.ip)).code != 0
 
 
 def test_the_firewall_is_as_it_was(base_config):
     one, two = base_config.hosts.values()
-    one.SshDirect.execute(f"timeout 3 bash -c '< /dev/tcp/{two.ip}/22'")
+    one.SshDirect.execute(f"timeout 30 bash -c '< /dev/tcp/{two.ip}/22'")
     assert "DEVENV-TEST" not in "".join(one.Iptables.rules())
 
 

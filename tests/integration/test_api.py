@@ -153,10 +153,10 @@ def test_nodes_become_what_the_profile_wants_and_stay(kubeconfig: Path, api: kub
     )
     for node in wanted.nodes:
         register(api, node.name)
-    assert labels.apply(wanted, api, timeout=5, check=True).changed == ["master-0", "worker-0"]
+    assert labels.apply(wanted, api, timeout=30, check=True).changed == ["master-0", "worker-0"]
     assert "podCIDR" not in api.get(f"{NODES}/worker-0")["spec"]
 
-    assert labels.apply(wanted, api, timeout=5).changed == ["master-0", "worker-0"]
+    assert labels.apply(wanted, api, timeout=30).changed == ["master-0", "worker-0"]
     worker = api.get(f"{NODES}/worker-0")
     assert worker["spec"]["podCIDRs"] == ["10.244.1.0/24", "fd01:0:0:1::/64"]
     assert {"key": "dedicated", "value": "db", "effect": "NoSchedule"} in worker["spec"]["taints"]
@@ -164,7 +164,7 @@ def test_nodes_become_what_the_profile_wants_and_stay(kubeconfig: Path, api: kub
     assert worker["metadata"]["labels"] == {"node-role.kubernetes.io/worker": ""}
     assert json.loads(worker["metadata"]["annotations"]["devenv.lab/labels"]) == {"node-role.kubernetes.io/worker": ""}
 
-    assert labels.apply(wanted, api, timeout=5).changed == []
+    assert labels.apply(wanted, api, timeout=30).changed == []
     assert api.get(f"{NODES}/worker-0")["metadata"]["resourceVersion"] == worker["metadata"]["resourceVersion"]
 
 
@@ -173,7 +173,7 @@ def test_a_conflict_writes_nothing_anywhere(kubeconfig: Path, api: kube.Api) -> 
     register(api, "worker-0", labels={"pipe": "theirs"})
     wanted = cluster(kubeconfig, master_0={"labels": {"pipe": "true"}}, worker_0={"labels": {"pipe": "true"}})
     with pytest.raises(DevenvError, match="worker-0: label pipe is 'theirs'") as caught:
-        labels.apply(wanted, api, timeout=5)
+        labels.apply(wanted, api, timeout=30)
     assert caught.value.exit_code == 6
     assert "pipe" not in (api.get(f"{NODES}/master-0")["metadata"].get("labels") or {})
 
@@ -181,7 +181,7 @@ def test_a_conflict_writes_nothing_anywhere(kubeconfig: Path, api: kube.Api) -> 
 def test_a_label_that_the_api_refuses(kubeconfig: Path, api: kube.Api) -> None:
     register(api, "master-0")
     with pytest.raises(DevenvError, match=r"master-0: .*bad key"):
-        labels.apply(cluster(kubeconfig, master_0={"labels": {"bad key": "x"}}), api, timeout=5)
+        labels.apply(cluster(kubeconfig, master_0={"labels": {"bad key": "x"}}), api, timeout=30)
 
 
 def test_nodes_that_come_later_are_waited_for(kubeconfig: Path, api: kube.Api) -> None:

@@ -239,7 +239,7 @@ def test_a_killed_command_takes_its_run_along(lab: Lab) -> None:
         owner.wait()
     code, text = lab.run(lab.playbook(HEAD, TAIL))
     assert code == 0, text
-    assert run.wait(timeout=5) != 0
+    assert run.wait(timeout=30) != 0
     assert workers(lab) == []
 
 

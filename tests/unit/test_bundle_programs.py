@@ -102,7 +102,8 @@ def test_install_gives_go_what_it_needs(tmp_path: Path) -> None:
     golang.install(
         golang.Toolchain(go, "1.26.0"), ["a@v1", "b@v1"], tmp_path / "out", label="x", progress=print, ldflags="-X a=b"
     )
-    assert (tmp_path / "args").read_text() == "install -v -trimpath -gcflags=all=-dwarf=false -ldflags -s -w -X a=b a@v1 b@v1\n"
+    flags = "-trimpath -gcflags=all=-dwarf=false -ldflags -s -w -X a=b"
+    assert (tmp_path / "args").read_text() == f"install -v {flags} a@v1 b@v1\n"
     where, files = (tmp_path / "pwd").read_text().split()
     assert files == "0", "a go.mod of the caller's folder must not decide"
     assert not Path(where).exists()

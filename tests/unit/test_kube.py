@@ -166,7 +166,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kube.Access]:
 @pytest.fixture
 def api(server: kube.Access) -> Iterator[kube.Api]:
     Handler.asked.clear()
-    with kube.Api(server, timeout=3) as client:
+    with kube.Api(server, timeout=30) as client:
         yield client
 
 

@@ -96,7 +96,7 @@ def manifest(node: Node, etcd: Etcd) -> Iterator[Callable[[], socket.socket]]:
     own.close()
 
 
-def until(done: Callable[[], object], seconds: float = 10) -> None:
+def until(done: Callable[[], object], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end

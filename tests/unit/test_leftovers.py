@@ -37,7 +37,7 @@ def spawn() -> Iterator[Spawn]:
         child.wait()
 
 
-def settle(condition: Callable[[], bool], limit: float = 5) -> None:
+def settle(condition: Callable[[], bool], limit: float = 30) -> None:
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, "did not come about in time"
@@ -97,7 +97,7 @@ def test_end_run_ends_marked_processes_with_what_is_below_and_nothing_else(spawn
     settle(lambda: len(processes.of_run(RUN)) == 3)
     below = processes.of_run(RUN)
     assert processes.end_run(RUN) == []
-    marked.wait(timeout=1)
+    marked.wait(timeout=30)
     assert not any(processes.alive(process.pid, process.start) for process in below)
     assert (other.poll(), bare.poll()) == (None, None)
 
@@ -111,7 +111,7 @@ def test_end_run_kills_what_does_not_listen(spawn: Spawn) -> None:
     began = time.monotonic()
     assert processes.end_run(RUN, grace=0.3) == []
     assert deaf.wait() == -signal.SIGKILL
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
 
 
 def test_end_run_remembers_a_deaf_child_whose_parent_is_gone(spawn: Spawn) -> None:
@@ -189,7 +189,7 @@ def test_a_living_main_is_ended_with_its_workers(spawn: Spawn) -> None:
     settle(lambda: len(children(main.pid)) == 1)
     workers = children(main.pid)
     assert processes.end_run("", processes.origin(main.pid), grace=0.5) == []
-    main.wait(timeout=1)
+    main.wait(timeout=30)
     assert not any(working(pid) for pid in workers)
 
 
@@ -214,7 +214,7 @@ def test_ssh_masters_of_a_folder_are_ended(spawn: Spawn, tmp_path: Path) -> None
         )
     )
     assert processes.end_ssh_masters(tmp_path / "cp") == []
-    assert ours.wait(timeout=1) == -signal.SIGTERM
+    assert ours.wait(timeout=30) == -signal.SIGTERM
     assert others.poll() is None
 
 

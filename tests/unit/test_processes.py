@@ -22,7 +22,7 @@ def old() -> Iterator[subprocess.Popen[bytes]]:
     child = subprocess.Popen(
         ["sh", "-c", "sleep 60 & wait"], env={**os.environ, processes.MARKER: RUN}, start_new_session=True
     )
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not processes.run_of(child.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     yield child
@@ -36,7 +36,7 @@ def mine(run_id: str) -> list[dict[str, object]]:
 
 
 def test_processes_of_another_run_are_ended_with_their_children(old: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     # A child is a second sh before it is sleep.
     while {entry["command"] for entry in mine("other")} != {"sh", "sleep"} and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -44,7 +44,7 @@ def test_processes_of_another_run_are_ended_with_their_children(old: subprocess.
     assert {entry["command"] for entry in found} == {"sh", "sleep"}
     assert processes.end(found) == []
     assert all(processes.gone(int(str(entry["pid"]))) for entry in found)
-    assert old.wait(5) == -9
+    assert old.wait(30) == -9
 
 
 def test_processes_of_this_run_stay(old: subprocess.Popen[bytes]) -> None:

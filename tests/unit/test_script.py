@@ -111,7 +111,7 @@ def alive(pid: int) -> bool:
     return script_supervise._stat(pid)[:1] not in ([], ["Z"])
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 10) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 30) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, "it did not come"
@@ -390,7 +390,7 @@ def test_timeout_ends_all(run: Run, tmp_path: Path) -> None:
     result = run(STUBBORN.replace("PIDS", str(tmp_path / "pids")), timeout=1)
     assert (result["ended"], result["rc"], result["changed"]) == ("timeout", 124, True)
     assert "did not end in 1 s" in result["msg"]
-    assert 1.5 <= time.monotonic() - began < 5
+    assert 1.5 <= time.monotonic() - began < 15
     assert [pid for pid in pids(tmp_path / "pids", 4) if alive(pid)] == []
 
 
@@ -411,7 +411,7 @@ def test_a_stopped_script_is_ended_and_may_clean_up(run: Run, tmp_path: Path) ->
 def test_what_goes_on_after_success_is_left_alone(run: Run, tmp_path: Path) -> None:
     began = time.monotonic()
     assert out(run(f"sleep 30 & echo $! > {tmp_path}/pids; echo done")) == ["done"]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     (pid,) = pids(tmp_path / "pids", 1)
     assert alive(pid)
     os.kill(pid, signal.SIGKILL)

@@ -375,7 +375,7 @@ def test_an_interrupted_run_leaves_no_process(
     child.send_signal(number)
     out, _ = child.communicate(timeout=30)
     assert out.splitlines()[-1] == f"{int(number)} False False"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert _sleepers(marker) == []
 
 
