@@ -165,6 +165,7 @@ def _long(pytest: tuple[str, ...]) -> Sequence[Gate]:
 SCENARIOS = (
     "default",
     "bundle",
+    "node_image",
     "provider_podman",
     "provider_libvirt",
     "provider_existing",

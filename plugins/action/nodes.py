@@ -18,7 +18,7 @@ class ActionModule(Action, ActionBase):
 
     SPEC: ClassVar[Spec] = {
         **module.OPTIONS,
-        "provider": {"type": "str", "required": True},
+        "provider": {"type": "str"},
         "options": {"type": "dict", "default": {}},
     }
     REQUIRED_IF = module.required_if()
@@ -26,4 +26,7 @@ class ActionModule(Action, ActionBase):
     PROVIDER: ClassVar[str] = ""
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        return module.run(self.PROVIDER or args["provider"], args, variables, self.say, check=self.check)
+        name = self.PROVIDER or args["provider"]
+        if not name and args["state"] in ("absent", "destroy"):
+            return module.remove_any(args, variables, self.say, check=self.check)
+        return module.run(name or variables["devenv_provider"], args, variables, self.say, check=self.check)

@@ -15,9 +15,8 @@ extends_documentation_fragment:
   - devenv.lab.nodes
 options:
   provider:
-    description: Name of the provider.
+    description: Name of the provider, by default that of the profile. V(absent) without it is for every provider.
     type: str
-    required: true
   options:
     description: The provider's own options.
     type: dict

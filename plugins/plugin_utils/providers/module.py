@@ -77,6 +77,19 @@ def run(
     return result
 
 
+def remove_any(
+    options: Mapping[str, Any], variables: Mapping[str, Any], say: Callable[[str], None], *, check: bool
+) -> dict[str, Any]:
+    """Remove an environment of which nobody knows what made it: every provider removes what it finds. Raises
+    DevenvError.
+    """
+    results = [run(name, options, variables, say, check=check) for name in provider_traits.names()]
+    return {
+        "changed": any(result["changed"] for result in results),
+        **{key: [one for result in results for one in result.get(key, [])] for key in ("nodes", "removed", "notes")},
+    }
+
+
 def _result(provider: Provider, operation: str, request: Request) -> dict[str, Any]:
     made = provider_traits.makes_machines(provider.name)
     if operation == "status" or (request.check and made and operation in ("create", "start")):

@@ -1,7 +1,7 @@
 """Another address for a node that runs: chosen, put beside the old one, and the old one taken away in the end.
 
 A container's environment cannot change, so the addresses stand in a file of the state folder, which the node's first
-process (roles/provider_podman/files/node-init) prefers at each start.
+process (roles/node_image/files/node-init) prefers at each start.
 """
 
 from __future__ import annotations
