@@ -10,6 +10,7 @@ import pytest
 
 from devenv import cli
 from devenv.runs import runner
+from devenv.runs.outcome import RunOutcome
 
 Devenv = Callable[..., tuple[int, str, str]]
 
@@ -63,9 +64,9 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[runner.Request]:
     """What the runner was asked for; nothing runs, and every run ends well."""
     found: list[runner.Request] = []
 
-    def run(request: runner.Request, watcher: object = None, env: object = None) -> runner.Outcome:
+    def run(request: runner.Request, watcher: object = None, env: object = None) -> RunOutcome:
         found.append(request)
-        return runner.Outcome("run1", changed=3, seconds=1.5)
+        return RunOutcome("run1", changed=3, seconds=1.5)
 
     monkeypatch.setattr(runner, "run", run)
     return found

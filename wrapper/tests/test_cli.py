@@ -23,11 +23,12 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import sta
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
 
-from devenv import errors, operations
+from devenv import errors
 from devenv.cli import app as commands
 from devenv.cli import options, output
-from devenv.environments import prune
+from devenv.environments import prune, target
 from devenv.runs import runner
+from devenv.runs.outcome import RunOutcome
 
 Devenv = Callable[..., tuple[int, str, str]]
 Made = Callable[..., Path]
@@ -38,11 +39,11 @@ class Runs:
 
     def __init__(self) -> None:
         self.requests: list[runner.Request] = []
-        self.outcomes: list[runner.Outcome] = []
+        self.outcomes: list[RunOutcome] = []
 
-    def __call__(self, request: runner.Request, watcher: Any = None, env: Any = None) -> runner.Outcome:
+    def __call__(self, request: runner.Request, watcher: Any = None, env: Any = None) -> RunOutcome:
         self.requests.append(request)
-        return self.outcomes.pop(0) if self.outcomes else runner.Outcome("run1", changed=3, seconds=1.5)
+        return self.outcomes.pop(0) if self.outcomes else RunOutcome("run1", changed=3, seconds=1.5)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     return found
 
 
-def failed(**failure: Any) -> runner.Outcome:
+def failed(**failure: Any) -> RunOutcome:
     row = {
         "stage": "provision",
         "reason": "podman_failed",
@@ -61,7 +62,7 @@ def failed(**failure: Any) -> runner.Outcome:
         "advice": "make some",
         "host": "master-0",
     }
-    return runner.Outcome("run1", code=2, failure={**row, "task": "create | Make", "file": "/x.yml:3", **failure})
+    return RunOutcome("run1", code=2, failure={**row, "task": "create | Make", "file": "/x.yml:3", **failure})
 
 
 # --- up --------------------------------------------------------------------------------------------------------------
@@ -206,14 +207,14 @@ def test_the_exit_code_is_the_stages(devenv: Devenv, runs: Runs, code: int) -> N
 
 def test_an_interrupted_run(devenv: Devenv, runs: Runs) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        runs.outcomes.append(runner.Outcome("run1", code=99, signal=int(number)))
+        runs.outcomes.append(RunOutcome("run1", code=99, signal=int(number)))
         code, _, err = devenv("up", "-p", "aio")
         assert code == 128 + number
         assert err.startswith("interrupted: ")
 
 
 def test_time_over_has_the_stages_code(devenv: Devenv, runs: Runs) -> None:
-    runs.outcomes.append(runner.Outcome("run1", code=99, timed_out=True, stage="kubernetes", task="Join"))
+    runs.outcomes.append(RunOutcome("run1", code=99, timed_out=True, stage="kubernetes", task="Join"))
     code, _, err = devenv("up", "-p", "aio", "--timeout", "10s")
     assert code == 5
     assert err.startswith("error: not done within 10 s, ended at: Join")
@@ -233,13 +234,13 @@ def test_on_failure_destroy_takes_only_a_new_environment(
         made("aio")
     original = runner.run
 
-    def run(request: runner.Request, *rest: Any) -> runner.Outcome:
+    def run(request: runner.Request, *rest: Any) -> RunOutcome:
         if request.playbook == "cluster" and not present:
             (made("aio") / "runs" / "20260101T000000Z-run1").mkdir(parents=True)
         return original(request, *rest)
 
     monkeypatch.setattr(runner, "run", run)
-    runs.outcomes += [failed(), runner.Outcome("run2")]
+    runs.outcomes += [failed(), RunOutcome("run2")]
     code, _, err = devenv("up", "-p", "aio", "--on-failure", "destroy")
     assert code == 3
     if not present:
@@ -283,8 +284,8 @@ def test_what_a_failed_up_gathered_is_told(devenv: Devenv, runs: Runs, run_dir: 
     assert devenv("up", "-p", "aio", "-e", "devenv_gather=false")[0] == 2
 
 
-@pytest.mark.parametrize("ended", [failed(exit=4), runner.Outcome("run1", code=99, signal=2)])
-def test_gathering_that_fails_hides_nothing(devenv: Devenv, runs: Runs, run_dir: Path, ended: runner.Outcome) -> None:
+@pytest.mark.parametrize("ended", [failed(exit=4), RunOutcome("run1", code=99, signal=2)])
+def test_gathering_that_fails_hides_nothing(devenv: Devenv, runs: Runs, run_dir: Path, ended: RunOutcome) -> None:
     row = {"stage": "prepare", "reason": "prepare_failed", "exit": 4, "message": "no room", "gather_trouble": "no"}
     (run_dir / "failure.json").write_text(json.dumps(row))
     runs.outcomes.append(ended)
@@ -312,7 +313,7 @@ def test_a_run_whose_time_is_over_is_gathered(
         return archive.Gathered(output, ())
 
     monkeypatch.setattr(archive, "collect", collect)
-    runs.outcomes.append(runner.Outcome("run1", code=99, timed_out=True, stage="kubernetes", task="Join"))
+    runs.outcomes.append(RunOutcome("run1", code=99, timed_out=True, stage="kubernetes", task="Join"))
     code, _, err = devenv("up", "-p", "aio", "--timeout", "10s", "--artifacts", str(copies.parent), *words)
     assert code == 5
     assert (f"gathered: {run_dir / 'gather.tar.gz'}" in err.splitlines()) is told
@@ -326,12 +327,12 @@ def test_gather_tells_where_and_what_is_missing(
     made("aio")
     original, write = runner.run, gathered(tmp_path)
 
-    def run(request: runner.Request, *rest: Any) -> runner.Outcome:
+    def run(request: runner.Request, *rest: Any) -> RunOutcome:
         write(request)
         return original(request, *rest)
 
     monkeypatch.setattr(runner, "run", run)
-    runs.outcomes += [runner.Outcome("run1"), runner.Outcome("run2")]
+    runs.outcomes += [RunOutcome("run1"), RunOutcome("run2")]
     code, out, err = devenv("gather", "-n", "aio", "-o", str(tmp_path / "x.tar.gz"))
     assert (code, out.strip()) == (0, str(tmp_path / "x.tar.gz"))
     assert "missing: nodes/worker-0: no route" in err
@@ -352,7 +353,7 @@ def test_validate_prints_a_line_a_check(devenv: Devenv, runs: Runs, made: Made, 
         {"cluster": "main", "name": "labels", "ok": ok, "seconds": 3, "seen": "a\nb", "warnings": []},
     ]
     (place / "checks.json").write_text(json.dumps(rows))
-    outcomes = [runner.Outcome("run1")] if ok else [failed(exit=8)]
+    outcomes = [RunOutcome("run1")] if ok else [failed(exit=8)]
     runs.outcomes += outcomes * 2
     code, out, _ = devenv("validate", "-n", "aio", "--junit", "j.xml")
     assert code == (0 if ok else 8)
@@ -431,7 +432,7 @@ def test_a_defect_goes_to_a_file(devenv: Devenv, monkeypatch: pytest.MonkeyPatch
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(operations, "target", broken)
+    monkeypatch.setattr(target, "resolve", broken)
     code, _, err = devenv("up", "-p", "aio")
     assert code == 1
     assert err.startswith("error: ZeroDivisionError: by zero [unexpected]\n")

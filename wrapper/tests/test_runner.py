@@ -17,7 +17,8 @@ import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, processes
 
 from devenv import errors
-from devenv.runs import runner
+from devenv.runs import extra_vars, runner, settings, supervision
+from devenv.runs.outcome import RunOutcome
 from devenv.runs.progress import Tracker, Update
 
 Write = Callable[[str], str]
@@ -40,7 +41,7 @@ class Recorder:
         self.names.append("end")
 
 
-def go(playbook: str, inventory: Path, **request: Any) -> tuple[runner.Outcome, Recorder]:
+def go(playbook: str, inventory: Path, **request: Any) -> tuple[RunOutcome, Recorder]:
     recorder = Recorder()
     outcome = runner.run(runner.Request(playbook, inventory=inventory, **request), recorder)
     return outcome, recorder
@@ -186,7 +187,7 @@ def test_nothing_of_the_environment_is_written(
 
 
 def test_the_environment_of_a_run(tmp_path: Path) -> None:
-    found = runner.environment(
+    found = settings.environment(
         "abc",
         {"PYTHONUNBUFFERED": "1", "PATH": "/usr/bin", "ANSIBLE_FORKS": "3", "ANSIBLE_CONFIG": "/x", "OTHER": "kept"},
         tmp_path,
@@ -211,12 +212,14 @@ def test_the_table_of_settings_is_ansible_cfg() -> None:
         ("ssh_connection", "pipelining"),
     }
     written = {(section, key): value for section in config.sections() for key, value in config[section].items()}
-    assert {place: value for place, (_, value) in runner.SETTINGS.items()} == {
+    assert {place: value for place, (_, value) in settings.SETTINGS.items()} == {
         k: v for k, v in written.items() if k not in apart
     }
 
 
-@pytest.mark.parametrize(("place", "variable"), [(place, variable) for place, (variable, _) in runner.SETTINGS.items()])
+@pytest.mark.parametrize(
+    ("place", "variable"), [(place, variable) for place, (variable, _) in settings.SETTINGS.items()]
+)
 def test_ansible_knows_the_variable_of_every_setting(place: tuple[str, str], variable: str) -> None:
     from ansible.config.manager import ConfigManager
     from ansible.plugins.loader import connection_loader
@@ -240,7 +243,7 @@ def test_ansible_knows_the_variable_of_every_setting(place: tuple[str, str], var
 def test_settings_of_an_installed_package(tmp_path: Path) -> None:
     collection = tmp_path / "ansible_collections" / "devenv" / "lab"
     collection.mkdir(parents=True)
-    found = runner.settings(tmp_path, collection)
+    found = settings.settings(tmp_path, collection)
     assert found == {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(tmp_path)}
     assert (tmp_path / "ansible.cfg").read_text() == ""
 
@@ -249,7 +252,7 @@ def test_a_run_where_there_is_no_ansible_cfg(
     playbook: Write, inventory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an installed package has it: the settings come by the environment, and no other file's do."""
-    original = runner.settings
+    original = settings.settings
     links = tmp_path / "ansible_collections" / "devenv" / "lab"
     links.parent.mkdir(parents=True)
     (tmp_path / "home.cfg").write_text("[defaults]\nforks = 77\n")
@@ -257,7 +260,7 @@ def test_a_run_where_there_is_no_ansible_cfg(
     for part in ("plugins", "meta"):
         (links / part).symlink_to(paths.COLLECTION / part)
     monkeypatch.setenv("ANSIBLE_CONFIG", str(tmp_path / "home.cfg"))
-    monkeypatch.setattr(runner, "settings", lambda folder: original(folder, links))
+    monkeypatch.setattr(settings, "settings", lambda folder: original(folder, links))
     text = """
     - name: one | Look
       hosts: localhost
@@ -286,7 +289,7 @@ def test_a_run_where_there_is_no_ansible_cfg(
     ],
 )
 def test_extra_vars(value: str, expected: dict[str, Any]) -> None:
-    assert runner.extra_vars(value) == expected
+    assert extra_vars.parse(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -294,7 +297,7 @@ def test_extra_vars(value: str, expected: dict[str, Any]) -> None:
 )
 def test_extra_vars_refused(value: str) -> None:
     with pytest.raises(errors.UsageError) as caught:
-        runner.extra_vars(value)
+        extra_vars.parse(value)
     assert "-e" in caught.value.where
 
 
@@ -391,7 +394,7 @@ def test_a_second_interrupt_kills(playbook: Write, inventory: Path, marker: str)
 def test_time_over_ends_everything(
     playbook: Write, inventory: Path, marker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_GRACE", 0.0)
+    monkeypatch.setattr(supervision, "GRACE", 0.0)
     path = playbook(SLEEPS.format(marker=marker))
     outcome, _ = go(path, inventory, timeout=4.0)
     assert outcome.timed_out
@@ -419,7 +422,7 @@ def test_the_callers_signal_handlers_come_back(playbook: Write, inventory: Path)
 def test_private_folders_of_killed_commands_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     dead = tmp_path / "devenv-run-999999-1-abc"
-    living = tmp_path / f"devenv-run-{os.getpid()}-{runner._start_ticks()}-abc"
+    living = tmp_path / f"devenv-run-{settings.identity().replace(':', '-')}-abc"
     dead.mkdir()
     living.mkdir()
     runner._sweep()

@@ -14,8 +14,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import sta
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
 from devenv import operations
-from devenv.environments import unchanged
-from devenv.runs import runner
+from devenv.environments import target, unchanged
+from devenv.runs import playbook, runner
+from devenv.runs.outcome import RunOutcome
 
 NAME = "mine"
 RESOLVED = profile.resolve("aio")
@@ -113,12 +114,12 @@ def test_options_that_want_the_stages(
 ) -> None:
     asked: list[runner.Request] = []
 
-    def run(request: runner.Request, watcher: object = None) -> runner.Outcome:
+    def run(request: runner.Request, watcher: object = None) -> RunOutcome:
         asked.append(request)
-        return runner.Outcome("cccccccccccc")
+        return RunOutcome("cccccccccccc")
 
     monkeypatch.setattr(runner, "run", run)
-    goal = operations.Target(NAME, {"profile": "aio", "devenv_name": NAME}, RESOLVED)
-    result = operations.up(goal, operations.Options(**options))
+    goal = target.Target(NAME, {"profile": "aio", "devenv_name": NAME}, RESOLVED)
+    result = operations.up(goal, playbook.Options(**options))
     assert bool(asked) is runs
     assert ("nothing has changed" in result.text) is not runs

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
-from devenv import operations
+from devenv.environments import target
 from devenv.runs import runner
 
 Devenv = Callable[..., tuple[int, str, str]]
@@ -51,7 +51,7 @@ def test_up_leaves_the_profile_to_the_snapshot(
 
 def test_the_saved_profile_has_what_was_set_when_it_was_made(own_home: Path, saved: Callable[..., Path]) -> None:
     saved("with-data", name="mine")
-    goal = operations.target_from("with-data", None, "second", {"nodes.master-0.memory": "4GiB"})
+    goal = target.from_snapshot("with-data", None, "second", {"nodes.master-0.memory": "4GiB"})
     assert goal.resolved is not None
     assert goal.resolved["name"] == "mine"
     assert goal.resolved["storage"]["enabled"] is True

@@ -27,11 +27,16 @@ def folder_of(folder: Path, run_id: str) -> Path | None:
     return next((entry for entry in reversed(folders(folder)) if entry.name.partition("-")[2] == run_id), None)
 
 
-def find(folder: Path, run_id: str) -> Path | None:
-    """Return the folder of the run ``run_id``: in the state folder, else in the history."""
+def kept(folder: Path) -> list[Path]:
+    """Return all run folders of an environment that may be gone, those in the history included; oldest first."""
     history = folder.parent.parent / "history" / folder.name
-    gone = (entry for entry in history.glob("*-*") if entry.name.partition("-")[2] == run_id)
-    return folder_of(folder, run_id) or next(gone, None)
+    found = [*(entry for entry in history.glob("*-*") if entry.is_dir()), *folders(folder)]
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def find(folder: Path, run_id: str) -> Path | None:
+    """Return the folder of the run ``run_id`` of an environment that may be gone."""
+    return next((entry for entry in reversed(kept(folder)) if entry.name.partition("-")[2] == run_id), None)
 
 
 def new_id() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -70,8 +69,8 @@ def read(folder: Path) -> State:
         profile=read_profile(folder),
         network=read_network(folder),
         run_dir=newest,
-        last_run=_json(newest / "summary.json") if newest else None,
-        failure=_json(newest / "failure.json") if newest else None,
+        last_run=files.read_json(newest / "summary.json", dict) if newest else None,
+        failure=files.read_json(newest / "failure.json", dict) if newest else None,
         holder=holder if holder is not None and lock.is_alive(holder) else None,
     )
 
@@ -98,14 +97,6 @@ def _yaml(path: Path) -> dict[str, Any] | None:
     if not isinstance(data, dict):
         raise DevenvError("state_broken", "a mapping is expected", where=str(path))
     return data
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None
 
 
 def dump(data: Mapping[str, Any]) -> str:

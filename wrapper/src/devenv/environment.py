@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 
 from devenv import operations
-from devenv.environments import access, names
-from devenv.runs import runner
+from devenv.environments import access, names, target
+from devenv.runs import playbook
+from devenv.runs.playbook import Options
+from devenv.runs.supervision import Watcher
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -60,7 +62,7 @@ class Environment:
         ansible_arguments: Sequence[str] = (),
         full: bool = False,
         keep: bool = False,
-        watcher: runner.Watcher | None = None,
+        watcher: Watcher | None = None,
     ) -> Self:
         """Bring an environment up, or to what ``profile`` says now; nothing happens when it is so already.
 
@@ -72,11 +74,11 @@ class Environment:
         """
         wanted = os.fspath(profile) if profile is not None else None
         goal = (
-            operations.target_from(snapshot, wanted, name, overrides)
+            target.from_snapshot(snapshot, wanted, name, overrides)
             if snapshot
-            else operations.target(wanted, name, overrides)
+            else target.resolve(wanted, name, overrides)
         )
-        options = operations.Options(
+        options = Options(
             extra=(extra_vars,) if extra_vars else (),
             timeout=timeout,
             artifacts=Path(artifacts) if artifacts else None,
@@ -141,14 +143,12 @@ class Environment:
 
         return environment_status.status(self.name)
 
-    def validate(
-        self, *, timeout: float | None = None, watcher: runner.Watcher | None = None
-    ) -> Sequence[Mapping[str, Any]]:
+    def validate(self, *, timeout: float | None = None, watcher: Watcher | None = None) -> Sequence[Mapping[str, Any]]:
         """Run all checks, with real pods; return a row a check: ``{cluster, name, ok, seconds, seen, warnings}``.
 
         Raises StageFailed with what is missing; its ``checks`` has the rows.
         """
-        options = operations.Options(timeout=timeout, command="Environment.validate")
+        options = Options(timeout=timeout, command="Environment.validate")
         return operations.validate(self.name, options, watcher).checks
 
     def gather(
@@ -156,43 +156,39 @@ class Environment:
         output: str | os.PathLike[str] = "",
         *,
         timeout: float | None = None,
-        watcher: runner.Watcher | None = None,
+        watcher: Watcher | None = None,
     ) -> Path:
         """Write one archive of what nodes, clusters and this host know; return its path.
 
         ``output``: a file .tar.gz or a folder, by default the working directory. A node that does not answer is noted
         in the archive's index.
         """
-        from devenv.environments import diagnostics as environment_diagnostics
+        options = Options(timeout=timeout, command="Environment.gather")
+        return operations.gather(self.name, os.fspath(output), options, watcher).path
 
-        options = operations.Options(timeout=timeout, command="Environment.gather")
-        return environment_diagnostics.gather(self.name, os.fspath(output), options, watcher).path
-
-    def upgrade(self, kubernetes: str, *, timeout: float | None = None, watcher: runner.Watcher | None = None) -> None:
+    def upgrade(self, kubernetes: str, *, timeout: float | None = None, watcher: Watcher | None = None) -> None:
         """Bring the environment to another version of Kubernetes, node by node; ``timeout`` in seconds for the whole.
 
         Raises Error for a step that cannot be taken: the same, an older, or not the next minor version.
         """
-        options = operations.Options(timeout=timeout, command="Environment.upgrade")
+        options = Options(timeout=timeout, command="Environment.upgrade")
         operations.upgrade(self.name, kubernetes, options, watcher)
 
-    def stop(self, watcher: runner.Watcher | None = None) -> None:
+    def stop(self, watcher: Watcher | None = None) -> None:
         """Stop the nodes as a shutdown would; `start` brings them back."""
-        operations.run("stop", self.name, {}, operations.Options(command="Environment.stop"), watcher)
+        playbook.run("stop", self.name, {}, Options(command="Environment.stop"), watcher)
 
-    def start(self, watcher: runner.Watcher | None = None) -> None:
+    def start(self, watcher: Watcher | None = None) -> None:
         """Start stopped nodes and wait until the cluster is ready."""
-        operations.run("start", self.name, {}, operations.Options(command="Environment.start"), watcher)
+        playbook.run("start", self.name, {}, Options(command="Environment.start"), watcher)
 
-    def save(self, snapshot: str, *, force: bool = False, watcher: runner.Watcher | None = None) -> None:
+    def save(self, snapshot: str, *, force: bool = False, watcher: Watcher | None = None) -> None:
         """Save what the environment holds under the name ``snapshot``."""
-        operations.save_snapshot(
-            self.name, snapshot, operations.Options(command="Environment.save"), watcher, force=force
-        )
+        operations.save_snapshot(self.name, snapshot, Options(command="Environment.save"), watcher, force=force)
 
-    def down(self, watcher: runner.Watcher | None = None) -> None:
+    def down(self, watcher: Watcher | None = None) -> None:
         """Remove the environment; once more is no error."""
-        operations.down(self.name, operations.Options(command="Environment.down"), watcher)
+        operations.down(self.name, Options(command="Environment.down"), watcher)
 
     def __enter__(self) -> Self:
         return self

@@ -55,12 +55,12 @@ def renew(
 
     kubelet renews its own by itself. The authorities stay as they are.
     """
-    from devenv import operations
     from devenv.cli import runs
     from devenv.environments import names
+    from devenv.runs import playbook
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = runs.options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
         limit = {"devenv_within": given.days(within) * 86400} if within else {}
-        result = operations.run("certificates", names.existing(name), limit, chosen, run.watcher)
+        result = playbook.run("certificates", names.existing(name), limit, chosen, run.watcher)
         run.done(result, [f"{result.name}: devenv certs list shows the new ends"])

@@ -119,13 +119,13 @@ def replace(
     Of a node that still answers, pods move away first. What would cost etcd its majority is refused (exit code 14). A
     node whose container is gone needs no command of its own: up makes it anew.
     """
+    from devenv import operations
     from devenv.cli import runs
     from devenv.environments import names
-    from devenv.environments import nodes as environment_nodes
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = runs.options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
-        result = environment_nodes.replace(names.existing(name), nodes, chosen, run.watcher)
+        result = operations.replace_nodes(names.existing(name), nodes, chosen, run.watcher)
         run.done(result, [f"made anew: {', '.join(nodes)}"])
 
 
@@ -149,13 +149,14 @@ def change_address(
 
     Certificates, etcd, kubelet, kubeconfig; pods keep theirs. A cluster of several nodes is refused (exit code 14).
     """
+    from devenv import operations
     from devenv.cli import runs
     from devenv.environments import names
     from devenv.environments import nodes as environment_nodes
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = runs.options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
-        result = environment_nodes.change_address(names.existing(name), node, address or "", chosen, run.watcher)
+        result = operations.change_address(names.existing(name), node, address or "", chosen, run.watcher)
         told = ", ".join(environment_nodes.addresses_of(result.name, node))
         run.done(result, [f"{result.name} is at {told} now"])
 
@@ -164,13 +165,13 @@ def _up(change: Any, context: typer.Context, name: str | None, as_json: bool, **
     """Run up with the environment's own profile, changed."""
     from devenv import operations
     from devenv.cli import runs
-    from devenv.environments import names
+    from devenv.environments import names, target
     from devenv.environments import nodes as environment_nodes
 
     with output.running(as_json=as_json, verbose=bool(values.get("verbosity"))) as run:
         chosen = runs.options(context, **values)
         existing = names.existing(name)
-        goal = operations.target(None, existing, change(environment_nodes.profile_of(existing)))
+        goal = target.resolve(None, existing, change(environment_nodes.profile_of(existing)))
         result = operations.up(goal, chosen, run.watcher)
         have = ", ".join(node["name"] for node in (goal.resolved or {}).get("nodes", []))
         run.done(result, [] if values.get("check") else [f"{goal.name} has {have}"])

@@ -19,7 +19,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from devenv import errors
 
 if TYPE_CHECKING:
-    from devenv.operations import Result
+    from devenv.runs.playbook import RunResult
     from devenv.runs.progress import Shown
 
 TEXT, JSON, YAML = "text", "json", "yaml"
@@ -172,7 +172,7 @@ class Run:
         self._began = time.monotonic()
         self.watcher: Shown = progress.Shown(progress.sink(as_json=as_json), verbose=verbose)
 
-    def done(self, result: Result, lines: Sequence[str] = ()) -> None:
+    def done(self, result: RunResult, lines: Sequence[str] = ()) -> None:
         """The last lines of a run that came to its end."""
         self.watcher.close()
         if self.as_json:

@@ -106,12 +106,12 @@ def env(
     """Print a profile's values as an env file: for a shell, a .env file, GitHub Actions or an OpenShift CI job."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import env_file
 
-    from devenv.runs import runner
+    from devenv.runs.extra_vars import read
 
     wanted = given.form(as_json, form, (*env_file.FORMATS, output.JSON), "shell")
     variables: dict[str, Any] = dict(env_file.of_profile(_resolved(profile, changes)))
     for value in extra_vars or []:
-        variables.update(runner.extra_vars_read(value))
+        variables.update(read(value))
     if wanted == output.JSON:
         output.data(output.to_text(env_file.checked(variables), output.JSON))
     else:

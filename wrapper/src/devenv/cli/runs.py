@@ -24,14 +24,13 @@ OnFailure = Annotated[
 
 
 def options(context: typer.Context, **values: Any) -> Any:
-    """operations.Options of what was typed."""
+    """playbook.Options of what was typed."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import redact
 
-    from devenv import operations
-    from devenv.runs import runner
+    from devenv.runs import extra_vars, playbook
 
-    return operations.Options(
-        extra=[runner.extra_vars(value) for value in values.pop("extra", None) or []],
+    return playbook.Options(
+        extra=[extra_vars.parse(value) for value in values.pop("extra", None) or []],
         arguments=given.rest(context),
         timeout=given.seconds(values.pop("timeout", None)),
         command=redact.redact(shlex.join(["devenv", *sys.argv[1:]])),
@@ -73,7 +72,7 @@ def up(
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import next_steps
 
     from devenv import operations
-    from devenv.environments import names
+    from devenv.environments import names, target
     from devenv.runs.progress import duration
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
@@ -84,9 +83,9 @@ def up(
             timeout=timeout, artifacts=artifacts, full=full,
         )  # fmt: skip
         goal = (
-            operations.target_from(snapshot, profile, name, given.overrides(changes))
+            target.from_snapshot(snapshot, profile, name, given.overrides(changes))
             if snapshot
-            else operations.target(profile, name, given.overrides(changes))
+            else target.resolve(profile, name, given.overrides(changes))
         )
         result = operations.up(goal, chosen, run.watcher, on_failure=on_failure, gather=not no_gather)
         told = next_steps.with_devenv(
@@ -111,13 +110,14 @@ def down(
     """
     from devenv import operations
     from devenv.environments import names
+    from devenv.runs import playbook
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = options(
             context, extra=extra_vars, verbosity=verbose, check=check, timeout=timeout, artifacts=artifacts
         )
         if name is None and not names.known():
-            run.done(operations.Result("", text="there is no environment"))
+            run.done(playbook.RunResult("", text="there is no environment"))
             return
         result = operations.down(names.choose(name), chosen, run.watcher)
         run.done(
@@ -128,13 +128,15 @@ def down(
         )
 
 
-def _simple(playbook: str, told: str, context: typer.Context, name: str | None, as_json: bool, **values: Any) -> None:
-    from devenv import operations
+def _simple(
+    playbook_name: str, told: str, context: typer.Context, name: str | None, as_json: bool, **values: Any
+) -> None:
     from devenv.environments import names
+    from devenv.runs import playbook
 
     with output.running(as_json=as_json, verbose=bool(values.get("verbosity"))) as run:
         chosen = options(context, **values)
-        result = operations.run(playbook, names.existing(name), {}, chosen, run.watcher)
+        result = playbook.run(playbook_name, names.existing(name), {}, chosen, run.watcher)
         run.done(result, [f"{result.name} {told}"])
 
 
@@ -238,12 +240,12 @@ def gather(
     What does not answer is told, and noted in the archive. up does so by itself when it fails. Works while another run
     holds the environment.
     """
-    from devenv.environments import diagnostics as environment_diagnostics
+    from devenv import operations
     from devenv.environments import names
 
     with output.running(as_json=as_json, verbose=bool(verbose)) as run:
         chosen = options(context, verbosity=verbose, timeout=timeout)
-        done = environment_diagnostics.gather(names.existing(name), where, chosen, run.watcher)
+        done = operations.gather(names.existing(name), where, chosen, run.watcher)
         run.watcher.close()
         if as_json:
             output.data(json.dumps({"type": "gathered", "path": str(done.path), "parts": list(done.parts)}))
@@ -300,10 +302,10 @@ def plan(
 
     Ends with 14 when up would refuse a change of the profile.
     """
-    from devenv import operations
     from devenv.environments import status as environment_status
+    from devenv.environments import target
 
-    found = environment_status.plan(operations.target(profile, name, given.overrides(changes), compare=False))
+    found = environment_status.plan(target.resolve(profile, name, given.overrides(changes), compare=False))
     output.document("json" if as_json else "text", found, _plan_text)
     if found["refused"]:
         raise typer.Exit(14)

@@ -1,4 +1,4 @@
-"""Collect what an environment knows of itself, when asked."""
+"""The archive that gather writes, and gathering after a run that was ended because its time was over."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from typing import Any
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import after_failure
 
-from devenv import errors, operations
-from devenv.environments import names
-from devenv.runs import runner
-
-SECONDS = 60.0
+from devenv import errors
+from devenv.runs.playbook import RunResult
 
 
 @dataclass(frozen=True)
@@ -25,42 +22,17 @@ class Gathered:
 
     path: Path
     parts: Sequence[dict[str, Any]]
-    result: operations.Result
+    result: RunResult
 
     @property
     def troubles(self) -> list[str]:
-        """A line for each part that did not give all."""
+        """One line for each part that is not complete."""
         return [f"{part['name']}: {part['trouble']}" for part in self.parts if part["trouble"]]
 
 
-def gather(
-    name: str,
-    output: str = "",
-    options: operations.Options | None = None,
-    watcher: runner.Watcher | None = None,
-) -> Gathered:
-    """Write the archive ``output`` (a file .tar.gz, or a folder for one; empty: the working directory).
-
-    What does not answer is told in ``parts``. Raises UsageError for another kind of file, StageFailed (20) when the
-    archive cannot be written.
-    """
-    from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import archive as logic
-
-    with names.translated():
-        path = logic.archive_path(output, name)
-    result = operations.run(
-        "gather",
-        name,
-        {"devenv_output": str(path), "devenv_timeout": SECONDS},
-        options or operations.Options(),
-        watcher,
-    )
-    return Gathered(path, _parts(path), result)
-
-
-def _parts(path: Path) -> list[dict[str, Any]]:
-    """Rows of the archive's own index."""
-    with tarfile.open(path) as tar:
+def parts(archive: Path) -> list[dict[str, Any]]:
+    """Return the rows of the archive's own index."""
+    with tarfile.open(archive) as tar:
         for member in tar:
             if member.name.endswith("/index.json") and member.name.count("/") == 1:
                 stream = tar.extractfile(member)

@@ -7,9 +7,8 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 
-from devenv import errors, operations
+from devenv import errors
 from devenv.environments import names
-from devenv.runs import runner
 
 
 def profile_of(name: str) -> dict[str, Any]:
@@ -23,22 +22,17 @@ def profile_of(name: str) -> dict[str, Any]:
     return resolved
 
 
-def replace(
-    name: str, nodes: Sequence[str], options: operations.Options, watcher: runner.Watcher | None = None
-) -> operations.Result:
-    """Make nodes anew. Raises Error node_unknown, control_plane_last, and what the run fails with."""
+def check_removal(name: str, nodes: Sequence[str]) -> None:
+    """Raise Error node_unknown or control_plane_last for nodes that cannot be removed."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members
 
     with names.translated():
         members.check_removal(profile_of(name), nodes)
-    return operations.run("replace", name, {"devenv_replace": list(nodes)}, options, watcher)
 
 
-def change_address(
-    name: str, node: str | None, address: str, options: operations.Options, watcher: runner.Watcher | None = None
-) -> operations.Result:
-    """Give a node (None: the only one) another address. Raises Error node_unknown, address_many_nodes,
-    address_refused.
+def check_address(name: str, node: str | None, address: str) -> str:
+    """Return the node (None: the only one) if it can get another address. Raises Error node_unknown,
+    address_many_nodes, address_refused.
     """
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, state
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
@@ -53,8 +47,7 @@ def change_address(
         base.require(str(resolved["provider"]), "change_address")
         members.check_move(resolved, chosen)
         addresses.move(network, chosen, address)
-    variables = {"devenv_node": chosen, "devenv_address": address}
-    return operations.run("address", name, variables, options, watcher)
+    return chosen
 
 
 def addresses_of(name: str, node: str | None) -> list[str]:

@@ -17,7 +17,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import M
 from devenv.environments import names
 
 if TYPE_CHECKING:
-    from devenv.operations import Target
+    from devenv.environments.target import Target
 
 _CLIENT = "ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client"
 _API_PATIENCE = 3.0  # seconds that status waits for the API's answer

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import runs as environment_runs
 
 from devenv import errors
 
@@ -15,22 +15,19 @@ LOG = "log.txt"  # of a run's folder, as the record callback names it
 
 def folders(name: str) -> list[Path]:
     """Run folders of the environment, the oldest first."""
-    places = (paths.home() / "history" / name, paths.environment(name) / "runs")
-    found = [entry for place in places if place.is_dir() for entry in place.iterdir() if entry.is_dir()]
-    return sorted(found, key=lambda entry: entry.name)
+    return environment_runs.kept(paths.environment(name))
 
 
 def runs(name: str) -> list[dict[str, Any]]:
     """Summaries of the runs, the oldest first; of a run that was killed only ``run`` and ``folder`` are known."""
-    return [{"run": entry.name.partition("-")[2], "folder": str(entry), **_summary(entry)} for entry in folders(name)]
-
-
-def _summary(folder: Path) -> dict[str, Any]:
-    try:
-        data = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
+    return [
+        {
+            "run": entry.name.partition("-")[2],
+            "folder": str(entry),
+            **(files.read_json(entry / "summary.json", dict) or {}),
+        }
+        for entry in folders(name)
+    ]
 
 
 def log_of(name: str, run: str | None = None) -> Path:

@@ -31,7 +31,7 @@ def run_role(role: str, hosts: Sequence[Host], variables: Mapping[str, Any]) -> 
     """Run a role on hosts of one devenv environment, with the inventory that it has. Raises devenv.StageFailed, and
     NotAvailable for hosts of none.
     """
-    from devenv import operations
+    from devenv.runs.playbook import Options, run
 
     names = {host.environment_name for host in hosts}
     if names == {""} or len(names) != 1:
@@ -39,4 +39,4 @@ def run_role(role: str, hosts: Sequence[Host], variables: Mapping[str, Any]) -> 
     with tempfile.TemporaryDirectory(prefix="devenv-role-") as place:
         path = Path(place, "role.yml")
         path.write_text(yaml.safe_dump(playbook(role, [host.node for host in hosts], variables), sort_keys=False))
-        operations.run(str(path), names.pop(), {}, operations.Options(command=f"installer {role}"))
+        run(str(path), names.pop(), {}, Options(command=f"installer {role}"))

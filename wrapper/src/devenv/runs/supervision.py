@@ -1,0 +1,131 @@
+"""Supervision of a running ansible-playbook: its events in one queue, signals, the time limit, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from types import FrameType
+from typing import Any, Protocol
+
+from devenv.runs import outcome as outcomes
+from devenv.runs.outcome import RunOutcome
+
+# Seconds beyond --timeout: the collection keeps the time itself and says what is missing; this is for when it cannot.
+GRACE = 30.0
+GATHER_SECONDS = 60.0  # plugin_utils/diagnostics/archive.py, TIMEOUT
+PATIENCE = 10.0  # seconds between asking ansible to end and killing it
+
+Events = queue.SimpleQueue[tuple[str, Any]]
+
+
+class Watcher(Protocol):
+    """Observer of a run: gets every event of ansible-runner as it comes, a tick several times a second, and the end."""
+
+    def event(self, event: Mapping[str, Any]) -> None: ...
+
+    def tick(self) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class Silent:
+    """A watcher that shows nothing."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        return
+
+    def tick(self) -> None:
+        return
+
+    def end(self) -> None:
+        return
+
+
+class Control:
+    """Ends the run: asks ansible by SIGINT first, lets ansible-runner kill its group when asked again or when it
+    takes too long.
+    """
+
+    def __init__(self, deadline: float | None) -> None:
+        self.pid = 0
+        self.signal = 0
+        self.timed_out = False
+        self._deadline = deadline
+        self._asked = 0.0
+        self._cancel = threading.Event()
+
+    def cancelled(self) -> bool:
+        return self._cancel.is_set()
+
+    def interrupt(self, number: int) -> None:
+        self.signal = self.signal or number
+        self._ask()
+
+    def tasks_are_over(self) -> None:
+        """Let the collection end the run: after a failure it gathers, whether or not the run has time left."""
+        if self._deadline:
+            self._deadline = max(self._deadline, time.monotonic() + GATHER_SECONDS + GRACE)
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        if self._asked and now > self._asked + PATIENCE:
+            self._cancel.set()
+        if self._deadline and now > self._deadline and not self._asked:
+            self.timed_out = True
+            self._ask()
+
+    def _ask(self) -> None:
+        if self._asked or not self.pid:
+            self._cancel.set()
+        self._asked = self._asked or time.monotonic()
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGINT)
+
+
+def follow(events: Events, control: Control, watcher: Watcher, outcome: RunOutcome) -> None:
+    """Handle the events of a run until it is done, and collect its outcome."""
+    output: deque[str] = deque(maxlen=400)
+    while True:
+        try:
+            kind, value = events.get(timeout=0.2)
+        except queue.Empty:
+            kind, value = "tick", None
+        if kind == "event":
+            control.pid = control.pid or int(value.get("pid") or 0)
+            output.extend(str(value.get("stdout") or "").splitlines())
+            outcomes.apply(outcome, value)
+            watcher.event(value)
+            if value.get("event") == "playbook_on_stats":
+                control.tasks_are_over()
+        elif kind == "signal":
+            control.interrupt(value)
+        elif kind == "done":
+            code, error = value
+            return outcomes.finish(outcome, code, error, list(output))
+        control.tick()
+        watcher.tick()
+
+
+@contextlib.contextmanager
+def signals(events: Events) -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into items of the queue inside this context, in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def put(number: int, frame: FrameType | None) -> None:
+        events.put(("signal", number))
+
+    before = {number: signal.signal(number, put) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
