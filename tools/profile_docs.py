@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import role_docs
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.document import NOT_BUILT
@@ -213,11 +214,7 @@ def _cell(text: str) -> str:
 
 
 def guide(text: str, configs: Path, marks: Mapping[str, Any]) -> str:
-    """The guide with what stands between the markers made anew. Raises ValueError without exactly one pair of them."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise ValueError(f"docs/profiles.md needs {BEGIN} and {END} once, in this order")
+    """The guide with what stands between the markers made anew. Raises BadReadme without exactly one pair of them."""
     rows = profile.describe(configs)
     names = sorted({row["topology"] for row in rows})
     topologies = {
@@ -234,7 +231,7 @@ def guide(text: str, configs: Path, marks: Mapping[str, Any]) -> str:
         "",
         *matrix(rows, marks),
     ]
-    return "\n".join([f"{before}{BEGIN}", "", *made, "", f"{END}{after}"])
+    return role_docs.filled(text, "\n".join(made), BEGIN, END)
 
 
 def pages(root: Path) -> dict[Path, str]:

@@ -70,13 +70,13 @@ def table(specs: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def filled(readme: str, text: str) -> str:
-    """``readme`` with ``text`` between its markers. Raises BadReadme when the markers are not there exactly once."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in rest or END in after:
-        raise BadReadme(f"wants one {BEGIN} and, after it, one {END}")
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+def filled(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
+    """``page`` with ``text`` between its markers. Raises BadReadme when the markers are not there exactly once."""
+    before, found, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found and found_end) or begin in rest or end in after:
+        raise BadReadme(f"wants one {begin} and, after it, one {end}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 def pages(root: Path) -> dict[Path, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import profile_docs
 import pytest
+import role_docs
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
@@ -116,7 +117,7 @@ def test_every_name_is_made_by_one_test_or_has_a_reason() -> None:
 
 @pytest.mark.parametrize("text", ["", profile_docs.BEGIN, profile_docs.END + profile_docs.BEGIN])
 def test_a_guide_without_its_markers_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="matrix:begin"):
+    with pytest.raises(role_docs.BadReadme, match="matrix:begin"):
         profile_docs.guide(text, paths.CONFIGS, MARKS)
 
 

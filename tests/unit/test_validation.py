@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation import levels, profile_checks, report, wait
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import (
+    levels,
+    node_checks,
+    profile_checks,
+    report,
+    wait,
+)
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.checks import ReadOnly
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Background, Finding, Level
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.metrics import Metrics
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes import Probes
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.storage_probe import Storage
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.wait import Check
 
 
@@ -202,3 +215,36 @@ def test_all_clusters_are_in_one_error() -> None:
     assert "a is down" in str(both)
     assert "b is down" in str(both)
     assert report.combined({"a": report.Report()}) is None
+
+
+# --- the table
+
+
+class Silent:
+    """An API that does not answer."""
+
+    def get(self, path: str, query: object = None) -> dict[str, Any]:
+        raise client.ApiUnreachable("cut")
+
+    text = get
+
+
+def test_the_table_has_every_check_and_no_other() -> None:
+    table = yaml.safe_load((paths.CONFIGS / "checks.yml").read_text())
+    access = client.Access("https://127.0.0.1:6443", "")
+    nodes = tuple(Node(name, "control_plane", {}, (), (), ("127.0.0.1",)) for name in ("a", "b"))
+    cluster = Cluster(
+        "main", Path("k"), "kubeadm", "1.36.3", ("ipv4", "ipv6"), nodes, endpoint_addresses=("127.0.0.1",),
+        checks=({"name": "mine", "command": ["true"], "timeout": 1},),
+    )  # fmt: skip
+    api: Any = Silent()
+    probes = Probes(cluster, "image", 60)
+    servers = node_checks.api_servers(cluster, access)
+    assert servers is not None
+    always: list[Level] = [ReadOnly(cluster, access), Metrics(cluster)]
+    full: list[Level] = [servers, node_checks.nodes(cluster, {}), probes, Storage(probes, "image", "c")]
+    full += profile_checks.levels(cluster, "mine")
+    for key, group in (("always", always), ("full", full)):
+        names = {name for level in group for name in level.look(api)}
+        named = {re.sub("ipv[46]$", "<family>", name).replace("profile.mine", "profile.<name>") for name in names}
+        assert named == set(table[key])

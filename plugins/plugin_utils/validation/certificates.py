@@ -1,4 +1,4 @@
-"""When the certificates of an environment end: every node is asked, over ssh, all at once."""
+"""List the certificates of an environment: every node is queried over ssh, all at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ASK_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Row:
-    """A certificate, or a node that did not tell (``trouble``). ``end`` is ISO 8601, ``days`` what is left of it."""
+    """A certificate, or a node that did not answer (``trouble``). ``end`` is ISO 8601, ``days`` the days until then."""
 
     node: str
     path: str
@@ -25,8 +25,8 @@ class Row:
 
 
 def ask(hosts: Mapping[str, Mapping[str, Any]], now: datetime | None = None) -> list[Row]:
-    """Rows of the nodes ``hosts`` (name to inventory variables), those that end first at the top. Bare nodes have
-    none.
+    """Return a row for each certificate of the nodes ``hosts`` (name to inventory variables), those that end first at
+    the top. Bare nodes have none.
     """
     source = remote.program(node_checks.REPORT, "main", {"part": "health", "timeout": int(ASK_SECONDS)})
     targets = [remote.target(name, own) for name, own in hosts.items() if own.get("devenv_cluster")]
@@ -34,13 +34,13 @@ def ask(hosts: Mapping[str, Mapping[str, Any]], now: datetime | None = None) -> 
 
 
 def rows(answers: Mapping[str, remote.Answer], now: datetime) -> list[Row]:
-    """What the answers mean."""
-    found = []
+    """Return the rows of answers."""
+    certificates = []
     for name, answer in answers.items():
         if answer.trouble:
-            found.append(Row(name, "", "", 0, answer.trouble))
+            certificates.append(Row(name, "", "", 0, answer.trouble))
             continue
         for path, end in (answer.data.get("certificates") or {}).items():
             when = datetime.strptime(end, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-            found.append(Row(name, path, end, (when - now).days))
-    return sorted(found, key=lambda row: (row.end, row.node, row.path))
+            certificates.append(Row(name, path, end, (when - now).days))
+    return sorted(certificates, key=lambda row: (row.end, row.node, row.path))

@@ -1,7 +1,7 @@
-"""What each node and each API server tells by itself, asked at the same time and beside everything else.
+"""Checks of each node and each API server, at the same time as all others.
 
-Nodes are asked over ssh (``module_utils/node/report.py``), one program a node: services, etcd, certificates, the clock.
-API servers are asked one by one, by every address, so that one that is down is not hidden by the others.
+Nodes are queried over ssh (``module_utils/node/report.py``), one program per node: services, etcd, certificates, clock.
+API servers are queried one by one, by every address, so that one that is down is not hidden by the others.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SERVICES = {"containerd.service": "containerd", "kubelet.service": "kubelet"}
 
 
 def api_servers(cluster: Cluster, access: client.Access) -> Background | None:
-    """The level with ``api_masters`` and ``api_endpoint``; None when no address is known."""
+    """Return the level with ``api_masters`` and ``api_endpoint``; None when no address is known."""
     masters = [(node.name, address) for node in cluster.control_plane for address in node.addresses]
     endpoint = [(cluster.endpoint or "endpoint", address) for address in cluster.endpoint_addresses]
     groups = {name: rows for name, rows in (("api_masters", masters), ("api_endpoint", endpoint)) if rows}
@@ -47,7 +47,7 @@ def api_servers(cluster: Cluster, access: client.Access) -> Background | None:
 
 
 def check_api(rows: Sequence[tuple[str, str]], answers: Mapping[str, str]) -> Finding:
-    """``rows``: name and address; ``answers``: by address why it is not ready, or an empty text."""
+    """Check API servers. ``rows``: name and address; ``answers``: by address why it is not ready, or an empty text."""
     missing = [f"{name} {address}: {answers[address]}" for name, address in rows if answers[address]]
     return Finding(f"ready at {', '.join(row[1] for row in rows)}", tuple(missing))
 
@@ -80,7 +80,7 @@ def _at_once(work: Callable[[str], None], items: Iterable[str]) -> None:
 
 
 def nodes(cluster: Cluster, targets: Mapping[str, Target | None]) -> Background:
-    """The level with ssh, services, certificates, clocks and (engine kubeadm) etcd_members, etcd_health.
+    """Return the level with ``ssh`` and the checks of ``CHECKS`` that apply to the cluster.
 
     ``targets``: how each node is reached, None for one that has no address.
     """
@@ -95,33 +95,25 @@ def nodes(cluster: Cluster, targets: Mapping[str, Target | None]) -> Background:
 
 
 def findings(cluster: Cluster, answers: Mapping[str, Answer], now: datetime) -> dict[str, Finding]:
-    """What the answers of all nodes mean, by check. A node that did not answer is missing to ``ssh`` alone, unless
-    nobody else can tell.
+    """Return what the answers of all nodes mean, by check. A node that did not answer is missing from ``ssh`` alone,
+    unless no other node answers.
     """
-    silent = [f"{name}: {one.trouble}" for name, one in answers.items() if one.trouble]
-    found = {"ssh": Finding(f"{len(answers)} of {len(answers)} nodes answer", tuple(silent))}
-    told = {name: one for name, one in answers.items() if not one.trouble}
-    if not told:
-        nobody = Finding("", ("no node answers",))
-        return found | dict.fromkeys(_names(cluster), nobody)
-    found["clocks"] = check_clocks(told)
-    if cluster.engine == "kubeadm":
-        found["services"] = check_services(told)
-        found["certificates"] = check_certificates(told, now)
-        masters = [node for node in cluster.control_plane if node.name in told]
-        found["etcd_members"] = check_etcd_members(cluster, {node.name: told[node.name] for node in masters})
-        found["etcd_health"] = check_etcd_health({node.name: told[node.name] for node in masters})
-    return found
+    silent = [f"{name}: {answer.trouble}" for name, answer in answers.items() if answer.trouble]
+    ssh = Finding(f"{len(answers)} of {len(answers)} nodes answer", tuple(silent))
+    reports = {name: answer for name, answer in answers.items() if not answer.trouble}
+    if not reports:
+        return {"ssh": ssh} | dict.fromkeys(_names(cluster), Finding("", ("no node answers",)))
+    return {"ssh": ssh} | {name: CHECKS[name](cluster, reports, now) for name in _names(cluster)}
 
 
 def _names(cluster: Cluster) -> list[str]:
-    """Another engine keeps services, certificates and etcd in places of its own, and tells of them itself."""
+    """Return the checks that apply: another engine keeps services, certificates and etcd in places of its own."""
     own = ["services", "certificates", "etcd_members", "etcd_health"] if cluster.engine == "kubeadm" else []
     return ["clocks", *own]
 
 
 def check_services(answers: Mapping[str, Answer]) -> Finding:
-    """containerd and kubelet are active on each node."""
+    """Check that containerd and kubelet are active on each node."""
     missing = []
     for name, answer in answers.items():
         states = answer.data.get("services") or {}
@@ -134,26 +126,28 @@ def check_services(answers: Mapping[str, Answer]) -> Finding:
 
 
 def check_certificates(answers: Mapping[str, Answer], now: datetime) -> Finding:
-    """None is over; a warning for those that are within 30 days."""
-    over, soon, nearest = [], [], None
+    """Check that no certificate has expired; a warning for those that expire within 30 days."""
+    expired, soon, nearest = [], [], None
     for name, answer in answers.items():
         for path, text in sorted((answer.data.get("certificates") or {}).items()):
             end = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
             days = (end - now).total_seconds() / 86400
             if days < 0:
-                over.append(f"{name}: {path} ended {text}")
+                expired.append(f"{name}: {path} ended {text}")
             elif days < WARN_DAYS:
                 soon.append(f"{name}: {path} ends in {days:.0f} days ({text})")
             nearest = end if nearest is None else min(nearest, end)
     if nearest is None:
         return Finding("", ("no node has a certificate",))
     count = sum(len(answer.data.get("certificates") or {}) for answer in answers.values())
-    left = (nearest - now).days
-    return Finding(f"{count} certificates, the first ends in {left} days", tuple(over), bool(over), tuple(soon))
+    days_left = (nearest - now).days
+    return Finding(
+        f"{count} certificates, the first ends in {days_left} days", tuple(expired), bool(expired), tuple(soon)
+    )
 
 
 def check_clocks(answers: Mapping[str, Answer]) -> Finding:
-    """Clocks of nodes against each other, and against this machine's."""
+    """Compare the clocks of nodes with each other and with this machine's."""
     ahead = {name: answer.ahead for name, answer in answers.items()}
     first, last = min(ahead, key=lambda name: ahead[name]), max(ahead, key=lambda name: ahead[name])
     spread = ahead[last] - ahead[first]
@@ -173,16 +167,16 @@ def _side(ahead: float) -> str:
 
 
 def check_etcd_members(cluster: Cluster, answers: Mapping[str, Answer]) -> Finding:
-    """Each control plane node that answers sees the same members: the control plane nodes, started, voting."""
+    """Check that each control plane node that answers sees the control plane nodes as members, started, voting."""
     wanted = {node.name: node for node in cluster.control_plane}
     missing: list[str] = []
     views: dict[str, list[str]] = {}
     for name, answer in answers.items():
-        told = answer.data.get("etcd") or {}
-        if not told.get("members"):
-            missing.append(f"{name}: {told.get('trouble') or 'there is no etcd'}")
+        etcd = answer.data.get("etcd") or {}
+        if not etcd.get("members"):
+            missing.append(f"{name}: {etcd.get('trouble') or 'there is no etcd'}")
             continue
-        for text in _wrong_members(wanted, told["members"]):
+        for text in _wrong_members(wanted, etcd["members"]):
             views.setdefault(text, []).append(name)
     missing += [f"{text} (seen by {', '.join(names)})" for text, names in views.items()]
     if not answers:
@@ -191,9 +185,9 @@ def check_etcd_members(cluster: Cluster, answers: Mapping[str, Answer]) -> Findi
 
 
 def _wrong_members(wanted: Mapping[str, Node], members: Sequence[Mapping[str, object]]) -> list[str]:
-    there = {str(member.get("name") or ""): member for member in members}
-    wrong = [f"{name} is no member" for name in wanted if name not in there]
-    for name, member in there.items():
+    present = {str(member.get("name") or ""): member for member in members}
+    wrong = [f"{name} is no member" for name in wanted if name not in present]
+    for name, member in present.items():
         shown = name or f"member {' '.join(str(peer) for peer in _list(member.get('peers')))}"
         if name not in wanted:
             wrong.append(f"{shown} is of no control plane node")
@@ -209,7 +203,7 @@ def _list(value: object) -> list[object]:
 
 
 def check_etcd_health(answers: Mapping[str, Answer]) -> Finding:
-    """The member of each control plane node that answers is healthy: it can commit, and raises no alarm."""
+    """Check that the member of each control plane node that answers can commit and raises no alarm."""
     missing = [
         f"{name}: {(answer.data.get('etcd') or {}).get('trouble') or 'not healthy'}"
         for name, answer in answers.items()
@@ -218,3 +212,17 @@ def check_etcd_health(answers: Mapping[str, Answer]) -> Finding:
     if not answers:
         missing = ["no control plane node answers"]
     return Finding(f"{len(answers)} of {len(answers)} healthy", tuple(missing))
+
+
+def _of_masters(cluster: Cluster, reports: Mapping[str, Answer]) -> dict[str, Answer]:
+    return {node.name: reports[node.name] for node in cluster.control_plane if node.name in reports}
+
+
+# By name, of the answers of nodes that did answer.
+CHECKS: dict[str, Callable[[Cluster, Mapping[str, Answer], datetime], Finding]] = {
+    "clocks": lambda cluster, reports, now: check_clocks(reports),
+    "services": lambda cluster, reports, now: check_services(reports),
+    "certificates": lambda cluster, reports, now: check_certificates(reports, now),
+    "etcd_members": lambda cluster, reports, now: check_etcd_members(cluster, _of_masters(cluster, reports)),
+    "etcd_health": lambda cluster, reports, now: check_etcd_health(_of_masters(cluster, reports)),
+}

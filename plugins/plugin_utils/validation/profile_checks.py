@@ -1,4 +1,4 @@
-"""Checks that a profile brings: commands on the controller, with the environment's KUBECONFIG and programs."""
+"""Checks of the profile: commands on the controller, with the environment's KUBECONFIG and binaries."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.redact import reda
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Background, Finding
 
-# Keeps them apart from devenv's own, whatever they are called.
+# Distinguishes them from devenv's own, whatever they are called.
 PREFIX = "profile."
 _SHOWN = 300
 
 
 def levels(cluster: Cluster, environment: str) -> list[Background]:
-    """One level a check: none waits for another."""
+    """Return one level per check: none waits for another."""
     variables = environment_of(cluster, environment)
     return [_level(check, variables) for check in cluster.checks]
 
 
 def environment_of(cluster: Cluster, environment: str) -> dict[str, str]:
-    """KUBECONFIG of the cluster, DEVENV_NAME, and PATH with the bundle's kubectl and helm in front."""
+    """Return KUBECONFIG of the cluster, DEVENV_NAME, and PATH with the bundle's kubectl and helm in front."""
     variables = {"KUBECONFIG": str(cluster.kubeconfig), "DEVENV_NAME": environment}
     try:
         bundle = store.find(cluster.version)
@@ -39,12 +39,13 @@ def environment_of(cluster: Cluster, environment: str) -> dict[str, str]:
 
 def _level(check: Mapping[str, Any], variables: Mapping[str, str]) -> Background:
     name = f"{PREFIX}{check['name']}"
-    began: list[float] = []
+    began: float | None = None
 
     def collect() -> dict[str, Finding]:
+        nonlocal began
         # From the first try on: on a busy machine that may be late.
-        began.append(time.monotonic())
-        return {name: run(check, variables, began[0] + float(check["timeout"]) - time.monotonic())}
+        began = began or time.monotonic()
+        return {name: run(check, variables, began + float(check["timeout"]) - time.monotonic())}
 
     return Background([name], collect)
 
@@ -62,9 +63,9 @@ def run(check: Mapping[str, Any], variables: Mapping[str, str], left: float) -> 
     words = _last_words(done.stdout) or _last_words(done.stderr)
     if done.code == 0:
         return Finding(words or "ended with 0")
-    told = _last_words(done.stderr) or _last_words(done.stdout)
-    over = left - (time.monotonic() - began) <= 0
-    return Finding("", (f"{argv[0]} ended with {done.code}" + (f": {told}" if told else ""),), hopeless=over)
+    words = _last_words(done.stderr) or _last_words(done.stdout)
+    is_over = left - (time.monotonic() - began) <= 0
+    return Finding("", (f"{argv[0]} ended with {done.code}" + (f": {words}" if words else ""),), hopeless=is_over)
 
 
 def _last_words(text: str) -> str:
