@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,11 +22,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TextIO
+from typing import IO, Any, TextIO
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
 LOGS = ROOT / ".cache" / "test-logs"
+TABLE = ROOT / "tools" / "gates.yml"
 
 # How long a gate that was asked to end may clean up (nodes that tests made are taken down), in seconds.
 GRACE = 90
@@ -42,12 +46,7 @@ WIDTH = 320
 
 @dataclass(frozen=True)
 class Gate:
-    """One program to run; ``minutes`` bound it.
-
-    ``junit`` says that it understands pytest's ``--junitxml``, by which its tests are counted; ``counts`` is a pattern
-    each match of which in the output is one passed test of a program that ended well. Else the gate itself is one test.
-    ``scratch`` names a variable that is to hold the path of an empty folder, gone after the run.
-    """
+    """One program to run, a row of tools/gates.yml."""
 
     name: str
     stage: str
@@ -71,116 +70,28 @@ class Outcome:
     failures: tuple[str, ...] = ()
 
 
-def _python(*words: str) -> tuple[str, ...]:
-    return ("python", *words)
-
-
 def gates(*, nightly: bool = False) -> list[Gate]:
-    """All gates in the order in which they run."""
-    pytest = ("pytest", "--durations=10")
-    # Two at a time, a file in one place, since its tests share environments.
-    spread = ("-n", "2", "--dist", "loadfile")
-    quick = "not cluster" if nightly else "not cluster and not nightly"
-    cluster = "cluster" if nightly else "cluster and not nightly"
-    where = ("tests/integration", "tests/e2e", "wrapper/tests")
-    scenarios = [word for name in SCENARIOS for word in ("--scenario-name", name)]
-    typed = (("MYPYPATH", "collections:wrapper/src:tests:tools:tests/bench"),)
-    return [
-        Gate("format", "lint", ("ruff", "format", "--check", "--output-format=concise", "."), 1),
-        Gate("style", "lint", ("ruff", "check", "--output-format=concise", "."), 1),
-        Gate("ansible", "lint", ("ansible-lint", "--strict"), 5),
-        Gate(
-            "types",
-            "lint",
-            ("mypy", "-p", "ansible_collections.devenv.lab.plugins", "-p", "devenv", "-p", "support"),
-            5,
-            env=typed,
-        ),
-        Gate(
-            # And tests that not every run has: a wrong name in one would be found at night, after its cluster was made.
-            "types-tools",
-            "lint",
-            ("mypy", "tools", "tests/bench", "tests/e2e", "tests/matrix", "tests/chaos"),
-            5,
-            env=typed,
-        ),
-        Gate("layers", "lint", ("lint-imports", "--no-logo"), 1, env=(("PYTHONPATH", "collections:wrapper/src"),)),
-        Gate("yaml", "lint", ("yamllint", "--strict", "."), 1),
-        # Long before their turn: a test that cannot be imported.
-        Gate("collect", "lint", ("pytest", "--collect-only", "-q", "tests", "wrapper/tests"), 2),
-        Gate(
-            "unit",
-            "unit",
-            (*pytest, *spread, "-m", quick, "tests/unit", "tests/integration", "wrapper/tests"),
-            10,
-            junit=True,
-        ),
-        Gate(
-            "plugin-docs",
-            "lint",
-            ("antsibull-docs", "lint-collection-docs", "--plugin-docs", "--validate-collection-refs", "self", "."),
-            3,
-        ),
-        Gate("changelog", "lint", ("antsibull-changelog", "lint"), 1),
-        Gate("generated", "lint", _python("tools/generated.py", "--check"), 1),
-        Gate("artifact", "artifact", (*pytest, "tests/artifact"), 10, junit=True),
-        Gate("sanity", "artifact", _python("tools/sanity.py"), 10, counts=r"(?m)^Running sanity test "),
-        Gate("bundle", "bundle", ("tools/setup", "test-bundle"), 50),
-        Gate(
-            "machine",
-            "machine",
-            (*pytest, "-v", "-m", f"alone and {cluster}", *where),
-            120 if nightly else 25,
-            junit=True,
-        ),
-        Gate(
-            "molecule",
-            "nodes",
-            ("molecule", "test", *scenarios),
-            25,
-            counts=r"(?m)^\w+ . \w+: Executed: Successful$",
-            # Where it keeps what it knows by itself, a run that was killed says for good that nodes are there.
-            scratch="MOLECULE_EPHEMERAL_DIRECTORY",
-        ),
-        Gate(
-            "e2e",
-            "nodes",
-            (*pytest, "-v", *spread, "-m", f"not alone and {cluster}", *where),
-            150 if nightly else 60,
-            junit=True,
-        ),
-        *(_long(pytest) if nightly else ()),
-    ]
+    """Return all gates in the order in which they run."""
+    data = yaml.safe_load(TABLE.read_text())
+    words = {
+        "usual": "" if nightly else " and not nightly",
+        "scenarios": " ".join(f"--scenario-name {name}" for name in data["scenarios"]),
+    }
+    return [_gate(row, words, nightly) for row in data["gates"] if nightly or not row.get("nightly")]
 
 
-def _long(pytest: tuple[str, ...]) -> Sequence[Gate]:
-    """What only a night has time for. One at a time: ten masters at once are too many for two cores, and the moments at
-    which chaos kills are those of a machine that does nothing else.
-    """
-    every = (*pytest, "-v", "-m", "cluster")
-    return tuple(Gate(name, name, (*every, f"tests/{name}"), 150, junit=True) for name in ("matrix", "chaos"))
+def _gate(row: dict[str, Any], words: Mapping[str, str], nightly: bool) -> Gate:
+    return Gate(
+        row["name"],
+        row["stage"],
+        tuple(shlex.split(row["run"].format_map(words))),
+        row.get("nightly_minutes", row["minutes"]) if nightly else row["minutes"],
+        junit=row.get("junit", False),
+        counts=row.get("counts", ""),
+        env=tuple(row.get("env", {}).items()),
+        scratch=row.get("scratch", ""),
+    )
 
-
-# In the order of a bring-up: what one scenario did is what the next one finds.
-SCENARIOS = (
-    "default",
-    "bundle",
-    "node_image",
-    "provider_podman",
-    "provider_libvirt",
-    "provider_existing",
-    "node_prepare",
-    "container_runtime",
-    "cluster_network",
-    "endpoint",
-    "engine_gravity",
-    "engine_kubeadm",
-    "node_labels",
-    "cluster_addons",
-    "validate",
-    "gather",
-    "script",
-)
 
 # After a failure in one of these the rest costs much and tells little.
 CHEAP = ("lint", "unit", "artifact")
