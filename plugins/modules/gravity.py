@@ -15,7 +15,7 @@ description:
   - Drives the program C(gravity) on a node, idempotent by what C(gravity status) says and not by its exit code, which
     is 255 for a degraded cluster that answers well.
   - Every command ends. What Gravity waits for by itself without a limit is waited for O(timeout) seconds.
-  - Output is kept in C(/var/log/devenv/gravity-ACTION.log), with tokens redacted.
+  - Output is kept in C(/var/log/devenv/gravity-ACTION.log), without secrets.
 options:
   action:
     description:
@@ -217,11 +217,12 @@ output:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.devenv.lab.plugins.module_utils.gravity import node as gravity_node
+from ansible_collections.devenv.lab.plugins.module_utils.gravity import actions
+from ansible_collections.devenv.lab.plugins.module_utils.gravity.machine import GravityMachine
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import StepFailed
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "action": {"type": "str", "required": True, "choices": ["look", *gravity_node.ACTIONS]},
+    "action": {"type": "str", "required": True, "choices": ["look", *actions.ACTIONS]},
     "address": {"type": "str", "default": ""},
     "sha256": {"type": "str", "default": ""},
     "version": {"type": "str", "default": ""},
@@ -251,9 +252,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
-        result = gravity_node.perform(
-            module.params["action"], module.params, gravity_node.Machine(), only_check=module.check_mode
-        )
+        result = actions.perform(GravityMachine(), module.params["action"], module.params, module.check_mode)
     except StepFailed as error:
         module.fail_json(**error.result())
     except OSError as error:

@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils.gravity import cli as gravity
-from ansible_collections.devenv.lab.plugins.module_utils.gravity import node as gravity_node
-from ansible_collections.devenv.lab.plugins.module_utils.gravity.cli import Status
+from ansible_collections.devenv.lab.plugins.module_utils.gravity import (
+    access,
+    actions,
+    cli,
+    install,
+    membership,
+    status,
+)
+from ansible_collections.devenv.lab.plugins.module_utils.gravity.machine import HOME, KUBECONFIG, GravityMachine
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import StepFailed
 from ansible_collections.devenv.lab.plugins.module_utils.node.redact import redact
 from ansible_collections.devenv.lab.plugins.module_utils.node.wait import Clock
@@ -64,19 +70,19 @@ from support.gravity import MASTER, Lab
 )
 def test_texts_and_their_classes(text: str, kind: str, reason: str) -> None:
     """Row by row, in colours and broken into lines as it comes."""
-    rule = gravity.classify(f"\x1b[31m[ERROR]: {text.replace(' ', chr(10), 1)}\x1b[0m")
+    rule = cli.classify(f"\x1b[31m[ERROR]: {text.replace(' ', chr(10), 1)}\x1b[0m")
     assert rule is not None
     assert (rule.kind, rule.reason) == (kind, reason)
 
 
 def test_another_text_has_no_class() -> None:
-    assert gravity.classify("[ERROR]: something else") is None
+    assert cli.classify("[ERROR]: something else") is None
 
 
 def test_every_reason_is_in_the_catalogue() -> None:
-    source = Path(gravity.__file__).read_text() + Path(gravity_node.__file__).read_text()
+    source = "".join(path.read_text() for path in Path(cli.__file__).parent.glob("*.py"))
     named = set(re.findall(r'"(gravity_[a-z_0-9]+)"', source))
-    assert named >= {rule.reason for rule in gravity.RULES}
+    assert named >= {rule.reason for rule in cli.RULES}
     assert named <= reasons.catalogue().keys()
 
 
@@ -96,7 +102,7 @@ def test_tokens_are_not_told() -> None:
     ],
 )
 def test_operations_are_known_by_id(text: str, identity: str) -> None:
-    assert gravity.operation_id(text) == identity
+    assert cli.operation_id(text) == identity
 
 
 # --- status ----------------------------------------------------------------------------------------------------------
@@ -106,8 +112,8 @@ def answer(nodes: list[dict[str, Any]], **more: Any) -> str:
     return json.dumps({"cluster": {"state": "active", "system_status": 1, "nodes": nodes, **more}})
 
 
-def node(address: str, role: str = "master", status: str = "healthy") -> dict[str, Any]:
-    return {"hostname": "", "advertise_ip": address, "role": role, "profile": "aio", "status": status}
+def node(address: str, role: str = "master", health: str = "healthy") -> dict[str, Any]:
+    return {"hostname": "", "advertise_ip": address, "role": role, "profile": "aio", "status": health}
 
 
 @pytest.mark.parametrize(
@@ -115,39 +121,39 @@ def node(address: str, role: str = "master", status: str = "healthy") -> dict[st
     [(0, "unknown"), (1, "running"), (2, "degraded"), ("running", "running"), ("degraded", "degraded")],
 )
 def test_the_systems_status_is_a_number_or_a_word(told: int | str, system: str) -> None:
-    assert gravity.parse_status(json.dumps({"cluster": {"system_status": told}})).system == system
+    assert status.parse_status(json.dumps({"cluster": {"system_status": told}})).system == system
 
 
 def test_a_degraded_answer_lacks_keys() -> None:
-    found = gravity.parse_status(json.dumps({"cluster": {"system_status": 2, "nodes": [node("10.1.1.1")]}}))
+    found = status.parse_status(json.dumps({"cluster": {"system_status": 2, "nodes": [node("10.1.1.1")]}}))
     assert (found.state, found.token, found.domain, found.last) == ("", "", "", {})
-    assert gravity.unhealthy(found) == ["the cluster is in no known state", "its system is degraded"]
+    assert status.unhealthy(found) == ["the cluster is in no known state", "its system is degraded"]
 
 
 def test_a_master_is_never_simply_the_first_node() -> None:
-    rows = [node("10.1.1.1", status="degraded"), node("10.1.1.9", "node"), node("10.1.1.2")]
-    assert gravity.healthy_masters(gravity.parse_status(answer(rows))) == ["10.1.1.2"]
+    rows = [node("10.1.1.1", health="degraded"), node("10.1.1.9", "node"), node("10.1.1.2")]
+    assert status.healthy_masters(status.parse_status(answer(rows))) == ["10.1.1.2"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"cluster": []}', "[ERROR]: x"])
 def test_no_status(text: str) -> None:
     with pytest.raises(StepFailed, match="no JSON of a cluster"):
-        gravity.parse_status(text)
+        status.parse_status(text)
 
 
 def test_the_token_is_not_in_what_is_returned() -> None:
-    found = gravity.parse_status(answer([node("10.1.1.1")], token={"token": "very-secret"}))
+    found = status.parse_status(answer([node("10.1.1.1")], token={"token": "very-secret"}))
     assert found.token == "very-secret"
     assert "very-secret" not in json.dumps(found.public())
 
 
 def test_what_is_missing() -> None:
-    found = gravity.parse_status(answer([node("10.1.1.1"), node("10.1.1.2", status="offline")]))
-    assert gravity.unhealthy(found, ["10.1.1.1", "10.1.1.3"]) == [
+    found = status.parse_status(answer([node("10.1.1.1"), node("10.1.1.2", health="offline")]))
+    assert status.unhealthy(found, ["10.1.1.1", "10.1.1.3"]) == [
         "10.1.1.3 is not part of the cluster",
         "10.1.1.2 is offline",
     ]
-    assert gravity.unhealthy(found, ["10.1.1.1"], only_nodes=True) == []
+    assert status.unhealthy(found, ["10.1.1.1"], only_nodes=True) == []
 
 
 # --- waiting ---------------------------------------------------------------------------------------------------------
@@ -167,24 +173,22 @@ class Time:
         return Clock(lambda: self.seconds, self.sleep)
 
 
-def asking(*texts: str) -> Callable[[], Status]:
+def asking(*texts: str) -> Callable[[], status.Status]:
     """The last one for ever."""
     left = list(texts)
 
-    def ask() -> Status:
-        return gravity.parse_status(left.pop(0) if len(left) > 1 else left[0])
+    def ask() -> status.Status:
+        return status.parse_status(left.pop(0) if len(left) > 1 else left[0])
 
     return ask
 
 
-DEGRADED = json.dumps({"cluster": {"system_status": 2, "nodes": [node("10.1.1.1", status="degraded")]}})
+DEGRADED = json.dumps({"cluster": {"system_status": 2, "nodes": [node("10.1.1.1", health="degraded")]}})
 WHOLE = answer([node("10.1.1.1")])
 
 
-def wait(ask: Callable[[], Status], patience: int = 5, deadline: float = 60) -> Status:
-    return gravity.wait_until_whole(
-        ask, ["10.1.1.1"], deadline=deadline, patience=patience, pause=2, clock=Time().clock
-    )
+def wait(ask: Callable[[], status.Status], patience: int = 5, deadline: float = 60) -> status.Status:
+    return status.wait_until_whole(ask, ["10.1.1.1"], deadline=deadline, patience=patience, pause=2, clock=Time().clock)
 
 
 def test_degraded_after_a_join_is_passing() -> None:
@@ -192,7 +196,7 @@ def test_degraded_after_a_join_is_passing() -> None:
 
 
 def test_degraded_for_good_is_told_with_its_probes() -> None:
-    row = {**node("10.1.1.1", status="degraded"), "failed_probes": ["etcd is unhealthy"]}
+    row = {**node("10.1.1.1", health="degraded"), "failed_probes": ["etcd is unhealthy"]}
     told = json.dumps({"cluster": {"system_status": 2, "nodes": [row]}})
     with pytest.raises(StepFailed, match=r"6 answers in a row: 10.1.1.1 is degraded \(etcd is unhealthy\)") as caught:
         wait(asking(told))
@@ -214,21 +218,21 @@ def lab(tmp_path: Path) -> Lab:
 
 
 @pytest.fixture
-def on(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Callable[..., gravity_node.Machine]:
+def on(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Callable[..., GravityMachine]:
     """The machine of a node; programs that run from then on run on it."""
 
-    def go(name: str = "master-0", address: str = MASTER) -> gravity_node.Machine:
+    def go(name: str = "master-0", address: str = MASTER) -> GravityMachine:
         for key, value in lab.environment(name, address).items():
             if key.startswith("GRAVITY_DOUBLE"):
                 monkeypatch.setenv(key, value)
         root = lab.folder / name
-        home = root / gravity_node.HOME.lstrip("/")
+        home = root / HOME.lstrip("/")
         home.mkdir(parents=True, exist_ok=True)
         program = home / "gravity"
         if not program.exists():
             program.write_bytes((lab.unpacked / "gravity").read_bytes())
             program.chmod(0o755)
-        return gravity_node.Machine(str(root), pause=0.05)
+        return GravityMachine(str(root), pause=0.05)
 
     return go
 
@@ -266,22 +270,22 @@ def join_parameters(lab: Lab, **more: Any) -> dict[str, Any]:
     return parameters(lab, **{**own, **more})
 
 
-On = Callable[..., gravity_node.Machine]
+On = Callable[..., GravityMachine]
 
 
 def test_install_once(lab: Lab, on: On) -> None:
     machine = on()
-    first = gravity_node.install(machine, parameters(lab))
+    first = install.install(machine, parameters(lab))
     assert first["changed"]
     assert first["cluster"]["state"] == "active"
     assert not (lab.folder / "copy.tar").exists()
-    found = gravity_node.look(machine, MASTER)
+    found = status.look(machine, MASTER)
     assert (found["state"], found["role"], found["healthy"], found["masters"]) == ("member", "master", True, [MASTER])
-    assert not gravity_node.install(machine, parameters(lab))["changed"]
+    assert not install.install(machine, parameters(lab))["changed"]
 
 
 def test_no_token_is_on_the_command_line_of_an_install(lab: Lab) -> None:
-    words = gravity_node.install_argv("gravity", parameters(lab))
+    words = install.install_argv("gravity", parameters(lab))
     assert not [word for word in words if "token" in word]
     for flag in ("cloud-provider", "advertise-addr", "cluster", "flavor", "role", "pod-network-cidr", "service-cidr"):
         assert [word for word in words if word.startswith(f"--{flag}=")], flag
@@ -289,7 +293,7 @@ def test_no_token_is_on_the_command_line_of_an_install(lab: Lab) -> None:
 
 def test_another_digest_is_refused_before_anything_changes(lab: Lab, on: On) -> None:
     with pytest.raises(StepFailed, match="wanted 0000") as caught:
-        gravity_node.install(on(), parameters(lab, sha256="0" * 64))
+        install.install(on(), parameters(lab, sha256="0" * 64))
     assert caught.value.reason == "gravity_tarball"
     assert not (lab.folder / "master-0" / "var/lib/gravity").exists()
 
@@ -297,51 +301,51 @@ def test_another_digest_is_refused_before_anything_changes(lab: Lab, on: On) -> 
 def test_a_failed_check_is_told(lab: Lab, on: On) -> None:
     lab.faults([{"command": "check", "text": "clock drift of 400ms is over the limit"}], "master-0")
     with pytest.raises(StepFailed, match="clock drift of 400ms") as caught:
-        gravity_node.install(on(), parameters(lab))
+        install.install(on(), parameters(lab))
     assert caught.value.reason == "gravity_check"
 
 
 def test_an_install_that_was_killed_begins_anew(lab: Lab, on: On) -> None:
     machine = on()
     (lab.folder / "master-0" / "var/lib/gravity/local").mkdir(parents=True)
-    assert gravity_node.look(machine, MASTER)["state"] == "partial"
-    assert gravity_node.install(machine, parameters(lab))["changed"]
+    assert status.look(machine, MASTER)["state"] == "partial"
+    assert install.install(machine, parameters(lab))["changed"]
 
 
 def test_an_active_installer_is_resumed(lab: Lab, on: On) -> None:
     row = {"command": "install", "text": "detected an active installer service in /var/lib/gravity", "times": 1}
     lab.faults([row], "master-0")
-    assert gravity_node.install(on(), parameters(lab))["changed"]
+    assert install.install(on(), parameters(lab))["changed"]
 
 
 def test_a_remedy_is_tried_once(lab: Lab, on: On) -> None:
     lab.faults([{"command": "join", "text": "detected previous installation state in /var/lib/gravity"}], "worker-0")
     with pytest.raises(StepFailed) as caught:
-        gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+        membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     assert caught.value.reason == "gravity_leftover"
 
 
 def test_that_there_is_nothing_to_do_is_no_success_of_a_join(lab: Lab, on: On) -> None:
     lab.faults([{"command": "join", "text": "this server is not a part of the running cluster"}], "worker-0")
     with pytest.raises(StepFailed) as caught:
-        gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+        membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     assert caught.value.reason == "gravity_gone"
 
 
 def test_a_stopped_node_is_started(lab: Lab, on: On) -> None:
     machine = on()
-    gravity_node.install(machine, parameters(lab))
+    install.install(machine, parameters(lab))
     lab.node("master-0", MASTER)("stop", "--confirm")
-    assert gravity_node.look(machine, MASTER)["state"] == "moved"
+    assert status.look(machine, MASTER)["state"] == "moved"
     before = lab.state()["token"]
-    assert gravity_node.install(machine, parameters(lab))["changed"]
+    assert install.install(machine, parameters(lab))["changed"]
     assert lab.state()["token"] == before, "the cluster is the same"
 
 
 def test_a_precondition_is_not_tried_again(lab: Lab, on: On) -> None:
     lab.faults([{"command": "install", "text": "kernel is too old", "code": 252, "times": 1}], "master-0")
     with pytest.raises(StepFailed) as caught:
-        gravity_node.install(on(), parameters(lab))
+        install.install(on(), parameters(lab))
     assert caught.value.reason == "gravity_precondition"
 
 
@@ -349,15 +353,15 @@ def test_a_precondition_is_not_tried_again(lab: Lab, on: On) -> None:
 def test_exit_codes(lab: Lab, on: On, code: int, reason: str) -> None:
     lab.faults([{"command": "install", "text": "of no known kind", "code": code, "times": 1}], "master-0")
     with pytest.raises(StepFailed, match="of no known kind") as caught:
-        gravity_node.install(on(), parameters(lab))
+        install.install(on(), parameters(lab))
     assert caught.value.reason == reason
 
 
 def test_join(lab: Lab, on: On) -> None:
     params = join_parameters(lab)
     machine = on("worker-0", "10.0.0.20")
-    assert gravity_node.join(machine, params)["changed"]
-    assert not gravity_node.join(machine, params)["changed"]
+    assert membership.join(machine, params)["changed"]
+    assert not membership.join(machine, params)["changed"]
     log = (lab.folder / "worker-0/var/log/devenv/gravity-join.log").read_text()
     assert params["token"] not in log
 
@@ -374,7 +378,7 @@ def test_join(lab: Lab, on: On) -> None:
 )
 def test_a_busy_cluster_is_waited_for(lab: Lab, on: On, text: str) -> None:
     lab.faults([{"command": "join", "text": text, "times": 2}], "worker-0")
-    assert gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))["changed"]
+    assert membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))["changed"]
 
 
 def test_a_join_that_waits_for_ever_ends(lab: Lab, on: On) -> None:
@@ -382,7 +386,7 @@ def test_a_join_that_waits_for_ever_ends(lab: Lab, on: On) -> None:
     lab.install()
     lab.begin_join("10.0.0.11", "master")
     with pytest.raises(StepFailed, match=r"while master node 10\.0\.0\.11 is joining") as caught:
-        gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab, timeout=1))
+        membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab, timeout=1))
     assert caught.value.reason == "gravity_busy"
 
 
@@ -398,47 +402,47 @@ def test_a_join_that_waits_for_ever_ends(lab: Lab, on: On) -> None:
 def test_joins_that_nothing_helps(lab: Lab, on: On, text: str, reason: str) -> None:
     lab.faults([{"command": "join", "text": text}], "worker-0")
     with pytest.raises(StepFailed) as caught:
-        gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+        membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     assert caught.value.reason == reason
 
 
 def test_what_an_earlier_try_left_is_cleaned(lab: Lab, on: On) -> None:
     (lab.folder / "worker-0" / "var/lib/gravity/local").mkdir(parents=True)
-    assert gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))["changed"]
+    assert membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))["changed"]
 
 
 def test_a_wrong_service_role_is_told(lab: Lab, on: On) -> None:
     """The node type and not the caller decides what a node becomes."""
     with pytest.raises(StepFailed, match=r"made 10\.0\.0\.20 a node, wanted a master") as caught:
-        gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab, role="master"))
+        membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab, role="master"))
     assert caught.value.reason == "gravity_role"
 
 
 def test_degraded_after_a_join(lab: Lab, on: On) -> None:
     lab.faults([{"fault": "degraded_after_join", "answers": 3}], "master-1")
     params = join_parameters(lab, address="10.0.0.11", node_type="aio", role="master")
-    assert gravity_node.join(on("master-1", "10.0.0.11"), params)["changed"]
+    assert membership.join(on("master-1", "10.0.0.11"), params)["changed"]
     assert lab.state()["degraded"] == 0, "it was seen"
 
 
 def test_the_whole_cluster_is_waited_for(lab: Lab, on: On) -> None:
     """A worker's join leaves the health of others alone, so that somebody has to look at all in the end."""
     lab.faults([{"fault": "degraded_after_join", "answers": 3}], "worker-0")
-    gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     assert lab.state()["degraded"] > 0
     machine = on()
     params = parameters(lab, members=[MASTER, "10.0.0.20"])
-    assert gravity_node.perform("wait", params, machine)["changed"] is False
+    assert actions.perform(machine, "wait", params)["changed"] is False
     assert lab.state()["degraded"] == 0
     with pytest.raises(StepFailed, match=r"10\.0\.0\.21 is not part of the cluster"):
-        gravity_node.wait(machine, {**params, "members": [MASTER, "10.0.0.21"], "wait": 0.1})
+        membership.wait(machine, {**params, "members": [MASTER, "10.0.0.21"], "wait": 0.1})
 
 
 def test_token_and_peers_come_from_a_healthy_master(lab: Lab, on: On) -> None:
     token = lab.install()("status", "--token").stdout
     lab.join("master-1", "10.0.0.11", "aio", token)
     lab.health({MASTER: "degraded"})
-    told = gravity_node.token(on(), {"path": "/run/devenv/join.json"})
+    told = membership.token(on(), {"path": "/run/devenv/join.json"})
     assert told == {"changed": False, "masters": ["10.0.0.11"]}
     path = lab.folder / "master-0/run/devenv/join.json"
     assert json.loads(path.read_text()) == {"token": token, "peers": ["10.0.0.11"]}
@@ -449,91 +453,91 @@ def test_no_healthy_master(lab: Lab, on: On) -> None:
     lab.install()
     lab.health({MASTER: "offline"})
     with pytest.raises(StepFailed) as caught:
-        gravity_node.token(on(), {"path": "/run/devenv/join.json"})
+        membership.token(on(), {"path": "/run/devenv/join.json"})
     assert caught.value.reason == "gravity_no_master"
 
 
 def test_remove_polls_its_operation(lab: Lab, on: On) -> None:
-    gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     machine = on()
     params = parameters(lab, address="10.0.0.20")
-    assert gravity_node.remove(machine, params)["changed"]
-    assert not gravity_node.remove(machine, params)["changed"]
+    assert membership.remove(machine, params)["changed"]
+    assert not membership.remove(machine, params)["changed"]
 
 
 def test_a_failed_operation(lab: Lab, on: On) -> None:
-    gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     lab.faults([{"fault": "failed_operation"}], "master-0")
     with pytest.raises(StepFailed) as caught:
-        gravity_node.remove(on(), parameters(lab, address="10.0.0.20"))
+        membership.remove(on(), parameters(lab, address="10.0.0.20"))
     assert caught.value.reason == "gravity_operation"
 
 
 @pytest.mark.parametrize("mute", [False, True])
 def test_a_silent_operation_is_not_waited_for_for_ever(lab: Lab, on: On, mute: bool) -> None:
-    gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     lab.faults([{"fault": "silent_operation"}, *([{"fault": "mute"}] if mute else [])], "master-0")
     with pytest.raises(StepFailed, match="it says: ") as caught:
-        gravity_node.remove(on(), parameters(lab, address="10.0.0.20", timeout=1))
+        membership.remove(on(), parameters(lab, address="10.0.0.20", timeout=1))
     assert caught.value.reason == "gravity_timeout"
 
 
 def test_leave(lab: Lab, on: On) -> None:
-    gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     machine = on("worker-0", "10.0.0.20")
-    assert gravity_node.leave(machine, parameters(lab, address="10.0.0.20"))["changed"]
-    assert not gravity_node.leave(machine, parameters(lab, address="10.0.0.20"))["changed"]
+    assert membership.leave(machine, parameters(lab, address="10.0.0.20"))["changed"]
+    assert not membership.leave(machine, parameters(lab, address="10.0.0.20"))["changed"]
     assert [one["ip"] for one in lab.state()["nodes"]] == [MASTER]
 
 
 def test_leave_of_a_node_whose_cluster_is_gone(lab: Lab, on: On) -> None:
-    gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     lab.down(True)
-    assert gravity_node.leave(on("worker-0", "10.0.0.20"), parameters(lab, address="10.0.0.20"))["changed"]
+    assert membership.leave(on("worker-0", "10.0.0.20"), parameters(lab, address="10.0.0.20"))["changed"]
 
 
 # --- a prepared image ------------------------------------------------------------------------------------------------
 
 
 def test_a_prepared_image_gets_its_address(lab: Lab, on: On) -> None:
-    gravity_node.install(on(), parameters(lab))
+    install.install(on(), parameters(lab))
     lab.node("master-0", MASTER)("stop", "--confirm")
     machine = on("master-0", "10.0.0.99")
     params = parameters(lab, address="10.0.0.99", prepared=True)
-    assert gravity_node.look(machine, "10.0.0.99")["state"] == "moved"
-    assert gravity_node.install(machine, params)["changed"]
-    assert not gravity_node.install(machine, params)["changed"]
+    assert status.look(machine, "10.0.0.99")["state"] == "moved"
+    assert install.install(machine, params)["changed"]
+    assert not install.install(machine, params)["changed"]
     assert [one["ip"] for one in lab.state()["nodes"]] == ["10.0.0.99"]
 
 
 def test_a_running_one_is_stopped_first(lab: Lab, on: On) -> None:
-    gravity_node.install(on(), parameters(lab))
+    install.install(on(), parameters(lab))
     machine = on("master-0", f"{MASTER},10.0.0.99")
-    assert gravity_node.change_address(machine, parameters(lab, address="10.0.0.99"))["changed"]
-    assert not gravity_node.change_address(machine, parameters(lab, address="10.0.0.99"))["changed"]
+    assert install.change_address(machine, parameters(lab, address="10.0.0.99"))["changed"]
+    assert not install.change_address(machine, parameters(lab, address="10.0.0.99"))["changed"]
 
 
 def test_a_prepared_image_without_gravity_is_refused(lab: Lab, on: On) -> None:
     with pytest.raises(StepFailed) as caught:
-        gravity_node.install(on(), parameters(lab, prepared=True))
+        install.install(on(), parameters(lab, prepared=True))
     assert caught.value.reason == "gravity_absent"
 
 
 def test_another_address_needs_7_0(lab: Lab, on: On) -> None:
-    gravity_node.install(on(), parameters(lab))
+    install.install(on(), parameters(lab))
     lab.faults([{"fault": "version", "version": "6.1.55"}], "master-0")
     with pytest.raises(StepFailed, match=r"this is 6\.1\.55") as caught:
-        gravity_node.change_address(on("master-0", f"{MASTER},10.0.0.99"), parameters(lab, address="10.0.0.99"))
+        install.change_address(on("master-0", f"{MASTER},10.0.0.99"), parameters(lab, address="10.0.0.99"))
     assert caught.value.reason == "gravity_version"
-    assert gravity_node.look(on(), MASTER)["healthy"], "nothing was stopped"
+    assert status.look(on(), MASTER)["healthy"], "nothing was stopped"
 
 
 def test_only_a_single_node_gets_another_address(lab: Lab, on: On) -> None:
-    gravity_node.install(on(), parameters(lab))
+    install.install(on(), parameters(lab))
     lab._installed = lab.node("master-0", MASTER)
-    gravity_node.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
+    membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     with pytest.raises(StepFailed, match="2 nodes") as caught:
-        gravity_node.change_address(on("master-0", f"{MASTER},10.0.0.99"), parameters(lab, address="10.0.0.99"))
+        install.change_address(on("master-0", f"{MASTER},10.0.0.99"), parameters(lab, address="10.0.0.99"))
     assert caught.value.reason == "gravity_many_nodes"
 
 
@@ -542,10 +546,10 @@ def test_only_a_single_node_gets_another_address(lab: Lab, on: On) -> None:
 
 def test_kubeconfig_has_an_account_and_the_authority(lab: Lab, on: On) -> None:
     machine = on()
-    gravity_node.install(machine, parameters(lab))
-    assert gravity_node.kubeconfig(machine, parameters(lab))["changed"]
-    assert not gravity_node.kubeconfig(machine, parameters(lab))["changed"]
-    path = Path(machine.path(gravity_node.KUBECONFIG))
+    install.install(machine, parameters(lab))
+    assert access.kubeconfig(machine, parameters(lab))["changed"]
+    assert not access.kubeconfig(machine, parameters(lab))["changed"]
+    path = Path(machine.path(KUBECONFIG))
     found = json.loads(path.read_text())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert found["clusters"][0]["cluster"]["server"] == f"https://{MASTER}:6443"
@@ -556,10 +560,10 @@ def test_kubeconfig_has_an_account_and_the_authority(lab: Lab, on: On) -> None:
 
 def test_auth_gateway(lab: Lab, on: On) -> None:
     machine = on()
-    gravity_node.install(machine, parameters(lab))
+    install.install(machine, parameters(lab))
     params = parameters(lab, public_addresses=["lab.example"])
-    assert gravity_node.auth_gateway(machine, params)["changed"]
-    assert not gravity_node.auth_gateway(machine, params)["changed"]
+    assert access.auth_gateway(machine, params)["changed"]
+    assert not access.auth_gateway(machine, params)["changed"]
     assert not os.listdir(lab.folder / "master-0/run/devenv")
 
 
@@ -567,34 +571,34 @@ def test_upgrade(lab: Lab, on: On) -> None:
     from doubles.gravity import tarball
 
     machine = on()
-    gravity_node.install(machine, parameters(lab))
+    install.install(machine, parameters(lab))
     new = lab.folder / "new.tar"
     digest = tarball.make(new, version="1.1.0")
     params = parameters(lab, tarball=str(new), sha256=digest)
-    done = gravity_node.upgrade(machine, params)
+    done = install.upgrade(machine, params)
     assert (done["changed"], done["cluster"]["version"]) == (True, "1.1.0")
-    assert not gravity_node.upgrade(machine, params)["changed"]
+    assert not install.upgrade(machine, params)["changed"]
 
 
 def test_a_degraded_cluster_is_not_upgraded(lab: Lab, on: On) -> None:
     machine = on()
-    gravity_node.install(machine, parameters(lab))
+    install.install(machine, parameters(lab))
     lab.health({MASTER: "degraded"})
     with pytest.raises(StepFailed, match=r"not upgraded: 10\.0\.0\.10 is degraded"):
-        gravity_node.upgrade(machine, parameters(lab))
+        install.upgrade(machine, parameters(lab))
 
 
 def test_report(lab: Lab, on: On) -> None:
     machine = on()
-    gravity_node.install(machine, parameters(lab))
-    told = gravity_node.report(machine, parameters(lab, path="/var/lib/devenv/report.tar.gz"))
+    install.install(machine, parameters(lab))
+    told = access.report(machine, parameters(lab, path="/var/lib/devenv/report.tar.gz"))
     assert told["changed"]
     assert (lab.folder / "master-0/var/lib/devenv/report.tar.gz").stat().st_size
 
 
 def test_check_mode_changes_nothing(lab: Lab, on: On) -> None:
     machine = on()
-    assert gravity_node.perform("install", parameters(lab), machine, only_check=True) == {"changed": True}
+    assert actions.perform(machine, "install", parameters(lab), only_check=True) == {"changed": True}
     assert not machine.has_state()
-    gravity_node.install(machine, parameters(lab))
-    assert gravity_node.perform("install", parameters(lab), machine, only_check=True) == {"changed": False}
+    install.install(machine, parameters(lab))
+    assert actions.perform(machine, "install", parameters(lab), only_check=True) == {"changed": False}

@@ -61,6 +61,14 @@ def write(
     _put(io.BytesIO(data), path, mode, owner, group, durable)
 
 
+def write_if_changed(path: str, content: str, mode: int = 0o600) -> bool:
+    """Write a file unless it has this content already; return whether it was written. Raises OSError."""
+    if read_text(path) == content:
+        return False
+    write(path, content, mode)
+    return True
+
+
 def write_json(path: str, data: dict[str, Any], mode: int = 0o644) -> None:
     """Write a record atomically. Raises OSError."""
     write(path, json.dumps(data, indent=1, sort_keys=True) + "\n", mode)

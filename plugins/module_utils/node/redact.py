@@ -69,6 +69,7 @@ _KEY_BODY = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234
 # A line within a key (RFC 7468, RFC 1421), and how many a key has at most.
 _KEY_LINE = re.compile(r"[A-Za-z0-9+/=:,.\s-]*\Z")
 _KEY_LINES = 200
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # kubeadm prints a certificate key on the line after the words.
 _HEX_FOLLOWS = re.compile(r"certificate[-_ ]?key\W*\Z", re.IGNORECASE)
 _HEX = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
@@ -179,7 +180,7 @@ class RedactedLines:
 
     def _line(self, raw: bytes) -> list[str]:
         # What a progress bar overwrites is no line of its own.
-        text = raw.decode("utf-8", "replace").rstrip("\r")
+        text = _COLOUR.sub("", raw.decode("utf-8", "replace").rstrip("\r"))
         if self._key_lines:
             self._key_lines -= 1
             if _KEY_END.search(text):

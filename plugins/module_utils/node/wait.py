@@ -32,7 +32,7 @@ def poll(check: Callable[[], T], deadline: float, pause: float = 0.5, clock: Clo
 
 
 def until(
-    check: Callable[[], T],
+    check: Callable[[], T | None],
     deadline: float,
     describe: Callable[[], Exception],
     pause: float = 0.5,
