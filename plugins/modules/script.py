@@ -269,7 +269,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.devenv.lab.plugins.module_utils.script import request as script_request
 from ansible_collections.devenv.lab.plugins.module_utils.script import run as script
-from ansible_collections.devenv.lab.plugins.module_utils.script import supervise as script_supervise
+from ansible_collections.devenv.lab.plugins.module_utils.script.control import Interrupted
 from ansible_collections.devenv.lab.plugins.module_utils.script.values import Invalid
 
 ARGUMENTS: dict[str, Any] = {
@@ -317,7 +317,7 @@ def main() -> None:
         result = script.supervised(call, params, check, diff)
     except Invalid as error:
         module.fail_json(msg=str(error), devenv_reason="script_invalid")
-    except script_supervise.Interrupted:
+    except Interrupted:
         module.fail_json(msg=f"interrupted; {call.name} goes on", ended="interrupted")
     except (OSError, RuntimeError) as error:
         module.fail_json(msg=str(error), ended="failed")

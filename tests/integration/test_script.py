@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.module_utils.script import supervise as script_supervise
+from ansible_collections.devenv.lab.plugins.module_utils.node import processes
 from support.commands import start_ansible
 
 CHECKOUT = Path(__file__).parents[2]
@@ -253,7 +253,7 @@ def pids(path: Path, count: int) -> list[int]:
 
 def gone(found: list[int], seconds: float = 15) -> bool:
     deadline = time.monotonic() + seconds
-    while [pid for pid in found if script_supervise._stat(pid)[:1] not in ([], ["Z"])]:
+    while [pid for pid in found if not processes.gone(pid)]:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)

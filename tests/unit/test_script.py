@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.devenv.lab.plugins.module_utils.node import processes
 from ansible_collections.devenv.lab.plugins.module_utils.script import request as script_request
 from ansible_collections.devenv.lab.plugins.module_utils.script import run as script
-from ansible_collections.devenv.lab.plugins.module_utils.script import supervise as script_supervise
+from ansible_collections.devenv.lab.plugins.module_utils.script.control import Interrupted
 from ansible_collections.devenv.lab.plugins.module_utils.script.values import Invalid
 from ansible_collections.devenv.lab.plugins.modules.script import ARGUMENTS
 
@@ -32,22 +33,22 @@ def parameters(given: dict[str, Any]) -> dict[str, Any]:
     return {**{name: spec.get("default", "") for name, spec in ARGUMENTS.items()}, **given}
 
 
-def module(params: dict[str, Any], check: bool, diff: bool) -> dict[str, Any]:
+def module(params: dict[str, Any], check: bool, diff: bool, runtime: str) -> dict[str, Any]:
     """What the module does between its arguments and its result."""
     try:
         call = script_request.prepare(params)
     except Invalid as error:
         return {"failed": True, "msg": str(error), "devenv_reason": "script_invalid"}
     try:
-        return script.supervised(call, params, check, diff)
-    except script_supervise.Interrupted:
+        return script.supervised(call, params, check, diff, runtime)
+    except Interrupted:
         return {"failed": True, "ended": "interrupted"}
 
 
 class Started:
     """A run in a process of its own, as a module has one."""
 
-    def __init__(self, params: dict[str, Any], check: bool, diff: bool) -> None:
+    def __init__(self, params: dict[str, Any], check: bool, diff: bool, runtime: str) -> None:
         self._answer, reply = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -55,7 +56,7 @@ class Started:
                 os.setsid()
                 os.dup2(reply, 1)
                 os.close(reply)
-                os.write(1, json.dumps(module(params, check, diff)).encode())
+                os.write(1, json.dumps(module(params, check, diff, runtime)).encode())
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -77,7 +78,6 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     monkeypatch.delenv("BASH_ENV", raising=False)
     runtime = tmp_path / "runtime"
     runtime.mkdir()
-    monkeypatch.setattr(script, "_runtime", lambda: str(runtime))
 
     def begin(text: str = "", *, check: bool = False, diff: bool = False, mode: int = 0o755, **given: Any) -> Started:
         file = tmp_path / "work" / "install.sh"
@@ -87,7 +87,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
             file.chmod(mode)
         path = {} if "content" in given else {"path": str(file)}
         params = {"state": str(tmp_path / "state"), "name": "it", "grace": 0.5, **path, **given}
-        return Started(parameters(params), check, diff)
+        return Started(parameters(params), check, diff, str(runtime))
 
     yield begin
     assert list(runtime.iterdir()) == [], "a private folder was left"
@@ -108,7 +108,7 @@ def out(result: dict[str, Any]) -> list[str]:
 
 
 def alive(pid: int) -> bool:
-    return script_supervise._stat(pid)[:1] not in ([], ["Z"])
+    return not processes.gone(pid)
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 30) -> Any:
