@@ -241,7 +241,7 @@ def reset(hosts: Sequence[Host], mine: Mapping[str, str]) -> ProvisionOutcome:
     changed: list[str] = []
 
     def one_host(host: Host) -> str:
-        source = remote.program(MODULE, "reset", {"owner": dict(mine)})
+        source = remote.program("existing.reset", "reset", {"owner": dict(mine)})
         said = remote.ask_all([host.target], source, WORK_TIMEOUT)[host.name]
         if said.data.get("changed"):
             changed.append(host.name)
