@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 
-from devenv.testing import cluster, demand, hardware_config
-from devenv.testing.installers import base as installers
-from devenv.testing.installers import images
+from devenv.testing import cluster, demand, demand_parse, demand_profile, hardware_config
+from devenv.testing.installers import catalogue, images, steps
 
 SEED: dict[str, Any] = {
     "hardware": {"host1": {}, "host2": {}, "host3": {}},
@@ -21,24 +20,24 @@ SEED: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _own_installers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installers, "_registered", {})
+    monkeypatch.setattr(catalogue, "_registered", {})
 
 
 def refused(said: Mapping[str, Any], **words: Any) -> list[str]:
     with pytest.raises(demand.DemandError) as caught:
-        demand.parse(said, **words)
+        demand_parse.parse(said, **words)
     return list(caught.value.problems)
 
 
 def resolved(found: demand.Demand) -> dict[str, Any]:
-    return profile.resolve_document(demand.profile_document(found), "test")
+    return profile.resolve_document(demand_profile.profile_document(found), "test")
 
 
 def test_the_seeds_decorator() -> None:
     """The first host of a cluster is its master, a host of no cluster a bare node of the same environment."""
-    found = demand.parse(SEED)
-    assert demand.node_names(found) == {"host1": "master-0", "host2": "worker-0", "host3": "worker-1"}
-    assert demand.cluster_names(found) == {"cluster1": "main"}
+    found = demand_parse.parse(SEED)
+    assert demand_profile.node_names(found) == {"host1": "master-0", "host2": "worker-0", "host3": "worker-1"}
+    assert demand_profile.cluster_names(found) == {"cluster1": "main"}
     whole = resolved(found)
     assert [(node["name"], node["cluster"]) for node in whole["nodes"]] == [
         ("master-0", "main"),
@@ -49,7 +48,7 @@ def test_the_seeds_decorator() -> None:
 
 
 def test_hosts_without_a_cluster() -> None:
-    found = demand.parse({"hardware": {"host1": {"base_image": "ubuntu_clean"}}})
+    found = demand_parse.parse({"hardware": {"host1": {"base_image": "ubuntu_clean"}}})
     whole = resolved(found)
     assert whole["clusters"] == {}
     assert [(node["name"], node["cluster"]) for node in whole["nodes"]] == [("worker-0", None)]
@@ -63,7 +62,7 @@ def test_the_names_of_nodes_follow_from_the_tests_words_alone() -> None:
         "grouping": {"two": {"hosts": ["d", "c"]}, "one": {"hosts": ["a"]}},
     }
     expected = {"b": "worker-1", "a": "master-1", "d": "master-0", "c": "worker-0"}
-    assert demand.node_names(demand.parse(said)) == expected
+    assert demand_profile.node_names(demand_parse.parse(said)) == expected
 
 
 def test_what_the_test_said_is_never_changed() -> None:
@@ -72,10 +71,10 @@ def test_what_the_test_said_is_never_changed() -> None:
         "grouping": {"cluster1": {"hosts": ["host1"], "installer": "core_k8s"}},
     }
     before = copy.deepcopy(said)
-    first = demand.parse(said)
-    demand.profile_document(first)["nodes"]["master-0"]["labels"]["e"] = "f"
+    first = demand_parse.parse(said)
+    demand_profile.profile_document(first)["nodes"]["master-0"]["labels"]["e"] = "f"
     assert said == before
-    assert demand.parse(said) == first
+    assert demand_parse.parse(said) == first
 
 
 def test_the_decorator_keeps_a_copy() -> None:
@@ -137,7 +136,7 @@ def test_the_decorator_keeps_a_copy() -> None:
 def test_refused(said: dict[str, Any], wanted: str) -> None:
     if wanted == "none":
         # An arbiter is what no engine here has; the template is known all the same.
-        assert demand.parse(said).clusters[0].template == "tna"
+        assert demand_parse.parse(said).clusters[0].template == "tna"
         return
     assert wanted in "\n".join(refused(said))
 
@@ -148,9 +147,9 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 def test_a_template_names_masters_labels_and_how_many() -> None:
-    found = demand.parse({"hardware": cluster("master-2pipe")})
+    found = demand_parse.parse({"hardware": cluster("master-2pipe")})
     assert [host.name for host in found.hosts] == ["host1", "host2", "host3"]
-    assert demand.roles(found) == {"host1": "master", "host2": "worker", "host3": "worker"}
+    assert demand_profile.roles(found) == {"host1": "master", "host2": "worker", "host3": "worker"}
     assert [node["labels"] for node in resolved(found)["nodes"]] == [{}, {"pipe": "true"}, {"pipe": "true"}]
 
 
@@ -159,7 +158,7 @@ def test_templates_beside_hosts_that_are_declared() -> None:
         "hardware": {"host2": {"memory": "4GiB"}, "other": {}},
         "grouping": {"a": cluster("aio", hosts=["host2"]), "b": cluster("hq_ha"), "c": {"hosts": ["other"]}},
     }
-    found = demand.parse(said)
+    found = demand_parse.parse(said)
     assert {one.name: one.hosts for one in found.clusters} == {
         "a": ("host2",),
         "b": ("host1", "host3", "host4"),
@@ -179,7 +178,7 @@ def test_roles_labels_and_sizes_of_other_labs() -> None:
         },
         "grouping": {"cluster1": {"hosts": ["host1", "host2"]}},
     }
-    one, two = resolved(demand.parse(said))["nodes"]
+    one, two = resolved(demand_parse.parse(said))["nodes"]
     assert (one["name"], one["memory"], one["disk"], one["cpus"]) == ("master-0", 4 << 30, 30 << 30, 4)
     assert one["labels"] == {demand.NODE_TYPE_LABEL: "db"}
     assert (two["name"], two["labels"], two["taints"]) == ("worker-0", {"pipe": "true"}, ["a=b:NoSchedule"])
@@ -189,7 +188,7 @@ def test_installers_are_derived() -> None:
     """The cluster's own, that of its hosts, the module's, k8s; a bare host has the module's or none."""
 
     def of(hardware: dict[str, Any], group: dict[str, Any], **module: str) -> list[str]:
-        found = demand.parse({"hardware": hardware, "grouping": {"c": {"hosts": ["host1"], **group}}}, **module)
+        found = demand_parse.parse({"hardware": hardware, "grouping": {"c": {"hosts": ["host1"], **group}}}, **module)
         return [found.clusters[0].installer, *(host.installer for host in found.hosts)]
 
     assert of({"host1": {}}, {}) == ["k8s", ""]
@@ -200,7 +199,7 @@ def test_installers_are_derived() -> None:
 
 
 def test_an_installers_needs_reach_the_profile() -> None:
-    found = demand.parse({"hardware": {"h": {}}, "grouping": {"c": {"hosts": ["h"], "installer": "devops_k8s"}}})
+    found = demand_parse.parse({"hardware": {"h": {}}, "grouping": {"c": {"hosts": ["h"], "installer": "devops_k8s"}}})
     whole = resolved(found)
     assert whole["storage"]["enabled"]
     assert whole["metrics"]["enabled"]
@@ -208,7 +207,7 @@ def test_an_installers_needs_reach_the_profile() -> None:
 
 def test_gravity_is_refused_while_there_is_no_such_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"hardware": {"h": {}}, "grouping": {"c": {"hosts": ["h"], "installer": "devops_gravity"}}}
-    monkeypatch.setattr(installers, "is_built", lambda engine: engine != "gravity")
+    monkeypatch.setattr(catalogue, "is_built", lambda engine: engine != "gravity")
     assert refused(said) == ["grouping.c.installer: devops_gravity needs engine gravity, not built yet"]
 
 
@@ -216,18 +215,18 @@ def test_what_gravity_cannot_make_is_refused_and_its_tarball_is_the_runs() -> No
     """Collection knows no tarball, and an environment that is there needs none."""
     hosts = {f"h{number}": {"role": "master"} for number in range(3)}
     grouping = {"c": {"hosts": list(hosts), "installer": "devops_gravity"}}
-    assert demand.parse({"hardware": hosts, "grouping": grouping}).engine == "gravity"
+    assert demand_parse.parse({"hardware": hosts, "grouping": grouping}).engine == "gravity"
     hosts["h3"] = {"role": "master"}
     (problem,) = refused({"hardware": hosts, "grouping": {"c": {**grouping["c"], "hosts": list(hosts)}}})
     assert problem == "grouping.c: the engine gravity makes at most 3 masters, not 4"
 
 
 def test_one_environment_has_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Other(installers.Installer):
+    class Other(catalogue.Installer):
         engine = "other"
 
-    installers.register("other", Other)
-    monkeypatch.setattr(installers, "is_built", lambda engine: True)
+    catalogue.register("other", Other)
+    monkeypatch.setattr(catalogue, "is_built", lambda engine: True)
     said = {
         "hardware": {"a": {}, "b": {}},
         "grouping": {"c": {"hosts": ["a"]}, "d": {"hosts": ["b"], "installer": "other"}},
@@ -236,9 +235,9 @@ def test_one_environment_has_one_engine(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_equal_demands_have_one_digest_whatever_their_scope() -> None:
-    one = demand.parse({**SEED, "scope": "module", "timeout": 5})
-    two = demand.parse(SEED)
-    three = demand.parse({**SEED, "hardware": {**SEED["hardware"], "host3": {"cpus": 4}}})
+    one = demand_parse.parse({**SEED, "scope": "module", "timeout": 5})
+    two = demand_parse.parse(SEED)
+    three = demand_parse.parse({**SEED, "hardware": {**SEED["hardware"], "host3": {"cpus": 4}}})
     assert one.digest == two.digest != three.digest
     assert (one.scope, one.timeout) == ("module", 5.0)
 
@@ -247,7 +246,7 @@ def test_base_images_are_documented_and_give_sizes() -> None:
     assert {"k8s_base", "gravity_base", "gravity_infra_230", "automation_infra_1.0", "ubuntu_clean"} == set(
         images.BUILT_IN
     )
-    found = demand.parse(
+    found = demand_parse.parse(
         {"hardware": {"h": {"base_image": "gravity_infra_230"}, "i": {"base_image": "gravity_base", "ram": 8}}}
     )
     assert [node["memory"] >> 30 for node in resolved(found)["nodes"]] == [4, 8]
@@ -257,26 +256,26 @@ def test_base_images_are_documented_and_give_sizes() -> None:
 
 
 def test_what_an_installer_needs_comes_first() -> None:
-    assert installers.with_needs(["devops_k8s"], installers.BUILT_IN) == ["ssh", "k8s", "core_k8s", "devops_k8s"]
+    assert catalogue.with_needs(["devops_k8s"], catalogue.BUILT_IN) == ["ssh", "k8s", "core_k8s", "devops_k8s"]
 
 
 def test_needs_that_cannot_be() -> None:
-    class Wants(installers.Installer):
+    class Wants(catalogue.Installer):
         needs = ("nothing",)
         engine = "kubeadm"
 
-    class Round(installers.Installer):
+    class Round(catalogue.Installer):
         needs = ("round",)
         engine = "kubeadm"
 
-    installers.register("wants", Wants)
-    installers.register("round", Round)
+    catalogue.register("wants", Wants)
+    catalogue.register("round", Round)
     for name, wanted in (("wants", "wants needs nothing, which is not known"), ("round", "installers need each other")):
         said = {"hardware": {"h": {}}, "grouping": {"c": {"hosts": ["h"], "installer": name}}}
         assert wanted in refused(said)[0]
 
 
-class _Told(installers.Installer):
+class _Told(catalogue.Installer):
     calls: ClassVar[list[tuple[str, str]]] = []
 
     def session(self, target: Any, request: Any) -> None:
@@ -302,13 +301,13 @@ class _Config:
 
 def test_stages_go_to_each_target_in_order_and_errors_are_told() -> None:
     _Told.calls.clear()
-    installers.register("base", _Base)
-    installers.register("top", _Top)
+    catalogue.register("base", _Base)
+    catalogue.register("top", _Top)
     said = {
         "hardware": {"good": {}, "bad": {}, "bare": {}},
         "grouping": {"c": {"hosts": ["good"], "installer": "top"}, "d": {"hosts": ["bad"], "installer": "top"}},
     }
-    with pytest.raises(installers.StageError, match=r"stage session: installer base on host bad: no$"):
-        installers.run_stage("session", _Config("good", "bad", "bare"), demand.parse(said), None)  # type: ignore[arg-type]
+    with pytest.raises(steps.StageError, match=r"stage session: installer base on host bad: no$"):
+        steps.run_stage("session", _Config("good", "bad", "bare"), demand_parse.parse(said), None)  # type: ignore[arg-type]
     # Nothing of a host without an installer; no cluster whose host failed; the other cluster all the same.
     assert sorted(_Told.calls) == [("_Base", "bad"), ("_Base", "good"), ("_Top", "c")]

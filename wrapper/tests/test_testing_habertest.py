@@ -16,7 +16,7 @@ import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from doubles import habertest as double
 
-from devenv.testing import demand
+from devenv.testing import demand, demand_parse
 from devenv.testing.allocators import habertest
 from devenv.testing.errors import AllocationFailed
 
@@ -32,7 +32,7 @@ class Lab:
     def service(self) -> double.Service:
         return self.server.service
 
-    def maker(self, **other: str) -> habertest.Habertest:
+    def allocator(self, **other: str) -> habertest.Habertest:
         files = {
             name: str(self.folder / f"{file}.pem") for name, file in (("cert", "us"), ("key", "us-key"), ("ca", "ca"))
         }
@@ -79,7 +79,7 @@ def lab(keys: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
 
 
 def wanted() -> demand.Demand:
-    return demand.parse(HARDWARE, remote=True)
+    return demand_parse.parse(HARDWARE, remote=True)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -89,17 +89,17 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def up(maker: habertest.Habertest, name: str = "pytest-a") -> list[str]:
+def up(allocator: habertest.Habertest, name: str = "pytest-a") -> list[str]:
     said: list[str] = []
-    maker.up(name, wanted(), timeout=None, say=said.append)
+    allocator.up(name, wanted(), timeout=None, say=said.append)
     return said
 
 
 def test_machines_come_and_go(lab: Lab) -> None:
-    maker = lab.maker()
-    assert up(maker) == ["asks for host1, host3", "asks for host2"]
-    assert maker.is_up("pytest-a")
-    found = maker.describe("pytest-a", wanted())
+    allocator = lab.allocator()
+    assert up(allocator) == ["asks for host1, host3", "asks for host2"]
+    assert allocator.is_up("pytest-a")
+    found = allocator.describe("pytest-a", wanted())
     # Which machine is whose does not follow from the order of the answer, and those that differ are asked for apart.
     assert [(host.name, host.addresses, host.vm_id) for host in found.hosts] == [
         ("host1", ["192.0.2.1"], "vm1"),
@@ -112,16 +112,16 @@ def test_machines_come_and_go(lab: Lab) -> None:
     assert set(lab.service.requestors[0]) == {
         "hostname", "username", "ip", "external_ip", "creation_time", "running_cmd",
     }  # fmt: skip
-    maker.down("pytest-a")
+    allocator.down("pytest-a")
     assert (len(lab.service.free), lab.service.jobs) == (3, {})
-    assert not maker.is_up("pytest-a")
-    maker.down("pytest-a")
+    assert not allocator.is_up("pytest-a")
+    allocator.down("pytest-a")
 
 
 def test_secrets_are_private(lab: Lab) -> None:
-    maker = lab.maker()
-    up(maker)
-    maker.describe("pytest-a", wanted())
+    allocator = lab.allocator()
+    up(allocator)
+    allocator.describe("pytest-a", wanted())
     kept = [path for path in (paths.home() / "testing").rglob("*") if path.is_file()]
     assert any("KEY" in path.read_text() for path in kept)
     assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
@@ -129,40 +129,40 @@ def test_secrets_are_private(lab: Lab) -> None:
 
 def test_busy_is_tried_again_until_the_time_is_over(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.service.busy = 2
-    maker = lab.maker()
-    up(maker)
+    allocator = lab.allocator()
+    up(allocator)
     assert len(lab.service.demands) == 4
-    maker.down("pytest-a")
+    allocator.down("pytest-a")
     lab.service.busy = 1000
     monkeypatch.setattr(habertest, "PATIENCE", 0.2)
     with pytest.raises(AllocationFailed, match="habertest: busy for host1, host3"):
-        up(maker)
+        up(allocator)
 
 
 def test_what_cannot_be_had_gives_back_what_came_before(lab: Lab) -> None:
     lab.service.free.pop()
-    maker = lab.maker()
+    allocator = lab.allocator()
     with pytest.raises(AllocationFailed, match="habertest: unfulfillable for host2: 0 machines are free"):
-        up(maker)
+        up(allocator)
     assert len(lab.service.jobs) == 1
-    maker.down("pytest-a")
+    allocator.down("pytest-a")
     assert lab.service.jobs == {}
 
 
 def test_signs_of_life_keep_the_machines(lab: Lab) -> None:
     lab.service.lease = 1.0
-    maker = lab.maker()
-    up(maker)
-    maker.hold("pytest-a")
+    allocator = lab.allocator()
+    up(allocator)
+    allocator.hold("pytest-a")
     beats = lab.service.beats
     until(lambda: lab.service.beats > beats + 40)
-    assert maker.is_up("pytest-a")
+    assert allocator.is_up("pytest-a")
     # Without them, as after a crash of all that knew of it, the service takes them back, and they are asked for anew.
-    maker.close()
-    until(lambda: not maker.is_up("pytest-a"))
-    up(maker)
-    assert maker.is_up("pytest-a")
-    maker.down("pytest-a")
+    allocator.close()
+    until(lambda: not allocator.is_up("pytest-a"))
+    up(allocator)
+    assert allocator.is_up("pytest-a")
+    allocator.down("pytest-a")
 
 
 def test_neither_side_trusts_a_stranger(lab: Lab, tmp_path: Path) -> None:
@@ -173,9 +173,9 @@ def test_neither_side_trusts_a_stranger(lab: Lab, tmp_path: Path) -> None:
         {"provisioner": lab.server.url.replace("localhost", "127.0.0.1")},
     ):
         with pytest.raises(AllocationFailed):
-            up(lab.maker(**other))
+            up(lab.allocator(**other))
     with pytest.raises(AllocationFailed, match="certificates of habertest"):
-        up(lab.maker(cert=str(tmp_path / "none")))
+        up(lab.allocator(cert=str(tmp_path / "none")))
     assert lab.service.demands == []
 
 

@@ -15,9 +15,11 @@ import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 
-from devenv.testing import demand, objects
-from devenv.testing.allocators import allocation, leases
-from devenv.testing.allocators import base as allocators
+from devenv.testing import demand_parse, objects
+from devenv.testing.allocators import allocation, base, leases
+from devenv.testing.allocators.devenv import Devenv
+from devenv.testing.allocators.existing import existing
+from devenv.testing.allocators.hardware_file import read_file
 from devenv.testing.errors import (
     AllocationFailed,
     CommandFailed,
@@ -46,15 +48,15 @@ TWO: dict[str, Any] = {
 
 def test_machines_are_paired_by_name_whatever_their_order() -> None:
     for there in (["b", "host1", "a"], ["a", "b", "host1"], {"host1", "a", "b"}):
-        assert allocators.pair(["host2", "host1"], list(there)) == {"host2": "a", "host1": "host1"}
+        assert base.pair(["host2", "host1"], list(there)) == {"host2": "a", "host1": "host1"}
     with pytest.raises(AllocationFailed, match="2 hosts are asked for, and there are 1: a"):
-        allocators.pair(["x", "y"], ["a"])
+        base.pair(["x", "y"], ["a"])
 
 
 def test_an_environment_that_is_there(made: Callable[..., Path]) -> None:
     made("lab", "master-2pipe")
     said = {"hardware": {"a": {}, "b": {}}, "grouping": {"c": {"hosts": ["a", "b"]}}}
-    found = allocators.existing("lab", demand.parse(said))
+    found = existing("lab", demand_parse.parse(said))
     assert [(host.name, host.node, host.cluster) for host in found.hosts] == [
         ("a", "master-0", "c"),
         ("b", "worker-0", "c"),
@@ -77,12 +79,12 @@ def test_an_environment_that_is_there(made: Callable[..., Path]) -> None:
 def test_an_environment_that_has_too_little(made: Callable[..., Path], said: dict[str, Any], wanted: str) -> None:
     made("lab", "master-2pipe")
     with pytest.raises(AllocationFailed, match=wanted):
-        allocators.existing("lab", demand.parse(said))
+        existing("lab", demand_parse.parse(said))
 
 
 def test_an_environment_that_is_not_there() -> None:
     with pytest.raises(AllocationFailed, match="has no nodes yet"):
-        allocators.existing("nowhere", demand.parse(SEED))
+        existing("nowhere", demand_parse.parse(SEED))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -106,8 +108,8 @@ clusters:
 
 def test_machines_of_a_file(tmp_path: Path) -> None:
     private = tmp_path / "private"
-    machines = allocators.read_file(written(tmp_path, MACHINES))
-    found = machines.allocation(demand.parse(SEED, remote=True), private)
+    machines = read_file(written(tmp_path, MACHINES))
+    found = machines.allocation(demand_parse.parse(SEED, remote=True), private)
     one, two, three = found.hosts
     assert [one.node, two.node, three.node] == ["host1", "y", "z"]
     assert [Path(one.password_file).read_text(), Path(two.key_file).read_text()] == ["hunter22\n", "-----BEGIN\n"]
@@ -117,21 +119,21 @@ def test_machines_of_a_file(tmp_path: Path) -> None:
     assert "StrictHostKeyChecking=accept-new" in two.options
     assert (three.port, three.extra, two.vm_id) == (2222, {"rack": 7}, "vm-1")
     assert found.clusters[0].kubeconfig == "/etc/some/kubeconfig"
-    assert machines.has_clusters(demand.parse(SEED))
+    assert machines.has_clusters(demand_parse.parse(SEED))
 
 
 def test_machines_of_a_file_as_existing_hosts(tmp_path: Path) -> None:
     text = "hosts: {host1: {ip: 192.0.2.1, key_file_path: /k, user: admin}, a: {ip: 192.0.2.2}, b: {ip: 192.0.2.3}}"
-    machines = allocators.read_file(written(tmp_path, text))
-    maker = allocators.Devenv(hosts=machines.for_profile())
-    document = maker._document(demand.parse(SEED))
+    machines = read_file(written(tmp_path, text))
+    allocator = Devenv(hosts=machines.for_profile())
+    document = allocator._document(demand_parse.parse(SEED))
     assert document["provider"] == "existing"
     assert document["nodes"]["master-0"]["host"] == {
         "addresses": ["192.0.2.1"], "user": "admin", "become": True, "key_file": "/k",
     }  # fmt: skip
     assert document["nodes"]["worker-1"]["host"]["addresses"] == ["192.0.2.3"]
     with pytest.raises(AllocationFailed, match=r"hosts.host1: --install needs a key_file_path"):
-        allocators.read_file(written(tmp_path, MACHINES)).for_profile()
+        read_file(written(tmp_path, MACHINES)).for_profile()
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_machines_of_a_file_as_existing_hosts(tmp_path: Path) -> None:
 )
 def test_files_that_are_refused(tmp_path: Path, text: str, wanted: str) -> None:
     with pytest.raises(AllocationFailed, match=wanted) as caught:
-        allocators.read_file(written(tmp_path, text))
+        read_file(written(tmp_path, text))
     assert "hunter22" not in str(caught.value)
 
 
@@ -311,7 +313,7 @@ def test_all_plugins_of_ours_can_be_imported() -> None:
 
 
 def test_gravity_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from devenv.testing.installers import base as installers
+    from devenv.testing.installers import catalogue as installers
 
     monkeypatch.setattr(installers, "is_built", lambda engine: False)
     found = allocation.ClusterFound("c", "main", "k8s", ["host1"], ["host1"])
@@ -408,8 +410,8 @@ def test_several_at_once(ssh: Any) -> None:
 
 def test_a_password_is_nowhere_on_a_command_line(ssh: Any, tmp_path: Path) -> None:
     text = "hosts: {host1: {ip: 192.0.2.1, password: hunter22}}"
-    machines = allocators.read_file(written(tmp_path, text))
-    found = machines.allocation(demand.parse({"hardware": {"host1": {}}}), tmp_path / "private")
+    machines = read_file(written(tmp_path, text))
+    found = machines.allocation(demand_parse.parse({"hardware": {"host1": {}}}), tmp_path / "private")
     assert objects.Host(found.hosts[0]).SshDirect.execute("echo a") == "a\n"
     assert (tmp_path / "asked").read_text() == "hunter22\n"
     assert "hunter22" not in (tmp_path / "argv").read_text()
@@ -428,8 +430,8 @@ def _running(words: str) -> list[str]:
 
 
 def test_machines_of_a_file_are_no_environment(tmp_path: Path) -> None:
-    machines = allocators.read_file(written(tmp_path, "hosts: {a: {ip: 192.0.2.1}}"))
-    found = machines.allocation(demand.parse({"hardware": {"a": {}}}), tmp_path)
+    machines = read_file(written(tmp_path, "hosts: {a: {ip: 192.0.2.1}}"))
+    found = machines.allocation(demand_parse.parse({"hardware": {"a": {}}}), tmp_path)
     with pytest.raises(NotAvailable, match="no environment of devenv"):
         objects.BaseConfig(found).environment  # noqa: B018  # the access itself
     with pytest.raises(NotAvailable, match="its power is not ours to switch"):

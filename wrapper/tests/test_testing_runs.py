@@ -1,4 +1,4 @@
-"""Whole runs of pytest, in a process of their own, with a maker that makes environments of paper."""
+"""Whole runs of pytest, in a process of their own, with an allocator that makes environments of paper."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support import makers
+from support import allocators
 
 TESTS = Path(__file__).resolve().parents[2] / "tests"
 CONFTEST = """
@@ -54,7 +54,7 @@ class Project:
     def start(self, *words: str, install: bool = True, **env: str) -> subprocess.Popen[str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "DEVENV_"))}
         argv = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "--color=no"]
-        argv += ["--devenv-allocator=support.makers:Paper", *(["--install"] if install else []), *words]
+        argv += ["--devenv-allocator=support.allocators:Paper", *(["--install"] if install else []), *words]
         return subprocess.Popen(
             argv,
             cwd=self.folder,
@@ -75,7 +75,7 @@ class Project:
 
     def story(self, what: str = "") -> list[str]:
         """Names in the order in which something was done; with ``what``, of that alone."""
-        return [name if what else f"{kind} {name}" for kind, name in makers.story(self.home) if what in ("", kind)]
+        return [name if what else f"{kind} {name}" for kind, name in allocators.story(self.home) if what in ("", kind)]
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         end = time.monotonic() + seconds
@@ -595,7 +595,8 @@ def test_nothing_is_imported_until_it_is_used(project: Project) -> None:
         cwd=project.folder, capture_output=True, text=True, check=True,
     )  # fmt: skip
     (line,) = [line for line in child.stdout.splitlines() if line.startswith("OURS")]
-    assert line.split()[1:] == ["devenv", "devenv.testing", "devenv.testing.hookspecs", "devenv.testing.plugin"]
+    parts = ("hookspecs", "marks", "plugin")
+    assert line.split()[1:] == ["devenv", "devenv.testing", *(f"devenv.testing.{part}" for part in parts)]
 
 
 def _below(pid: int) -> list[int]:

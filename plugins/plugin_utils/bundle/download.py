@@ -74,7 +74,7 @@ class Fetcher:
         self.pause = pause
         self.session = _session()
         self.session.headers.update({"User-Agent": "devenv", "Accept-Encoding": "identity"})
-        self.session.verify = _certificates(os.environ)
+        self.session.verify = certificates(os.environ)
 
     def get(self, url: str, *, headers: Mapping[str, str] | None = None, auth: Auth | None = None) -> requests.Response:
         """A small document of any lasting status. Raises DevenvError ``bundle_unreachable``, ``bundle_download``."""
@@ -188,7 +188,8 @@ def checksum(text: str, name: str, where: str) -> str:
     raise DevenvError("bundle_not_found", f"holds no sha256 of {name}", where=where)
 
 
-def _certificates(env: Mapping[str, str]) -> str | bool:
+def certificates(env: Mapping[str, str]) -> str | bool:
+    """Return what requests verifies servers by (its option ``verify``), from the usual variables."""
     # requests reads its own variables itself when this is True, and would else take the certificates of a package.
     if env.get("REQUESTS_CA_BUNDLE") or env.get("CURL_CA_BUNDLE"):
         return True

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
-    from devenv.testing.installers.base import Installer
-    from devenv.testing.installers.base import register as register_installer
+    from devenv.testing.installers.catalogue import Installer
+    from devenv.testing.installers.catalogue import register as register_installer
     from devenv.testing.installers.images import BaseImage
     from devenv.testing.objects import BaseConfig, Cluster, Host
     from devenv.testing.plugins.registry import register_cluster_plugin, register_host_plugin
@@ -40,11 +40,11 @@ _PLACES = {
     "BaseImage": "installers.images",
     "Cluster": "objects",
     "Host": "objects",
-    "Installer": "installers.base",
+    "Installer": "installers.catalogue",
     "on_all": "plugins.ssh",
     "register_cluster_plugin": "plugins.registry",
     "register_host_plugin": "plugins.registry",
-    "register_installer": "installers.base:register",
+    "register_installer": "installers.catalogue:register",
 }
 
 

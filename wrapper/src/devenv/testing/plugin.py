@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from devenv.testing.marks import MARK, SESSION
+
 if TYPE_CHECKING:
     from devenv.testing.objects import BaseConfig
-
-MARK = "hardware_config"
-SESSION = "devenv-session"
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from devenv.testing import demand, logs
+from devenv.testing import demand_parse, logs
 from devenv.testing import settings as options
 from devenv.testing.allocators import allocation
 from devenv.testing.allocators.manager import Manager
 from devenv.testing.demand import Demand, DemandError
 from devenv.testing.errors import TestingError
-from devenv.testing.installers import base as installers
+from devenv.testing.installers import steps as installers
 from devenv.testing.isolation import ChildGone, Remote, Runner, failed_reports
+from devenv.testing.marks import MARK, SESSION
 from devenv.testing.objects import BaseConfig
-from devenv.testing.plugin import MARK, SESSION
 
 ARGUMENTS = ("hardware", "grouping")
 
@@ -114,7 +114,7 @@ class Active:
         words = {name: value if isinstance(value, str) else "" for name, value in own.items()}
         text = repr((said, words))
         if text not in self._parsed:
-            self._parsed[text] = demand.parse(
+            self._parsed[text] = demand_parse.parse(
                 said,
                 installer=words["installer"],
                 cluster_installer=words["cluster_installer"],

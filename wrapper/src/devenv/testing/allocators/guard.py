@@ -1,4 +1,4 @@
-"""Releases what a test process used when that process was killed: ``python -m devenv.testing.guard``.
+"""Releases what a test process used when that process was killed: ``python -m devenv.testing.allocators.guard``.
 
 Its settings come on stdin. It waits for the end of one process, by pid and start time. A test run that ends by itself
 releases its environments itself and ends this one.
@@ -35,7 +35,7 @@ def start(settings: Mapping[str, Any]) -> subprocess.Popen[bytes]:
 
 
 def main() -> int:
-    """Settings: ``process`` (pid and start), ``maker`` and ``maker_settings`` (allocators.load), ``policy``, ``path``
+    """Settings: ``process`` (pid and start), ``allocator`` and ``allocator_settings`` (load.load), ``policy``, ``path``
     (of modules).
     """
     settings = json.load(sys.stdin)
@@ -43,13 +43,14 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     # Imported now: what lies on disk may change while it waits.
-    from devenv.testing.allocators import base, leases
+    from devenv.testing.allocators import leases
+    from devenv.testing.allocators.load import load
 
     watched = leases.Process(**settings["process"])
     while watched.is_alive:
         time.sleep(PAUSE)
-    maker = base.load(settings["maker"], settings["maker_settings"])
-    held = leases.Leases(leases.Policy(**settings["policy"]), maker.is_up, maker.down)
+    allocator = load(settings["allocator"], settings["allocator_settings"])
+    held = leases.Leases(leases.Policy(**settings["policy"]), allocator.is_up, allocator.down)
     code = 0
     for name in held.names():
         lease = held.read(name)

@@ -26,10 +26,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.download import certificates
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, wait
 
-from devenv.testing.allocators import base as allocators
+from devenv.testing.allocators import base
 from devenv.testing.allocators.allocation import Allocation
+from devenv.testing.allocators.devenv import Devenv
+from devenv.testing.allocators.hardware_file import Provisioned
 from devenv.testing.demand import Demand, HostDemand
 from devenv.testing.errors import AllocationFailed
 
@@ -81,40 +84,37 @@ class Service:
 
     def release(self, allocation: str) -> None:
         """Give machines back; those that are given back already are no error. Raises AllocationFailed."""
-        status = self._request("DELETE", self.provisioner, f"/api/release/{allocation}", None)[0]
+        status = self._request("DELETE", self.provisioner, f"/api/release/{allocation}")[0]
         if status not in (200, 202, 204, 404):
             raise AllocationFailed(f"{self.provisioner}: release of {allocation}: HTTP status {status}")
 
     def is_known(self, allocation: str) -> bool:
         """Whether the machines are still ours. The service says by a status in the body that it knows none."""
-        status, body = self._request("GET", self.provisioner, f"/api/jobs/{allocation}", None)
+        status, body = self._request("GET", self.provisioner, f"/api/jobs/{allocation}")
         return status == 200 and body.get("status") != 404
 
     def beat(self, allocation: str) -> None:
         """Say that the machines are in use."""
         self._request("POST", self.heartbeat, "/api/heartbeat", {"allocation_id": allocation})
 
-    def _request(self, method: str, base: str, path: str, body: Mapping[str, Any] | None) -> tuple[int, dict[str, Any]]:
-        import http.client
+    def _request(
+        self, method: str, server: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        import requests
 
-        parts = urlsplit(base)
-        connection = http.client.HTTPSConnection(
-            parts.hostname or "", parts.port or 443, timeout=ANSWER, context=self.context()
-        )
+        url, proof = server.rstrip("/") + path, (os.path.expanduser(self.cert), os.path.expanduser(self.key))
+        trusted = certificates({"SSL_CERT_FILE": self.ca} if self.ca else {})
         try:
-            data = json.dumps(body) if body is not None else None
-            connection.request(method, parts.path.rstrip("/") + path, data, {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            text = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise AllocationFailed(f"{base}: {error}") from None
-        finally:
-            connection.close()
+            answer = requests.request(method, url, json=body, timeout=ANSWER, cert=proof, verify=trusted)
+        except requests.RequestException as error:
+            raise AllocationFailed(f"{server}: {error}") from None
+        except OSError as error:
+            raise AllocationFailed(f"certificates of habertest: {error}") from None
         try:
-            found = json.loads(text) if text else {}
+            found = answer.json()
         except ValueError:
             found = {}
-        return answer.status, found if isinstance(found, dict) else {}
+        return answer.status_code, found if isinstance(found, dict) else {}
 
 
 def _requestor() -> dict[str, str]:
@@ -171,7 +171,7 @@ def machines(names: Sequence[str], answer: Mapping[str, Any]) -> dict[str, dict[
 
 @dataclass
 class Habertest:
-    """A maker whose machines come from the service; clusters on them are made by devenv, as on existing hosts."""
+    """An allocator whose machines come from the service; clusters on them are made by devenv, as on existing hosts."""
 
     provisioner: str
     heartbeat: str
@@ -209,16 +209,19 @@ class Habertest:
         self._write(name, {**self._read(name), "hosts": hosts})
 
     def _answer(self, allocation: str, demands: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        end = time.monotonic() + PATIENCE
-        while True:
-            answer = self._service.allocate(allocation, demands)
-            status = answer.get("status")
-            if status == "success":
-                return answer
-            if status != "busy" or time.monotonic() + PAUSE > end:
-                told = answer.get("message") or answer.get("info") or ""
-                raise AllocationFailed(f"habertest: {status} for {', '.join(demands)}{f': {told}' if told else ''}")
-            time.sleep(PAUSE)
+        last: dict[str, Any] = {}
+
+        def answered() -> bool:
+            last.update(self._service.allocate(allocation, demands))
+            return last.get("status") != "busy"
+
+        wait.until(answered, time.monotonic() + PATIENCE, pause=PAUSE)
+        if last.get("status") != "success":
+            why = last.get("message") or last.get("info") or ""
+            raise AllocationFailed(
+                f"habertest: {last.get('status')} for {', '.join(demands)}{f': {why}' if why else ''}"
+            )
+        return last
 
     def is_up(self, name: str) -> bool:
         kept = self._read(name)
@@ -273,23 +276,19 @@ class Habertest:
     # --- what is kept: ids, and machines with their secrets, in a private file ---
 
     def _folder(self, name: str) -> Path:
-        return allocators.folder(name) / "habertest"
+        return base.folder(name) / "habertest"
 
     def _read(self, name: str) -> dict[str, Any]:
-        try:
-            found = json.loads((self._folder(name) / "machines.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        return files.read_json(self._folder(name) / "machines.json", dict) or {}
 
     def _write(self, name: str, data: Mapping[str, Any]) -> None:
         files.write(self._folder(name) / "machines.json", json.dumps(data))
 
-    def _machines(self, name: str) -> allocators.Provisioned:
+    def _machines(self, name: str) -> Provisioned:
         # The host keys of machines that were made a moment ago are known to nobody: the first is learned.
         hosts = {host: {**said, "host_keys": "accept-new"} for host, said in self._read(name)["hosts"].items()}
-        return allocators.Provisioned(hosts, {}, "habertest")
+        return Provisioned(hosts, {}, "habertest")
 
-    def _devenv(self, name: str) -> allocators.Devenv:
+    def _devenv(self, name: str) -> Devenv:
         given = self._machines(name).with_key_files(self._folder(name))
-        return allocators.Devenv(self.overrides, given.for_profile())
+        return Devenv(self.overrides, given.for_profile())

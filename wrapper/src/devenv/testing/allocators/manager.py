@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from devenv import errors as devenv_errors
-from devenv.testing.allocators import base, guard, leases
+from devenv.testing.allocators import existing, guard, hardware_file, leases
 from devenv.testing.allocators.allocation import Allocation
+from devenv.testing.allocators.base import Allocator
+from devenv.testing.allocators.hardware_file import Provisioned
+from devenv.testing.allocators.load import load
 from devenv.testing.demand import Demand
 from devenv.testing.errors import AllocationFailed, TestingError
 from devenv.testing.settings import Settings
@@ -38,8 +41,8 @@ class Manager:
         # Machines that could not be had: the next test is told the same at once.
         self._failed: dict[str, str] = {}
         self._entered: dict[str, Demand] = {}
-        self._maker: base.Maker | None = None
-        self._maker_settings: dict[str, Any] = {}
+        self._allocator: Allocator | None = None
+        self._allocator_settings: dict[str, Any] = {}
 
     # --- names ---
 
@@ -70,8 +73,8 @@ class Manager:
 
     def _found(self, key: str, demand: Demand) -> tuple[Allocation, bool]:
         if self.settings.environment:
-            return self._looked_up(key, demand, lambda: base.existing(self.settings.environment, demand))
-        provisioned = base.read_file(self.settings.hardware) if self.settings.hardware else None
+            return self._looked_up(key, demand, lambda: existing.existing(self.settings.environment, demand))
+        provisioned = hardware_file.read_file(self.settings.hardware) if self.settings.hardware else None
         if provisioned:
             if provisioned.has_clusters(demand):
                 return self._looked_up(key, demand, lambda: provisioned.allocation(demand, self.private))
@@ -89,40 +92,40 @@ class Manager:
         self._used[key] += 1
         return found, self._used[key] > 1
 
-    def _made(self, key: str, demand: Demand, provisioned: base.Provisioned | None) -> tuple[Allocation, bool]:
-        maker = self.maker(provisioned)
-        if demand.clusters and not self.settings.install and not maker.is_up(key):
+    def _made(self, key: str, demand: Demand, provisioned: Provisioned | None) -> tuple[Allocation, bool]:
+        allocator = self.allocator(provisioned)
+        if demand.clusters and not self.settings.install and not allocator.is_up(key):
             raise AllocationFailed(NO_CLUSTER.format(_clusters(demand)))
         self._start_guard()
 
         def make() -> None:
             self._say(f"{key}: makes {_shape(demand)}")
             self._hook.pytest_before_provisioning(name=key, demand=demand)
-            maker.up(
+            allocator.up(
                 key, demand, timeout=self.settings.up_timeout or None, say=lambda stage: self._say(f"{key}: {stage}")
             )
             self._hook.pytest_after_provisioning(name=key, demand=demand)
 
         self._entered[key] = demand
         used = self.leases.enter(
-            key, maker.need(demand), make, lambda text: self._say(f"{key}: {text}"), refresh=self.settings.install
+            key, allocator.need(demand), make, lambda text: self._say(f"{key}: {text}"), refresh=self.settings.install
         )
-        maker.hold(key)
-        return maker.describe(key, demand), used
+        allocator.hold(key)
+        return allocator.describe(key, demand), used
 
-    def maker(self, provisioned: base.Provisioned | None = None) -> base.Maker:
-        if self._maker is None:
-            self._maker_settings = {"overrides": self.settings.overrides, **self.settings.service}
+    def allocator(self, provisioned: Provisioned | None = None) -> Allocator:
+        if self._allocator is None:
+            self._allocator_settings = {"overrides": self.settings.overrides, **self.settings.service}
             if provisioned:
-                self._maker_settings["hosts"] = provisioned.for_profile()
-            self._maker = base.load(self.settings.allocator, self._maker_settings)
-        return self._maker
+                self._allocator_settings["hosts"] = provisioned.for_profile()
+            self._allocator = load(self.settings.allocator, self._allocator_settings)
+        return self._allocator
 
     @property
     def leases(self) -> leases.Leases:
-        maker = self.maker()
+        allocator = self.allocator()
         policy = leases.Policy(self.settings.reuse, self.settings.keep)
-        return leases.Leases(policy, maker.is_up, maker.down, self.settings.most)
+        return leases.Leases(policy, allocator.is_up, allocator.down, self.settings.most)
 
     @property
     def private(self) -> Path:
@@ -141,7 +144,7 @@ class Manager:
             yield self._used[key] <= 1
 
     def _is_ours(self, key: str) -> bool:
-        return key in self._entered and bool(self._maker) and key in self.leases.names()
+        return key in self._entered and bool(self._allocator) and key in self.leases.names()
 
     # --- the end of tests ---
 
@@ -167,7 +170,7 @@ class Manager:
         del self._entered[key]
         self._hook.pytest_before_release(name=key)
         gone = False
-        if self._maker and key in self.leases.names():
+        if self._allocator and key in self.leases.names():
             lease = self.leases.read(key)
             if self.leases.policy.keeps(lease):
                 self._say(f"{key}: is kept (devenv status -n {key}; devenv down -n {key})")
@@ -181,8 +184,8 @@ class Manager:
         try:
             self.release(list(self._entered))
         finally:
-            if self._maker:
-                self._maker.close()
+            if self._allocator:
+                self._allocator.close()
             if self._guard:
                 self._guard.kill()
                 self._guard.wait()
@@ -198,8 +201,8 @@ class Manager:
         self._guard = guard.start(
             {
                 "process": asdict(leases.me()),
-                "maker": self.settings.allocator,
-                "maker_settings": self._maker_settings,
+                "allocator": self.settings.allocator,
+                "allocator_settings": self._allocator_settings,
                 "path": [path for path in sys.path if path],
                 **policy,
             }

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from devenv.testing.errors import NotAvailable, TestingError
-from devenv.testing.installers import base as installers
+from devenv.testing.installers import catalogue as installers
 
 if TYPE_CHECKING:
     from devenv.testing.objects import Cluster

@@ -1,4 +1,4 @@
-"""A maker of environments that makes none: it writes down what it was asked for. For tests of what is around it."""
+"""An allocator that makes no environments: it writes down what it was asked for. For tests of what is around it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 
-from devenv.testing import demand as demands
+from devenv.testing import demand_profile
 from devenv.testing.allocators.allocation import Allocation, ClusterFound, HostFound
 from devenv.testing.demand import Demand
 from devenv.testing.errors import AllocationFailed
@@ -46,7 +46,7 @@ class Paper:
             (folder() / name).rmdir()
 
     def describe(self, name: str, demand: Demand) -> Allocation:
-        nodes = demands.node_names(demand)
+        nodes = demand_profile.node_names(demand)
         found = [HostFound(host.name, nodes[host.name], ["127.0.0.1"]) for host in demand.hosts]
         grouped = [
             ClusterFound(one.name, one.name, one.installer, list(one.hosts), [one.hosts[0]]) for one in demand.clusters
@@ -74,6 +74,6 @@ def note(what: str, name: str) -> None:
 
 
 def story(home: Path) -> list[tuple[str, str]]:
-    """What was asked of the maker: (up, made or down, name)."""
+    """What was asked of the allocator: (up, made or down, name)."""
     path = home / "story"
     return [tuple(json.loads(line)) for line in path.read_text().splitlines()] if path.is_file() else []
