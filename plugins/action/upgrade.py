@@ -43,16 +43,16 @@ class ActionModule(Action, ActionBase):
         ]
         if stopped:
             raise errors.DevenvError("upgrade_not_ready", f"{', '.join(stopped)} not running")
-        seen = upgrade.look(folder, list(resolved["clusters"]), begun is not None)
-        upgrade.require_ready(resolved, seen, begun is not None)
-        found = upgrade.plan(name, resolved, new, seen, begun, bundles.find(new.kubernetes) is not None)
-        for line in upgrade.lines(found):
+        nodes = upgrade.node_versions(folder, list(resolved["clusters"]), begun is not None)
+        upgrade.require_ready(resolved, nodes, begun is not None)
+        plan = upgrade.plan(name, resolved, new, nodes, begun, bundles.find(new.kubernetes) is not None)
+        for line in upgrade.lines(plan):
             self.say(line)
         return {
             "changed": False,
-            "plan": found,
-            "outdated": upgrade_delivery.outdated(found["from"], found["to"]),
-            "first": [row["node"] for row in found["nodes"] if " apply " in row["command"]],
+            "plan": plan,
+            "outdated": upgrade_delivery.outdated(plan["from"], plan["to"]),
+            "first": [row["node"] for row in plan["nodes"] if " apply " in row["command"]],
         }
 
     def _deliver(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:

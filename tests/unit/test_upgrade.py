@@ -19,7 +19,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load, remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import delivery as upgrade_delivery
 from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrade
-from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades.plan import Seen
+from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades.plan import NodeVersion
 
 DEFAULT, KNOWN = versions.known()
 FORTY_PATCHES = "1.36.43"
@@ -145,7 +145,7 @@ def test_down_is_never_refused(folder: Path) -> None:
     ],
 )
 def test_a_cluster_that_is_not_whole_is_refused(seen: dict[str, bool], begun: bool, says: str) -> None:
-    found = {name: Seen("1.35.4", ready) for name, ready in seen.items()}
+    found = {name: NodeVersion("1.35.4", ready) for name, ready in seen.items()}
     if not says:
         upgrade.require_ready(profile.resolve("master-2pipe"), found, begun)
         return
@@ -157,7 +157,7 @@ def test_a_cluster_that_is_not_whole_is_refused(seen: dict[str, bool], begun: bo
 
 def test_without_an_answer_nothing_begins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DevenvError, match="main is not made yet"):
-        upgrade.look(folder, ["main"], begun=False)
+        upgrade.node_versions(folder, ["main"], begun=False)
     closed = socket.create_server(("127.0.0.1", 0))
     port = closed.getsockname()[1]
     closed.close()
@@ -167,10 +167,10 @@ def test_without_an_answer_nothing_begins(folder: Path, monkeypatch: pytest.Monk
     (folder / "clusters" / "main").mkdir(parents=True)
     (folder / "clusters" / "main" / "kubeconfig").touch()
     with pytest.raises(DevenvError, match="main does not answer") as refused:
-        upgrade.look(folder, ["main"], begun=False)
+        upgrade.node_versions(folder, ["main"], begun=False)
     assert refused.value.exit_code == 9
     # A killed upgrade may have left the only API server down, and is what brings it back.
-    assert upgrade.look(folder, ["main"], begun=True) == {}
+    assert upgrade.node_versions(folder, ["main"], begun=True) == {}
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
@@ -207,29 +207,31 @@ def test_every_cluster_has_a_first() -> None:
 
 def test_the_plan_of_a_patch_release() -> None:
     new = upgrade.check("lab", "1.36.2", "1.36.3", None)
-    seen = {name: Seen("1.36.2", ready=True) for name in ("master-0", "worker-0", "worker-1")}
+    seen = {name: NodeVersion("1.36.2", ready=True) for name in ("master-0", "worker-0", "worker-1")}
     found = upgrade.plan(
         "lab", profile.resolve("master-2pipe") | {"kubernetes": {"version": "1.36.2"}}, new, seen, None, True
     )
     assert (found["from"], found["to"], found["begun"], found["parts"]) == ("1.36.2", "1.36.3", False, {})
     assert upgrade.lines(found) == [
         "lab: Kubernetes 1.36.2 -> 1.36.3",
-        "programs and images: here",
-        "1. master-0: kubeadm upgrade apply v1.36.3, pods move away, kubelet 1.36.2 -> 1.36.3, pods may come back",
-        "2. worker-0: kubeadm upgrade node, pods move away, kubelet 1.36.2 -> 1.36.3, pods may come back",
-        "3. worker-1: kubeadm upgrade node, pods move away, kubelet 1.36.2 -> 1.36.3, pods may come back",
+        "binaries and images: present",
+        "1. master-0: kubeadm upgrade apply v1.36.3, drain, kubelet 1.36.2 -> 1.36.3, uncordon",
+        "2. worker-0: kubeadm upgrade node, drain, kubelet 1.36.2 -> 1.36.3, uncordon",
+        "3. worker-1: kubeadm upgrade node, drain, kubelet 1.36.2 -> 1.36.3, uncordon",
     ]
 
 
 def test_the_plan_of_a_minor_release_that_has_begun() -> None:
     begun = {"from": "1.35.4", "to": "1.36.3"}
     new = upgrade.check("lab", "1.35.4", "1.36.3", begun)
-    found = upgrade.plan("lab", profile.resolve("aio"), new, {"master-0": Seen("1.36.3", ready=True)}, begun, False)
+    found = upgrade.plan(
+        "lab", profile.resolve("aio"), new, {"master-0": NodeVersion("1.36.3", ready=True)}, begun, False
+    )
     told = upgrade.lines(found)
-    assert told[0] == "lab: Kubernetes 1.35.4 -> 1.36.3 goes on"
+    assert told[0] == "lab: Kubernetes 1.35.4 -> 1.36.3, continued"
     assert "etcd 3.6.6-0 -> 3.6.8-0" in told[1]
-    assert "take" in told[2]
-    assert told[3] == "1. master-0: has it, is looked at"
+    assert "built first" in told[2]
+    assert told[3] == "1. master-0: upgraded already, is checked"
     json.dumps(found)
 
 

@@ -1,7 +1,7 @@
-"""Programs and images of another version brought to nodes that run, ahead of their upgrade: nothing uses them yet.
+"""Deliver binaries and images of another version to running nodes ahead of their upgrade: nothing uses them yet.
 
-Programs are laid down in a folder of their own, from where the engine takes them node by node. Images go straight into
-the container runtime, as their names differ. All nodes at once, only what a node lacks.
+Binaries go to a folder of their own, from where the engine takes them node by node; images go straight into the
+container runtime, as their names differ. All nodes at once, only what a node lacks.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Progress = Callable[[str], None]
 
 
 def programs(bundle: Bundle) -> dict[str, str]:
-    """Name to sha256 of the programs that a node gets of a bundle."""
+    """Return name to sha256 of the binaries that a node gets from a bundle."""
     wanted = {f"bin/{name}": name for name in node_recipe.PROGRAMS}
-    return {wanted[one.path]: one.sha256 for one in bundle.manifest.files if one.path in wanted}
+    return {wanted[file.path]: file.sha256 for file in bundle.manifest.files if file.path in wanted}
 
 
 def outdated(old: str, new: str) -> list[str]:
-    """Images of ``old`` that ``new`` has no use for."""
+    """Return the images of ``old`` that ``new`` does not use."""
     try:
         before = versions.wanted(old)
     except DevenvError:
@@ -44,7 +44,7 @@ def outdated(old: str, new: str) -> list[str]:
 def deliver(
     bundle: Bundle, targets: Sequence[Target], control_plane: Sequence[str], progress: Progress, *, write: bool = True
 ) -> dict[str, list[str]]:
-    """What each node (by name) lacked and has now; without ``write`` it still lacks it.
+    """Return what each node (by name) lacked and has now; without ``write`` it still lacks it.
 
     Raises DevenvError ``upgrade_delivery`` with the names of all nodes where something went wrong, and
     ``image_load_failed``.
@@ -52,41 +52,41 @@ def deliver(
     wanted = programs(bundle)
     arguments = {"programs": wanted, "folders": [PROGRAMS], "stage": STAGE, "write": write}
     answers = remote.ask_all(targets, remote.program(MODULE, "look", arguments), TIMEOUT)
-    _raise([f"{name}: {one.trouble}" for name, one in answers.items() if one.trouble])
-    lacked: dict[str, list[str]] = {one.name: [*answers[one.name].data["missing"]] for one in targets}
-    held = {one.name: image_load.parse_check(answers[one.name].data["images"]) for one in targets}
+    _raise({name: answer.trouble for name, answer in answers.items()})
+    lacked: dict[str, list[str]] = {name: [*answer.data["missing"]] for name, answer in answers.items()}
+    held = {name: image_load.parse_check(answer.data["images"]) for name, answer in answers.items()}
     if write:
-        _programs(bundle, [one for one in targets if lacked[one.name]], lacked, progress)
+        _send(bundle, [target for target in targets if lacked[target.name]], lacked, progress)
     for image in bundle.manifest.images:
         lacking = [
-            one for one in targets if image.name not in held[one.name] and _uses(one.name, image.name, control_plane)
+            target
+            for target in targets
+            if image.name not in held[target.name] and _uses(target.name, image.name, control_plane)
         ]
-        for one in lacking:
-            lacked[one.name].append(image.name)
+        for target in lacking:
+            lacked[target.name].append(image.name)
         if lacking and write:
             image_load.load(bundle.path / image.path, lacking, timeout=TIMEOUT, progress=progress)
-    return {name: found for name, found in lacked.items() if found}
+    return {name: parts for name, parts in lacked.items() if parts}
 
 
 def _uses(node: str, image: str, control_plane: Sequence[str]) -> bool:
     return node in control_plane or image.rpartition(":")[0].rpartition("/")[2] not in _CONTROL_PLANE
 
 
-def _programs(
-    bundle: Bundle, targets: Sequence[Target], lacked: Mapping[str, Sequence[str]], progress: Progress
-) -> None:
+def _send(bundle: Bundle, targets: Sequence[Target], lacked: Mapping[str, Sequence[str]], progress: Progress) -> None:
     if not targets:
         return
     progress(f"programs to {len(targets)} nodes")
+
+    def send(target: Target) -> str:
+        return remote.send(target, [(bundle.bin(name), name) for name in lacked[target.name]], STAGE)
+
     with ThreadPoolExecutor(max_workers=len(targets)) as pool:
-        troubles = list(
-            pool.map(
-                lambda one: remote.send(one, [(bundle.bin(name), name) for name in lacked[one.name]], STAGE), targets
-            )
-        )
-    _raise([f"{one.name}: {text}" for one, text in zip(targets, troubles, strict=True) if text])
+        _raise(dict(zip([target.name for target in targets], pool.map(send, targets), strict=True)))
 
 
-def _raise(troubles: Sequence[str]) -> None:
-    if troubles:
-        raise DevenvError("upgrade_delivery", "; ".join(troubles))
+def _raise(troubles: Mapping[str, str]) -> None:
+    texts = [f"{name}: {text}" for name, text in troubles.items() if text]
+    if texts:
+        raise DevenvError("upgrade_delivery", "; ".join(texts))

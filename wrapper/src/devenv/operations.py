@@ -22,6 +22,8 @@ from devenv.runs.playbook import Options, RunResult
 from devenv.runs.supervision import Watcher
 
 if TYPE_CHECKING:
+    from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades.plan import UpgradePlan
+
     from devenv.environments.diagnostics import Gathered
 
 
@@ -151,10 +153,8 @@ def _checks(run_dir: Path | None) -> list[dict[str, Any]]:
     return (files.read_json(run_dir / "checks.json", list) if run_dir else None) or []
 
 
-def plan_upgrade(name: str, version: str) -> dict[str, Any]:
-    """What `upgrade` would do: ``{name, from, to, begun, bundle, parts, nodes}``, see plugin_utils/upgrades/plan.py.
-    Reads only; raises what the upgrade would be refused with.
-    """
+def plan_upgrade(name: str, version: str) -> UpgradePlan:
+    """Return what `upgrade` would do. Reads only; raises what the upgrade would be refused with."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import upgrade_record
     from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrades
@@ -162,9 +162,9 @@ def plan_upgrade(name: str, version: str) -> dict[str, Any]:
     folder, resolved, new = _upgrade_step(name, version)
     with names.translated():
         begun = upgrade_record.pending(folder)
-        seen = upgrades.look(folder, list(resolved["clusters"]), begun is not None)
-        upgrades.require_ready(resolved, seen, begun is not None)
-        return upgrades.plan(name, resolved, new, seen, begun, store.find(new.kubernetes) is not None)
+        nodes = upgrades.node_versions(folder, list(resolved["clusters"]), begun is not None)
+        upgrades.require_ready(resolved, nodes, begun is not None)
+        return upgrades.plan(name, resolved, new, nodes, begun, store.find(new.kubernetes) is not None)
 
 
 def upgrade(name: str, version: str, options: Options | None = None, watcher: Watcher | None = None) -> RunResult:

@@ -7,13 +7,16 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from devenv import errors
 from devenv.cli import options as given
 from devenv.cli import output
+
+if TYPE_CHECKING:
+    from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades.plan import UpgradePlan
 
 OnFailure = Annotated[
     str,
@@ -289,10 +292,10 @@ def upgrade(
         run.done(result, [] if check else [told, "a profile file of yours that names a version needs the new one, too"])
 
 
-def _upgrade_text(found: dict[str, Any]) -> str:
+def _upgrade_text(plan: UpgradePlan) -> str:
     from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as logic
 
-    return "\n".join(logic.lines(found))
+    return "\n".join(logic.lines(plan))
 
 
 def plan(
