@@ -230,6 +230,19 @@ def test_an_up_that_fails_gathers_and_keeps_its_code(user: Typed, made: str, tmp
     assert "gathered" not in plain.stderr
 
 
+@pytest.mark.nightly
+def test_plain_ansible_gathers_when_it_fails(user: Typed, made: str) -> None:
+    user.kubectl(made, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
+    try:
+        failed = user.playbook("cluster", "-e", f"devenv_name={made}", "-e", "devenv_timeout=50", code=2)
+    finally:
+        user.kubectl(made, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=2")
+    told = next(line for line in failed.stdout.splitlines() if line.startswith("gathered: "))
+    archive = Path(told.partition(": ")[2])
+    assert archive.parent.parent == user.home / "environments" / made / "runs"
+    assert "nodes/master-0/journal/kubelet.txt" in opened(archive)
+
+
 def test_what_cannot_be_written_or_found(user: Typed, made: str, tmp_path: Path) -> None:
     user.devenv("gather", "--name", made, "--output", str(tmp_path / "x.zip"), code=2)
     refused = user.devenv("gather", "--name", made, "--output", "/proc/none/x.tar.gz", code=20)

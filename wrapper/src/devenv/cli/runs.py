@@ -240,8 +240,8 @@ def gather(
 ) -> None:
     """Collect what nodes, clusters and this host know into one archive, without secrets.
 
-    What does not answer is told, and noted in the archive. up does so by itself when it fails. Works while another run
-    holds the environment.
+    What does not answer is told, and noted in the archive. A run that changes something does so by itself when it
+    fails. Works while another run holds the environment.
     """
     from devenv import operations
     from devenv.environments import names
