@@ -402,6 +402,36 @@ def test_time_over_ends_everything(
     assert _sleepers(marker) == []
 
 
+def test_a_failed_run_gathers_after_its_last_task_and_has_time_for_it(
+    playbook: Write, made: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = made("aio")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ssh").write_text("#!/bin/sh\nexit 255\n")
+    (tmp_path / "bin" / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    text = """
+    - name: provision | Fail
+      hosts: localhost
+      gather_facts: false
+      tasks:
+        - name: Begin the stage
+          devenv.lab.stage:
+            name: provision
+        - name: Fail
+          ansible.builtin.fail:
+    """
+    outcome, recorder = go(playbook(text), folder / "inventory.yml")
+    assert (outcome.ok, outcome.signal) == (False, 0)
+    assert len(list(folder.glob("runs/*/gather.tar.gz"))) == 1
+    # The runner hears that the tasks are over before the gathering begins, and waits for it.
+    assert "verbose" in recorder.names[recorder.names.index("playbook_on_stats") :]
+    control = runner._Control(time.monotonic() - 1)
+    control.tasks_are_over()
+    control.tick()
+    assert not control.timed_out
+
+
 def test_a_watcher_that_fails_ends_the_run(playbook: Write, inventory: Path, marker: str) -> None:
     class Gone(Recorder):
         def tick(self) -> None:
