@@ -61,6 +61,16 @@ def test_a_play_without_a_stage_is_part_of_the_one_before() -> None:
     assert told(tracker, play("provision | Make"), play("all"), STATS)[-1].stage == "provision"
 
 
+def test_what_a_failed_run_gathers_is_a_stage_of_its_own() -> None:
+    tracker = Tracker(Clock())
+    note = {"event": "verbose", "stdout": "progress: waiting for host"}
+    found = told(tracker, play("Provision | Make"), result("runner_on_failed"), STATS, note, note)
+    assert [(update.kind, update.stage, update.ok) for update in [*found, *tracker.close()]] == [
+        ("begin", "provision", True), ("end", "provision", False),
+        ("begin", "gather", True), ("note", "gather", True), ("note", "gather", True), ("end", "gather", True),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("events", "ok"),
     [

@@ -14,6 +14,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import progress
 
 SEPARATOR = " | "
 _WARNING = "[WARNING]: "
+_GATHER = "Gather | Collect what nodes, clusters and this host tell"
 _CHECKS = "Validating arguments against arg spec"  # tasks that ansible adds before each role
 _HEARTBEAT = 30.0  # seconds of silence after which plain output says what it is waiting for
 
@@ -57,6 +58,7 @@ class Tracker:
         self._began = 0.0
         self._changed = 0
         self._failed = False
+        self._tasks_are_over = False
         self.stage = ""
         self.task = ""
 
@@ -73,14 +75,15 @@ class Tracker:
             self._result(name, data)
             return self._warnings(data)
         if name == "playbook_on_stats":
+            self._tasks_are_over = True
             return self._end_stage()
         return (
             self._talk(str(event.get("stdout") or "")) if name in ("verbose", "warning", "error", "deprecated") else []
         )
 
     def close(self) -> list[Update]:
-        """The end of a stage that no event told of (the run was interrupted)."""
-        self._failed = True
+        """The end of a stage that no event told of: the run was interrupted, or it has gathered."""
+        self._failed = not self._tasks_are_over
         return self._end_stage()
 
     def _play(self, name: str) -> list[Update]:
@@ -119,7 +122,9 @@ class Tracker:
         joined = " ".join(text.split())
         for kind, mark in (("note", progress.MARK), ("warning", _WARNING)):
             if joined.startswith(mark):
-                return [Update(kind, self.stage, joined.removeprefix(mark))]
+                # After the last task, only what a failed run gathers makes progress.
+                begun = self._play(_GATHER) if kind == "note" and self._tasks_are_over else []
+                return [*begun, Update(kind, self.stage, joined.removeprefix(mark))]
         return []
 
 
