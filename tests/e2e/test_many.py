@@ -34,7 +34,11 @@ def two(user: Typed, new_name: Callable[[str], str], tmp_path_factory: pytest.Te
     finish_all((first, second), seconds=600)
     yield pipe, other, sno
     other.devenv("down", "--name", sno)
+    mine = tmp_path_factory.mktemp("kube") / "config"
+    user.devenv("kubeconfig", "--name", pipe, "--merge", env={"KUBECONFIG": str(mine)})
+    assert f"devenv-{pipe}" in mine.read_text()
     user.playbook("destroy", "-e", f"devenv_name={pipe}")
+    assert yaml.safe_load(mine.read_text())["contexts"] == []
 
 
 def nodes_of(user: Typed, name: str) -> dict[str, Any]:
