@@ -330,7 +330,7 @@ SLEEPS = """
 DRIVER = """
 import sys
 from pathlib import Path
-from devenv.runs import runner
+from devenv.runs import runner, supervision
 print("started", flush=True)
 outcome = runner.run(runner.Request(sys.argv[1], inventory=Path(sys.argv[2])))
 print(outcome.signal, outcome.timed_out, outcome.ok, flush=True)
@@ -426,7 +426,7 @@ def test_a_failed_run_gathers_after_its_last_task_and_has_time_for_it(
     assert len(list(folder.glob("runs/*/gather.tar.gz"))) == 1
     # The runner hears that the tasks are over before the gathering begins, and waits for it.
     assert "verbose" in recorder.names[recorder.names.index("playbook_on_stats") :]
-    control = runner._Control(time.monotonic() - 1)
+    control = supervision.Control(time.monotonic() - 1)
     control.tasks_are_over()
     control.tick()
     assert not control.timed_out
