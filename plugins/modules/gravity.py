@@ -49,112 +49,60 @@ options:
       - auth_gateway
       - upgrade
       - report
-  address:
-    description: Address of the node that is meant; for V(remove) that of another.
-    type: str
-    default: ""
+  address: {description: Address of the node that is meant; for V(remove) that of another., type: str, default: ""}
   tarball:
     description: The cluster's tarball on the node. It is removed when it has been unpacked.
     type: path
     default: ""
-  sha256:
-    description: Digest of O(tarball).
-    type: str
-    default: ""
+  sha256: {description: Digest of O(tarball)., type: str, default: ""}
   version:
     description: Version of the application in O(tarball), by which V(upgrade) knows that there is nothing to do.
     type: str
     default: ""
-  cluster:
-    description: Name of the cluster for V(install).
-    type: str
-    default: ""
-  flavor:
-    description: Flavor of the installation, one of a single node.
-    type: str
-    default: ""
-  node_type:
-    description: Node profile of the application that this node gets (C(--role)).
-    type: str
-    default: ""
+  cluster: {description: Name of the cluster for V(install)., type: str, default: ""}
+  flavor: {description: "Flavor of the installation, one of a single node.", type: str, default: ""}
+  node_type: {description: Node profile of the application that this node gets (C(--role))., type: str, default: ""}
   role:
     description: What the node type must make of the node, V(master) or V(node). Another result is a failure.
     type: str
     default: ""
-  pod_subnet:
-    description: Range of pods.
-    type: str
-    default: ""
-  service_subnet:
-    description: Range of Services.
-    type: str
-    default: ""
-  vxlan_port:
-    description: Port of the overlay network.
-    type: int
-    default: 8472
+  pod_subnet: {description: Range of pods., type: str, default: ""}
+  service_subnet: {description: Range of Services., type: str, default: ""}
+  vxlan_port: {description: Port of the overlay network., type: int, default: 8472}
   arguments:
     description: Further arguments of C(gravity install) or C(gravity join).
     type: list
     elements: str
     default: []
-  autofix:
-    description: Whether V(check) may load modules and set sysctls.
-    type: bool
-    default: true
+  autofix: {description: Whether V(check) may load modules and set sysctls., type: bool, default: true}
   prepared:
     description: Whether the node's image has a cluster of Gravity, which is to take O(address).
     type: bool
     default: false
-  token:
-    description: Token for V(join).
-    type: str
-    default: ""
-  peers:
-    description: Addresses of masters for V(join).
-    type: list
-    elements: str
-    default: []
+  token: {description: Token for V(join)., type: str, default: ""}
+  peers: {description: Addresses of masters for V(join)., type: list, elements: str, default: []}
   members:
     description: Addresses of the nodes that V(wait) wants in the cluster.
     type: list
     elements: str
     default: []
-  public_addresses:
-    description: Addresses for V(auth_gateway).
-    type: list
-    elements: str
-    default: []
+  public_addresses: {description: Addresses for V(auth_gateway)., type: list, elements: str, default: []}
   force:
     description: Whether V(remove) and V(leave) go without the node's, or the cluster's, part in it.
     type: bool
     default: false
-  path:
-    description: File on the node for V(token) and V(report).
-    type: path
-    default: ""
+  path: {description: File on the node for V(token) and V(report)., type: path, default: ""}
   timeout:
     description: Seconds that the action may take, before the cluster is waited for.
     type: int
     default: 5400
-  wait:
-    description: Seconds to wait until the cluster is whole.
-    type: int
-    default: 600
+  wait: {description: Seconds to wait until the cluster is whole., type: int, default: 600}
   patience:
     description: So many answers in a row may say that the cluster is degraded, as it is for a while when a master has
       joined.
     type: int
     default: 30
-attributes:
-  check_mode:
-    description: Says from the node's state whether something would be done.
-    support: full
-  diff_mode:
-    description: There is no content to compare.
-    support: none
-author:
-  - devenv maintainers (@devenv)
+extends_documentation_fragment: devenv.lab.attributes
 """
 
 EXAMPLES = r"""
@@ -174,39 +122,21 @@ state:
   description: V(absent), V(member), V(moved) (installed with another address, or stopped) or V(partial).
   returned: with O(action=look)
   type: str
-healthy:
-  description: Whether the cluster finds this node healthy.
-  returned: with O(action=look)
-  type: bool
-role:
-  description: V(master) or V(node).
-  returned: with O(action=look)
-  type: str
+healthy: {description: Whether the cluster finds this node healthy., returned: with O(action=look), type: bool}
+role: {description: V(master) or V(node)., returned: with O(action=look), type: str}
 masters:
   description: Addresses of the masters that are healthy.
   returned: with O(action=look) and O(action=token)
   type: list
   elements: str
-problem:
-  description: Why the cluster could not be asked.
-  returned: with O(action=look)
-  type: str
-marker:
-  description: What was recorded when the node was finished.
-  returned: with O(action=look)
-  type: dict
+problem: {description: Why the cluster could not be asked., returned: with O(action=look), type: str}
+marker: {description: What was recorded when the node was finished., returned: with O(action=look), type: dict}
 kubeconfig_digest:
   description: Digest of the kubeconfig that V(kubeconfig) made.
   returned: with O(action=look)
   type: str
-cluster:
-  description: The cluster as it tells itself, without its token.
-  returned: when it answered
-  type: dict
-path:
-  description: The file that was written.
-  returned: with O(action=kubeconfig) and O(action=report)
-  type: str
+cluster: {description: "The cluster as it tells itself, without its token.", returned: when it answered, type: dict}
+path: {description: The file that was written., returned: with O(action=kubeconfig) and O(action=report), type: str}
 output:
   description: Last lines of Gravity's output, redacted.
   returned: with O(action=check), and after a failure
@@ -219,7 +149,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.devenv.lab.plugins.module_utils.gravity import actions
 from ansible_collections.devenv.lab.plugins.module_utils.gravity.machine import GravityMachine
-from ansible_collections.devenv.lab.plugins.module_utils.node.machine import StepFailed
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import carry_out
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "action": {"type": "str", "required": True, "choices": ["look", *actions.ACTIONS]},
@@ -251,13 +181,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    try:
-        result = actions.perform(GravityMachine(), module.params["action"], module.params, module.check_mode)
-    except StepFailed as error:
-        module.fail_json(**error.result())
-    except OSError as error:
-        module.fail_json(msg=str(error), devenv_reason="node_config_failed")
-    module.exit_json(**result)
+    carry_out(
+        module, lambda: actions.perform(GravityMachine(), module.params["action"], module.params, module.check_mode)
+    )
 
 
 if __name__ == "__main__":

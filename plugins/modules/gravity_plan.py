@@ -35,15 +35,9 @@ options:
     description: State folder of an environment whose profile is to name this tarball from now on. Empty for none.
     type: path
     default: ""
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode:
-    description: Nothing but the cache changes.
-    support: full
-  diff_mode:
-    description: There is no content to compare.
-    support: none
-author:
-  - devenv maintainers (@devenv)
+  check_mode: {description: Nothing but the cache changes., support: full}
 """
 
 EXAMPLES = r"""

@@ -17,15 +17,9 @@ options:
     description: The file on the controller, made with mode 0600. JSON with C(token) and C(peers).
     type: path
     required: true
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode:
-    description: Nothing is asked or written.
-    support: full
-  diff_mode:
-    description: The content is secret.
-    support: none
-author:
-  - devenv maintainers (@devenv)
+  check_mode: {description: Nothing is asked or written., support: full}
 """
 
 EXAMPLES = r"""

@@ -22,15 +22,9 @@ options:
     type: str
     choices: [present, absent]
     default: present
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode:
-    description: The file stays as it is in check mode.
-    support: full
-  diff_mode:
-    description: The content is secret.
-    support: none
-author:
-  - devenv maintainers (@devenv)
+  check_mode: {description: The file stays as it is in check mode., support: full}
 """
 
 EXAMPLES = r"""

@@ -31,31 +31,20 @@ options:
     type: str
     required: true
     choices: [init, join, reset, allow_join, drain, forget, renew_certificates, change_address]
-  config:
-    description: Configuration documents of C(kubeadm.k8s.io/v1beta4). They carry secrets.
-    type: str
+  config: {description: Configuration documents of C(kubeadm.k8s.io/v1beta4). They carry secrets., type: str}
   patches:
     description: Patch files for kubeadm by name. The configuration's patches directory is then
       C(/run/devenv/kubeadm-ACTION/patches).
     type: dict
     default: {}
-  node:
-    description: Name of this node in the cluster.
-    type: str
-    default: ""
-  control_plane:
-    description: Whether V(join) makes a control plane node.
-    type: bool
-    default: false
+  node: {description: Name of this node in the cluster., type: str, default: ""}
+  control_plane: {description: Whether V(join) makes a control plane node., type: bool, default: false}
   ca_hash:
     description: Digest of the authority of the cluster to V(join). A node that belongs to another cluster is reset
       first.
     type: str
     default: ""
-  upload_certs:
-    description: Whether other control plane nodes are to join.
-    type: bool
-    default: false
+  upload_certs: {description: Whether other control plane nodes are to join., type: bool, default: false}
   nodes:
     description: Names of nodes for V(allow_join), V(drain) and V(forget).
     type: list
@@ -69,18 +58,12 @@ options:
     description: Seconds that an existing token has to be valid for at least. Otherwise it is made anew.
     type: int
     default: 900
-  timeout:
-    description: Seconds after which kubeadm is ended.
-    type: int
-    default: 600
+  timeout: {description: Seconds after which kubeadm is ended., type: int, default: 600}
   dns_replicas:
     description: Pods of CoreDNS that V(allow_join) brings a cluster to that has one. 0 and 1 leave it as it is.
     type: int
     default: 0
-  wait:
-    description: Seconds that V(allow_join) waits for the cluster's API to answer.
-    type: int
-    default: 120
+  wait: {description: Seconds that V(allow_join) waits for the cluster's API to answer., type: int, default: 120}
   within:
     description: V(renew_certificates) does nothing unless a certificate ends within so many seconds. Unset, it renews
       in any case.
@@ -90,15 +73,7 @@ options:
     type: list
     elements: str
     default: []
-attributes:
-  check_mode:
-    description: Says from the node's state whether something would be done.
-    support: full
-  diff_mode:
-    description: There is no content to compare.
-    support: none
-author:
-  - devenv maintainers (@devenv)
+extends_documentation_fragment: devenv.lab.attributes
 """
 
 EXAMPLES = r"""
@@ -151,7 +126,7 @@ before:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import actions
-from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine, StepFailed
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine, carry_out
 
 ARGUMENTS = {
     "action": {"type": "str", "required": True, "choices": list(actions.ACTIONS)},
@@ -183,13 +158,7 @@ def main() -> None:
         ],
         supports_check_mode=True,
     )
-    try:
-        result = actions.perform(Machine(), module.params["action"], module.params, module.check_mode)
-    except StepFailed as error:
-        module.fail_json(**error.result())
-    except OSError as error:
-        module.fail_json(msg=str(error), devenv_reason="node_config_failed")
-    module.exit_json(**result)
+    carry_out(module, lambda: actions.perform(Machine(), module.params["action"], module.params, module.check_mode))
 
 
 if __name__ == "__main__":

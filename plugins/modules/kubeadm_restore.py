@@ -21,14 +21,8 @@ options:
     description: Configuration documents of C(kubeadm.k8s.io/v1beta4), those of an init. They carry secrets.
     type: str
     required: true
-  patches:
-    description: Patch files for kubeadm by name.
-    type: dict
-    default: {}
-  node:
-    description: Name of this node in the cluster.
-    type: str
-    required: true
+  patches: {description: Patch files for kubeadm by name., type: dict, default: {}}
+  node: {description: Name of this node in the cluster., type: str, required: true}
   first:
     description: Whether this node also writes the configuration, cluster-info and add-ons of the new cluster. One node
       of a cluster does.
@@ -44,15 +38,7 @@ options:
     description: Seconds after which kubeadm is ended, and that the API server gets to become ready.
     type: int
     default: 600
-attributes:
-  check_mode:
-    description: Says from the node's state whether something would be done.
-    support: full
-  diff_mode:
-    description: There is no content to compare.
-    support: none
-author:
-  - devenv maintainers (@devenv)
+extends_documentation_fragment: devenv.lab.attributes
 """
 
 EXAMPLES = r"""
@@ -78,7 +64,7 @@ output:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import restore
-from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine, StepFailed
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine, carry_out
 
 ARGUMENTS = {
     "config": {"type": "str", "required": True, "no_log": True},
@@ -92,13 +78,7 @@ ARGUMENTS = {
 
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    try:
-        result = restore.perform(Machine(), module.params, module.check_mode)
-    except StepFailed as error:
-        module.fail_json(**error.result())
-    except OSError as error:
-        module.fail_json(msg=str(error), devenv_reason="node_config_failed")
-    module.exit_json(**result)
+    carry_out(module, lambda: restore.perform(Machine(), module.params, module.check_mode))
 
 
 if __name__ == "__main__":

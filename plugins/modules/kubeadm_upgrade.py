@@ -33,18 +33,9 @@ options:
     required: true
     aliases: [step]
     choices: [control_plane, drain, binaries, uncordon, cleanup, control, programs, back, tidy]
-  version:
-    description: The new version of Kubernetes.
-    type: str
-    required: true
-  node:
-    description: Name of the node in the cluster.
-    type: str
-    required: true
-  control_plane:
-    description: Whether it is a control plane node.
-    type: bool
-    default: false
+  version: {description: The new version of Kubernetes., type: str, required: true}
+  node: {description: Name of the node in the cluster., type: str, required: true}
+  control_plane: {description: Whether it is a control plane node., type: bool, default: false}
   first:
     description: Whether it is the first node of its cluster, which upgrades the cluster's own objects. For
       V(control_plane).
@@ -58,10 +49,7 @@ options:
     description: An C(UpgradeConfiguration), for V(control_plane). Its patches directory is
       C(/run/devenv/kubeadm-upgrade/patches).
     type: str
-  patches:
-    description: Patch files for kubeadm by name.
-    type: dict
-    default: {}
+  patches: {description: Patch files for kubeadm by name., type: dict, default: {}}
   programs:
     description: Programs of the new version, name to sha256 (hexadecimal). For V(control_plane) and
       V(binaries).
@@ -71,28 +59,10 @@ options:
     description: Whether V(binaries) restarts kubelet in any case, since its configuration may have changed.
     type: bool
     default: false
-  images:
-    description: Names of images that V(cleanup) removes.
-    type: list
-    elements: str
-    default: []
-  timeout:
-    description: Seconds that each part of a step may take.
-    type: int
-    default: 600
-  drain_timeout:
-    description: Seconds that pods get to leave the node.
-    type: int
-    default: 60
-attributes:
-  check_mode:
-    description: Says from the node's state whether something would be done.
-    support: full
-  diff_mode:
-    description: There is no content to compare.
-    support: none
-author:
-  - devenv maintainers (@devenv)
+  images: {description: Names of images that V(cleanup) removes., type: list, elements: str, default: []}
+  timeout: {description: Seconds that each part of a step may take., type: int, default: 600}
+  drain_timeout: {description: Seconds that pods get to leave the node., type: int, default: 60}
+extends_documentation_fragment: devenv.lab.attributes
 """
 
 EXAMPLES = r"""
@@ -110,16 +80,8 @@ output:
   returned: when kubeadm ran
   type: list
   elements: str
-installed:
-  description: Programs that were replaced.
-  returned: with O(action=binaries)
-  type: list
-  elements: str
-restarted:
-  description: Units that were restarted.
-  returned: with O(action=binaries)
-  type: list
-  elements: str
+installed: {description: Programs that were replaced., returned: with O(action=binaries), type: list, elements: str}
+restarted: {description: Units that were restarted., returned: with O(action=binaries), type: list, elements: str}
 removed:
   description: Folders and images that were removed.
   returned: with O(action=cleanup)
@@ -129,7 +91,7 @@ removed:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import upgrade
-from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine, StepFailed
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine, carry_out
 
 ARGUMENTS = {
     "action": {
@@ -163,13 +125,11 @@ def main() -> None:
         ],
         supports_check_mode=True,
     )
-    try:
-        result = upgrade.perform(Machine(), module.params["action"], module.params, module.check_mode)
-    except StepFailed as error:
-        module.fail_json(**error.result())
-    except OSError as error:
-        module.fail_json(msg=str(error), devenv_reason="kubernetes_upgrade")
-    module.exit_json(**result)
+    carry_out(
+        module,
+        lambda: upgrade.perform(Machine(), module.params["action"], module.params, module.check_mode),
+        "kubernetes_upgrade",
+    )
 
 
 if __name__ == "__main__":

@@ -99,19 +99,13 @@ options:
             type: list
             elements: str
             default: []
-  known:
-    description: What M(devenv.lab.node_status) returned of this node in this run.
-    type: dict
-    default: {}
+  known: {description: What M(devenv.lab.node_status) returned of this node in this run., type: dict, default: {}}
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode:
-    description: Nothing is changed in check mode, and the result says what would be.
-    support: full
+  check_mode: {description: "Nothing is changed in check mode, and the result says what would be.", support: full}
   diff_mode:
     description: Files are compared; those given by O(parts[].files[].secret_content) are named only.
     support: full
-author:
-  - devenv maintainers (@devenv)
 """
 
 EXAMPLES = r"""
@@ -130,55 +124,16 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-written:
-  description: Files that were written.
-  returned: success
-  type: list
-  elements: str
-removed:
-  description: Files that were removed.
-  returned: success
-  type: list
-  elements: str
-sysctls:
-  description: Kernel settings that were changed.
-  returned: success
-  type: list
-  elements: str
-reloaded:
-  description: Whether systemd read its units again.
-  returned: success
-  type: bool
-enabled:
-  description: Units that were enabled.
-  returned: success
-  type: list
-  elements: str
-disabled:
-  description: Units that were disabled.
-  returned: success
-  type: list
-  elements: str
-started:
-  description: Units that were started.
-  returned: success
-  type: list
-  elements: str
-restarted:
-  description: Units that were started again.
-  returned: success
-  type: list
-  elements: str
-stopped:
-  description: Units that were stopped.
-  returned: success
-  type: list
-  elements: str
-refreshed:
-  description: Units that were told to read their files again.
-  returned: success
-  type: list
-  elements: str
+written: {description: Files that were written., returned: success, type: list, elements: str}
+removed: {description: Files that were removed., returned: success, type: list, elements: str}
+sysctls: {description: Kernel settings that were changed., returned: success, type: list, elements: str}
+reloaded: {description: Whether systemd read its units again., returned: success, type: bool}
+enabled: {description: Units that were enabled., returned: success, type: list, elements: str}
+disabled: {description: Units that were disabled., returned: success, type: list, elements: str}
+started: {description: Units that were started., returned: success, type: list, elements: str}
+restarted: {description: Units that were started again., returned: success, type: list, elements: str}
+stopped: {description: Units that were stopped., returned: success, type: list, elements: str}
+refreshed: {description: Units that were told to read their files again., returned: success, type: list, elements: str}
 """
 
 from ansible.module_utils.basic import AnsibleModule

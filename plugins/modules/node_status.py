@@ -32,15 +32,9 @@ options:
     type: list
     elements: str
     default: [containerd.service, kubelet.service]
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode:
-    description: In check mode nothing is ended, and RV(ended) lists what would be.
-    support: full
-  diff_mode:
-    description: There is no content to compare.
-    support: none
-author:
-  - devenv maintainers (@devenv)
+  check_mode: {description: "In check mode nothing is ended, and RV(ended) lists what would be.", support: full}
 """
 
 EXAMPLES = r"""
@@ -72,10 +66,7 @@ apiserver_ready:
   description: Whether the API server of this node answers its readiness check with 200.
   returned: success
   type: bool
-kubelet_healthy:
-  description: Whether kubelet answers its health check with 200.
-  returned: success
-  type: bool
+kubelet_healthy: {description: Whether kubelet answers its health check with 200., returned: success, type: bool}
 ca_hash:
   description: Digest of the cluster CA's public key, as discovery by token wants it. Empty when there is no CA.
   returned: success
@@ -86,22 +77,10 @@ kubeconfig_digest:
   returned: success
   type: str
   sample: "sha256:4f2a0b5f7c8d6d62d1a8a2f5c1f9b6a7f0c4a5b3c2d1e0f9a8b7c6d5e4f3a2b1"
-certificates:
-  description: End of validity of each certificate on the node, by path.
-  returned: success
-  type: dict
-hostname:
-  description: Name of the node as its kernel has it.
-  returned: success
-  type: str
-kernel:
-  description: Release of the kernel.
-  returned: success
-  type: str
-boot_id:
-  description: The kernel's boot id.
-  returned: success
-  type: str
+certificates: {description: "End of validity of each certificate on the node, by path.", returned: success, type: dict}
+hostname: {description: Name of the node as its kernel has it., returned: success, type: str}
+kernel: {description: Release of the kernel., returned: success, type: str}
+boot_id: {description: The kernel's boot id., returned: success, type: str}
 cgroup:
   description: Keys C(version) (1 or 2), C(layout) (V(unified), V(hybrid), V(legacy)) and C(driver) (what kubelet and
     runc should use).
@@ -125,14 +104,8 @@ routes:
   returned: success
   type: list
   elements: dict
-memory:
-  description: Keys C(total) and C(available), in bytes.
-  returned: success
-  type: dict
-disk:
-  description: Keys C(total) and C(free) in bytes, by path.
-  returned: success
-  type: dict
+memory: {description: "Keys C(total) and C(available), in bytes.", returned: success, type: dict}
+disk: {description: "Keys C(total) and C(free) in bytes, by path.", returned: success, type: dict}
 observed:
   description: What M(devenv.lab.node_config) looks after as it is now, and what was asked for with O(files) and
     O(units).

@@ -21,15 +21,11 @@ description:
   - Keeps a private log of each run, and what the last run that succeeded ran with, in a folder for each O(name).
   - Needs Python and bash on the host, nothing else.
 options:
-  path:
-    description: The script, an absolute path on the host. Either this or O(src).
-    type: path
+  path: {description: "The script, an absolute path on the host. Either this or O(src).", type: path}
   src:
     description: The script, a file on the controller, looked for as C(files) are. It runs from a private copy.
     type: path
-  content:
-    description: The text of the script; O(src) becomes this. Shown nowhere.
-    type: str
+  content: {description: The text of the script; O(src) becomes this. Shown nowhere., type: str}
   name:
     description:
       - Name of the folder for logs and records below O(state). Calls of one script that are to be independent of each
@@ -84,10 +80,7 @@ options:
     description: Values by the name of the variable. One that is not declared is refused.
     type: dict
     default: {}
-  secrets:
-    description: Values of the variables of type C(secret).
-    type: dict
-    default: {}
+  secrets: {description: Values of the variables of type C(secret)., type: dict, default: {}}
   exports:
     description:
       - Variables that the script exports and that become facts when it succeeded, by the name of the variable. Either a
@@ -101,21 +94,12 @@ options:
     description: Seconds for one attempt, and for the wait for another run of the same O(name). 0 is no limit.
     type: float
     default: 3600
-  grace:
-    description: Seconds between SIGTERM and SIGKILL for what is ended.
-    type: float
-    default: 10
+  grace: {description: Seconds between SIGTERM and SIGKILL for what is ended., type: float, default: 10}
   log:
     description: File for the log, written anew by each run. By default a new file in the folder of O(name).
     type: path
-  keep_logs:
-    description: Logs of how many runs stay in the folder of O(name).
-    type: int
-    default: 10
-  output_lines:
-    description: Last lines of the output in the result.
-    type: int
-    default: 50
+  keep_logs: {description: Logs of how many runs stay in the folder of O(name)., type: int, default: 10}
+  output_lines: {description: Last lines of the output in the result., type: int, default: 50}
   show_pattern:
     description: Regular expression of lines that are shown on the screen when the script has ended.
     type: str
@@ -155,24 +139,14 @@ options:
     description: Regular expression for a line that says that something changed.
     type: str
     default: ""
-  ok_codes:
-    description: Exit codes that are no failure.
-    type: list
-    elements: int
-    default: [0]
+  ok_codes: {description: Exit codes that are no failure., type: list, elements: int, default: [0]}
   retry_codes:
     description: Exit codes after which the script is run again. 124 is also that of a timeout.
     type: list
     elements: int
     default: []
-  retries:
-    description: How often it is run again at most.
-    type: int
-    default: 0
-  retry_delay:
-    description: Seconds before it is run again.
-    type: float
-    default: 5
+  retries: {description: How often it is run again at most., type: int, default: 0}
+  retry_delay: {description: Seconds before it is run again., type: float, default: 5}
   on_interrupt:
     description:
       - What happens to the script when Ansible is interrupted or killed, or the connection breaks. V(end) ends it and
@@ -181,6 +155,7 @@ options:
     type: str
     default: end
     choices: [end, finish]
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
   check_mode:
     description: Looks at the guards, and says whether the script would run.
@@ -191,8 +166,6 @@ attributes:
     description: Shows in what this run differs from the last one that succeeded (values of secrets as digests). What
       the script changes is not known.
     support: partial
-author:
-  - devenv maintainers (@devenv)
 """
 
 EXAMPLES = r"""
@@ -215,14 +188,8 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-ran:
-  description: Whether the script was started.
-  returned: always
-  type: bool
-skipped_by:
-  description: The guard because of which it was not.
-  returned: when a guard held
-  type: str
+ran: {description: Whether the script was started., returned: always, type: bool}
+skipped_by: {description: The guard because of which it was not., returned: when a guard held, type: str}
 rc:
   description: Its exit code. 124 when its time was over, negative the number of a signal.
   returned: when it ran
@@ -231,37 +198,20 @@ ended:
   description: C(done), C(failed), C(timeout), C(interrupted) or C(busy).
   returned: when it was to run
   type: str
-attempts:
-  description: How often it was run.
-  returned: when it ran and succeeded
-  type: int
-seconds:
-  description: How long it took, with retries.
-  returned: when it ran and succeeded
-  type: float
-output:
-  description: Last lines of its output, without secrets.
-  returned: when it ran
-  type: list
-  elements: str
+attempts: {description: How often it was run., returned: when it ran and succeeded, type: int}
+seconds: {description: "How long it took, with retries.", returned: when it ran and succeeded, type: float}
+output: {description: "Last lines of its output, without secrets.", returned: when it ran, type: list, elements: str}
 shown:
   description: Lines that O(show_pattern) is found in.
   returned: when it ran and succeeded
   type: list
   elements: str
-exported:
-  description: Facts of what it exported.
-  returned: with O(exports)
-  type: dict
+exported: {description: Facts of what it exported., returned: with O(exports), type: dict}
 log:
   description: The whole output, each line after its second, without secrets. For its owner alone.
   returned: when it ran
   type: str
-left:
-  description: Processes that could not be ended.
-  returned: when there are any
-  type: list
-  elements: str
+left: {description: Processes that could not be ended., returned: when there are any, type: list, elements: str}
 """
 
 from typing import Any

@@ -54,3 +54,14 @@ class Machine:
     def now(self) -> float:
         """Return the time that deadlines count in."""
         return self.clock.now()
+
+
+def carry_out(module: Any, work: Callable[[], dict[str, Any]], reason: str = "node_config_failed") -> None:
+    """Exit an Ansible module with what ``work`` returns, or fail as it failed; ``reason`` is that of an OSError."""
+    try:
+        result = work()
+    except StepFailed as error:
+        module.fail_json(**error.result())
+    except OSError as error:
+        module.fail_json(msg=str(error), devenv_reason=reason)
+    module.exit_json(**result)

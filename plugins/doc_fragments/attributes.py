@@ -1,0 +1,19 @@
+# Copyright: (c) 2026, devenv maintainers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Documentation that most modules share."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Authors, check mode and diff mode. A module that differs documents its own attribute, which takes precedence."""
+
+    DOCUMENTATION = r"""
+author:
+  - devenv maintainers (@devenv)
+attributes:
+  check_mode: {description: Reports what would change and changes nothing., support: full}
+  diff_mode: {description: Has no content to show., support: none}
+"""
