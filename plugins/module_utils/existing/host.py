@@ -10,6 +10,7 @@ object. ``reset.py`` takes everything away again.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -101,7 +102,7 @@ def survey(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
         "systemd": machine.exists("/run/systemd/system"),
         "machine": os.uname().machine,
         "missing": [name for name in arguments["programs"] if shutil.which(name, path=path) is None],
-        "active": [unit for unit, state in zip(UNITS, states, strict=False) if state in ACTIVE],
+        "active": [unit for unit, state in itertools.zip_longest(UNITS, states) if state in ACTIVE],
         "traces": [path for path in TRACES if machine.exists(path)],
         "taken_programs": taken,
         "server": kubelet.group(1) if kubelet else "",

@@ -1,8 +1,7 @@
 """Compare what a node should have with what it has, and do the difference.
 
 `plan` is a pure function of wish and observation: the same answers check mode, diff mode, the real run and the
-controller, which
-skips the call to a node whose observation already matches.
+controller, which skips the call to a node whose observation already matches.
 """
 
 from __future__ import annotations
@@ -49,21 +48,8 @@ class Plan(NamedTuple):
     managed: dict[str, Any] | None
 
     def changes(self) -> bool:
-        """Whether applying it would change the node (its own record alone is no change)."""
-        return any(
-            (
-                self.write,
-                self.remove,
-                self.sysctls,
-                self.reload,
-                self.enable,
-                self.disable,
-                self.stop,
-                self.restart,
-                self.start,
-                self.refresh,
-            )
-        )
+        """Return whether applying it would change the node (its own record alone is no change)."""
+        return any(self[:-1])
 
 
 NOTHING = Plan([], [], {}, False, [], [], [], [], [], [], None)
@@ -259,8 +245,7 @@ def apply(todo: Plan, root: str = "/", run: Callable[..., program.ProgramResult]
     """Do it. Raises OSError for a file or sysctl, `UnitFailed` for a unit.
 
     A run killed in the middle is continued by the next one, since that plans from the machine again. The record names
-    old and new
-    files until the end, so that no killed run loses sight of one.
+    old and new files until the end, so that no killed run loses sight of one.
     """
     if todo.managed is not None:
         _record(_merged(observe.managed(root), todo.managed), root)

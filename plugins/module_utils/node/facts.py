@@ -25,8 +25,7 @@ def cgroup(mounts: str, is_v2_host: bool) -> dict[str, Any]:
     """``{version, layout, driver}`` from the text of /proc/self/mounts and whether /sys/fs/cgroup is cgroup2.
 
     layout: unified (v2), hybrid (v1 controllers, systemd's own hierarchy in v2), legacy (v1). driver: what kubelet
-    and runc should
-    use. Inside a container on v1, systemd owns no controller, so its driver does not work there: cgroupfs.
+    and runc should use. Inside a container on v1, systemd owns no controller, so its driver does not work: cgroupfs.
     """
     if is_v2_host:
         return {"version": 2, "layout": "unified", "driver": "systemd"}

@@ -1,8 +1,7 @@
 """Look at a node: files, sysctls, units. Reads only.
 
 Plain functions of the running system, shared by the modules node_status (which reports) and node_config (which
-converges).
-Every function takes ``root`` so that a test can show it a folder instead of the machine.
+converges). Every function takes ``root`` so that a test can show it a folder instead of the machine.
 """
 
 from __future__ import annotations

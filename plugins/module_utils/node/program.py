@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from ansible_collections.devenv.lab.plugins.module_utils.node.redact import RedactedLines
 
@@ -91,14 +91,7 @@ def run(
         sink = stack.enter_context(open(log or os.devnull, "a" if append else "w", encoding="utf-8"))
         given = stack.enter_context(_input(data)) if data is not None else subprocess.DEVNULL
         try:
-            child = subprocess.Popen(
-                list(argv),
-                stdin=given,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT if merged else subprocess.PIPE,
-                start_new_session=True,
-                cwd=cwd,
-            )
+            child = start(argv, merged, stdin=given, cwd=cwd)
         except OSError as error:
             why = f"{argv[0]}: {error.strerror}"
             return ProgramResult(NOT_STARTED, stderr=why, secrets=tuple(secrets), started=False)
@@ -113,16 +106,13 @@ def run(
             if log:
                 note(lines.feed(stream, data))
 
-        try:
-            is_late = _read(child, began + timeout, take)
-        finally:
-            if child.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL)
-            code = child.wait()
-            for pipe in (child.stdout, child.stderr):
-                if pipe is not None:
-                    pipe.close()
+        with Pipes(child, take) as pipes:
+            while child.poll() is None and time.monotonic() < began + timeout:
+                pipes.step(_TICK)
+            is_late = child.poll() is None
+            if not is_late:
+                pipes.drain()
+        code = child.wait()
         if is_late:
             code = TIMED_OUT
             for stream, piece in dict(blocks).items():  # the last piece of each
@@ -143,32 +133,55 @@ def _input(text: str) -> IO[bytes]:
     return stream
 
 
-def _read(child: subprocess.Popen[bytes], deadline: float, take: Callable[[str, bytes], None]) -> bool:
-    """Hand what a program writes to ``take`` until it has ended; return whether ``deadline`` came first."""
-    ended = float("inf")
-    with selectors.DefaultSelector() as pipes:
+def start(argv: Sequence[str], merged: bool, **more: Any) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own; ``merged``: both streams are one. Raises OSError."""
+    errors = subprocess.STDOUT if merged else subprocess.PIPE
+    return subprocess.Popen(list(argv), stdout=subprocess.PIPE, stderr=errors, start_new_session=True, **more)
+
+
+class Pipes:
+    """Hands what a program writes to ``take``, with the stream's name. Left, it ends the program's whole group."""
+
+    def __init__(self, child: subprocess.Popen[bytes], take: Callable[[str, bytes], None]) -> None:
+        self._child, self._take = child, take
+        self._selector = selectors.DefaultSelector()
         for name, pipe in (("stdout", child.stdout), ("stderr", child.stderr)):
             if pipe is not None:
-                pipes.register(pipe, selectors.EVENT_READ, name)
-        while pipes.get_map():
-            now = time.monotonic()
-            if child.poll() is not None:
-                ended = min(ended, now)
-                if now - ended > LINGER:
-                    return False
-            elif now >= deadline:
-                return True
-            for key, _events in pipes.select(_TICK):
-                data = os.read(key.fd, 1 << 16)
-                if data:
-                    take(key.data, data)
-                else:
-                    pipes.unregister(key.fileobj)
-    try:
-        child.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return True
-    return False
+                self._selector.register(pipe, selectors.EVENT_READ, name)
+
+    def __enter__(self) -> Pipes:
+        return self
+
+    def step(self, seconds: float) -> None:
+        """Take what comes within ``seconds``."""
+        if not self._selector.get_map():
+            if self._child.returncode is not None:
+                time.sleep(seconds)
+            else:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._child.wait(seconds)
+        for key, _events in self._selector.select(seconds) if self._selector.get_map() else ():
+            data = os.read(key.fd, 1 << 16)
+            if data:
+                self._take(key.data, data)
+            else:
+                self._selector.unregister(key.fileobj)
+
+    def drain(self) -> None:
+        """Take what is left, of a program that has ended."""
+        deadline = time.monotonic() + LINGER
+        while self._selector.get_map() and time.monotonic() < deadline:
+            self.step(_TICK)
+
+    def __exit__(self, *args: Any) -> None:
+        if self._child.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._child.pid, signal.SIGKILL)
+            self._child.wait()
+        self._selector.close()
+        for pipe in (self._child.stdout, self._child.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def run_all(calls: Mapping[str, Sequence[str]], timeout: float = 30) -> dict[str, ProgramResult]:

@@ -9,10 +9,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from ansible_collections.devenv.lab.plugins.module_utils.node import files, processes
-from ansible_collections.devenv.lab.plugins.module_utils.node.program import LINGER, TIMED_OUT
+from ansible_collections.devenv.lab.plugins.module_utils.node import files, processes, program
 
 MARKER = "DEVENV_SCRIPT"
 _PAUSE = 0.1
@@ -117,40 +116,24 @@ class Control:
         it, unless it ended well. Raises Interrupted (all is ended then), OSError when it cannot be started.
         """
         began = time.monotonic()
-        child = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=dict(env),
-            cwd=cwd,
-            pass_fds=list(keep),
-            start_new_session=True,
-        )
+        more = {"env": dict(env), "cwd": cwd, "pass_fds": list(keep)}
+        child = program.start(argv, merged=True, stdin=subprocess.DEVNULL, **more)
         started(child.pid)
-        output = cast(IO[bytes], child.stdout)
-        pump = _Pump(output.fileno(), write)
         deadline = began + timeout if timeout > 0 else float("inf")
         left: list[str] = []
         timed_out = interrupted = False
-        try:
+        with program.Pipes(child, lambda _stream, data: write(data)) as pipes:
             while child.poll() is None and not timed_out and not interrupted:
-                pump.step(_PAUSE)
+                pipes.step(_PAUSE)
                 timed_out = time.monotonic() >= deadline
                 interrupted = self.stopped()
             if timed_out or interrupted or child.returncode != 0:
-                left = end(lambda: _of(child), grace, pump.step)
-            linger = time.monotonic() + LINGER
-            while pump.open and time.monotonic() < linger:
-                pump.step(_PAUSE)
-        finally:
-            if child.poll() is None:
-                processes.send([child.pid], signal.SIGKILL)
-            code = child.wait()
-            output.close()
+                left = end(lambda: _of(child), grace, pipes.step)
+            pipes.drain()
+        code = child.wait()
         if interrupted:
             raise Interrupted(left)
-        return Ended(TIMED_OUT if timed_out else code, time.monotonic() - began, timed_out, left)
+        return Ended(program.TIMED_OUT if timed_out else code, time.monotonic() - began, timed_out, left)
 
 
 def _of(child: subprocess.Popen[bytes]) -> list[int]:
@@ -172,26 +155,3 @@ def _reap(spared: int) -> None:
         if pid != spared and len(fields) > 1 and fields[0] == "Z" and int(fields[1]) == os.getpid():
             with contextlib.suppress(OSError):
                 os.waitpid(pid, os.WNOHANG)
-
-
-class _Pump:
-    """Takes what is written to a pipe, until nobody can write to it."""
-
-    def __init__(self, source: int, write: Callable[[bytes], None]) -> None:
-        self._source = source
-        self._write = write
-        self.open = True
-        os.set_blocking(source, False)
-
-    def step(self, seconds: float) -> None:
-        """Take what comes within ``seconds``."""
-        if not self.open:
-            time.sleep(seconds)
-            return
-        if not select.select([self._source], [], [], seconds)[0]:
-            return
-        with contextlib.suppress(BlockingIOError):
-            data = os.read(self._source, 1 << 16)
-            self.open = data != b""
-            if data:
-                self._write(data)
