@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import re
 import shlex
 import time
 from collections.abc import Callable
@@ -15,6 +17,8 @@ from ansible_collections.devenv.lab.plugins.module_utils.gravity import cli as g
 from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import run as kubeadm
 from ansible_collections.devenv.lab.plugins.module_utils.node import processes, program
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine, StepFailed
+from ansible_collections.devenv.lab.plugins.module_utils.node.redact import RedactedLines
+from ansible_collections.devenv.lab.plugins.module_utils.script import output
 
 HEX = "9555b74008f24687eb964bd90a164ecb5760a89481d9c55a77c129b7db438168"
 # Put together here, so that no scanner of sources takes this file for one that leaks.
@@ -78,7 +82,19 @@ def through_gravity(tmp_path: Path, text: str) -> str:
     return json.dumps(failure.result(), ensure_ascii=False) + log.read_text()
 
 
-@pytest.mark.parametrize("through", [through_run, through_kubeadm, through_gravity])
+def through_script(tmp_path: Path, text: str) -> str:
+    """What a script prints, in its result and its log."""
+    log = tmp_path / "script.log"
+    number = os.open(log, os.O_WRONLY | os.O_CREAT)
+    screen = output.Screen(RedactedLines([GIVEN]), number, 50, ".", "")
+    for piece in re.findall(r"(?s).{1,7}", program.run(argv(text)).output):
+        screen.write(piece.encode())
+    screen.end()
+    os.close(number)
+    return json.dumps([screen.output, screen.shown], ensure_ascii=False) + log.read_text()
+
+
+@pytest.mark.parametrize("through", [through_run, through_kubeadm, through_gravity, through_script])
 @pytest.mark.parametrize("kind", SECRETS)
 def test_no_secret_is_kept(kind: str, through: Callable[[Path, str], str], tmp_path: Path) -> None:
     text, parts = SECRETS[kind]
