@@ -10,8 +10,6 @@ DOCUMENTATION = r"""
 module: bundle
 short_description: Have all programs and images of a Kubernetes version
 version_added: 0.1.0
-author:
-  - devenv maintainers (@devenv)
 description:
   - A bundle is one folder of the cache with every program and image of a Kubernetes version,
     and a manifest of their digests.
@@ -59,14 +57,8 @@ options:
       - For V(exported) it may be a folder, in which the archive gets a name.
     type: path
     default: ""
-  kubernetes_url:
-    description: Base URL of the Kubernetes programs.
-    type: str
-    default: https://dl.k8s.io
-  helm_url:
-    description: Base URL of helm.
-    type: str
-    default: https://get.helm.sh
+  kubernetes_url: {description: Base URL of the Kubernetes programs., type: str, default: https://dl.k8s.io}
+  helm_url: {description: Base URL of helm., type: str, default: https://get.helm.sh}
   containerd_url:
     description: Base URL of the containerd releases.
     type: str
@@ -83,13 +75,9 @@ options:
     description: The same for images that are published on docker.io.
     type: str
     default: https://registry-1.docker.io
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode:
-    description: Makes and writes nothing; RV(bundle) is empty when there is no bundle yet.
-    support: full
-  diff_mode:
-    description: A bundle has no text to compare.
-    support: none
+  check_mode: {description: Makes and writes nothing; RV(bundle) is empty when there is no bundle yet., support: full}
 notes:
   - Downloads honour the usual proxy variables and go on where a broken one stopped.
   - Images that hold Debian's files follow Debian's updates, so their digests change with time.
@@ -142,13 +130,6 @@ bundle:
       description: Name, digest, archive and part (empty for what every bundle has) of every image.
       type: list
       elements: dict
-notes:
-  description: What each source that was looked at said.
-  returned: success
-  type: list
-  elements: str
-archive:
-  description: The archive.
-  returned: state is exported
-  type: str
+notes: {description: What each source that was looked at said., returned: success, type: list, elements: str}
+archive: {description: The archive., returned: state is exported, type: str}
 """

@@ -18,9 +18,7 @@ description:
 extends_documentation_fragment:
   - devenv.lab.nodes
 options:
-  version:
-    description: Kubernetes version of the bundle. Needed for V(present) and V(upgraded).
-    type: str
+  version: {description: Kubernetes version of the bundle. Needed for V(present) and V(upgraded)., type: str}
 """
 
 EXAMPLES = r"""
@@ -34,26 +32,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-nodes:
-  description: Names of the nodes that run.
-  returned: always
-  type: list
-  elements: str
-made:
-  description: Nodes that were made.
-  returned: when something was done
-  type: list
-  elements: str
-started:
-  description: Nodes that were started.
-  returned: when something was done
-  type: list
-  elements: str
-stopped:
-  description: Nodes that were stopped.
-  returned: when something was done
-  type: list
-  elements: str
+nodes: {description: Names of the nodes that run., returned: always, type: list, elements: str}
+made: {description: Nodes that were made., returned: when something was done, type: list, elements: str}
+started: {description: Nodes that were started., returned: when something was done, type: list, elements: str}
+stopped: {description: Nodes that were stopped., returned: when something was done, type: list, elements: str}
 removed:
   description: Nodes that were removed, and what else was.
   returned: when something was done
@@ -63,9 +45,5 @@ states:
   description: State of each node that exists, by name.
   returned: with O(state=status), and in check mode
   type: dict
-notes:
-  description: Notes for people.
-  returned: always
-  type: list
-  elements: str
+notes: {description: Notes for people., returned: always, type: list, elements: str}
 """

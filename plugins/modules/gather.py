@@ -8,8 +8,6 @@ DOCUMENTATION = r"""
 module: gather
 short_description: Collect what an environment knows of itself
 version_added: 0.1.0
-author:
-  - devenv maintainers (@devenv)
 description:
   - Runs on the controller. Asks all nodes over ssh, the API of each cluster and the host at the same time, and writes
     one archive.
@@ -19,27 +17,17 @@ description:
   - Parts do not depend on each other. One that does not answer is named in the archive's C(index.txt).
   - Secrets are taken out of every text; keys and kubeconfigs are not read.
 options:
-  state:
-    description: State folder of the environment.
-    type: path
-    required: true
+  state: {description: State folder of the environment., type: path, required: true}
   output:
     description:
       - The archive's name, which ends in C(.tar.gz), or a folder for it.
       - Empty stands for the working directory.
     type: str
     default: ""
-  timeout:
-    description: Seconds for the whole. What came by then is kept.
-    type: float
-    default: 60
+  timeout: {description: Seconds for the whole. What came by then is kept., type: float, default: 60}
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode:
-    support: full
-    description: Says where the archive would be.
-  diff_mode:
-    support: none
-    description: Nothing of the user's changes.
+  check_mode: {support: full, description: Says where the archive would be.}
 """
 
 EXAMPLES = r"""
@@ -50,10 +38,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-path:
-  description: The archive. Only its owner may read it.
-  returned: success
-  type: str
+path: {description: The archive. Only its owner may read it., returned: success, type: str}
 parts:
   description: What became of each part.
   returned: success
@@ -75,9 +60,5 @@ parts:
     trouble:
       description: Why something is missing; empty when nothing is.
       type: str
-troubles:
-  description: A line for each part that did not give all.
-  returned: success
-  type: list
-  elements: str
+troubles: {description: A line for each part that did not give all., returned: success, type: list, elements: str}
 """

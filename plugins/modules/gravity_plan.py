@@ -13,14 +13,8 @@ description:
     tarball is read once.
   - Fails before anything changes for what Gravity would refuse later, such as a node profile that is not there.
 options:
-  tarball:
-    description: The tarball on the controller.
-    type: path
-    required: true
-  sha256:
-    description: Its digest.
-    type: str
-    required: true
+  tarball: {description: The tarball on the controller., type: path, required: true}
+  sha256: {description: Its digest., type: str, required: true}
   flavor:
     description: Flavor of the installation, one of a single node. Empty for the manifest's default, or the first of a
       single node.
@@ -49,20 +43,8 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-program:
-  description: The program gravity of the tarball, on the controller.
-  returned: success
-  type: str
-version:
-  description: Version of the application.
-  returned: success
-  type: str
-flavor:
-  description: Flavor of the installation.
-  returned: success
-  type: str
-node_types:
-  description: Node profile by host.
-  returned: success
-  type: dict
+program: {description: "The program gravity of the tarball, on the controller.", returned: success, type: str}
+version: {description: Version of the application., returned: success, type: str}
+flavor: {description: Flavor of the installation., returned: success, type: str}
+node_types: {description: Node profile by host., returned: success, type: dict}
 """

@@ -30,13 +30,6 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-path:
-  description: The file.
-  returned: success
-  type: str
-masters:
-  description: Addresses of the masters that are healthy.
-  returned: success
-  type: list
-  elements: str
+path: {description: The file., returned: success, type: str}
+masters: {description: Addresses of the masters that are healthy., returned: success, type: list, elements: str}
 """

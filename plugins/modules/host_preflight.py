@@ -11,20 +11,9 @@ version_added: 0.1.0
 description:
   - Looks at root, programs, kernel, memory, disk and subnets at once, and fails with all that is missing.
   - Runs on the controller; needs root and podman there.
-author:
-  - devenv maintainers (@devenv)
-attributes:
-  check_mode:
-    description: Reports what would change and changes nothing.
-    support: full
-  diff_mode:
-    description: Has no content to show.
-    support: none
+extends_documentation_fragment: devenv.lab.attributes
 options:
-  environment:
-    description: Name of the environment that is to be made.
-    type: str
-    required: true
+  environment: {description: Name of the environment that is to be made., type: str, required: true}
 """
 
 EXAMPLES = r"""

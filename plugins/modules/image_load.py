@@ -8,8 +8,6 @@ DOCUMENTATION = r"""
 module: image_load
 short_description: Bring images from the controller to nodes
 version_added: 0.1.0
-author:
-  - devenv maintainers (@devenv)
 description:
   - Runs on the controller. Streams each archive by ssh into the container runtime of all nodes at the same time.
   - Then every node is asked. The task fails, with the names of the nodes, when one lacks an image, or holds another
@@ -32,17 +30,10 @@ options:
       - Needs archives of OCI's form.
     type: bool
     default: false
-  timeout:
-    description: How long one archive may take, in seconds.
-    type: float
-    default: 600
+  timeout: {description: "How long one archive may take, in seconds.", type: float, default: 600}
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode:
-    support: none
-    description: Skipped.
-  diff_mode:
-    support: none
-    description: Images have no text to compare.
+  check_mode: {support: none, description: Skipped.}
 """
 
 EXAMPLES = r"""

@@ -13,10 +13,7 @@ description:
     while nodes join a cluster.
   - Neither is ever in a result. A template reads the file when it renders a configuration.
 options:
-  path:
-    description: The file, made with mode 0600.
-    type: path
-    required: true
+  path: {description: "The file, made with mode 0600.", type: path, required: true}
   state:
     description: V(present) makes a new secret when there is none that is young enough, V(absent) removes it.
     type: str
@@ -34,8 +31,5 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-path:
-  description: The file.
-  returned: success
-  type: str
+path: {description: The file., returned: success, type: str}
 """

@@ -9,8 +9,6 @@ DOCUMENTATION = r"""
 module: kube_objects
 short_description: Apply a set of objects to clusters, and remove what left the set
 version_added: 0.1.0
-author:
-  - devenv maintainers (@devenv)
 description:
   - Runs on the controller, once for all clusters and objects, and asks each cluster's API by the kubeconfig in its
     state folder.
@@ -21,31 +19,14 @@ description:
     C(kube-system) lists the members, which carry the label C(devenv.lab/set).
   - An object that is there without that label belongs to someone else. Then nothing is written at all.
 options:
-  nodes:
-    description: Names of nodes, whose clusters are meant.
-    type: list
-    elements: str
-    required: true
-  name:
-    description: Name of the set.
-    type: str
-    required: true
-  objects:
-    description: The objects. None, and the whole set is removed.
-    type: list
-    elements: dict
-    required: true
-  timeout:
-    description: Seconds for which requests without an answer are repeated.
-    type: float
-    default: 60
+  nodes: {description: "Names of nodes, whose clusters are meant.", type: list, elements: str, required: true}
+  name: {description: Name of the set., type: str, required: true}
+  objects: {description: "The objects. None, and the whole set is removed.", type: list, elements: dict, required: true}
+  timeout: {description: Seconds for which requests without an answer are repeated., type: float, default: 60}
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode:
-    support: full
-    description: Asks the API what it would store, and writes nothing.
-  diff_mode:
-    support: full
-    description: Shows each object that changes, without its status.
+  check_mode: {support: full, description: "Asks the API what it would store, and writes nothing."}
+  diff_mode: {support: full, description: "Shows each object that changes, without its status."}
 """
 
 EXAMPLES = r"""
@@ -72,9 +53,5 @@ applied:
   type: list
   elements: str
   sample: ["StorageClass local-path"]
-removed:
-  description: Objects that were removed.
-  returned: success
-  type: list
-  elements: str
+removed: {description: Objects that were removed., returned: success, type: list, elements: str}
 """

@@ -8,8 +8,6 @@ DOCUMENTATION = r"""
 module: kubeconfig
 short_description: Fetch the kubeconfig of a cluster into the state folder
 version_added: 0.1.0
-author:
-  - devenv maintainers (@devenv)
 description:
   - Runs for a control plane node and copies the administrator's kubeconfig from it by the connection's own file
     transfer, so that no verbosity prints it.
@@ -18,10 +16,7 @@ description:
   - It is written to C(<state>/clusters/<cluster>/kubeconfig) with mode 0600. C(<state>/kubeconfig) links to that of
     the cluster V(main).
 options:
-  src:
-    description: The kubeconfig on the node.
-    type: path
-    default: /etc/kubernetes/admin.conf
+  src: {description: The kubeconfig on the node., type: path, default: /etc/kubernetes/admin.conf}
   known:
     description:
       - Digest of O(src) as M(devenv.lab.node_status) gave it in this run
@@ -29,33 +24,18 @@ options:
       - A copy that was made of it is left as it is, and the node not asked.
     type: str
     default: ""
-  state:
-    description: State folder of the environment, on the controller.
-    type: path
-    required: true
-  environment:
-    description: Name of the environment.
-    type: str
-    required: true
-  cluster:
-    description: Name of the cluster within the environment.
-    type: str
-    default: main
+  state: {description: "State folder of the environment, on the controller.", type: path, required: true}
+  environment: {description: Name of the environment., type: str, required: true}
+  cluster: {description: Name of the cluster within the environment., type: str, default: main}
   address:
     description: Address or name of the API. It must stand in the certificate of the API server.
     type: str
     required: true
-  port:
-    description: Port of the API.
-    type: int
-    default: 6443
+  port: {description: Port of the API., type: int, default: 6443}
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode:
-    support: full
-    description: Reads the node's file and says whether the copy would change.
-  diff_mode:
-    support: partial
-    description: Says what changes; the content is secret and never shown.
+  check_mode: {support: full, description: Reads the node's file and says whether the copy would change.}
+  diff_mode: {support: partial, description: Says what changes; the content is secret and never shown.}
 """
 
 EXAMPLES = r"""
@@ -68,16 +48,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-path:
-  description: Where the kubeconfig stands on the controller.
-  returned: success
-  type: str
-context:
-  description: Name of its context, cluster and user.
-  returned: success
-  type: str
-server:
-  description: URL of the API.
-  returned: success
-  type: str
+path: {description: Where the kubeconfig stands on the controller., returned: success, type: str}
+context: {description: "Name of its context, cluster and user.", returned: success, type: str}
+server: {description: URL of the API., returned: success, type: str}
 """

@@ -44,16 +44,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-image:
-  description: Folder of kernel, initial ramdisk and root filesystem.
-  returned: always
-  type: str
+image: {description: "Folder of kernel, initial ramdisk and root filesystem.", returned: always, type: str}
 images_disk:
   description: Filesystem with the images of Kubernetes, where O(store) is given.
   returned: always
   type: str
-kvm:
-  description: Whether nodes are to run by KVM; they are emulated otherwise.
-  returned: always
-  type: bool
+kvm: {description: Whether nodes are to run by KVM; they are emulated otherwise., returned: always, type: bool}
 """

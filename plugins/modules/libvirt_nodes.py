@@ -22,14 +22,8 @@ options:
     description: Disk of images, as M(devenv.lab.libvirt_image) returned it, for nodes that run Kubernetes.
     type: str
     default: ""
-  kvm:
-    description: Whether the nodes run by KVM, with V(present).
-    type: bool
-    default: false
-  grace:
-    description: Seconds that a node gets to shut down, with V(stopped).
-    type: int
-    default: 90
+  kvm: {description: "Whether the nodes run by KVM, with V(present).", type: bool, default: false}
+  grace: {description: "Seconds that a node gets to shut down, with V(stopped).", type: int, default: 90}
 """
 
 EXAMPLES = r"""
@@ -42,26 +36,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-nodes:
-  description: Names of the nodes that run.
-  returned: always
-  type: list
-  elements: str
-made:
-  description: Nodes that were made.
-  returned: when something was done
-  type: list
-  elements: str
-started:
-  description: Nodes that were started.
-  returned: when something was done
-  type: list
-  elements: str
-stopped:
-  description: Nodes that were stopped.
-  returned: when something was done
-  type: list
-  elements: str
+nodes: {description: Names of the nodes that run., returned: always, type: list, elements: str}
+made: {description: Nodes that were made., returned: when something was done, type: list, elements: str}
+started: {description: Nodes that were started., returned: when something was done, type: list, elements: str}
+stopped: {description: Nodes that were stopped., returned: when something was done, type: list, elements: str}
 removed:
   description: Nodes that were removed, and what else was.
   returned: when something was done
@@ -71,9 +49,5 @@ states:
   description: State of each node that exists, by name.
   returned: with O(state=status), and in check mode
   type: dict
-notes:
-  description: Notes for people.
-  returned: always
-  type: list
-  elements: str
+notes: {description: Notes for people., returned: always, type: list, elements: str}
 """

@@ -8,8 +8,6 @@ DOCUMENTATION = r"""
 module: members
 short_description: Look after nodes that join an environment, leave it or are made anew
 version_added: 0.1.0
-author:
-  - devenv maintainers (@devenv)
 description:
   - Runs on the controller, for all O(nodes) in one call, with the state folder (C(devenv_state)) and the
     profile in it.
@@ -45,13 +43,11 @@ options:
     description: Seconds that a running node (V(ask)) or a cluster (V(list)) has to answer.
     type: float
     default: 5
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
   check_mode:
     support: full
     description: V(list), V(check) and V(ask) only read; the others say what they would change.
-  diff_mode:
-    support: none
-    description: There is no content to compare.
 """
 
 EXAMPLES = r"""
@@ -78,11 +74,7 @@ names:
   returned: with O(action=add) and O(action=remove)
   type: list
   elements: str
-answering:
-  description: Those of O(nodes) that answer ssh.
-  returned: with O(action=ask)
-  type: list
-  elements: str
+answering: {description: Those of O(nodes) that answer ssh., returned: with O(action=ask), type: list, elements: str}
 joined:
   description: Those of O(nodes) whose cluster came up once, in the order in which they are to leave it.
   returned: with O(action=ask)

@@ -8,8 +8,6 @@ DOCUMENTATION = r"""
 module: node_labels
 short_description: Put the profile's labels, taints and pod ranges on the nodes of clusters
 version_added: 0.1.0
-author:
-  - devenv maintainers (@devenv)
 description:
   - Runs on the controller, once for all nodes, and asks each cluster's API by the kubeconfig in its state folder.
   - Wanted values are the host variables C(devenv_labels), C(devenv_taints) and C(devenv_pod_cidrs) of the profile
@@ -22,19 +20,11 @@ description:
   - Taints that a new node registered with count as set by this module.
   - Pod ranges are set where the node has none.
 options:
-  nodes:
-    description: Names of the nodes. Those of no cluster are left out.
-    type: list
-    elements: str
-    required: true
-  timeout:
-    description: How long to wait for Node objects, in seconds.
-    type: float
-    default: 120
+  nodes: {description: Names of the nodes. Those of no cluster are left out., type: list, elements: str, required: true}
+  timeout: {description: "How long to wait for Node objects, in seconds.", type: float, default: 120}
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode:
-    support: full
-    description: Reads only, and waits for nothing.
+  check_mode: {support: full, description: "Reads only, and waits for nothing."}
   diff_mode:
     support: full
     description: Shows labels, taints, pod ranges and what is on record as ours, of each node that changes.
@@ -47,11 +37,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-nodes:
-  description: Names of the nodes that were written to.
-  returned: success
-  type: list
-  elements: str
+nodes: {description: Names of the nodes that were written to., returned: success, type: list, elements: str}
 absent:
   description: Names of the nodes that have no Node object yet (check mode only).
   returned: success

@@ -17,10 +17,7 @@ options:
   provider:
     description: Name of the provider, by default that of the profile. V(absent) without it is for every provider.
     type: str
-  options:
-    description: The provider's own options.
-    type: dict
-    default: {}
+  options: {description: The provider's own options., type: dict, default: {}}
 """
 
 EXAMPLES = r"""
@@ -33,26 +30,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-nodes:
-  description: Names of the nodes that run.
-  returned: always
-  type: list
-  elements: str
-made:
-  description: Nodes that were made.
-  returned: when something was done
-  type: list
-  elements: str
-started:
-  description: Nodes that were started.
-  returned: when something was done
-  type: list
-  elements: str
-stopped:
-  description: Nodes that were stopped.
-  returned: when something was done
-  type: list
-  elements: str
+nodes: {description: Names of the nodes that run., returned: always, type: list, elements: str}
+made: {description: Nodes that were made., returned: when something was done, type: list, elements: str}
+started: {description: Nodes that were started., returned: when something was done, type: list, elements: str}
+stopped: {description: Nodes that were stopped., returned: when something was done, type: list, elements: str}
 removed:
   description: Nodes that were removed, and what else was.
   returned: when something was done
@@ -62,9 +43,5 @@ states:
   description: State of each node that exists, by name.
   returned: with O(state=status), and in check mode
   type: dict
-notes:
-  description: Notes for people.
-  returned: always
-  type: list
-  elements: str
+notes: {description: Notes for people., returned: always, type: list, elements: str}
 """

@@ -8,21 +8,13 @@ DOCUMENTATION = r"""
 module: podman_address
 short_description: Give a node that runs another address
 version_added: 0.1.0
-author:
-  - devenv maintainers (@devenv)
 description:
   - Chooses an address, writes it into the state folder, and puts it on the node's link beside the old one; in the end
     it takes the old one away.
   - Runs on the controller; needs root and podman there.
 options:
-  environment:
-    description: Name of the environment.
-    type: str
-    required: true
-  node:
-    description: Name of the node, the only one of its cluster.
-    type: str
-    required: true
+  environment: {description: Name of the environment., type: str, required: true}
+  node: {description: "Name of the node, the only one of its cluster.", type: str, required: true}
   action:
     description: V(begin) adds the new addresses, V(end) removes those that are no longer the node's.
     type: str
@@ -33,13 +25,9 @@ options:
     description: The new address, of any family; the other family's follows from it. Empty, the next that is free.
     type: str
     default: ""
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode:
-    support: full
-    description: Refuses what cannot be done, and changes nothing.
-  diff_mode:
-    support: none
-    description: There is no content to compare.
+  check_mode: {support: full, description: "Refuses what cannot be done, and changes nothing."}
 """
 
 EXAMPLES = r"""

@@ -14,12 +14,8 @@ description:
 extends_documentation_fragment:
   - devenv.lab.nodes
 options:
-  image:
-    description: Node image, as M(devenv.lab.podman_image) returned it. Needed for V(present).
-    type: str
-  store:
-    description: Image store, as M(devenv.lab.podman_image) returned it. Needed for V(present).
-    type: path
+  image: {description: "Node image, as M(devenv.lab.podman_image) returned it. Needed for V(present).", type: str}
+  store: {description: "Image store, as M(devenv.lab.podman_image) returned it. Needed for V(present).", type: path}
   stores:
     description: Image stores of single nodes that get another than O(store), by name.
     type: dict
@@ -37,26 +33,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-nodes:
-  description: Names of the nodes that run.
-  returned: always
-  type: list
-  elements: str
-made:
-  description: Nodes that were made.
-  returned: when something was done
-  type: list
-  elements: str
-started:
-  description: Nodes that were started.
-  returned: when something was done
-  type: list
-  elements: str
-stopped:
-  description: Nodes that were stopped.
-  returned: when something was done
-  type: list
-  elements: str
+nodes: {description: Names of the nodes that run., returned: always, type: list, elements: str}
+made: {description: Nodes that were made., returned: when something was done, type: list, elements: str}
+started: {description: Nodes that were started., returned: when something was done, type: list, elements: str}
+stopped: {description: Nodes that were stopped., returned: when something was done, type: list, elements: str}
 removed:
   description: Nodes that were removed, and what else was.
   returned: when something was done
@@ -66,9 +46,5 @@ states:
   description: State of each node that exists, by name.
   returned: with O(state=status), and in check mode
   type: dict
-notes:
-  description: Notes for people.
-  returned: always
-  type: list
-  elements: str
+notes: {description: Notes for people., returned: always, type: list, elements: str}
 """

@@ -29,36 +29,19 @@ options:
     type: str
     required: true
     choices: [list, remove, save, begin, prepare, deliver, finish, wait]
-  name:
-    description: Name of the snapshot.
-    type: str
-    default: ""
-  nodes:
-    description: Names of the nodes.
-    type: list
-    elements: str
-    default: []
-  force:
-    description: Whether to save a cluster that is not healthy.
-    type: bool
-    default: false
+  name: {description: Name of the snapshot., type: str, default: ""}
+  nodes: {description: Names of the nodes., type: list, elements: str, default: []}
+  force: {description: Whether to save a cluster that is not healthy., type: bool, default: false}
   encryption:
     description: What the keys of the new authorities are (C(encryptionAlgorithm) of kubeadm).
     type: str
     default: ECDSA-P256
-  timeout:
-    description: Seconds that V(wait) waits.
-    type: float
-    default: 300
+  timeout: {description: Seconds that V(wait) waits., type: float, default: 300}
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
   check_mode:
     description: Says whether something would be done, and finds what V(begin) would refuse.
     support: full
-  diff_mode:
-    description: There is no content to compare.
-    support: none
-author:
-  - devenv maintainers (@devenv)
 """
 
 EXAMPLES = r"""
@@ -84,16 +67,7 @@ archives:
   description: Path of the archive of further images, by node.
   returned: with V(save) and V(prepare)
   type: dict
-path:
-  description: Folder of the snapshot.
-  returned: with V(save)
-  type: str
-bytes:
-  description: Size of the snapshot.
-  returned: with V(save)
-  type: int
-pods:
-  description: How many pods are ready.
-  returned: with V(wait)
-  type: int
+path: {description: Folder of the snapshot., returned: with V(save), type: str}
+bytes: {description: Size of the snapshot., returned: with V(save), type: int}
+pods: {description: How many pods are ready., returned: with V(wait), type: int}
 """

@@ -10,8 +10,6 @@ DOCUMENTATION = r"""
 module: stage
 short_description: Begin or end a stage of an environment
 version_added: 0.1.0
-author:
-  - devenv maintainers (@devenv)
 description:
   - Stands at the begin and the end of every stage, on the controller.
   - The first begin of an ansible run takes the lock of the environment. What a killed run left is ended first.
@@ -40,21 +38,16 @@ options:
       - Left empty, it is the environment variable E(DEVENV_COMMAND), else ansible's command line.
     type: str
     default: ""
-  last:
-    description: Give the lock back at this end, whatever the stage is.
-    type: bool
-    default: false
+  last: {description: "Give the lock back at this end, whatever the stage is.", type: bool, default: false}
   while_upgrading:
     description: Let the run begin though nodes have two versions of Kubernetes, since an upgrade was ended on its way.
     type: bool
     default: false
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
   check_mode:
     description: Takes no lock and writes nothing, but fails when the environment is busy or the profile is refused.
     support: full
-  diff_mode:
-    description: The files it writes are bookkeeping, not the state of a machine.
-    support: none
 """
 
 EXAMPLES = r"""
@@ -80,24 +73,9 @@ devenv_run_dir:
   description: Folder of the run's log, events and reports; empty in check mode. Also a fact.
   returned: always
   type: str
-devenv_state:
-  description: State folder of the environment.
-  returned: state is begin
-  type: str
-devenv_first:
-  description: Whether this was the run's first stage.
-  returned: state is begin
-  type: bool
-devenv_command:
-  description: What the lock calls the run.
-  returned: state is begin
-  type: str
-devenv_profile_name:
-  description: Canonical name of the profile.
-  returned: state is begin
-  type: str
-devenv_created:
-  description: Whether the environment was not there before.
-  returned: state is begin
-  type: bool
+devenv_state: {description: State folder of the environment., returned: state is begin, type: str}
+devenv_first: {description: Whether this was the run's first stage., returned: state is begin, type: bool}
+devenv_command: {description: What the lock calls the run., returned: state is begin, type: str}
+devenv_profile_name: {description: Canonical name of the profile., returned: state is begin, type: str}
+devenv_created: {description: Whether the environment was not there before., returned: state is begin, type: bool}
 """

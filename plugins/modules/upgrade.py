@@ -8,8 +8,6 @@ DOCUMENTATION = r"""
 module: upgrade
 short_description: Plan, prepare and record the upgrade of an environment to another version of Kubernetes
 version_added: 0.1.0
-author:
-  - devenv maintainers (@devenv)
 description:
   - Runs on the controller, with the state folder (C(devenv_state)), the profile in it (C(devenv_profile)) and the
     connections of the nodes. M(devenv.lab.kubeadm_upgrade) is what changes a node.
@@ -24,22 +22,11 @@ options:
     type: str
     required: true
     choices: [plan, deliver, finish]
-  version:
-    description: The new version of Kubernetes.
-    type: str
-    default: ""
-  running:
-    description: Names of the nodes that run, for V(plan).
-    type: list
-    elements: str
-    default: []
+  version: {description: The new version of Kubernetes., type: str, default: ""}
+  running: {description: "Names of the nodes that run, for V(plan).", type: list, elements: str, default: []}
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode:
-    support: full
-    description: Nodes are looked at, and nothing is written.
-  diff_mode:
-    support: none
-    description: There is no content to compare.
+  check_mode: {support: full, description: "Nodes are looked at, and nothing is written."}
 """
 
 EXAMPLES = r"""
@@ -51,10 +38,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-plan:
-  description: What is done, in its order.
-  returned: with O(verb=plan)
-  type: dict
+plan: {description: "What is done, in its order.", returned: with O(verb=plan), type: dict}
 first:
   description: Names of the nodes that upgrade their cluster's own objects, one a cluster.
   returned: with O(verb=plan)
@@ -65,12 +49,6 @@ outdated:
   returned: with O(verb=plan)
   type: list
   elements: str
-programs:
-  description: Programs of the new version, name to sha256.
-  returned: with O(verb=deliver)
-  type: dict
-delivered:
-  description: What was brought to each node.
-  returned: with O(verb=deliver)
-  type: dict
+programs: {description: "Programs of the new version, name to sha256.", returned: with O(verb=deliver), type: dict}
+delivered: {description: What was brought to each node., returned: with O(verb=deliver), type: dict}
 """

@@ -8,8 +8,6 @@ DOCUMENTATION = r"""
 module: validate
 short_description: Check that clusters are ready for applications
 version_added: 0.1.0
-author:
-  - devenv maintainers (@devenv)
 description:
   - Runs on the controller, once for all nodes, and waits until every check passes in the same round.
   - Read-only checks, always made. C(kubeconfig), C(api) the API's own readiness, C(nodes) every node Ready,
@@ -26,39 +24,20 @@ description:
     failure. They never count as changed.
   - When the time is over, the message lists what each failing check misses.
 options:
-  nodes:
-    description: Names of the nodes. Those of no cluster are left out.
-    type: list
-    elements: str
-    required: true
+  nodes: {description: Names of the nodes. Those of no cluster are left out., type: list, elements: str, required: true}
   probes:
     description:
       - When to make real pods. V(auto) makes them if O(changed) is set or no validation with pods passed last.
     type: str
     choices: [auto, always, never]
     default: auto
-  changed:
-    description: Whether this run changed anything before.
-    type: bool
-    default: false
-  timeout:
-    description: How long to wait for all checks together, in seconds.
-    type: float
-    default: 300
-  domain:
-    description: DNS domain of the cluster.
-    type: str
-    default: cluster.local
-  junit:
-    description: File for a JUnit document with a case a check.
-    type: path
+  changed: {description: Whether this run changed anything before., type: bool, default: false}
+  timeout: {description: "How long to wait for all checks together, in seconds.", type: float, default: 300}
+  domain: {description: DNS domain of the cluster., type: str, default: cluster.local}
+  junit: {description: File for a JUnit document with a case a check., type: path}
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode:
-    support: full
-    description: One read-only look, which fails at nothing; no pods.
-  diff_mode:
-    support: none
-    description: Nothing of the user's changes.
+  check_mode: {support: full, description: "One read-only look, which fails at nothing; no pods."}
 """
 
 EXAMPLES = r"""
