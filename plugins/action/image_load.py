@@ -14,6 +14,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import oci
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load, remote
 
 
@@ -48,8 +49,8 @@ class ActionModule(Action, ActionBase):
                 digests = {stored.name: stored.digest for stored in oci.read(Path(image))}
                 targets = image_load.lacking(digests, targets)
             return image_load.load(Path(image), targets, timeout=timeout, progress=self.say)
-        # In /var/tmp, where podman itself puts large files: /tmp may live in memory.
+        # In /var/tmp, for large files: /tmp may live in memory.
         with tempfile.TemporaryDirectory(prefix="devenv-image-", dir="/var/tmp") as folder:
             archive = Path(folder) / "image.tar"
-            image_load.save(image, archive, timeout)
+            registry.save_image(image, archive, timeout)
             return image_load.load(archive, targets, timeout=timeout, progress=self.say)

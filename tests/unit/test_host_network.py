@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import Result
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import network
 
 
@@ -24,3 +25,36 @@ def test_the_nft_table_masks_each_family_and_nothing_else() -> None:
     assert 'ip saddr 10.213.0.0/24 oifname != "podman3" masquerade' in table
     assert 'ip6 saddr fd77::/64 oifname != "podman3" masquerade' in table
     assert table.count("masquerade") == 2
+
+
+SUBNETS = {"ipv4": "10.213.0.0/24"}
+
+
+@pytest.mark.parametrize(
+    ("listed", "replaced"),
+    [
+        (network.nft_table("devenv-aio", "podman3", SUBNETS), False),
+        # As another version of nft prints it.
+        (network.nft_table("devenv-aio", "podman3", SUBNETS).replace("srcnat", "100").replace("    ", "\t"), False),
+        (network.nft_table("devenv-aio", "podman3", {}), True),
+        (network.nft_table("devenv-aio", "podman4", SUBNETS), True),
+        ("", True),
+    ],
+)
+def test_a_table_with_other_rules_is_replaced(monkeypatch: pytest.MonkeyPatch, listed: str, replaced: bool) -> None:
+    given: list[str] = []
+
+    def run(argv: list[str], *, check: bool = True, stdin: str = "") -> Result:
+        given.append(stdin)
+        return Result(0 if listed else 1, listed, "")
+
+    monkeypatch.setattr(network.program, "run", run)
+    assert network._set_up_table("devenv-aio", "podman3", SUBNETS) is replaced
+    assert given[1:] == (
+        [
+            "add table inet devenv-aio\ndelete table inet devenv-aio\n"
+            + network.nft_table("devenv-aio", "podman3", SUBNETS)
+        ]
+        if replaced
+        else []
+    )

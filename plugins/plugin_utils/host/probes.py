@@ -29,19 +29,7 @@ HOST_SYSCTLS = (
 # Switched on by podman's network program whenever a container joins a bridge.
 FORWARDING_SYSCTLS = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 
-PROGRAMS = {
-    "podman": "podman",
-    "runc": "runc",
-    "conmon": "conmon",
-    "mmdebstrap": "mmdebstrap",
-    "nft": "nftables",
-    "ip": "iproute2",
-    "ssh": "openssh-client",
-    "ssh-keygen": "openssh-client",
-}
-
-
-# Further ones for nodes that ask for their addresses.
+# For nodes that ask for their addresses.
 DHCP_PROGRAMS = {"dnsmasq": "dnsmasq-base"}
 
 

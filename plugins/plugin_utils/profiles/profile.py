@@ -747,6 +747,9 @@ def _is_path(name_or_path: str) -> bool:
 
 def _schema(configs: Path) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((configs / "schema" / "profile.json").read_text(encoding="utf-8"))
+    # The file has those that editors are to offer; a file in configs/providers is enough for another.
+    providers = loaded["properties"]["provider"]["enum"]
+    providers += [name for name in provider_traits.names(configs) if name not in providers]
     return loaded
 
 

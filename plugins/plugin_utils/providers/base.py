@@ -102,7 +102,7 @@ class CachedFile:
 
 
 class Provider(Protocol):
-    """One way to get machines. A subclass ``Provider`` in providers/NAME/provider.py is the provider NAME; what it
+    """One way to get machines. A subclass ``Provider`` in providers/<name>/provider.py is the provider <name>; what it
     does not override is what a provider does that has nothing of the kind.
     """
 
@@ -179,6 +179,10 @@ class Provider(Protocol):
     def cached_files(self) -> list[CachedFile]:
         """Return what the provider keeps for the next node. All of it can be made again."""
         return []
+
+    def save_image(self, image: str, archive: Path, timeout: float) -> bool:
+        """Write an image of the provider's own image store to an archive; return whether it has the image."""
+        return False
 
     def remove_cached(self, item: CachedFile) -> None:
         """Remove one of ``cached_files`` that is no path."""

@@ -18,6 +18,9 @@ WRITTEN_IN_PLACE = (
     "io.containerd.snapshotter.v1.overlayfs/metadata.db",
 )
 
+# What filling a store takes on this host, with Debian's packages: it happens in a container.
+HOST_PROGRAMS = {"podman": "podman", "runc": "runc", "conmon": "conmon"}
+
 # Imports archives of images into a store's folder; the last argument is the store's name.
 Fill = Callable[[Path, Sequence[Path], str], None]
 

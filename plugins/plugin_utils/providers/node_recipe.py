@@ -11,6 +11,15 @@ from typing import Any
 
 PROGRAMS = ("kubeadm", "kubelet", "kubectl", "containerd", "containerd-shim-runc-v2", "ctr", "etcdctl")
 
+# What making nodes takes on this host, with Debian's packages.
+HOST_PROGRAMS = {
+    "mmdebstrap": "mmdebstrap",
+    "nft": "nftables",
+    "ip": "iproute2",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+}
+
 Progress = Callable[[str], None]
 
 

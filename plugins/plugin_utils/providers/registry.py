@@ -6,9 +6,11 @@ import importlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import provider_traits
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base
@@ -45,11 +47,25 @@ def networks(environment: str | None = None) -> list[Network]:
     return [network for provider in every() for network in provider.networks(environment)]
 
 
+def save_image(image: str, archive: Path, timeout: float) -> None:
+    """Write an image that a provider has in a store on this host to ``archive``. Raises DevenvError ``image_unknown``,
+    ``image_load_failed``.
+    """
+    try:
+        if not any(provider.save_image(image, archive, timeout) for provider in every()):
+            raise DevenvError("image_unknown", f"neither a file nor an image of this host: {image}")
+    except (ProgramFailed, OSError) as error:
+        raise DevenvError("image_load_failed", str(error), where=image) from error
+
+
+def visible_machines(environment: str | None = None) -> list[Machine]:
+    """Return `machines` without those of providers whose programs do not answer."""
+    return [machine for provider in every() for machine in base.known(provider.machines, environment)]
+
+
 def visible(environment: str | None = None) -> tuple[list[Machine], list[Network]]:
     """Return `machines` and `networks` without those of providers whose programs do not answer. Asks all at once."""
-    with ThreadPoolExecutor() as pool:
-        machines_ = [pool.submit(base.known, provider.machines, environment) for provider in every()]
-        networks_ = [pool.submit(base.known, provider.networks, environment) for provider in every()]
-    return [one for found in machines_ for one in found.result()], [
-        one for found in networks_ for one in found.result()
-    ]
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(visible_machines, environment)
+        claimed = [network for provider in every() for network in base.known(provider.networks, environment)]
+        return asked.result(), claimed

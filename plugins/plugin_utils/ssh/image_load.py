@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -174,15 +173,3 @@ def _differences(names: Iterable[str], loaded: Sequence[Loaded]) -> list[str]:
         if len(digests) > 1:
             texts.append(f"{name} differs: " + ", ".join(f"{one.node} has {one.images[name]}" for one in loaded))
     return texts
-
-
-def save(image: str, archive: Path, timeout: float = 600) -> None:
-    """Write an image of podman's local store to ``archive``. Raises DevenvError ``image_unknown``,
-    ``image_load_failed``."""
-    try:
-        found = program.run(["podman", "image", "exists", image], check=False, timeout=60)
-        if found.code != 0:
-            raise DevenvError("image_unknown", f"neither a file nor an image of podman: {image}")
-        program.run(["podman", "save", "--format", "docker-archive", "-o", str(archive), image], timeout=timeout)
-    except (program.ProgramFailed, OSError, subprocess.SubprocessError) as error:
-        raise DevenvError("image_load_failed", str(error), where=image) from error

@@ -13,7 +13,13 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.host import network, pr
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base, claims, preflight
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import (
+    base,
+    claims,
+    image_store,
+    node_recipe,
+    preflight,
+)
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
     CachedFile,
     Machine,
@@ -21,9 +27,6 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
     Request,
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver, image, nodes
-
-# What making nodes takes besides the driver's programs.
-_MAKING = ("mmdebstrap", "nft", "ip", "ssh", "ssh-keygen")
 
 
 class Provider(base.Provider):
@@ -93,9 +96,9 @@ class Provider(base.Provider):
             ]
 
         clustered = any(node["cluster"] is not None for node in resolved["nodes"])
-        # Containers unpack the images of a cluster's nodes.
-        further = probes.PROGRAMS if clustered else {name: probes.PROGRAMS[name] for name in _MAKING}
-        return preflight.look(self, request, {**further, **self.programs}, [driver_probe()], room)
+        store = image_store.HOST_PROGRAMS if clustered else {}
+        programs = {**store, **node_recipe.HOST_PROGRAMS, **self.programs}
+        return preflight.look(self, request, programs, [driver_probe()], room)
 
     def diagnostics(self, environment: str) -> Iterator[tuple[str, Sequence[str]]]:
         """What the kernels of the machines printed, and QEMU; libvirt itself may be at work for somebody else."""

@@ -8,12 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, program
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import network, probes
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base, claims, image_store, preflight
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import (
+    base,
+    claims,
+    image_store,
+    node_recipe,
+    preflight,
+)
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
     CachedFile,
     Machine,
@@ -32,7 +38,7 @@ class Provider(base.Provider):
 
     name: ClassVar[str] = "podman"
     failure: ClassVar[str] = "podman_failed"
-    programs: ClassVar[Mapping[str, str]] = probes.PROGRAMS
+    programs: ClassVar[Mapping[str, str]] = image_store.HOST_PROGRAMS | node_recipe.HOST_PROGRAMS
 
     def create(self, request: Request) -> ProvisionOutcome:
         plan, specs = claims.prepare(self, request)
@@ -98,6 +104,12 @@ class Provider(base.Provider):
             yield f"podman/{container.name}/inspect.json", ["podman", "inspect", container.name]
         for one in base.known(cli.networks, environment):
             yield f"podman/network-{one.name}.json", ["podman", "network", "inspect", one.name]
+
+    def save_image(self, image: str, archive: Path, timeout: float) -> bool:
+        if program.run(["podman", "image", "exists", image], check=False, timeout=60).code != 0:
+            return False
+        program.run(["podman", "save", "--format", "docker-archive", "-o", str(archive), image], timeout=timeout)
+        return True
 
     def cached_files(self) -> list[CachedFile]:
         rows: list[dict[str, Any]] = json.loads(cli.podman("images", "--format", "json") or "[]") or []

@@ -117,7 +117,7 @@ def node_states(name: str) -> dict[str, str]:
         hosts = _hosts(state.read_network(paths.environment(name)))
     if hosts:
         return hosts
-    return {machine.node: machine.state for machine in registry.visible(name)[0]}
+    return {machine.node: machine.state for machine in registry.visible_machines(name)}
 
 
 def _api_nodes(kubeconfig: Path, containers: Mapping[str, str]) -> tuple[str, dict[str, str]]:
