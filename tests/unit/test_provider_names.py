@@ -52,9 +52,9 @@ def literals(tree: ast.AST) -> Iterator[tuple[int, str]]:
             if names_one(node.value):
                 yield node.lineno, node.value
         elif isinstance(node, ast.ImportFrom | ast.Import):
-            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-            for name in names:
-                if names_one(name):
+            for alias in node.names:
+                name = ".".join(filter(None, (getattr(node, "module", None), alias.name)))
+                if names_one(name.replace("existing", "")) or ".providers.existing" in name:
                     yield node.lineno, name
         else:
             for field in ("id", "attr", "name", "arg"):
@@ -87,8 +87,9 @@ def test_there_is_something_to_look_at() -> None:
     [
         ('if provider == "podman": pass', ["podman"]),
         ('run(["podman", "ps"])', ["podman"]),
-        ("from x.providers.existing import hosts", ["x.providers.existing"]),
-        ("from x.providers import libvirt as y", ["libvirt"]),
+        ("from x.providers.existing import hosts", ["x.providers.existing.hosts"]),
+        ("from x.providers import libvirt as y", ["x.providers.libvirt"]),
+        ("from x.allocators import existing", []),
         ("libvirt_nodes = 1", ["libvirt_nodes"]),
         ('reason = "podman_failed"', ["podman_failed"]),
         ('path = f"podman/{name}"', ["podman/"]),
