@@ -137,7 +137,7 @@ def secret_values(access: client.Access) -> set[str]:
     try:
         with client.Api(access, timeout=SECONDS) as api:
             items = api.get("/api/v1/secrets", {"limit": LIMIT}).get("items") or []
-    except (client.ApiError, client.ApiUnreachable):
+    except client.ApiFailure:
         return set()
     return {value for item in items for value in values_of(item)}
 

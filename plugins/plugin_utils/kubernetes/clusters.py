@@ -57,11 +57,8 @@ def by_node(objects: Iterable[Mapping[str, Any]], cluster: Cluster) -> dict[str,
     """
     names = {address: node.name for node in cluster.nodes for address in node.addresses}
     names |= {node.name: node.name for node in cluster.nodes}
-    found = {}
-    for one in objects:
-        own = str(one["metadata"]["name"])
-        found[names.get(own, own)] = dict(one)
-    return found
+    by_name = {str(item["metadata"]["name"]): dict(item) for item in objects}
+    return {names.get(name, name): item for name, item in by_name.items()}
 
 
 def from_hostvars(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[Cluster]:
@@ -92,7 +89,7 @@ def _cluster(name: str, hosts: list[str], hostvars: Mapping[str, Mapping[str, An
         nodes=tuple(_node(host, hostvars) for host in hosts),
         endpoint=str(hostvars[hosts[0]].get("devenv_endpoint") or ""),
         endpoint_kind=str(hostvars[hosts[0]].get("devenv_endpoint_kind") or "node"),
-        endpoint_addresses=tuple(str(one) for one in hostvars[hosts[0]].get("devenv_endpoint_addresses") or ()),
+        endpoint_addresses=tuple(str(address) for address in hostvars[hosts[0]].get("devenv_endpoint_addresses") or ()),
         storage_class=str(storage["class"]) if storage.get("enabled") else "",
         metrics=bool((profile.get("metrics") or {}).get("enabled")),
         checks=tuple(dict(check) for check in (profile.get("validate") or {}).get("checks") or ()),
@@ -107,7 +104,7 @@ def _node(host: str, hostvars: Mapping[str, Mapping[str, Any]]) -> Node:
         labels={str(key): str(value) for key, value in dict(variables.get("devenv_labels") or {}).items()},
         taints=tuple(str(taint) for taint in variables.get("devenv_taints") or ()),
         pod_cidrs=tuple(str(cidr) for cidr in variables.get("devenv_pod_cidrs") or ()),
-        addresses=tuple(str(one) for one in variables.get("devenv_addresses") or ()),
+        addresses=tuple(str(address) for address in variables.get("devenv_addresses") or ()),
     )
 
 

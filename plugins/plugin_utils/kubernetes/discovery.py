@@ -72,7 +72,7 @@ class Discovery:
     def _unknown(self, problem: str, group: str) -> DevenvError:
         groups = (self._get("/apis") or {}).get("groups", [])
         return _refusal(
-            problem, [row["groupVersion"] for one in groups if one["name"] == group for row in one["versions"]]
+            problem, [version["groupVersion"] for row in groups if row["name"] == group for version in row["versions"]]
         )
 
 

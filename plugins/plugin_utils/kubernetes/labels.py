@@ -71,8 +71,8 @@ def plan(current: Json, node: Node) -> Change:
     metadata, spec = current["metadata"], current.get("spec", {})
     annotations = metadata.get("annotations") or {}
     labels, taints = metadata.get("labels") or {}, spec.get("taints") or []
-    label_patch, label_record, label_conflicts = _plan_labels(
-        labels, wanted_labels(node), _record(annotations, LABELS_RECORD)
+    label_patch, label_record, label_conflicts = _plan_values(
+        "label", labels, dict(sorted(wanted_labels(node).items())), _record(annotations, LABELS_RECORD)
     )
     wanted_taints = [parse_taint(taint) for taint in node.taints]
     known_taints = _record(annotations, TAINTS_RECORD)
@@ -80,7 +80,12 @@ def plan(current: Json, node: Node) -> Change:
         # A node registers with its taints: what it has of them before the first record is ours.
         present = _named(taints)
         known_taints = {name: value for name, value in _named(wanted_taints).items() if present.get(name) == value}
-    new_taints, taint_record, taint_conflicts = _plan_taints(taints, wanted_taints, known_taints)
+    taint_patch, taint_record, taint_conflicts = _plan_values(
+        "taint", _named(taints), _named(wanted_taints), known_taints
+    )
+    # The API replaces the list as a whole.
+    new_taints = [dict(taint) for taint in taints if _taint_id(taint) not in taint_patch]
+    new_taints += [dict(taint) for taint in wanted_taints if taint_patch.get(_taint_id(taint)) is not None]
     cidrs, cidr_conflicts = _plan_pod_cidrs(spec.get("podCIDRs") or [], node.pod_cidrs)
 
     records = {
@@ -97,7 +102,7 @@ def plan(current: Json, node: Node) -> Change:
         meta_patch["labels"] = label_patch
     if records:
         meta_patch["annotations"] = records
-    if new_taints is not None:
+    if taint_patch:
         spec_patch["taints"] = new_taints
     if cidrs:
         spec_patch |= {"podCIDR": cidrs[0], "podCIDRs": cidrs}
@@ -118,7 +123,7 @@ def plan(current: Json, node: Node) -> Change:
         ),
         after=_shown(
             {key: value for key, value in label_patch.items() if value is not None},
-            taints if new_taints is None else new_taints,
+            new_taints,
             cidrs or spec.get("podCIDRs") or [],
             {**label_record, **taint_record},
         ),
@@ -126,54 +131,26 @@ def plan(current: Json, node: Node) -> Change:
     )
 
 
-def _plan_labels(
-    labels: Mapping[str, str], wanted: Mapping[str, str], record: Mapping[str, str]
+def _plan_values(
+    kind: str, current: Mapping[str, str], wanted: Mapping[str, str], record: Mapping[str, str]
 ) -> tuple[dict[str, str | None], dict[str, str], list[str]]:
-    """Return the patch (None: remove the label), what is ours afterwards, the conflicts.
+    """Return the patch (None: remove it), what is ours afterwards, the conflicts.
 
-    A label that left the profile is removed while it has the value that devenv set; otherwise someone else owns it.
+    What left the profile is removed while it has the value that devenv set; otherwise someone else owns it.
     """
     patch: dict[str, str | None] = {
-        key: None for key, value in sorted(record.items()) if key not in wanted and labels.get(key) == value
+        key: None for key, value in sorted(record.items()) if key not in wanted and current.get(key) == value
     }
     ours = {key: value for key, value in record.items() if key in wanted}
     conflicts: list[str] = []
-    for key, value in sorted(wanted.items()):
-        if key in labels and key not in record and labels[key] != value:
-            conflicts.append(f"label {key} is {labels[key]!r}, set by someone else; the profile wants {value!r}")
-        elif labels.get(key) != value:
+    for key, value in wanted.items():
+        if key in current and key not in record and current[key] != value:
+            conflicts.append(f"{kind} {key} is {current[key]!r}, set by someone else; the profile wants {value!r}")
+        elif current.get(key) != value:
             patch[key] = ours[key] = value
         elif key in ours:
             ours[key] = value
     return patch, ours, conflicts
-
-
-def _plan_taints(
-    taints: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, str]], record: Mapping[str, str]
-) -> tuple[list[Json] | None, dict[str, str], list[str]]:
-    """Return all taints afterwards (None: unchanged), what is ours then, the conflicts.
-
-    Key and effect identify a taint; one that left the profile is treated like a label.
-    """
-    present = _named(taints)
-    values = _named(wanted)
-    gone = {name for name, value in record.items() if name not in values and present.get(name) == value}
-    ours = {name: value for name, value in record.items() if name in values}
-    put: dict[str, Json] = {}
-    conflicts: list[str] = []
-    for taint in wanted:
-        name, value = _taint_id(taint), taint.get("value", "")
-        if name in present and name not in record and present[name] != value:
-            conflicts.append(f"taint {name} is {present[name]!r}, set by someone else; the profile wants {value!r}")
-        elif present.get(name) != value:
-            put[name] = dict(taint)
-            ours[name] = value
-        elif name in ours:
-            ours[name] = value
-    if not (put or gone):
-        return None, ours, conflicts
-    kept = [dict(taint) for taint in taints if _taint_id(taint) not in put.keys() | gone]
-    return kept + list(put.values()), ours, conflicts
 
 
 def _named(taints: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
@@ -17,11 +15,7 @@ def ask(kubeconfig: Path, timeout: float) -> tuple[str, dict[str, str]]:
     try:
         with client.Api(client.read_access(kubeconfig), timeout=timeout) as api:
             items = api.get("/api/v1/nodes")["items"]
-    except (client.ApiUnreachable, client.ApiError, DevenvError) as error:
+    except (client.ApiFailure, DevenvError) as error:
         return str(error), {}
-    return "answers", {item["metadata"]["name"]: _of(item) for item in items}
-
-
-def _of(node: Mapping[str, Any]) -> str:
-    conditions = {one["type"]: one["status"] for one in node.get("status", {}).get("conditions", [])}
-    return "Ready" if conditions.get("Ready") == "True" else "NotReady"
+    ready = {item["metadata"]["name"]: client.condition(item, "Ready").get("status") == "True" for item in items}
+    return "answers", {name: "Ready" if is_ready else "NotReady" for name, is_ready in ready.items()}

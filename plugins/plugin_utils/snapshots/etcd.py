@@ -16,6 +16,7 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program, wait
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.net import bracketed
 
 _PAGE = 50
 _KEYS_PAGE = 2000
@@ -34,7 +35,7 @@ class EtcdMember:
     @property
     def url(self) -> str:
         """The peer URL as kubeadm writes it."""
-        return f"https://[{self.address}]:2380" if ":" in self.address else f"https://{self.address}:2380"
+        return f"https://{bracketed(self.address)}:2380"
 
 
 def restore(etcdutl: Path, database: Path, target: Path, member: str, url: str, cluster: str, token: str) -> None:

@@ -6,9 +6,6 @@ import hashlib
 import os
 import re
 import shlex
-import subprocess
-import tempfile
-import threading
 from pathlib import Path
 from typing import IO
 
@@ -30,17 +27,30 @@ _CHECKSUM = re.compile(r"^([0-9a-f]{64})  -$", re.MULTILINE)
 
 def run(target: Target, script: str, stdin: IO[bytes] | None = None, timeout: float = _SCRIPT_TIMEOUT) -> str:
     """Return the output of a script of the node's shell. Raises DevenvError ``snapshot_failed``."""
+    return _run(target, script, stdin=stdin, timeout=timeout).stdout
+
+
+def _run(
+    target: Target,
+    script: str,
+    *,
+    timeout: float,
+    stdin: IO[bytes] | None = None,
+    stdout: program.Reader | None = None,
+) -> program.Result:
     try:
-        return program.run([*target.ssh, script], stdin=stdin, timeout=timeout).stdout
+        return program.run([*target.ssh, script], stdin=stdin, stdout=stdout, timeout=timeout)
     except program.ProgramFailed as error:
-        raise DevenvError("snapshot_failed", _last_lines(error.stderr) or str(error), where=target.name) from None
+        if isinstance(error.__cause__, OSError):
+            raise DevenvError("snapshot_failed", str(error.__cause__)) from error
+        lines = [line.strip() for line in error.stderr.splitlines() if line.strip()]
+        # Neither containerd's warnings nor the checksum.
+        why = "; ".join([line for line in lines if "level=warning" not in line and not line.endswith("  -")][-3:])[
+            -400:
+        ]
+        raise DevenvError("snapshot_failed", why or str(error), where=target.name) from None
     except OSError as error:
         raise DevenvError("snapshot_failed", str(error), where=target.name) from None
-
-
-def _last_lines(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip() and "level=warning" not in line]
-    return "; ".join(lines[-3:])[-400:]
 
 
 def fetch(target: Target, script: str, path: Path, timeout: float = STREAM_TIMEOUT) -> FileEntry:
@@ -48,39 +58,19 @@ def fetch(target: Target, script: str, path: Path, timeout: float = STREAM_TIMEO
 
     Raises DevenvError ``snapshot_failed`` when the script fails, for a full disk, and after ``timeout`` seconds.
     """
-    digest, size = hashlib.sha256(), 0
-    with tempfile.TemporaryFile() as errors:
-        child = subprocess.Popen(
-            [*target.ssh, f"bash -o pipefail -c {shlex.quote(_WITH_CHECKSUM.format(script=script))}"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True,
-        )  # fmt: skip
-        timer = threading.Timer(timeout, child.kill)
-        timer.daemon = True
-        timer.start()
-        try:
-            if child.stdout is None:
-                raise AssertionError("child.stdout")
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-                while block := child.stdout.read(_BLOCK):
-                    digest.update(block)
-                    stream.write(block)
-                    size += len(block)
-            code = child.wait()
-        except OSError as error:
-            raise DevenvError("snapshot_failed", f"{error.strerror}", where=str(path)) from error
-        finally:
-            timer.cancel()
-            if child.poll() is None:
-                child.kill()
-                child.wait()
-        errors.seek(0)
-        messages = errors.read().decode(errors="replace")
-    if code != 0:
-        why = _last_lines(_CHECKSUM.sub("", messages)) or f"ssh ended with code {code}"
-        raise DevenvError("snapshot_failed", why, where=target.name)
+    digest = hashlib.sha256()
+
+    def receive(pipe: IO[bytes]) -> None:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            while block := pipe.read(_BLOCK):
+                digest.update(block)
+                stream.write(block)
+
+    command = f"bash -o pipefail -c {shlex.quote(_WITH_CHECKSUM.format(script=script))}"
+    messages = _run(target, command, stdout=receive, timeout=timeout).stderr
     if digest.hexdigest() not in _CHECKSUM.findall(messages):
         raise DevenvError("snapshot_failed", f"{path.name} did not arrive whole", where=target.name)
-    return {"sha256": digest.hexdigest(), "size": size}
+    return {"sha256": digest.hexdigest(), "size": path.stat().st_size}
 
 
 def describe(path: Path) -> FileEntry:

@@ -41,6 +41,5 @@ def rows(answers: Mapping[str, remote.Answer], now: datetime) -> list[Row]:
             certificates.append(Row(name, "", "", 0, answer.trouble))
             continue
         for path, end in (answer.data.get("certificates") or {}).items():
-            when = datetime.strptime(end, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-            certificates.append(Row(name, path, end, (when - now).days))
+            certificates.append(Row(name, path, end, (datetime.fromisoformat(end) - now).days))
     return sorted(certificates, key=lambda row: (row.end, row.node, row.path))

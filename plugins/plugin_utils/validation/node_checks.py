@@ -61,7 +61,7 @@ def _ready(addresses: Iterable[str], access: client.Access) -> dict[str, str]:
             with client.Api(server, timeout=API_SECONDS) as api:
                 api.text("/readyz")
             answers[address] = ""
-        except (client.ApiError, client.ApiUnreachable) as error:
+        except client.ApiFailure as error:
             answers[address] = str(error)
 
     _at_once(ask, addresses)
@@ -88,7 +88,7 @@ def nodes(cluster: Cluster, targets: Mapping[str, Target | None]) -> Background:
 
     def collect() -> dict[str, Finding]:
         answers = {name: Answer(name, trouble="has no address") for name in targets}
-        answers |= remote.ask_all([one for one in targets.values() if one], source, ASK_SECONDS)
+        answers |= remote.ask_all([target for target in targets.values() if target], source, ASK_SECONDS)
         return findings(cluster, answers, datetime.now(UTC))
 
     return Background(["ssh", *_names(cluster)], collect)
@@ -130,7 +130,7 @@ def check_certificates(answers: Mapping[str, Answer], now: datetime) -> Finding:
     expired, soon, nearest = [], [], None
     for name, answer in answers.items():
         for path, text in sorted((answer.data.get("certificates") or {}).items()):
-            end = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+            end = datetime.fromisoformat(text)
             days = (end - now).total_seconds() / 86400
             if days < 0:
                 expired.append(f"{name}: {path} ended {text}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
@@ -98,30 +99,48 @@ def pod(plan: Plan, node: str, script: str, addresses: Mapping[str, list[str]]) 
         "PROBE_SERVICES": " ".join(addresses[SERVICE]),
     }
     on_node = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [plan.registered.get(node, node)]}]}
+    probe = container(
+        "probe",
+        plan.image,
+        script,
+        env=[{"name": name, "value": value} for name, value in environment.items()],
+        ports=[{"containerPort": PORT}],
+    )
     return {
         "metadata": {"name": plan.pod(node), "labels": {LABEL: "probe"}},
-        "spec": {
+        "spec": spec(
+            [probe],
+            # If the controller is killed, the pods end by themselves.
+            plan.limit + 60,
             # By affinity and not by nodeName, so that the scheduler has its part in the proof.
-            "affinity": {
+            affinity={
                 "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [on_node]}}
             },
-            "tolerations": [{"operator": "Exists"}],
-            "restartPolicy": "Never",
-            "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": 1,
-            # If the controller is killed, the pods end by themselves.
-            "activeDeadlineSeconds": plan.limit + 60,
-            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [
-                {
-                    "name": "probe",
-                    "image": plan.image,
-                    "imagePullPolicy": "Never",
-                    "args": ["sh", "-c", script],
-                    "env": [{"name": name, "value": value} for name, value in environment.items()],
-                    "ports": [{"containerPort": PORT}],
-                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                }
-            ],
-        },
+            tolerations=[{"operator": "Exists"}],
+        ),
+    }
+
+
+def spec(containers: list[Json], limit: int, **more: Any) -> Json:
+    """Return the spec of a pod that runs once, for at most ``limit`` seconds, without any privilege."""
+    return {
+        "containers": containers,
+        "restartPolicy": "Never",
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 1,
+        "activeDeadlineSeconds": limit,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        **more,
+    }
+
+
+def container(name: str, image: str, script: str, **more: Any) -> Json:
+    """Return a container that runs a shell script with the image that the node has."""
+    return {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": "Never",
+        "args": ["sh", "-c", script],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        **more,
     }

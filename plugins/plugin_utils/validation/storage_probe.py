@@ -12,6 +12,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client impor
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.pods import not_ready
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Finding, Level, guarded
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes import Probes, create
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_pods import container, spec
 
 NAME = "storage"
 
@@ -31,29 +32,11 @@ def claim(storage_class: str) -> Json:
 def pod(image: str, word: str) -> Json:
     """Return a pod whose first container writes ``word`` to the volume, and whose second reads it."""
 
-    def container(name: str, script: str) -> Json:
-        return {
-            "name": name,
-            "image": image,
-            "imagePullPolicy": "Never",
-            "args": ["sh", "-c", script],
-            "volumeMounts": [{"name": NAME, "mountPath": "/data"}],
-            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        }
-
-    return {
-        "metadata": {"name": NAME},
-        "spec": {
-            "restartPolicy": "Never",
-            "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": 1,
-            "activeDeadlineSeconds": 600,
-            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-            "initContainers": [container("write", f"echo {word} > /data/probe && sync")],
-            "containers": [container("read", f"grep -q -x {word} /data/probe")],
-            "volumes": [{"name": NAME, "persistentVolumeClaim": {"claimName": NAME}}],
-        },
-    }
+    mounts = [{"name": NAME, "mountPath": "/data"}]
+    write = container("write", image, f"echo {word} > /data/probe && sync", volumeMounts=mounts)
+    read = container("read", image, f"grep -q -x {word} /data/probe", volumeMounts=mounts)
+    volumes = [{"name": NAME, "persistentVolumeClaim": {"claimName": NAME}}]
+    return {"metadata": {"name": NAME}, "spec": spec([read], 600, initContainers=[write], volumes=volumes)}
 
 
 class Storage(Level):

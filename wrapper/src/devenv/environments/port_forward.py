@@ -329,7 +329,7 @@ def _await_pod(opened: Callable[[], client.Api], service: Mapping[str, Any]) -> 
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         time.sleep(0.5)
-        with contextlib.suppress(client.ApiError, client.ApiUnreachable), opened() as api:
+        with contextlib.suppress(client.ApiFailure), opened() as api:
             if ready_pods(api, service):
                 return
     raise _failed(f"{_full_name(service)} had no ready pod for {PATIENCE:.0f} s", "kubectl get pods -A shows why")
