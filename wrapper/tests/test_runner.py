@@ -330,7 +330,7 @@ SLEEPS = """
 DRIVER = """
 import sys
 from pathlib import Path
-from devenv.runs import runner, supervision
+from devenv.runs import runner
 print("started", flush=True)
 outcome = runner.run(runner.Request(sys.argv[1], inventory=Path(sys.argv[2])))
 print(outcome.signal, outcome.timed_out, outcome.ok, flush=True)
