@@ -55,6 +55,10 @@ SECRETS = [
     ("proxy", "HTTPS_PROXY=http://user:{}@proxy.example:3128", "pa55word"),
     ("password in YAML", "password: {}", "hunter2hunter2"),
     ("password in an assignment", "PGPASSWORD={} psql", "hunter2hunter2"),
+    ("token of Gravity", "gravity join 10.0.0.1 --token={} --role=node", "k7Xq2mNf"),
+    ("token of Gravity in JSON", '{{"token": "{}"}}', "k7XqmNfp"),
+    ("join token", "Join token:\t{}", "k7XqmNfp"),
+    ("token in YAML", "    token: {}\n", "k7Xq2mNf"),
     ("token secret", '"token-secret": "{}"', encoded("0123456789abcdef")),
 ]
 
@@ -84,6 +88,9 @@ def test_a_secret_is_found_and_taken_out(frame: str, secret: str) -> None:
         "http://proxy.example:3128/path",
         "https://10.213.4.10:6443/healthz?timeout=10s",
         "the token is valid for 2h0m0s",
+        "cannot fetch a token: unauthorized",
+        "invalid bearer token: x509: certificate has expired",
+        "automountServiceAccountToken: false",
         "kube-apiserver.manifest0123456789",
         "password:",
         "bearer authentication and basic functionality",

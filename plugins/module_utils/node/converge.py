@@ -56,7 +56,7 @@ NOTHING = Plan([], [], {}, False, [], [], [], [], [], [], None)
 
 
 def result(todo: Plan) -> dict[str, Any]:
-    """The plan as a task result: names only."""
+    """Return the plan as a task result: names only."""
     return {
         "changed": todo.changes(),
         "written": [wish.path for wish in todo.write],
@@ -73,7 +73,7 @@ def result(todo: Plan) -> dict[str, Any]:
 
 
 def files_of(parts: list[dict[str, Any]]) -> dict[str, File]:
-    """Every wanted file by path. Raises ValueError when two parts want the same one, or a file is wanted and
+    """Return every wanted file by path. Raises ValueError when two parts want the same one, or a file is wanted and
     unwanted.
     """
     wanted: dict[str, File] = {}
@@ -99,7 +99,7 @@ def files_of(parts: list[dict[str, Any]]) -> dict[str, File]:
 
 
 def record_of(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Names to look at, a part: what `observe.managed` gives back later."""
+    """Return names to look at, by part: what `observe.managed` returns later."""
     return {
         part["name"]: {
             "files": sorted(entry["path"] for entry in part.get("files") or []),
@@ -120,7 +120,7 @@ def record_of(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def to_observe(parts: list[dict[str, Any]], before: dict[str, Any]) -> dict[str, Any]:
-    """Names to look at before a plan: the wish, what earlier runs looked after, and files wanted absent."""
+    """Return names to look at before a plan: the wish, what earlier runs looked after, and files wanted absent."""
     names: dict[str, Any] = dict(before)
     for name, record in record_of(parts).items():
         names[name + " (wish)"] = record
@@ -168,7 +168,7 @@ def _units(parts: list[dict[str, Any]], observed: dict[str, Any], touched: list[
 
 
 def plan(parts: list[dict[str, Any]], observed: dict[str, Any]) -> Plan:
-    """What is to be done on a node that looks like ``observed`` (shape of `observe.observe`) to have ``parts``.
+    """Return what is to be done on a node that looks like ``observed`` (shape of `observe.observe`) to have ``parts``.
 
     A file that an earlier run wrote for the same part and that is wanted no more is removed. A name that was not
     looked at counts as absent.
@@ -204,7 +204,7 @@ def plan(parts: list[dict[str, Any]], observed: dict[str, Any]) -> Plan:
 
 
 def diff(todo: Plan, root: str = "/") -> list[dict[str, str]]:
-    """The plan's file changes in Ansible's diff form, secret ones by name only."""
+    """Return the plan's file changes in Ansible's diff form, secret ones by name only."""
     out = []
     for wish in todo.write:
         path = files.under(root, wish.path)
@@ -237,7 +237,7 @@ def _systemctl(run: Callable[..., program.ProgramResult], verb: str, units: list
     if answer.code != 0:
         lines = [answer.complaint]
         for unit in units:
-            lines.append(run(["journalctl", "--no-pager", "-q", "-o", "cat", "-n", "15", "-u", unit]).stdout.strip())
+            lines.append(run(["journalctl", "--no-pager", "-q", "-o", "cat", "-n", "15", "-u", unit]).text)
         raise UnitFailed("systemctl {} {}: {}".format(verb, " ".join(units), "\n".join(line for line in lines if line)))
 
 

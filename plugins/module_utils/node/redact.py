@@ -44,6 +44,8 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
             re.IGNORECASE,
         ),
     ),
+    # Of words after "token:" only what has a digit: "token: unauthorized" is a reason.
+    ("token", re.compile(r"(?P<keep>\btoken:\s+[\"']?)(?!\[)(?=[^\s\"']*\d)[^\s\"']{6,}", re.IGNORECASE)),
     ("credential", re.compile(r"(?P<keep>\bbearer\s+)[A-Za-z0-9._~+/-]{16,}={0,2}", re.IGNORECASE)),
     ("credential", re.compile(r"(?P<keep>authorization\W{1,6}\w+\s+)[A-Za-z0-9._~+/-]{4,}={0,2}", re.IGNORECASE)),
     ("credential", re.compile(r"(?P<keep>\b[a-z][a-z0-9+.-]{1,15}://[^\s/:@'\"]*:)[^\s/@'\"]+(?=@)", re.IGNORECASE)),
@@ -76,7 +78,7 @@ _HEX = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
 def redact(text: str, values: Iterable[str] = ()) -> str:
-    """``text`` with every secret replaced by ``[<kind> redacted]``; ``values`` are further strings that must not
+    """Return ``text`` with every secret replaced by ``[<kind> redacted]``; ``values`` are further strings that must not
     appear.
     """
     for value in values:
@@ -92,14 +94,14 @@ def redact(text: str, values: Iterable[str] = ()) -> str:
 
 
 def find(text: str) -> list[str]:
-    """Kinds of secrets in ``text``, one for each find. Text that ``redact`` returned has none."""
+    """Return the kinds of secrets in ``text``, one for each find. Text that ``redact`` returned has none."""
     found = [kind for kind, rule in _RULES for match in rule.finditer(text) if "redacted]" not in match.group(0)]
     return found or ["private key"] * len(_headless(text))
 
 
 def _headless(text: str) -> list[tuple[int, int]]:
-    """Places of private keys in PEM form whose beginning was cut off. Walked backwards: a pattern would be slow on
-    long base64.
+    """Return the places of private keys in PEM form whose beginning was cut off. Walked backwards: a pattern is slow
+    on long base64.
     """
     found = []
     for match in _KEY_END.finditer(text):
@@ -111,8 +113,8 @@ def _headless(text: str) -> list[tuple[int, int]]:
 
 
 def forms(value: str) -> list[str]:
-    """The texts by which a secret can stand in an output, longest first: itself, its lines, as JSON, in base64, quoted
-    by a shell, in a URL.
+    """Return the texts by which a secret can stand in an output, longest first: itself, its lines, as JSON, in base64,
+    quoted by a shell, in a URL.
     """
     if not value:
         return []
@@ -146,18 +148,18 @@ class RedactedLines:
         self.hide(values)
 
     def hide(self, values: Iterable[str]) -> None:
-        """Further secrets."""
+        """Add secrets."""
         found = set(self._forms)
         for value in values:
             found.update(forms(value))
         self._forms = sorted(found, key=len, reverse=True)
 
     def clean(self, text: str) -> str:
-        """A text without secrets."""
+        """Return a text without secrets."""
         return redact(text, self._forms)
 
     def feed(self, data: bytes) -> list[str]:
-        """The whole lines that there are with ``data``."""
+        """Return the lines that are complete with ``data``."""
         *whole, self._rest = (self._rest + data).split(b"\n")
         found = []
         for line in whole:
@@ -171,7 +173,7 @@ class RedactedLines:
         return found
 
     def end(self) -> list[str]:
-        """What came after the last newline."""
+        """Return what came after the last newline."""
         rest, self._rest = self._rest, b""
         if self._too_long:
             self._too_long = False
