@@ -65,11 +65,11 @@ def test_a_program_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     program.write_text(f"#!/bin/sh\necho x >> {tmp_path}/asked\necho v1.2.3\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path) + ":/usr/bin:/bin")
-    monkeypatch.setattr(node_facts, "PROGRAMS", {"kubelet": ["kubelet"], "none": ["devenv-no-such-program"]})
+    programs = {"kubelet": ["kubelet"], "none": ["devenv-no-such-program"]}
     cache = str(tmp_path / "run" / "versions.json")
 
     def ask(keep: bool) -> dict[str, str]:
-        return node_facts.versions(keep, cache)
+        return node_facts.versions(keep, cache, programs)
 
     assert ask(False) == {"kubelet": "1.2.3", "none": ""}
     assert not os.path.exists(cache)

@@ -119,7 +119,7 @@ def _public_addresses(text: str) -> list[str]:
 
 
 def report(machine: GravityMachine, params: dict[str, Any]) -> dict[str, Any]:
-    """`gravity report` into the file ``path`` on this node."""
+    """Write `gravity report` into the file ``path`` on this node."""
     path = machine.path(params["path"])
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     answer = cli.run([machine.program, "report", f"--file={path}"], timeout=params["timeout"])

@@ -20,7 +20,7 @@ RECONFIGURE_SINCE = (7, 0)
 
 
 def unpack(machine: GravityMachine, tarball: str, sha256: str) -> tuple[str, bool]:
-    """The folder with what the tarball holds, and whether it was unpacked now. The tarball goes afterwards.
+    """Unpack the tarball, and remove it; return the folder with what it holds, and whether it was unpacked now.
 
     Raises `StepFailed` gravity_tarball for another digest and for what is no tarball of a cluster.
     """
@@ -60,7 +60,7 @@ def _inside(entry: tarfile.TarInfo) -> None:
 
 
 def check(machine: GravityMachine, params: dict[str, Any]) -> dict[str, Any]:
-    """`gravity check` for the node type, with what it can set right itself. Raises `StepFailed` gravity_check."""
+    """Run `gravity check` for the node type, with what it can set right itself. Raises `StepFailed` gravity_check."""
     folder, changed = unpack(machine, params["tarball"], params["sha256"])
     program = os.path.join(folder, "gravity")
     argv = [program, "check", "app.yaml", f"--profile={params['node_type']}", "--timeout=5m"]
@@ -72,8 +72,8 @@ def check(machine: GravityMachine, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def install_argv(program: str, params: dict[str, Any]) -> list[str]:
-    """Everything that has another default from version to version is said. No token: the cluster makes its own, which
-    then stands in no list of processes.
+    """Return argv of `gravity install`, with everything that has another default from version to version. No token: the
+    cluster makes its own, which then stands in no list of processes.
     """
     argv = [
         program,

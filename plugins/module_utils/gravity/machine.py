@@ -1,4 +1,4 @@
-"""Where Gravity and what devenv keeps of it are on a node."""
+"""Find Gravity, and what devenv keeps of it, on a node."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class GravityMachine(Machine):
 
     @property
     def program(self) -> str:
-        """The installed gravity, else the one that was brought."""
+        """Return the installed gravity, else the one that was brought."""
         for path in ("/usr/bin/gravity", "/usr/local/bin/gravity", HOME + "/gravity"):
             if os.access(self.path(path), os.X_OK):
                 return self.path(path)

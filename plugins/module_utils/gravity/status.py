@@ -248,7 +248,7 @@ def follow(machine: GravityMachine, identity: str, deadline: float) -> None:
 
 
 def look(machine: GravityMachine, address: str, timeout: float = 60) -> dict[str, Any]:
-    """``{state, healthy, cluster, masters, problem, marker, kubeconfig_digest}`` of the node with ``address``.
+    """Return ``{state, healthy, cluster, masters, problem, marker, kubeconfig_digest}`` of the node with ``address``.
 
     state: ``absent`` (nothing of Gravity), ``member`` (the cluster has this address), ``moved`` (installed with another
     one, or stopped), ``partial`` (begun, no cluster). Reads only.
@@ -285,7 +285,7 @@ def look(machine: GravityMachine, address: str, timeout: float = 60) -> dict[str
 
 
 def version(machine: GravityMachine) -> tuple[int, ...]:
-    """Gravity's own version as numbers, () when it does not say."""
+    """Return Gravity's own version as numbers, () when it prints none."""
     answer = cli.run([machine.program, "version", "-o", "json"], timeout=60)
     try:
         return tuple(int(part) for part in re.findall(r"\d+", str(json.loads(answer.stdout)["version"]))[:3])

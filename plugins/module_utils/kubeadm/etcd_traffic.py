@@ -62,7 +62,7 @@ class Member(NamedTuple):
 
 
 def member(text: str) -> Member | None:
-    """The member of a manifest; None as long as that is not whole."""
+    """Return the member of a manifest; None as long as that is not whole."""
     found = dict(re.findall(r"--(initial-cluster|listen-peer-urls|listen-metrics-urls)=([^\s\"']+)", text))
     if len(found) < 3:
         return None
@@ -73,7 +73,7 @@ def member(text: str) -> Member | None:
 
 
 def listens(port: int) -> bool:
-    """Whether a program of this node waits for connections at a TCP port."""
+    """Return whether a program of this node waits for connections at a TCP port."""
     rows = (files.read_text("/proc/net/tcp") + files.read_text("/proc/net/tcp6")).splitlines()
     wanted = f":{port:04X}"
     return any(row[1].endswith(wanted) and row[3] == "0A" for row in map(str.split, rows) if len(row) > 3)

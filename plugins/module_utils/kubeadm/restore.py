@@ -52,7 +52,7 @@ _REASON = "kubernetes_restore_failed"
 
 
 def without(*phases: str) -> str:
-    """The flag with which kubeadm runs ``phases`` alone."""
+    """Return the flag with which kubeadm runs ``phases`` alone."""
     return "--skip-phases=" + ",".join(phase for phase in ALL if phase not in phases)
 
 
@@ -106,7 +106,7 @@ def finalize_kubelet(machine: Machine) -> None:
 
 
 def root_ca_maps(namespaces: Sequence[str], certificate: str) -> dict[str, Any]:
-    """A List of the ConfigMaps by which pods of ``namespaces`` know the API server."""
+    """Return a List of the ConfigMaps by which pods of ``namespaces`` know the API server."""
     return {
         "apiVersion": "v1",
         "kind": "List",

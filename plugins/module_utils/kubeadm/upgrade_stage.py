@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a node has of another version. Runs on it as a program on stdin (plugin_utils/ssh/remote.py)."""
+"""Find what a node lacks of another version. Runs on it as a program on stdin (plugin_utils/ssh/remote.py)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ansible_collections.devenv.lab.plugins.module_utils.node import files, prog
 
 
 def lacks(wanted: dict[str, str], folders: list[str]) -> list[str]:
-    """Those of ``wanted`` (name to sha256) that none of ``folders`` has."""
+    """Return those of ``wanted`` (name to sha256) that none of ``folders`` has."""
     return [
         name
         for name, checksum in wanted.items()
@@ -25,7 +25,7 @@ def lacks(wanted: dict[str, str], folders: list[str]) -> list[str]:
 
 
 def look(arguments: dict[str, Any]) -> None:
-    """Say what is missing. ``arguments``: ``programs`` (name to sha256), ``folders`` where they may stand, ``stage``
+    """Print what is missing. ``arguments``: ``programs`` (name to sha256), ``folders`` where they may stand, ``stage``
     (the folder to bring them to, which is made), ``write`` (whether it may be).
     """
     if arguments["write"]:

@@ -89,14 +89,14 @@ def main(arguments: dict[str, Any]) -> None:
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """A file of the archive."""
+    """Add a file to the archive."""
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = len(data), int(time.time()), 0o600
     tar.addfile(info, io.BytesIO(data))
 
 
 def parts(root: str = "/") -> Iterator[tuple[str, bytes]]:
-    """Name and content of everything, what is asked for most often first."""
+    """Yield name and content of everything, what is asked for most often first."""
     for unit in UNITS:
         yield (
             f"journal/{unit}.txt",
@@ -121,7 +121,7 @@ def command(argv: Sequence[str], seconds: float = COMMAND_SECONDS) -> bytes:
 
 
 def last(data: bytes, limit: int = LIMIT) -> bytes:
-    """The end of a text, from the begin of a line on: half a line may hide that it holds a secret."""
+    """Return the end of a text, from the beginning of a line on: half a line may hide that it holds a secret."""
     if len(data) <= limit:
         return data
     cut = data[-limit:]
@@ -129,7 +129,7 @@ def last(data: bytes, limit: int = LIMIT) -> bytes:
 
 
 def files(patterns: Sequence[str], root: str = "/") -> Iterator[tuple[str, bytes]]:
-    """Files by pattern, under ``files/`` with their path."""
+    """Yield files by pattern, under ``files/`` with their path."""
     for pattern in patterns:
         for path in sorted(glob.glob(os.path.join(root, pattern.lstrip("/")))):
             if os.path.isfile(path):
@@ -137,7 +137,7 @@ def files(patterns: Sequence[str], root: str = "/") -> Iterator[tuple[str, bytes
 
 
 def read(path: str, limit: int = LIMIT) -> bytes:
-    """The end of a file, or why it cannot be read."""
+    """Return the end of a file, or why it cannot be read."""
     try:
         with open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -149,7 +149,7 @@ def read(path: str, limit: int = LIMIT) -> bytes:
 
 
 def pod_logs(root: str = "/") -> Iterator[tuple[str, bytes]]:
-    """Logs of all containers of pods, those that ended too, the newest first, up to ``PODS_LIMIT`` bytes.
+    """Yield logs of all containers of pods, also of those that ended, the newest first, up to ``PODS_LIMIT`` bytes.
 
     Layout: kubelet's, ``/var/log/pods/<namespace>_<pod>_<uid>/<container>/<restarts>.log``.
     """
@@ -165,7 +165,7 @@ def pod_logs(root: str = "/") -> Iterator[tuple[str, bytes]]:
 
 
 def modified(path: str) -> float:
-    """Time of the last change, 0 of what has gone."""
+    """Return the time of the last change, 0 of a file that is gone."""
     try:
         return os.path.getmtime(path)
     except OSError:

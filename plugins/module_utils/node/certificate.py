@@ -9,7 +9,7 @@ import re
 
 
 def _element(data: bytes, at: int) -> tuple[int, int, int]:
-    """DER (ITU-T X.690): tag, start of the content and end of the element at ``at``."""
+    """Return tag, start of the content and end of the DER element at ``at`` (ITU-T X.690)."""
     length, start = data[at + 1], at + 2
     if length & 0x80:
         count = length & 0x7F
@@ -46,7 +46,7 @@ def parse(pem: str) -> dict[str, str]:
 
 
 def _time(tag: int, text: str) -> str:
-    """UTCTime (0x17, two-digit year from 1950 on, RFC 5280 4.1.2.5.1) or GeneralizedTime -> ISO 8601."""
+    """Convert UTCTime (0x17, two-digit year from 1950 on, RFC 5280 4.1.2.5.1) or GeneralizedTime to ISO 8601."""
     if tag == 0x17:
         text = ("19" if int(text[:2]) >= 50 else "20") + text
     return f"{text[:4]}-{text[4:6]}-{text[6:8]}T{text[8:10]}:{text[10:12]}:{text[12:14]}Z"

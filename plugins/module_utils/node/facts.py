@@ -1,4 +1,4 @@
-"""What a node is: its cgroups, capabilities, programs, addresses, room. Reads only."""
+"""Report what a node is: its cgroups, capabilities, programs, addresses, room. Reads only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.module_utils.node import files, program
@@ -22,7 +22,7 @@ PROGRAMS = {
 
 
 def cgroup(mounts: str, is_v2_host: bool) -> dict[str, Any]:
-    """``{version, layout, driver}`` from the text of /proc/self/mounts and whether /sys/fs/cgroup is cgroup2.
+    """Return ``{version, layout, driver}`` from the text of /proc/self/mounts and whether /sys/fs/cgroup is cgroup2.
 
     layout: unified (v2), hybrid (v1 controllers, systemd's own hierarchy in v2), legacy (v1). driver: what kubelet
     and runc should use. Inside a container on v1, systemd owns no controller, so its driver does not work: cgroupfs.
@@ -35,7 +35,7 @@ def cgroup(mounts: str, is_v2_host: bool) -> dict[str, Any]:
 
 
 def read_cgroup(root: str = "/") -> dict[str, Any]:
-    """`cgroup` of this node; without systemd as PID 1 there is no systemd driver."""
+    """Return `cgroup` of this node; without systemd as PID 1 there is no systemd driver."""
     unified = os.path.exists(files.under(root, "/sys/fs/cgroup/cgroup.controllers"))
     found = cgroup(files.read_text(files.under(root, "/proc/self/mounts")), unified)
     if not os.path.isdir(files.under(root, "/run/systemd/system")):
@@ -44,14 +44,16 @@ def read_cgroup(root: str = "/") -> dict[str, Any]:
 
 
 def capabilities(status: str) -> dict[str, Any]:
-    """``{effective, sys_resource}`` from the text of /proc/PID/status (proc(5))."""
+    """Return ``{effective, sys_resource}`` from the text of /proc/PID/status (proc(5))."""
     match = re.search(r"^CapBnd:\s*([0-9a-f]+)$", status, re.MULTILINE)
     mask = int(match.group(1), 16) if match else 0
     return {"bounding": format(mask, "x"), "sys_resource": bool(mask >> CAP_SYS_RESOURCE & 1)}
 
 
 def parse_version(text: str) -> str:
-    """First dotted number of a program's answer ("runc version 1.1.5+ds1" -> "1.1.5+ds1"), "" when there is none."""
+    """Return the first dotted number of a program's answer ("runc version 1.1.5+ds1" -> "1.1.5+ds1"), "" when there is
+    none.
+    """
     match = re.search(r"\bv?(\d+\.\d+[^\s,]*)", text)
     return match.group(1) if match else ""
 
@@ -61,8 +63,10 @@ def _stamp(path: str) -> list[int]:
     return [info.st_ino, info.st_size, info.st_mtime_ns]
 
 
-def versions(keep: bool, cache: str = VERSION_CACHE) -> dict[str, str]:
-    """Versions of `PROGRAMS`, "" for one that is not there.
+def versions(
+    keep: bool, cache: str = VERSION_CACHE, programs: Mapping[str, Sequence[str]] = PROGRAMS
+) -> dict[str, str]:
+    """Return the versions of ``programs``, "" for one that is not there.
 
     Asking costs 0.1 s a program, so the answers are kept (``keep``) with the file's identity in /run.
     """
@@ -70,7 +74,7 @@ def versions(keep: bool, cache: str = VERSION_CACHE) -> dict[str, str]:
     out: dict[str, str] = {}
     asked: dict[str, list[str]] = {}
     stamps: dict[str, Any] = {}
-    for name, argv in PROGRAMS.items():
+    for name, argv in programs.items():
         path = shutil.which(argv[0])
         if path is None:
             out[name] = ""
@@ -97,7 +101,9 @@ def _ip(*words: str) -> list[dict[str, Any]]:
 
 
 def addresses(links: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """``[{interface, family, address, prefix, scope}]`` of ``ip -j addr``, without loopback and pods' interfaces."""
+    """Return ``[{interface, family, address, prefix, scope}]`` of ``ip -j addr``, without loopback and pods'
+    interfaces.
+    """
     return [
         {
             "interface": link["ifname"],
@@ -114,7 +120,7 @@ def addresses(links: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def routes() -> list[dict[str, Any]]:
-    """``[{family, destination, via, interface}]`` of the main tables, without those to pods of this node and the
+    """Return ``[{family, destination, via, interface}]`` of the main tables, without those to pods of this node and the
     kernel's own.
     """
     return [
@@ -131,13 +137,13 @@ def routes() -> list[dict[str, Any]]:
 
 
 def memory(meminfo: str) -> dict[str, int]:
-    """``{total, available}`` in bytes from the text of /proc/meminfo."""
+    """Return ``{total, available}`` in bytes from the text of /proc/meminfo."""
     values = {name: int(number) * 1024 for name, number in re.findall(r"^(\w+):\s+(\d+) kB$", meminfo, re.MULTILINE)}
     return {"total": values.get("MemTotal", 0), "available": values.get("MemAvailable", 0)}
 
 
 def disk(paths: Sequence[str]) -> dict[str, dict[str, int]]:
-    """``{path: {total, free}}`` in bytes, of the paths that are there."""
+    """Return ``{path: {total, free}}`` in bytes, of the paths that are there."""
     out = {}
     for path in paths:
         try:
@@ -149,7 +155,7 @@ def disk(paths: Sequence[str]) -> dict[str, dict[str, int]]:
 
 
 def facts(keep: bool, root: str = "/") -> dict[str, Any]:
-    """All of the above of this machine."""
+    """Return all of the above of this machine."""
     return {
         "hostname": os.uname().nodename,
         "kernel": os.uname().release,

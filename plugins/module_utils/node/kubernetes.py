@@ -66,18 +66,18 @@ CERTIFICATES = (
 
 
 def missing(role: str, root: str = "/") -> list[str]:
-    """Files that a finished node of ``role`` (control_plane or worker) has and this one lacks."""
+    """Return the files that a finished node of ``role`` (control_plane or worker) has and this one lacks."""
     wanted = CONTROL_PLANE_FILES if role == "control_plane" else NODE_FILES
     return [path for path in wanted if not os.path.exists(files.under(root, path))]
 
 
 def traces(root: str = "/") -> list[str]:
-    """Files of Kubernetes that are there, finished or not."""
+    """Return the files of Kubernetes that are there, finished or not."""
     return [path for path in TRACES if os.path.lexists(files.under(root, path))]
 
 
 def state(root: str = "/") -> dict[str, Any]:
-    """``{state, marker, missing}``; state is absent, partial, control_plane or worker.
+    """Return ``{state, marker, missing}``; state is absent, partial, control_plane or worker.
 
     partial without a marker: kubeadm was begun here and did not end well; nothing of it is worth keeping.
     partial with a marker: the node was finished and has lost the files in ``missing``; that is damage, not a killed
@@ -109,25 +109,27 @@ def certificate_ends(root: str = "/") -> dict[str, str]:
 
 
 def ca_hash(root: str = "/") -> str:
-    """``sha256:...`` of the cluster CA's public key (public information), "" when there is no CA here."""
+    """Return ``sha256:...`` of the cluster CA's public key (public information), "" when there is no CA here."""
     return certificate.parse(files.read_text(files.under(root, CA))).get("key_hash", "")
 
 
 def kubeconfig_digest(root: str = "/") -> str:
-    """``sha256:...`` of the administrator's kubeconfig, "" when there is none here."""
+    """Return ``sha256:...`` of the administrator's kubeconfig, "" when there is none here."""
     found = observe.file_state(ADMIN, root)
     return "sha256:" + str(found["sha256"]) if found else ""
 
 
 def etcd_endpoint(root: str = "/") -> str:
-    """URL at which this node's own etcd answers, from its manifest: ``https://[::1]:2379`` where IPv6 comes first."""
+    """Return the URL at which this node's own etcd answers, from its manifest: ``https://[::1]:2379`` where IPv6 comes
+    first.
+    """
     manifest = files.read_text(files.under(root, ETCD_MANIFEST))
     match = re.search(r"--listen-client-urls=([^,\s]+)", manifest)
     return match.group(1) if match else "https://127.0.0.1:2379"
 
 
 def apiserver_address(root: str = "/") -> str | None:
-    """Address that this node's apiserver advertises, from its manifest."""
+    """Return the address that this node's apiserver advertises, from its manifest."""
     manifest = files.read_text(files.under(root, "/etc/kubernetes/manifests/kube-apiserver.yaml"))
     match = re.search(r"--advertise-address=(\S+)", manifest)
     return match.group(1).strip("\"'") if match else None

@@ -1,4 +1,4 @@
-"""The node as code that changes it sees it: its files, programs and clock, and how a step on it fails."""
+"""Show code that changes a node its files, programs and clock, and say how a step on it fails."""
 
 from __future__ import annotations
 

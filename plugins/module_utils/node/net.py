@@ -1,4 +1,4 @@
-"""Addresses and HTTP, with the standard library alone."""
+"""Write addresses in URLs and ask over HTTP, with the standard library alone."""
 
 from __future__ import annotations
 

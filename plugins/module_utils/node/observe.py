@@ -38,7 +38,7 @@ def _name(lookup: Any, number: int) -> str:
 
 
 def file_state(path: str, root: str = "/") -> dict[str, Any] | None:
-    """``{sha256, mode, owner, group, mtime}`` of a regular file, None when there is none.
+    """Return ``{sha256, mode, owner, group, mtime}`` of a regular file, None when there is none.
 
     A link, a folder or a device counts as a file with an empty digest: present, and not what anyone asked for.
     """
@@ -57,14 +57,14 @@ def file_state(path: str, root: str = "/") -> dict[str, Any] | None:
 
 
 def sysctl_path(name: str) -> str:
-    """``net.ipv4.ip_forward`` -> ``/proc/sys/net/ipv4/ip_forward`` (a name with ``/`` is taken as it is: interfaces
-    have dots).
+    """Return the file of a setting: ``net.ipv4.ip_forward`` -> ``/proc/sys/net/ipv4/ip_forward`` (a name with ``/`` is
+    taken as it is: interfaces have dots).
     """
     return "/proc/sys/" + (name if "/" in name else name.replace(".", "/"))
 
 
 def sysctl_value(name: str, root: str = "/") -> str | None:
-    """Value with blanks normalised, None when the kernel has no such setting."""
+    """Return the value with blanks normalised, None when the kernel has no such setting."""
     try:
         with open(files.under(root, sysctl_path(name)), encoding="ascii", errors="replace") as stream:
             return " ".join(stream.read().split())
@@ -73,7 +73,8 @@ def sysctl_value(name: str, root: str = "/") -> str | None:
 
 
 def parse_units(text: str, monotonic: float, wall: float) -> dict[str, dict[str, Any]]:
-    """Output of ``systemctl show`` of several units -> ``{name: {active, enabled, found, reload, since, changed}}``.
+    """Parse the output of ``systemctl show`` of several units: ``{name: {active, enabled, found, reload, since,
+    changed}}``.
 
     ``since`` is the wall time (s) at which the unit last left the inactive state, ``changed`` that of its last change
     of state (a reload is one), 0 when it never did.
@@ -101,7 +102,7 @@ def _wall(microseconds: str | None, monotonic: float, wall: float) -> float:
 
 
 def unit_states(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """State of systemd units by name, in one question to systemd; {} where systemd is not PID 1."""
+    """Return the state of systemd units by name, in one question to systemd; {} where systemd is not PID 1."""
     wanted = sorted(set(names))
     if not wanted:
         return {}
@@ -110,7 +111,7 @@ def unit_states(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def managed(root: str = "/") -> dict[str, Any]:
-    """What node_config looks after: ``{part: {files, sysctls, units, watch, checks}}``."""
+    """Return what node_config looks after: ``{part: {files, sysctls, units, watch, checks}}``."""
     parts = files.read_json(files.under(root, MANAGED)).get("parts", {})
     return parts if isinstance(parts, dict) else {}
 
@@ -120,7 +121,7 @@ def _union(parts: dict[str, Any], keys: Sequence[str]) -> list[str]:
 
 
 def observe(parts: dict[str, Any], root: str = "/") -> dict[str, Any]:
-    """State of everything that ``parts`` (as in `managed`) names.
+    """Return the state of everything that ``parts`` (as in `managed`) names.
 
     ``{files: {path: state or None}, sysctls: {name: value or None}, units: {name: state}, checks: {unit: bool},
     managed: {...}}``

@@ -34,12 +34,12 @@ class ProgramResult(NamedTuple):
 
     @property
     def output(self) -> str:
-        """Both streams as they came."""
+        """Return both streams as they came."""
         return b"".join(data for _stream, data in self.blocks).decode(errors="replace") or self.stdout + self.stderr
 
     @property
     def lines(self) -> list[str]:
-        """The lines of both streams."""
+        """Return the lines of both streams."""
         lines = _Lines(self.secrets)
         blocks = self.blocks or (("stdout", self.stdout.encode()), ("stderr", self.stderr.encode()))
         return [line for stream, data in blocks for line in lines.feed(stream, data)] + lines.end()
@@ -50,7 +50,7 @@ class ProgramResult(NamedTuple):
 
     @property
     def complaint(self) -> str:
-        """Standard error, for a message."""
+        """Return standard error, for a message."""
         return RedactedLines(self.secrets).clean(self.stderr.strip())
 
 

@@ -1,4 +1,4 @@
-"""What a node tells of itself when a cluster is validated, and when it did not come up. Reads only.
+"""Report what a node knows of itself when a cluster is validated, and when it did not come up. Reads only.
 
 Sent to nodes as a program by ``plugin_utils/ssh/remote.py``: the first line that it prints is the node's clock, the
 second the answer as JSON.
@@ -49,7 +49,7 @@ def etcdctl(*words: str) -> list[str]:
 
 
 def health(root: str = "/") -> dict[str, Any]:
-    """``{services: {unit: state}, certificates: {path: end}, etcd: None or {members, health, trouble}}``"""
+    """Return ``{services: {unit: state}, certificates: {path: end}, etcd: None or {members, health, trouble}}``"""
     return {
         "services": {name: state["active"] for name, state in observe.unit_states(UNITS).items()},
         "certificates": certificates(root),
@@ -58,7 +58,7 @@ def health(root: str = "/") -> dict[str, Any]:
 
 
 def settled(root: str = "/") -> dict[str, str]:
-    """What stages decide by, as texts to compare with those of another time: nothing in them changes by itself."""
+    """Return what stages decide by, as texts to compare with later ones: nothing in them changes by itself."""
     seen = observe.observe(observe.managed(root), root)
     found = {f"file {path}": _file(state) for path, state in seen["files"].items()}
     found |= {f"sysctl {name}": str(value) for name, value in seen["sysctls"].items()}
@@ -95,7 +95,7 @@ def certificates(root: str = "/") -> dict[str, str]:
 
 
 def etcd() -> dict[str, Any]:
-    """What etcdctl says on this node, asked at this node's own member.
+    """Return what etcdctl reports on this node, asked at this node's own member.
 
     ``members``: ``[{name, started, learner, peers}]``; ``healthy``: whether this member answers; ``trouble``: why
     something of it is not known.
@@ -118,7 +118,7 @@ def etcd() -> dict[str, Any]:
 
 
 def _answer(result: program.ProgramResult) -> dict[str, Any]:
-    """``{data, trouble}`` of a program that prints JSON (etcdctl does so when it ends badly, too)."""
+    """Return ``{data, trouble}`` of a program that prints JSON (etcdctl does so when it ends badly, too)."""
     if not result.started or result.code == program.TIMED_OUT:
         return {"data": None, "trouble": result.stderr.strip()}
     try:
@@ -128,7 +128,7 @@ def _answer(result: program.ProgramResult) -> dict[str, Any]:
 
 
 def _last_line(text: str) -> str:
-    """The last line that says something; etcdctl's own log lines are JSON with the field ``error``."""
+    """Return the last line that says something; etcdctl's own log lines are JSON with the field ``error``."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for line in reversed(lines):
         if not line.startswith("{"):
@@ -143,7 +143,7 @@ def _last_line(text: str) -> str:
 
 
 def evidence(root: str = "/") -> dict[str, Any]:
-    """What may say why a cluster did not come up: ``{sources: {name: [[age in seconds or None, line], ...]}}``.
+    """Return what may say why a cluster did not come up: ``{sources: {name: [[age in seconds or None, line], ...]}}``.
 
     Sources: disk, services, the journals containerd and kubelet, kubeadm (its logs), and the last words of each
     container of a static pod by the pod's name.
@@ -164,7 +164,9 @@ def evidence(root: str = "/") -> dict[str, Any]:
 
 
 def idle_services(states: dict[str, dict[str, Any]], joined: bool) -> list[str]:
-    """A line for each unit that should run and does not; kubelet waits for kubeadm on a node that has not joined."""
+    """Return a line for each unit that should run and does not; kubelet waits for kubeadm on a node that has not
+    joined.
+    """
     return [
         f"{name} is {state['active']}"
         for name, state in states.items()
@@ -175,7 +177,7 @@ def idle_services(states: dict[str, dict[str, Any]], joined: bool) -> list[str]:
 
 
 def full_disks() -> list[str]:
-    """A line for each file system that has less than 1 % or 64 MiB left, or no inodes."""
+    """Return a line for each file system that has less than 1 % or 64 MiB left, or no inodes."""
     found = []
     for path in DISKS:
         try:
@@ -191,7 +193,7 @@ def full_disks() -> list[str]:
 
 
 def journal(unit: str, now: float) -> list[list[Any]]:
-    """The last lines of a unit's journal with their age in seconds."""
+    """Return the last lines of a unit's journal with their age in seconds."""
     answer = program.run(
         ["journalctl", "--no-pager", "-q", "-o", "short-unix", "-n", str(LINES), "-u", unit], timeout=10
     )
@@ -199,13 +201,15 @@ def journal(unit: str, now: float) -> list[list[Any]]:
 
 
 def aged(line: str, now: float) -> list[Any]:
-    """``[age, text]`` of a line that begins with seconds since 1970, host and program (journalctl -o short-unix)."""
+    """Return ``[age, text]`` of a line that begins with seconds since 1970, host and program (journalctl -o
+    short-unix).
+    """
     match = re.match(r"(\d+\.\d+) \S+ [^:]*: (.*)", line)
     return [round(now - float(match.group(1)), 1), match.group(2)] if match else [None, line]
 
 
 def _logs(folder: str, now: float) -> list[str]:
-    """Last lines of kubeadm's logs, those of the newest last; what is older than an hour says nothing of today."""
+    """Return the last lines of kubeadm's logs, the newest log last, without those that are older than an hour."""
     paths = sorted(glob.glob(os.path.join(folder, "kubeadm-*.log")), key=os.path.getmtime)
     return [
         line
@@ -216,7 +220,8 @@ def _logs(folder: str, now: float) -> list[str]:
 
 
 def containers(folder: str, now: float) -> dict[str, list[list[Any]]]:
-    """Last lines of the newest log of each container in kube-system, by ``<pod>/<container>``; all as old as the log.
+    """Return the last lines of each container's newest log in kube-system, by ``<pod>/<container>``; all as old as the
+    log.
 
     Layout: kubelet's, ``<namespace>_<pod>_<uid>/<container>/<restarts>.log``.
     """
@@ -235,7 +240,7 @@ def containers(folder: str, now: float) -> dict[str, list[list[Any]]]:
 
 
 def tail(path: str, count: int, limit: int = 200_000) -> list[str]:
-    """The last ``count`` lines of a file, of its last ``limit`` bytes."""
+    """Return the last ``count`` lines of a file, of its last ``limit`` bytes."""
     try:
         with open(path, "rb") as stream:
             stream.seek(0, os.SEEK_END)

@@ -35,7 +35,7 @@ class Ended(NamedTuple):
 
 
 def marked(mark: str) -> list[int]:
-    """Living processes whose environment carries ``DEVENV_SCRIPT=<mark>``, but this one and its parents."""
+    """Return the living processes whose environment carries ``DEVENV_SCRIPT=<mark>``, but this one and its parents."""
     wanted = f"{MARKER}={mark}".encode()
     spared = {os.getpid(), os.getppid()}
     return [
@@ -48,8 +48,8 @@ def marked(mark: str) -> list[int]:
 
 
 def end(find: Callable[[], list[int]], grace: float, step: Callable[[float], None] = time.sleep) -> list[str]:
-    """SIGTERM to all that ``find`` finds, SIGKILL ``grace`` s later to what is left, and to what came meanwhile. Return
-    what would not go within 5 s more: ``["PID NAME"]``. ``step`` passes the time between two looks.
+    """Send SIGTERM to all that ``find`` finds, SIGKILL ``grace`` s later to what is left, and to what came meanwhile.
+    Return what would not go within 5 s more: ``["PID NAME"]``. ``step`` passes the time between two looks.
     """
     left = find()
     processes.send(left, signal.SIGTERM)
@@ -80,7 +80,7 @@ class Control:
         self._asked = True
 
     def stopped(self) -> bool:
-        """Whether the run is to end."""
+        """Return whether the run is to end."""
         if not self._asked and self._pipe >= 0 and select.select([self._pipe], [], [], 0)[0]:
             # A byte, or the end of the pipe: the module asks, or is gone.
             if os.read(self._pipe, 1) == b"":
@@ -137,7 +137,7 @@ class Control:
 
 
 def _of(child: subprocess.Popen[bytes]) -> list[int]:
-    """What is left of a program: its group, and all that descends from this process."""
+    """Return what is left of a program: its group, and all that descends from this process."""
     child.poll()
     found = processes.descendants(os.getpid())
     for pid in processes.pids():

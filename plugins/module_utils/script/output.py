@@ -13,7 +13,7 @@ SECRET_NAME = re.compile(r"PASSW|SECRET|TOKEN|CREDENTIAL|API_?KEY|PRIVATE_?KEY|A
 
 
 def looks_secret(name: str) -> bool:
-    """Whether a variable's name says that its value is a secret."""
+    """Return whether a variable's name says that its value is a secret."""
     return SECRET_NAME.search(name) is not None
 
 
@@ -32,15 +32,15 @@ class Screen:
         self._began = time.monotonic()
 
     def write(self, data: bytes) -> None:
-        """Output as it comes."""
+        """Take output as it comes."""
         self._take(self.lines.feed(data))
 
     def end(self) -> None:
-        """A program ended."""
+        """Take what is left when a program has ended."""
         self._take(self.lines.end())
 
     def note(self, text: str) -> None:
-        """A line of ours, in the log alone."""
+        """Write a line of ours, to the log alone."""
         if self._log >= 0:
             data = f"{time.monotonic() - self._began:8.2f} {text}\n".encode("utf-8", "replace")
             os.write(self._log, data)

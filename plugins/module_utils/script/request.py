@@ -1,4 +1,4 @@
-"""What is asked for: a script with its values, checked before anything runs, and told so that runs can be compared."""
+"""Check a script and its values before anything runs, and describe them so that runs can be compared."""
 
 from __future__ import annotations
 
@@ -76,19 +76,19 @@ def _default_name(path: str) -> str:
 
 
 def holds(text: str, secrets: dict[str, str]) -> bool:
-    """Whether a text has one of ``secrets`` in it (those too short to be told from other words aside)."""
+    """Return whether a text has one of ``secrets`` in it (those too short to be told from other words aside)."""
     found = [value for value in secrets.values() if len(value) >= SHORTEST_SECRET and value in text]
     return bool(found)
 
 
 def missing(call: Call, params: dict[str, Any]) -> list[str]:
-    """Files that are needed and are not there."""
+    """Return the files that are needed and missing."""
     found = [path for path in [call.path, *params["source"], *params["inputs"]] if path and not os.path.exists(path)]
     return found + ([] if os.path.isdir(call.chdir) else [call.chdir])
 
 
 def digest_of(path: str) -> str:
-    """sha256 of a file, or of all files below a folder and their names."""
+    """Return the sha256 of a file, or of all files below a folder and their names."""
     if not os.path.isdir(path):
         return files.digest(path)
     whole = hashlib.sha256()
@@ -102,8 +102,8 @@ def digest_of(path: str) -> str:
 
 
 def description(call: Call, params: dict[str, Any], salt: str) -> dict[str, str]:
-    """What a run depends on, as texts to compare and to show. A secret, and what holds one, is a digest that nobody can
-    try words on without ``salt``.
+    """Return what a run depends on, as texts to compare and to show. A secret, and what holds one, is a digest that
+    nobody can try words on without ``salt``.
     """
 
     def hidden(text: str) -> str:
@@ -129,5 +129,5 @@ def description(call: Call, params: dict[str, Any], salt: str) -> dict[str, str]
 
 
 def shown(described: dict[str, Any]) -> str:
-    """A description as lines, for a difference."""
+    """Return a description as lines, for a difference."""
     return "".join(f"{key}: {json.dumps(described[key], ensure_ascii=False)}\n" for key in sorted(described))

@@ -1,4 +1,4 @@
-"""What a shell is told, so that files are sourced and what a script exports is seen."""
+"""Make a shell read files first, and write down what a script exports."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def first_bytes(path: str) -> bytes:
 
 
 def interpreter(first: bytes) -> list[str]:
-    """argv in front of a script that begins with ``first``: as Linux does for ``#!``, nothing for a program, else
-    bash.
+    """Return argv in front of a script that begins with ``first``: as Linux does for ``#!``, nothing for a program,
+    else bash.
     """
     if first.startswith(b"\x7fELF"):
         return []
@@ -32,7 +32,7 @@ def interpreter(first: bytes) -> list[str]:
 
 
 def kind(argv: Sequence[str]) -> str:
-    """``bash``, ``sh`` (any other POSIX shell) or "" for an interpreter's argv."""
+    """Return ``bash``, ``sh`` (any other POSIX shell) or "" for an interpreter's argv."""
     words = [word for given in argv for word in given.split()]
     if words and os.path.basename(words[0]) == "env":
         words = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
@@ -99,15 +99,15 @@ def _filled(text: str, dump: str, restore: str = "") -> str:
 
 
 def sourcing(files: Sequence[str], dump: str) -> list[str]:
-    """argv that reads ``files`` and writes the environment they make to ``dump``."""
+    """Return argv that reads ``files`` and writes the environment they make to ``dump``."""
     return ["bash", "-c", _filled(_SOURCE, dump), "bash", *files]
 
 
 def run(
     argv: Sequence[str], file: str, arguments: Sequence[str], env: dict[str, str], folder: str, dump: str
 ) -> tuple[list[str], dict[str, str]]:
-    """argv and environment of a script that writes what it exports to ``dump`` ("": it is run as it is). ``argv`` is
-    its interpreter's, ``folder`` a private one.
+    """Return the argv and environment of a script that writes what it exports to ``dump`` ("": it is run as it is).
+    ``argv`` is its interpreter's, ``folder`` a private one.
     """
     plain = [*argv, file, *arguments]
     if not dump:

@@ -141,7 +141,7 @@ def _leave_the_run() -> None:
 
 
 def _supervise(work: Callable[[Control], dict[str, Any]], reply: int, control: Control) -> None:
-    """The supervisor's life. Does not return."""
+    """Run as the supervisor. Does not return."""
     code = 1
     try:
         os.setsid()

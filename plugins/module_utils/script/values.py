@@ -1,4 +1,4 @@
-"""Declared variables of a script: from Ansible's values to texts of the environment, and back."""
+"""Convert the declared variables of a script: from Ansible's values to texts of the environment, and back."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def _words(name: str, options: dict[str, Any]) -> list[str]:
 
 
 def declare(given: dict[str, Any]) -> list[Variable]:
-    """The declarations: ``{NAME: TYPE}`` or ``{NAME: {type, default, required, choices, words, separator, by}}``.
+    """Return the declarations: ``{NAME: TYPE}`` or ``{NAME: {type, default, required, choices, words, separator,
+    by}}``.
 
     Raises Invalid.
     """
@@ -112,7 +113,7 @@ def declare(given: dict[str, Any]) -> list[Variable]:
 
 
 def exports(given: dict[str, Any]) -> list[Export]:
-    """The variables to read back: ``{NAME: TYPE}`` or ``{NAME: {type, fact, required, words, separator}}``.
+    """Return the variables to read back: ``{NAME: TYPE}`` or ``{NAME: {type, fact, required, words, separator}}``.
 
     Raises Invalid.
     """
@@ -138,7 +139,7 @@ def exports(given: dict[str, Any]) -> list[Export]:
 
 
 def texts(declared: list[Variable], values: dict[str, Any], secrets: dict[str, Any]) -> Texts:
-    """What the script gets for these values. Raises Invalid, with all that is missing or unknown in one message."""
+    """Return what the script gets for these values. Raises Invalid, with all that is missing or unknown."""
     names = {one.name for one in declared if one.type != "secret"}
     hidden = {one.name for one in declared if one.type == "secret"}
     wrong = [f"{name} is a secret: give it in secrets" for name in values if name in hidden]
@@ -238,7 +239,7 @@ def _json(one: Variable, value: Any) -> str:
 
 
 def read_back(one: Export, text: str) -> Any:
-    """The fact of an exported text. Raises Invalid when the text is not of its type."""
+    """Return the fact of an exported text. Raises Invalid when the text is not of its type."""
     try:
         if one.type == "int":
             return int(text)
