@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import command_docs
+import page_parts
 import profile_docs
 import reference_docs
 import role_docs
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             **profile_docs.pages(ROOT),
             **command_docs.pages(ROOT),
         }
-    except role_docs.BadReadme as error:
+    except page_parts.BadPage as error:
         print(error, file=sys.stderr)
         return 1
     return 1 if settle(pages, ROOT, check=check) and check else 0

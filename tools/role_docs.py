@@ -9,19 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import page_parts
 import yaml
-
-BEGIN, END = "<!-- variables:begin -->", "<!-- variables:end -->"
-
-
-class BadReadme(Exception):
-    """A README without exactly one pair of markers."""
 
 
 def _text(words: object) -> str:
     """A description (text or list of texts) as one table cell."""
     lines = [words] if isinstance(words, str) else list(words) if isinstance(words, Sequence) else []
-    return " ".join(" ".join(str(line).split()) for line in lines).replace("|", "\\|")
+    return " ".join(str(line) for line in lines)
 
 
 def _value(option: Mapping[str, Any]) -> str:
@@ -29,7 +24,7 @@ def _value(option: Mapping[str, Any]) -> str:
         return "**required**" if option.get("required") else ""
     default = option["default"]
     text = default if isinstance(default, str) else yaml.safe_dump(default, default_flow_style=True, width=10**6)
-    text = " ".join(text.removesuffix("\n...\n").split()).replace("|", "\\|")
+    text = text.removesuffix("\n...\n").strip()
     return f"`{text}`" if text else "`''`"
 
 
@@ -45,8 +40,8 @@ def _meaning(option: Mapping[str, Any]) -> str:
     return text.strip()
 
 
-def table(specs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown for the ``argument_specs`` of one role: its entry points, if several, and one row a variable."""
+def table(specs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Markdown lines for the ``argument_specs`` of one role: its entry points, if several, and one row a variable."""
     users: dict[str, list[str]] = {}
     options: dict[str, Mapping[str, Any]] = {}
     for entry, spec in specs.items():
@@ -56,37 +51,28 @@ def table(specs: Mapping[str, Mapping[str, Any]]) -> str:
     lines: list[str] = []
     several = len(specs) > 1
     if several:
-        lines += ["| entry point | what it does |", "| --- | --- |"]
-        lines += [f"| `{entry}` | {_text(spec.get('short_description', ''))} |" for entry, spec in specs.items()]
-        lines.append("")
+        entries = ((f"`{entry}`", _text(spec.get("short_description", ""))) for entry, spec in specs.items())
+        lines += [*page_parts.table(("entry point", "what it does"), entries), ""]
     if not options:
-        return "\n".join([*lines, "No variables of its own."])
-    lines += ["| variable | type | default | meaning |", "| --- | --- | --- | --- |"]
+        return [*lines, "No variables of its own."]
+    rows = []
     for name, option in options.items():
         meaning = _meaning(option)
         if several and len(users[name]) < len(specs):
             meaning += f" ({', '.join(f'`{entry}`' for entry in users[name])})"
-        lines.append(f"| `{name}` | {_type(option)} | {_value(option)} | {meaning} |")
-    return "\n".join(lines)
-
-
-def filled(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
-    """``page`` with ``text`` between its markers. Raises BadReadme when the markers are not there exactly once."""
-    before, found, rest = page.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not (found and found_end) or begin in rest or end in after:
-        raise BadReadme(f"wants one {begin} and, after it, one {end}")
-    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
+        rows.append((f"`{name}`", _type(option), _value(option), meaning))
+    return [*lines, *page_parts.table(("variable", "type", "default", "meaning"), rows)]
 
 
 def pages(root: Path) -> dict[Path, str]:
-    """Every role's README as it should be. Raises BadReadme (with the file named), OSError, yaml.YAMLError."""
+    """Every role's README as it should be. Raises page_parts.BadPage (with the file named), OSError, yaml.YAMLError."""
     made = {}
     for specs in sorted(root.glob("roles/*/meta/argument_specs.yml")):
         readme = specs.parents[1] / "README.md"
         entries = yaml.safe_load(specs.read_text())["argument_specs"]
+        text = readme.read_text() if readme.is_file() else ""
         try:
-            made[readme] = filled(readme.read_text() if readme.is_file() else "", table(entries))
-        except BadReadme as error:
-            raise BadReadme(f"{readme.relative_to(root)}: {error}") from error
+            made[readme] = page_parts.filled(text, table(entries), "variables")
+        except page_parts.BadPage as error:
+            raise page_parts.BadPage(f"{readme.relative_to(root)}: {error}") from error
     return made

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import generated
+import page_parts
 import pytest
 import reference_docs
 import role_docs
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.reasons import Reason
 
+BEGIN, END = "<!-- x:begin -->", "<!-- x:end -->"
 SPEC = {
     "short_description": "Does x",
     "options": {
@@ -24,7 +26,7 @@ SPEC = {
 
 
 def test_one_entry_point() -> None:
-    assert role_docs.table({"main": SPEC}).splitlines() == [
+    assert role_docs.table({"main": SPEC}) == [
         "| variable | type | default | meaning |",
         "| --- | --- | --- | --- |",
         "| `x_list` | list of str | `[a, b\\|c]` | One. Two lines. |",
@@ -52,23 +54,19 @@ def test_several_entry_points_say_whose_a_variable_is() -> None:
 
 
 def test_a_role_without_variables() -> None:
-    assert role_docs.table({"main": {"short_description": "x"}}) == "No variables of its own."
+    assert role_docs.table({"main": {"short_description": "x"}}) == ["No variables of its own."]
 
 
 def test_only_what_stands_between_the_markers_changes() -> None:
-    readme = f"# x\n{role_docs.BEGIN}\nold\n{role_docs.END}\nafter\n"
-    made = role_docs.filled(readme, "new")
-    assert made == f"# x\n{role_docs.BEGIN}\n\nnew\n\n{role_docs.END}\nafter\n"
-    assert role_docs.filled(made, "new") == made
+    made = page_parts.filled(f"# x\n{BEGIN}\nold\n{END}\nafter\n", ["new"], "x")
+    assert made == f"# x\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    assert page_parts.filled(made, ["new"], "x") == made
 
 
-@pytest.mark.parametrize(
-    "readme",
-    ["", role_docs.BEGIN, role_docs.END, f"{role_docs.END}{role_docs.BEGIN}", f"{role_docs.BEGIN}{role_docs.END}" * 2],
-)
-def test_wrong_markers_are_refused(readme: str) -> None:
-    with pytest.raises(role_docs.BadReadme):
-        role_docs.filled(readme, "new")
+@pytest.mark.parametrize("text", ["", BEGIN, END, f"{END}{BEGIN}", f"{BEGIN}{END}" * 2])
+def test_wrong_markers_are_refused(text: str) -> None:
+    with pytest.raises(page_parts.BadPage):
+        page_parts.filled(text, ["new"], "x")
 
 
 def test_reasons_are_sorted_and_escaped() -> None:
@@ -104,3 +102,8 @@ def test_settle_writes_or_only_says(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert page.read_text() == "text\n"
     assert generated.settle({page: "text\n"}, tmp_path, check=True) == []
     assert capsys.readouterr().out.splitlines() == ["docs/page.md: is old, type make docs", "docs/page.md: written"]
+
+
+def test_every_page_is_current(capsys: pytest.CaptureFixture[str]) -> None:
+    assert generated.main(["--check"]) == 0
+    assert capsys.readouterr().out == ""

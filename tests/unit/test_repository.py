@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -118,6 +119,17 @@ def test_one_ansible_everywhere() -> None:
     runtime = yaml.safe_load((ROOT / "meta" / "runtime.yml").read_text())["requires_ansible"]
     assert runtime == ">=2.19.0,<2.20.0"
     assert any(line.startswith("ansible-core>=2.19") and line.endswith("<2.20") for line in project)
+
+
+def test_modules_of_an_action_group_share_options() -> None:
+    groups = yaml.safe_load((ROOT / "meta" / "runtime.yml").read_text())["action_groups"]
+    modules = [f"devenv.lab.{name}" for names in groups.values() for name in names]
+    env = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections")}
+    program = Path(sys.executable).with_name("ansible-doc")
+    shown = subprocess.run([program, "--json", *modules], env=env, capture_output=True, text=True, check=True).stdout
+    options = {name: set(entry["doc"]["options"]) for name, entry in json.loads(shown).items()}
+    for group, names in groups.items():
+        assert set.intersection(*(options[f"devenv.lab.{name}"] for name in names)) - {"state"}, group
 
 
 def test_continuous_integration_runs_make_test_alone() -> None:

@@ -966,11 +966,3 @@ def test_shell_completion_answers(made: Made) -> None:
     env = {**os.environ, "_DEVENV_COMPLETE": "complete_bash", "COMP_WORDS": "devenv status -n ", "COMP_CWORD": "3"}
     done = subprocess.run([sys.executable, "-m", "devenv"], env=env, capture_output=True, text=True)
     assert done.stdout.split() == ["lab"]
-
-
-def test_the_page_of_commands_is_current() -> None:
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, str(root / "tools" / "command_docs.py"), "--check"], capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (0, "")
