@@ -30,11 +30,12 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 
 
 class ActionModule(Action, ActionBase):
-    """One verb a step of saving or restoring; ``begin`` finds everything that can be wrong."""
+    """Save and restore, one action per step; ``begin`` finds everything that can be wrong."""
 
-    SELECT = "verb"
+    SELECT = "action"
     SPEC: ClassVar[Spec] = {
-        "verb": {
+        "action": {
+            "aliases": ["verb"],
             "type": "str",
             "required": True,
             "choices": ["list", "remove", "save", "begin", "prepare", "deliver", "finish", "wait"],
@@ -46,9 +47,9 @@ class ActionModule(Action, ActionBase):
         "timeout": {"type": "float", "default": 300},
     }
     REQUIRED_IF = (
-        ("verb", "remove", ("name",)),
-        ("verb", "save", ("name", "nodes")),
-        ("verb", "deliver", ("name", "nodes")),
+        ("action", "remove", ("name",)),
+        ("action", "save", ("name", "nodes")),
+        ("action", "deliver", ("name", "nodes")),
     )
 
     def _list(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:

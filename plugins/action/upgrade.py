@@ -23,9 +23,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as
 class ActionModule(Action, ActionBase):
     """What is the same for all nodes: whether it may be, the bundle's parts, the record of it."""
 
-    SELECT = "verb"
+    SELECT = "action"
     SPEC: ClassVar[Spec] = {
-        "verb": {"type": "str", "required": True, "choices": ["plan", "deliver", "finish"]},
+        "action": {"aliases": ["verb"], "type": "str", "required": True, "choices": ["plan", "deliver", "finish"]},
         "version": {"type": "str", "default": ""},
         "running": {"type": "list", "elements": "str", "default": []},
     }

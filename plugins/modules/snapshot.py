@@ -17,7 +17,8 @@ description:
   - Keys, certificates and tokens of the saved cluster are not kept.
   - Runs on the controller, and reaches the nodes by ssh with the variables of the inventory.
 options:
-  verb:
+  action:
+    aliases: [verb]
     description:
       - V(list) says which snapshots there are, V(remove) removes the snapshot O(name).
       - V(save) saves the environment under O(name).
@@ -47,7 +48,7 @@ attributes:
 EXAMPLES = r"""
 - name: Save the environment
   devenv.lab.snapshot:
-    verb: save
+    action: save
     name: with-data
     nodes: "{{ groups['nodes'] }}"
 """

@@ -12,7 +12,8 @@ description:
   - Runs on the controller, with the state folder (C(devenv_state)), the profile in it (C(devenv_profile)) and the
     connections of the nodes. M(devenv.lab.kubeadm_upgrade) is what changes a node.
 options:
-  verb:
+  action:
+    aliases: [verb]
     description:
       - V(plan) fails when the version cannot be had, is the same, older, or not the next minor, when another upgrade
         has not come to its end, or when a cluster is not whole. Otherwise it says what would be done.
@@ -32,23 +33,23 @@ attributes:
 EXAMPLES = r"""
 - name: See what would be done
   devenv.lab.upgrade:
-    verb: plan
+    action: plan
     version: 1.36.3
     running: "{{ groups['live'] }}"
 """
 
 RETURN = r"""
-plan: {description: "What is done, in its order.", returned: with O(verb=plan), type: dict}
+plan: {description: "What is done, in its order.", returned: with O(action=plan), type: dict}
 first:
   description: Names of the nodes that upgrade their cluster's own objects, one a cluster.
-  returned: with O(verb=plan)
+  returned: with O(action=plan)
   type: list
   elements: str
 outdated:
   description: Names of images that the new version has no use for.
-  returned: with O(verb=plan)
+  returned: with O(action=plan)
   type: list
   elements: str
-programs: {description: "Programs of the new version, name to sha256.", returned: with O(verb=deliver), type: dict}
-delivered: {description: What was brought to each node., returned: with O(verb=deliver), type: dict}
+programs: {description: "Programs of the new version, name to sha256.", returned: with O(action=deliver), type: dict}
+delivered: {description: What was brought to each node., returned: with O(action=deliver), type: dict}
 """

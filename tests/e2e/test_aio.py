@@ -144,6 +144,57 @@ def test_plain_ansible_sees_the_same_as_the_command(user: Typed, aio: str) -> No
     assert address == listed["all"]["hosts"]["master-0"]["ansible_host"]
 
 
+WIDGETS = """
+- hosts: localhost
+  gather_facts: false
+  vars:
+    widget: {apiVersion: example.org/v1, kind: Widget, metadata: {name: one, namespace: shop}, spec: {size: 1}}
+    shop: {apiVersion: v1, kind: Namespace, metadata: {name: shop}}
+    definition:
+      apiVersion: apiextensions.k8s.io/v1
+      kind: CustomResourceDefinition
+      metadata: {name: widgets.example.org}
+      spec:
+        group: example.org
+        scope: Namespaced
+        names: {kind: Widget, plural: widgets, singular: widget, listKind: WidgetList}
+        versions:
+          - name: v1
+            served: true
+            storage: true
+            schema:
+              openAPIV3Schema:
+                type: object
+                properties: {spec: {type: object, properties: {size: {type: integer}}}}
+  tasks:
+    - devenv.lab.kube_objects:
+        nodes: "{{ groups['nodes'] }}"
+        name: widgets
+        objects: "{{ {'all': [shop, widget, definition], 'some': [shop, definition], 'none': []}[wanted] }}"
+"""
+
+
+def test_custom_resources_are_applied_with_their_definition_and_pruned(user: Typed, aio: str, tmp_path: Path) -> None:
+    play = tmp_path / "widgets.yml"
+    play.write_text(f"---{WIDGETS}")
+
+    def apply(wanted: str, changed: bool, *words: str) -> None:
+        inventory = str(CONFIGS.parent / "inventories" / "profile")
+        given = ("-i", inventory, "-e", f"devenv_name={aio}", "-e", f"wanted={wanted}")
+        done = user.run("ansible-playbook", str(play), *given, *words)
+        assert f"changed={int(changed)} " in done.stdout
+
+    apply("all", True, "--check")
+    assert "NotFound" in user.kubectl(aio, "get", "crd", "widgets.example.org", code=1).stderr
+    apply("all", True)
+    assert user.kubectl(aio, "get", "widgets", "-n", "shop", "-o", "jsonpath={.items[*].spec.size}").stdout == "1"
+    apply("all", False)
+    apply("some", True)
+    assert user.kubectl(aio, "get", "widgets", "-n", "shop", "-o", "name").stdout == ""
+    apply("none", True)
+    assert "NotFound" in user.kubectl(aio, "get", "crd", "widgets.example.org", code=1).stderr
+
+
 LONG = """#!/bin/bash
 trap '' TERM HUP INT
 (setsid sh -c 'trap "" TERM HUP; echo $$ >> /run/PIDS; for n in $(seq 900); do sleep 0.1; done' &)
