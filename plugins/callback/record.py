@@ -214,12 +214,15 @@ class CallbackModule(CallbackBase):
             return causes.SECONDS
         return min(causes.SECONDS, max(2.0, self._timeout + 22 - self._recorder.seconds()))
 
+    def _say(self, text: str) -> None:
+        self._display.display(f"{progress.MARK}{text}")
+
     def _gather(self, folder: Path, run_dir: Path, report: recorder.Report, copies: Path | None) -> None:
         """Collect what the nodes know of the failure. Whatever goes wrong here leaves the failure as it is."""
         if not after_failure.is_wanted(folder, report.summary):
             return
         try:
-            path = after_failure.gather(folder, run_dir, copies, progress.say)
+            path = after_failure.gather(folder, run_dir, copies, self._say)
         except (Exception, KeyboardInterrupt) as error:
             processes.end_run(report.summary["run"])
             trouble = f"{type(error).__name__}: {error}"

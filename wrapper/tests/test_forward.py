@@ -18,7 +18,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clien
 
 from devenv import errors
 from devenv.environments import port_forward
-from devenv.environments.port_forward import Forward, Target, Wish
+from devenv.environments.port_forward import Forward, PortRequest, Target
 
 
 def service(name: str, namespace: str = "default", **spec: Any) -> dict[str, Any]:
@@ -70,11 +70,16 @@ def test_what_names_no_service(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "wish"),
-    [("80", Wish("80")), ("http", Wish("http")), ("8080:80", Wish("80", 8080)), (":http", Wish("http", 0))],
+    ("text", "expected"),
+    [
+        ("80", PortRequest("80")),
+        ("http", PortRequest("http")),
+        ("8080:80", PortRequest("80", 8080)),
+        (":http", PortRequest("http", 0)),
+    ],
 )
-def test_a_port_is_named(text: str, wish: Wish) -> None:
-    assert port_forward.parse_port(text) == wish
+def test_a_port_is_named(text: str, expected: PortRequest) -> None:
+    assert port_forward.parse_port(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", ":", "80:", "x:80", "70000:80", "80/udp", "-1:80"])
@@ -115,38 +120,40 @@ def test_a_service_that_is_not_there_has_neighbours(target: Target, code: int, w
 
 
 @pytest.mark.parametrize(
-    ("target", "wishes", "ports"),
+    ("target", "requests", "ports"),
     [
         (Target("web"), [], [80, 9090]),
         (Target("web", port="admin"), [], [9090]),
-        (Target("web"), [Wish("http", 0), Wish("9090")], [80, 9090]),
+        (Target("web"), [PortRequest("http", 0), PortRequest("9090")], [80, 9090]),
     ],
 )
-def test_ports_are_chosen(target: Target, wishes: list[Wish], ports: list[int]) -> None:
-    assert [port for _, port, _ in port_forward.choose(service("web"), target, wishes)] == ports
+def test_ports_are_chosen(target: Target, requests: list[PortRequest], ports: list[int]) -> None:
+    assert [port for _, port, _ in port_forward.choose(service("web"), target, requests)] == ports
 
 
 @pytest.mark.parametrize(
-    ("spec", "target", "wishes", "word"),
+    ("spec", "target", "requests", "word"),
     [
         ({}, Target("web", port="81"), [], "80 (http), 9090 (admin)"),
-        ({}, Target("web", port="80"), [Wish("80")], "two ports for one"),
+        ({}, Target("web", port="80"), [PortRequest("80")], "two ports for one"),
         ({"type": "ExternalName", "externalName": "example.com"}, Target("web"), [], "example.com"),
         ({"selector": None}, Target("web"), [], "selector"),
         ({"ports": [{"port": 53, "protocol": "UDP"}]}, Target("web"), [], "no TCP port"),
-        ({"ports": [{"port": 53, "protocol": "UDP"}]}, Target("web"), [Wish("53")], "is UDP"),
-        ({"ports": None}, Target("web"), [Wish("53")], "none"),
+        ({"ports": [{"port": 53, "protocol": "UDP"}]}, Target("web"), [PortRequest("53")], "is UDP"),
+        ({"ports": None}, Target("web"), [PortRequest("53")], "none"),
     ],
 )
-def test_what_cannot_be_forwarded_is_said(spec: dict[str, Any], target: Target, wishes: list[Wish], word: str) -> None:
+def test_what_cannot_be_forwarded_is_said(
+    spec: dict[str, Any], target: Target, requests: list[PortRequest], word: str
+) -> None:
     with pytest.raises(errors.UsageError) as caught:
-        port_forward.choose(service("web", **spec), target, wishes)
+        port_forward.choose(service("web", **spec), target, requests)
     assert word in f"{caught.value} {caught.value.advice}"
 
 
 def test_of_two_protocols_on_one_port_tcp_is_taken() -> None:
     both = service("dns", ports=[{"port": 53, "protocol": "UDP", "name": "u"}, {"port": 53, "name": "t"}])
-    assert port_forward.choose(both, Target("dns"), [Wish("53")])[0][1:] == (53, "t")
+    assert port_forward.choose(both, Target("dns"), [PortRequest("53")])[0][1:] == (53, "t")
 
 
 def test_local_ports() -> None:
@@ -156,12 +163,12 @@ def test_local_ports() -> None:
         used = other.getsockname()[1]
         one = service("web")
         with pytest.raises(errors.Error) as caught:
-            port_forward.place(one, [(Wish("80", used), 80, "")], "127.0.0.1")
+            port_forward.place(one, [(PortRequest("80", used), 80, "")], "127.0.0.1")
         assert caught.value.reason == "forward_failed"
         assert str(used) in str(caught.value)
-        # Its own number is taken, low, or wished for twice: any free one.
+        # Its own number is taken, low, or requested twice: any free one.
         found = port_forward.place(
-            one, [(Wish("x"), used, ""), (Wish("y"), 80, ""), (Wish("z", 0), 80, "")], "127.0.0.1"
+            one, [(PortRequest("x"), used, ""), (PortRequest("y"), 80, ""), (PortRequest("z", 0), 80, "")], "127.0.0.1"
         )
     ports = [item.local_port for item in found]
     assert used not in ports
@@ -214,7 +221,9 @@ def run(folder: Path, program: Path, monkeypatch: pytest.MonkeyPatch, told: Any,
     monkeypatch.setattr(client, "read_access", lambda path: path)
     monkeypatch.setattr(client, "Api", lambda access: api or Api([service("web")]))
     said: list[str] = []
-    port_forward.serve(folder / "kubeconfig", program, Target("web"), [Wish("80", 0)], "127.0.0.1", told, said.append)
+    port_forward.serve(
+        folder / "kubeconfig", program, Target("web"), [PortRequest("80", 0)], "127.0.0.1", told, said.append
+    )
     return said
 
 

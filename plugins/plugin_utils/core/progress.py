@@ -1,13 +1,6 @@
-"""What an action says while it works. The command shows it beside the stage; plain Ansible prints it as a line."""
+"""Lines that a run prints while it works."""
 
 from __future__ import annotations
 
+# Begins each such line. The command shows the rest beside the stage; plain Ansible prints it as it is.
 MARK = "progress: "
-
-
-def say(text: str) -> None:
-    """Tell one line."""
-    # Here, for the command reads MARK and would wait for Ansible to be imported.
-    from ansible.utils.display import Display
-
-    Display().display(f"{MARK}{text}")

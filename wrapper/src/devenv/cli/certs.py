@@ -8,6 +8,7 @@ import typer
 
 from devenv.cli import options as given
 from devenv.cli import output
+from devenv.cli.run_options import RunOptions, run_options
 
 app = typer.Typer(help="Show and renew the certificates of an environment.", no_args_is_help=True)
 
@@ -39,28 +40,23 @@ def _text(rows: list[dict[str, Any]]) -> str:
 
 
 @app.command()
+@run_options()
 def renew(
-    context: typer.Context,
+    common: RunOptions,
     within: Annotated[
         str | None,
         typer.Option("--within", metavar="DAYS", help="Only where a certificate ends within so many days, e.g. 30d."),
     ] = None,
     name: given.Name = None,
-    verbose: given.Verbose = 0,
-    timeout: given.Timeout = None,
-    artifacts: given.Artifacts = None,
-    as_json: given.Json = False,
 ) -> None:
     """Renew the certificates of all control plane nodes, one node after the other, and fetch the kubeconfig again.
 
     kubelet renews its own by itself. The authorities stay as they are.
     """
-    from devenv.cli import runs
     from devenv.environments import names
     from devenv.runs import playbook
 
-    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
-        chosen = runs.options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
+    with common.running() as run:
         limit = {"devenv_within": given.days(within) * 86400} if within else {}
-        result = playbook.run("certificates", names.existing(name), limit, chosen, run.watcher)
+        result = playbook.run("certificates", names.existing(name), limit, common.options(), run.watcher)
         run.done(result, [f"{result.name}: devenv certs list shows the new ends"])

@@ -174,7 +174,7 @@ def forward(
     from devenv.environments import access, names
     from devenv.environments import port_forward as forwarding
 
-    target, wishes = forwarding.parse_target(service), [forwarding.parse_port(port) for port in ports or []]
+    target, requests = forwarding.parse_target(service), [forwarding.parse_port(port) for port in ports or []]
     listen = forwarding.check_address(address)
     chosen = names.existing(name)
 
@@ -187,7 +187,7 @@ def forward(
         access.kubeconfig(chosen, cluster),
         forwarding.program(access.variables(chosen)),
         target,
-        wishes,
+        requests,
         listen,
         told,
         output.say,

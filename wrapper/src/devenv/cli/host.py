@@ -9,6 +9,7 @@ import typer
 from devenv import errors
 from devenv.cli import options as given
 from devenv.cli import output
+from devenv.cli.run_options import RunOptions, run_options
 
 
 def doctor(as_json: given.Json = False) -> None:
@@ -124,25 +125,21 @@ def _image() -> None:
 
 
 @image.command("load")
+@run_options(artifacts=False)
 def image_load(
-    context: typer.Context,
+    common: RunOptions,
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGE...", help="Image of podman's local store, or an archive (FILE.tar).")
     ],
     name: given.Name = None,
-    verbose: given.Verbose = 0,
-    timeout: given.Timeout = None,
-    as_json: given.Json = False,
 ) -> None:
     """Load images into the container runtime of every node, all nodes at once.
 
     Fails when one node lacks one of them in the end.
     """
     from devenv import operations
-    from devenv.cli import runs
     from devenv.environments import names
 
-    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
-        chosen = runs.options(context, verbosity=verbose, timeout=timeout)
-        result = operations.load_images(names.existing(name), images, chosen, run.watcher)
+    with common.running() as run:
+        result = operations.load_images(names.existing(name), images, common.options(), run.watcher)
         run.done(result, [f"{', '.join(images)}: on every node of {result.name}"])

@@ -8,6 +8,7 @@ import typer
 
 from devenv.cli import options as given
 from devenv.cli import output
+from devenv.cli.run_options import RunOptions, run_options
 
 app = typer.Typer(
     help="Add, remove and replace nodes of an environment.",
@@ -57,17 +58,8 @@ def list_(name: given.Name = None, as_json: given.Json = False, form: given.Form
 
 
 @app.command()
-def add(
-    context: typer.Context,
-    nodes: Add = None,
-    changes: Own = None,
-    name: given.Name = None,
-    verbose: given.Verbose = 0,
-    check: given.Check = False,
-    timeout: given.Timeout = None,
-    artifacts: given.Artifacts = None,
-    as_json: given.Json = False,
-) -> None:
+@run_options(check=True)
+def add(common: RunOptions, nodes: Add = None, changes: Own = None, name: given.Name = None) -> None:
     """Add nodes to an environment: the profile that it keeps gets them, then all is as in up.
 
     A later up that names a profile without them removes them again.
@@ -75,63 +67,41 @@ def add(
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import node_changes
 
     own = given.overrides(changes)
-    _up(
-        lambda old: node_changes.added(old, nodes or [], own),
-        context, name, as_json, verbosity=verbose, check=check, timeout=timeout, artifacts=artifacts,
-    )  # fmt: skip
+    _up(lambda old: node_changes.added(old, nodes or [], own), common, name)
 
 
 @app.command()
-def remove(
-    context: typer.Context,
-    nodes: Nodes,
-    name: given.Name = None,
-    verbose: given.Verbose = 0,
-    check: given.Check = False,
-    timeout: given.Timeout = None,
-    artifacts: given.Artifacts = None,
-    as_json: given.Json = False,
-) -> None:
+@run_options(check=True)
+def remove(common: RunOptions, nodes: Nodes, name: given.Name = None) -> None:
     """Remove nodes: their pods move away, they leave the cluster and etcd, then their machines end.
 
     The last control plane node of a cluster is refused (exit code 14): devenv down ends the environment.
     """
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import node_changes
 
-    _up(
-        lambda old: node_changes.removed(old, nodes),
-        context, name, as_json, verbosity=verbose, check=check, timeout=timeout, artifacts=artifacts,
-    )  # fmt: skip
+    _up(lambda old: node_changes.removed(old, nodes), common, name)
 
 
 @app.command()
-def replace(
-    context: typer.Context,
-    nodes: Nodes,
-    name: given.Name = None,
-    verbose: given.Verbose = 0,
-    timeout: given.Timeout = None,
-    artifacts: given.Artifacts = None,
-    as_json: given.Json = False,
-) -> None:
+@run_options()
+def replace(common: RunOptions, nodes: Nodes, name: given.Name = None) -> None:
     """Make nodes anew, with their name and address: dead, damaged or well.
 
     Of a node that still answers, pods move away first. What would cost etcd its majority is refused (exit code 14). A
     node whose container is gone needs no command of its own: up makes it anew.
     """
     from devenv import operations
-    from devenv.cli import runs
     from devenv.environments import names
 
-    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
-        chosen = runs.options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
-        result = operations.replace_nodes(names.existing(name), nodes, chosen, run.watcher)
+    with common.running() as run:
+        result = operations.replace_nodes(names.existing(name), nodes, common.options(), run.watcher)
         run.done(result, [f"made anew: {', '.join(nodes)}"])
 
 
 @app.command("change-address")
+@run_options()
 def change_address(
-    context: typer.Context,
+    common: RunOptions,
     node: Annotated[
         str | None, typer.Argument(metavar="[NODE]", help="Which node.", autocompletion=given.complete_node)
     ] = None,
@@ -140,38 +110,30 @@ def change_address(
         typer.Option("--address", metavar="ADDRESS", help="The new address; by default the next that is free."),
     ] = None,
     name: given.Name = None,
-    verbose: given.Verbose = 0,
-    timeout: given.Timeout = None,
-    artifacts: given.Artifacts = None,
-    as_json: given.Json = False,
 ) -> None:
     """Give the only node of a cluster another address of the environment's subnet, with all that follows from it.
 
     Certificates, etcd, kubelet, kubeconfig; pods keep theirs. A cluster of several nodes is refused (exit code 14).
     """
     from devenv import operations
-    from devenv.cli import runs
     from devenv.environments import names
     from devenv.environments import nodes as environment_nodes
 
-    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
-        chosen = runs.options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
-        result = operations.change_address(names.existing(name), node, address or "", chosen, run.watcher)
+    with common.running() as run:
+        result = operations.change_address(names.existing(name), node, address or "", common.options(), run.watcher)
         told = ", ".join(environment_nodes.addresses_of(result.name, node))
         run.done(result, [f"{result.name} is at {told} now"])
 
 
-def _up(change: Any, context: typer.Context, name: str | None, as_json: bool, **values: Any) -> None:
+def _up(change: Any, common: RunOptions, name: str | None) -> None:
     """Run up with the environment's own profile, changed."""
     from devenv import operations
-    from devenv.cli import runs
     from devenv.environments import names, target
     from devenv.environments import nodes as environment_nodes
 
-    with output.running(as_json=as_json, verbose=bool(values.get("verbosity"))) as run:
-        chosen = runs.options(context, **values)
+    with common.running() as run:
         existing = names.existing(name)
         goal = target.resolve(None, existing, change(environment_nodes.profile_of(existing)))
-        result = operations.up(goal, chosen, run.watcher)
+        result = operations.up(goal, common.options(), run.watcher)
         have = ", ".join(node["name"] for node in (goal.resolved or {}).get("nodes", []))
-        run.done(result, [] if values.get("check") else [f"{goal.name} has {have}"])
+        run.done(result, [] if common.check else [f"{goal.name} has {have}"])

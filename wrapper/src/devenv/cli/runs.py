@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +12,7 @@ import typer
 from devenv import errors
 from devenv.cli import options as given
 from devenv.cli import output
+from devenv.cli.run_options import RunOptions, run_options
 
 if TYPE_CHECKING:
     from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades.plan import UpgradePlan
@@ -26,23 +25,9 @@ OnFailure = Annotated[
 ]
 
 
-def options(context: typer.Context, **values: Any) -> Any:
-    """playbook.Options of what was typed."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.core import redact
-
-    from devenv.runs import extra_vars, playbook
-
-    return playbook.Options(
-        extra=[extra_vars.parse(value) for value in values.pop("extra", None) or []],
-        arguments=given.rest(context),
-        timeout=given.seconds(values.pop("timeout", None)),
-        command=redact.redact(shlex.join(["devenv", *sys.argv[1:]])),
-        **values,
-    )
-
-
+@run_options(check=True)
 def up(
-    context: typer.Context,
+    common: RunOptions,
     profile: given.Profile = None,
     name: given.Name = None,
     changes: given.Set = None,
@@ -50,20 +35,15 @@ def up(
     extra_vars: given.ExtraVars = None,
     tags: given.Tags = "",
     limit: given.Limit = "",
-    check: given.Check = False,
     diff: given.Diff = False,
-    verbose: given.Verbose = 0,
     forks: given.Forks = 0,
-    timeout: given.Timeout = None,
     on_failure: OnFailure = "keep",
-    artifacts: given.Artifacts = None,
     full: Annotated[
         bool, typer.Option("--full", help="Run every stage, also when nothing has changed since the last up.")
     ] = False,
     no_gather: Annotated[
         bool, typer.Option("--no-gather", help="After a failure, do not collect what the nodes know.")
     ] = False,
-    as_json: given.Json = False,
 ) -> None:
     """Make an environment, or bring it to what its profile says.
 
@@ -78,13 +58,10 @@ def up(
     from devenv.environments import names, target
     from devenv.runs.progress import duration
 
-    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
+    with common.running() as run:
         if on_failure not in ("keep", "destroy"):
             raise errors.UsageError(f"{on_failure!r} is neither keep nor destroy", where="--on-failure")
-        chosen = options(
-            context, extra=extra_vars, tags=tags, limit=limit, check=check, diff=diff, verbosity=verbose, forks=forks,
-            timeout=timeout, artifacts=artifacts, full=full,
-        )  # fmt: skip
+        chosen = common.options(extra=extra_vars, tags=tags, limit=limit, diff=diff, forks=forks, full=full)
         goal = (
             target.from_snapshot(snapshot, profile, name, given.overrides(changes))
             if snapshot
@@ -94,19 +71,11 @@ def up(
         told = next_steps.with_devenv(
             goal.name, goal.resolved or {}, duration(result.seconds), only_one=len(names.known()) <= 1
         )
-        run.done(result, [] if check else told)
+        run.done(result, [] if common.check else told)
 
 
-def down(
-    context: typer.Context,
-    name: given.Name = None,
-    extra_vars: given.ExtraVars = None,
-    verbose: given.Verbose = 0,
-    check: given.Check = False,
-    timeout: given.Timeout = None,
-    artifacts: given.Artifacts = None,
-    as_json: given.Json = False,
-) -> None:
+@run_options(check=True)
+def down(common: RunOptions, name: given.Name = None, extra_vars: given.ExtraVars = None) -> None:
     """Remove an environment and everything that this machine holds of it.
 
     One that is not there is no error. Bundles, images and logs stay: devenv prune removes them. Also called destroy.
@@ -115,10 +84,8 @@ def down(
     from devenv.environments import names
     from devenv.runs import playbook
 
-    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
-        chosen = options(
-            context, extra=extra_vars, verbosity=verbose, check=check, timeout=timeout, artifacts=artifacts
-        )
+    with common.running() as run:
+        chosen = common.options(extra=extra_vars)
         if name is None and not names.known():
             run.done(playbook.RunResult("", text="there is no environment"))
             return
@@ -126,66 +93,39 @@ def down(
         run.done(
             result,
             []
-            if result.text or check
+            if result.text or common.check
             else [f"{result.name} is gone", "bundles, images and logs stay: devenv prune removes them"],
         )
 
 
-def _simple(
-    playbook_name: str, told: str, context: typer.Context, name: str | None, as_json: bool, **values: Any
-) -> None:
+@run_options()
+def start(common: RunOptions, name: given.Name = None) -> None:
+    """Start the stopped nodes of an environment."""
+    _simple("start", common, name, "runs")
+
+
+@run_options()
+def stop(common: RunOptions, name: given.Name = None) -> None:
+    """Stop the nodes as a shutdown would; start, or up, brings them back."""
+    _simple("stop", common, name, "is stopped; devenv start brings it back")
+
+
+def _simple(playbook_name: str, common: RunOptions, name: str | None, end: str) -> None:
     from devenv.environments import names
     from devenv.runs import playbook
 
-    with output.running(as_json=as_json, verbose=bool(values.get("verbosity"))) as run:
-        chosen = options(context, **values)
-        result = playbook.run(playbook_name, names.existing(name), {}, chosen, run.watcher)
-        run.done(result, [f"{result.name} {told}"])
+    with common.running() as run:
+        result = playbook.run(playbook_name, names.existing(name), {}, common.options(), run.watcher)
+        run.done(result, [f"{result.name} {end}"])
 
 
-def start(
-    context: typer.Context,
-    name: given.Name = None,
-    verbose: given.Verbose = 0,
-    timeout: given.Timeout = None,
-    artifacts: given.Artifacts = None,
-    as_json: given.Json = False,
-) -> None:
-    """Start the stopped nodes of an environment."""
-    _simple("start", "runs", context, name, as_json, verbosity=verbose, timeout=timeout, artifacts=artifacts)
-
-
-def stop(
-    context: typer.Context,
-    name: given.Name = None,
-    verbose: given.Verbose = 0,
-    timeout: given.Timeout = None,
-    artifacts: given.Artifacts = None,
-    as_json: given.Json = False,
-) -> None:
-    """Stop the nodes as a shutdown would; start, or up, brings them back."""
-    _simple(
-        "stop",
-        "is stopped; devenv start brings it back",
-        context,
-        name,
-        as_json,
-        verbosity=verbose,
-        timeout=timeout,
-        artifacts=artifacts,
-    )
-
-
+@run_options()
 def validate(
-    context: typer.Context,
+    common: RunOptions,
     name: given.Name = None,
-    verbose: given.Verbose = 0,
-    timeout: given.Timeout = None,
-    artifacts: given.Artifacts = None,
     junit: Annotated[
         Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit document with a case a check.")
     ] = None,
-    as_json: given.Json = False,
 ) -> None:
     """Prove that the cluster works: a line a check, each by itself.
 
@@ -194,10 +134,9 @@ def validate(
     from devenv import operations
     from devenv.environments import names
 
-    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
-        chosen = options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
+    with common.running() as run:
         try:
-            result = operations.validate(names.existing(name), chosen, run.watcher, junit=junit)
+            result = operations.validate(names.existing(name), common.options(), run.watcher, junit=junit)
         except errors.Error as error:
             _show_checks(run, error.checks)
             raise
@@ -225,8 +164,9 @@ def _check_name(row: Mapping[str, Any], several: bool) -> str:
     return f"{row['cluster']}/{row['name']}" if several else str(row["name"])
 
 
+@run_options(artifacts=False)
 def gather(
-    context: typer.Context,
+    common: RunOptions,
     name: given.Name = None,
     where: Annotated[
         str,
@@ -234,9 +174,6 @@ def gather(
             "--output", "-o", metavar="FILE|DIR", help="The archive (.tar.gz), or a folder for it; by default here."
         ),
     ] = "",
-    verbose: given.Verbose = 0,
-    timeout: given.Timeout = None,
-    as_json: given.Json = False,
 ) -> None:
     """Collect what nodes, clusters and this host know into one archive, without secrets.
 
@@ -246,11 +183,10 @@ def gather(
     from devenv import operations
     from devenv.environments import names
 
-    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
-        chosen = options(context, verbosity=verbose, timeout=timeout)
-        done = operations.gather(names.existing(name), where, chosen, run.watcher)
+    with common.running() as run:
+        done = operations.gather(names.existing(name), where, common.options(), run.watcher)
         run.watcher.close()
-        if as_json:
+        if common.as_json:
             output.data(json.dumps({"type": "gathered", "path": str(done.path), "parts": list(done.parts)}))
             run.done(done.result)
             return
@@ -259,19 +195,15 @@ def gather(
         output.data(str(done.path))
 
 
+@run_options(check=True)
 def upgrade(
-    context: typer.Context,
+    common: RunOptions,
     kubernetes: Annotated[
         str,
         typer.Option("--kubernetes", metavar="VERSION", help="The new version of Kubernetes, e.g. 1.36.3."),
     ],
     name: given.Name = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
-    verbose: given.Verbose = 0,
-    check: given.Check = False,
-    timeout: given.Timeout = None,
-    artifacts: given.Artifacts = None,
-    as_json: given.Json = False,
 ) -> None:
     """Bring an environment to another version of Kubernetes, node by node, each drained meanwhile.
 
@@ -283,13 +215,15 @@ def upgrade(
 
     if plan:
         found = operations.plan_upgrade(names.existing(name), kubernetes)
-        output.document("json" if as_json else "text", found, _upgrade_text)
+        output.document("json" if common.as_json else "text", found, _upgrade_text)
         return
-    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
-        chosen = options(context, verbosity=verbose, check=check, timeout=timeout, artifacts=artifacts)
-        result = operations.upgrade(names.existing(name), kubernetes, chosen, run.watcher)
+    with common.running() as run:
+        result = operations.upgrade(names.existing(name), kubernetes, common.options(), run.watcher)
         told = f"{result.name} has Kubernetes {kubernetes.removeprefix('v')}"
-        run.done(result, [] if check else [told, "a profile file of yours that names a version needs the new one, too"])
+        run.done(
+            result,
+            [] if common.check else [told, "a profile file of yours that names a version needs the new one, too"],
+        )
 
 
 def _upgrade_text(plan: UpgradePlan) -> str:

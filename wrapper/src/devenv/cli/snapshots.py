@@ -8,6 +8,7 @@ import typer
 
 from devenv.cli import options as given
 from devenv.cli import output
+from devenv.cli.run_options import RunOptions, run_options
 
 app = typer.Typer(help="Save what an environment holds, and start the next one from it.", no_args_is_help=True)
 
@@ -24,15 +25,12 @@ Snapshot = Annotated[
 
 
 @app.command("save")
+@run_options()
 def save(
-    context: typer.Context,
+    common: RunOptions,
     snapshot: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="Name to save it under.")],
     name: given.Name = None,
     force: Annotated[bool, typer.Option("--force", help="Save a cluster that is not healthy, too.")] = False,
-    verbose: given.Verbose = 0,
-    timeout: given.Timeout = None,
-    artifacts: given.Artifacts = None,
-    as_json: given.Json = False,
 ) -> None:
     """Save the environment while it runs: objects, data of apps, images beyond the bundle.
 
@@ -40,12 +38,10 @@ def save(
     Containers that write to saved folders are frozen while those are read.
     """
     from devenv import operations
-    from devenv.cli import runs
     from devenv.environments import names
 
-    with output.running(as_json=as_json, verbose=bool(verbose)) as run:
-        chosen = runs.options(context, verbosity=verbose, timeout=timeout, artifacts=artifacts)
-        result = operations.save_snapshot(names.existing(name), snapshot, chosen, run.watcher, force=force)
+    with common.running() as run:
+        result = operations.save_snapshot(names.existing(name), snapshot, common.options(), run.watcher, force=force)
         run.done(result, [f"{result.name} is saved as {snapshot}", f"use it: devenv up --snapshot {snapshot}"])
 
 

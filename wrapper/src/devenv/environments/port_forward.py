@@ -45,7 +45,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Wish:
+class PortRequest:
     """A port that is wanted: of the Service (number or name), and here (None: the same number where it is free)."""
 
     port: str
@@ -91,13 +91,13 @@ def parse_target(text: str) -> Target:
     return Target(found["name"], found["namespace"], found["port"])
 
 
-def parse_port(text: str) -> Wish:
+def parse_port(text: str) -> PortRequest:
     """``[LOCAL:]PORT``; ``:PORT`` takes any free port here. Raises UsageError."""
     found = _PORT.match(text)
     local = int(found["local"] or 0) if found and found["local"] is not None else None
     if found is None or (local is not None and local > 65535):
         raise errors.UsageError(f"{text!r} is no port", advice="[LOCAL:]PORT, such as 80, http or 8080:80")
-    return Wish(found["port"], local)
+    return PortRequest(found["port"], local)
 
 
 def check_address(text: str) -> str:
@@ -143,8 +143,10 @@ def _full_name(service: Mapping[str, Any]) -> str:
     return f"{service['metadata']['namespace']}/{service['metadata']['name']}"
 
 
-def choose(service: Mapping[str, Any], target: Target, wishes: Sequence[Wish]) -> list[tuple[Wish, int, str]]:
-    """Which ports of the Service: those wished for, the target's own, else every TCP port. Each with number and name.
+def choose(
+    service: Mapping[str, Any], target: Target, requests: Sequence[PortRequest]
+) -> list[tuple[PortRequest, int, str]]:
+    """Which ports of the Service: those requested, the target's own, else every TCP port. Each with number and name.
     Raises UsageError.
     """
     full = _full_name(service)
@@ -154,14 +156,14 @@ def choose(service: Mapping[str, Any], target: Target, wishes: Sequence[Wish]) -
     if not spec.get("selector"):
         raise _refused(f"{full} has no selector, so no pods of its own", "forward a Service that selects pods")
     ports = spec.get("ports") or []
-    wanted = list(wishes) or ([Wish(target.port)] if target.port else [])
-    if wishes and target.port:
-        raise errors.UsageError(f"two ports for one: {target.port} and {wishes[0].port}")
+    wanted = list(requests) or ([PortRequest(target.port)] if target.port else [])
+    if requests and target.port:
+        raise errors.UsageError(f"two ports for one: {target.port} and {requests[0].port}")
     if not wanted:
-        wanted = [Wish(str(row["port"])) for row in ports if row.get("protocol", "TCP") == "TCP"]
+        wanted = [PortRequest(str(row["port"])) for row in ports if row.get("protocol", "TCP") == "TCP"]
         if not wanted:
             raise _refused(f"{full} has no TCP port", "only TCP can be forwarded")
-    return [(wish, *_port_of(full, ports, wish.port)) for wish in wanted]
+    return [(request, *_port_of(full, ports, request.port)) for request in wanted]
 
 
 def _port_of(full: str, ports: Sequence[Mapping[str, Any]], wanted: str) -> tuple[int, str]:
@@ -181,20 +183,20 @@ def _refused(message: str, advice: str) -> errors.UsageError:
     return errors.UsageError(message, reason="service_port", advice=advice)
 
 
-def place(service: Mapping[str, Any], chosen: Sequence[tuple[Wish, int, str]], address: str) -> list[Forward]:
+def place(service: Mapping[str, Any], chosen: Sequence[tuple[PortRequest, int, str]], address: str) -> list[Forward]:
     """Decide where each port is reached here. Raises Error ``forward_failed`` for a port that is taken."""
     taken: set[int] = set()
     found = []
-    for wish, port, name in chosen:
-        if wish.local:
-            local = _free(address, wish.local)
+    for request, port, name in chosen:
+        if request.local:
+            local = _free(address, request.local)
             if local is None or local in taken:
                 raise _failed(
-                    f"port {wish.local} of {address} is in use", f"choose another, or :{port} for any free one"
+                    f"port {request.local} of {address} is in use", f"choose another, or :{port} for any free one"
                 )
         else:
             # The Service's own number reads best; low ones are the host's.
-            same = _free(address, port) if wish.local is None and port >= 1024 else None
+            same = _free(address, port) if request.local is None and port >= 1024 else None
             local = same if same is not None and same not in taken else _free(address, 0, taken)
         assert local is not None
         taken.add(local)
@@ -240,7 +242,7 @@ Told = Callable[[list[Forward]], None]
 
 
 def serve(
-    kubeconfig: Path, kubectl: Path, target: Target, wishes: Sequence[Wish], address: str, told: Told,
+    kubeconfig: Path, kubectl: Path, target: Target, requests: Sequence[PortRequest], address: str, told: Told,
     say: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Forward until Ctrl-C, which is the end that is meant (returns), or SIGTERM (SystemExit 143).
@@ -263,7 +265,7 @@ def serve(
     try:
         with opened() as api:
             service = find(api, target)
-            chosen = choose(service, target, wishes)
+            chosen = choose(service, target, requests)
             if not ready_pods(api, service):
                 raise _failed(
                     f"no pod of {_full_name(service)} is ready",
