@@ -271,14 +271,17 @@ def test_what_is_compared_changes_with_content_and_mode_alone(tmp_path: Path) ->
     for path, text in ((managed, json.dumps({"parts": {"a": {"files": ["/etc/one", "/etc/two"]}}})), (file, "1")):
         path.parent.mkdir(parents=True)
         path.write_text(text)
-    before = node_report.settled(str(tmp_path))
+    before = node_report.fingerprint(str(tmp_path))
     assert before["file /etc/two"] == "absent"
     assert before["kubernetes"] == '{"marker": {}, "missing": [], "state": "absent"}'
     os.utime(file, (1, 1))
-    assert node_report.settled(str(tmp_path)) == before
+    assert node_report.fingerprint(str(tmp_path)) == before
     file.chmod(0o600)
-    after = node_report.settled(str(tmp_path))
+    after = node_report.fingerprint(str(tmp_path))
     assert {key for key in before if before[key] != after[key]} == {"file /etc/one"}
     file.chmod(0o644)
     file.write_text("2")
-    assert node_report.settled(str(tmp_path))["file /etc/one"] not in (before["file /etc/one"], after["file /etc/one"])
+    assert node_report.fingerprint(str(tmp_path))["file /etc/one"] not in (
+        before["file /etc/one"],
+        after["file /etc/one"],
+    )

@@ -32,13 +32,13 @@ CONTAINER_LINES = 60
 
 
 def main(arguments: dict[str, Any]) -> None:
-    """Print the clock, then what ``arguments["part"]`` (health, evidence or settled) asks for; ends itself after
+    """Print the clock, then what ``arguments["part"]`` (health, evidence or fingerprint) asks for; ends itself after
     ``timeout`` seconds.
     """
     signal.alarm(int(arguments.get("timeout") or 30))
     sys.stdout.write(json.dumps({"time": time.time()}) + "\n")
     sys.stdout.flush()
-    answer = {"health": health, "evidence": evidence, "settled": settled}[arguments["part"]]()
+    answer = {"health": health, "evidence": evidence, "fingerprint": fingerprint}[arguments["part"]]()
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 
@@ -57,7 +57,7 @@ def health(root: str = "/") -> dict[str, Any]:
     }
 
 
-def settled(root: str = "/") -> dict[str, str]:
+def fingerprint(root: str = "/") -> dict[str, str]:
     """Return what stages decide by, as texts to compare with later ones: nothing in them changes by itself."""
     seen = observe.observe(observe.managed(root), root)
     found = {f"file {path}": _file(state) for path, state in seen["files"].items()}

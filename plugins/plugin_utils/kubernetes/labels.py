@@ -197,6 +197,12 @@ def _shown(
     }
 
 
+def is_applied(cluster: Cluster, api: client.Api) -> bool:
+    """Return whether all nodes are registered and `apply` would change none. Raises DevenvError as `apply`."""
+    outcome = apply(cluster, api, timeout=0, check=True)
+    return not outcome.changed and not outcome.absent
+
+
 def apply(
     cluster: Cluster,
     api: client.Api,

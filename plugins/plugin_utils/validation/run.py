@@ -75,6 +75,13 @@ def run(
     return Report(checks, failure)
 
 
+def still_passes(cluster: Cluster) -> bool:
+    """Return whether the last full validation passed and the API still shows a ready cluster. Starts no pods."""
+    if report.needs_probes("auto", changed=False, record=report.record_of(cluster)):
+        return False
+    return run(cluster, probes="never", changed=False, timeout=0, domain="", check=True).failure is None
+
+
 def _access(path: Path) -> client.Access | DevenvError:
     try:
         access = client.read_access(path)

@@ -62,6 +62,9 @@ pods_with_other_hosts() {
   done
 }
 
+# nft prints rules in another form than it reads them: what it printed when a file was loaded is compared.
+nft_rules() { nft --stateless list table inet "devenv_$(basename "$1" .nft)"; }
+nft_loaded() { echo "${resolver%/*}/$(basename "$1").loaded"; }
 nft_tables() { nft list tables inet | awk '$3 ~ /^devenv_/ {print $3}'; }
 
 apply() {
@@ -78,10 +81,12 @@ apply() {
         ip "$(flag "$family")" route delete "$destination" via "$gateway" proto $protocol
     done
   done
-  for file in "$settings"/*.nft; do [ ! -e "$file" ] || nft --file "$file"; done
+  mkdir -p "${resolver%/*}"
+  for file in "$settings"/*.nft; do
+    [ ! -e "$file" ] || { nft --file "$file"; nft_rules "$file" > "$(nft_loaded "$file")"; }
+  done
   for table in $(nft_tables); do [ -e "$settings/${table#devenv_}.nft" ] || nft delete table inet "$table"; done
   pods_with_other_hosts | while read -r file; do hosts_of_pod > "$file"; done
-  mkdir -p "${resolver%/*}"
   resolv_conf > "$resolver.new"
   mv "$resolver.new" "$resolver"
 }
@@ -91,7 +96,7 @@ check() {
   findmnt --noheadings --output PROPAGATION / | grep -q shared
   for family in $(lines family); do [ "$(routes_wanted "$family")" = "$(routes_present "$family")" ] || exit 1; done
   for file in "$settings"/*.nft; do
-    [ ! -e "$file" ] || nft list table inet "devenv_$(basename "$file" .nft)" > /dev/null 2>&1
+    [ ! -e "$file" ] || nft_rules "$file" 2> /dev/null | cmp -s - "$(nft_loaded "$file")"
   done
   [ -z "$(pods_with_other_hosts)" ]
   [ "$(resolv_conf)" = "$(cat "$resolver")" ]

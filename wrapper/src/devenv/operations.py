@@ -35,24 +35,23 @@ def up(
     on_failure: str = "keep",
     gather: bool = True,
 ) -> RunResult:
-    """Make the environment what its profile says; no stage runs where settled.py sees that all would find nothing to
-    do, unless an option asks for more than that. With ``on_failure="destroy"`` an environment that this run made is
-    taken down again when it fails; one that was there before never is, nor is an interrupted one. With ``gather``,
-    what the nodes know is collected first.
+    """Make the environment what its profile says. No stage runs if all would find nothing to do
+    (plugin_utils/convergence/unchanged.py), unless an option needs them.
+
+    With ``on_failure="destroy"`` an environment that this run made is taken down again when it fails; one that was
+    there before never is, nor is an interrupted one. With ``gather``, what the nodes know is collected first.
     """
-    from devenv.environments import unchanged
+    from ansible_collections.devenv.lab.plugins.plugin_utils.convergence import unchanged
 
     options, began = options or Options(), time.monotonic()
-    quick = options.whole and not options.shown and "devenv_snapshot" not in goal.variables
-    if quick and unchanged.still(goal.name, goal.resolved):
-        return RunResult(goal.name, seconds=time.monotonic() - began, text="nothing has changed since the last up")
+    # The playbook compares, too; here it takes no start of Ansible.
+    quick = options.complete and not options.shown and "devenv_snapshot" not in goal.variables
+    if quick and goal.resolved and unchanged.is_unchanged(paths.environment(goal.name), goal.resolved):
+        return RunResult(goal.name, seconds=time.monotonic() - began, text=unchanged.TEXT)
     new = not paths.environment(goal.name).exists()
-    variables = goal.variables if gather else {**goal.variables, "devenv_gather": False}
+    variables = {**goal.variables, "devenv_full": True} | ({} if gather else {"devenv_gather": False})
     try:
-        result = playbook.run("cluster", goal.name, variables, options, watcher)
-        if options.whole:
-            unchanged.note(goal.name, goal.resolved, result.run_dir)
-        return result
+        return playbook.run("cluster", goal.name, variables, options, watcher)
     except errors.Error as error:
         if gather and not options.check:
             from devenv.environments import diagnostics

@@ -26,6 +26,7 @@ RESERVED = {
     "devenv_overrides": "--set",
     "devenv_timeout": "--timeout",
     "devenv_artifacts": "--artifacts",
+    "devenv_full": "--full",
     "devenv_gather": "--no-gather",
     "devenv_snapshot": "--snapshot",
     "devenv_kubernetes_version": "--kubernetes or --set kubernetes.version",
@@ -54,7 +55,7 @@ class Options:
     full: bool = False
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """Whether a run with these options does all that a run of the same profile does, and nothing else."""
         return not (self.extra or self.tags or self.limit or self.check or self.arguments)
 

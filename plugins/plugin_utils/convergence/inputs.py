@@ -1,0 +1,57 @@
+"""What a run of cluster.yml is given: the profile, the state folder, the bundle and the collection itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import record as snapshot_record
+
+# Parts of the collection that decide what a run does.
+_PARTS = ("plugins", "roles", "playbooks", "configs", "inventories")
+# Files of the state folder that runs write back when somebody changes them.
+_WRITTEN = ("kubeconfig", "clusters/*/kubeconfig", "inventory.yml", "ssh/known_hosts", "ssh/*.pub")
+
+
+def fingerprint(folder: Path, resolved: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return the inputs as texts to compare; None while a run is at work or has left something to finish."""
+    try:
+        known = state.read(folder)
+    except DevenvError:
+        return None
+    if known.profile != dict(resolved) or known.run_dir is None or known.holder is not None:
+        return None
+    if (folder / snapshot_record.FILE).exists() or resolved["kubernetes"]["engine"] != "kubeadm":
+        return None
+    bundle = store.find(str(resolved["kubernetes"]["version"]))
+    written = sorted(path for name in _WRITTEN for path in folder.glob(name))
+    return {
+        "run": known.run_dir.name,
+        "profile": _digest(json.dumps(resolved, sort_keys=True)),
+        "network": _digest(json.dumps(known.network, sort_keys=True)),
+        "bundle": bundle.digest if bundle else "",
+        "files": _digest("".join(f"{path} {path.read_text()}\n" for path in written)),
+        "collection": _digest(_listing(paths.COLLECTION)),
+    }
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _listing(collection: Path) -> str:
+    """Return name, size and time of each file that decides what a run does: reading all of them would cost more."""
+    lines = []
+    for part in _PARTS:
+        for path in sorted((collection / part).rglob("*")):
+            if path.suffix != ".pyc" and path.is_file():
+                known = path.stat()
+                lines.append(f"{path.relative_to(collection)} {known.st_size} {known.st_mtime_ns}")
+    return "\n".join(lines)
