@@ -75,7 +75,7 @@ def test_up_asks_for_the_profile_and_ends_with_how_to_go_on(devenv: Devenv, runs
     assert [line.split(":")[0] for line in err.splitlines()[-3:]] == ["aio is up", "use it", "end it"]
     request = runs.requests[0]
     assert request.playbook == "cluster"
-    assert dict(request.variables) == {"devenv_name": "aio", "profile": "aio"}
+    assert dict(request.variables) == {"devenv_name": "aio", "profile": "aio", "devenv_full": True}
     assert request.environment["DEVENV_COMMAND"].startswith("devenv")
 
 
@@ -133,6 +133,7 @@ def test_up_passes_on_what_ansible_knows(devenv: Devenv, runs: Runs, tmp_path: P
     assert dict(request.variables) == {
         "devenv_name": "lab",
         "profile": "aio",
+        "devenv_full": True,
         "devenv_overrides": {"nodes.master-0.memory": "3GiB"},
         "devenv_timeout": 90,
         "devenv_artifacts": str(Path("out").absolute()),
@@ -143,13 +144,14 @@ def test_up_of_a_file(devenv: Devenv, runs: Runs, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     Path("My Lab.yml").write_text("extends: aio\n")
     assert devenv("up", "--profile", "./My Lab.yml")[0] == 0
-    assert dict(runs.requests[0].variables) == {"devenv_name": "my-lab", "profile": str(tmp_path / "My Lab.yml")}
+    profile = str(tmp_path / "My Lab.yml")
+    assert dict(runs.requests[0].variables) == {"devenv_name": "my-lab", "profile": profile, "devenv_full": True}
 
 
 def test_up_without_a_profile_keeps_the_environments_own(devenv: Devenv, runs: Runs, made: Made) -> None:
     made("lab")
     assert devenv("up")[0] == 0
-    assert dict(runs.requests[0].variables) == {"devenv_name": "lab"}
+    assert dict(runs.requests[0].variables) == {"devenv_name": "lab", "devenv_full": True}
 
 
 def test_up_as_json_is_one_object_a_line(devenv: Devenv, runs: Runs) -> None:
