@@ -45,7 +45,8 @@ def test_what_a_command_runs(
     assert cli.main([*words, "-n", "lab"]) == 0
     (request,) = requests
     assert request.playbook == playbook
-    assert dict(request.variables) == {"devenv_name": "lab", **variables}
+    full = {"devenv_full": True} if playbook == "cluster" else {}
+    assert dict(request.variables) == {"devenv_name": "lab", **variables, **full}
 
 
 @pytest.mark.parametrize(
