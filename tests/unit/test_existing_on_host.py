@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,25 @@ def test_tables_that_came_with_us_go(machine: Host) -> None:
     reset.restore(machine, record.load(machine))
     deleted = [words for words in machine.ran if words.startswith("nft delete")]
     assert deleted == ["nft delete table inet devenv_pods", "nft delete table ip nat"]
+
+
+def test_nothing_of_this_machine_is_ended(machine: Host, tmp_path: Path) -> None:
+    """A process of this machine that looks like a shim of containerd's lives on: it is none of the folder's."""
+    program = tmp_path / "containerd-shim-of-a-test"
+    program.write_bytes(Path("/bin/sleep").read_bytes())
+    program.chmod(0o755)
+    child = subprocess.Popen([str(program), "60"])
+    try:
+        reset._end_containers(machine)
+        assert child.poll() is None
+        (machine / "proc" / str(child.pid)).mkdir()
+        (machine / "proc" / str(child.pid) / "exe").symlink_to(f"{record.PROGRAMS}/containerd-shim-runc-v2")
+        with pytest.raises(record.Failed, match="do not end"):
+            reset._end_containers(machine)
+        assert child.wait(10) == -signal.SIGKILL
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_mounts_are_taken_off_from_the_deepest() -> None:

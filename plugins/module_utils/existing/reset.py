@@ -93,10 +93,13 @@ def _end_kubernetes(machine: Machine) -> None:
 def _end_containers(machine: Machine) -> None:
     """End what outlives containerd: its shims and what they look after."""
 
+    proc = machine.path("/proc")
+
     def ended() -> bool:
-        shims = [pid for pid in processes.pids() if processes.executable(pid).startswith(PROGRAMS + "/containerd-shim")]
+        program = PROGRAMS + "/containerd-shim"
+        shims = [pid for pid in processes.pids(proc) if processes.executable(pid, proc).startswith(program)]
         for shim in shims:
-            processes.send([*processes.descendants(shim), shim], signal.SIGKILL)
+            processes.send([*processes.descendants(shim, proc), shim], signal.SIGKILL)
         return not shims
 
     wait.until(ended, machine.now() + 5, lambda: Failed("containers do not end"), 0.1, machine.clock)

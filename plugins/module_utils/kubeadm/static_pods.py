@@ -33,21 +33,23 @@ def restart(machine: Machine, timeout: float, reason: str) -> None:
 
 
 def _restart(machine: Machine, group: Sequence[str], deadline: float, reason: str) -> None:
-    old = processes.running(group)
-    _end(old, signal.SIGTERM)
+    proc = machine.path("/proc")
+    old = processes.running(group, proc)
+    _end(old, signal.SIGTERM, proc)
     ending = machine.now()
 
     def started() -> bool:
         if machine.now() - ending > PATIENCE:
-            _end(old, signal.SIGKILL)
-        return all(pids and not set(pids) & set(old[name]) for name, pids in processes.running(group).items())
+            _end(old, signal.SIGKILL, proc)
+        now = processes.running(group, proc)
+        return all(pids and not set(pids) & set(old[name]) for name, pids in now.items())
 
     wait_until(machine, started, deadline, reason, f"{', '.join(group)} did not start again")
 
 
-def _end(programs: Mapping[str, Sequence[int]], how: signal.Signals) -> None:
+def _end(programs: Mapping[str, Sequence[int]], how: signal.Signals, proc: str) -> None:
     """Signal those of ``programs`` (process ids by name) that still run: a number may be another process' by now."""
-    now = processes.running(list(programs))
+    now = processes.running(list(programs), proc)
     for name, pids in programs.items():
         for pid in set(pids) & set(now[name]):
             with contextlib.suppress(ProcessLookupError):

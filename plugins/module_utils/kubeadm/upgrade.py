@@ -206,9 +206,9 @@ def binaries(machine: Machine, params: dict[str, Any], only_check: bool = False)
     wanted = params["programs"]
     if only_check:
         return {"changed": wanted != {name: files.digest(machine.path(f"{PROGRAMS}/{name}")) for name in wanted}}
-    changed = install(machine, wanted)
-    units = ["containerd.service"] if is_old("containerd") else []
-    units += ["kubelet.service"] if params["restart"] or is_old("kubelet") else []
+    changed, proc = install(machine, wanted), machine.path("/proc")
+    units = ["containerd.service"] if is_old("containerd", proc) else []
+    units += ["kubelet.service"] if params["restart"] or is_old("kubelet", proc) else []
     for unit in units:
         api.check(machine.run(["systemctl", "restart", unit], timeout=120), f"{unit} does not start", _REASON)
     deadline = machine.now() + params["timeout"]
