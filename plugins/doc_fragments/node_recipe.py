@@ -11,40 +11,11 @@ class ModuleDocFragment:
     """Options of providers/node_recipe.py."""
 
     DOCUMENTATION = r"""
-author:
-  - devenv maintainers (@devenv)
-attributes:
-  check_mode:
-    description: Reports what would be made and makes nothing.
-    support: full
-  diff_mode:
-    description: Has no content to show.
-    support: none
 options:
-  version:
-    description: Kubernetes version of the bundle.
-    type: str
-    required: true
-  suite:
-    description: Debian release of the node.
-    type: str
-    required: true
-  mirror:
-    description: Debian mirror; empty for the default one.
-    type: str
-    default: ""
-  packages:
-    description: Debian packages of the node.
-    type: list
-    elements: str
-    required: true
-  masked:
-    description: Units of systemd that must not start in the node.
-    type: list
-    elements: str
-    required: true
-  files:
-    description: Files to put into the node, path in the node to path on the controller.
-    type: dict
-    required: true
+  version: {description: Kubernetes version of the bundle., type: str, required: true}
+  suite: {description: Debian release of the node., type: str, required: true}
+  mirror: {description: Debian mirror; empty for the default one., type: str, default: ""}
+  packages: {description: Debian packages of the node., type: list, elements: str, required: true}
+  masked: {description: Units of systemd that must not start in the node., type: list, elements: str, required: true}
+  files: {description: "Files of the node, path there to path on the controller.", type: dict, required: true}
 """

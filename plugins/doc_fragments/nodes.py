@@ -11,20 +11,8 @@ class ModuleDocFragment:
     """Options of providers/module.py."""
 
     DOCUMENTATION = r"""
-author:
-  - devenv maintainers (@devenv)
-attributes:
-  check_mode:
-    description: Reports what would change and changes nothing.
-    support: full
-  diff_mode:
-    description: Has no content to show.
-    support: none
 options:
-  environment:
-    description: Name of the environment.
-    type: str
-    required: true
+  environment: {description: Name of the environment., type: str, required: true}
   state:
     description:
       - V(present) makes the nodes that are missing, starts those that are stopped and leaves alone those that run.
@@ -37,28 +25,11 @@ options:
     type: str
     required: true
     aliases: [verb]
-    choices:
-      - present
-      - started
-      - stopped
-      - absent
-      - status
-      - preflight
-      - upgraded
-      - snapshot
-      - change_address
-      - create
-      - start
-      - stop
-      - destroy
-      - remove
-      - upgrade
+    choices: [present, started, stopped, absent, status, preflight, upgraded, snapshot, change_address,
+      create, start, stop, destroy, remove, upgrade]
   names:
     description: Nodes to remove, with V(absent). Without it, V(absent) removes the environment.
     type: list
     elements: str
-  grace:
-    description: Seconds that a node gets to shut down, with V(stopped).
-    type: int
-    default: 30
+  grace: {description: "Seconds that a node gets to shut down, with V(stopped).", type: int, default: 30}
 """

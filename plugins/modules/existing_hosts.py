@@ -15,8 +15,7 @@ description:
     host key than C(known_hosts) has, belongs to another cluster or environment, or lacks something.
   - V(present) brings the bundle's programs and images onto the hosts that lack them and writes C(network.yml).
     V(absent) takes away all that was put on hosts and puts back what was there before.
-extends_documentation_fragment:
-  - devenv.lab.nodes
+extends_documentation_fragment: [devenv.lab.attributes, devenv.lab.nodes]
 options:
   version: {description: Kubernetes version of the bundle. Needed for V(present) and V(upgraded)., type: str}
 """
@@ -36,14 +35,7 @@ nodes: {description: Names of the nodes that run., returned: always, type: list,
 made: {description: Nodes that were made., returned: when something was done, type: list, elements: str}
 started: {description: Nodes that were started., returned: when something was done, type: list, elements: str}
 stopped: {description: Nodes that were stopped., returned: when something was done, type: list, elements: str}
-removed:
-  description: Nodes that were removed, and what else was.
-  returned: when something was done
-  type: list
-  elements: str
-states:
-  description: State of each node that exists, by name.
-  returned: with O(state=status), and in check mode
-  type: dict
+removed: {description: Nodes that were removed., returned: when something was done, type: list, elements: str}
+states: {description: State of each node that exists., returned: "with O(state=status), in check mode", type: dict}
 notes: {description: Notes for people., returned: always, type: list, elements: str}
 """

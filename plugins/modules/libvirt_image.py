@@ -12,8 +12,7 @@ description:
   - Builds a kernel, an initial ramdisk and a root filesystem of Debian packages and the programs of a bundle, once for
     its inputs, and tries once a boot of this host whether KVM boots such a kernel.
   - Runs on the controller; needs root there.
-extends_documentation_fragment:
-  - devenv.lab.node_recipe
+extends_documentation_fragment: [devenv.lab.attributes, devenv.lab.node_recipe]
 options:
   hook:
     description: Hook of initramfs-tools that names the modules of the initial ramdisk.

@@ -12,8 +12,7 @@ description:
   - Works on all nodes of an environment and finds them by the metadata of their definitions.
   - The environment has a libvirt driver of its own; a libvirtd of the host is neither needed nor touched.
   - Runs on the controller; needs root, virsh and QEMU there.
-extends_documentation_fragment:
-  - devenv.lab.nodes
+extends_documentation_fragment: [devenv.lab.attributes, devenv.lab.nodes]
 options:
   image:
     description: Folder of the image, as M(devenv.lab.libvirt_image) returned it. Needed for V(present).
@@ -40,14 +39,7 @@ nodes: {description: Names of the nodes that run., returned: always, type: list,
 made: {description: Nodes that were made., returned: when something was done, type: list, elements: str}
 started: {description: Nodes that were started., returned: when something was done, type: list, elements: str}
 stopped: {description: Nodes that were stopped., returned: when something was done, type: list, elements: str}
-removed:
-  description: Nodes that were removed, and what else was.
-  returned: when something was done
-  type: list
-  elements: str
-states:
-  description: State of each node that exists, by name.
-  returned: with O(state=status), and in check mode
-  type: dict
+removed: {description: Nodes that were removed., returned: when something was done, type: list, elements: str}
+states: {description: State of each node that exists., returned: "with O(state=status), in check mode", type: dict}
 notes: {description: Notes for people., returned: always, type: list, elements: str}
 """

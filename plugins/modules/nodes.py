@@ -11,8 +11,7 @@ version_added: 0.1.0
 description:
   - Works on all nodes of an environment at once, with any provider (docs/design/providers.md).
   - Runs on the controller.
-extends_documentation_fragment:
-  - devenv.lab.nodes
+extends_documentation_fragment: [devenv.lab.attributes, devenv.lab.nodes]
 options:
   provider:
     description: Name of the provider, by default that of the profile. V(absent) without it is for every provider.
@@ -34,14 +33,7 @@ nodes: {description: Names of the nodes that run., returned: always, type: list,
 made: {description: Nodes that were made., returned: when something was done, type: list, elements: str}
 started: {description: Nodes that were started., returned: when something was done, type: list, elements: str}
 stopped: {description: Nodes that were stopped., returned: when something was done, type: list, elements: str}
-removed:
-  description: Nodes that were removed, and what else was.
-  returned: when something was done
-  type: list
-  elements: str
-states:
-  description: State of each node that exists, by name.
-  returned: with O(state=status), and in check mode
-  type: dict
+removed: {description: Nodes that were removed., returned: when something was done, type: list, elements: str}
+states: {description: State of each node that exists., returned: "with O(state=status), in check mode", type: dict}
 notes: {description: Notes for people., returned: always, type: list, elements: str}
 """

@@ -12,8 +12,7 @@ description:
   - Builds the Debian root, the node image with the programs of a bundle, and the unpacked image store.
   - Each is built once for its inputs.
   - Runs on the controller; needs root and podman there.
-extends_documentation_fragment:
-  - devenv.lab.node_recipe
+extends_documentation_fragment: [devenv.lab.attributes, devenv.lab.node_recipe]
 options:
   archives:
     description: Archives with images that single nodes have beside those of the bundle, by name of the node.

@@ -11,8 +11,7 @@ version_added: 0.1.0
 description:
   - Works on all nodes of an environment at once and finds them by their labels.
   - Runs on the controller; needs root and podman there.
-extends_documentation_fragment:
-  - devenv.lab.nodes
+extends_documentation_fragment: [devenv.lab.attributes, devenv.lab.nodes]
 options:
   image: {description: "Node image, as M(devenv.lab.podman_image) returned it. Needed for V(present).", type: str}
   store: {description: "Image store, as M(devenv.lab.podman_image) returned it. Needed for V(present).", type: path}
@@ -37,14 +36,7 @@ nodes: {description: Names of the nodes that run., returned: always, type: list,
 made: {description: Nodes that were made., returned: when something was done, type: list, elements: str}
 started: {description: Nodes that were started., returned: when something was done, type: list, elements: str}
 stopped: {description: Nodes that were stopped., returned: when something was done, type: list, elements: str}
-removed:
-  description: Nodes that were removed, and what else was.
-  returned: when something was done
-  type: list
-  elements: str
-states:
-  description: State of each node that exists, by name.
-  returned: with O(state=status), and in check mode
-  type: dict
+removed: {description: Nodes that were removed., returned: when something was done, type: list, elements: str}
+states: {description: State of each node that exists., returned: "with O(state=status), in check mode", type: dict}
 notes: {description: Notes for people., returned: always, type: list, elements: str}
 """

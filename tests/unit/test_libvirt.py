@@ -200,7 +200,7 @@ def test_the_seed_is_a_disk_that_only_root_reads(tmp_path: Path) -> None:
     keys.mkdir(parents=True)
     (keys / "ssh_host_ed25519_key").write_text("secret")
     libvirt_nodes.folder_of(tmp_path, "worker-0").mkdir(parents=True)
-    seed = libvirt_nodes.write_seed("lab", tmp_path, NODE)
+    seed = libvirt_nodes.write_seed(tmp_path, NODE)
     assert stat.S_IMODE(seed.stat().st_mode) == 0o600
     # QEMU wants whole sectors.
     assert seed.stat().st_size % 512 == 0

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import os
 import shutil
-import signal
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -136,19 +133,10 @@ def end(environment: str) -> bool:
     return bool(running)
 
 
-def _end(pids: Iterable[int], limit: float = 5) -> None:
+def _end(pids: Iterable[int]) -> None:
     """End these servers and wait until they have; they have nothing to save."""
-    left = list(pids)
-    for sent, seconds in ((signal.SIGTERM, limit), (signal.SIGKILL, limit)):
-        left = [pid for pid in left if _is_server(pid)]
-        for pid in left:
-            try:
-                os.kill(pid, sent)
-            except ProcessLookupError:
-                continue
-        deadline = time.monotonic() + seconds
-        while any(_is_server(pid) for pid in left) and time.monotonic() < deadline:
-            time.sleep(0.02)
+    known = list(filter(None, map(processes.read_process, pids)))
+    processes.end_all(lambda _known: [one for one in known if _is_server(one.pid)], grace=5, patience=5)
 
 
 def _is_server(pid: int, proc: Path = Path("/proc")) -> bool:

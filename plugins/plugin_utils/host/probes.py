@@ -109,14 +109,13 @@ def program_probes(
     programs: Mapping[str, str], which: Callable[[str], str | None] = shutil.which, *, required: bool = True
 ) -> list[Probe]:
     """One probe a program; ``programs`` maps a program to the Debian package that has it."""
-    probes = []
-    for program, package in programs.items():
-        path = which(program)
-        probes.append(
-            Probe(f"program {program}", path is not None, path or "not found", "on PATH",
-                  f"apt-get install -y --no-install-recommends {package}", "program_missing", required)
-        )  # fmt: skip
-    return probes
+    install = "apt-get install -y --no-install-recommends"
+    found = {program: which(program) for program in programs}
+    return [
+        Probe(f"program {name}", bool(path), path or "not found", "on PATH", f"{install} {programs[name]}",
+              "program_missing", required)
+        for name, path in found.items()
+    ]  # fmt: skip
 
 
 def kernel_probes(filesystems: Path = Path("/proc/filesystems"), cgroups: Path = Path("/proc/cgroups")) -> list[Probe]:
@@ -127,23 +126,11 @@ def kernel_probes(filesystems: Path = Path("/proc/filesystems"), cgroups: Path =
         overlay = process.run(["modprobe", "--dry-run", "overlay"], check=False).code == 0
     enabled = {row.split()[0] for row in cgroups.read_text().splitlines()[1:] if row.split()[3] == "1"}
     wanted = {"cpu", "memory", "pids"}
+    seen, needed, fix = " ".join(sorted(enabled)), " ".join(sorted(wanted)), "boot with these controllers enabled"
+    reason, yes = "kernel_feature_missing", "yes" if overlay else "no"
     return [
-        Probe(
-            "kernel overlay",
-            overlay,
-            "yes" if overlay else "no",
-            "overlay filesystem",
-            "modprobe overlay",
-            "kernel_feature_missing",
-        ),
-        Probe(
-            "cgroup controllers",
-            wanted <= enabled,
-            " ".join(sorted(enabled)),
-            " ".join(sorted(wanted)),
-            "boot with these controllers enabled",
-            "kernel_feature_missing",
-        ),
+        Probe("kernel overlay", overlay, yes, "overlay filesystem", "modprobe overlay", reason),
+        Probe("cgroup controllers", wanted <= enabled, seen, needed, fix, reason),
     ]
 
 
@@ -153,41 +140,21 @@ def ipv6_probe(root: Path = Path("/proc/sys"), *, required: bool = True) -> Prob
     seen = {name: sysctl_read(name, root) for name in names}
     absent = not any(seen.values())
     off = [name for name, value in seen.items() if value == "1"]
-    return Probe(
-        "IPv6",
-        not absent and not off,
-        "not in this kernel" if absent else f"switched off by {' and '.join(off)}" if off else "yes",
-        "switched on",
-        "boot without ipv6.disable=1" if absent else f"sysctl -w {' '.join(f'{name}=0' for name in off or names)}",
-        "ipv6_disabled",
-        required,
-    )
+    seen_text = "not in this kernel" if absent else f"switched off by {' and '.join(off)}" if off else "yes"
+    fix = "boot without ipv6.disable=1" if absent else f"sysctl -w {' '.join(f'{name}=0' for name in off or names)}"
+    return Probe("IPv6", not absent and not off, seen_text, "switched on", fix, "ipv6_disabled", required)
 
 
 def memory_probe(memory: int) -> Probe:
     """Is there room for ``memory`` bytes of nodes."""
-    free = available_memory()
-    return Probe(
-        "memory",
-        free >= memory,
-        _gib(free) + " available",
-        _gib(memory),
-        "end other programs or choose a smaller profile",
-        "memory_short",
-    )
+    free, fix = available_memory(), "end other programs or choose a smaller profile"
+    return Probe("memory", free >= memory, f"{_gib(free)} available", _gib(memory), fix, "memory_short")
 
 
 def disk_probe(disk: int, folder: Path) -> Probe:
     """Are ``disk`` bytes free where ``folder`` is, or will be."""
-    room = free_disk(folder)
-    return Probe(
-        f"disk {folder}",
-        room >= disk,
-        _gib(room) + " free",
-        _gib(disk),
-        "free some space; devenv prune removes caches",
-        "disk_short",
-    )
+    room, fix = free_disk(folder), "free some space; devenv prune removes caches"
+    return Probe(f"disk {folder}", room >= disk, f"{_gib(room)} free", _gib(disk), fix, "disk_short")
 
 
 def inotify_in_use(proc: Path = Path("/proc")) -> int:
@@ -204,15 +171,9 @@ def inotify_in_use(proc: Path = Path("/proc")) -> int:
 def inotify_probe(needed: int, root: Path = Path("/proc/sys"), proc: Path = Path("/proc")) -> Probe:
     """Are ``needed`` inotify instances free? Without them containerd and kubelet start and then miss their parts."""
     limit = int(sysctl_read("fs.inotify.max_user_instances", root) or 0)
-    free = limit - inotify_in_use(proc)
-    return Probe(
-        "inotify instances",
-        free >= needed,
-        f"{max(free, 0)} of {limit} free",
-        f"{needed} free",
-        "sysctl -w fs.inotify.max_user_instances=512",
-        "inotify_short",
-    )
+    free, fix = limit - inotify_in_use(proc), "sysctl -w fs.inotify.max_user_instances=512"
+    seen = f"{max(free, 0)} of {limit} free"
+    return Probe("inotify instances", free >= needed, seen, f"{needed} free", fix, "inotify_short")
 
 
 # Not needed for a first cluster: (name, least value, what for).
@@ -229,21 +190,12 @@ def advice_probes(root: Path = Path("/proc/sys")) -> list[Probe]:
     probes = []
     for name, least, purpose in ADVICE:
         seen = sysctl_read(name, root)
-        probes.append(
-            Probe(
-                name,
-                seen.isdigit() and int(seen) >= least,
-                seen or "none",
-                f"{least} {purpose}",
-                f"sysctl -w {name}={least}",
-                "kernel_feature_missing",
-                required=False,
-            )
-        )
+        ok, fix = seen.isdigit() and int(seen) >= least, f"sysctl -w {name}={least}"
+        probes.append(Probe(name, ok, seen or "none", f"{least} {purpose}", fix, "kernel_feature_missing", False))
     return probes
 
 
 def root_probe() -> Probe:
-    return Probe(
-        "root", os.geteuid() == 0, f"user id {os.geteuid()}", "user id 0", "run it as root (sudo -E ...)", "root_needed"
-    )
+    """Nodes, networks and mounts take root."""
+    user, fix = os.geteuid(), "run it as root (sudo -E ...)"
+    return Probe("root", user == 0, f"user id {user}", "user id 0", fix, "root_needed")

@@ -158,6 +158,10 @@ class Provider(Protocol):
         """Return the networks that environments have claimed on this host; needs no state folder."""
         return []
 
+    def claim_network(self, environment: str, home: str, subnets: Sequence[str]) -> Network:
+        """Claim a network where every run of this machine sees it; called under the allocator lock (claims.py)."""
+        raise cannot(self.name, "claim_network")
+
     def fingerprint(self, environment: str, network: Mapping[str, Any]) -> dict[str, str]:
         """Return what ``create`` looks after besides the nodes, as texts to compare with those of another time."""
         return {}
@@ -191,18 +195,6 @@ class Provider(Protocol):
     @property
     def traits(self) -> ProviderTraits:
         return traits(self.name)
-
-
-class Claiming(Protocol):
-    """The half of a provider whose environments have a network of their own on this host (claims.py)."""
-
-    name: ClassVar[str]
-
-    def networks(self, environment: str | None = None) -> list[Network]: ...
-
-    def claim_network(self, environment: str, home: str, subnets: Sequence[str]) -> Network:
-        """Make the claim visible to every run of this machine."""
-        ...
 
 
 def cannot(provider: str, operation: str) -> DevenvError:

@@ -17,7 +17,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Net
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Claiming, Machine, Request
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Machine, Provider, Request
 
 
 def refuse_others(found: Iterable[Machine | Network], environment: str, home: str) -> None:
@@ -33,7 +33,7 @@ def refuse_others(found: Iterable[Machine | Network], environment: str, home: st
 
 
 def claim(
-    provider: Claiming, environment: str, home: str, resolved: Profile, previous: Mapping[str, Any] | None
+    provider: Provider, environment: str, home: str, resolved: Profile, previous: Mapping[str, Any] | None
 ) -> NetworkPlan:
     """Choose subnets, make them visible to every run of this machine, and return network.yml."""
     with files.exclusive(host_network.ALLOCATOR):
@@ -46,7 +46,7 @@ def claim(
     return cast(NetworkPlan, {**addresses.plan(resolved, subnets, previous), "bridge": network.bridge})
 
 
-def prepare(provider: Claiming, request: Request) -> tuple[NetworkPlan, list[NodeSpec]]:
+def prepare(provider: Provider, request: Request) -> tuple[NetworkPlan, list[NodeSpec]]:
     """Claim the environment's network and write down what depends on it: network.yml, host keys, known_hosts. Return
     network.yml and the nodes.
     """

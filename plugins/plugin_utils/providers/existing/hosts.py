@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -196,24 +196,29 @@ def deliver(hosts: Sequence[Host], bundle: Bundle, mine: Mapping[str, str], prog
     progress(f"{len(hosts)} hosts: programs and images, {size >> 20} MiB each")
 
     def one_host(host: Host) -> str:
-        begun = _do(host, "begin", {"owner": dict(mine)})
-        if begun:
-            return begun
-        sent = remote.send(host.target, [(bundle.path / one["path"], one["path"]) for one in files], INCOMING)
-        return sent or _do(host, "settle", {"owner": dict(mine), "digest": bundle.digest, "files": files})
+        def do(main: str, **arguments: Any) -> str:
+            return _trouble(_ask([host], MODULE, main, mine, **arguments)[host.name])
+
+        parcel = [(bundle.path / one["path"], one["path"]) for one in files]
+        begun = do("begin") or remote.send(host.target, parcel, INCOMING)
+        return begun or do("settle", digest=bundle.digest, files=files)
 
     with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
-        results = list(pool.map(one_host, hosts))
-    _raise("host_delivery_failed", hosts, results)
-    return ProvisionOutcome(nodes=[host.name for host in hosts], made=[host.name for host in hosts])
+        troubles = dict(zip((host.name for host in hosts), pool.map(one_host, hosts), strict=True))
+    _raise("host_delivery_failed", troubles)
+    return _made(hosts)
 
 
 def note(hosts: Sequence[Host], digest: str, mine: Mapping[str, str]) -> ProvisionOutcome:
     """Let hosts count as having the bundle with this digest. Raises DevenvError host_delivery_failed."""
-    with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
-        results = list(pool.map(lambda one: _do(one, "note", {"owner": dict(mine), "digest": digest}), hosts))
-    _raise("host_delivery_failed", hosts, results)
-    return ProvisionOutcome(nodes=[host.name for host in hosts], made=[host.name for host in hosts])
+    answers = _ask(hosts, MODULE, "note", mine, digest=digest)
+    _raise("host_delivery_failed", {name: _trouble(one) for name, one in answers.items()})
+    return _made(hosts)
+
+
+def _made(hosts: Sequence[Host]) -> ProvisionOutcome:
+    names = [host.name for host in hosts]
+    return ProvisionOutcome(nodes=names, made=[*names])
 
 
 def undelivered(hosts: Sequence[Host], seen: Mapping[str, Answer], digest: str) -> list[Host]:
@@ -238,27 +243,21 @@ def reset(hosts: Sequence[Host], mine: Mapping[str, str]) -> ProvisionOutcome:
     """Leave hosts as they were. One that is not ours any more is left alone. Raises DevenvError host_reset_failed with
     the names of all hosts that could not be reset.
     """
-    changed: list[str] = []
-
-    def one_host(host: Host) -> str:
-        source = remote.program("existing.reset", "reset", {"owner": dict(mine)})
-        said = remote.ask_all([host.target], source, WORK_TIMEOUT)[host.name]
-        if said.data.get("changed"):
-            changed.append(host.name)
-        return said.trouble or str(said.data.get("failed", ""))
-
-    with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
-        results = list(pool.map(one_host, hosts))
-    _raise("host_reset_failed", hosts, results)
-    return ProvisionOutcome(removed=sorted(changed))
+    answers = _ask(hosts, "existing.reset", "reset", mine)
+    _raise("host_reset_failed", {name: _trouble(one) for name, one in answers.items()})
+    return ProvisionOutcome(removed=sorted(name for name, one in answers.items() if one.data.get("changed")))
 
 
-def _do(host: Host, main: str, arguments: Mapping[str, Any]) -> str:
-    said = remote.ask_all([host.target], remote.program(MODULE, main, arguments), WORK_TIMEOUT)[host.name]
-    return said.trouble or str(said.data.get("failed", ""))
+def _ask(hosts: Sequence[Host], module: str, main: str, mine: Mapping[str, str], **arguments: Any) -> dict[str, Answer]:
+    source = remote.program(module, main, {"owner": dict(mine), **arguments})
+    return remote.ask_all([host.target for host in hosts], source, WORK_TIMEOUT)
 
 
-def _raise(reason: str, hosts: Iterable[Host], results: Iterable[str]) -> None:
-    troubles = [f"{host.name}: {text}" for host, text in zip(hosts, results, strict=True) if text]
-    if troubles:
-        raise DevenvError(reason, "; ".join(troubles))
+def _trouble(answer: Answer) -> str:
+    return answer.trouble or str(answer.data.get("failed", ""))
+
+
+def _raise(reason: str, troubles: Mapping[str, str]) -> None:
+    texts = [f"{name}: {text}" for name, text in troubles.items() if text]
+    if texts:
+        raise DevenvError(reason, "; ".join(texts))

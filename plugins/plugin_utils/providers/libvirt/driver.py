@@ -9,15 +9,13 @@ lies in /run: its sockets have room (108 bytes), and what it describes does not 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.sax.saxutils import escape, quoteattr
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, processes, program
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
@@ -208,19 +206,14 @@ def share_capabilities(environment: str, cache: Path) -> None:
 # --- end --------------------------------------------------------------------------------------------------------------
 
 
-def end_all(environment: str, limit: float = 10) -> None:
+def end_all(environment: str) -> None:
     """End every emulator of the environment, as pulling the plug would."""
-    deadline = time.monotonic() + limit
-    while time.monotonic() < deadline:
-        left = [pid for (owner, _node), pid in qemus().items() if owner == environment]
-        if not left:
-            return
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        time.sleep(0.1)
+
+    def emulators(_known: object) -> list[processes.Process]:
+        pids = [pid for (owner, _node), pid in qemus().items() if owner == environment]
+        return [process for process in map(processes.read_process, pids) if process]
+
+    processes.end_all(emulators, grace=0)
 
 
 def forget(environment: str) -> None:
@@ -282,95 +275,59 @@ class Wanted:
 
 def definition(wanted: Wanted) -> str:
     """The domain XML (https://libvirt.org/formatdomain.html) of a machine."""
-    domain = _node("domain", type="kvm" if wanted.kvm else "qemu")
-    domain.append(_text("name", wanted.name))
     # The same each time: a machine whose emulator was killed is still known, and takes only a definition of its own.
-    domain.append(_text("uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, f"{wanted.name} {wanted.mac}"))))
-    metadata = _node("metadata")
-    label = {"environment": wanted.environment, "name": wanted.node, "home": wanted.home}
-    metadata.append(_node(f"{{{SCHEMA}}}node", **label))
-    domain.append(metadata)
-    domain.append(_text("memory", str(wanted.memory), unit="b"))
-    domain.append(_text("vcpu", str(wanted.cpus)))
-    boot = _node("os")
-    boot.extend(
-        [
-            _text("type", "hvm", arch="x86_64", machine="q35"),
-            _text("kernel", str(wanted.kernel)),
-            _text("initrd", str(wanted.initrd)),
-            _text("cmdline", wanted.arguments),
-        ]
-    )
-    domain.append(boot)
-    features = _node("features")
-    features.append(_node("acpi"))
-    if not wanted.kvm:
-        translated = _node("tcg")
-        translated.append(_text("tb-cache", "256", unit="MiB"))
-        features.append(translated)
-    domain.append(features)
-    domain.append(_processor(wanted.kvm))
-    domain.append(_node("clock", offset="utc"))
-    for event, answer in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
-        domain.append(_text(f"on_{event}", answer))
-    domain.append(_devices(wanted))
-    # No element of its own for the emulator's environment.
-    line = _node(f"{{{_QEMU}}}commandline")
-    line.append(_node(f"{{{_QEMU}}}env", name=MARKER, value=f"{wanted.environment} {wanted.node}"))
-    domain.append(line)
-    ElementTree.register_namespace("devenv", SCHEMA)
-    ElementTree.register_namespace("qemu", _QEMU)
-    ElementTree.indent(domain)
-    return ElementTree.tostring(domain, encoding="unicode")
+    identity = uuid.uuid5(uuid.NAMESPACE_OID, f"{wanted.name} {wanted.mac}")
+    values = {**asdict(wanted), "kind": "kvm" if wanted.kvm else "qemu", "name": wanted.name, "uuid": identity}
+    disks = "".join(map(_disk, "abcdefgh", wanted.disks))
+    quoted = {key: escape(str(value), {'"': "&quot;"}) for key, value in values.items()}
+    return _DOMAIN.format(**{**quoted, "processor": _PROCESSOR[wanted.kvm], "disks": disks})
 
 
-def _processor(kvm: bool) -> ElementTree.Element:
-    if kvm:
-        return _node("cpu", mode="host-passthrough")
+def _disk(letter: str, disk: Disk) -> str:
+    readonly = "<readonly/>" if disk.readonly else ""
+    return f"""
+    <disk type="file" device="disk">
+      <driver name="qemu" type="{disk.kind}"/><source file={quoteattr(str(disk.path))}/>
+      <target dev="vd{letter}" bus="virtio"/>{readonly}
+    </disk>"""
+
+
+_PROCESSOR = {
+    True: '<features><acpi/></features><cpu mode="host-passthrough"/>',
     # All that programs of today ask for (x86-64-v2), and nothing for which a kernel loads modules that test themselves
     # first: for an emulated processor that takes longer than all the rest of the boot.
-    processor = _node("cpu", mode="custom", match="exact")
-    processor.append(_text("model", "Nehalem", fallback="allow"))
-    return processor
+    False: '<features><acpi/><tcg><tb-cache unit="MiB">256</tb-cache></tcg></features>'
+    '<cpu mode="custom" match="exact"><model fallback="allow">Nehalem</model></cpu>',
+}
 
-
-_QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
-
-
-def _devices(wanted: Wanted) -> ElementTree.Element:
-    devices = _node("devices")
-    for letter, disk in zip("abcdefgh", wanted.disks, strict=False):
-        one = _node("disk", type="file", device="disk")
-        one.append(_node("driver", name="qemu", type=disk.kind))
-        one.append(_node("source", file=str(disk.path)))
-        one.append(_node("target", dev=f"vd{letter}", bus="virtio"))
-        if disk.readonly:
-            one.append(_node("readonly"))
-        devices.append(one)
-    link = _node("interface", type="bridge")
-    for tag, attributes in (
-        ("mac", {"address": wanted.mac}),
-        ("source", {"bridge": wanted.bridge}),
-        ("model", {"type": "virtio"}),
-    ):
-        link.append(_node(tag, **attributes))
-    devices.append(link)
-    serial = _node("serial", type="pty")
-    serial.append(_node("log", file=str(wanted.console), append="on"))
-    devices.append(serial)
-    random = _node("rng", model="virtio")
-    random.append(_text("backend", "/dev/urandom", model="random"))
-    devices.append(random)
-    devices.append(_node("controller", type="usb", model="none"))
-    devices.append(_node("memballoon", model="none"))
-    return devices
-
-
-def _node(tag: str, **attributes: str) -> ElementTree.Element:
-    return ElementTree.Element(tag, attributes)
-
-
-def _text(tag: str, text: str, **attributes: str) -> ElementTree.Element:
-    element = ElementTree.Element(tag, attributes)
-    element.text = text
-    return element
+# The last element is for the emulator's environment: libvirt has none of its own for that.
+_DOMAIN = f"""\
+<domain type="{{kind}}" xmlns:devenv="{SCHEMA}" xmlns:qemu="http://libvirt.org/schemas/domain/qemu/1.0">
+  <name>{{name}}</name>
+  <uuid>{{uuid}}</uuid>
+  <metadata><devenv:node environment="{{environment}}" name="{{node}}" home="{{home}}"/></metadata>
+  <memory unit="b">{{memory}}</memory>
+  <vcpu>{{cpus}}</vcpu>
+  <os>
+    <type arch="x86_64" machine="q35">hvm</type>
+    <kernel>{{kernel}}</kernel>
+    <initrd>{{initrd}}</initrd>
+    <cmdline>{{arguments}}</cmdline>
+  </os>
+  {{processor}}
+  <clock offset="utc"/>
+  <on_poweroff>destroy</on_poweroff>
+  <on_reboot>restart</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>{{disks}}
+    <interface type="bridge">
+      <mac address="{{mac}}"/><source bridge="{{bridge}}"/><model type="virtio"/>
+    </interface>
+    <serial type="pty"><log file="{{console}}" append="on"/></serial>
+    <rng model="virtio"><backend model="random">/dev/urandom</backend></rng>
+    <controller type="usb" model="none"/>
+    <memballoon model="none"/>
+  </devices>
+  <qemu:commandline><qemu:env name="{MARKER}" value="{{environment}} {{node}}"/></qemu:commandline>
+</domain>
+"""

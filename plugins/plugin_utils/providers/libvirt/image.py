@@ -10,16 +10,13 @@ import contextlib
 import hashlib
 import json
 import os
-import selectors
 import shutil
-import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, processes
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program as process
@@ -137,24 +134,8 @@ def filesystem(source: Path, target: Path, label: str) -> None:
     used = int(process.run(["du", "--summarize", "--block-size=1M", str(source)], timeout=300).stdout.split()[0])
     size = used + used // 4 + 128
     # No quota of root's, and nothing that an older kernel would not know.
-    argv = [
-        "mke2fs",
-        "-q",
-        "-F",
-        "-t",
-        "ext4",
-        "-b",
-        "4096",
-        "-m",
-        "0",
-        "-L",
-        label,
-        "-d",
-        str(source),
-        str(target),
-        f"{size}M",
-    ]
-    process.run(argv, timeout=900)
+    words = ["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-L", label, "-d", str(source), str(target), f"{size}M"]
+    process.run(["mke2fs", *words], timeout=900)
 
 
 def of_size(base: Path, size: int) -> Path:
@@ -252,27 +233,18 @@ def boots(image: Image, emulator: Sequence[str], limit: float) -> float | None:
         "-no-reboot", "-serial", "stdio", "-kernel", str(image.kernel), "-initrd", str(image.initrd),
         "-append", "console=ttyS0 panic=-1",
     ]  # fmt: skip
-    begun = time.monotonic()
-    child = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    output = cast(IO[bytes], child.stdout)
-    said = b""
-    try:
-        with selectors.DefaultSelector() as selector:
-            selector.register(output, selectors.EVENT_READ)
-            while (left := begun + limit - time.monotonic()) > 0:
-                if not selector.select(left):
-                    continue
-                chunk = os.read(output.fileno(), 65536)
-                said = said[-len(USERSPACE) :] + chunk
-                if USERSPACE in said:
-                    return time.monotonic() - begun
-                if not chunk:
-                    return None
-        return None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        output.close()
-        child.wait()
+    begun, seconds = time.monotonic(), 0.0
+
+    def read(console: IO[bytes]) -> bool:
+        nonlocal seconds
+        said = b""
+        while chunk := os.read(console.fileno(), 65536):
+            said = said[-len(USERSPACE) :] + chunk
+            if USERSPACE in said:
+                seconds = time.monotonic() - begun
+                return True
+        return False
+
+    with contextlib.suppress(process.ProgramFailed):
+        process.run(argv, stdout=read, timeout=limit)
+    return seconds or None

@@ -14,9 +14,8 @@ import re
 import shutil
 import tarfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths, program
@@ -28,10 +27,12 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Net
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
     RUNNING,
     ProvisionOutcome,
+    Request,
     init_variables,
     ssh_targets,
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.claims import set_up_network
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.image_store import link_or_copy
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import image as libvirt_image
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt.image import Image
@@ -50,17 +51,6 @@ SSH_LIMIT = {True: 120.0, False: 600.0}
 OVERHEAD = 384 * 2**20
 
 
-@dataclass(frozen=True)
-class Boot:
-    """What machines are made of: an image, a disk with the images of Kubernetes for nodes that need it, and how they
-    run.
-    """
-
-    image: Image
-    images_disk: Path | None
-    kvm: bool
-
-
 def bridge_name(environment: str) -> str:
     """A link's name has 15 characters at most."""
     return f"dv-{hashlib.sha256(environment.encode()).hexdigest()[:8]}"
@@ -73,39 +63,33 @@ def claim_network(environment: str, home: str, subnets: Sequence[str]) -> Networ
     return claimed
 
 
-def create(
-    environment: str,
-    home: str,
-    state: Path,
-    nodes: Sequence[NodeSpec],
-    plan: NetworkPlan,
-    boot: Boot,
-    progress: Callable[[str], None],
-) -> ProvisionOutcome:
+def create(request: Request, plan: NetworkPlan, nodes: Sequence[NodeSpec]) -> ProvisionOutcome:
     """Make what is missing, start what is stopped, leave what runs alone."""
+    environment, state, options = request.environment, request.folder, request.options
+    image, images = Image(Path(options["image"])), Path(options["images_disk"]) if options["images_disk"] else None
     outcome = ProvisionOutcome()
     driver.share_capabilities(environment, paths.cache())
     refresh(environment)
     running = {machine.node for machine in driver.machines(environment) if machine.state == RUNNING}
     missing = [node for node in nodes if node.name not in running]
     if missing:
-        progress(f"nodes: {', '.join(node.name for node in missing)}")
+        request.say(f"nodes: {', '.join(node.name for node in missing)}")
     # First, so that a node's first question for its addresses or its router is answered.
     if set_up_network(environment, state, plan, nodes):
         outcome.notes.append("host side of the network set")
 
     def made(node: NodeSpec) -> bool:
-        return make_disks(state, node, boot.image, boot.images_disk if node.cluster else None)
+        return make_disks(state, node, image, images if node.cluster else None)
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         fresh = list(pool.map(made, missing))
     for node, new in zip(missing, fresh, strict=True):
         (outcome.made if new else outcome.started).append(node.name)
-        bring_up(environment, home, state, node, plan, boot.kvm)
+        bring_up(request, node, plan, options["kvm"])
     for names in (outcome.made, outcome.started):
         names.sort()
     driver.share_capabilities(environment, paths.cache())
-    wait(environment, state, nodes, boot.kvm)
+    wait(state, nodes, options["kvm"])
     return outcome
 
 
@@ -141,15 +125,7 @@ def make_disks(state: Path, node: NodeSpec, image: Image, images_disk: Path | No
     return True
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """A file that nobody writes to: linked, or on another filesystem copied with its holes."""
-    try:
-        os.link(source, target)
-    except OSError:
-        program.run(["cp", "--sparse=always", str(source), str(target)], timeout=600)
-
-
-def write_seed(environment: str, state: Path, node: NodeSpec) -> Path:
+def write_seed(state: Path, node: NodeSpec) -> Path:
     """What a node takes over when it starts (roles/provider_libvirt/files/vm-init), as an archive that is a disk."""
     keys = state / "ssh" / "hosts" / node.name
     contents = {
@@ -176,19 +152,20 @@ def seed_variables(node: NodeSpec) -> str:
     return "".join(f"export {name}='{' '.join(words)}'\n" for name, words in variables.items())
 
 
-def bring_up(environment: str, home: str, state: Path, node: NodeSpec, plan: NetworkPlan, kvm: bool) -> None:
+def bring_up(request: Request, node: NodeSpec, plan: NetworkPlan, kvm: bool) -> None:
     """Define a node's machine as it is to be now, and start it."""
+    environment, state = request.environment, request.folder
     place = folder_of(state, node.name)
     disks = [
         driver.Disk(place / "root.qcow2", "qcow2"),
-        driver.Disk(write_seed(environment, state, node), "raw", True),
+        driver.Disk(write_seed(state, node), "raw", True),
     ]
     if (place / "images.qcow2").exists():
         disks.append(driver.Disk(place / "images.qcow2", "qcow2"))
     wanted = driver.Wanted(
         environment=environment,
         node=node.name,
-        home=home,
+        home=request.home,
         cpus=math.ceil(node.cpus),
         memory=node.memory,
         mac=node.mac,
@@ -228,7 +205,7 @@ def refresh(environment: str) -> None:
     _virsh(environment, "list", "--all")
 
 
-def wait(environment: str, state: Path, nodes: Sequence[NodeSpec], kvm: bool) -> None:
+def wait(state: Path, nodes: Sequence[NodeSpec], kvm: bool) -> None:
     """Wait until every node answers; a machine that does not has a console to read."""
     try:
         wait_for_ssh(ssh_targets(nodes), SSH_LIMIT[kvm], patience=60, pause=0.5)
@@ -237,10 +214,10 @@ def wait(environment: str, state: Path, nodes: Sequence[NodeSpec], kvm: bool) ->
         raise DevenvError(error.reason.id, error.message, advice=f"{consoles} has what the node printed.") from error
 
 
-def start(
-    environment: str, home: str, state: Path, plan: NetworkPlan, nodes: Sequence[NodeSpec], kvm: bool
-) -> ProvisionOutcome:
+def start(request: Request, plan: NetworkPlan, nodes: Sequence[NodeSpec]) -> ProvisionOutcome:
     """Start the nodes that have disks and do not run."""
+    environment, state = request.environment, request.folder
+    kvm = bool(libvirt_image.kvm_known(paths.cache()).usable)
     outcome = ProvisionOutcome()
     driver.share_capabilities(environment, paths.cache())
     refresh(environment)
@@ -249,9 +226,9 @@ def start(
     there = [node for node in nodes if folder_of(state, node.name).is_dir()]
     for node in there:
         if node.name not in running:
-            bring_up(environment, home, state, node, plan, kvm)
+            bring_up(request, node, plan, kvm)
             outcome.started.append(node.name)
-    wait(environment, state, there, kvm)
+    wait(state, there, kvm)
     return outcome
 
 

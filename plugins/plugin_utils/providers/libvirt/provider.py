@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
@@ -37,16 +36,10 @@ class Provider(base.Provider):
     programs: ClassVar[Mapping[str, str]] = driver.PROGRAMS
 
     def create(self, request: Request) -> ProvisionOutcome:
-        plan, specs = claims.prepare(self, request)
-        options = request.options
-        disk = Path(options["images_disk"]) if options["images_disk"] else None
-        boot = nodes.Boot(image.Image(Path(options["image"])), disk, options["kvm"])
-        return nodes.create(request.environment, request.home, request.folder, specs, plan, boot, request.say)
+        return nodes.create(request, *claims.prepare(self, request))
 
     def start(self, request: Request) -> ProvisionOutcome:
-        plan, specs = claims.prepare(self, request)
-        kvm = bool(image.kvm_known(paths.cache()).usable)
-        return nodes.start(request.environment, request.home, request.folder, plan, specs, kvm)
+        return nodes.start(request, *claims.prepare(self, request))
 
     def stop(self, request: Request, grace: int) -> ProvisionOutcome:
         return nodes.stop(request.environment, grace)
@@ -119,21 +112,13 @@ class Provider(base.Provider):
 
 def driver_probe() -> Probe:
     """virsh alone drives no QEMU: the driver is a library in a package of its own."""
-    found = next(iter(driver.drivers()), None)
-    return Probe(
-        "libvirt's QEMU driver",
-        found is not None,
-        str(found or "not found"),
-        "installed",
-        f"apt-get install -y --no-install-recommends {driver.DRIVER_PACKAGE}",
-        "program_missing",
-    )
+    found, name = next(iter(driver.drivers()), None), "libvirt's QEMU driver"
+    fix = f"apt-get install -y --no-install-recommends {driver.DRIVER_PACKAGE}"
+    return Probe(name, found is not None, str(found or "not found"), "installed", fix, "program_missing")
 
 
 def kvm_probe() -> Probe:
     """What is known of this host's KVM; without it nodes are emulated."""
-    known = image.kvm_known(paths.cache())
+    known, reason = image.kvm_known(paths.cache()), "kernel_feature_missing"
     fix = "nothing; or give this machine KVM that works (nested virtualization)"
-    return Probe(
-        "KVM", bool(known.usable), known.words, "boots a kernel", fix, "kernel_feature_missing", required=False
-    )
+    return Probe("KVM", bool(known.usable), known.words, "boots a kernel", fix, reason, required=False)

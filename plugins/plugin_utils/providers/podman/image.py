@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program as process
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.image_store import link_or_copy
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.node_recipe import (
     PROGRAMS,
     Progress,
@@ -50,7 +50,7 @@ def ensure_image(
         with tempfile.TemporaryDirectory(dir=cache, prefix="node-image-") as folder:
             context = Path(folder)
             for name in PROGRAMS:
-                _link_or_copy(program(name), context / name)
+                link_or_copy(program(name), context / name)
             (context / "Containerfile").write_text(f"FROM {root}\nCOPY {' '.join(PROGRAMS)} /usr/local/bin/\n")
             podman("build", "--quiet", "--tag", reference, "--network", "none", folder, timeout=600)
     return True
@@ -82,13 +82,6 @@ def _make_root(recipe: Recipe, reference: str, cache: Path, progress: Progress) 
         podman(
             "import", "--quiet", "--change", 'CMD ["/usr/local/sbin/node-init"]', str(archive), reference, timeout=600
         )
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def fill_store(reference: str, folder: Path, images: Sequence[Path], name: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers import image_
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
     RUNNING,
     ProvisionOutcome,
+    Request,
     init_variables,
     ssh_targets,
 )
@@ -45,24 +46,15 @@ def container_name(environment: str, node: str) -> str:
     return f"{environment}-{node}"
 
 
-def create(
-    environment: str,
-    home: str,
-    state: Path,
-    nodes: Sequence[NodeSpec],
-    plan: NetworkPlan,
-    image: str,
-    stores: Mapping[str, Path],
-    progress: Callable[[str], None],
-) -> ProvisionOutcome:
-    """Make what is missing, start what is stopped, replace what cannot start; leave what runs alone. ``stores`` has
-    each node's image store.
-    """
+def create(request: Request, plan: NetworkPlan, nodes: Sequence[NodeSpec]) -> ProvisionOutcome:
+    """Make what is missing, start what is stopped, replace what cannot start; leave what runs alone."""
+    environment, state, options = request.environment, request.folder, request.options
+    stores = {node.name: Path(options["stores"].get(node.name, options["store"])) for node in nodes}
     outcome = ProvisionOutcome()
     existing = {container.node: container for container in containers(environment)}
     missing = [node for node in nodes if node.name not in existing or existing[node.name].state != RUNNING]
     if missing:
-        progress(f"nodes: {', '.join(node.name for node in missing)}")
+        request.say(f"nodes: {', '.join(node.name for node in missing)}")
     absent = [node for node in missing if node.name not in existing]
     with ThreadPoolExecutor(max_workers=8) as pool:
         outcome.notes += filter(None, pool.map(lambda node: _make_data(state, node, stores[node.name]), absent))
@@ -76,7 +68,7 @@ def create(
             podman("rm", "--force", "--time", "0", container.name)
             _make_data(state, node, stores[node.name])
             outcome.notes.append(f"{node.name} could not start and was made anew")
-        podman(*run_arguments(environment, home, state, node, image), timeout=180)
+        podman(*run_arguments(environment, request.home, state, node, options["image"]), timeout=180)
         outcome.made.append(node.name)
 
     # First, so that a node's first question for its addresses or its router is answered.
@@ -131,8 +123,9 @@ def run_arguments(environment: str, home: str, state: Path, node: NodeSpec, imag
     ]  # fmt: skip
 
 
-def start(environment: str, state: Path, plan: NetworkPlan, nodes: Sequence[NodeSpec]) -> ProvisionOutcome:
+def start(request: Request, plan: NetworkPlan, nodes: Sequence[NodeSpec]) -> ProvisionOutcome:
     """Start the nodes that are stopped, all at once."""
+    environment, state = request.environment, request.folder
     outcome = ProvisionOutcome()
     stopped = [container for container in containers(environment) if container.state != RUNNING]
     set_up_network(environment, state, plan, nodes)

@@ -41,16 +41,10 @@ class Provider(base.Provider):
     programs: ClassVar[Mapping[str, str]] = image_store.HOST_PROGRAMS | node_recipe.HOST_PROGRAMS
 
     def create(self, request: Request) -> ProvisionOutcome:
-        plan, specs = claims.prepare(self, request)
-        options = request.options
-        stores = {spec.name: Path(str(options["stores"].get(spec.name, options["store"]))) for spec in specs}
-        return nodes.create(
-            request.environment, request.home, request.folder, specs, plan, options["image"], stores, request.say
-        )
+        return nodes.create(request, *claims.prepare(self, request))
 
     def start(self, request: Request) -> ProvisionOutcome:
-        plan, specs = claims.prepare(self, request)
-        return nodes.start(request.environment, request.folder, plan, specs)
+        return nodes.start(request, *claims.prepare(self, request))
 
     def stop(self, request: Request, grace: int) -> ProvisionOutcome:
         return nodes.stop(request.environment, grace)
@@ -131,12 +125,6 @@ class Provider(base.Provider):
 
 def _backend_probe() -> Probe:
     """Does podman use the network program that leaves addresses and firewall to us?"""
-    backend = cli.network_backend()
-    return Probe(
-        "podman network",
-        backend == "netavark",
-        backend,
-        "netavark",
-        "apt-get install -y --no-install-recommends netavark, then podman system reset",
-        "podman_backend",
-    )
+    backend, needed = cli.network_backend(), "netavark"
+    fix = f"apt-get install -y --no-install-recommends {needed}, then podman system reset"
+    return Probe("podman network", backend == needed, backend, needed, fix, "podman_backend")
