@@ -26,10 +26,10 @@ def server_url(address: str, port: int = 6443) -> str:
 
 
 def rewrite(text: str, *, name: str, server: str, where: str = "admin.conf") -> str:
-    """A kubeconfig with one cluster, user and context, all called ``name``, that reaches ``server``.
+    """Return a kubeconfig with one cluster, user and context, all called ``name``, that reaches ``server``.
 
-    Credentials are those of the current context in ``text``. A comment above tells of which source it was made:
-    ``is_made_of`` knows it by that. Raises DevenvError ``kubeconfig_invalid``, also for what could not be used from
+    Credentials are those of the current context in ``text``. A comment above has the digest of its source, by which
+    ``is_made_of`` recognises it. Raises DevenvError ``kubeconfig_invalid``, also for what could not be used from
     another machine.
     """
     client.parse_access(text, where)
@@ -38,37 +38,28 @@ def rewrite(text: str, *, name: str, server: str, where: str = "admin.conf") -> 
     cluster = next(c["cluster"] for c in document["clusters"] if c["name"] == context["cluster"])
     user = next(u["user"] for u in document["users"] if u["name"] == context["user"])
     kept = ("client-certificate-data", "client-key-data", "token")
-    made = yaml.safe_dump(
-        {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [
-                {
-                    "name": name,
-                    "cluster": {
-                        "certificate-authority-data": cluster["certificate-authority-data"],
-                        "server": server,
-                    },
-                }
-            ],
-            "users": [{"name": name, "user": {key: user[key] for key in kept if key in user}}],
-            "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
-            "current-context": name,
-        },
-        sort_keys=False,
-        width=1 << 30,
-    )
+    authority = cluster["certificate-authority-data"]
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": name, "cluster": {"certificate-authority-data": authority, "server": server}}],
+        "users": [{"name": name, "user": {key: user[key] for key in kept if key in user}}],
+        "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+        "current-context": name,
+    }
+    made = yaml.safe_dump(config, sort_keys=False, width=1 << 30)
     return f"{_heading(digest(text), made)}\n{made}"
 
 
 def digest(text: str) -> str:
-    """``sha256:<hexadecimal>`` of a text, as the module node_status gives it of a node's kubeconfig."""
+    """Return ``sha256:<hexadecimal>`` of a text, as the module node_status returns it for a node's kubeconfig."""
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_made_of(state: Path, cluster: str, source: str, server: str) -> bool:
-    """Whether what stands in the state folder is whole, was made of the kubeconfig with the digest ``source``, and
-    reaches ``server``: there is nothing to fetch then."""
+    """Return whether the file in the state folder is whole, comes from the kubeconfig with the digest ``source``, and
+    reaches ``server``: then there is nothing to fetch.
+    """
     path = path_of(state, cluster)
     try:
         heading, made = path.read_text().partition("\n")[::2]
@@ -84,12 +75,12 @@ def _heading(source: str, made: str) -> str:
 
 
 def path_of(state: Path, cluster: str) -> Path:
-    """Where the kubeconfig of ``cluster`` stands in the state folder."""
+    """Return the path of the kubeconfig of ``cluster`` in the state folder."""
     return state / "clusters" / cluster / "kubeconfig"
 
 
 def is_current(state: Path, cluster: str, content: str) -> bool:
-    """Whether file, mode and link are already as ``write`` would leave them."""
+    """Return whether file, mode and link are already as ``write`` would leave them."""
     path = path_of(state, cluster)
     try:
         same = path.read_text() == content and path.stat().st_mode & 0o777 == 0o600

@@ -86,47 +86,28 @@ def plan(current: Json, node: Node) -> Change:
     # The API replaces the list as a whole.
     new_taints = [dict(taint) for taint in taints if _taint_id(taint) not in taint_patch]
     new_taints += [dict(taint) for taint in wanted_taints if taint_patch.get(_taint_id(taint)) is not None]
-    cidrs, cidr_conflicts = _plan_pod_cidrs(spec.get("podCIDRs") or [], node.pod_cidrs)
-
+    pod_cidrs = spec.get("podCIDRs") or []
+    cidrs, cidr_conflicts = _plan_pod_cidrs(pod_cidrs, node.pod_cidrs)
     records = {
         name: _written(record)
         for name, record in ((LABELS_RECORD, label_record), (TAINTS_RECORD, taint_record))
-        if _record(annotations, name) != record
+        # On a new node, even an empty record: whatever is set from here on is someone else's.
+        if cidrs or _record(annotations, name) != record
     }
-    if cidrs:
-        # A new node: whatever is set from here on is someone else's.
-        records = {LABELS_RECORD: _written(label_record), TAINTS_RECORD: _written(taint_record)}
-    meta_patch: Json = {}
-    spec_patch: Json = {}
-    if label_patch:
-        meta_patch["labels"] = label_patch
-    if records:
-        meta_patch["annotations"] = records
-    if taint_patch:
-        spec_patch["taints"] = new_taints
-    if cidrs:
-        spec_patch |= {"podCIDR": cidrs[0], "podCIDRs": cidrs}
-    patch: Json = {}
+    meta_patch: Json = {key: value for key, value in (("labels", label_patch), ("annotations", records)) if value}
+    spec_patch: Json = {"taints": new_taints} if taint_patch else {}
+    spec_patch |= {"podCIDR": cidrs[0], "podCIDRs": cidrs} if cidrs else {}
+    patch: Json = {"spec": spec_patch} if spec_patch else {}
     if meta_patch or spec_patch:
         # The version makes the API refuse the patch when someone else wrote in between: a list is replaced whole.
-        patch = {"metadata": meta_patch | {"resourceVersion": metadata["resourceVersion"]}}
-        if spec_patch:
-            patch["spec"] = spec_patch
+        patch["metadata"] = meta_patch | {"resourceVersion": metadata["resourceVersion"]}
+    old_labels = {key: labels[key] for key in label_patch if key in labels}
+    new_labels = {key: value for key, value in label_patch.items() if value is not None}
     return Change(
         node=node.name,
         patch=patch,
-        before=_shown(
-            {key: labels[key] for key in label_patch if key in labels},
-            taints,
-            spec.get("podCIDRs") or [],
-            _recorded(annotations),
-        ),
-        after=_shown(
-            {key: value for key, value in label_patch.items() if value is not None},
-            new_taints,
-            cidrs or spec.get("podCIDRs") or [],
-            {**label_record, **taint_record},
-        ),
+        before=_shown(old_labels, taints, pod_cidrs, _recorded(annotations)),
+        after=_shown(new_labels, new_taints, cidrs or pod_cidrs, label_record | taint_record),
         conflicts=(*label_conflicts, *taint_conflicts, *cidr_conflicts),
     )
 

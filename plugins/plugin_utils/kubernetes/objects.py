@@ -240,14 +240,11 @@ class _Record:
         if members == self.members and self._exists == bool(members):
             return
         if members:
-            rows = [[*ref, plural] for ref, plural in members.items()]
-            item = {
-                "apiVersion": self._ref.api_version,
-                "kind": self._ref.kind,
-                "metadata": {"name": self._ref.name, "namespace": self._ref.namespace},
-                "data": {"objects": json.dumps(rows, separators=(",", ":"))},
-            }
-            self._requests.apply(self._path, str(self._ref), labelled(item, self._name), dry_run=False)
+            rows = json.dumps([[*ref, plural] for ref, plural in members.items()], separators=(",", ":"))
+            api_version, kind, namespace, name = self._ref
+            item = {"apiVersion": api_version, "kind": kind, "metadata": {"name": name, "namespace": namespace}}
+            item = labelled(item | {"data": {"objects": rows}}, self._name)
+            self._requests.apply(self._path, str(self._ref), item, dry_run=False)
         else:
             self._requests.delete(self._path, str(self._ref))
         self.members, self._exists = members, bool(members)

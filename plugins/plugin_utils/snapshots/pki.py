@@ -34,17 +34,14 @@ def create(kubeadm: Path, cluster: NewCluster, folder: Path) -> None:
     Raises DevenvError ``snapshot_failed``.
     """
     folder.mkdir(mode=0o700)
-    configuration = folder.with_suffix(".json")
+    first, configuration = cluster.members[0], folder.with_suffix(".json")
     documents = [
         {
             "apiVersion": "kubeadm.k8s.io/v1beta4",
             "kind": "InitConfiguration",
             # Given, so that kubeadm does not look for them on this machine.
-            "localAPIEndpoint": {"advertiseAddress": cluster.members[0].address},
-            "nodeRegistration": {
-                "name": cluster.members[0].name,
-                "criSocket": "unix:///run/containerd/containerd.sock",
-            },
+            "localAPIEndpoint": {"advertiseAddress": first.address},
+            "nodeRegistration": {"name": first.name, "criSocket": "unix:///run/containerd/containerd.sock"},
         },
         {
             "apiVersion": "kubeadm.k8s.io/v1beta4",

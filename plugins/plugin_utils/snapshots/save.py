@@ -22,13 +22,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue, clean, contents, etcd, transfer
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.begin import need_space
-from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.catalogue import (
-    FileEntry,
-    Manifest,
-    SavedCluster,
-    SavedNode,
-    Snapshot,
-)
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.catalogue import FileEntry, Snapshot
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.contents import ClusterContents
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load, remote
 
@@ -77,7 +71,7 @@ def save(home: Path, name: str, source: Source, bundle: Bundle, progress: Progre
     _sweep(base)
     scratch = Path(tempfile.mkdtemp(dir=base, prefix=f".saving-{os.getpid()}-"))
     try:
-        manifest = Manifest(
+        manifest = catalogue.Manifest(
             format=catalogue.FORMAT,
             name=name,
             made=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -93,7 +87,7 @@ def save(home: Path, name: str, source: Source, bundle: Bundle, progress: Progre
             manifest["clusters"][cluster.name] = _save_etcd(scratch, cluster, source, programs, progress)
         for node, held in nodes.items():
             archive = _save_images(scratch, source.targets[node], held.images, manifest["files"], progress)
-            manifest["nodes"][node] = SavedNode(
+            manifest["nodes"][node] = catalogue.SavedNode(
                 images=sorted(held.images), archive=archive, volumes="", paths=held.paths
             )
         for node, entry in _save_volumes(scratch, source, nodes, progress).items():
@@ -197,7 +191,7 @@ cat "$folder/db"
 
 def _save_etcd(
     scratch: Path, cluster: Cluster, source: Source, programs: etcd.Programs, progress: Progress
-) -> SavedCluster:
+) -> catalogue.SavedCluster:
     name, master = f"etcd-{cluster.name}.db", cluster.control_plane[0].name
     progress(f"{cluster.name}: etcd's data from {master}")
     work = Path(tempfile.mkdtemp(dir=scratch, prefix=".etcd-"))

@@ -53,31 +53,22 @@ class Plan:
 
 def preparation(plan: Plan) -> list[tuple[str, Json]]:
     """Return path and body of what the pods need first: read access to pods of their namespace, the Service."""
-    rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{plan.namespace}"
-    group = "rbac.authorization.k8s.io"
-    role: Json = {
-        "metadata": {"name": SERVICE},
-        "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}],
+    rbac = "rbac.authorization.k8s.io"
+    account = {"kind": "ServiceAccount", "name": "default", "namespace": plan.namespace}
+    role_ref = {"apiGroup": rbac, "kind": "Role", "name": SERVICE}
+    service = {
+        "selector": {LABEL: "probe"},
+        "ports": [{"port": PORT}],
+        "ipFamilyPolicy": "RequireDualStack" if len(plan.families) > 1 else "SingleStack",
+        "ipFamilies": [FAMILIES[family] for family in plan.families],
     }
-    binding: Json = {
-        "metadata": {"name": SERVICE},
-        "roleRef": {"apiGroup": group, "kind": "Role", "name": SERVICE},
-        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": plan.namespace}],
-    }
-    service: Json = {
-        "metadata": {"name": SERVICE},
-        "spec": {
-            "selector": {LABEL: "probe"},
-            "ports": [{"port": PORT}],
-            "ipFamilyPolicy": "RequireDualStack" if len(plan.families) > 1 else "SingleStack",
-            "ipFamilies": [FAMILIES[family] for family in plan.families],
-        },
-    }
-    return [
-        (f"{rbac}/roles", role),
-        (f"{rbac}/rolebindings", binding),
-        (f"/api/v1/namespaces/{plan.namespace}/services", service),
+    bodies: list[tuple[str, Json]] = [
+        (f"/apis/{rbac}/v1/{{}}/roles", {"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]}),
+        (f"/apis/{rbac}/v1/{{}}/rolebindings", {"roleRef": role_ref, "subjects": [account]}),
+        ("/api/v1/{}/services", {"spec": service}),
     ]
+    where = f"namespaces/{plan.namespace}"
+    return [(path.format(where), {"metadata": {"name": SERVICE}, **body}) for path, body in bodies]
 
 
 def pod(plan: Plan, node: str, script: str, addresses: Mapping[str, list[str]]) -> Json:
@@ -99,13 +90,8 @@ def pod(plan: Plan, node: str, script: str, addresses: Mapping[str, list[str]]) 
         "PROBE_SERVICES": " ".join(addresses[SERVICE]),
     }
     on_node = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [plan.registered.get(node, node)]}]}
-    probe = container(
-        "probe",
-        plan.image,
-        script,
-        env=[{"name": name, "value": value} for name, value in environment.items()],
-        ports=[{"containerPort": PORT}],
-    )
+    env = [{"name": name, "value": value} for name, value in environment.items()]
+    probe = container("probe", plan.image, script, env=env, ports=[{"containerPort": PORT}])
     return {
         "metadata": {"name": plan.pod(node), "labels": {LABEL: "probe"}},
         "spec": spec(
