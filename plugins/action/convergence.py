@@ -21,6 +21,10 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inv
 RUN_VARIABLES = frozenset(
     {
         "profile",
+        # node_add.yml and node_remove.yml have written these into the profile before.
+        "devenv_add",
+        "devenv_add_keys",
+        "devenv_remove",
         "devenv_artifacts",
         "devenv_full",
         "devenv_gather",
