@@ -12,7 +12,7 @@ from typing import Any
 
 import page_parts
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import catalogue
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.document import NOT_BUILT
 
 AXES = ("topology", "stack", "addressing")
@@ -22,7 +22,7 @@ FREE = {"clusters": "NAME", "nodes": "NODE", "labels": "KEY", "mirrors": "HOST"}
 
 
 def names_page(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Markdown lines: the table of profiles (rows as of ``profile.describe``)."""
+    """Markdown lines: the table of profiles (rows as of ``catalogue.describe``)."""
     return page_parts.table(
         ("profile", "short", "nodes", "CPUs", "memory", "what it is"),
         (
@@ -68,7 +68,7 @@ def matrix(rows: Sequence[Mapping[str, Any]], marks: Mapping[str, Any]) -> list[
     """Markdown lines: the matrix of topologies with stacks and addressing, each cell the target of make that tests it
     or the number of the reason why none does, then the reasons and the tests.
 
-    ``rows`` are those of ``profile.describe``, ``marks`` is docs/tested-profiles.yml.
+    ``rows`` are those of ``catalogue.describe``, ``marks`` is docs/tested-profiles.yml.
     """
     targets = {one["profile"]: one["target"] for one in marks["tested"]}
     targets |= dict.fromkeys(of_the_matrix(rows, marks), marks["others"]["target"])
@@ -155,7 +155,7 @@ def page(configs: Path) -> str:
         "How to write one: [profiles](../profiles.md). A name is `<topology>-<stack>-<addressing>`;",
         "in it `_` and `-` are the same. Nodes are masters + workers.",
         "",
-        *names_page(profile.describe(configs)),
+        *names_page(catalogue.describe(configs)),
         "",
         "## Keys",
         "",
@@ -211,7 +211,7 @@ def _at(data: Any, path: Sequence[str]) -> Any:
 
 def guide(text: str, configs: Path, marks: Mapping[str, Any]) -> str:
     """The guide with what stands between the markers made anew. Raises page_parts.BadPage without them."""
-    rows = profile.describe(configs)
+    rows = catalogue.describe(configs)
     names = sorted({row["topology"] for row in rows})
     topologies = {
         name: yaml.safe_load((configs / "topologies" / f"{name}.yml").read_text())["description"] for name in names
@@ -219,7 +219,7 @@ def guide(text: str, configs: Path, marks: Mapping[str, Any]) -> str:
     made = [
         *sizes_table(rows, topologies),
         "",
-        *aliases_table(profile.aliases(configs)),
+        *aliases_table(catalogue.aliases(configs)),
         "",
         "### What tests make",
         "",

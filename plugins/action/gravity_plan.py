@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.engines.gravity import tarball
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import GravitySettings
 
 
 class ActionModule(Action, ActionBase):
@@ -49,10 +49,12 @@ class ActionModule(Action, ActionBase):
 
     def _record(self, folder: Path, args: dict[str, Any]) -> bool:
         """The profile that the environment keeps names this tarball from now on."""
-        resolved = state.read_profile(folder)
-        if resolved is None:
-            raise DevenvError("state_broken", "there is no profile.yml", where=str(folder))
-        said = {**resolved["kubernetes"]["gravity"], "tarball": args["tarball"], "sha256": args["sha256"]}
+        resolved = state.stored_profile(folder)
+        said: GravitySettings = {
+            **resolved["kubernetes"]["gravity"],
+            "tarball": args["tarball"],
+            "sha256": args["sha256"],
+        }
         resolved["kubernetes"] = {**resolved["kubernetes"], "gravity": said}
         if self.check:
             return bool(state.read_profile(folder) != resolved)

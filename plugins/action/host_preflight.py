@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight, registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Request
 
@@ -22,7 +21,7 @@ class ActionModule(Action, ActionBase):
     SPEC: ClassVar[Spec] = {"environment": {"type": "str", "required": True}}
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        resolved = cast(Profile, inventory.profile_of(variables) or {})
+        resolved = inventory.required_profile(variables)
         probes = registry.of(resolved).preflight(Request(args["environment"], resolved, variables["hostvars"]))
         preflight.require(probes)
         return {"changed": False, "probes": [vars(probe) for probe in probes]}

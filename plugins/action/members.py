@@ -15,6 +15,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Acti
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, node_changes, stages, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import readiness
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import amend
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import command, reachable
 
 
@@ -44,9 +45,7 @@ class ActionModule(Action, ActionBase):
     def _remove(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         return self._amend(variables, lambda resolved: node_changes.removed(resolved, args["nodes"]))
 
-    def _amend(
-        self, variables: dict[str, Any], change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-    ) -> dict[str, Any]:
+    def _amend(self, variables: dict[str, Any], change: Callable[[Profile], Mapping[str, Any]]) -> dict[str, Any]:
         folder, resolved = _folder(variables), _profile(variables)
         wanted = amend.amend(resolved, change(resolved))
         stages.compare(folder, wanted)
@@ -81,8 +80,8 @@ def _folder(variables: dict[str, Any]) -> Path:
     return Path(str(variables["devenv_state"]))
 
 
-def _profile(variables: dict[str, Any]) -> dict[str, Any]:
-    return state.read_profile(_folder(variables)) or {"nodes": []}
+def _profile(variables: dict[str, Any]) -> Profile:
+    return state.stored_profile(_folder(variables))
 
 
 def _came_up(variables: Any, known: Any) -> bool:

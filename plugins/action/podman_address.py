@@ -29,7 +29,7 @@ class ActionModule(Action, ActionBase):
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         folder, environment, node = Path(str(variables["devenv_state"])), args["environment"], args["node"]
         if self.check:
-            members.check_move(state.read_profile(folder) or {"nodes": []}, node)
+            members.check_move(state.stored_profile(folder), node)
             return {"changed": True, "addresses": []}
         if args["action"] == "begin":
             return {"changed": True, "addresses": podman_address.begin(folder, environment, node, args["address"])}

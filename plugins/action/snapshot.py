@@ -13,9 +13,9 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import deadline, paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, network_plan, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile, provider_traits
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines, provider_traits
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import (
     begin,
     catalogue,
@@ -68,11 +68,11 @@ class ActionModule(Action, ActionBase):
             catalogue.check_name(args["name"])
             return {"changed": args["name"] not in catalogue.names(home)}
         hostvars = variables["hostvars"]
-        profile.require_operation(str(variables["devenv_engine"]), "snapshot")
+        engines.require_operation(str(variables["devenv_engine"]), "snapshot")
         source = save.Source(
             environment=str(variables["devenv_name"]),
-            resolved=inventory.profile_of(variables) or {},
-            network=state.read_network(_folder(variables)) or {},
+            resolved=inventory.required_profile(variables),
+            network=state.read_network(_folder(variables)) or network_plan.EMPTY,
             clusters=clusters.from_hostvars(args["nodes"], hostvars),
             targets={node: remote.target(node, hostvars[node]) for node in args["nodes"]},
         )
@@ -87,8 +87,8 @@ class ActionModule(Action, ActionBase):
         return {"changed": True, "path": str(snapshot.folder), "bytes": snapshot.size, "archives": snapshot.archives}
 
     def _begin(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        profile.require_operation(str(variables["devenv_engine"]), "snapshot")
-        resolved = inventory.profile_of(variables) or {}
+        engines.require_operation(str(variables["devenv_engine"]), "snapshot")
+        resolved = inventory.required_profile(variables)
         pending = begin.begin(paths.home(), _folder(variables), args["name"], resolved, check=self.check)
         if pending:
             self.say(f"starts from the snapshot {pending}")

@@ -22,7 +22,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import (
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, lock, runs, stages, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig_merge
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import rules
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
 STAGES = ["preflight", "bundle", "provision", "prepare", "kubernetes", "labels", "addons", "validate", "down"]
 
@@ -75,14 +76,14 @@ class ActionModule(Action, ActionBase):
             "devenv_first": begun.first,
             "devenv_created": begun.created,
             "devenv_command": me.command,
-            "devenv_profile_name": str((resolved or {}).get("profile", "")),
+            "devenv_profile_name": resolved["profile"] if resolved else "",
             "ansible_facts": facts,
             **_warned(resolved if begun.first and args["name"] != "down" else None),
         }
 
 
-def _warned(resolved: dict[str, Any] | None) -> dict[str, list[str]]:
-    found = profile.warnings(resolved) if resolved else []
+def _warned(resolved: Profile | None) -> dict[str, list[str]]:
+    found = rules.warnings(resolved) if resolved else []
     return {"warnings": found} if found else {}
 
 

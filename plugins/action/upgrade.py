@@ -14,7 +14,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import errors
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, upgrade_record
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import delivery as upgrade_delivery
 from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrade
@@ -32,7 +33,7 @@ class ActionModule(Action, ActionBase):
 
     def _plan(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         folder, resolved = _place(variables)
-        profile.require_operation(str(resolved["kubernetes"]["engine"]), "upgrade")
+        engines.require_operation(str(resolved["kubernetes"]["engine"]), "upgrade")
         name, begun = str(variables["devenv_name"]), upgrade_record.pending(folder)
         new = upgrade.check(name, str(resolved["kubernetes"]["version"]), args["version"], begun)
         if args["version"] != new.kubernetes:
@@ -85,9 +86,6 @@ class ActionModule(Action, ActionBase):
         return {"changed": upgrade_record.finish(folder, args["version"])}
 
 
-def _place(variables: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+def _place(variables: dict[str, Any]) -> tuple[Path, Profile]:
     """The state folder, and the profile that the environment keeps."""
-    resolved = inventory.profile_of(variables)
-    if resolved is None:
-        raise errors.DevenvError("profile_not_given", "no environment was given")
-    return Path(str(variables["devenv_state"])), resolved
+    return Path(str(variables["devenv_state"])), inventory.required_profile(variables)

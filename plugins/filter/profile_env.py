@@ -47,12 +47,13 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import env_file, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import env_file
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
 
 def _profile_env(wanted: Any, overrides: Mapping[str, Any] | None = None) -> dict[str, str]:
     try:
-        resolved = wanted if isinstance(wanted, Mapping) else profile.resolve(str(wanted), overrides=overrides or {})
+        resolved = wanted if isinstance(wanted, Mapping) else resolve(str(wanted), overrides=overrides or {})
         return env_file.of_profile(resolved)
     except DevenvError as error:
         raise AnsibleFilterError(f"{error} [{error.reason.id}]") from None

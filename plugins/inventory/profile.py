@@ -48,8 +48,12 @@ from ansible.utils.vars import load_extra_vars
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory as hosts
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import amend, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import ssh_options, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import Inventory, NetworkPlan
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import amend
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
 display = Display()
 
@@ -78,7 +82,7 @@ class InventoryModule(BaseInventoryPlugin):
             _fill(inventory, found)
 
 
-def _fill(inventory: Any, found: dict[str, Any]) -> None:
+def _fill(inventory: Any, found: Inventory) -> None:
     for key, value in found["vars"].items():
         inventory.set_variable("all", key, _tagged(value))
     for host, variables in found["hosts"].items():
@@ -91,15 +95,15 @@ def _fill(inventory: Any, found: dict[str, Any]) -> None:
             inventory.add_host(host, group=group)
 
 
-def _wanted(extra: dict[str, Any]) -> dict[str, Any] | None:
+def _wanted(extra: dict[str, Any]) -> Inventory | None:
     """The inventory that the extra variables ask for; None when they ask for none."""
     asked, name = _text(extra, "profile"), _text(extra, "devenv_name")
     overrides = extra.get("devenv_overrides") or {}
     if not isinstance(overrides, dict):
         raise DevenvError("profile_invalid", "must be a mapping of paths to values", where="devenv_overrides")
     if name:
-        profile.validate_name(name)
-    resolved = profile.resolve(asked, overrides=overrides) if asked else None
+        profile_names.validate(name)
+    resolved = resolve(asked, overrides=overrides) if asked else None
     if resolved is not None:
         name = name or resolved["name"]
     if not name:
@@ -117,7 +121,7 @@ def _wanted(extra: dict[str, Any]) -> dict[str, Any] | None:
     return _built(resolved, network, folder)
 
 
-def _stored(folder: Path, overrides: dict[str, Any]) -> dict[str, Any] | None:
+def _stored(folder: Path, overrides: dict[str, Any]) -> Inventory | None:
     """What the state folder says, with ``overrides`` laid over it; None when there is none. A broken one must not be in
     the way of taking it down."""
     try:
@@ -132,7 +136,7 @@ def _stored(folder: Path, overrides: dict[str, Any]) -> dict[str, Any] | None:
     return _built(amend.amend(resolved, overrides), network, folder)
 
 
-def _saved(snapshot: str, folder: Path, overrides: dict[str, Any]) -> dict[str, Any] | None:
+def _saved(snapshot: str, folder: Path, overrides: dict[str, Any]) -> Profile | None:
     """The profile that an environment gets with a snapshot; None when there is none of that name."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue, compare
 
@@ -143,9 +147,9 @@ def _saved(snapshot: str, folder: Path, overrides: dict[str, Any]) -> dict[str, 
     return compare.profile_of(catalogue.read(home, snapshot), overrides)
 
 
-def _built(resolved: dict[str, Any], network: dict[str, Any] | None, folder: Path) -> dict[str, Any]:
+def _built(resolved: Profile, network: NetworkPlan | None, folder: Path) -> Inventory:
     if network is not None:
-        hosts.prepare_control_folder(folder)
+        ssh_options.prepare_control_folder(folder)
     return hosts.build(resolved, network, folder)
 
 

@@ -55,13 +55,13 @@ def measure(nodes: int = 1000, rounds: int = 3) -> dict[str, Any]:
     things: then the comparison is none.
     """
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
         wanted, static = home / "big.yml", home / "static.yml"
         wanted.write_text(yaml.safe_dump(big_profile(nodes)))
-        resolved = profile.resolve(str(wanted))
+        resolved = resolve(str(wanted))
         static.write_text(inventory.to_yaml(inventory.build(resolved, None, home / "environments" / "big")))
         ours: list[float] = []
         theirs: list[float] = []

@@ -23,7 +23,7 @@ PROVIDER = """
 
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan
     from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base
     from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import RUNNING, Machine, ProvisionOutcome
 
@@ -33,7 +33,7 @@ PROVIDER = """
         failure = "profile_invalid"
 
         def create(self, request):
-            plan = addresses.plan(request.profile, {"ipv4": "198.18.77.0/24"})
+            plan = network_plan.make(request.profile, {"ipv4": "198.18.77.0/24"})
             state.write_network(request.folder, plan)
             made = [node for node in request.nodes if not self._file(request.environment, node).exists()]
             for node in made:

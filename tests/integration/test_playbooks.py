@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, state
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, network_plan, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from support import bundles
 from support.commands import ROOT, start_ansible
 
@@ -59,9 +59,9 @@ class Lab:
 def lab(tmp_path: Path) -> Lab:
     made = Lab(tmp_path)
     made.folder.mkdir(parents=True)
-    resolved = profile.resolve("master-2pipe", overrides={"provider": "libvirt"})
+    resolved = resolve("master-2pipe", overrides={"provider": "libvirt"})
     state.write_profile(made.folder, resolved)
-    state.write_network(made.folder, {**addresses.plan(resolved, {"ipv4": "10.213.9.0/24"}), "bridge": "lab9"})
+    state.write_network(made.folder, {**network_plan.make(resolved, {"ipv4": "10.213.9.0/24"}), "bridge": "lab9"})
     return made
 
 
@@ -121,7 +121,7 @@ def test_snapshots_are_listed_and_removed(lab: Lab) -> None:
     row = {"sha256": hashlib.sha256(b"data").hexdigest(), "size": 4}
     manifest = {
         "format": 1, "made": "2026-11-21T15:00:00+00:00", "environment": "first", "network": {},
-        "profile": profile.resolve("aio"), "clusters": {}, "nodes": {"master-0": {"images": []}},
+        "profile": resolve("aio"), "clusters": {}, "nodes": {"master-0": {"images": []}},
         "files": {"etcd-main.db": row},
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest))

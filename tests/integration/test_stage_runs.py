@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import processes, redact
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, runs, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, network_plan, runs, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig_merge
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from support.commands import start_ansible
 
 CHECKOUT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ class Lab:
         return place
 
     def inventory(self, name: str = "aio", asked: str = "aio") -> Path:
-        resolved = profile.resolve(asked)
+        resolved = resolve(asked)
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         hosts = {node["name"]: local for node in resolved["nodes"]}
         tree = {
@@ -314,7 +314,7 @@ def test_a_failed_run_gives_the_lock_back_and_says_where(lab: Lab) -> None:
 def with_nodes(lab: Lab) -> None:
     """Give the environment nodes, none of which answers."""
     assert lab.run(lab.playbook(HEAD, TAIL))[0] == 0
-    plan = addresses.plan(profile.resolve("aio"), {"ipv4": "127.77.0.0/24"})
+    plan = network_plan.make(resolve("aio"), {"ipv4": "127.77.0.0/24"})
     state.write_network(lab.folder(), {**plan, "bridge": "podman77"})
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import profile_docs
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import catalogue
 from support import ha
 from support.commands import Typed
 from support.seen import inside
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
 
 MARKS = yaml.safe_load((Path(__file__).resolve().parents[2] / "docs" / "tested-profiles.yml").read_text())
 ONLY = re.compile(os.environ.get("MATRIX_ONLY", ""))
-CELLS = [name for name in profile_docs.of_the_matrix(profile.describe(), MARKS) if ONLY.search(name)]
+CELLS = [name for name in profile_docs.of_the_matrix(catalogue.describe(), MARKS) if ONLY.search(name)]
 
 
 def versions(texts: list[str]) -> list[int]:

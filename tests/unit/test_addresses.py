@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,7 +76,7 @@ def test_choice_is_free_and_the_first(used: list[tuple[int, int]]) -> None:
 
 
 def test_plan_of_both_families() -> None:
-    network = addresses.plan(resolved("master-0", "worker-0", families=("ipv4", "ipv6")), BOTH)
+    network = network_plan.make(resolved("master-0", "worker-0", families=("ipv4", "ipv6")), BOTH)
     assert network == {
         "subnets": BOTH,
         "gateways": {"ipv4": "10.213.4.1", "ipv6": "fd77:6465:7600:4::1"},
@@ -99,29 +101,31 @@ def test_plan_of_both_families() -> None:
 
 
 def test_plan_follows_the_order_of_families() -> None:
-    network = addresses.plan(resolved("master-0", families=("ipv6", "ipv4")), BOTH)
+    network = network_plan.make(resolved("master-0", families=("ipv6", "ipv4")), BOTH)
     assert list(network["subnets"]) == ["ipv6", "ipv4"]
     assert list(network["nodes"]["master-0"]["addresses"]) == ["ipv6", "ipv4"]
 
 
 def test_what_leaves_stays_until_it_is_forgotten() -> None:
-    first = addresses.plan(resolved("master-0", "worker-0", "worker-1"), BOTH)
+    first = network_plan.make(resolved("master-0", "worker-0", "worker-1"), BOTH)
     wanted = resolved("master-0", "worker-1", "worker-2")
-    assert addresses.leaving(wanted, first) == ["worker-0"]
-    assert addresses.leaving(wanted, None) == []
-    after = addresses.plan(wanted, BOTH, first)
+    assert network_plan.leaving(wanted, first) == ["worker-0"]
+    assert network_plan.leaving(wanted, None) == []
+    after = network_plan.make(wanted, BOTH, first)
     assert list(after["nodes"]) == ["master-0", "worker-1", "worker-2", "worker-0"]
     assert after["nodes"]["worker-0"] == first["nodes"]["worker-0"]
     assert after["nodes"]["worker-2"]["index"] == 3, "the place of one that leaves is not free"
-    assert addresses.forget(after, ["worker-0"]) == addresses.plan(wanted, BOTH, addresses.forget(after, ["worker-0"]))
-    assert addresses.forget(after, ["nobody"]) == after
+    assert network_plan.forget(after, ["worker-0"]) == network_plan.make(
+        wanted, BOTH, network_plan.forget(after, ["worker-0"])
+    )
+    assert network_plan.forget(after, ["nobody"]) == after
 
 
 def test_a_network_file_of_before_names_no_groups() -> None:
-    first = addresses.plan(resolved("master-0", "worker-0"), BOTH)
+    first = network_plan.make(resolved("master-0", "worker-0"), BOTH)
     for node in first["nodes"].values():
         del node["group"], node["cluster"]
-    left = addresses.plan(resolved("master-0"), BOTH, first)["nodes"]["worker-0"]
+    left = network_plan.make(resolved("master-0"), BOTH, first)["nodes"]["worker-0"]
     assert (left["group"], left["cluster"], left["index"]) == ("", None, 1)
 
 
@@ -129,16 +133,16 @@ def test_clusters_keep_their_virtual_addresses() -> None:
     wanted = resolved("master-0", "master-1")
     wanted["clusters"] = {"b": {}, "a": {}}
     wanted["nodes"][0]["cluster"], wanted["nodes"][1]["cluster"] = "b", "a"
-    first = addresses.plan(wanted, BOTH)
+    first = network_plan.make(wanted, BOTH)
     assert [(name, one["index"], one["virtual"]["ipv4"]) for name, one in first["clusters"].items()] == [
         ("b", 0, "10.213.4.5"),
         ("a", 1, "10.213.4.6"),
     ]
     wanted["clusters"] = {"c": {}, "a": {}}
     wanted["nodes"][0]["cluster"] = "c"
-    second = addresses.plan(wanted, BOTH, first)
+    second = network_plan.make(wanted, BOTH, first)
     assert {name: one["index"] for name, one in second["clusters"].items()} == {"c": 2, "a": 1, "b": 0}
-    assert list(addresses.forget(second, [])["clusters"]) == ["c", "a"], "nothing is left of b"
+    assert list(network_plan.forget(second, [])["clusters"]) == ["c", "a"], "nothing is left of b"
 
 
 def test_no_virtual_address_is_a_nodes() -> None:
@@ -155,24 +159,24 @@ names = st.integers(0, 12).map(lambda number: f"worker-{number}")
 def test_whatever_comes_and_goes_nobody_shares_a_place(steps: list[tuple[set[str], bool]]) -> None:
     network: dict[str, Any] | None = None
     for wanted, forgets in steps:
-        plan = addresses.plan(resolved(*sorted(wanted)), BOTH, network)
+        plan = network_plan.make(resolved(*sorted(wanted)), BOTH, network)
         places = [node["index"] for node in plan["nodes"].values()]
         assert len(set(places)) == len(places)
         for name, node in (network or {}).get("nodes", {}).items():
             assert plan["nodes"][name] == node, "who has a place keeps it"
-        left = addresses.leaving(resolved(*sorted(wanted)), plan)
-        network = addresses.forget(plan, left) if forgets else plan
+        left = network_plan.leaving(resolved(*sorted(wanted)), plan)
+        network = network_plan.forget(plan, left) if forgets else plan
         assert set(network["nodes"]) >= wanted
 
 
 def test_plan_keeps_indexes_and_fills_the_lowest_gap() -> None:
-    first = addresses.plan(resolved("master-0", "worker-0", "worker-1"), BOTH)
+    first = network_plan.make(resolved("master-0", "worker-0", "worker-1"), BOTH)
     first["bridge"] = "podman3"
-    without = addresses.forget(addresses.plan(resolved("master-0", "worker-1"), BOTH, first), ["worker-0"])
+    without = network_plan.forget(network_plan.make(resolved("master-0", "worker-1"), BOTH, first), ["worker-0"])
     assert [node["index"] for node in without["nodes"].values()] == [0, 2]
     assert without["nodes"]["worker-1"] == first["nodes"]["worker-1"]
     assert without["bridge"] == "podman3"
-    again = addresses.plan(resolved("master-0", "worker-1", "worker-2", "worker-3"), BOTH, without)
+    again = network_plan.make(resolved("master-0", "worker-1", "worker-2", "worker-3"), BOTH, without)
     assert {name: node["index"] for name, node in again["nodes"].items()} == {
         "master-0": 0,
         "worker-1": 2,
@@ -183,8 +187,8 @@ def test_plan_keeps_indexes_and_fills_the_lowest_gap() -> None:
 
 def test_plan_of_the_same_input_is_the_same() -> None:
     wanted = resolved("master-0", "worker-0", families=("ipv4", "ipv6"))
-    first = addresses.plan(wanted, BOTH)
-    assert addresses.plan(wanted, BOTH, first) == first
+    first = network_plan.make(wanted, BOTH)
+    assert network_plan.make(wanted, BOTH, first) == first
 
 
 @pytest.mark.parametrize(
@@ -271,7 +275,7 @@ def test_pod_ranges_lie_in_the_pool_and_apart(prefix: int, data: st.DataObject) 
 
 def moved_network() -> dict[str, Any]:
     subnets = {"ipv4": "10.213.9.0/24", "ipv6": "fd77:6465:7600:9::/64"}
-    return addresses.plan(profile.resolve("aio-dualstack-static"), subnets)
+    return network_plan.make(resolve("aio-dualstack-static"), subnets)
 
 
 @pytest.mark.parametrize(
@@ -285,13 +289,13 @@ def moved_network() -> dict[str, Any]:
 )
 def test_a_node_gets_another_address_and_keeps_all_else(text: str, own: list[str]) -> None:
     before = moved_network()
-    after = addresses.move(before, "master-0", text)
+    after = network_plan.move(before, "master-0", text)
     node = after["nodes"]["master-0"]
     assert list(node["addresses"].values()) == own
     assert (node["index"], node["mac"]) == (0, before["nodes"]["master-0"]["mac"])
     # The next claim keeps it, and a node that comes gets an address that nobody has.
-    more = profile.resolve("aio-dualstack-static", overrides={"nodes.worker-0": {}})
-    planned = addresses.plan(more, after["subnets"], after)["nodes"]
+    more = resolve("aio-dualstack-static", overrides={"nodes.worker-0": {}})
+    planned = network_plan.make(more, after["subnets"], after)["nodes"]
     assert planned["master-0"] == node
     assert not set(planned["worker-0"]["addresses"].values()) & set(own)
 
@@ -302,11 +306,11 @@ def test_a_node_gets_another_address_and_keeps_all_else(text: str, own: list[str
 )
 def test_addresses_that_no_node_gets(text: str) -> None:
     with pytest.raises(DevenvError) as raised:
-        addresses.move(moved_network(), "master-0", text)
+        network_plan.move(moved_network(), "master-0", text)
     assert raised.value.reason.id in ("address_refused", "nodes_too_many")
 
 
 def test_an_address_of_another_node_is_refused() -> None:
-    network = addresses.plan(profile.resolve("master-2pipe"), {"ipv4": "10.213.9.0/24"})
+    network = network_plan.make(resolve("master-2pipe"), {"ipv4": "10.213.9.0/24"})
     with pytest.raises(DevenvError, match="worker-1"):
-        addresses.move(network, "master-0", "10.213.9.12")
+        network_plan.move(network, "master-0", "10.213.9.12")

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import amend, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import amend
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
 MINE = """
 extends: ha-dualstack-static
@@ -28,12 +30,12 @@ CUSTOM = "nodes: {master-0: {schedulable: true}, worker-0: {}}\n"
 def mine(folder: Path, text: str) -> dict[str, Any]:
     path = folder / "mine.yml"
     path.write_text(text)
-    return profile.resolve(str(path))
+    return resolve(str(path))
 
 
-@pytest.mark.parametrize("name", profile.names())
+@pytest.mark.parametrize("name", profile_names.canonical())
 def test_every_profile_comes_back_whole(name: str) -> None:
-    resolved = profile.resolve(name)
+    resolved = resolve(name)
     assert amend.amend(resolved, {}) == resolved
 
 
@@ -57,7 +59,7 @@ def nodes(resolved: dict[str, Any]) -> list[str]:
     ],
 )
 def test_nodes_come_and_go(name: str, overrides: dict[str, Any], names: list[str]) -> None:
-    old = profile.resolve(name)
+    old = resolve(name)
     new = amend.amend(old, overrides)
     assert nodes(new) == names
     kept = {node["name"]: node for node in old["nodes"]}
@@ -66,7 +68,7 @@ def test_nodes_come_and_go(name: str, overrides: dict[str, Any], names: list[str
 
 
 def test_the_endpoint_follows_the_number_of_masters() -> None:
-    one = profile.resolve("aio")
+    one = resolve("aio")
     two = amend.amend(one, {"nodes.master-1": {}})
     assert [r["clusters"]["main"]["endpoint"]["kind"] for r in (one, two)] == ["node", "virtual"]
     assert amend.amend(two, {"nodes.master-1": None}) == one
@@ -82,7 +84,7 @@ def test_a_second_change_knows_the_first(tmp_path: Path) -> None:
 
 
 def test_a_node_that_was_added_and_taken_away_leaves_its_number_free() -> None:
-    more = amend.amend(profile.resolve("master-2pipe"), {"nodes.worker-2": {}, "nodes.worker-3": {}})
+    more = amend.amend(resolve("master-2pipe"), {"nodes.worker-2": {}, "nodes.worker-3": {}})
     less = amend.amend(more, {"nodes.worker-2": None})
     assert nodes(less) == ["master-0", "worker-0", "worker-1", "worker-3"]
     assert nodes(amend.amend(less, {"nodes.worker-2": {}})) == nodes(more)
@@ -98,11 +100,11 @@ def test_a_node_that_was_added_and_taken_away_leaves_its_number_free() -> None:
 )
 def test_the_same_checks_as_ever(overrides: dict[str, Any], reason: str) -> None:
     with pytest.raises(DevenvError) as raised:
-        amend.amend(profile.resolve("master-2pipe"), overrides)
+        amend.amend(resolve("master-2pipe"), overrides)
     assert raised.value.reason.id == reason
 
 
 def test_a_profile_of_another_version_is_not_changed_silently() -> None:
-    old = {**profile.resolve("aio"), "colour": "red"}
+    old = {**resolve("aio"), "colour": "red"}
     with pytest.raises(DevenvError, match="colour"):
         amend.amend(old, {})

@@ -16,7 +16,8 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.devenv.lab.plugins.filter.env_file import FilterModule as EnvFile
 from ansible_collections.devenv.lab.plugins.filter.profile_env import FilterModule as ProfileEnv
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import env_file, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import env_file
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -203,7 +204,7 @@ def test_an_unknown_format_names_those_there_are() -> None:
 
 
 def test_the_profile_as_variables() -> None:
-    found = env_file.of_profile(profile.resolve("master-2pipe-dualstack-static"))
+    found = env_file.of_profile(resolve("master-2pipe-dualstack-static"))
     assert found["DEVENV_FAMILIES"] == "ipv4 ipv6"
     assert found["DEVENV_NODES"] == "master-0 worker-0 worker-1"
     assert (found["DEVENV_CONTROL_PLANE"], found["DEVENV_WORKERS"]) == ("master-0", "worker-0 worker-1")
@@ -217,7 +218,7 @@ def test_filters() -> None:
     assert render({"A": "b c"}, "github") == "A=b c\n"
     assert of_profile("aio")["DEVENV_NODES"] == "master-0"
     assert of_profile("aio", {"kubernetes.version": "1.35.4"})["DEVENV_KUBERNETES_VERSION"] == "1.35.4"
-    assert of_profile(profile.resolve("aio")) == of_profile("aio")
+    assert of_profile(resolve("aio")) == of_profile("aio")
 
 
 @pytest.mark.parametrize(

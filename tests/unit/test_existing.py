@@ -10,7 +10,8 @@ import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.existing import hosts as existing
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Answer, Target
 
@@ -42,7 +43,7 @@ def host(name: str = "master-0", address: str = "192.0.2.10") -> existing.Host:
 
 
 def test_a_profile_of_hosts() -> None:
-    resolved = profile.resolve("sno-dualstack6-static", overrides={
+    resolved = resolve("sno-dualstack6-static", overrides={
         "provider": "existing",
         "nodes.master-0.host": {"addresses": ["192.0.2.10", "2001:DB8::10"], "user": "me", "become": True},
     })  # fmt: skip
@@ -75,7 +76,7 @@ def test_a_profile_of_hosts() -> None:
 )  # fmt: skip
 def test_bad_hosts(name: str, overrides: dict[str, Any], said: str) -> None:
     with pytest.raises(DevenvError) as caught:
-        profile.resolve(name, overrides=overrides)
+        resolve(name, overrides=overrides)
     assert (caught.value.reason.id, caught.value.exit_code) == ("profile_invalid", 2)
     assert said in str(caught.value)
 
@@ -89,7 +90,7 @@ def test_network_and_inventory_of_hosts() -> None:
             for number in range(3)
         },
     }
-    resolved = profile.resolve("compact", overrides=overrides)
+    resolved = resolve("compact", overrides=overrides)
     network = existing.network(resolved, None)
     assert network["clusters"] == {"main": {"index": 0, "virtual": {"ipv4": "192.0.2.5"}}}
     assert existing.network(resolved, network) == network
@@ -102,7 +103,7 @@ def test_network_and_inventory_of_hosts() -> None:
     assert built["vars"]["devenv_gateways"] == []
     variables = {**built["vars"], "hostvars": built["hosts"], "groups": built["groups"]}
     assert inventory.profile_of(variables) == resolved
-    fewer = profile.resolve("compact", overrides={**overrides, "nodes.master-2": None})
+    fewer = resolve("compact", overrides={**overrides, "nodes.master-2": None})
     after = existing.network(fewer, network)
     assert after["nodes"]["master-2"] == network["nodes"]["master-2"]
     left = inventory.build(fewer, after, "/s/lab")
@@ -111,7 +112,7 @@ def test_network_and_inventory_of_hosts() -> None:
 
 
 def test_who_becomes_root() -> None:
-    resolved = profile.resolve("sno", overrides={**ONE, "nodes.master-0.host.become": True})
+    resolved = resolve("sno", overrides={**ONE, "nodes.master-0.host.become": True})
     variables = inventory.build(resolved, None, "/s/lab")["hosts"]["master-0"]
     assert variables["ansible_become"] is True
     assert "ansible_ssh_private_key_file" not in variables
@@ -199,8 +200,8 @@ def test_one_host_cannot_be_two_nodes() -> None:
 
 def test_the_example_resolves_and_its_inventory_names_its_nodes() -> None:
     folder = paths.COLLECTION / "inventories" / "examples" / "existing"
-    resolved = profile.resolve(str(folder / "profile.yml"))
-    profile.require_engine(resolved)
+    resolved = resolve(str(folder / "profile.yml"))
+    engines.require(resolved)
     hosts = yaml.safe_load((folder / "hosts.yml").read_text())["all"]["hosts"]
     assert set(hosts) <= {node["name"] for node in resolved["nodes"]}
 
@@ -208,5 +209,5 @@ def test_the_example_resolves_and_its_inventory_names_its_nodes() -> None:
 def test_the_guides_example_resolves(tmp_path: Path) -> None:
     guide = (Path(__file__).resolve().parents[2] / "docs" / "existing-hosts.md").read_text()
     (tmp_path / "lab.yml").write_text(guide.partition("```yaml\n")[2].partition("```")[0])
-    resolved = profile.resolve(str(tmp_path / "lab.yml"))
+    resolved = resolve(str(tmp_path / "lab.yml"))
     assert [node["host"]["port"] for node in resolved["nodes"]] == [22, 22, 2222]

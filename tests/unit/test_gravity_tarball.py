@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.engines.gravity import tarball as gravity
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from doubles.gravity import tarball
 
 NODES = [
@@ -121,8 +122,8 @@ SAID = {"kubernetes.engine": "gravity", "kubernetes.gravity.tarball": "/srv/lab.
 
 @pytest.mark.parametrize("name", ["aio", "hq-ha", "master-2pipe", "ha", "sno", "compact"])
 def test_profiles_that_gravity_makes(name: str) -> None:
-    found = profile.resolve(name, overrides=SAID)
-    profile.require_engine(found)
+    found = resolve(name, overrides=SAID)
+    engines.require(found)
     assert found["kubernetes"]["gravity"]["tarball"] == "/srv/lab.tar"
     assert {one["endpoint"]["kind"] for one in found["clusters"].values()} == {"node"}
 
@@ -145,30 +146,30 @@ def test_profiles_that_gravity_makes(name: str) -> None:
     ],
 )
 def test_profiles_that_it_refuses_by_name(name: str, more: dict[str, Any], text: str) -> None:
-    found = profile.resolve(name, overrides={**SAID, **more})
+    found = resolve(name, overrides={**SAID, **more})
     with pytest.raises(DevenvError, match=text) as caught:
-        profile.require_engine(found)
+        engines.require(found)
     assert caught.value.exit_code == 2
 
 
 def test_a_prepared_image_needs_no_tarball() -> None:
     said = {"kubernetes.engine": "gravity", "kubernetes.gravity.prepared": True}
-    profile.require_engine(profile.resolve("aio", overrides=said))
+    engines.require(resolve("aio", overrides=said))
 
 
 def test_another_engine_leaves_the_keys_alone() -> None:
-    found = profile.resolve("aio", overrides={"kubernetes.gravity.tarball": "/srv/lab.tar"})
+    found = resolve("aio", overrides={"kubernetes.gravity.tarball": "/srv/lab.tar"})
     assert "gravity" not in found["kubernetes"]
 
 
 @pytest.mark.parametrize("operation", ["snapshot", "upgrade", "certificates"])
 def test_operations_that_it_refuses_by_name(operation: str) -> None:
     with pytest.raises(DevenvError, match=f"{operation}: not with the engine gravity; "):
-        profile.require_operation("gravity", operation)
-    profile.require_operation("kubeadm", operation)
+        engines.require_operation("gravity", operation)
+    engines.require_operation("kubeadm", operation)
 
 
 def test_a_node_type_stays_with_its_node() -> None:
-    found = profile.resolve("master-2pipe", overrides={**SAID, "nodes.worker-0.node_type": "pipe"})
+    found = resolve("master-2pipe", overrides={**SAID, "nodes.worker-0.node_type": "pipe"})
     types = {node["name"]: node.get("node_type") for node in found["nodes"]}
     assert types == {"master-0": None, "worker-0": "pipe", "worker-1": None}

@@ -13,21 +13,21 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, network_plan, ssh_options
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from hypothesis import given
 from hypothesis import strategies as st
 
 SUBNETS = {"ipv4": "10.213.4.0/24", "ipv6": "fd77:6465:7600:4::/64"}
-RESOLVED = profile.resolve("master-2pipe-dualstack-static")
-NETWORK = addresses.plan(RESOLVED, SUBNETS)
+RESOLVED = resolve("master-2pipe-dualstack-static")
+NETWORK = network_plan.make(RESOLVED, SUBNETS)
 STATE = "/state/environments/lab"
 ANSIBLE = Path(sys.executable).parent
 
 
 def made(name: str = "master-2pipe-dualstack-static", state: str = STATE, **overrides: Any) -> dict[str, Any]:
-    resolved = profile.resolve(name, overrides=overrides)
-    return inventory.build(resolved, addresses.plan(resolved, SUBNETS), state)
+    resolved = resolve(name, overrides=overrides)
+    return inventory.build(resolved, network_plan.make(resolved, SUBNETS), state)
 
 
 def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -66,7 +66,7 @@ def test_parts_of_the_bundle_that_a_profile_needs(overrides: dict[str, Any], par
 
 def test_variables_of_all() -> None:
     built = made()
-    resolved = profile.resolve("master-2pipe-dualstack-static")
+    resolved = resolve("master-2pipe-dualstack-static")
     assert built["vars"] == {
         "devenv_name": "lab",
         "devenv_state": STATE,
@@ -115,9 +115,9 @@ def test_variables_of_a_node() -> None:
 
 
 def test_before_the_provider_has_claimed() -> None:
-    resolved = profile.resolve("master-2pipe")
+    resolved = resolve("master-2pipe")
     built = inventory.build(resolved, None, STATE, "other")
-    after = inventory.build(resolved, addresses.plan(resolved, SUBNETS), STATE, "other")
+    after = inventory.build(resolved, network_plan.make(resolved, SUBNETS), STATE, "other")
     host = built["hosts"]["worker-0"]
     assert "ansible_host" not in host
     assert (host["devenv_addresses"], host["devenv_mac"], host["devenv_prefixes"]) == ([], "", [24])
@@ -129,9 +129,9 @@ def test_before_the_provider_has_claimed() -> None:
 
 
 def test_a_worker_that_is_not_claimed_yet() -> None:
-    before = profile.resolve("master-2pipe")
-    network = addresses.plan(before, SUBNETS)
-    more = profile.resolve("master-2pipe", overrides={"nodes.worker-2": {}})
+    before = resolve("master-2pipe")
+    network = network_plan.make(before, SUBNETS)
+    more = resolve("master-2pipe", overrides={"nodes.worker-2": {}})
     host = inventory.build(more, network, STATE)["hosts"]["worker-2"]
     assert "ansible_host" not in host
     assert host["devenv_index"] == 3
@@ -155,8 +155,8 @@ def test_a_worker_that_is_not_claimed_yet() -> None:
     ],
 )
 def test_endpoints(name: str, overrides: dict[str, Any], kind: str, endpoint: list[str], before: list[str]) -> None:
-    resolved = profile.resolve(name, overrides=overrides)
-    network = addresses.plan(resolved, {family: SUBNETS[family] for family in resolved["families"]})
+    resolved = resolve(name, overrides=overrides)
+    network = network_plan.make(resolved, {family: SUBNETS[family] for family in resolved["families"]})
     for host in inventory.build(resolved, network, STATE)["hosts"].values():
         assert (host["devenv_endpoint_kind"], host["devenv_endpoint_addresses"]) == (kind, endpoint)
         assert host["devenv_virtual_addresses"] == list(network["clusters"]["main"]["virtual"].values())
@@ -177,8 +177,8 @@ TWO_AND_A_BARE_ONE = {
 
 
 def test_several_clusters_and_bare_nodes() -> None:
-    resolved = profile.resolve("sno", overrides=TWO_AND_A_BARE_ONE)
-    built = inventory.build(resolved, addresses.plan(resolved, SUBNETS), STATE)
+    resolved = resolve("sno", overrides=TWO_AND_A_BARE_ONE)
+    built = inventory.build(resolved, network_plan.make(resolved, SUBNETS), STATE)
     assert built["groups"] == {
         "nodes": ["master-0", "master-1", "worker-0", "worker-1"],
         "control_plane": ["master-0", "master-1"],
@@ -205,9 +205,9 @@ def test_several_clusters_and_bare_nodes() -> None:
 
 
 def test_nodes_that_leave() -> None:
-    before = profile.resolve("ha")
-    network = addresses.plan(before, SUBNETS)
-    resolved = profile.resolve("ha", overrides={"nodes.master-0": None, "nodes.worker-0": None})
+    before = resolve("ha")
+    network = network_plan.make(before, SUBNETS)
+    resolved = resolve("ha", overrides={"nodes.master-0": None, "nodes.worker-0": None})
     built = inventory.build(resolved, network, STATE)
     assert built["groups"]["leaving"] == ["master-0", "worker-0"]
     for group, members in built["groups"].items():
@@ -220,13 +220,13 @@ def test_nodes_that_leave() -> None:
         assert {key: left[key] for key in left if key not in own} == {
             key: old[name][key] for key in left if key not in own
         }
-    again = addresses.forget(addresses.plan(resolved, SUBNETS, network), built["groups"]["leaving"])
+    again = network_plan.forget(network_plan.make(resolved, SUBNETS, network), built["groups"]["leaving"])
     assert list(inventory.build(resolved, again, STATE)["hosts"]) == ["master-1", "master-2", "worker-1"]
 
 
 def test_the_first_master_that_is_there_is_the_endpoint() -> None:
-    resolved = profile.resolve("ha", overrides={"clusters.main.endpoint.kind": "node", "nodes.master-0": None})
-    network = addresses.plan(profile.resolve("ha"), SUBNETS)
+    resolved = resolve("ha", overrides={"clusters.main.endpoint.kind": "node", "nodes.master-0": None})
+    network = network_plan.make(resolve("ha"), SUBNETS)
     assert inventory.build(resolved, network, STATE)["hosts"]["worker-0"]["devenv_endpoint_addresses"] == [
         "10.213.4.11"
     ]
@@ -234,14 +234,14 @@ def test_the_first_master_that_is_there_is_the_endpoint() -> None:
 
 @pytest.mark.parametrize("name", ["ha-dualstack-dhcp", "aio", "tna"])
 def test_the_profile_comes_back_from_the_variables(name: str) -> None:
-    resolved = profile.resolve(name, overrides={"nodes.master-0.taints": ["a=b:NoSchedule"]})
-    network = addresses.plan(resolved, {family: SUBNETS[family] for family in resolved["families"]})
+    resolved = resolve(name, overrides={"nodes.master-0.taints": ["a=b:NoSchedule"]})
+    network = network_plan.make(resolved, {family: SUBNETS[family] for family in resolved["families"]})
     network["nodes"]["worker-9"] = {**network["nodes"]["master-0"], "index": 99}
     built = inventory.build(resolved, network, STATE)
     variables = {**built["vars"], "hostvars": built["hosts"], "groups": built["groups"]}
     assert built["groups"]["leaving"] == ["worker-9"]
     assert inventory.profile_of(variables) == resolved
-    bare = profile.resolve("sno", overrides=TWO_AND_A_BARE_ONE)
+    bare = resolve("sno", overrides=TWO_AND_A_BARE_ONE)
     built = inventory.build(bare, None, STATE)
     variables = {**built["vars"], "hostvars": built["hosts"], "groups": built["groups"]}
     assert inventory.profile_of(variables) == bare
@@ -297,13 +297,13 @@ def test_any_state_folder_survives_yaml(text: str) -> None:
 
 
 def test_control_path_lies_in_the_state_folder() -> None:
-    assert inventory.control_path("/root/x/aio") == "/root/x/aio/ssh/cp/%C"
+    assert ssh_options.control_path("/root/x/aio") == "/root/x/aio/ssh/cp/%C"
 
 
 @pytest.mark.parametrize("length", range(1, 140))
 def test_sockets_fit_whatever_the_length(length: int) -> None:
     state = "/" + "s" * length
-    path = inventory.control_path(state).replace("%C", "f" * 40)
+    path = ssh_options.control_path(state).replace("%C", "f" * 40)
     # What ssh binds to first.
     assert len(path + "." + "x" * 16) < 108
     own = f"{state}/ssh/cp/{'f' * 40}"
@@ -312,24 +312,24 @@ def test_sockets_fit_whatever_the_length(length: int) -> None:
 
 def test_short_control_paths_differ_and_stay_the_same() -> None:
     one, two = (f"/{'s' * 90}/{name}" for name in ("a", "b"))
-    assert inventory.control_path(one) == inventory.control_path(Path(one))
-    assert inventory.control_path(one) != inventory.control_path(two)
-    assert inventory.control_path(one).startswith(f"/tmp/devenv-{os.getuid()}-")
+    assert ssh_options.control_path(one) == ssh_options.control_path(Path(one))
+    assert ssh_options.control_path(one) != ssh_options.control_path(two)
+    assert ssh_options.control_path(one).startswith(f"/tmp/devenv-{os.getuid()}-")
 
 
 def test_control_folder_is_private(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
-    short = inventory.prepare_control_folder(tmp_path / "s")
+    short = ssh_options.prepare_control_folder(tmp_path / "s")
     (tmp_path / ("l" * 90)).mkdir()
-    long = inventory.prepare_control_folder(tmp_path / ("l" * 90))
+    long = ssh_options.prepare_control_folder(tmp_path / ("l" * 90))
     try:
         for folder in (short, long):
             assert folder.stat().st_mode & 0o777 == 0o700
         assert long.parent == Path("/tmp")
-        assert inventory.prepare_control_folder(tmp_path / ("l" * 90)) == long
+        assert ssh_options.prepare_control_folder(tmp_path / ("l" * 90)) == long
         long.chmod(0o755)
         with pytest.raises(DevenvError) as caught:
-            inventory.prepare_control_folder(tmp_path / ("l" * 90))
+            ssh_options.prepare_control_folder(tmp_path / ("l" * 90))
         assert caught.value.reason.id == "ssh_folder"
     finally:
         long.rmdir()
@@ -338,12 +338,12 @@ def test_control_folder_is_private(tmp_path: Path) -> None:
 def test_a_link_in_place_of_the_control_folder_is_refused(tmp_path: Path) -> None:
     state = tmp_path / ("l" * 90)
     state.mkdir()
-    folder = Path(inventory.control_path(state)).parent
+    folder = Path(ssh_options.control_path(state)).parent
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "elsewhere")
     try:
         with pytest.raises(DevenvError):
-            inventory.prepare_control_folder(state)
+            ssh_options.prepare_control_folder(state)
     finally:
         folder.unlink()
 
@@ -353,7 +353,7 @@ def test_a_link_in_place_of_the_control_folder_is_refused(tmp_path: Path) -> Non
     ["/a/b", "/with blank/b", "/per%cent/b", "/quo'te/b", '/double"quote/b', "/back\\slash/b", "/dollar$HOME/b"],
 )
 def test_ssh_itself_reads_the_options(state: str) -> None:
-    words = shlex.split(inventory.ssh_common_args(state))
+    words = shlex.split(ssh_options.common_args(state))
     done = subprocess.run(["ssh", "-G", *words, "node"], capture_output=True, text=True, check=True)
     said = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
     assert said["stricthostkeychecking"] in ("true", "yes")

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
 ANSIBLE = Path(sys.executable).parent
 CHECKOUT = paths.COLLECTION
@@ -61,7 +61,7 @@ def listed(run: Run, *arguments: str, **options: Any) -> dict[str, Any]:
 def store(home: Path, name: str, resolved: dict[str, Any], claimed: bool = True) -> dict[str, Any]:
     folder = home / "environments" / name
     state.write_profile(folder, resolved)
-    network = addresses.plan(resolved, SUBNETS)
+    network = network_plan.make(resolved, SUBNETS)
     if claimed:
         state.write_network(folder, network)
     return network
@@ -89,7 +89,7 @@ def test_a_file_with_overrides_and_a_claimed_network(run: Run, tmp_path: Path, h
     mine = tmp_path / "elsewhere" / "mine.yml"
     mine.parent.mkdir()
     mine.write_text("extends: aio-dualstack-static\n")
-    store(home, "mine", profile.resolve(str(mine)))
+    store(home, "mine", resolve(str(mine)))
     overrides = json.dumps({"devenv_overrides": {"nodes.worker-0": {}, "nodes.master-0.labels.a.b/c": "{{ no }}"}})
     bad = run("ansible-inventory", "--list", "-e", "profile=./mine.yml", "-e", overrides)
     assert "must be a Kubernetes label value" in bad.stderr
@@ -103,8 +103,8 @@ def test_a_file_with_overrides_and_a_claimed_network(run: Run, tmp_path: Path, h
 
 
 def test_from_the_state_folder_alone(run: Run, home: Path) -> None:
-    store(home, "lab", profile.resolve("sno"))
-    store(home.with_name("o"), "lab", profile.resolve("master-2pipe"))
+    store(home, "lab", resolve("sno"))
+    store(home.with_name("o"), "lab", resolve("master-2pipe"))
     assert listed(run, "-e", "devenv_name=lab")["nodes"]["hosts"] == ["master-0"]
     there = listed(run, "-e", "devenv_name=lab", "-e", f"devenv_home={home.with_name('o')}")
     assert len(there["nodes"]["hosts"]) == 3
@@ -114,7 +114,7 @@ def test_from_the_state_folder_alone(run: Run, home: Path) -> None:
 def test_of_a_snapshot_until_the_environment_is_there(run: Run, home: Path) -> None:
     folder = home / "snapshots" / "with-data"
     folder.mkdir(parents=True)
-    saved = profile.resolve("master-2pipe", overrides={"storage.enabled": True})
+    saved = resolve("master-2pipe", overrides={"storage.enabled": True})
     (folder / "manifest.json").write_text(json.dumps({"format": 1, "profile": saved}))
     asked = ("-e", "devenv_name=next", "-e", "devenv_snapshot=with-data")
     found = listed(run, *asked, "-e", json.dumps({"devenv_overrides": {"nodes.worker-0.labels.team": "blue"}}))
@@ -122,7 +122,7 @@ def test_of_a_snapshot_until_the_environment_is_there(run: Run, home: Path) -> N
     assert set(hosts) == {"master-0", "worker-0", "worker-1"}
     assert hosts["worker-0"]["devenv_profile"]["storage"]["enabled"] is True
     assert hosts["worker-0"]["devenv_labels"]["team"] == "blue"
-    store(home, "next", profile.resolve("sno"))
+    store(home, "next", resolve("sno"))
     assert listed(run, *asked)["nodes"]["hosts"] == ["master-0"]
     # What is yet to be saved gives nothing.
     assert listed(run, "-e", "devenv_name=none", "-e", "devenv_snapshot=absent")["_meta"]["hostvars"] == {}
@@ -183,10 +183,10 @@ PLAYBOOK = """
 
 
 def test_refresh_shows_what_the_provider_claimed(run: Run, tmp_path: Path, home: Path) -> None:
-    resolved = profile.resolve("sno")
+    resolved = resolve("sno")
     store(home, "sno", resolved, claimed=False)
     claimed = tmp_path / "claimed.yml"
-    claimed.write_text(state.dump(addresses.plan(resolved, SUBNETS)))
+    claimed.write_text(state.dump(network_plan.make(resolved, SUBNETS)))
     book = tmp_path / "book.yml"
     book.write_text(PLAYBOOK)
     done = run("ansible-playbook", str(book), "-e", "profile=sno", "-e", f"claimed={claimed}")

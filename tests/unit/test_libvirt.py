@@ -15,12 +15,13 @@ import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import processes
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import Result
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import nodes as environment_nodes
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import network as host_network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import claims, preflight, registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Request
@@ -263,7 +264,7 @@ def test_kvm_is_proved_once_a_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def resolved(**changes: Any) -> Profile:
-    return cast(Profile, profile.resolve("sno", overrides={"provider": "libvirt", **changes}))
+    return cast(Profile, resolve("sno", overrides={"provider": "libvirt", **changes}))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -285,7 +286,7 @@ def test_the_driver_is_looked_for_where_distributions_put_it(tmp_path: Path) -> 
 
 def test_the_plan_of_addresses_is_that_of_other_providers() -> None:
     chosen = resolved()
-    plan = addresses.plan(chosen, {"ipv4": "10.213.4.0/24"})
+    plan = network_plan.make(chosen, {"ipv4": "10.213.4.0/24"})
     specs = environment_nodes.planned(chosen, cast(NetworkPlan, plan))
     assert [(node.name, node.interfaces) for node in specs] == [("master-0", ["10.213.4.10/24"])]
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, ssh_keys, state
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, network_plan, ssh_keys, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
 THREE = {"main": ["m0", "m1", "m2"]}
 
@@ -134,9 +134,9 @@ def test_the_record(tmp_path: Path) -> None:
 def test_a_node_that_left_is_forgotten_and_one_made_anew_is_not(tmp_path: Path) -> None:
     folder = tmp_path / "environments" / "lab"
     folder.mkdir(parents=True)
-    before = profile.resolve("master-2pipe")
-    network = addresses.plan(before, {"ipv4": "10.213.9.0/24"})
-    after = profile.resolve("master-2pipe", overrides={"nodes.worker-0": None})
+    before = resolve("master-2pipe")
+    network = network_plan.make(before, {"ipv4": "10.213.9.0/24"})
+    after = resolve("master-2pipe", overrides={"nodes.worker-0": None})
     state.write_profile(folder, after)
     state.write_network(folder, network)
     ssh_keys.ensure_hosts(folder, network["nodes"])

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import next_steps
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
 
 @pytest.mark.parametrize(("only_one", "which"), [(True, ""), (False, " -n lab")])
 def test_with_devenv(only_one: bool, which: str) -> None:
-    resolved = profile.resolve("master-2pipe")
+    resolved = resolve("master-2pipe")
     assert next_steps.with_devenv("lab", resolved, "1.3s", only_one=only_one) == [
         f"lab is up: 3 nodes, Kubernetes {resolved['kubernetes']['version']}, in 1.3s",
         f'use it:  eval "$(devenv env{which})" && kubectl get nodes',
@@ -21,7 +21,7 @@ def test_with_devenv(only_one: bool, which: str) -> None:
 
 
 def test_with_ansible_from_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    resolved = profile.resolve("aio")
+    resolved = resolve("aio")
     monkeypatch.chdir(tmp_path)
     path = paths.COLLECTION / "playbooks" / "destroy.yml"
     assert next_steps.with_ansible("aio", resolved, Path("/state/a b")) == [
@@ -35,10 +35,10 @@ def test_with_ansible_from_a_checkout(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_with_ansible_from_an_installed_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "COLLECTION", tmp_path)
-    last = next_steps.with_ansible("aio", profile.resolve("aio"), tmp_path)[-1]
+    last = next_steps.with_ansible("aio", resolve("aio"), tmp_path)[-1]
     assert last == "end it:  ansible-playbook devenv.lab.destroy -e devenv_name=aio"
 
 
 def test_without_a_cluster_there_is_no_kubeconfig() -> None:
-    resolved = {**profile.resolve("aio"), "clusters": {}}
+    resolved = {**resolve("aio"), "clusters": {}}
     assert "ansible -i /state/inventory.yml nodes" in next_steps.with_ansible("aio", resolved, Path("/state"))[1]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import node_changes, state
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan, node_changes, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
 
 def test_keys_that_add_nodes() -> None:
-    resolved = profile.resolve("master-2pipe")
+    resolved = resolve("master-2pipe")
     assert node_changes.added(resolved, [], {}) == {"nodes.worker-2": {}}
     assert node_changes.added(resolved, ["master-1", "worker-2"], {"memory": "4GiB"}) == {
         "nodes.master-1": {}, "nodes.master-1.memory": "4GiB", "nodes.worker-2": {}, "nodes.worker-2.memory": "4GiB",
@@ -24,12 +24,12 @@ def test_keys_that_add_nodes() -> None:
 @pytest.mark.parametrize(("unwanted", "reason"), [("worker-7", "node_unknown"), ("master-0", "control_plane_last")])
 def test_what_cannot_be_removed(unwanted: str, reason: str) -> None:
     with pytest.raises(DevenvError) as caught:
-        node_changes.removed(profile.resolve("master-2pipe"), [unwanted])
+        node_changes.removed(resolve("master-2pipe"), [unwanted])
     assert caught.value.reason.id == reason
 
 
 def test_keys_that_remove_nodes() -> None:
-    assert node_changes.removed(profile.resolve("master-2pipe"), ["worker-0"]) == {"nodes.worker-0": None}
+    assert node_changes.removed(resolve("master-2pipe"), ["worker-0"]) == {"nodes.worker-0": None}
 
 
 @pytest.mark.parametrize(
@@ -41,9 +41,9 @@ def test_the_next_worker(have: list[str], following: str) -> None:
 
 
 def test_rows_of_nodes_that_stay_and_of_those_that_leave(tmp_path: Path) -> None:
-    old = profile.resolve("master-2pipe")
-    state.write_network(tmp_path, {**addresses.plan(old, {"ipv4": "10.213.9.0/24"}), "bridge": "podman9"})
-    state.write_profile(tmp_path, profile.resolve("master-2pipe", overrides={"nodes.worker-0": None}))
+    old = resolve("master-2pipe")
+    state.write_network(tmp_path, {**network_plan.make(old, {"ipv4": "10.213.9.0/24"}), "bridge": "podman9"})
+    state.write_profile(tmp_path, resolve("master-2pipe", overrides={"nodes.worker-0": None}))
     kubeconfig = tmp_path / "clusters" / "main" / "kubeconfig"
     kubeconfig.parent.mkdir(parents=True)
     kubeconfig.touch()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, ssh_keys, state
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, network_plan, ssh_keys, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import address as podman_address
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
 
@@ -23,7 +23,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import
     ],
 )
 def test_whose_address_can_change(name: str, node: str, reason: str) -> None:
-    resolved = profile.resolve(name)
+    resolved = resolve(name)
     if not reason:
         members.check_move(resolved, node)
         return
@@ -36,8 +36,8 @@ def test_whose_address_can_change(name: str, node: str, reason: str) -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = tmp_path / "environments" / "lab"
     made.mkdir(parents=True)
-    resolved = profile.resolve("aio")
-    network = addresses.plan(resolved, {"ipv4": "10.213.9.0/24"})
+    resolved = resolve("aio")
+    network = network_plan.make(resolved, {"ipv4": "10.213.9.0/24"})
     state.write_profile(made, resolved)
     state.write_network(made, network)
     ssh_keys.ensure_hosts(made, network["nodes"])

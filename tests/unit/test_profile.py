@@ -16,8 +16,11 @@ import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import catalogue, changes, engines, rules
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as profile_document
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.data import parse_quantity
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,14 +50,14 @@ SCHEMA = json.loads((paths.CONFIGS / "schema" / "profile.json").read_text())
 
 def refused(name: str, **options: Any) -> DevenvError:
     with pytest.raises(DevenvError) as caught:
-        profile.resolve(name, **options)
+        resolve(name, **options)
     assert "\n" not in str(caught.value)
     return caught.value
 
 
 def exit_code(name: str, **options: Any) -> int:
     try:
-        profile.resolve(name, **options)
+        resolve(name, **options)
     except DevenvError as error:
         return error.exit_code
     return 0
@@ -69,16 +72,16 @@ def node(resolved: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def test_names_are_the_canonical_ones() -> None:
-    assert sorted(profile.names()) == sorted(NAMES)
+    assert sorted(profile_names.canonical()) == sorted(NAMES)
 
 
 def test_aliases() -> None:
-    assert profile.aliases() == {name: f"{name}-ipv4-static" for name in TOPOLOGIES}
+    assert catalogue.aliases() == {name: f"{name}-ipv4-static" for name in TOPOLOGIES}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_canonical_name_resolves(name: str) -> None:
-    resolved = profile.resolve(name)
+    resolved = resolve(name)
     topology, stack, addressing = name.rsplit("-", 2)
     assert (resolved["profile"], resolved["name"]) == (name, name)
     assert (resolved["topology"], resolved["stack"], resolved["addressing"]) == (topology, stack, addressing)
@@ -91,12 +94,12 @@ def test_every_canonical_name_resolves(name: str) -> None:
     assert resolved["clusters"] == {"main": {"endpoint": {"kind": kind, "addresses": []}}}
     assert any(node["schedulable"] for node in resolved["nodes"]), "pods have a place"
     even = topology == "4control"
-    assert ["etcd members" in text for text in profile.warnings(resolved)] == [True] * even
+    assert ["etcd members" in text for text in rules.warnings(resolved)] == [True] * even
     assert yaml.safe_load(yaml.safe_dump(resolved)) == resolved, "plain data"
 
 
 def test_topologies() -> None:
-    aio, sno, pipes = (profile.resolve(name)["nodes"] for name in ("aio", "sno", "master-2pipe"))
+    aio, sno, pipes = (resolve(name)["nodes"] for name in ("aio", "sno", "master-2pipe"))
     assert [(one["name"], one["labels"]) for one in aio] == [("master-0", dict.fromkeys(SERVICES, "true"))]
     assert [(one["name"], one["labels"]) for one in sno] == [("master-0", {})]
     assert [(one["name"], one["group"], one["labels"], one["schedulable"]) for one in pipes] == [
@@ -105,26 +108,26 @@ def test_topologies() -> None:
         ("worker-1", "workers", {"pipe": "true"}, True),
     ]
     assert aio[0]["schedulable"] is sno[0]["schedulable"] is True
-    for one in profile.resolve("hq_ha")["nodes"]:
+    for one in resolve("hq_ha")["nodes"]:
         assert (one["labels"], one["schedulable"]) == (dict.fromkeys(SERVICES, "true"), True)
-    assert profile.resolve("hq_ha")["nodes"] == profile.resolve("hq-ha")["nodes"]
-    ha = profile.resolve("ha")["nodes"]
+    assert resolve("hq_ha")["nodes"] == resolve("hq-ha")["nodes"]
+    ha = resolve("ha")["nodes"]
     assert [one["name"] for one in ha if one["schedulable"]] == ["worker-0", "worker-1"]
-    assert all(one["schedulable"] and not one["labels"] for one in profile.resolve("compact")["nodes"])
-    assert [one["schedulable"] for one in profile.resolve("tna")["nodes"]] == [True, True, False]
+    assert all(one["schedulable"] and not one["labels"] for one in resolve("compact")["nodes"])
+    assert [one["schedulable"] for one in resolve("tna")["nodes"]] == [True, True, False]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_engines_refuse_what_they_cannot_make(name: str) -> None:
-    resolved = profile.resolve(name)
+    resolved = resolve(name)
     if resolved["topology"] != "tna":
-        profile.require_engine(resolved)
+        engines.require(resolved)
         return
     with pytest.raises(DevenvError, match=r"nodes\.arbiter-0: the engine kubeadm has no arbiters") as caught:
-        profile.require_engine(resolved)
+        engines.require(resolved)
     assert (caught.value.reason.id, caught.value.exit_code) == ("engine_cannot", 2)
-    bare = profile.resolve(name, overrides={"nodes.arbiter-0.cluster": None})
-    profile.require_engine(bare)
+    bare = resolve(name, overrides={"nodes.arbiter-0.cluster": None})
+    engines.require(bare)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +140,7 @@ def test_engines_refuse_what_they_cannot_make(name: str) -> None:
     ],
 )
 def test_short_names_and_underscores(asked: str, canonical: str, name: str) -> None:
-    resolved = profile.resolve(asked)
+    resolved = resolve(asked)
     assert (resolved["profile"], resolved["name"]) == (canonical, name)
 
 
@@ -183,41 +186,41 @@ def test_names_that_are_planned_say_so(asked: str, what: str) -> None:
     ],
 )
 def test_default_name_of_an_environment(path: str, name: str) -> None:
-    assert profile.environment_name(path) == name
-    assert profile.validate_name(name) == name
+    assert profile_names.of_environment(path) == name
+    assert profile_names.validate(name) == name
 
 
 @given(st.text())
 def test_default_name_is_always_valid(text: str) -> None:
-    profile.validate_name(profile.environment_name(text))
+    profile_names.validate(profile_names.of_environment(text))
 
 
 @pytest.mark.parametrize("name", ["a", "a-b", "0", "a" * 40, "a1-2b"])
 def test_good_names(name: str) -> None:
-    assert profile.validate_name(name) == name
+    assert profile_names.validate(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a" * 41, "a_b", "a b", "../a", "a\n", "é", "a.b", "{{ a }}"])
 def test_bad_names(name: str) -> None:
     with pytest.raises(DevenvError) as caught:
-        profile.validate_name(name)
+        profile_names.validate(name)
     assert (caught.value.reason.id, caught.value.exit_code) == ("name_invalid", 2)
 
 
 @pytest.mark.parametrize(("name", "masters", "workers"), [("sno", 1, 0), ("ha", 3, 2), ("5control", 5, 0)])
 def test_what_nodes_use_is_counted_node_by_node(name: str, masters: int, workers: int) -> None:
-    one = {group: sizes["in_use"] for group, sizes in profile.engine_groups("kubeadm").items()}
-    resolved = profile.resolve(name)
-    used = profile.in_use(resolved["nodes"], "kubeadm")
+    one = {group: sizes["in_use"] for group, sizes in engines.traits("kubeadm")["groups"].items()}
+    resolved = resolve(name)
+    used = engines.in_use(resolved["nodes"], "kubeadm")
     for key in ("memory", "disk", "inotify"):
-        master, worker = (profile.parse_quantity(one[group][key]) for group in ("control_plane", "workers"))
+        master, worker = (parse_quantity(one[group][key]) for group in ("control_plane", "workers"))
         assert used[key] == masters * master + workers * worker
     assert used["memory"] < sum(node["memory"] for node in resolved["nodes"])
 
 
 def test_describe_has_a_row_for_every_name() -> None:
-    rows = profile.describe()
-    assert [row["profile"] for row in rows] == profile.names()
+    rows = catalogue.describe()
+    assert [row["profile"] for row in rows] == profile_names.canonical()
     pipes = next(row for row in rows if row["profile"] == "master-2pipe-ipv4-static")
     assert pipes["aliases"] == ["master-2pipe"]
     assert (pipes["nodes"], pipes["control_plane"], pipes["workers"], pipes["cpus"]) == (3, 1, 2, 6)
@@ -288,7 +291,7 @@ nodes:
 registry: {mirrors: {docker.io: ["http://mirror:5000"]}}
 """,
     )
-    resolved = profile.resolve(mine)
+    resolved = resolve(mine)
     assert (resolved["name"], resolved["profile"]) == ("mine", "master-2pipe-dualstack-static")
     first = node(resolved, "worker-0")
     assert first["labels"] == {"memsql": "true"}
@@ -303,13 +306,13 @@ def test_extends_is_relative_to_its_file(tmp_path: Path) -> None:
     write(tmp_path, "base/base.yml", "extends: aio\nstack: dualstack\ndescription: a base\n")
     write(tmp_path, "base/next.yml", "extends: base.yml\nnodes: {master-0: {cpus: 3}}\n")
     write(tmp_path, "mine.yml", "extends: ./base/next.yml\nnodes: {master-0: {memory: 3GiB}}\n")
-    resolved = profile.resolve("mine.yml", cwd=tmp_path)
+    resolved = resolve("mine.yml", cwd=tmp_path)
     assert resolved["families"] == ["ipv4", "ipv6"]
     assert (node(resolved, "master-0")["cpus"], node(resolved, "master-0")["memory"]) == (3, 3 * 1024**3)
 
 
 def test_a_file_needs_no_extends(tmp_path: Path) -> None:
-    resolved = profile.resolve(write(tmp_path, "x.yml", "topology: sno\n"))
+    resolved = resolve(write(tmp_path, "x.yml", "topology: sno\n"))
     assert resolved["profile"] == "sno-ipv4-static"
 
 
@@ -518,7 +521,7 @@ def test_loops(tmp_path: Path) -> None:
 
 def test_twice_the_same_parent_is_no_loop(tmp_path: Path) -> None:
     write(tmp_path, "aio.yml", "extends: aio\n")
-    assert profile.resolve("./aio.yml", cwd=tmp_path)["profile"] == "aio-ipv4-static"
+    assert resolve("./aio.yml", cwd=tmp_path)["profile"] == "aio-ipv4-static"
 
 
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
@@ -537,10 +540,11 @@ def test_missing_jsonschema_is_said(tmp_path: Path) -> None:
     (tmp_path / "own.yml").write_text("extends: aio\n")
     program = (
         "import sys; sys.modules['jsonschema'] = None\n"
-        "from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile\n"
-        "profile.resolve('aio')\n"
-        "try:\n    profile.resolve(sys.argv[1])\n"
-        "except profile.DevenvError as error:\n    print(error.reason.id, error.exit_code, error.advice)\n"
+        "from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError\n"
+        "from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve\n"
+        "resolve('aio')\n"
+        "try:\n    resolve(sys.argv[1])\n"
+        "except DevenvError as error:\n    print(error.reason.id, error.exit_code, error.advice)\n"
     )
     root = Path(paths.__file__).parents[6]
     done = subprocess.run(
@@ -587,7 +591,7 @@ def test_missing_jsonschema_is_said(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_overrides(overrides: dict[str, Any], path: str, expected: Any) -> None:
-    found: Any = profile.resolve("aio", overrides=overrides)
+    found: Any = resolve("aio", overrides=overrides)
     head, _, tail = path.partition(".labels.")
     for part in head.split("."):
         found = found[int(part)] if part.isdigit() else found[part]
@@ -646,7 +650,7 @@ def test_any_overrides_give_a_profile_or_a_reason(overrides: dict[str, Any]) -> 
     ],
 )
 def test_quantity(quantity: str | int, expected: int) -> None:
-    assert profile.parse_quantity(quantity) == expected
+    assert parse_quantity(quantity) == expected
 
 
 @pytest.mark.parametrize(
@@ -654,21 +658,21 @@ def test_quantity(quantity: str | int, expected: int) -> None:
 )
 def test_no_quantity(quantity: Any) -> None:
     with pytest.raises(DevenvError) as caught:
-        profile.parse_quantity(quantity)
+        parse_quantity(quantity)
     assert caught.value.reason.id == "profile_invalid"
 
 
 @given(st.integers(0, 10**15 - 1), st.sampled_from(["", "KiB", "MiB", "GiB", "TiB"]))
 def test_whole_quantities(number: int, unit: str) -> None:
     exponent = ["", "KiB", "MiB", "GiB", "TiB"].index(unit)
-    assert profile.parse_quantity(f"{number}{unit}") == number * 1024**exponent
+    assert parse_quantity(f"{number}{unit}") == number * 1024**exponent
 
 
 # --- changes ---------------------------------------------------------------------------------------------------------
 
 
 def difference(old: str, overrides: dict[str, Any]) -> list[tuple[str, Any, Any, bool]]:
-    found = profile.changes(profile.resolve(old), profile.resolve(old, overrides=overrides))
+    found = changes.between(resolve(old), resolve(old, overrides=overrides))
     assert all(change.why for change in found)
     return [(change.path, change.old, change.new, change.applies) for change in found]
 
@@ -721,8 +725,8 @@ def test_changes(overrides: dict[str, Any], expected: list[tuple[str, Any, Any, 
 
 
 def test_changes_of_nodes() -> None:
-    pipes, ha = profile.resolve("master-2pipe"), profile.resolve("ha")
-    added = {change.path: change.applies for change in profile.changes(profile.resolve("sno"), ha)}
+    pipes, ha = resolve("master-2pipe"), resolve("ha")
+    added = {change.path: change.applies for change in changes.between(resolve("sno"), ha)}
     assert added == {
         "clusters.main.endpoint": True,
         "nodes.master-0.schedulable": False,
@@ -731,24 +735,24 @@ def test_changes_of_nodes() -> None:
         "nodes.worker-0": True,
         "nodes.worker-1": True,
     }
-    left = profile.resolve("master-2pipe", overrides={"nodes.worker-0": None})
-    (change,) = profile.changes(pipes, left)
+    left = resolve("master-2pipe", overrides={"nodes.worker-0": None})
+    (change,) = changes.between(pipes, left)
     assert (change.path, change.new, change.applies) == ("nodes.worker-0", None, True)
-    assert {change.path: change.applies for change in profile.changes(left, pipes)} == {"nodes.worker-0": True}
-    bare = profile.resolve("master-2pipe", overrides={"nodes.worker-0.cluster": None})
-    assert [(change.path, change.applies) for change in profile.changes(pipes, bare)] == [
+    assert {change.path: change.applies for change in changes.between(left, pipes)} == {"nodes.worker-0": True}
+    bare = resolve("master-2pipe", overrides={"nodes.worker-0.cluster": None})
+    assert [(change.path, change.applies) for change in changes.between(pipes, bare)] == [
         ("nodes.worker-0.cluster", False)
     ]
 
 
 def test_changes_of_clusters() -> None:
-    one = profile.resolve("sno")
-    two = profile.resolve("sno", overrides={"clusters.blue": {}, "nodes.master-1": {"cluster": "blue"}})
-    assert {change.path: change.applies for change in profile.changes(one, two)} == {
+    one = resolve("sno")
+    two = resolve("sno", overrides={"clusters.blue": {}, "nodes.master-1": {"cluster": "blue"}})
+    assert {change.path: change.applies for change in changes.between(one, two)} == {
         "clusters.blue": True,
         "nodes.master-1": True,
     }
-    assert {change.path: change.applies for change in profile.changes(two, one)} == {
+    assert {change.path: change.applies for change in changes.between(two, one)} == {
         "clusters.blue": False,
         "nodes.master-1": True,
     }
@@ -760,11 +764,11 @@ def test_changes_of_checks() -> None:
 
 
 def test_the_order_of_nodes_and_the_names_do_not_count() -> None:
-    old = profile.resolve("master-2pipe")
-    new = profile.resolve("master-2pipe-ipv4-static")
+    old = resolve("master-2pipe")
+    new = resolve("master-2pipe-ipv4-static")
     new["nodes"].reverse()
     assert old["name"] != new["name"]
-    assert profile.changes(old, new) == []
+    assert changes.between(old, new) == []
 
 
 @pytest.mark.parametrize(
@@ -780,21 +784,21 @@ def test_the_order_of_nodes_and_the_names_do_not_count() -> None:
     ],
 )
 def test_changes_of_the_version(old: str, new: str, said: str) -> None:
-    before = profile.resolve("aio")
+    before = resolve("aio")
     before["kubernetes"]["version"] = old
     after = copy.deepcopy(before)
     after["kubernetes"]["version"] = new
-    (change,) = profile.changes(before, after)
+    (change,) = changes.between(before, after)
     assert (change.path, change.applies) == ("kubernetes.version", False)
     assert said in change.why
 
 
 @given(st.sampled_from(NAMES), st.sampled_from(NAMES))
 def test_changes_name_what_differs_and_nothing_else(one: str, two: str) -> None:
-    old, new = profile.resolve(one), profile.resolve(two)
-    found = profile.changes(old, new)
+    old, new = resolve(one), resolve(two)
+    found = changes.between(old, new)
     assert not found if one == two else {change.path for change in found}
-    back = {change.path for change in profile.changes(new, old)}
+    back = {change.path for change in changes.between(new, old)}
     assert {change.path for change in found} == back
 
 
@@ -802,7 +806,7 @@ def test_changes_name_what_differs_and_nothing_else(one: str, two: str) -> None:
 
 
 def node_names(name: str, **overrides: Any) -> list[str]:
-    return [one["name"] for one in profile.resolve(name, overrides=overrides)["nodes"]]
+    return [one["name"] for one in resolve(name, overrides=overrides)["nodes"]]
 
 
 def test_null_takes_a_node_away_and_leaves_its_number_free(tmp_path: Path) -> None:
@@ -811,26 +815,26 @@ def test_null_takes_a_node_away_and_leaves_its_number_free(tmp_path: Path) -> No
     base = write(tmp_path, "base.yml", "extends: ha\nnodes: {worker-0: null}\n")
     again = write(tmp_path, "again.yml", "extends: ./base.yml\nnodes: {worker-0: {cpus: 3}}\n")
     assert "worker-0" not in node_names(base)
-    assert node(profile.resolve(again), "worker-0")["cpus"] == 3
+    assert node(resolve(again), "worker-0")["cpus"] == 3
 
 
 def test_a_topology_of_ones_own(tmp_path: Path) -> None:
     mine = write(tmp_path, "mine.yml", "stack: dualstack\nnodes: {master-0: {schedulable: true}, worker-0: {}}\n")
-    resolved = profile.resolve(mine)
+    resolved = resolve(mine)
     assert (resolved["profile"], resolved["topology"]) == ("custom-dualstack-static", "custom")
     assert [one["name"] for one in resolved["nodes"]] == ["master-0", "worker-0"]
 
 
 def test_main_is_there_only_when_it_is_used(tmp_path: Path) -> None:
     text = "clusters: {a: {}}\nnodes: {master-0: {cluster: a}, worker-0: {cluster: null}}\n"
-    resolved = profile.resolve(write(tmp_path, "a.yml", text))
+    resolved = resolve(write(tmp_path, "a.yml", text))
     assert list(resolved["clusters"]) == ["a"]
-    bare = profile.resolve("sno", overrides={"nodes.master-0.cluster": None})
+    bare = resolve("sno", overrides={"nodes.master-0.cluster": None})
     assert (bare["clusters"], bare["nodes"][0]["cluster"]) == ({}, None)
     error = refused("sno", overrides={"clusters.main": {}, "nodes.master-0.cluster": None})
     assert "clusters.main: no node belongs to it" in str(error)
     write(tmp_path, "b.yml", "extends: ./a.yml\nclusters: {a: null}\nnodes: {master-0: {cluster: main}}\n")
-    assert list(profile.resolve("./b.yml", cwd=tmp_path)["clusters"]) == ["main"]
+    assert list(resolve("./b.yml", cwd=tmp_path)["clusters"]) == ["main"]
 
 
 @pytest.mark.parametrize(
@@ -850,7 +854,7 @@ def test_main_is_there_only_when_it_is_used(tmp_path: Path) -> None:
     ],
 )
 def test_warnings(name: str, overrides: dict[str, Any], said: list[str]) -> None:
-    found = profile.warnings(profile.resolve(name, overrides=overrides))
+    found = rules.warnings(resolve(name, overrides=overrides))
     assert [any(text in one for text in said) for one in found] == [True] * len(said)
 
 
@@ -864,11 +868,11 @@ def test_as_many_nodes_as_the_pools_hold() -> None:
     many: dict[str, Any] = {f"nodes.worker-{number}": {} for number in range(245)}
     assert refused("sno", overrides=many).reason.id == "nodes_too_many"
     wide = many | {"network.node_prefix": 23}
-    assert len(profile.resolve("sno", overrides=wide)["nodes"]) == 246
+    assert len(resolve("sno", overrides=wide)["nodes"]) == 246
     six = {f"nodes.worker-{number}": {} for number in range(256)}
     assert "pod pool fd01::/56" in str(refused("sno-ipv6-static", overrides=six))
     six["network.pods.ipv6"] = "fd01::/48"
-    assert len(profile.resolve("sno-ipv6-static", overrides=six)["nodes"]) == 257
+    assert len(resolve("sno-ipv6-static", overrides=six)["nodes"]) == 257
 
 
 # --- data of engines -------------------------------------------------------------------------------------------------
@@ -877,10 +881,10 @@ def test_as_many_nodes_as_the_pools_hold() -> None:
 @pytest.mark.parametrize("path", sorted((paths.CONFIGS / "engines").glob("*.yml")), ids=lambda path: path.stem)
 def test_sizes_of_engines(path: Path) -> None:
     assert path.stem in SCHEMA["properties"]["kubernetes"]["properties"]["engine"]["enum"]
-    for sizes in profile.engine_groups(path.stem).values():
+    for sizes in engines.traits(path.stem)["groups"].values():
         assert set(sizes) - {"most"} == {"default", "least", "in_use"}
         for key in ("memory", "disk"):
-            used, least, default = (profile.parse_quantity(sizes[one][key]) for one in ("in_use", "least", "default"))
+            used, least, default = (parse_quantity(sizes[one][key]) for one in ("in_use", "least", "default"))
             assert used <= default
             assert least <= default
 
@@ -896,6 +900,6 @@ def test_a_new_topology_is_a_file_and_a_word_of_the_schema(tmp_path: Path) -> No
     schema = copy.deepcopy(SCHEMA)
     schema["properties"]["topology"]["enum"].append("two")
     (configs / "schema" / "profile.json").write_text(json.dumps(schema))
-    assert "two-ipv6-static" in profile.names(configs)
-    assert profile.aliases(configs)["double"] == "two-ipv6-static"
-    assert profile.resolve("double", configs=configs)["families"] == ["ipv6"]
+    assert "two-ipv6-static" in profile_names.canonical(configs)
+    assert catalogue.aliases(configs)["double"] == "two-ipv6-static"
+    assert resolve("double", configs=configs)["families"] == ["ipv6"]

@@ -12,7 +12,9 @@ import profile_docs
 import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import catalogue, engines
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "profiles.md").read_text()
@@ -62,7 +64,7 @@ def test_list_of_what_is_not_built() -> None:
 
 def test_page_has_every_name() -> None:
     page = profile_docs.page(paths.CONFIGS)
-    for name in (*profile.names(), *profile.aliases()):
+    for name in (*profile_names.canonical(), *catalogue.aliases()):
         assert f"| `{name}` |" in page
     assert (ROOT / "docs" / "reference" / "profiles.md").read_text() == page
 
@@ -106,8 +108,8 @@ def test_matrix_marks_what_is_tested_and_says_why_the_rest_is_not() -> None:
 
 
 def test_every_name_is_made_by_one_test_or_has_a_reason() -> None:
-    made = [*(mark["profile"] for mark in MARKS["tested"]), *profile_docs.of_the_matrix(profile.describe(), MARKS)]
-    for row in profile.describe():
+    made = [*(mark["profile"] for mark in MARKS["tested"]), *profile_docs.of_the_matrix(catalogue.describe(), MARKS)]
+    for row in catalogue.describe():
         assert made.count(row["profile"]) == (0 if profile_docs.untested(row, MARKS["untested"]) else 1)
     file, _, function = MARKS["others"]["test"].partition("::")
     tree = ast.parse((ROOT / "tests" / "matrix" / file).read_text())
@@ -129,7 +131,7 @@ def test_what_the_marks_name_is_there(mark: dict[str, str]) -> None:
     source = (ROOT / "tests" / "e2e" / file).read_text()
     tree = ast.parse(source)
     assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    short = [alias for alias, name in profile.aliases().items() if name == mark["profile"]]
+    short = [alias for alias, name in catalogue.aliases().items() if name == mark["profile"]]
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     named = {mark["profile"], *short}
     assert any(text in named or text.removeprefix("profile=") in named for text in texts), "the file makes it"
@@ -138,10 +140,10 @@ def test_what_the_marks_name_is_there(mark: dict[str, str]) -> None:
 def test_the_marks_are_of_profiles_that_are() -> None:
     marked = [mark["profile"] for mark in MARKS["tested"]]
     assert len(marked) == len(set(marked))
-    assert set(marked) <= set(profile.names())
+    assert set(marked) <= set(profile_names.canonical())
     for rule in MARKS["untested"]:
         assert set(rule) - {"why"} <= set(profile_docs.AXES)
-        covered = [one for one in profile.describe() if all(one[key] == rule[key] for key in rule if key != "why")]
+        covered = [one for one in catalogue.describe() if all(one[key] == rule[key] for key in rule if key != "why")]
         assert covered, "a rule for nothing"
         assert not {one["profile"] for one in covered} <= set(marked), "a rule that says nothing any more"
 
@@ -154,9 +156,9 @@ def test_the_guide_is_what_the_data_says() -> None:
 def test_examples_of_the_guide_resolve(number: int, tmp_path: Path) -> None:
     path = tmp_path / "mine.yml"
     path.write_text(EXAMPLES[number])
-    resolved = profile.resolve(str(path))
+    resolved = resolve(str(path))
     wanted = yaml.safe_load(EXAMPLES[number])
-    profile.require_engine(resolved)
+    engines.require(resolved)
     assert set(wanted.get("nodes", {})) <= {node["name"] for node in resolved["nodes"]}
 
 

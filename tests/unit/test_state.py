@@ -18,7 +18,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import processes
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, runs, ssh_keys, stages, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.lock import Holder
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def folder(home: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def resolved() -> dict[str, Any]:
-    return profile.resolve("aio")
+    return resolve("aio")
 
 
 def me(run_id: str = "r1") -> Holder:
@@ -109,7 +110,7 @@ def changed(resolved: dict[str, Any], **more: Any) -> dict[str, Any]:
 def test_a_profile_that_cannot_be_applied_is_refused_once_nodes_may_exist(
     folder: Path, resolved: dict[str, Any]
 ) -> None:
-    other = profile.resolve("aio-dualstack-static")
+    other = resolve("aio-dualstack-static")
     begin(folder, resolved=resolved)
     lock.release(folder, me())
     begin(folder, resolved=other)
@@ -201,12 +202,12 @@ def test_only_state_folders_of_good_names_are_ever_removed(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["a", "aio", "a-1", "x" * 40])
 def test_good_names(name: str) -> None:
-    assert state.check_name(name) == name
+    assert profile_names.validate(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a_b", "a.b", "../a", "a/b", "x" * 41, "ä", "a\n"])
 def test_bad_names(name: str) -> None:
-    assert reason(lambda: state.check_name(name)) == "name_invalid"
+    assert reason(lambda: profile_names.validate(name)) == "name_invalid"
 
 
 def test_discard_takes_an_untouched_environment_away_and_keeps_the_log(

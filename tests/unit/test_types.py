@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, nodes
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, network_plan, nodes
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import (
     HostVariables,
     Inventory,
     NetworkPlan,
 )
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import EngineTraits, Kubernetes, Node, Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.existing import hosts as existing
 from hypothesis import given
@@ -138,32 +140,34 @@ def check(resolved: Any) -> None:
     """Profile, network plan and inventory, each of its type."""
     assert list(conform.differences(resolved, Profile)) == []
     of_hosts = "host" in resolved["nodes"][0]
-    plan: Any = existing.network(resolved, None) if of_hosts else addresses.plan(resolved, SUBNETS) | {"bridge": "b0"}
+    plan: Any = (
+        existing.network(resolved, None) if of_hosts else network_plan.make(resolved, SUBNETS) | {"bridge": "b0"}
+    )
     assert list(conform.differences(plan, NetworkPlan)) == []
     for network in (None, plan):
         built = inventory.build(resolved, network, "/state/environments/lab")
         assert list(conform.differences(built, Inventory)) == []
 
 
-@pytest.mark.parametrize("name", profile.names())
+@pytest.mark.parametrize("name", profile_names.canonical())
 def test_every_canonical_name(name: str) -> None:
-    check(profile.resolve(name))
+    check(resolve(name))
 
 
 @pytest.mark.parametrize(("name", "overrides"), VARIATIONS)
 def test_variations(name: str, overrides: dict[str, Any]) -> None:
-    check(profile.resolve(name, overrides=overrides))
+    check(resolve(name, overrides=overrides))
 
 
 def test_variations_together_have_every_optional_key() -> None:
-    made = [profile.resolve(name, overrides=overrides) for name, overrides in VARIATIONS]
+    made = [resolve(name, overrides=overrides) for name, overrides in VARIATIONS]
     seen = {key for one in made for node in one["nodes"] for key in node}
     assert seen == set(conform.fields(Node))
     assert {key for one in made for key in one["kubernetes"]} == set(conform.fields(Kubernetes))
 
 
 @given(
-    st.sampled_from(profile.names()),
+    st.sampled_from(profile_names.canonical()),
     st.fixed_dictionaries(
         {},
         optional={
@@ -181,14 +185,14 @@ def test_variations_together_have_every_optional_key() -> None:
 )
 def test_any_overrides(name: str, overrides: dict[str, Any]) -> None:
     try:
-        resolved = profile.resolve(name, overrides=overrides)
-    except profile.DevenvError:
+        resolved = resolve(name, overrides=overrides)
+    except DevenvError:
         return
     assert list(conform.differences(resolved, Profile)) == []
 
 
 def test_data_that_is_of_another_type_is_seen() -> None:
-    resolved: Any = profile.resolve("ha")
+    resolved: Any = resolve("ha")
     del resolved["stack"]
     resolved["more"] = 1
     resolved["nodes"][0]["cpus"] = "2"
@@ -213,8 +217,8 @@ def test_files_of_engines(path: Any) -> None:
 
 @pytest.mark.parametrize("name", ["ha-dualstack6-dhcp", "master-2pipe-ipv6-static"])
 def test_a_node_of_the_plan_is_that_of_the_inventory(name: str) -> None:
-    resolved: Any = profile.resolve(name)
-    plan: Any = addresses.plan(resolved, SUBNETS)
+    resolved: Any = resolve(name)
+    plan: Any = network_plan.make(resolved, SUBNETS)
     built = inventory.build(resolved, plan, "/state/environments/lab")
     specs = nodes.planned(resolved, plan)
     assert [spec.name for spec in specs] == [node["name"] for node in resolved["nodes"]]
@@ -229,11 +233,11 @@ def test_a_node_of_the_plan_is_that_of_the_inventory(name: str) -> None:
 
 def test_a_host_that_is_not_of_the_profile_inventory() -> None:
     variables: Any = {"ansible_host": "192.0.2.1"}
-    with pytest.raises(profile.DevenvError, match="has no variable devenv_group"):
+    with pytest.raises(DevenvError, match="has no variable devenv_group"):
         nodes.from_variables("a", variables)
 
 
 def test_a_bare_node_has_all_variables() -> None:
-    resolved = profile.resolve("ha", overrides={"nodes.worker-0.cluster": None})
+    resolved = resolve("ha", overrides={"nodes.worker-0.cluster": None})
     built = inventory.build(resolved, None, "/state/environments/lab")
     assert list(conform.differences(built["hosts"]["worker-0"], HostVariables)) == []

@@ -12,9 +12,9 @@ import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.convergence import unchanged
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
-RESOLVED = profile.resolve("aio")
+RESOLVED = resolve("aio")
 SEEN: dict[str, str] = {}
 
 
@@ -65,7 +65,7 @@ def test_something_changed(folder: Path, what: str) -> None:
 
 
 def test_another_profile_is_wanted(folder: Path) -> None:
-    assert not unchanged.is_unchanged(folder, profile.resolve("aio", overrides={"nodes.master-0.labels.team": "blue"}))
+    assert not unchanged.is_unchanged(folder, resolve("aio", overrides={"nodes.master-0.labels.team": "blue"}))
 
 
 def test_a_run_that_another_one_followed_is_not_recorded(folder: Path) -> None:

@@ -15,7 +15,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, stages, state, upgrade_record
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import changes
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load, remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import delivery as upgrade_delivery
 from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrade
@@ -58,10 +59,10 @@ def test_who_skips_a_minor_is_told_the_step_between() -> None:
 
 def test_every_known_version_but_the_oldest_minor_can_be_reached_from_another() -> None:
     """A bundle that nobody can come to from one of the others would be a hole in the line."""
-    minors = sorted({profile.version_number(one)[:2] for one in KNOWN})
+    minors = sorted({changes.version_number(one)[:2] for one in KNOWN})
     for minor in minors[1:]:
-        target = next(one for one in KNOWN if profile.version_number(one)[:2] == minor)
-        assert "upgrade" in {profile.version_step(one, target) for one in KNOWN}
+        target = next(one for one in KNOWN if changes.version_number(one)[:2] == minor)
+        assert "upgrade" in {changes.version_step(one, target) for one in KNOWN}
 
 
 # --- an upgrade that has begun ---------------------------------------------------------------------------------------
@@ -71,7 +72,7 @@ def test_every_known_version_but_the_oldest_minor_can_be_reached_from_another() 
 def folder(tmp_path: Path) -> Path:
     place = tmp_path / "environments" / "lab"
     place.mkdir(parents=True)
-    resolved = profile.resolve("master-2pipe", overrides={"kubernetes.version": "1.35.4"})
+    resolved = resolve("master-2pipe", overrides={"kubernetes.version": "1.35.4"})
     state.write_profile(place, resolved)
     return place
 
@@ -102,7 +103,7 @@ def test_at_the_end_the_state_folder_says_the_new_version(folder: Path) -> None:
     assert "devenv_kubernetes_version: 1.36.3" in (folder / "inventory.yml").read_text()
     assert upgrade_record.finish(folder, "1.36.3") is False
     # And that is the profile that `up` compares with.
-    assert profile.changes(state.read_profile(folder) or {}, profile.resolve("master-2pipe")) == []
+    assert changes.between(state.read_profile(folder) or {}, resolve("master-2pipe")) == []
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"from": "1.35.4"}', "\x00"])
@@ -147,10 +148,10 @@ def test_down_is_never_refused(folder: Path) -> None:
 def test_a_cluster_that_is_not_whole_is_refused(seen: dict[str, bool], begun: bool, says: str) -> None:
     found = {name: NodeVersion("1.35.4", ready) for name, ready in seen.items()}
     if not says:
-        upgrade.require_ready(profile.resolve("master-2pipe"), found, begun)
+        upgrade.require_ready(resolve("master-2pipe"), found, begun)
         return
     with pytest.raises(DevenvError) as refused:
-        upgrade.require_ready(profile.resolve("master-2pipe"), found, begun)
+        upgrade.require_ready(resolve("master-2pipe"), found, begun)
     assert (refused.value.reason.id, refused.value.exit_code) == ("upgrade_not_ready", 9)
     assert str(refused.value) == says
 
@@ -177,7 +178,7 @@ def test_without_an_answer_nothing_begins(folder: Path, monkeypatch: pytest.Monk
 
 
 def test_the_order_is_kubeadms() -> None:
-    resolved = profile.resolve("ha")
+    resolved = resolve("ha")
     resolved["nodes"].reverse()
     resolved["nodes"].append({**resolved["nodes"][0], "name": "worker-9", "cluster": None})
     found = [(node["name"], command) for node, command in upgrade.order(resolved, "1.36.3")]
@@ -187,7 +188,7 @@ def test_the_order_is_kubeadms() -> None:
 
 
 def test_every_cluster_has_a_first() -> None:
-    resolved = profile.resolve(
+    resolved = resolve(
         "ha",
         overrides={
             "clusters.second": {},
@@ -208,9 +209,7 @@ def test_every_cluster_has_a_first() -> None:
 def test_the_plan_of_a_patch_release() -> None:
     new = upgrade.check("lab", "1.36.2", "1.36.3", None)
     seen = {name: NodeVersion("1.36.2", ready=True) for name in ("master-0", "worker-0", "worker-1")}
-    found = upgrade.plan(
-        "lab", profile.resolve("master-2pipe") | {"kubernetes": {"version": "1.36.2"}}, new, seen, None, True
-    )
+    found = upgrade.plan("lab", resolve("master-2pipe") | {"kubernetes": {"version": "1.36.2"}}, new, seen, None, True)
     assert (found["from"], found["to"], found["begun"], found["parts"]) == ("1.36.2", "1.36.3", False, {})
     assert upgrade.lines(found) == [
         "lab: Kubernetes 1.36.2 -> 1.36.3",
@@ -224,9 +223,7 @@ def test_the_plan_of_a_patch_release() -> None:
 def test_the_plan_of_a_minor_release_that_has_begun() -> None:
     begun = {"from": "1.35.4", "to": "1.36.3"}
     new = upgrade.check("lab", "1.35.4", "1.36.3", begun)
-    found = upgrade.plan(
-        "lab", profile.resolve("aio"), new, {"master-0": NodeVersion("1.36.3", ready=True)}, begun, False
-    )
+    found = upgrade.plan("lab", resolve("aio"), new, {"master-0": NodeVersion("1.36.3", ready=True)}, begun, False)
     told = upgrade.lines(found)
     assert told[0] == "lab: Kubernetes 1.35.4 -> 1.36.3, continued"
     assert "etcd 3.6.6-0 -> 3.6.8-0" in told[1]

@@ -95,8 +95,8 @@ def playbook(tmp_path: Path) -> Callable[[str], str]:
 def made(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Make the state folder of an environment as a run leaves it, with no nodes on this machine."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan, state
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
     from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
 
     monkeypatch.setattr(podman, "containers", lambda environment=None: [])
@@ -107,10 +107,10 @@ def made(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
     ) -> Path:
         folder = paths.environment(name)
         folder.mkdir(parents=True)
-        resolved = profile.resolve(profile_name, overrides=overrides or {})
+        resolved = resolve(profile_name, overrides=overrides or {})
         state.write_profile(folder, resolved)
         if claimed:
-            state.write_network(folder, {**addresses.plan(resolved, {"ipv4": "10.213.9.0/24"}), "bridge": "podman9"})
+            state.write_network(folder, {**network_plan.make(resolved, {"ipv4": "10.213.9.0/24"}), "bridge": "podman9"})
             state.write_inventory(folder)
         return folder
 

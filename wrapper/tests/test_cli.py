@@ -741,12 +741,12 @@ def test_warnings_and_what_an_engine_cannot_make(devenv: Devenv, runs: Runs) -> 
 
 def test_existing_hosts_are_there_without_containers(devenv: Devenv, made: Made) -> None:
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
     from ansible_collections.devenv.lab.plugins.plugin_utils.providers.existing import hosts as existing
 
     host = {"provider": "existing", "nodes.master-0.host": {"addresses": ["192.0.2.10"]}}
     folder = made("lab", "sno")
-    resolved = profile.resolve("sno", overrides=host)
+    resolved = resolve("sno", overrides=host)
     state.write_profile(folder, resolved)
     state.write_network(folder, existing.network(resolved, None))
     (folder / "kubeconfig").unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import certificates
 
@@ -108,7 +108,7 @@ def test_another_address(
 
 def test_the_list_shows_who_leaves(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     folder = made("lab", "master-2pipe")
-    state.write_profile(folder, profile.resolve("master-2pipe", overrides={"nodes.worker-0": None}))
+    state.write_profile(folder, resolve("master-2pipe", overrides={"nodes.worker-0": None}))
     assert cli.main(["node", "list", "-n", "lab", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["name"]: row["leaving"] for row in rows} == {"master-0": False, "worker-1": False, "worker-0": True}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
 from devenv.environments import target
 from devenv.runs import runner
@@ -25,7 +25,7 @@ def saved(own_home: Path) -> Callable[..., Path]:
         row = {"sha256": hashlib.sha256(b"data").hexdigest(), "size": 4}
         manifest = {
             "format": 1, "made": "2026-11-21T15:00:00+00:00", "environment": "first", "network": {},
-            "profile": profile.resolve("aio", overrides={"storage.enabled": True}) | changes, "clusters": {},
+            "profile": resolve("aio", overrides={"storage.enabled": True}) | changes, "clusters": {},
             "nodes": {"master-0": {"images": ["example.test/shop:1"]}}, "files": {"etcd-main.db": row},
         }  # fmt: skip
         (folder / "manifest.json").write_text(json.dumps(manifest))

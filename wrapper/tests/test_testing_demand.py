@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve_document
 
 from devenv.testing import cluster, demand, demand_parse, demand_profile, hardware_config
 from devenv.testing.installers import catalogue, images, steps
@@ -30,7 +30,7 @@ def refused(said: Mapping[str, Any], **words: Any) -> list[str]:
 
 
 def resolved(found: demand.Demand) -> dict[str, Any]:
-    return profile.resolve_document(demand_profile.profile_document(found), "test")
+    return resolve_document(demand_profile.profile_document(found), "test")
 
 
 def test_the_seeds_decorator() -> None:

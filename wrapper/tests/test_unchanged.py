@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.convergence import unchanged
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
 from devenv import operations
 from devenv.environments import target
 from devenv.runs import playbook, runner
 
-GOAL = target.Target("mine", {"profile": "aio", "devenv_name": "mine"}, profile.resolve("aio"))
+GOAL = target.Target("mine", {"profile": "aio", "devenv_name": "mine"}, resolve("aio"))
 
 
 @pytest.fixture(autouse=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import record as snapshot_record
 
 # Parts of the collection that decide what a run does.
@@ -20,7 +19,7 @@ _PARTS = ("plugins", "roles", "playbooks", "configs", "inventories")
 _WRITTEN = ("kubeconfig", "clusters/*/kubeconfig", "inventory.yml", "ssh/known_hosts", "ssh/*.pub")
 
 
-def fingerprint(folder: Path, resolved: Mapping[str, Any]) -> dict[str, str] | None:
+def fingerprint(folder: Path, resolved: Profile) -> dict[str, str] | None:
     """Return the inputs as texts to compare; None while a run is at work or has left something to finish."""
     try:
         known = state.read(folder)

@@ -13,8 +13,10 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.convergence import inpu
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, clusters, labels
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.objects import ApplySet
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import RUNNING
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
@@ -31,7 +33,7 @@ PATIENCE = 5.0
 Fingerprint = dict[str, str]
 
 
-def record(folder: Path, resolved: Mapping[str, Any], run_dir: Path) -> bool:
+def record(folder: Path, resolved: Profile, run_dir: Path) -> bool:
     """Record how the run with the folder ``run_dir`` left the environment; return whether there is a record now."""
     given = inputs.fingerprint(folder, resolved)
     ours = given is not None and given["run"] == run_dir.name
@@ -43,14 +45,14 @@ def record(folder: Path, resolved: Mapping[str, Any], run_dir: Path) -> bool:
     return True
 
 
-def is_unchanged(folder: Path, resolved: Mapping[str, Any]) -> bool:
+def is_unchanged(folder: Path, resolved: Profile) -> bool:
     """Return whether a run for the profile ``resolved`` would find nothing to do; False also if that is unknown."""
     recorded = files.read_json(folder / FILE, dict) or {}
     given = inputs.fingerprint(folder, resolved) if recorded else None
     return given is not None and recorded["given"] == given and recorded["found"] == observe(folder, resolved)
 
 
-def observe(folder: Path, resolved: Mapping[str, Any]) -> Fingerprint | None:
+def observe(folder: Path, resolved: Profile) -> Fingerprint | None:
     """Return what all parts answer; None if a part is not as the stages leave it, or does not answer."""
     try:
         network = state.read_network(folder)
@@ -78,7 +80,7 @@ def observe(folder: Path, resolved: Mapping[str, Any]) -> Fingerprint | None:
     return found
 
 
-def _provider(name: str, resolved: Mapping[str, Any], network: Mapping[str, Any]) -> Fingerprint | None:
+def _provider(name: str, resolved: Profile, network: NetworkPlan) -> Fingerprint | None:
     provider = registry.of(resolved)
     made = {node: RUNNING for node, entry in network["nodes"].items() if "host" not in entry}
     if {machine.node: machine.state for machine in provider.machines(name)} != made:

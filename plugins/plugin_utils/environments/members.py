@@ -12,17 +12,16 @@ import json
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import ssh_keys, state
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan, ssh_keys, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
 RECORD = "members.json"
 
 
-def control_plane(resolved: Mapping[str, Any]) -> dict[str, list[str]]:
+def control_plane(resolved: Profile) -> dict[str, list[str]]:
     """Control plane nodes by cluster, in the profile's order."""
     found: dict[str, list[str]] = {}
     for node in resolved["nodes"]:
@@ -69,7 +68,7 @@ def leave(folder: Path, names: Collection[str]) -> bool:
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-def check_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def check_change(old: Profile, new: Profile) -> None:
     """Raise DevenvError control_plane_last when a cluster of both profiles would keep none of its control plane nodes:
     those that join could learn nothing from those that left.
     """
@@ -83,7 +82,7 @@ def check_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
             )
 
 
-def check_removal(resolved: Mapping[str, Any], names: Collection[str]) -> None:
+def check_removal(resolved: Profile, names: Collection[str]) -> None:
     """Raise DevenvError node_unknown for names that are no nodes, control_plane_last when a cluster would have no
     control plane node left.
     """
@@ -98,7 +97,7 @@ def check_removal(resolved: Mapping[str, Any], names: Collection[str]) -> None:
             )
 
 
-def check_move(resolved: Mapping[str, Any], name: str) -> None:
+def check_move(resolved: Profile, name: str) -> None:
     """Raise DevenvError node_unknown, address_many_nodes, or address_refused when the node cannot get another address:
     it is not the only one of its cluster, or addresses come by DHCP.
     """
@@ -130,7 +129,7 @@ def check_majority(members: Mapping[str, Sequence[str]], present: Collection[str
 
 
 def check_replacement(
-    resolved: Mapping[str, Any],
+    resolved: Profile,
     members: Mapping[str, Sequence[str]],
     running: Collection[str],
     names: Collection[str],
@@ -174,17 +173,17 @@ def order(names: Iterable[str], running: Collection[str]) -> list[str]:
 # --- forgetting ------------------------------------------------------------------------------------------------------
 
 
-def forget(folder: Path, resolved: Mapping[str, Any], names: Collection[str]) -> list[str]:
+def forget(folder: Path, resolved: Profile, names: Collection[str]) -> list[str]:
     """Forget those of ``names`` that the profile no longer has, now that their machines are gone: network.yml, their
     keys, known_hosts and the static inventory. Return their names. A node that is only made anew keeps its place.
     """
     network = state.read_network(folder)
     if network is None:
         return []
-    gone = [name for name in addresses.leaving(resolved, network) if name in names]
+    gone = [name for name in network_plan.leaving(resolved, network) if name in names]
     if not gone:
         return []
-    kept = addresses.forget(network, gone)
+    kept = network_plan.forget(network, gone)
     for name in gone:
         shutil.rmtree(folder / "ssh" / "hosts" / name, ignore_errors=True)
     ssh_keys.write_known_hosts(folder, ssh_keys.node_addresses(kept))

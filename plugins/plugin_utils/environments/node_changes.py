@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, state
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, network_plan, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
 
-def added(resolved: Mapping[str, Any], wanted: Sequence[str], keys: Mapping[str, Any]) -> dict[str, Any]:
+def added(resolved: Profile, wanted: Sequence[str], keys: Mapping[str, Any]) -> dict[str, Any]:
     """Return overrides of the profile that add the nodes ``wanted`` (none: the next worker), each with ``keys``.
 
     Raises DevenvError node_exists.
@@ -31,7 +32,7 @@ def next_worker(have: Sequence[str]) -> str:
     return next(name for name in (f"worker-{number}" for number in range(len(have) + 1)) if name not in have)
 
 
-def removed(resolved: Mapping[str, Any], unwanted: Sequence[str]) -> dict[str, None]:
+def removed(resolved: Profile, unwanted: Sequence[str]) -> dict[str, None]:
     """Return overrides of the profile that take nodes away. Raises DevenvError node_unknown, control_plane_last."""
     members.check_removal(resolved, unwanted)
     return {f"nodes.{node}": None for node in unwanted}
@@ -44,32 +45,29 @@ def rows(folder: Path, machines: Mapping[str, str], ask: Callable[[Path], Mappin
     ``machines``: the state of each node's container, machine or host. ``ask`` returns Ready or NotReady by node for a
     kubeconfig.
     """
-    profile = state.read_profile(folder) or {"nodes": []}
-    network = state.read_network(folder) or {}
+    profile, network = state.read_profile(folder), state.read_network(folder) or network_plan.EMPTY
     ready: dict[str, str] = {}
     for kubeconfig in sorted(folder.glob("clusters/*/kubeconfig")):
         ready |= ask(kubeconfig)
-    gone = [{"name": one, **network["nodes"][one]} for one in addresses.leaving(profile, network)]
+    gone = network_plan.leaving(profile, network) if profile else list(network["nodes"])
+    nodes = [(node["name"], node["group"], node["cluster"]) for node in (profile["nodes"] if profile else [])]
+    nodes += [(name, network["nodes"][name].get("group", ""), network["nodes"][name].get("cluster")) for name in gone]
     return [
-        {
-            **row(node, network, machines, ready),
-            "cluster": node.get("cluster") or "",
-            "leaving": place >= len(profile["nodes"]),
-        }
-        for place, node in enumerate([*profile["nodes"], *gone])
+        {**row(name, group, network, machines, ready), "cluster": cluster or "", "leaving": name in gone}
+        for name, group, cluster in nodes
     ]
 
 
 def row(
-    node: Mapping[str, Any], network: Mapping[str, Any], machines: Mapping[str, str], ready: Mapping[str, str]
+    name: str, group: str, network: NetworkPlan, machines: Mapping[str, str], ready: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return what is known of one node, without its cluster."""
-    claimed = network.get("nodes", {}).get(node["name"], {})
-    places = list(claimed.get("addresses", {}).values())
+    claimed = network["nodes"].get(name)
+    places = list(claimed["addresses"].values()) if claimed else []
     return {
-        "name": node["name"],
-        "group": node["group"],
+        "name": name,
+        "group": group,
         "addresses": places,
-        "container": machines.get(node["name"], "absent"),
-        "kubernetes": next((ready[name] for name in (node["name"], *places) if name in ready), "absent"),
+        "container": machines.get(name, "absent"),
+        "kubernetes": next((ready[key] for key in (name, *places) if key in ready), "absent"),
     }

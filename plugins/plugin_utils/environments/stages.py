@@ -5,25 +5,25 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, processes
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import (
-    inventory,
     lock,
     members,
     runs,
     ssh_keys,
+    ssh_options,
     state,
     upgrade_record,
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.lock import Holder
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.profile import Change
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import changes, engines, names
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.changes import Change
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
 # Stages that leave nothing outside the state folder and the cache: an environment that saw no other is not one yet.
 HARMLESS = frozenset({"preflight", "bundle"})
@@ -46,7 +46,7 @@ def begin(
     me: Holder,
     stage: str,
     *,
-    resolved: Mapping[str, Any] | None,
+    resolved: Profile | None,
     hosts: int,
     check: bool = False,
     while_upgrading: bool = False,
@@ -60,7 +60,7 @@ def begin(
     ``profile_changed``, ``upgrade_unfinished``, ``leftovers_remain``, ``state_unwritable``; a first begin that fails
     leaves no lock, and no folder that was not there.
     """
-    state.check_name(folder.name)
+    names.validate(folder.name)
     if stage != "down" and (resolved is None or hosts == 0):
         raise DevenvError(
             "profile_not_given", "no profile was given" if resolved is None else "the profile gave no hosts"
@@ -88,7 +88,7 @@ def _begin_held(
     folder: Path,
     me: Holder,
     stage: str,
-    resolved: Mapping[str, Any] | None,
+    resolved: Profile | None,
     first: bool,
     created: bool,
     while_upgrading: bool,
@@ -113,18 +113,18 @@ def _undo(folder: Path, me: Holder, first: bool, created: bool) -> None:
         lock.release(folder, me)
 
 
-def compare(folder: Path, resolved: Mapping[str, Any], *, while_upgrading: bool = False) -> None:
+def compare(folder: Path, resolved: Profile, *, while_upgrading: bool = False) -> None:
     """Raise DevenvError ``profile_changed``, naming each difference, when the environment cannot become what
     ``resolved`` asks for, ``control_plane_last`` when a cluster would lose what it knows, or ``engine_cannot`` when
     none can.
     """
     if not while_upgrading:
         upgrade_record.require_finished(folder)
-    profile.require_engine(resolved)
+    engines.require(resolved)
     old = state.read_profile(folder)
     if old is None or is_untouched(folder):
         return
-    refused = [change for change in profile.changes(old, resolved) if not change.applies]
+    refused = [change for change in changes.between(old, resolved) if not change.applies]
     if refused:
         raise DevenvError("profile_changed", "; ".join(_difference(change) for change in refused), where=folder.name)
     members.check_change(old, resolved)
@@ -146,7 +146,7 @@ def end(folder: Path, me: Holder, stage: str, *, last: bool = False) -> Path | N
     folders in the history, after the ``last`` one (``validate`` and ``down`` always are) give the lock back. Return
     the run's folder, where it is now.
     """
-    state.check_name(folder.name)
+    names.validate(folder.name)
     holder = lock.read(folder)
     if holder is None or not lock.is_same(holder, me):
         raise DevenvError("run_ended", f"the lock of {folder.name} is not this run's any more")
@@ -165,7 +165,7 @@ def discard(folder: Path, me: Holder, run_id: str) -> Path | None:
     went; None when all stays.
     """
     holder = lock.read(folder)
-    if not state.NAME.fullmatch(folder.name) or not folder.is_dir() or not is_untouched(folder):
+    if not names.is_name(folder.name) or not folder.is_dir() or not is_untouched(folder):
         return None
     if holder is not None and not lock.is_same(holder, me):
         return None
@@ -175,7 +175,7 @@ def discard(folder: Path, me: Holder, run_id: str) -> Path | None:
 def remove(folder: Path, *, run_id: str = "", keep: bool = True) -> Path | None:
     """Remove the state folder; ``keep`` moves its run folders to the history first, where the last runs.KEPT stay.
     Return where the folder of run ``run_id`` went."""
-    state.check_name(folder.name)
+    names.validate(folder.name)
     if folder.parent.name != "environments":
         raise DevenvError("name_invalid", "not a state folder", where=str(folder))
     history = folder.parent.parent / "history" / folder.name
@@ -212,7 +212,7 @@ def _end_ssh_masters(folder: Path) -> None:
     """End the ssh processes that keep connections to the nodes open, and remove their folder where it is not in the
     state folder.
     """
-    sockets = Path(inventory.control_path(folder).removesuffix("/%C").replace("%%", "%"))
+    sockets = Path(ssh_options.control_path(folder).removesuffix("/%C").replace("%%", "%"))
     processes.end_ssh_masters(sockets)
     if folder not in sockets.parents:
         shutil.rmtree(sockets, ignore_errors=True)

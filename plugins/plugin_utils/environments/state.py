@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, lock, runs
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.lock import Holder
-
-NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -29,21 +29,12 @@ class State:
 
     name: str
     folder: Path
-    profile: dict[str, Any] | None
-    network: dict[str, Any] | None
+    profile: Profile | None
+    network: NetworkPlan | None
     run_dir: Path | None
     last_run: dict[str, Any] | None
     failure: dict[str, Any] | None
     holder: Holder | None
-
-
-def check_name(name: str) -> str:
-    """``name`` itself. Raises DevenvError ``name_invalid``; everything that makes or removes a folder by name asks
-    here first.
-    """
-    if not NAME.fullmatch(name):
-        raise DevenvError("name_invalid", f"{name!r} cannot be the name of an environment")
-    return name
 
 
 def environments(home: Path) -> list[str]:
@@ -51,12 +42,12 @@ def environments(home: Path) -> list[str]:
     folder = home / "environments"
     if not folder.is_dir():
         return []
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and NAME.fullmatch(entry.name))
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and names.is_name(entry.name))
 
 
 def folder_of(name: str, env: Mapping[str, str] | None = None) -> Path:
     """State folder of the environment ``name``, which is checked."""
-    return paths.environment(check_name(name), os.environ if env is None else env)
+    return paths.environment(names.validate(name), os.environ if env is None else env)
 
 
 def read(folder: Path) -> State:
@@ -75,14 +66,22 @@ def read(folder: Path) -> State:
     )
 
 
-def read_profile(folder: Path) -> dict[str, Any] | None:
+def read_profile(folder: Path) -> Profile | None:
     """The resolved profile the environment was made with."""
-    return _yaml(folder / "profile.yml")
+    return cast("Profile | None", _yaml(folder / "profile.yml"))
 
 
-def read_network(folder: Path) -> dict[str, Any] | None:
+def stored_profile(folder: Path) -> Profile:
+    """Return the resolved profile the environment was made with. Raises DevenvError state_broken without one."""
+    profile = read_profile(folder)
+    if profile is None:
+        raise DevenvError("state_broken", "there is no profile.yml", where=str(folder))
+    return profile
+
+
+def read_network(folder: Path) -> NetworkPlan | None:
     """Subnets and addresses the provider chose (docs/architecture.md, "Network of an environment")."""
-    return _yaml(folder / "network.yml")
+    return cast("NetworkPlan | None", _yaml(folder / "network.yml"))
 
 
 def _yaml(path: Path) -> dict[str, Any] | None:
@@ -105,21 +104,17 @@ def dump(data: Mapping[str, Any]) -> str:
     return f"---\n{text}"
 
 
-def write_profile(folder: Path, resolved: Mapping[str, Any]) -> bool:
+def write_profile(folder: Path, resolved: Profile) -> bool:
     """Write profile.yml; return whether it changed."""
     return files.write(folder / "profile.yml", dump(resolved))
 
 
-def write_network(folder: Path, network: Mapping[str, Any]) -> bool:
+def write_network(folder: Path, network: NetworkPlan) -> bool:
     """Write network.yml; return whether it changed."""
     return files.write(folder / "network.yml", dump(network))
 
 
 def write_inventory(folder: Path) -> bool:
     """Write inventory.yml from profile.yml and network.yml, for plain ``ansible -i``; return whether it changed."""
-    resolved = read_profile(folder)
-    if resolved is None:
-        raise DevenvError("state_broken", "there is no profile.yml", where=str(folder))
-    return files.write(
-        folder / "inventory.yml", inventory.to_yaml(inventory.build(resolved, read_network(folder), folder))
-    )
+    built = inventory.build(stored_profile(folder), read_network(folder), folder)
+    return files.write(folder / "inventory.yml", inventory.to_yaml(built))

@@ -1,6 +1,6 @@
 """Types of an environment's network (network.yml) and of its inventory's variables.
 
-tests/unit/test_types.py compares them with what `addresses.plan` and `inventory.build` return.
+tests/unit/test_types.py compares them with what `network_plan.make` and `inventory.build` return.
 """
 
 from __future__ import annotations
@@ -49,10 +49,8 @@ class EndpointVariables(TypedDict):
     devenv_virtual_addresses: list[str]
 
 
-class HostVariables(EndpointVariables):
-    """Variables of one host. Lists of addresses, prefixes and ranges are in the families' order; without an address
-    (``ansible_host``) the provider has not claimed the node yet.
-    """
+class Connection(TypedDict):
+    """How ssh reaches a host; without an address (``ansible_host``) the provider has not claimed the node yet."""
 
     ansible_host: NotRequired[str]
     ansible_user: str
@@ -60,6 +58,11 @@ class HostVariables(EndpointVariables):
     ansible_become: NotRequired[bool]
     ansible_ssh_private_key_file: NotRequired[str]
     ansible_ssh_common_args: str
+
+
+class HostVariables(EndpointVariables, Connection):
+    """Variables of one host. Lists of addresses, prefixes and ranges are in the families' order."""
+
     ansible_python_interpreter: str
     devenv_group: str
     devenv_cluster: str
@@ -99,6 +102,7 @@ class CommonVariables(TypedDict):
     devenv_families: list[str]
     devenv_addressing: str
     devenv_kubernetes_version: str
+    devenv_bundle_parts: list[str]
     devenv_pod_subnets: list[str]
     devenv_service_subnets: list[str]
     devenv_api_service: str

@@ -1,21 +1,20 @@
 """Addresses, MACs and pod ranges. Pure arithmetic: nothing here looks at the machine.
 
 The plan of a subnet: gateway ``.1`` / ``::1``, virtual address of the cluster with index c ``.5+c`` / ``::5+c``, node
-with index i ``.10+i`` / ``::10+i``. The IPv6 host part repeats the
-decimal digits of the IPv4 one (index 15 is ``.25`` and ``::25``), so the two read alike; it is unique since the decimal
-number is.
+with index i ``.10+i`` / ``::10+i``. The IPv6 host part repeats the decimal digits of the IPv4 one (index 15 is ``.25``
+and ``::25``), so the two read alike; it is unique since the decimal number is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import ipaddress
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import AddressPools
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # Prefix length of a node's pod range, and of an environment's subnet unless the profile says another.
@@ -27,9 +26,9 @@ FIRST_HOST = 10
 _LAST_IPV6 = 9999
 
 
-def prefixes(network: Mapping[str, Any]) -> dict[str, int]:
-    """Prefix length of an environment's subnet by family, from the ``network`` of a resolved profile."""
-    return {**PREFIX, "ipv4": int(network.get("node_prefix", PREFIX["ipv4"]))}
+def prefixes(pools: AddressPools) -> dict[str, int]:
+    """Return the prefix length of an environment's subnet by family."""
+    return {**PREFIX, "ipv4": pools["node_prefix"]}
 
 
 def choose(
@@ -51,109 +50,9 @@ def choose(
     }
 
 
-def plan(
-    resolved: Mapping[str, Any], subnets: Mapping[str, str], previous: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The network of an environment (network.yml): subnets, gateways, each cluster's index and virtual addresses, each
-    node's index, MAC, addresses, group and cluster.
-
-    Clusters and nodes keep the index that they have in ``previous``; a new one takes the lowest that is free, in the
-    profile's order. What ``previous`` has and the profile has not stays, at the end, until ``forget``.
-    """
-    known = (previous or {}).get("nodes", {})
-    members = {name: (known[name].get("group", ""), known[name].get("cluster")) for name in leaving(resolved, previous)}
-    members = {node["name"]: (node["group"], node["cluster"]) for node in resolved["nodes"]} | members
-    places = indexes(list(members), previous)
-    ordered = {family: subnets[family] for family in resolved["families"]}
-    network: dict[str, Any] = {
-        "subnets": ordered,
-        "gateways": {family: str(_host(subnet, 1)) for family, subnet in ordered.items()},
-        "clusters": _planned_clusters(list(resolved["clusters"]), ordered, (previous or {}).get("clusters", {})),
-        "nodes": {
-            name: {
-                "index": places[name],
-                "mac": mac(ordered, places[name]),
-                **_own_place(known.get(name, {})),
-                "addresses": {
-                    family: str(address(subnet, _own_place(known.get(name, {})).get("place", places[name])))
-                    for family, subnet in ordered.items()
-                },
-                "group": group,
-                "cluster": cluster,
-            }
-            for name, (group, cluster) in members.items()
-        },
-    }
-    if previous and previous.get("bridge"):
-        network["bridge"] = previous["bridge"]
-    return network
-
-
-def _own_place(claimed: Mapping[str, Any]) -> dict[str, int]:
-    """A node that got another address than its index gives has ``place``: what the index would be for it."""
-    return {"place": int(claimed["place"])} if "place" in claimed else {}
-
-
-def place_of(network: Mapping[str, Any], text: str) -> int:
-    """The place (address number less FIRST_HOST) of an address of the environment. Raises DevenvError
-    address_refused.
-    """
-    try:
-        wanted = ipaddress.ip_address(text)
-    except ValueError:
-        raise DevenvError("address_refused", f"{text} is no IP address") from None
-    name = f"ipv{wanted.version}"
-    subnet = network["subnets"].get(name)
-    if subnet is None or wanted not in ipaddress.ip_network(subnet):
-        raise DevenvError("address_refused", f"{text} is not in {', '.join(network['subnets'].values())}")
-    offset = int(wanted) - int(ipaddress.ip_network(subnet).network_address)
-    digits = str(offset) if wanted.version == 4 else f"{offset:x}"
-    if not digits.isdigit() or int(digits) < FIRST_HOST:
-        raise DevenvError("address_refused", f"{text} is none that a node gets; they begin with .10 (::10)")
-    return int(digits) - FIRST_HOST
-
-
-def move(network: Mapping[str, Any], name: str, text: str = "") -> dict[str, Any]:
-    """``network`` (a network.yml) with another address for the node ``name``: ``text`` and its like in the other
-    family, by default the next that is free. Index, MAC and pod range stay. Raises DevenvError address_refused.
-    """
-    nodes = network["nodes"]
-    taken = {other: int(node.get("place", node["index"])) for other, node in nodes.items()}
-    indexes_ = {int(node["index"]) for other, node in nodes.items() if other != name}
-    if text:
-        place = place_of(network, text)
-    else:
-        place = next(one for one in itertools.count(taken[name] + 1) if one not in {*taken.values(), *indexes_})
-    owner = next((other for other, one in taken.items() if one == place and other != name), "")
-    if owner or place in indexes_:
-        raise DevenvError("address_refused", f"{text} is the address of {owner or 'another node'}")
-    own = {**nodes[name], "place": place}
-    own["addresses"] = {family: str(address(subnet, place)) for family, subnet in network["subnets"].items()}
-    return {**network, "nodes": {**nodes, name: own}}
-
-
-def forget(network: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """``network`` (a network.yml) without the nodes ``names`` and without clusters that have no node then."""
-    gone = set(names)
-    nodes = {name: node for name, node in network.get("nodes", {}).items() if name not in gone}
-    used = {node.get("cluster") for node in nodes.values()}
-    clusters = {name: one for name, one in network.get("clusters", {}).items() if name in used}
-    return {**network, "clusters": clusters, "nodes": nodes}
-
-
-def leaving(resolved: Mapping[str, Any], network: Mapping[str, Any] | None) -> list[str]:
-    """Names of the nodes that ``network`` (a network.yml) has and the profile has no longer."""
-    wanted = {node["name"] for node in resolved["nodes"]}
-    return [name for name in (network or {}).get("nodes", {}) if name not in wanted]
-
-
-def indexes(names: Sequence[str], previous: Mapping[str, Any] | None = None) -> dict[str, int]:
-    """Index of each node: the one in ``previous`` (a network.yml), else the lowest that none there has, in the order of
-    ``names``.
-    """
-    known = (previous or {}).get("nodes", {})
-    moved = [int(node["place"]) for node in known.values() if "place" in node]
-    return _placed(names, {name: int(node["index"]) for name, node in known.items()}, moved)
+def gateway(subnet: str) -> str:
+    """Return the gateway's address in ``subnet``."""
+    return str(_host(subnet, 1))
 
 
 def virtual(subnet: str, index: int) -> str:
@@ -163,7 +62,7 @@ def virtual(subnet: str, index: int) -> str:
     return str(_host(subnet, FIRST_VIRTUAL + index))
 
 
-def address(subnet: str, index: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def address(subnet: str, index: int) -> Address:
     """Address of the node with ``index`` in ``subnet``. Raises DevenvError nodes_too_many."""
     network = ipaddress.ip_network(subnet)
     check_place(network.prefixlen, family(network), index)
@@ -178,23 +77,6 @@ def check_place(prefix: int, name: str, index: int) -> None:
     last = (1 << (32 - prefix)) - 2 if name == "ipv4" else _LAST_IPV6
     if FIRST_HOST + index > last:
         raise DevenvError("nodes_too_many", f"node index {index}: the highest is {last - FIRST_HOST}")
-
-
-def _placed(names: Iterable[str], kept: Mapping[str, int], more: Iterable[int] = ()) -> dict[str, int]:
-    taken = {*kept.values(), *more}
-    free = (number for number in itertools.count() if number not in taken)
-    return {name: kept[name] if name in kept else next(free) for name in names}
-
-
-def _planned_clusters(
-    names: Sequence[str], subnets: Mapping[str, str], known: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Index and virtual addresses of the clusters, those that only ``known`` has at the end."""
-    places = _placed([*names, *known], {name: int(one["index"]) for name, one in known.items()})
-    return {
-        name: {"index": place, "virtual": {family: virtual(subnet, place) for family, subnet in subnets.items()}}
-        for name, place in places.items()
-    }
 
 
 def mac(subnets: Mapping[str, str], index: int) -> str:
@@ -222,7 +104,23 @@ def pod_cidr(pool: str, index: int) -> str:
     return str(type(network)((start, prefix)))
 
 
-def family(network: Network) -> str:
+def family_of(text: str) -> str:
+    """Return ``ipv4`` or ``ipv6``, the family of an address."""
+    return family(ipaddress.ip_address(text))
+
+
+def is_ordinary(address: Address | Network) -> bool:
+    """Return whether an address or network is one that nodes can have: unicast, and more than link-local."""
+    special = address.is_loopback or address.is_multicast or address.is_link_local or address.is_unspecified
+    return not special
+
+
+def overlap(one: Network, other: Network) -> bool:
+    """Return whether two networks overlap; those of different families do not."""
+    return one.version == other.version and one.overlaps(other)
+
+
+def family(network: Address | Network) -> str:
     """``ipv4`` or ``ipv6``"""
     return f"ipv{network.version}"
 
@@ -245,5 +143,5 @@ def _first_free(pool: Network, taken: Sequence[Network], name: str, prefix: int)
     raise DevenvError("subnet_none_free", f"no free /{prefix} in {pool}", where=f"network.node_pools.{name}")
 
 
-def _host(subnet: str, number: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _host(subnet: str, number: int) -> Address:
     return ipaddress.ip_network(subnet).network_address + number

@@ -14,7 +14,8 @@ from typing import Any
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve_document
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
 _AS_IT_IS = (
     "stack",
@@ -31,14 +32,14 @@ _AS_IT_IS = (
 _OF_A_NODE = ("cluster", "cpus", "memory", "disk", "taints")
 
 
-def amend(resolved: Mapping[str, Any], overrides: Mapping[str, Any], configs: Path = paths.CONFIGS) -> dict[str, Any]:
-    """``resolved`` with ``overrides`` (keys are paths, as profile.resolve takes them) laid over it.
+def amend(resolved: Profile, overrides: Mapping[str, Any], configs: Path = paths.CONFIGS) -> Profile:
+    """``resolved`` with ``overrides`` (keys are paths, as resolve takes them) laid over it.
 
-    Raises DevenvError as profile.resolve does, and profile_invalid when the environment's own profile does not come
+    Raises DevenvError as resolve does, and profile_invalid when the environment's own profile does not come
     back whole: it is of another version.
     """
     document, name = as_document(resolved, configs), str(resolved["name"])
-    again = profile.resolve_document(document, name, configs=configs)
+    again = resolve_document(document, name, configs=configs)
     if _plain(again) != _plain(resolved):
         wrong = sorted(key for key in {*again, *resolved} if again.get(key) != resolved.get(key))
         raise DevenvError(
@@ -46,7 +47,7 @@ def amend(resolved: Mapping[str, Any], overrides: Mapping[str, Any], configs: Pa
             f"{', '.join(wrong)} of this environment's profile cannot be kept",
             advice="Name its profile: devenv up --profile PROFILE --set ...",
         )
-    return profile.resolve_document(document, name, overrides=overrides, configs=configs) if overrides else again
+    return resolve_document(document, name, overrides=overrides, configs=configs) if overrides else again
 
 
 def as_document(resolved: Mapping[str, Any], configs: Path = paths.CONFIGS) -> dict[str, Any]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan, ssh_keys, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import nodes as environment_nodes
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import ssh_keys, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import network as host_network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Machine, Provider, Request
@@ -33,7 +31,7 @@ def refuse_others(found: Iterable[Machine | Network], environment: str, home: st
 
 
 def claim(
-    provider: Provider, environment: str, home: str, resolved: Profile, previous: Mapping[str, Any] | None
+    provider: Provider, environment: str, home: str, resolved: Profile, previous: NetworkPlan | None
 ) -> NetworkPlan:
     """Choose subnets, make them visible to every run of this machine, and return network.yml."""
     with files.exclusive(host_network.ALLOCATOR):
@@ -43,7 +41,7 @@ def claim(
             chosen = host_network.choose_subnets(resolved, previous, registry.networks())
             network = provider.claim_network(environment, home, [chosen[family] for family in resolved["families"]])
     subnets = {host_network.family(subnet): subnet for subnet in network.subnets}
-    return cast(NetworkPlan, {**addresses.plan(resolved, subnets, previous), "bridge": network.bridge})
+    return {**network_plan.make(resolved, subnets, previous), "bridge": network.bridge}
 
 
 def prepare(provider: Provider, request: Request) -> tuple[NetworkPlan, list[NodeSpec]]:

@@ -12,7 +12,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import mem
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import probes as host
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import claims, registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import RUNNING, Provider, Request
 
@@ -71,10 +72,10 @@ def doctor() -> list[Probe]:
     """Return all probes that need no profile, advice included. What other providers need than a profile's default one
     is optional.
     """
-    smallest = profile.resolve("sno")
+    smallest = resolve("sno")
     default = registry.of(smallest)
     probes = [host.root_probe(), *host.program_probes(default.programs), *default.features()]
-    memory = profile.in_use(smallest["nodes"], smallest["kubernetes"]["engine"])["memory"]
+    memory = engines.in_use(smallest["nodes"], smallest["kubernetes"]["engine"])["memory"]
     probes.append(host.memory_probe(memory))
     probes += [host.disk_probe(DISK_FOR_CACHES, folder) for folder in (paths.home(), paths.cache())]
     probes.append(host.ipv6_probe(required=False))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import stages, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue, compare
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import record as records
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.record import Record
@@ -17,7 +17,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.record import
 RESERVE = 512 * 2**20
 
 
-def begin(home: Path, folder: Path, wanted: str, resolved: Mapping[str, Any], *, check: bool = False) -> str:
+def begin(home: Path, folder: Path, wanted: str, resolved: Profile, *, check: bool = False) -> str:
     """Return the name of the snapshot that the environment of a state folder is yet to be made from; empty: none.
 
     ``wanted`` is what the user asked for, empty for whatever an earlier run began. Unless ``check`` is true, the
@@ -65,6 +65,6 @@ def seed_network(snapshot: catalogue.Snapshot, folder: Path) -> bool:
     """
     if len(snapshot.manifest["nodes"]) < 2 or state.read_network(folder) is not None:
         return False
-    return state.write_network(
-        folder, {key: value for key, value in snapshot.manifest["network"].items() if key != "bridge"}
-    )
+    network: NetworkPlan = {**snapshot.manifest["network"]}
+    network.pop("bridge", None)
+    return state.write_network(folder, network)

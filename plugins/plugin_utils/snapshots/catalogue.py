@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,9 @@ from typing import Any, TypedDict, cast
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import sha256
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import record as records
 
 FORMAT = 1
@@ -60,8 +62,8 @@ class Manifest(TypedDict):
     name: str
     made: str
     environment: str
-    profile: Mapping[str, Any]
-    network: Mapping[str, Any]
+    profile: Profile
+    network: NetworkPlan
     clusters: dict[str, SavedCluster]
     nodes: dict[str, SavedNode]
     files: dict[str, FileEntry]
@@ -100,7 +102,7 @@ def folder_of(home: Path) -> Path:
 
 def check_name(name: str) -> str:
     """Return ``name``. Raises DevenvError ``snapshot_name``."""
-    if not state.NAME.fullmatch(name):
+    if not profile_names.is_name(name):
         raise DevenvError("snapshot_name", f"{name!r} cannot be the name of a snapshot")
     return name
 
@@ -121,7 +123,7 @@ def names(home: Path) -> list[str]:
     """Return the names of the snapshots, sorted."""
     folder = folder_of(home)
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [entry.name for entry in entries if state.NAME.fullmatch(entry.name) and (entry / MANIFEST).is_file()]
+    return [entry.name for entry in entries if profile_names.is_name(entry.name) and (entry / MANIFEST).is_file()]
 
 
 def read(home: Path, name: str) -> Snapshot:

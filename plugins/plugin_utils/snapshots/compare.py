@@ -7,6 +7,7 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import amend
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.catalogue import Snapshot
 
 # Keys that an environment and its snapshot share. Sizes, labels and taints of nodes may differ.
@@ -31,10 +32,10 @@ def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     ]
 
 
-def profile_of(snapshot: Snapshot, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the resolved profile that was saved, with ``overrides`` (as profile.resolve takes them) laid over it.
+def profile_of(snapshot: Snapshot, overrides: Mapping[str, Any] | None = None) -> Profile:
+    """Return the resolved profile that was saved, with ``overrides`` (as resolve takes them) laid over it.
 
-    Raises DevenvError as profile.resolve does, and ``snapshot_differs`` for a profile that this version cannot resolve.
+    Raises DevenvError as resolve does, and ``snapshot_differs`` for a profile that this version cannot resolve.
     """
     try:
         saved = amend.amend(snapshot.manifest["profile"], {})

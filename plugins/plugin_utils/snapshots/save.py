@@ -14,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue, clean, contents, etcd, transfer
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.begin import need_space
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.catalogue import FileEntry, Snapshot
@@ -36,8 +37,8 @@ class Source:
     """What is saved: an environment, its nodes by ssh, its clusters with the profile's data."""
 
     environment: str
-    resolved: Mapping[str, Any]
-    network: Mapping[str, Any]
+    resolved: Profile
+    network: NetworkPlan
     clusters: Sequence[Cluster]
     targets: Mapping[str, remote.Target]
 
@@ -76,8 +77,8 @@ def save(home: Path, name: str, source: Source, bundle: Bundle, progress: Progre
             name=name,
             made=datetime.now(UTC).isoformat(timespec="seconds"),
             environment=source.environment,
-            profile=dict(source.resolved),
-            network=dict(source.network),
+            profile=source.resolved,
+            network=source.network,
             clusters={},
             nodes={},
             files={},

@@ -11,7 +11,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import upgrade_record
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import changes
 
 # Other versions of a bundle, and their names for people.
 _PARTS = {"etcd_image": "etcd", "coredns": "CoreDNS", "pause": "pause", "containerd": "containerd"}
@@ -40,7 +40,7 @@ def check(name: str, old: str, new: str, begun: Mapping[str, str] | None) -> ver
         if begun["to"] != new:
             raise upgrade_record.unfinished(name, begun)
         return wanted
-    step = profile.version_step(old, new)
+    step = changes.version_step(old, new)
     change = f"Kubernetes {old} -> {new}"
     if step == "same":
         raise DevenvError("upgrade_same", f"it has Kubernetes {new} already", where=name)
@@ -54,10 +54,10 @@ def check(name: str, old: str, new: str, begun: Mapping[str, str] | None) -> ver
 
 
 def _next_advice(name: str, old: str) -> str:
-    between = [known for known in versions.known()[1] if profile.version_step(old, known) == "upgrade"]
+    between = [known for known in versions.known()[1] if changes.version_step(old, known) == "upgrade"]
     if not between:
         return "One minor version at a time; no bundle is known for the next one."
-    last = max(between, key=profile.version_number)
+    last = max(between, key=changes.version_number)
     return f"One minor version at a time: devenv upgrade -n {name} --kubernetes {last} first."
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
 from devenv import errors
 from devenv.environments import names
@@ -172,7 +173,7 @@ def upgrade(name: str, version: str, options: Options | None = None, watcher: Wa
     return playbook.run("upgrade", name, {"devenv_kubernetes_version": new}, options or Options(), watcher)
 
 
-def _upgrade_step(name: str, version: str) -> tuple[Path, dict[str, Any], Any]:
+def _upgrade_step(name: str, version: str) -> tuple[Path, Profile, Any]:
     """State folder, profile, and what the bundle of the new version holds. Raises Error."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, upgrade_record
     from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrades

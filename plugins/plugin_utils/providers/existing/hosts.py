@@ -15,7 +15,10 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan, PlannedNode
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import ByFamily, Endpoint, Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import node_recipe
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import ProvisionOutcome
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
@@ -63,19 +66,19 @@ def owner(environment: str, home: str) -> dict[str, str]:
     return {"environment": environment, "home": home, "controller": socket.gethostname()}
 
 
-def network(resolved: Mapping[str, Any], previous: Mapping[str, Any] | None) -> dict[str, Any]:
+def network(resolved: Profile, previous: NetworkPlan | None) -> NetworkPlan:
     """network.yml: indexes as elsewhere, addresses as the hosts have them; hosts that leave stay until forgotten."""
     families = resolved["families"]
-    known = (previous or {}).get("nodes", {})
-    places = addresses.indexes([node["name"] for node in resolved["nodes"]], previous)
-    nodes = {
+    known = (previous or network_plan.EMPTY)["nodes"]
+    places = network_plan.indexes([node["name"] for node in resolved["nodes"]], previous)
+    nodes: dict[str, PlannedNode] = {
         node["name"]: {
             "index": places[node["name"]],
             "mac": "",
             "addresses": dict(zip(families, node["host"]["addresses"], strict=True)),
             "group": node["group"],
             "cluster": node["cluster"],
-            "host": dict(node["host"]),
+            "host": {**node["host"]},
         }
         for node in resolved["nodes"]
     }
@@ -86,11 +89,11 @@ def network(resolved: Mapping[str, Any], previous: Mapping[str, Any] | None) -> 
             name: {"index": place, "virtual": _virtual(one["endpoint"])}
             for place, (name, one) in enumerate(resolved["clusters"].items())
         },
-        "nodes": nodes | {name: known[name] for name in addresses.leaving(resolved, previous)},
+        "nodes": nodes | {name: known[name] for name in network_plan.leaving(resolved, previous)},
     }
 
 
-def _virtual(endpoint: Mapping[str, Any]) -> dict[str, str]:
+def _virtual(endpoint: Endpoint) -> ByFamily:
     if endpoint["kind"] != "virtual":
         return {}
     return {"ipv6" if ":" in address else "ipv4": address for address in endpoint["addresses"]}
@@ -162,7 +165,7 @@ def _unfit(host: Host, data: Mapping[str, Any], engine: str) -> list[str]:
     missing = [address for address in host.node["host"]["addresses"] if address not in data["addresses"]]
     if missing:
         found.append(f"has not the address {', '.join(missing)}")
-    used = profile.in_use([host.node], engine)
+    used = engines.in_use([host.node], engine)
     for key, words in (("memory", "memory"), ("disk", "free disk in /var/lib")):
         if data[key] < used[key]:
             found.append(f"{words}: {data[key] >> 20} MiB, needed: {used[key] >> 20} MiB")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import RUNNING, ProvisionOutcome, Request
@@ -47,7 +47,7 @@ class Provider(base.Provider):
 
     def destroy(self, request: Request) -> ProvisionOutcome:
         # Written before the first host is: without it nothing was put anywhere.
-        network = state.read_network(request.folder) or {"nodes": {}}
+        network = state.read_network(request.folder) or network_plan.EMPTY
         return self.remove(request, [name for name in network["nodes"] if name in request.hostvars])
 
     def states(self, request: Request) -> dict[str, str]:

@@ -11,7 +11,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import network, probes
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import (
     base,
     claims,
@@ -80,7 +80,7 @@ class Provider(base.Provider):
         def room(missing: Sequence[Mapping[str, Any]]) -> list[Probe]:
             # A machine takes in the end what it was given, unlike a container.
             memory = sum(node["memory"] + nodes.OVERHEAD for node in missing)
-            disk = profile.in_use(missing, resolved["kubernetes"]["engine"])["disk"]
+            disk = engines.in_use(missing, resolved["kubernetes"]["engine"])["disk"]
             return [
                 probes.memory_probe(memory),
                 probes.disk_probe(disk, paths.home()),

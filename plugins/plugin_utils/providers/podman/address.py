@@ -13,8 +13,7 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, ssh_keys, state
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, network_plan, ssh_keys, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli
 
 FILE = "addresses"
@@ -29,10 +28,10 @@ def begin(folder: Path, environment: str, name: str, wanted: str) -> list[str]:
     Once more with the same address, it changes nothing that is so already. Raises DevenvError address_refused,
     node_no_ssh when the node does not run.
     """
-    members.check_move(state.read_profile(folder) or {"nodes": []}, name)
-    network = state.read_network(folder) or {"nodes": {}}
+    members.check_move(state.stored_profile(folder), name)
+    network = state.read_network(folder) or network_plan.EMPTY
     pid = _pid(environment, name)
-    moved = addresses.move(network, name, wanted)
+    moved = network_plan.move(network, name, wanted)
     new = _with_prefix(moved, name)
     # Before anything is told of them: a node that starts now starts with both or with the new.
     _write(folder, name, new)
@@ -69,7 +68,7 @@ def _there(pid: int) -> list[str]:
 
 def end(folder: Path, environment: str, name: str) -> list[str]:
     """Take the addresses away that are no longer the node's; return them."""
-    network = state.read_network(folder) or {"nodes": {}}
+    network = state.read_network(folder) or network_plan.EMPTY
     pid = _pid(environment, name)
     kept = _with_prefix(network, name)
     gone = [address for address in _there(pid) if address not in kept]

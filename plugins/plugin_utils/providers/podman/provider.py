@@ -12,7 +12,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, prog
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import network, probes
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import (
     base,
     claims,
@@ -76,7 +76,7 @@ class Provider(base.Provider):
     def preflight(self, request: Request) -> list[Probe]:
         def room(missing: Sequence[Mapping[str, Any]]) -> list[Probe]:
             # What such nodes were measured to use, not their limits: most of a limit is never asked for.
-            used = profile.in_use(missing, request.profile["kubernetes"]["engine"])
+            used = engines.in_use(missing, request.profile["kubernetes"]["engine"])
             return [
                 *self.features(),
                 probes.memory_probe(used["memory"]),

@@ -135,5 +135,5 @@ def _up(change: Any, common: RunOptions, name: str | None) -> None:
         existing = names.existing(name)
         goal = target.resolve(None, existing, change(environment_nodes.profile_of(existing)))
         result = operations.up(goal, common.options(), run.watcher)
-        have = ", ".join(node["name"] for node in (goal.resolved or {}).get("nodes", []))
+        have = ", ".join(node["name"] for node in (goal.resolved["nodes"] if goal.resolved else []))
         run.done(result, [] if common.check else [f"{goal.name} has {have}"])

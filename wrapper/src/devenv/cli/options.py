@@ -42,10 +42,10 @@ def complete_snapshot(incomplete: str) -> list[str]:
 def complete_profile(incomplete: str) -> list[str]:
     """Names of profiles, and files that may be one."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
 
     short = sorted(path.stem for path in (paths.CONFIGS / "profiles").glob("*.yml"))
-    found = [name for name in [*short, *profile.names()] if name.startswith(incomplete)]
+    found = [name for name in [*short, *profile_names.canonical()] if name.startswith(incomplete)]
     return [
         *found,
         *(f"./{path.name}" for path in sorted(Path().glob("*.yml")) if f"./{path.name}".startswith(incomplete)),

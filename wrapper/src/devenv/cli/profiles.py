@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
 from devenv.cli import options as given
 from devenv.cli import output
@@ -37,7 +38,7 @@ Form = Annotated[
 @app.command("list")
 def list_(as_json: given.Json = False, form: given.Format = None) -> None:
     """List the profiles that come with devenv."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import catalogue
 
     columns = {
         "profile": "PROFILE",
@@ -51,7 +52,7 @@ def list_(as_json: given.Json = False, form: given.Format = None) -> None:
     def text(rows: list[dict[str, Any]]) -> str:
         return output.table([{**row, "memory": output.size(row["memory"])} for row in rows], columns)
 
-    output.document(given.form(as_json, form), profile.describe(), text)
+    output.document(given.form(as_json, form), catalogue.describe(), text)
 
 
 @app.command()
@@ -118,29 +119,29 @@ def env(
         output.data(env_file.render(variables, wanted))
 
 
-def _resolved(wanted: str, changes: list[str] | None) -> dict[str, Any]:
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+def _resolved(wanted: str, changes: list[str] | None) -> Profile:
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
-    return profile.resolve(wanted, overrides=given.overrides(changes))
-
-
-def _require_engine(resolved: dict[str, Any]) -> None:
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
-
-    profile.require_engine(resolved)
+    return resolve(wanted, overrides=given.overrides(changes))
 
 
-def _warn(resolved: dict[str, Any]) -> None:
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+def _require_engine(resolved: Profile) -> None:
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 
-    for text in profile.warnings(resolved):
+    engines.require(resolved)
+
+
+def _warn(resolved: Profile) -> None:
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import rules
+
+    for text in rules.warnings(resolved):
         output.say(f"warning: {text}")
 
 
-def _of_environment(name: str | None) -> dict[str, Any]:
+def _of_environment(name: str | None) -> Profile | None:
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
 
     from devenv.environments import names
 
-    return state.read_profile(paths.environment(names.existing(name))) or {}
+    return state.read_profile(paths.environment(names.existing(name)))

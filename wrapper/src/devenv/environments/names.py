@@ -33,10 +33,10 @@ def known(env: Mapping[str, str] = os.environ) -> list[str]:
 
 def check_name(name: str) -> str:
     """``name``, or UsageError."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
 
     with translated():
-        return profile.validate_name(name)
+        return profile_names.validate(name)
 
 
 def choose(name: str | None) -> str:

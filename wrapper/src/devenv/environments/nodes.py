@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
 from devenv import errors
 from devenv.environments import names
 
 
-def profile_of(name: str) -> dict[str, Any]:
+def profile_of(name: str) -> Profile:
     """The resolved profile that the environment keeps. Raises NotFound while it has none."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
 
@@ -34,8 +34,7 @@ def check_address(name: str, node: str | None, address: str) -> str:
     """Return the node (None: the only one) if it can get another address. Raises Error node_unknown,
     address_many_nodes, address_refused.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, state
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, network_plan, state
     from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base
 
     resolved = profile_of(name)
@@ -46,7 +45,7 @@ def check_address(name: str, node: str | None, address: str) -> str:
         chosen = _only(resolved, node)
         base.require(str(resolved["provider"]), "change_address")
         members.check_move(resolved, chosen)
-        addresses.move(network, chosen, address)
+        network_plan.move(network, chosen, address)
     return chosen
 
 
@@ -54,11 +53,11 @@ def addresses_of(name: str, node: str | None) -> list[str]:
     """A node's addresses now."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
 
-    network = state.read_network(paths.environment(name)) or {"nodes": {}}
-    return list(network["nodes"].get(_only(profile_of(name), node), {}).get("addresses", {}).values())
+    network, chosen = state.read_network(paths.environment(name)), _only(profile_of(name), node)
+    return list(network["nodes"][chosen]["addresses"].values()) if network and chosen in network["nodes"] else []
 
 
-def _only(resolved: Mapping[str, Any], node: str | None) -> str:
+def _only(resolved: Profile, node: str | None) -> str:
     have = [str(one["name"]) for one in resolved["nodes"]]
     if node is None and len(have) > 1:
         raise errors.make(f"there are {', '.join(have)}", exit_code=14, reason="address_many_nodes")

@@ -73,8 +73,8 @@ def _environments_by(said: Callable[[Mapping[str, Any]], str]) -> dict[str, str]
     """Environments by what ``said`` finds in the part ``kubernetes`` of their profiles."""
     found: dict[str, list[str]] = {}
     for name in names.known():
-        profile = state.read_profile(paths.environment(name)) or {}
-        found.setdefault(said(profile.get("kubernetes", {})), []).append(name)
+        profile = state.read_profile(paths.environment(name))
+        found.setdefault(said(profile["kubernetes"] if profile else {}), []).append(name)
     return {value: ", ".join(names) for value, names in found.items()}
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import node_changes, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan, node_changes, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Machine
 
@@ -46,15 +48,16 @@ def environments() -> list[dict[str, Any]]:
 
 def _own_row(name: str, containers: Iterable[Machine]) -> dict[str, Any]:
     found = state.read(paths.environment(name))
-    profile = found.profile or {}
+    profile = found.profile
     states = [container.state for container in containers] or list(_hosts(found.network).values())
+    count = len(profile["nodes"]) if profile else 0
     return {
         "name": name,
-        "profile": profile.get("profile", ""),
-        "kubernetes": profile.get("kubernetes", {}).get("version", ""),
-        "nodes": len(profile.get("nodes", [])),
+        "profile": profile["profile"] if profile else "",
+        "kubernetes": profile["kubernetes"]["version"] if profile else "",
+        "nodes": count,
         "running": states.count("running"),
-        "state": "busy" if found.holder else _word(states, len(profile.get("nodes", []))),
+        "state": "busy" if found.holder else _word(states, count),
         "home": str(paths.home()),
     }
 
@@ -89,13 +92,14 @@ def status(name: str) -> dict[str, Any]:
         importlib.import_module(_CLIENT)  # while podman works
         containers = asked.result()
     api, ready = _api_nodes(kubeconfig, containers)
-    profile, network = found.profile or {}, found.network or {}
-    nodes = [node_changes.row(node, network, containers, ready) for node in profile.get("nodes", [])]
+    profile, network = found.profile, found.network or network_plan.EMPTY
+    wanted = profile["nodes"] if profile else []
+    nodes = [node_changes.row(node["name"], node["group"], network, containers, ready) for node in wanted]
     return {
         "name": name,
         "state": "busy" if found.holder else _word(list(containers.values()), len(nodes)),
-        "profile": profile.get("profile", ""),
-        "kubernetes": profile.get("kubernetes", {}).get("version", ""),
+        "profile": profile["profile"] if profile else "",
+        "kubernetes": profile["kubernetes"]["version"] if profile else "",
         "folder": str(folder),
         "kubeconfig": str(kubeconfig) if kubeconfig.exists() else None,
         "nodes": nodes,
@@ -106,9 +110,9 @@ def status(name: str) -> dict[str, Any]:
     }
 
 
-def _hosts(network: Mapping[str, Any] | None) -> dict[str, str]:
+def _hosts(network: NetworkPlan | None) -> dict[str, str]:
     """Hosts that existed before, which devenv neither starts nor stops: those taken count as running."""
-    return {name: "running" for name, node in (network or {}).get("nodes", {}).items() if "host" in node}
+    return {name: "running" for name, node in (network["nodes"] if network else {}).items() if "host" in node}
 
 
 def node_states(name: str) -> dict[str, str]:
@@ -147,17 +151,17 @@ def plan(goal: Target) -> dict[str, Any]:
     """
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import upgrade_record
 
-    resolved = goal.resolved or {}
     folder = paths.environment(goal.name)
     with names.translated():
         old = state.read_profile(folder)
         begun = upgrade_record.pending(folder)
     containers = node_states(goal.name)
-    wanted = [node["name"] for node in resolved.get("nodes", [])]
+    resolved = goal.resolved
+    wanted = [node["name"] for node in (resolved["nodes"] if resolved else [])]
     found = differences(old, resolved)
     return {
         "name": goal.name,
-        "profile": resolved.get("profile", ""),
+        "profile": resolved["profile"] if resolved else "",
         "exists": folder.is_dir(),
         "add": [f"node {name}" for name in wanted if name not in containers],
         "start": [f"node {name}" for name in wanted if containers.get(name, "running") != "running"],
@@ -171,11 +175,11 @@ def plan(goal: Target) -> dict[str, Any]:
     }
 
 
-def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> list[dict[str, Any]]:
+def differences(old: Profile | None, new: Profile | None) -> list[dict[str, Any]]:
     """Differences of two resolved profiles as plain data (`devenv profile diff --json`)."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import changes
 
-    return [asdict(change) for change in profile.changes(old, new)] if old else []
+    return [asdict(change) for change in changes.between(old, new)] if old and new else []
 
 
 def _told(change: Mapping[str, Any]) -> str:

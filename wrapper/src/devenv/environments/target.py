@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
 from devenv import errors
 from devenv.environments import names
@@ -22,7 +23,7 @@ class Target:
 
     name: str
     variables: Mapping[str, Any] = field(default_factory=dict)
-    resolved: Mapping[str, Any] | None = None
+    resolved: Profile | None = None
 
 
 def resolve(
@@ -37,12 +38,12 @@ def resolve(
     """
     if not profile_name:
         return _kept(name, overrides, compare)
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve as resolve_profile
 
     with names.translated():
-        resolved = profile.resolve(profile_name, overrides=dict(overrides or {}))
-    is_path = "/" in profile_name or profile_name.endswith((".yml", ".yaml"))
-    given = str(Path(profile_name).expanduser().absolute()) if is_path else profile_name
+        resolved = resolve_profile(profile_name, overrides=dict(overrides or {}))
+    given = str(Path(profile_name).expanduser().absolute()) if profile_names.is_path(profile_name) else profile_name
     return _named(resolved, name, overrides, {"profile": given}, compare=compare)
 
 
@@ -61,7 +62,7 @@ def from_snapshot(
 
 
 def _named(
-    resolved: dict[str, Any],
+    resolved: Profile,
     name: str | None,
     overrides: Mapping[str, Any] | None,
     variables: Mapping[str, Any],
@@ -72,11 +73,12 @@ def _named(
     cannot become this is refused.
     """
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, stages
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
 
     with names.translated():
-        chosen = profile.validate_name(name or os.environ.get("DEVENV_NAME") or resolved["name"])
-        profile.require_engine(resolved)
+        chosen = profile_names.validate(name or os.environ.get("DEVENV_NAME") or resolved["name"])
+        engines.require(resolved)
         folder = paths.environment(chosen)
         if compare:
             lock.check(folder)

@@ -13,7 +13,8 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Node
 
 from devenv.testing import demand_profile
 from devenv.testing.demand import NODE_TYPE_LABEL, ClusterDemand, Demand, DemandError, HostDemand
@@ -193,12 +194,11 @@ def _template_members(
     return names
 
 
-def _template_nodes(template: str) -> list[dict[str, Any]] | None:
+def _template_nodes(template: str) -> list[Node] | None:
     plain = template.replace("_", "-")
     if not (paths.CONFIGS / "topologies" / f"{plain}.yml").is_file():
         return None
-    nodes: list[dict[str, Any]] = profile.resolve(f"{plain}-ipv4-static")["nodes"]
-    return nodes
+    return resolve(f"{plain}-ipv4-static")["nodes"]
 
 
 def _cluster_installer(

@@ -11,7 +11,8 @@ from typing import Any
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile, provider_traits
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines, provider_traits
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve_document
 
 from devenv.testing.demand import NODE_TYPE_LABEL, Demand, DemandError
 
@@ -100,7 +101,7 @@ def check(demand: Demand) -> None:
     try:
         schema = json.loads((paths.CONFIGS / "schema" / "profile.json").read_text(encoding="utf-8"))
         documents.validate(document, schema, "profile")
-        profile.require_engine(profile.resolve_document(document, "test"), shape_only=True)
+        engines.require(resolve_document(document, "test"), shape_only=True)
     except DevenvError as error:
         text = error.message
         for host, node in node_names(demand).items():

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve_document
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import command
 
 from devenv.environments import access
@@ -30,8 +31,8 @@ class Devenv:
     def need(self, demand: Demand) -> int:
         if self.hosts is not None:
             return 0
-        resolved = profile.resolve_document(self._document(demand), "test", overrides=self.overrides or None)
-        return profile.in_use(resolved["nodes"], resolved["kubernetes"]["engine"])["memory"]
+        resolved = resolve_document(self._document(demand), "test", overrides=self.overrides or None)
+        return engines.in_use(resolved["nodes"], resolved["kubernetes"]["engine"])["memory"]
 
     def up(self, name: str, demand: Demand, *, timeout: float | None, say: Callable[[str], None]) -> None:
         from devenv.environment import Environment

@@ -75,7 +75,7 @@ class Power:
         from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base, registry
 
         environment = self._environment()
-        resolved = state.read_profile(environment.state) or {}
+        resolved = state.stored_profile(environment.state)
         try:
             base.require(resolved["provider"], "power")
             registry.of(resolved).power(environment.name, self._host.node, on=False)

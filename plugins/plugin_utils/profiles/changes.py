@@ -1,0 +1,129 @@
+"""What differs between two resolved profiles, and whether an existing environment can follow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Node, Profile
+
+# Names, and what follows from other keys.
+_DERIVED = {"profile", "name", "topology", "families", "nodes"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference. ``applies``: an existing environment takes it over; ``why`` says why, or why not."""
+
+    path: str
+    old: Any
+    new: Any
+    applies: bool
+    why: str
+
+
+def between(old: Profile, new: Profile) -> list[Change]:
+    """Return the differences from ``old`` to ``new``.
+
+    An environment takes over labels, taints, added and removed nodes, further clusters, other endpoints and what `up`
+    installs on a cluster. The order of nodes does not count.
+    """
+    settings: tuple[Mapping[str, Any], Mapping[str, Any]] = (old, new)
+    found = [
+        change
+        for key in sorted({*old, *new} - _DERIVED)
+        for change in _differences(settings[0].get(key), settings[1].get(key), key)
+    ]
+    before, after = ({node["name"]: node for node in profile.get("nodes", [])} for profile in (old, new))
+    for name in [*before, *(name for name in after if name not in before)]:
+        found += _node_changes(f"nodes.{name}", before.get(name), after.get(name))
+    return found
+
+
+def _differences(old: Any, new: Any, path: str) -> list[Change]:
+    if old == new:
+        return []
+    inner = isinstance(old, Mapping) and isinstance(new, Mapping)
+    if inner and not re.fullmatch(r"clusters\.[^.]+\.endpoint", path):
+        return [
+            found for key in sorted({*old, *new}) for found in _differences(old.get(key), new.get(key), f"{path}.{key}")
+        ]
+    return [Change(path, old, new, *_judge(path, old, new))]
+
+
+def _judge(path: str, old: Any, new: Any) -> tuple[bool, str]:
+    """Return whether an existing environment takes over the change, and why (not)."""
+    part, rest = path.partition(".")[::2]
+    if path in ("kubernetes.gravity.tarball", "kubernetes.gravity.sha256"):
+        return False, "playbooks/gravity_upgrade.yml brings a cluster to another tarball"
+    if path == "kubernetes.version":
+        return False, _version_change(str(old), str(new))
+    if part == "clusters" and rest.endswith(".endpoint"):
+        if new["addresses"]:
+            return False, "certificates do not name these addresses: down, then up"
+        return True, "the nodes get to know the endpoint's new address"
+    if part == "clusters" and old is None:
+        return True, "a further cluster is made"
+    if part == "clusters" and new is None:
+        return False, "a cluster is not taken away by itself: down, then up"
+    if part in ("storage", "metrics") and rest == "enabled":
+        return True, "is put on the cluster" if new else "is taken off the cluster; data stay"
+    if part == "validate":
+        return True, "the next validation runs them"
+    return False, "needs a new environment: down, then up"
+
+
+def _node_changes(path: str, old: Node | None, new: Node | None) -> Iterator[Change]:
+    if old is None:
+        yield Change(path, None, new, True, "the node is made and joins")
+        return
+    if new is None:
+        yield Change(path, old, None, True, "the node leaves its cluster and is removed")
+        return
+    before: Mapping[str, Any] = {**old}
+    after: Mapping[str, Any] = {**new}
+    for key in sorted({*before, *after}):
+        one, two = before.get(key), after.get(key)
+        if one == two:
+            continue
+        if key == "labels":
+            for label in sorted({*old["labels"], *new["labels"]}):
+                values = (old["labels"].get(label), new["labels"].get(label))
+                if values[0] != values[1]:
+                    yield Change(f"{path}.labels.{label}", *values, True, "labels are set on the running node")
+        elif key == "taints":
+            yield Change(f"{path}.taints", one, two, True, "taints are set on the running node")
+        else:
+            yield Change(f"{path}.{key}", one, two, False, "a node is not changed in place")
+
+
+# --- versions --------------------------------------------------------------------------------------------------------
+
+
+def version_number(version: str) -> tuple[int, ...]:
+    """Return ``1.36.3`` as numbers to compare."""
+    return tuple(int(part) for part in re.findall(r"[0-9]+", version)[:3])
+
+
+def version_step(old: str, new: str) -> str:
+    """Return what lies between two versions of Kubernetes: ``same``, ``downgrade``, ``skip`` (more than the next minor
+    version) or ``upgrade``.
+    """
+    before, after = version_number(old), version_number(new)
+    if after == before:
+        return "same"
+    if after < before:
+        return "downgrade"
+    return "upgrade" if after[:1] == before[:1] and after[1] <= before[1] + 1 else "skip"
+
+
+def _version_change(old: str, new: str) -> str:
+    step = version_step(old, new)
+    if step == "downgrade":
+        return "a downgrade: needs a new environment"
+    if step == "skip":
+        major, minor = version_number(old)[:2]
+        return f"skips a minor version: devenv upgrade to {major}.{minor + 1} first"
+    return f"devenv upgrade --kubernetes {new} does it"

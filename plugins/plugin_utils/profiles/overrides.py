@@ -1,0 +1,86 @@
+"""Overrides of a profile's keys by their paths, as a document to lay over the profile."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
+
+_WHERE = "--set"
+
+
+def as_document(overrides: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``overrides`` as a valid document.
+
+    Keys are paths of the schema (``nodes.worker-0.memory``; what follows ``labels`` or ``mirrors`` is one key, dots
+    included), values are of the schema's type, text that YAML reads as it, or a mapping to merge.
+    """
+    documents.check_plain(dict(overrides), _WHERE)
+    document: dict[str, Any] = {}
+    for path, value in overrides.items():
+        parts, rule = _split(path, schema)
+        part: dict[str, Any] = {parts[-1]: _typed(value, rule)}
+        for key in reversed(parts[:-1]):
+            part = {key: part}
+        document = data.merge(document, part)
+    if "extends" in document:
+        raise DevenvError("profile_invalid", "extends: cannot be overridden; name another profile", where=_WHERE)
+    documents.validate(document, schema, _WHERE)
+    return document
+
+
+def _split(path: str, schema: Mapping[str, Any]) -> tuple[list[str], Mapping[str, Any]]:
+    """Return the keys of a dotted path, and the schema's rule for the last one.
+
+    A path that the schema does not know is split all the same: validation then names the wrong key.
+    """
+    parts: list[str] = []
+    rule: Mapping[str, Any] = schema
+    rest = path
+    while rest:
+        free = rule.get("additionalProperties")
+        # Such a key may have dots, unless keys of its own follow it.
+        if isinstance(free, dict) and "properties" not in free:
+            parts.append(rest)
+            return parts, _deref(free, schema)
+        key, rest = rest.partition(".")[::2]
+        parts.append(key)
+        rule = _deref(_below(rule, key), schema)
+    if not parts or "" in parts:
+        raise DevenvError(
+            "profile_invalid", f"{json.dumps(path)} is no path of a key, such as nodes.worker-0.memory", where=_WHERE
+        )
+    return parts, rule
+
+
+def _below(rule: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    if key in rule.get("properties", {}):
+        return dict(rule["properties"][key])
+    for pattern, below in rule.get("patternProperties", {}).items():
+        if re.search(pattern, key):
+            return dict(below)
+    free = rule.get("additionalProperties")
+    return dict(free) if isinstance(free, dict) else {}
+
+
+def _deref(rule: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    while "$ref" in rule:
+        rule = schema["$defs"][rule["$ref"].rpartition("/")[2]]
+    return rule
+
+
+def _typed(value: Any, rule: Mapping[str, Any]) -> Any:
+    """Return text from a command line as the type that the schema wants; anything else unchanged."""
+    kinds = rule.get("type", [])
+    if not isinstance(value, str) or not kinds or "string" in kinds:
+        return value
+    try:
+        return documents.value(value)
+    except (yaml.YAMLError, ValueError):
+        return value

@@ -1,0 +1,100 @@
+"""From the name or file of a profile to a resolved profile: plain data that says everything (docs/design/profiles.md).
+
+Layers, each over the one before: configs/defaults.yml, the sizes of the engine's file of configs/engines, the stack's
+file of configs/networks, the topology's file of configs/topologies, the profile with what it extends, overrides.
+Mappings merge, everything else replaces.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data, names
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import overrides as override
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.compose import compose
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
+
+# Reasons to say which file extends the profile that is missing.
+_MISSING = ("profile_unknown", "profile_missing", "profile_unreadable")
+
+
+def resolve(
+    name_or_path: str,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    cwd: str | Path | None = None,
+    configs: Path = paths.CONFIGS,
+) -> Profile:
+    """Return the resolved profile of a name, an alias or a file (names.is_path; relative to ``cwd``).
+
+    ``overrides`` are laid over it (overrides.as_document). Raises DevenvError with a reason of exit code 2, or
+    jsonschema_missing.
+    """
+    schema = data.schema(configs)
+    document = _chain(name_or_path, Path(cwd or os.getcwd()), configs, schema, ())
+    try:
+        return _over(document, names.of_environment(name_or_path), overrides, configs, schema)
+    except DevenvError as error:
+        if error.where:
+            raise
+        where = f"profile {name_or_path}"
+        raise DevenvError(error.reason.id, error.message, advice=error.advice, where=where) from None
+
+
+def resolve_document(
+    document: Mapping[str, Any],
+    name: str,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    configs: Path = paths.CONFIGS,
+) -> Profile:
+    """Like `resolve`, for a document that we made ourselves and that extends nothing; ``name`` is the environment's."""
+    return _over(document, name, overrides, configs, data.schema(configs))
+
+
+def _over(
+    document: Mapping[str, Any],
+    name: str,
+    overrides: Mapping[str, Any] | None,
+    configs: Path,
+    schema: Mapping[str, Any],
+) -> Profile:
+    whole = data.merge(document, override.as_document(overrides, schema)) if overrides else document
+    return compose(whole, name, configs, schema)
+
+
+def _chain(wanted: str, base: Path, configs: Path, schema: Mapping[str, Any], seen: tuple[str, ...]) -> dict[str, Any]:
+    """Return the document of ``wanted`` merged over all that it extends."""
+    if not names.is_path(wanted):
+        path, document = names.find(wanted, configs, schema)
+        if path is None:
+            return document
+    else:
+        path = base / Path(wanted).expanduser()
+    key = os.path.realpath(path)
+    if key in seen:
+        circle = " -> ".join(Path(step).name for step in (*seen[seen.index(key) :], key))
+        raise DevenvError("profile_loop", f"extends goes in a circle: {circle}", where=str(path))
+    read = documents.read(path)
+    # A test checks our own files, not every command: jsonschema takes a quarter of a second to load.
+    if names.is_path(wanted):
+        documents.validate(read.data, schema, str(path), read.text)
+    document = {**read.data}
+    parent = document.pop("extends", None)
+    if parent is None:
+        return document
+    try:
+        below = _chain(parent, path.parent, configs, schema, (*seen, key))
+    except DevenvError as error:
+        if error.reason.id in _MISSING and not error.where.endswith(")"):
+            error = DevenvError(error.reason.id, error.message, where=f"{error.where or parent} (extends in {path})")
+        raise error from None
+    # A description is that of its own file.
+    below.pop("description", None)
+    return data.merge(below, document)

@@ -1,0 +1,282 @@
+"""What a profile has to be beyond its schema: one function per rule, in the order in which they are checked."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Callable, Iterator, Sequence
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, data, engines, provider_traits
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.draft import GROUPS, Draft, group
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
+
+# Prefix lengths that Kubernetes allows for Services.
+_SERVICE_PREFIXES = {"ipv4": (12, 28), "ipv6": (108, 124)}
+
+
+def check(draft: Draft) -> None:
+    """Raise DevenvError for the first rule that ``draft`` breaks."""
+    for rule in RULES:
+        for text in rule(draft):
+            raise DevenvError("profile_invalid", text)
+
+
+# --- kubernetes, checks ----------------------------------------------------------------------------------------------
+
+
+def _version_is_known(draft: Draft) -> Iterator[str]:
+    version = draft.settings["kubernetes"]["version"]
+    if version not in draft.versions:
+        yield f"kubernetes.version: {json.dumps(version)} is not known; allowed: {', '.join(draft.versions)}"
+
+
+def _checks_have_different_names(draft: Draft) -> Iterator[str]:
+    names = [check["name"] for check in draft.settings["validate"]["checks"]]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            yield f"validate.checks[{place}].name: {name} stands twice"
+
+
+# --- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def _workers_are_schedulable(draft: Draft) -> Iterator[str]:
+    for name in draft.nodes:
+        if group(name) == "workers" and draft.named[name].get("schedulable") is False:
+            yield f"nodes.{name}.schedulable: false is for control plane nodes; give a worker a taint"
+
+
+def _nodes_are_large_enough(draft: Draft) -> Iterator[str]:
+    for name, node in draft.nodes.items():
+        sizes = engines.group_of(group(name), draft.engine)["least"]
+        for key, least in (
+            ("memory", data.parse_quantity(sizes["memory"])),
+            ("disk", data.parse_quantity(sizes["disk"])),
+        ):
+            if data.parse_quantity(node[key]) < least:
+                yield f"nodes.{name}.{key}: must be at least {least >> 20}MiB, is {node[key]}"
+
+
+def _taints_have_different_keys(draft: Draft) -> Iterator[str]:
+    for name, node in draft.nodes.items():
+        # Kubernetes takes one value only for a key and an effect.
+        pairs = [f"{taint.rsplit(':', 1)[0].partition('=')[0]}:{taint.rsplit(':', 1)[1]}" for taint in node["taints"]]
+        for place, pair in enumerate(pairs):
+            if pair in pairs[:place]:
+                yield f"nodes.{name}.taints: {pair} stands twice"
+
+
+def _some_node_remains(draft: Draft) -> Iterator[str]:
+    if not draft.nodes:
+        yield "nodes: none is left"
+
+
+def _no_number_is_left_out(draft: Draft) -> Iterator[str]:
+    for prefix in GROUPS:
+        numbers = sorted(int(name.rpartition("-")[2]) for name in draft.named if name.startswith(f"{prefix}-"))
+        for place, number in enumerate(numbers):
+            if number != place:
+                template = f"topology {draft.topology} has {', '.join(draft.template) or 'none'}"
+                yield f"nodes.{prefix}-{number}: {template}; the next {prefix} to add is {prefix}-{place}"
+
+
+def _every_node_has_addresses(draft: Draft) -> Iterator[str]:
+    network, last = draft.settings["network"], len(draft.nodes) - 1
+    for family in draft.families:
+        addresses.check_place(network["node_prefix"], family, last)
+        addresses.pod_cidr(network["pods"][family], last)
+    yield from ()
+
+
+# --- clusters --------------------------------------------------------------------------------------------------------
+
+
+def _clusters_of_nodes_are_listed(draft: Draft) -> Iterator[str]:
+    allowed = ", ".join([*(name for name, spec in draft.listed.items() if spec is not None), "null"])
+    for name, node in draft.nodes.items():
+        if node["cluster"] is not None and node["cluster"] not in draft.clusters:
+            yield f"nodes.{name}.cluster: {json.dumps(node['cluster'])} is not under clusters; allowed: {allowed}"
+
+
+def _clusters_are_few(draft: Draft) -> Iterator[str]:
+    if len(draft.clusters) > addresses.LARGEST_CLUSTERS:
+        yield f"clusters: at most {addresses.LARGEST_CLUSTERS}, are {len(draft.clusters)}"
+
+
+def _clusters_have_a_control_plane(draft: Draft) -> Iterator[str]:
+    for name in draft.clusters:
+        groups = draft.groups(name)
+        if not groups:
+            yield f"clusters.{name}: no node belongs to it"
+        if "control_plane" not in groups:
+            yield f"clusters.{name}: has no control plane node (master-N)"
+
+
+def _endpoints_have_the_addresses_they_need(draft: Draft) -> Iterator[str]:
+    for name, cluster in draft.clusters.items():
+        path, given = f"clusters.{name}.endpoint.addresses", cluster["endpoint"]["addresses"]
+        kind = draft.endpoint_kind(name)
+        # On a network of our own an address is reserved for a virtual endpoint.
+        if kind == "node" or (kind == "virtual" and not draft.has_hosts):
+            if given:
+                yield f"{path}: are for kind external, is {cluster['endpoint']['kind']}"
+            continue
+        if not given:
+            yield f"{path}: kind {kind} needs at least one address"
+        families: list[str] = []
+        for place, text in enumerate(given):
+            yield from _unusable(f"{path}[{place}]", text, draft)
+            families.append(addresses.family_of(text))
+            if families.count(families[-1]) > 1:
+                yield f"{path}[{place}]: a second {families[-1]} address; one a family"
+
+
+def _unusable(path: str, text: str, draft: Draft) -> Iterator[str]:
+    """Why ``text`` is no address that the nodes can reach and that no pod or Service has."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        yield f"{path}: must be an IP address, is {json.dumps(text)}"
+        return
+    family = addresses.family_of(text)
+    if family not in draft.families:
+        yield f"{path}: {text} is {family}, and the stack is {draft.settings['stack']}"
+    if not addresses.is_ordinary(address):
+        yield f"{path}: must be an ordinary unicast address, is {text}"
+    _require_outside_the_cluster(path, text, draft)
+
+
+def _require_outside_the_cluster(path: str, text: str, draft: Draft) -> None:
+    """Raise DevenvError subnet_overlap for an address of pods or Services."""
+    for key in ("pods", "services"):
+        if ipaddress.ip_address(text) in ipaddress.ip_network(
+            draft.settings["network"][key][addresses.family_of(text)]
+        ):
+            raise DevenvError("subnet_overlap", f"{path}: {text} lies in network.{key}.{addresses.family_of(text)}")
+
+
+# --- network ---------------------------------------------------------------------------------------------------------
+
+
+def _pools_are_networks(draft: Draft) -> Iterator[str]:
+    """Of both families, whatever the stack."""
+    network = draft.settings["network"]
+    ranges = {
+        "node_pools": {family: (1, prefix) for family, prefix in addresses.prefixes(network).items()},
+        "pods": {family: (1, prefix) for family, prefix in addresses.PREFIX.items()},
+        "services": _SERVICE_PREFIXES,
+    }
+    for key, allowed in ranges.items():
+        for family, text in network[key].items():
+            path, (least, most) = f"network.{key}.{family}", allowed[family]
+            try:
+                pool = ipaddress.IPv4Network(text) if family == "ipv4" else ipaddress.IPv6Network(text)
+            except ValueError as error:
+                yield f"{path}: must be an IPv{family[-1]} network in CIDR form: {error}"
+                return
+            if "/" not in text or not addresses.is_ordinary(pool):
+                yield f"{path}: must be an ordinary unicast network in CIDR form, is {text}"
+            if not least <= pool.prefixlen <= most:
+                yield f"{path}: the prefix must be /{least} to /{most}, is /{pool.prefixlen}"
+
+
+def _pools_do_not_overlap(draft: Draft) -> Iterator[str]:
+    network = draft.settings["network"]
+    pools = [
+        (f"network.{key}.{family}", ipaddress.ip_network(text))
+        for key in ("node_pools", "pods", "services")
+        for family, text in network[key].items()
+    ]
+    for place, (path, pool) in enumerate(pools):
+        for other_path, other in pools[:place]:
+            if addresses.overlap(pool, other):
+                raise DevenvError("subnet_overlap", f"{path} {pool} overlaps {other_path} {other}")
+    yield from ()
+
+
+# --- hosts -----------------------------------------------------------------------------------------------------------
+
+
+def _hosts_are_for_their_providers(draft: Draft) -> Iterator[str]:
+    provider = draft.settings["provider"]
+    for name, node in draft.nodes.items():
+        if "host" in node and not draft.has_hosts:
+            yield f"nodes.{name}.host: is for the provider {provider_traits.of_given_machines()}, is {provider}"
+        if "host" not in node and draft.has_hosts:
+            yield f"nodes.{name}.host: is missing; the provider {provider} needs it"
+    if draft.has_hosts and draft.settings["addressing"] != "static":
+        yield f"addressing: hosts of the provider {provider} have their addresses already"
+
+
+def _hosts_have_an_address_of_each_family(draft: Draft) -> Iterator[str]:
+    for name, node in draft.nodes.items():
+        if "host" in node:
+            yield from _wrong_addresses(f"nodes.{name}.host.addresses", node["host"]["addresses"], draft.families)
+
+
+def _wrong_addresses(path: str, given: Sequence[str], families: Sequence[str]) -> Iterator[str]:
+    found: set[str] = set()
+    for place, text in enumerate(given):
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            yield f"{path}[{place}]: must be an IP address, is {text!r}"
+            return
+        family = addresses.family_of(text)
+        if family in found or family not in families:
+            yield f"{path}[{place}]: one address of each of {', '.join(families)}, no more"
+        if not addresses.is_ordinary(address):
+            yield f"{path}[{place}]: must be an ordinary unicast address, is {text}"
+        found.add(family)
+    for family in families:
+        if family not in found:
+            yield f"{path}: has no {family} address, which the stack needs"
+
+
+def _hosts_are_different(draft: Draft) -> Iterator[str]:
+    owners: dict[str, str] = {}
+    for name, node in draft.nodes.items():
+        for text in node.get("host", {}).get("addresses", ()):
+            address, path = str(ipaddress.ip_address(text)), f"nodes.{name}.host.addresses"
+            if address in owners:
+                yield f"{path}: {address} is {owners[address]}'s"
+            owners[address] = name
+            _require_outside_the_cluster(path, address, draft)
+
+
+RULES: tuple[Callable[[Draft], Iterator[str]], ...] = (
+    _workers_are_schedulable,
+    _nodes_are_large_enough,
+    _taints_have_different_keys,
+    _hosts_have_an_address_of_each_family,
+    _version_is_known,
+    _checks_have_different_names,
+    _clusters_of_nodes_are_listed,
+    _clusters_are_few,
+    _clusters_have_a_control_plane,
+    _pools_are_networks,
+    _pools_do_not_overlap,
+    _hosts_are_for_their_providers,
+    _hosts_are_different,
+    _endpoints_have_the_addresses_they_need,
+    _some_node_remains,
+    _no_number_is_left_out,
+    _every_node_has_addresses,
+)
+
+
+def warnings(profile: Profile) -> list[str]:
+    """Return what a resolved profile allows and hardly anybody wants, a line each."""
+    found = []
+    for cluster in profile["clusters"]:
+        members = [node for node in profile["nodes"] if node["cluster"] == cluster]
+        voters = [node["name"] for node in members if node["group"] != "workers"]
+        if len(voters) % 2 == 0:
+            found.append(
+                f"cluster {cluster}: {len(voters)} etcd members stand the loss of no more than {len(voters) - 1} would;"
+                " take an odd number"
+            )
+        if not any(node["schedulable"] for node in members):
+            found.append(f"cluster {cluster}: no node takes ordinary pods; set schedulable, or add a worker")
+    return found
