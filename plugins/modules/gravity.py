@@ -34,21 +34,8 @@ options:
       - V(report) writes Gravity's own report to O(path).
     type: str
     required: true
-    choices:
-      - look
-      - check
-      - install
-      - adopt
-      - wait
-      - join
-      - token
-      - change_address
-      - remove
-      - leave
-      - kubeconfig
-      - auth_gateway
-      - upgrade
-      - report
+    choices: [look, check, install, adopt, wait, join, token, change_address, remove, leave, kubeconfig, auth_gateway,
+              upgrade, report]
   address: {description: Address of the node that is meant; for V(remove) that of another., type: str, default: ""}
   tarball:
     description: The cluster's tarball on the node. It is removed when it has been unpacked.

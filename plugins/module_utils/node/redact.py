@@ -8,56 +8,65 @@ bearer and basic credentials, passwords in URLs and assignments.
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import re
 import shlex
 from collections.abc import Iterable
 from urllib.parse import quote
 
-# A rule keeps what stands in its group "keep" and replaces the rest of the match. Order matters: blocks before what
-# may stand in them.
-_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
-    (
-        "private key",
-        re.compile(
-            r"-----BEGIN (?P<kind>[A-Z0-9 ]*)PRIVATE KEY-----.*?(?:-----END (?P=kind)PRIVATE KEY-----|\Z)", re.DOTALL
+
+@functools.lru_cache(maxsize=1)  # most programs on nodes redact nothing, and compiling takes 5 ms
+def _rules() -> tuple[tuple[str, re.Pattern[str]], ...]:
+    # A rule keeps what stands in its group "keep" and replaces the rest of the match. Order matters: blocks before what
+    # may stand in them.
+    return (
+        (
+            "private key",
+            re.compile(
+                r"-----BEGIN (?P<kind>[A-Z0-9 ]*)PRIVATE KEY-----.*?(?:-----END (?P=kind)PRIVATE KEY-----|\Z)",
+                re.DOTALL,
+            ),
         ),
-    ),
-    # base64 of "-----BEGIN" unless " CERT" follows, and of the magic of OpenSSH's private keys.
-    ("private key", re.compile(r"LS0tLS1CRUdJTi(?!BDRVJU)[A-Za-z0-9+/]{16,}={0,2}")),
-    ("private key", re.compile(r"b3BlbnNzaC1rZXktdjE[A-Za-z0-9+/\s]{16,}={0,2}")),
-    ("private key", re.compile(r"(?P<keep>client-key-data\W{1,8})[A-Za-z0-9+/]{16,}={0,2}")),
-    (
-        "certificate key",
-        re.compile(
-            r"(?P<keep>certificate[-_ ]?key.{0,40}?)(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", re.IGNORECASE | re.DOTALL
+        # base64 of "-----BEGIN" unless " CERT" follows, and of the magic of OpenSSH's private keys.
+        ("private key", re.compile(r"LS0tLS1CRUdJTi(?!BDRVJU)[A-Za-z0-9+/]{16,}={0,2}")),
+        ("private key", re.compile(r"b3BlbnNzaC1rZXktdjE[A-Za-z0-9+/\s]{16,}={0,2}")),
+        ("private key", re.compile(r"(?P<keep>client-key-data\W{1,8})[A-Za-z0-9+/]{16,}={0,2}")),
+        (
+            "certificate key",
+            re.compile(
+                r"(?P<keep>certificate[-_ ]?key.{0,40}?)(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])",
+                re.IGNORECASE | re.DOTALL,
+            ),
         ),
-    ),
-    ("web token", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}")),
-    ("bootstrap token", re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")),
-    # Gravity's tokens have no form of their own.
-    (
-        "token",
-        re.compile(
-            r"(?P<keep>--token[= ]|[\"']token[\"']\s*:\s*[\"']|\b(?:join|install|access|secret) token:\s*)"
-            r"(?!\[[a-z ]+ redacted\])[^\s\"']{3,}",
-            re.IGNORECASE,
+        ("web token", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}")),
+        ("bootstrap token", re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")),
+        # Gravity's tokens have no form of their own.
+        (
+            "token",
+            re.compile(
+                r"(?P<keep>--token[= ]|[\"']token[\"']\s*:\s*[\"']|\b(?:join|install|access|secret) token:\s*)"
+                r"(?!\[[a-z ]+ redacted\])[^\s\"']{3,}",
+                re.IGNORECASE,
+            ),
         ),
-    ),
-    # Of words after "token:" only what has a digit: "token: unauthorized" is a reason.
-    ("token", re.compile(r"(?P<keep>\btoken:\s+[\"']?)(?!\[)(?=[^\s\"']*\d)[^\s\"']{6,}", re.IGNORECASE)),
-    ("credential", re.compile(r"(?P<keep>\bbearer\s+)[A-Za-z0-9._~+/-]{16,}={0,2}", re.IGNORECASE)),
-    ("credential", re.compile(r"(?P<keep>authorization\W{1,6}\w+\s+)[A-Za-z0-9._~+/-]{4,}={0,2}", re.IGNORECASE)),
-    ("credential", re.compile(r"(?P<keep>\b[a-z][a-z0-9+.-]{1,15}://[^\s/:@'\"]*:)[^\s/@'\"]+(?=@)", re.IGNORECASE)),
-    (
-        "credential",
-        re.compile(
-            r"(?P<keep>(?:passw(?:or)?d|token-secret|client-secret|api-?key)[\"']?\s*[:=]\s*[\"']?)"
-            r"(?!\[[a-z ]+ redacted\])[^\s\"',;}]{3,}",
-            re.IGNORECASE,
+        # Of words after "token:" only what has a digit: "token: unauthorized" is a reason.
+        ("token", re.compile(r"(?P<keep>\btoken:\s+[\"']?)(?!\[)(?=[^\s\"']*\d)[^\s\"']{6,}", re.IGNORECASE)),
+        ("credential", re.compile(r"(?P<keep>\bbearer\s+)[A-Za-z0-9._~+/-]{16,}={0,2}", re.IGNORECASE)),
+        ("credential", re.compile(r"(?P<keep>authorization\W{1,6}\w+\s+)[A-Za-z0-9._~+/-]{4,}={0,2}", re.IGNORECASE)),
+        (
+            "credential",
+            re.compile(r"(?P<keep>\b[a-z][a-z0-9+.-]{1,15}://[^\s/:@'\"]*:)[^\s/@'\"]+(?=@)", re.IGNORECASE),
         ),
-    ),
-)
+        (
+            "credential",
+            re.compile(
+                r"(?P<keep>(?:passw(?:or)?d|token-secret|client-secret|api-?key)[\"']?\s*[:=]\s*[\"']?)"
+                r"(?!\[[a-z ]+ redacted\])[^\s\"',;}]{3,}",
+                re.IGNORECASE,
+            ),
+        ),
+    )
 
 
 # A line longer than this is kept nowhere: where it would be cut, a secret could be cut, too.
@@ -84,7 +93,7 @@ def redact(text: str, values: Iterable[str] = ()) -> str:
     for value in values:
         if value:
             text = text.replace(value, "[secret redacted]")
-    for kind, rule in _RULES:
+    for kind, rule in _rules():
         # A rule without the group "keep" replaces its whole match.
         kept = r"\g<keep>" if "keep" in rule.groupindex else ""
         text = rule.sub(f"{kept}[{kind} redacted]", text)
@@ -95,7 +104,7 @@ def redact(text: str, values: Iterable[str] = ()) -> str:
 
 def find(text: str) -> list[str]:
     """Return the kinds of secrets in ``text``, one for each find. Text that ``redact`` returned has none."""
-    found = [kind for kind, rule in _RULES for match in rule.finditer(text) if "redacted]" not in match.group(0)]
+    found = [kind for kind, rule in _rules() for match in rule.finditer(text) if "redacted]" not in match.group(0)]
     return found or ["private key"] * len(_headless(text))
 
 
