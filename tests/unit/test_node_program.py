@@ -168,3 +168,8 @@ def test_side_by_side() -> None:
     results = program.run_all({str(number): ["sh", "-c", f"sleep 0.5; echo {number}"] for number in range(6)})
     assert {name: result.stdout for name, result in results.items()} == {str(n): f"{n}\n" for n in range(6)}
     assert time.monotonic() - began < 2.5
+
+
+@pytest.mark.parametrize(("text", "found"), [('{"a": 1}', {"a": 1}), ("", "none"), ("{half", "none")])
+def test_the_document_on_standard_output(text: str, found: object) -> None:
+    assert program.ProgramResult(0, text).json("none") == found

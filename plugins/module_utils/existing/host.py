@@ -11,7 +11,6 @@ object. ``reset.py`` takes everything away again.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 import shutil
@@ -115,10 +114,7 @@ def survey(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _addresses(machine: Machine) -> list[str]:
-    try:
-        links = json.loads(machine.run(["ip", "-json", "address", "show"], timeout=PATIENCE).stdout)
-    except ValueError:
-        return []
+    links = machine.run(["ip", "-json", "address", "show"], timeout=PATIENCE).json([])
     return [one["local"] for link in links for one in link.get("addr_info", []) if "local" in one]
 
 

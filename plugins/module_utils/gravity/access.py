@@ -84,10 +84,7 @@ def kubeconfig(machine: GravityMachine, params: dict[str, Any]) -> dict[str, Any
 
 def _secret(machine: GravityMachine) -> dict[str, str] | None:
     answer = _kubectl(machine, "--namespace", NAMESPACE, "get", "secret", SECRET, "--output=json")
-    try:
-        data = dict(json.loads(answer.stdout).get("data") or {}) if answer.code == 0 else {}
-    except ValueError:
-        return None
+    data = dict(answer.json({}).get("data") or {}) if answer.code == 0 else {}
     return data if data.get("token") and data.get("ca.crt") else None
 
 
@@ -95,7 +92,7 @@ def auth_gateway(machine: GravityMachine, params: dict[str, Any]) -> dict[str, A
     """Let the cluster tell ``public_addresses`` to those who log in with tsh; its controllers restart then."""
     wanted = list(params["public_addresses"])
     shown = cli.run([machine.program, "resource", "get", "authgateway", "--format=json"], timeout=60)
-    if shown.code == 0 and _public_addresses(shown.stdout) == wanted:
+    if shown.code == 0 and _public_addresses(shown.json()) == wanted:
         return {"changed": False}
     resource = {"kind": "authgateway", "version": "v1", "spec": {"public_addr": wanted}}
     path = machine.path(RUNTIME + "/authgateway.json")
@@ -109,11 +106,7 @@ def auth_gateway(machine: GravityMachine, params: dict[str, Any]) -> dict[str, A
     return dict(status.finish(machine, params), changed=True)
 
 
-def _public_addresses(text: str) -> list[str]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return []
+def _public_addresses(found: Any) -> list[str]:
     one = found[0] if isinstance(found, list) and found else found
     return list((one.get("spec") or {}).get("public_addr") or []) if isinstance(one, dict) else []
 

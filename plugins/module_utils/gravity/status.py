@@ -287,7 +287,6 @@ def look(machine: GravityMachine, address: str, timeout: float = 60) -> dict[str
 def version(machine: GravityMachine) -> tuple[int, ...]:
     """Return Gravity's own version as numbers, () when it prints none."""
     answer = cli.run([machine.program, "version", "-o", "json"], timeout=60)
-    try:
-        return tuple(int(part) for part in re.findall(r"\d+", str(json.loads(answer.stdout)["version"]))[:3])
-    except (ValueError, KeyError, TypeError):
-        return ()
+    found = answer.json()
+    text = str(found.get("version")) if isinstance(found, dict) else ""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])

@@ -6,7 +6,6 @@ kubeadm's phases and files: https://kubernetes.io/docs/reference/setup-tools/kub
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -143,7 +142,7 @@ def _forget_pods(machine: Machine, node: str, deadline: float) -> None:
     def answers() -> bool:
         result = api.kubectl(machine, "get", "pods", "-A", "-o", "json", f"--field-selector=spec.nodeName={node}")
         if result.code == 0:
-            listed.update(json.loads(result.stdout))
+            listed.update(result.json({}))
         return result.code == 0
 
     wait_until(machine, answers, deadline, _REASON, "the API does not answer")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,10 +37,10 @@ def check(result: ProgramResult, what: str, reason: str = "kubernetes_api") -> P
 
 def parse(result: ProgramResult, what: str) -> dict[str, Any]:
     """Return the JSON object that a program printed. Raises `StepFailed`."""
-    try:
-        value = json.loads(check(result, what).stdout.strip() or "{}")
-    except ValueError:
-        raise StepFailed("kubernetes_api", f"{what}: the answer is not JSON") from None
+    check(result, what)
+    value = result.json() if result.stdout.strip() else {}
+    if value is None:
+        raise StepFailed("kubernetes_api", f"{what}: the answer is not JSON")
     return value if isinstance(value, dict) else {}
 
 

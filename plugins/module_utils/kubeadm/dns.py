@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import api
@@ -38,10 +37,7 @@ def wait_until_back(machine: Machine, timeout: float) -> None:
         result = api.kubectl(machine, *DNS, "get", "deployment", "coredns", "-o", "json")
         if result.code != 0:
             return "NotFound" in result.stderr
-        try:
-            shown = json.loads(result.stdout or "{}")
-        except ValueError:
-            return False
+        shown = result.json({})
         ready: int = shown.get("status", {}).get("readyReplicas", 0)
         return ready >= int(shown.get("spec", {}).get("replicas", 1))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -92,11 +91,7 @@ def versions(
 
 
 def _ip(*words: str) -> list[dict[str, Any]]:
-    answer = program.run(["ip", "-j", *list(words)])
-    try:
-        rows = json.loads(answer.stdout or "[]")
-    except ValueError:
-        return []
+    rows = program.run(["ip", "-j", *words]).json([])
     return [row for row in rows if isinstance(row, dict)]
 
 

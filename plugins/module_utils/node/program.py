@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import selectors
 import signal
@@ -47,6 +48,13 @@ class ProgramResult(NamedTuple):
     @property
     def text(self) -> str:
         return "\n".join(self.lines)
+
+    def json(self, default: Any = None) -> Any:
+        """Return the document on standard output, ``default`` when there is none."""
+        try:
+            return json.loads(self.stdout)
+        except ValueError:
+            return default
 
     @property
     def complaint(self) -> str:

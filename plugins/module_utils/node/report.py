@@ -121,10 +121,9 @@ def _answer(result: program.ProgramResult) -> dict[str, Any]:
     """Return ``{data, trouble}`` of a program that prints JSON (etcdctl does so when it ends badly, too)."""
     if not result.started or result.code == program.TIMED_OUT:
         return {"data": None, "trouble": result.stderr.strip()}
-    try:
-        return {"data": json.loads(result.stdout), "trouble": "" if result.code == 0 else _last_line(result.stderr)}
-    except ValueError:
-        return {"data": None, "trouble": _last_line(result.stderr) or "etcdctl said nothing"}
+    data = result.json()
+    trouble = _last_line(result.stderr) or "etcdctl printed nothing"
+    return {"data": data, "trouble": "" if result.code == 0 and data is not None else trouble}
 
 
 def _last_line(text: str) -> str:
