@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import os
 
-import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import data, paths
 
 Rules = dict[str, list[str]]
 
@@ -14,7 +13,7 @@ Rules = dict[str, list[str]]
 @functools.cache
 def load() -> dict[str, Rules]:
     """Return the rules for ``volumes`` and for ``etcd``."""
-    rules: dict[str, Rules] = yaml.safe_load((paths.CONFIGS / "snapshots.yml").read_text())
+    rules: dict[str, Rules] = data.read(paths.CONFIGS / "snapshots.yml")
     return rules
 
 
