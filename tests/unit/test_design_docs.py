@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 from functools import cache
 from pathlib import Path
@@ -64,6 +65,15 @@ def test_architecture_is_one_screen_and_names_every_design_page() -> None:
     assert len(lines) <= 60
     linked = set(re.findall(r"\]\(design/([\w-]+\.md)", ARCHITECTURE.read_text()))
     assert linked == {page.name for page in PAGES[1:]}
+
+
+def test_architecture_names_the_layers_in_their_order() -> None:
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    layers = re.findall(r"[a-z_]+(?=[):\s])", contracts["importlinter:contract:plugin-utils"]["layers"] + "\n")
+    planned = re.findall(r"\((\w+)\)", contracts["importlinter:contract:plugin-utils"]["layers"])
+    text = " ".join(ARCHITECTURE.read_text().partition("from high to low:")[2].partition("4. ")[0].split())
+    assert re.findall(r"[a-z_]+", text) == [layer for layer in layers if layer not in planned]
 
 
 def test_what_counts_as_a_path() -> None:
