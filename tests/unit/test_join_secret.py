@@ -53,7 +53,7 @@ def test_check_mode_makes_and_removes_nothing(tmp_path: Path) -> None:
 def test_removing_takes_what_a_killed_run_left(tmp_path: Path) -> None:
     path = tmp_path / "join.json"
     path.write_text("x")
-    (tmp_path / ".join-abc").write_text("x")
+    (tmp_path / ".join.json.abc").write_text("x")
     assert join_secret.remove(path)
     assert os.listdir(tmp_path) == []
     assert not join_secret.remove(path)

@@ -20,7 +20,7 @@ from pathlib import Path
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import manifest as manifests
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions as versions_of
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import Manifest
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, wait
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 Progress = Callable[[str], None]
@@ -173,13 +173,11 @@ def locked(base: Path, progress: Progress = silent) -> Iterator[None]:
         base.mkdir(parents=True, exist_ok=True)
         handle = os.open(base / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        said = 0.0
-        while not _try_lock(handle):
-            if time.monotonic() - said >= 30 or not said:
-                holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
-                progress(f"waiting for process {holder}, which makes a bundle in {base}")
-                said = time.monotonic()
-            time.sleep(0.3)
+        patience = 0.0
+        while not wait.until(lambda: _try_lock(handle), time.monotonic() + patience, pause=0.3):
+            holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+            progress(f"waiting for process {holder}, which makes a bundle in {base}")
+            patience = 30.0
         with disk_errors(base):
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import MARKER
 
 PROC = Path("/proc")
@@ -266,21 +267,25 @@ def end_all(
     """SIGTERM to everything that ``find`` (given what it found last) finds, after ``grace`` seconds SIGKILL, until it
     finds nothing. Return what it still finds after ``patience`` more seconds.
     """
-    left = find([])
-    if left:
-        progress(f"ending {len(left)} processes: {', '.join(sorted({process.name for process in left}))}")
     killing = time.monotonic() + grace
-    told: set[tuple[int, int]] = set()
-    while left and time.monotonic() < killing + patience:
-        kill = time.monotonic() >= killing
-        for process in left:
-            if kill or (process.pid, process.start) not in told:
-                told.add((process.pid, process.start))
-                _signal(process, signal.SIGKILL if kill else signal.SIGTERM)
-        time.sleep(0.05)
-        # Looked up anew: what is ended may have started something meanwhile. What was known stays known: a child whose
+    left: list[Process] = []
+    signalled: set[tuple[int, int]] = set()
+
+    def are_gone() -> bool:
+        nonlocal left
+        # Looked up again: what is ended may have started something meanwhile. What was known stays known: a child whose
         # parent is gone is found by nothing else.
         left = find(left)
+        if left and not signalled:
+            progress(f"ending {len(left)} processes: {', '.join(sorted({process.name for process in left}))}")
+        kill = time.monotonic() >= killing
+        for process in left:
+            if kill or (process.pid, process.start) not in signalled:
+                signalled.add((process.pid, process.start))
+                _signal(process, signal.SIGKILL if kill else signal.SIGTERM)
+        return not left
+
+    wait.until(are_gone, killing + patience, pause=0.05)
     return left
 
 

@@ -42,11 +42,8 @@ def recorded(folder: Path) -> dict[str, list[str]]:
     """Control plane nodes that joined, by cluster; clusters that never came up are not there."""
     found = {}
     for path in sorted(folder.glob(f"clusters/*/{RECORD}")):
-        try:
-            names = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue
-        if isinstance(names, list):
+        names = files.read_json(path, list)
+        if names is not None:
             found[path.parent.name] = [str(name) for name in names]
     return found
 

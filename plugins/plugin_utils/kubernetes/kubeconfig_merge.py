@@ -90,8 +90,7 @@ def _recorded(records: Iterable[Path]) -> list[Path]:
     """Return the files on the records that can be read."""
     found: list[Path] = []
     for record in records:
-        with contextlib.suppress(OSError, ValueError):
-            found += [Path(path) for path in json.loads(record.read_text())]
+        found += [Path(path) for path in whole_files.read_json(record, list) or []]
     return found
 
 

@@ -97,11 +97,11 @@ def unpacked(tarball: str | Path, sha256: str, cache: Path) -> Path:
         raise DevenvError("gravity_tarball", f"{path}: {error.strerror}") from None
     seen = {"path": str(path), "size": about.st_size, "changed": about.st_mtime_ns}
     record = folder / "tarball.json"
-    if _is_of(record, seen):
+    if files.read_json(record, dict) == seen:
         return folder
     # Several environments may begin at once with the same tarball.
     with files.exclusive(cache / "gravity.lock"):
-        if _is_of(record, seen):
+        if files.read_json(record, dict) == seen:
             return folder
         digest = _digest(path)
         if digest != sha256:
@@ -109,13 +109,6 @@ def unpacked(tarball: str | Path, sha256: str, cache: Path) -> Path:
         _take_out(path, folder)
         files.write(record, json.dumps(seen) + "\n")
     return folder
-
-
-def _is_of(record: Path, seen: Mapping[str, Any]) -> bool:
-    try:
-        return bool(json.loads(record.read_text()) == seen)
-    except (OSError, ValueError):
-        return False
 
 
 def _digest(path: Path) -> str:

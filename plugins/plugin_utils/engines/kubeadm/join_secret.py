@@ -5,12 +5,12 @@ but in a configuration.
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import string
-import tempfile
 from pathlib import Path
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 
 # A token lives 30 minutes in the cluster; one older than this is not begun with.
 MOST_SECONDS = 600
@@ -28,11 +28,12 @@ def new() -> dict[str, str]:
 
 def usable(path: Path, now: float) -> bool:
     """Whether the file holds a whole secret that is young enough."""
+    values = files.read_json(path, dict) or {}
+    if not (TOKEN.fullmatch(str(values.get("token"))) and KEY.fullmatch(str(values.get("certificate_key")))):
+        return False
     try:
-        values = json.loads(path.read_text())
-        fresh = 0 <= now - path.stat().st_mtime < MOST_SECONDS
-        return fresh and bool(TOKEN.fullmatch(values["token"])) and bool(KEY.fullmatch(values["certificate_key"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return 0 <= now - path.stat().st_mtime < MOST_SECONDS
+    except OSError:
         return False
 
 
@@ -44,18 +45,12 @@ def ensure(path: Path, now: float, *, check: bool = False) -> bool:
         return False
     if check:
         return True
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # mkstemp gives 0600.
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".join-")
-    with os.fdopen(descriptor, "w") as stream:
-        json.dump(new(), stream)
-    os.replace(name, path)
-    return True
+    return files.write(path, json.dumps(new()))
 
 
 def remove(path: Path, *, check: bool = False) -> bool:
     """Take the secret away, and what a killed run left of one. Returns whether there was something."""
-    there = [entry for entry in (path, *path.parent.glob(".join-*")) if entry.exists()]
+    there = [entry for entry in (path, *path.parent.glob(f".{path.name}.*")) if entry.exists()]
     for entry in () if check else there:
         entry.unlink(missing_ok=True)
     return bool(there)

@@ -7,10 +7,10 @@ releases its environments itself and ends this one.
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,12 +43,13 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     # Imported now: what lies on disk may change while it waits.
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
+
     from devenv.testing.allocators import leases
     from devenv.testing.allocators.load import load
 
     watched = leases.Process(**settings["process"])
-    while watched.is_alive:
-        time.sleep(PAUSE)
+    wait.until(lambda: not watched.is_alive, math.inf, pause=PAUSE)
     allocator = load(settings["allocator"], settings["allocator_settings"])
     held = leases.Leases(leases.Policy(**settings["policy"]), allocator.is_up, allocator.down)
     code = 0

@@ -102,8 +102,8 @@ class Leases:
 
     def read(self, name: str) -> Lease:
         """The lease as it is written; one that cannot be read is none."""
+        data = files.read_json(self.top / name / "lease.json", dict) or {}
         try:
-            data = json.loads((self.top / name / "lease.json").read_text())
             return Lease(
                 **{
                     **data,
@@ -111,7 +111,7 @@ class Leases:
                     "busy": tuple(Process(**one) for one in data["busy"]),
                 }
             )
-        except (OSError, ValueError, TypeError, KeyError):
+        except (TypeError, KeyError):
             return Lease()
 
     def write(self, name: str, lease: Lease) -> None:

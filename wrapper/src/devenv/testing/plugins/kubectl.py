@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.net import bracketed
 
 from devenv.testing.errors import CommandFailed, CommandTimeout, NotAvailable, TestingError
@@ -164,36 +165,43 @@ class Kubectl:
 
         resource = dynamic.DynamicClient(self.client()).resources.get(api_version=api_version, kind=kind)  # type: ignore[no-untyped-call]
         space = namespace if resource.namespaced else None
-        end = time.monotonic() + timeout
-        seen = "it was not there"
-        while True:
+        seen = ""
+
+        def look() -> Any:
+            nonlocal seen
             try:
                 found = resource.get(name=name, namespace=space)
             except dynamic.exceptions.NotFoundError:
                 seen = "it was not there"
-            else:
-                if condition(found) if callable(condition) else _has(found, condition):
-                    return found
-                seen = str(found.to_dict().get("status"))[:600]
-            if time.monotonic() > end:
-                what = condition if isinstance(condition, str) else "the condition"
-                raise CommandTimeout(self._cluster.name, f"{kind} {name}: {what}; last: {seen}", timeout)
-            time.sleep(0.5)
+                return None
+            seen = str(found.to_dict().get("status"))[:600]
+            return found if (condition(found) if callable(condition) else _has(found, condition)) else None
+
+        def late() -> CommandTimeout:
+            what = condition if isinstance(condition, str) else "the condition"
+            return CommandTimeout(self._cluster.name, f"{kind} {name}: {what}; last: {seen}", timeout)
+
+        return wait.until(look, time.monotonic() + timeout, late, pause=0.5)
 
     # --- conventions ---
 
     def ping(self, timeout: float = 60) -> None:
         """Wait until the API answers what it has to ask etcd for. Raises CommandTimeout."""
-        end = time.monotonic() + timeout
-        while True:
+        trouble = ""
+
+        def answers() -> bool:
+            nonlocal trouble
             try:
                 self._ready(self.client())
             except Exception as error:  # the library's, urllib3's and the system's own
-                if time.monotonic() > end:
-                    raise CommandTimeout(self._cluster.name, f"list namespaces: {error}", timeout) from error
-                time.sleep(1)
-            else:
-                return
+                trouble = f"list namespaces: {error}"
+                return False
+            return True
+
+        def late() -> CommandTimeout:
+            return CommandTimeout(self._cluster.name, trouble, timeout)
+
+        wait.until(answers, time.monotonic() + timeout, late, pause=1)
 
     def _ready(self, api: ApiClient) -> None:
         from kubernetes import client
@@ -248,18 +256,15 @@ class K8SMaster:
         self._cluster = cluster
 
     def __call__(self, timeout: float = 60) -> Host:
-        end = time.monotonic() + timeout
-        kubectl = self._cluster.Kubectl
-        while True:
-            for name in self._cluster.masters:
-                host = self._cluster.hosts[name]
-                if kubectl.is_ready_on(host.ip):
-                    return host
-            if time.monotonic() > end:
-                raise TestingError(
-                    f"{self._cluster.name}: no master's API is ready ({', '.join(self._cluster.masters)})"
-                )
-            time.sleep(1)
+        masters, kubectl = self._cluster.masters, self._cluster.Kubectl
+        hosts = [self._cluster.hosts[name] for name in masters]
+        late = TestingError(f"{self._cluster.name}: no master's API is ready ({', '.join(masters)})")
+        found = wait.until(
+            lambda: next((host for host in hosts if kubectl.is_ready_on(host.ip)), None),
+            time.monotonic() + timeout, lambda: late, pause=1,
+        )  # fmt: skip
+        assert found is not None
+        return found
 
     def ping(self) -> None:
         self()

@@ -6,6 +6,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
+
 from devenv.testing.errors import CommandFailed, CommandTimeout, NotAvailable, Unreachable
 
 if TYPE_CHECKING:
@@ -26,11 +28,8 @@ class Power:
         else:
             with contextlib.suppress(Unreachable, CommandFailed, CommandTimeout):
                 self._host.SshDirect.execute("systemctl poweroff", sudo=True, timeout=15)
-        end = time.monotonic() + timeout
-        while self.is_on():
-            if time.monotonic() > end:
-                raise CommandTimeout(self._host.name, "power off", timeout)
-            time.sleep(0.5)
+        late = CommandTimeout(self._host.name, "power off", timeout)
+        wait.until(lambda: not self.is_on(), time.monotonic() + timeout, lambda: late, pause=0.5)
 
     def on(self) -> None:
         """Start the stopped nodes of the environment and wait until its clusters are ready."""

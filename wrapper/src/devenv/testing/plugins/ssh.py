@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import program, wait
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import Result
 
 from devenv.testing.errors import CommandFailed, CommandTimeout, SeveralFailed, TestingError, Unreachable
@@ -162,16 +162,17 @@ class SshDirect:
 
     def ping(self, timeout: float = 60) -> None:
         """Wait until the host answers. Raises Unreachable, or CommandTimeout."""
-        end = time.monotonic() + timeout
-        while True:
+        troubles: list[Exception] = []
+
+        def answers() -> bool:
             try:
                 self.execute("true", timeout=15)
-            except (Unreachable, CommandTimeout):
-                if time.monotonic() > end:
-                    raise
-                time.sleep(1)
-            else:
-                return
+            except (Unreachable, CommandTimeout) as error:
+                troubles[:] = [error]
+                return False
+            return True
+
+        wait.until(answers, time.monotonic() + timeout, lambda: troubles[0], pause=1)
 
     def verify_functionality(self) -> None:
         """What was sent comes back."""

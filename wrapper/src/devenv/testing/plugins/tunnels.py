@@ -7,10 +7,10 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.net import bracketed
 
 from devenv.testing.errors import Unreachable
@@ -114,15 +114,10 @@ def _free_port() -> int:
 
 
 def _answers(tunnel: Tunnel, timeout: float) -> bool:
-    end = time.monotonic() + timeout
-    while time.monotonic() < end and tunnel.is_open:
-        with contextlib.suppress(OSError), _connected(tunnel.local_port):
+    def connects() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", tunnel.local_port), timeout=2):
             return True
-        time.sleep(0.05)
-    return False
+        return False
 
-
-@contextlib.contextmanager
-def _connected(port: int) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
-        yield connection
+    ended = wait.until(lambda: not tunnel.is_open or connects(), time.monotonic() + timeout, pause=0.05)
+    return ended and tunnel.is_open
