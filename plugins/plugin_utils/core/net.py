@@ -1,8 +1,7 @@
-"""Addresses as text."""
+"""Addresses as text; the rules are those that modules use on nodes."""
 
 from __future__ import annotations
 
+from ansible_collections.devenv.lab.plugins.module_utils.node.net import bracket as bracketed
 
-def bracketed(address: str) -> str:
-    """Return ``address`` as URLs and ``host:port`` need it: an IPv6 address stands in brackets."""
-    return f"[{address}]" if ":" in address else address
+__all__ = ["bracketed"]

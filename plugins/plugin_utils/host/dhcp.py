@@ -17,6 +17,7 @@ from typing import Any
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, processes
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program as process
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.net import bracketed
 
 PROGRAM = "dnsmasq"
 PACKAGE = "dnsmasq-base"
@@ -63,7 +64,7 @@ def configuration(plan: Mapping[str, Any], folder: Path) -> str:
                 f"ra-param={bridge},60,{ROUTER_LIFETIME}",
             ]
     for name, node in plan["nodes"].items():
-        addresses = [f"[{address}]" if ":" in address else address for address in node["addresses"].values()]
+        addresses = [bracketed(address) for address in node["addresses"].values()]
         lines.append(",".join([f"dhcp-host={node['mac']}", *addresses, name]))
     return "\n".join([*lines, ""])
 
