@@ -16,7 +16,7 @@ import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import download, downloads, modules, oci, release
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.download import Fetcher
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.registry import Registry
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import wanted
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import BASE, wanted
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import data, paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from doubles.mirror import Mirror, serving
@@ -389,8 +389,8 @@ def test_roles_and_modules_show_the_official_places() -> None:
 def test_look_is_quick_about_a_place_that_is_not_there(mirror: Mirror) -> None:
     nowhere = f"http://127.0.0.1:{closed_port()}"
     with pytest.raises(DevenvError) as caught:
-        release.look(wanted(), dict.fromkeys(downloads.official(), nowhere), "amd64")
+        release.look(wanted(), dict.fromkeys(downloads.official(), nowhere), "amd64", [BASE])
     assert reason(caught) == "bundle_unreachable"
     with pytest.raises(DevenvError) as caught:
-        release.look(wanted(), dict.fromkeys(downloads.official(), mirror.url), "amd64")
+        release.look(wanted(), dict.fromkeys(downloads.official(), mirror.url), "amd64", [BASE])
     assert reason(caught) == "bundle_not_found"

@@ -24,11 +24,11 @@ DOWNLOADS = ".downloads"
 _PROBE_PACKAGES = ("busybox-static", "ca-certificates", "catatonit", "curl", "netbase")
 
 
-def look(versions: Versions, places: Mapping[str, str], arch: str) -> None:
-    """Look quickly whether all places answer. Raises the DevenvError of the first that does not."""
+def look(versions: Versions, places: Mapping[str, str], arch: str, parts: Collection[str]) -> None:
+    """Look quickly whether all places of ``parts`` answer. Raises the DevenvError of the first that does not."""
     quick = Fetcher(Path("/nonexistent"), attempts=1, timeout=(4, 6))
     registries = _registries(places, quick)
-    sums = {item.place: item.sums for item in items(versions, places, arch)}.values()
+    sums = {item.place: item.sums for item in items(versions, places, arch) if item.part in parts}.values()
     with concurrent.futures.ThreadPoolExecutor(len(sums) + len(registries)) as pool:
         texts = [pool.submit(quick.text, url) for url in sums]
         answers = [pool.submit(registry.reach) for registry in registries.values()]

@@ -142,7 +142,7 @@ def _make(
             from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.release import fetch, look
 
             if probe:
-                look(wanted, options.places, arch)
+                look(wanted, options.places, arch, missing)
             content = fetch(wanted, options.places, temp, base, arch, progress, missing)
         else:
             content = modules.build(wanted, temp, cache, arch, progress, missing)
