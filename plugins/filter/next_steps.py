@@ -33,7 +33,7 @@ options:
 EXAMPLES = r"""
 - name: Say how to go on
   ansible.builtin.debug:
-    msg: "{{ devenv_profile | devenv.lab.next_steps(devenv_name, devenv_state) }}"
+    msg: "{{ devenv_profile | combine({'nodes': groups['nodes']}) | devenv.lab.next_steps(devenv_name, devenv_state) }}"
 """
 
 RETURN = r"""
