@@ -185,7 +185,8 @@ def test_plain_ansible_ends_early_too(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [("--tags", "labels"), ("--limit", "localhost"), ("--check",), ("-e", "node_labels_timeout=60")]
+    "options",
+    [("--tags", "labels"), ("--limit", "master-0,worker-0,localhost"), ("--check",), ("-e", "node_labels_timeout=60")],
 )
 def test_a_partial_run_takes_no_short_way_and_records_nothing(lab: Lab, options: tuple[str, ...]) -> None:
     converge(lab)
