@@ -214,7 +214,7 @@ def test_system_pods(pods: list[Object], missing: tuple[str, ...]) -> None:
 
 def test_no_system_pods_at_all() -> None:
     assert "no CoreDNS pod" in checks.check_system_pods([], cluster("master-0")).missing
-    assert checks.check_system_pods([], cluster("master-0", engine="other")).missing == ("no pods",)
+    assert checks.check_system_pods([], cluster("master-0", engine="gravity")).missing == ("no pods",)
 
 
 @pytest.mark.parametrize(

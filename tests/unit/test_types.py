@@ -31,7 +31,7 @@ SUBNETS = {"ipv4": "10.213.4.0/24", "ipv6": "fd77:6465:7600:4::/64"}
 PLAIN = {"string": str, "integer": int, "boolean": bool}
 # Keys that resolve adds, and keys of a document that a resolved profile no longer has.
 ADDED = {"": {"profile", "name", "families"}, ".nodes[]": {"name", "group"}}
-DROPPED = {"": {"description", "extends"}}
+DROPPED = {"": {"apiVersion", "description", "extends"}}
 HOST = {"addresses": ["192.0.2.7"]}
 GRAVITY = {"kubernetes.engine": "gravity", "kubernetes.gravity": {"tarball": "/a.tar", "sha256": "0" * 64}}
 VARIATIONS: list[tuple[str, dict[str, Any]]] = [

@@ -10,6 +10,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import record as snapshot_record
 
@@ -27,7 +28,8 @@ def fingerprint(folder: Path, resolved: Profile) -> dict[str, str] | None:
         return None
     if known.profile != dict(resolved) or known.run_dir is None or known.holder is not None:
         return None
-    if (folder / snapshot_record.FILE).exists() or resolved["kubernetes"]["engine"] != "kubeadm":
+    comparable = engines.traits(resolved["kubernetes"]["engine"])["unchanged"]
+    if (folder / snapshot_record.FILE).exists() or not comparable:
         return None
     bundle = store.find(str(resolved["kubernetes"]["version"]))
     written = sorted(path for name in _WRITTEN for path in folder.glob(name))

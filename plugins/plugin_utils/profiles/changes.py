@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Node, Profile
 
 # Names, and what follows from other keys.
@@ -56,8 +57,11 @@ def _differences(old: Any, new: Any, path: str) -> list[Change]:
 def _judge(path: str, old: Any, new: Any) -> tuple[bool, str]:
     """Return whether an existing environment takes over the change, and why (not)."""
     part, rest = path.partition(".")[::2]
-    if path in ("kubernetes.gravity.tarball", "kubernetes.gravity.sha256"):
-        return False, "playbooks/gravity_upgrade.yml brings a cluster to another tarball"
+    engine, _, key = rest.partition(".")
+    if part == "kubernetes" and key and engine in engines.names():
+        upgraded = engines.traits(engine)["settings"]["upgraded"].get(key)
+        if upgraded:
+            return False, upgraded
     if path == "kubernetes.version":
         return False, _version_change(str(old), str(new))
     if part == "clusters" and rest.endswith(".endpoint"):

@@ -13,12 +13,27 @@ from typing import Any, cast
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import EngineGroup, EngineTraits, Profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import (
+    EngineGroup,
+    EngineSettings,
+    EngineTraits,
+    Profile,
+)
 
 
 def traits(engine: str, configs: Path = paths.CONFIGS) -> EngineTraits:
     """Return the traits of an engine."""
     return cast(EngineTraits, data.read(configs / "engines" / f"{engine}.yml"))
+
+
+def names(configs: Path = paths.CONFIGS) -> list[str]:
+    """Return the names of the engines."""
+    return data.stems(configs / "engines")
+
+
+def of_installer(installer: str) -> str:
+    """Return the engine that an installer of the test plugin means."""
+    return next(name for name in names() if installer in traits(name)["installers"])
 
 
 def group_of(group: str, engine: EngineTraits) -> EngineGroup:
@@ -42,8 +57,8 @@ def require(profile: Profile, configs: Path = paths.CONFIGS, *, shape_only: bool
     engine = traits(profile["kubernetes"]["engine"], configs)
     for text in _unsupported(profile, engine):
         raise DevenvError("engine_cannot", text, where=profile["profile"])
-    if profile["kubernetes"]["engine"] == "gravity" and not shape_only:
-        _require_tarball(profile)
+    if not shape_only:
+        _require_settings(profile["kubernetes"], engine["settings"])
 
 
 def require_operation(engine: str, operation: str, configs: Path = paths.CONFIGS) -> None:
@@ -71,10 +86,12 @@ def _unsupported(profile: Profile, engine: EngineTraits) -> Iterator[str]:
             yield f"clusters.{cluster}.endpoint.kind: the engine {name} has no {spec['endpoint']['kind']}"
 
 
-def _require_tarball(profile: Profile) -> None:
-    said = profile["kubernetes"]["gravity"]
-    if said["prepared"] and said["script"]:
-        raise DevenvError("profile_invalid", "kubernetes.gravity: prepared and script exclude each other")
-    for key in ("tarball", "sha256"):
-        if not said[key] and not said["prepared"]:
-            raise DevenvError("profile_invalid", f"kubernetes.gravity.{key}: the engine gravity needs it")
+def _require_settings(kubernetes: Mapping[str, Any], rules: EngineSettings) -> None:
+    engine = kubernetes["engine"]
+    given: Mapping[str, Any] = kubernetes.get(engine, {})
+    for keys in rules["exclusive"]:
+        if all(given[key] for key in keys):
+            raise DevenvError("profile_invalid", f"kubernetes.{engine}: {' and '.join(keys)} exclude each other")
+    for key, instead in rules["needed"].items():
+        if not given[key] and not given[instead]:
+            raise DevenvError("profile_invalid", f"kubernetes.{engine}.{key}: the engine {engine} needs it")

@@ -29,8 +29,9 @@ def as_document(overrides: Mapping[str, Any], schema: Mapping[str, Any]) -> dict
         for key in reversed(parts[:-1]):
             part = {key: part}
         document = data.merge(document, part)
-    if "extends" in document:
-        raise DevenvError("profile_invalid", "extends: cannot be overridden; name another profile", where=_WHERE)
+    for key in ("extends", "apiVersion"):
+        if key in document:
+            raise DevenvError("profile_invalid", f"{key}: cannot be overridden; name another profile", where=_WHERE)
     documents.validate(document, schema, _WHERE)
     return document
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data, names
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data, migrations, names
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import overrides as override
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.compose import compose
@@ -82,10 +82,10 @@ def _chain(wanted: str, base: Path, configs: Path, schema: Mapping[str, Any], se
         circle = " -> ".join(Path(step).name for step in (*seen[seen.index(key) :], key))
         raise DevenvError("profile_loop", f"extends goes in a circle: {circle}", where=str(path))
     read = documents.read(path)
+    document = migrations.migrate(read.data, str(path))
     # A test checks our own files, not every command: jsonschema takes a quarter of a second to load.
     if names.is_path(wanted):
-        documents.validate(read.data, schema, str(path), read.text)
-    document = {**read.data}
+        documents.validate(document, schema, str(path), read.text)
     parent = document.pop("extends", None)
     if parent is None:
         return document

@@ -169,6 +169,24 @@ class EngineGroup(TypedDict):
     most: NotRequired[int]
 
 
+class EngineValidation(TypedDict):
+    """What validation covers besides what every cluster has. ``versions``: bundle or engine."""
+
+    versions: str
+    control_plane_pods: list[str]
+    node_apps: list[str]
+    apps: dict[str, str]
+    node_checks: list[str]
+
+
+class EngineSettings(TypedDict):
+    """Rules for the engine's own keys of a profile."""
+
+    needed: dict[str, str]
+    exclusive: list[list[str]]
+    upgraded: dict[str, str]
+
+
 class EngineTraits(TypedDict):
     """A file of configs/engines, which explains each key."""
 
@@ -180,3 +198,9 @@ class EngineTraits(TypedDict):
     pod_ranges: str
     preflight: bool
     cannot: dict[str, str]
+    validation: EngineValidation
+    unchanged: bool
+    settings: EngineSettings
+    node_types: bool
+    caches: dict[str, str]
+    installers: list[str]

@@ -13,10 +13,10 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, labels, pods
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, by_node
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Finding, Level, guarded, problems
 
 SYSTEM = "kube-system"
-CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
 def check_nodes(nodes: Iterable[Json], cluster: Cluster) -> Finding:
@@ -40,7 +40,7 @@ def check_versions(nodes: Iterable[Json], api: str, cluster: Cluster) -> Finding
 
     With an engine that brings its own they only have to be the same everywhere.
     """
-    own = cluster.engine != "kubeadm"
+    own = engines.traits(cluster.engine)["validation"]["versions"] == "engine"
     kubernetes = api if own else f"v{cluster.version.removeprefix('v')}"
     info = {name: node.get("status", {}).get("nodeInfo", {}) for name, node in by_node(nodes, cluster).items()}
     runtimes = [_runs(info[node.name]) for node in cluster.nodes if node.name in info]
@@ -113,15 +113,17 @@ def check_kubeconfig(path: Path, access: client.Access, cluster: Cluster) -> Fin
 
 
 def check_system_pods(items: Iterable[Json], cluster: Cluster) -> Finding:
-    """Check that every pod of kube-system is Ready, and that those of kubeadm exist, by name."""
+    """Check that every pod of kube-system is Ready, and that those of the engine exist."""
     alive = [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
     names = {pod["metadata"]["name"] for pod in alive}
-    missing = [f"no pod {name}" for name in _expected_pods(cluster) if name not in names]
-    if cluster.engine == "kubeadm":
-        proxied = {pod["spec"].get("nodeName") for pod in alive if _app(pod) == "kube-proxy"}
-        missing += [f"no kube-proxy pod on {node.name}" for node in cluster.nodes if node.name not in proxied]
-        if not any(_app(pod) == "kube-dns" for pod in alive):
-            missing.append("no CoreDNS pod")
+    wanted = engines.traits(cluster.engine)["validation"]
+    expected = [f"{pod}-{node.name}" for node in cluster.control_plane for pod in wanted["control_plane_pods"]]
+    missing = [f"no pod {name}" for name in expected if name not in names]
+    for app in wanted["node_apps"]:
+        have = {pod["spec"].get("nodeName") for pod in alive if _app(pod) == app}
+        missing += [f"no {app} pod on {node.name}" for node in cluster.nodes if node.name not in have]
+    apps = {_app(pod) for pod in alive}
+    missing += [f"no {name} pod" for app, name in wanted["apps"].items() if app not in apps]
     lasting = [pod for pod in alive if not _is_at_work(pod)]
     missing += [f"{pod['metadata']['name']} {why}" for pod in lasting if (why := pods.not_ready(pod))]
     if not alive and not missing:
@@ -132,13 +134,6 @@ def check_system_pods(items: Iterable[Json], cluster: Cluster) -> Finding:
 def _is_at_work(pod: Json) -> bool:
     """Return whether a pod runs once, such as one that clears a volume: it is to end, not to be Ready."""
     return pod["spec"].get("restartPolicy") == "Never" and pod.get("status", {}).get("phase") in ("Pending", "Running")
-
-
-def _expected_pods(cluster: Cluster) -> list[str]:
-    if cluster.engine != "kubeadm":
-        return []
-    masters = [node.name for node in cluster.nodes if node.group == "control_plane"]
-    return [f"{component}-{name}" for name in masters for component in CONTROL_PLANE]
 
 
 def _app(pod: Json) -> str:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, kubeconfig
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Answer, Target
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Background, Finding
@@ -108,8 +109,7 @@ def findings(cluster: Cluster, answers: Mapping[str, Answer], now: datetime) -> 
 
 def _names(cluster: Cluster) -> list[str]:
     """Return the checks that apply: another engine keeps services, certificates and etcd in places of its own."""
-    own = ["services", "certificates", "etcd_members", "etcd_health"] if cluster.engine == "kubeadm" else []
-    return ["clocks", *own]
+    return ["clocks", *engines.traits(cluster.engine)["validation"]["node_checks"]]
 
 
 def check_services(answers: Mapping[str, Answer]) -> Finding:

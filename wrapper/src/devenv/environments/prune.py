@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, program
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import image_store, registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import CachedFile, Provider
 
@@ -22,7 +24,7 @@ Item = CachedFile
 def kinds() -> tuple[str, ...]:
     """Return the kinds of what can be removed."""
     cached = [kind for provider in registry.every() for kind in provider.traits["caches"]]
-    return ("bundle", "toolchain", *cached, "image-store", "gravity", "history", "rest")
+    return ("bundle", "toolchain", *cached, "image-store", *_engine_caches(), "history", "rest")
 
 
 def items(wanted: Iterable[str] | None = None) -> list[Item]:
@@ -31,7 +33,7 @@ def items(wanted: Iterable[str] | None = None) -> list[Item]:
         "bundle": _bundles,
         "toolchain": lambda: _folders("toolchain", paths.cache() / "go"),
         "image-store": _stores,
-        "gravity": _tarballs,
+        **{kind: partial(_by_setting, kind, key) for kind, key in _engine_caches().items()},
         "history": lambda: _folders("history", paths.home() / "history"),
         "rest": lambda: [Item("rest", str(path), store.size_of(path)) for path in store.leftovers()],
     }
@@ -83,10 +85,14 @@ def _environments_by_version() -> dict[str, str]:
     return _environments_by(lambda kubernetes: str(kubernetes.get("version", "")))
 
 
-def _tarballs() -> list[Item]:
-    """What was taken out of Gravity tarballs: a folder by digest."""
-    used = _environments_by(lambda kubernetes: str((kubernetes.get("gravity") or {}).get("sha256", "")))
-    found = _folders("gravity", paths.cache() / "gravity")
+def _engine_caches() -> dict[str, str]:
+    """What engines keep: a folder of the cache to the key of a profile's settings that names the entry in use."""
+    return {kind: key for name in engines.names() for kind, key in engines.traits(name)["caches"].items()}
+
+
+def _by_setting(kind: str, key: str) -> list[Item]:
+    used = _environments_by(lambda kubernetes: str((kubernetes.get(kubernetes.get("engine", "")) or {}).get(key, "")))
+    found = _folders(kind, paths.cache() / kind)
     return [replace(item, used=used.get(Path(item.what).name, "")) for item in found]
 
 

@@ -72,10 +72,11 @@ def profile_document(demand: Demand, hosts: Mapping[str, Mapping[str, Any]] | No
     if "main" not in clusters.values():
         document["clusters"] = {**document.get("clusters", {}), "main": None}
     document["nodes"] = {}
+    typed = demand.engine in engines.names() and engines.traits(demand.engine)["node_types"]
     for host in demand.hosts:
         cluster = demand.cluster_of(host.name)
         said = {key: copy.deepcopy(value) for key, value in host.node.items() if value is not None}
-        if demand.engine == "gravity" and NODE_TYPE_LABEL in said.get("labels", {}):
+        if typed and NODE_TYPE_LABEL in said.get("labels", {}):
             said["node_type"] = said["labels"][NODE_TYPE_LABEL]
         said["cluster"] = clusters[cluster.name] if cluster else None
         if cluster and of_host[host.name] == "master" and all(of_host[name] == "master" for name in cluster.hosts):

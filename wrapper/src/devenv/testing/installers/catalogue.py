@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 
 from devenv.testing import entries
 
@@ -77,7 +78,7 @@ class K8s(Installer):
     """Plain Kubernetes."""
 
     needs = ("ssh",)
-    engine = "kubeadm"
+    engine = engines.of_installer("k8s")
 
     def session(self, target: Cluster, request: pytest.FixtureRequest) -> None:
         target.Kubectl.ping()
@@ -101,7 +102,7 @@ class DevopsGravity(Installer):
     """A Gravity cluster."""
 
     needs = ("ssh",)
-    engine = "gravity"
+    engine = engines.of_installer("devops_gravity")
 
     def session(self, target: Cluster, request: pytest.FixtureRequest) -> None:
         target.Kubectl.ping()
