@@ -34,7 +34,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt.provi
 MIB = 2**20
 
 
-def wanted(**changes: Any) -> libvirt.Wanted:
+def wanted(**changes: Any) -> libvirt.MachineSpec:
     values: dict[str, Any] = {
         "environment": "lab",
         "node": "worker-0",
@@ -50,7 +50,7 @@ def wanted(**changes: Any) -> libvirt.Wanted:
         "console": Path("/s/console.log"),
         "kvm": False,
     }
-    return libvirt.Wanted(**{**values, **changes})
+    return libvirt.MachineSpec(**{**values, **changes})
 
 
 def test_a_definition_says_what_the_machine_is_to_be() -> None:
@@ -157,7 +157,7 @@ def alone(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_subnets_of_virtual_machines_are_taken(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
     libvirt.write_network(network(subnet="10.213.77.0/24"))
-    pool = {"network": {"node_pools": {"ipv4": "10.213.77.0/24"}}, "families": ["ipv4"]}
+    pool = {"network": {"node_pools": {"ipv4": "10.213.77.0/24"}, "node_prefix": 24}, "families": ["ipv4"]}
     with pytest.raises(DevenvError, match="no free /24"):
         host_network.choose_subnets(pool, None, registry.networks())
 

@@ -45,14 +45,14 @@ def family(subnet: str) -> str:
 
 def routes() -> list[str]:
     """Subnets of every route of this host, the default routes left out."""
-    found = []
+    targets = []
     for version in ("-4", "-6"):
         shown = program.run(["ip", "-json", version, "route", "show", "table", "all"]).stdout
         for route in json.loads(shown or "[]"):
             target = route.get("dst", "default")
             if target != "default" and route.get("type", "unicast") == "unicast":
-                found.append(target)
-    return found
+                targets.append(target)
+    return targets
 
 
 def choose_subnets(

@@ -18,9 +18,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers import regist
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Machine, Provider, Request
 
 
-def refuse_others(found: Iterable[Machine | Network], environment: str, home: str) -> None:
+def refuse_others(items: Iterable[Machine | Network], environment: str, home: str) -> None:
     """Raise DevenvError ``name_taken`` when something of the environment belongs to another DEVENV_HOME."""
-    for item in found:
+    for item in items:
         # A virtual machine whose folder is lost has nobody's name on it.
         if item.home not in ("", home):
             raise DevenvError(
@@ -52,9 +52,9 @@ def prepare(provider: Provider, request: Request) -> tuple[NetworkPlan, list[Nod
     plan = claim(provider, request.environment, request.home, request.profile, state.read_network(folder))
     state.write_network(folder, plan)
     # Before a start as well: since a reboot of this host the subnet may be another.
-    known = ssh_keys.node_addresses(plan)
-    ssh_keys.ensure_hosts(folder, known)
-    ssh_keys.write_known_hosts(folder, known)
+    addresses_of = ssh_keys.node_addresses(plan)
+    ssh_keys.ensure_hosts(folder, addresses_of)
+    ssh_keys.write_known_hosts(folder, addresses_of)
     return plan, environment_nodes.planned(request.profile, plan)
 
 

@@ -112,12 +112,14 @@ def look(hosts: Sequence[Host], virtual: bool = False) -> dict[str, Answer]:
 
 def require(hosts: Sequence[Host], seen: Mapping[str, Answer], mine: Mapping[str, str], engine: str) -> None:
     """Raise one DevenvError that names every host that cannot be used and why, with the reason of the first."""
-    found: list[tuple[str, str]] = []
+    troubles: list[tuple[str, str]] = []
     for host in hosts:
-        found += [(reason, f"{host.name}: {text}") for reason, text in _troubles(host, seen[host.name], mine, engine)]
-    found += [("host_unfit", text) for text in _same_host(hosts, seen)]
-    if found:
-        raise DevenvError(found[0][0], "; ".join(text for _reason, text in found))
+        troubles += [
+            (reason, f"{host.name}: {text}") for reason, text in _troubles(host, seen[host.name], mine, engine)
+        ]
+    troubles += [("host_unfit", text) for text in _same_host(hosts, seen)]
+    if troubles:
+        raise DevenvError(troubles[0][0], "; ".join(text for _reason, text in troubles))
 
 
 def _troubles(host: Host, seen: Answer, mine: Mapping[str, str], engine: str) -> list[tuple[str, str]]:
@@ -148,43 +150,43 @@ def no_answer(host: Host, trouble: str) -> tuple[str, str]:
 
 
 def _unfit(host: Host, data: Mapping[str, Any], engine: str) -> list[str]:
-    found = []
+    faults = []
     if not data["systemd"]:
-        found.append("systemd is not its first process")
+        faults.append("systemd is not its first process")
     if MACHINES.get(data["machine"]) != "amd64":
-        found.append(f"is {data['machine']}; the programs are for x86_64")
+        faults.append(f"is {data['machine']}; the programs are for x86_64")
     packages = {**PROGRAMS, **VIRTUAL_PROGRAMS}
     if data["missing"]:
         install = " ".join(sorted({packages[name] for name in data["missing"]}))
-        found.append(f"lacks {', '.join(data['missing'])} (Debian: apt-get install {install})")
+        faults.append(f"lacks {', '.join(data['missing'])} (Debian: apt-get install {install})")
     if not data["record"]:
         runs = [unit for unit in data["active"] if unit != "kubelet.service"]
-        found += [f"{unit} runs already" for unit in runs]
+        faults += [f"{unit} runs already" for unit in runs]
         if data["taken_programs"]:
-            found.append(f"has its own {', '.join(data['taken_programs'])} in /usr/local/bin")
+            faults.append(f"has its own {', '.join(data['taken_programs'])} in /usr/local/bin")
     missing = [address for address in host.node["host"]["addresses"] if address not in data["addresses"]]
     if missing:
-        found.append(f"has not the address {', '.join(missing)}")
+        faults.append(f"has not the address {', '.join(missing)}")
     used = engines.in_use([host.node], engine)
     for key, words in (("memory", "memory"), ("disk", "free disk in /var/lib")):
         if data[key] < used[key]:
-            found.append(f"{words}: {data[key] >> 20} MiB, needed: {used[key] >> 20} MiB")
-    return found
+            faults.append(f"{words}: {data[key] >> 20} MiB, needed: {used[key] >> 20} MiB")
+    return faults
 
 
 def _same_host(hosts: Sequence[Host], seen: Mapping[str, Answer]) -> list[str]:
     """Two nodes at one host. Containers of one machine share its boot id, not their addresses."""
     owners: dict[tuple[str, tuple[str, ...]], str] = {}
-    found = []
+    doubles = []
     for host in hosts:
         data = seen[host.name].data
         if not data:
             continue
         key = (data["boot_id"], tuple(sorted(a for a in data["addresses"] if a not in ("127.0.0.1", "::1"))))
         if key in owners:
-            found.append(f"{host.name}: is the same host as {owners[key]}")
+            doubles.append(f"{host.name}: is the same host as {owners[key]}")
         owners.setdefault(key, host.name)
-    return found
+    return doubles
 
 
 # --- deliver ---------------------------------------------------------------------------------------------------------

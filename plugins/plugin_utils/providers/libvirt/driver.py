@@ -90,13 +90,13 @@ def uri(environment: str) -> str:
 
 def networks(environment: str | None = None) -> list[Network]:
     """Networks of ``environment``, or of every environment on this machine."""
-    found = []
+    claimed = []
     for record in sorted(ROOT.glob(f"{environment or '*'}/environment.json")):
         try:
-            found.append(Network(**json.loads(record.read_text())))
+            claimed.append(Network(**json.loads(record.read_text())))
         except (OSError, ValueError, TypeError):
             continue
-    return found
+    return claimed
 
 
 def write_network(network: Network) -> None:
@@ -111,20 +111,20 @@ def write_network(network: Network) -> None:
 def machines(environment: str | None = None) -> list[Machine]:
     """All machines of ``environment``, or of every environment on this machine, running or not, by name."""
     running = qemus()
-    found: dict[str, Machine] = {}
+    by_name: dict[str, Machine] = {}
     for place in sorted(ROOT.glob(f"{environment or '*'}/etc/qemu/*.xml")):
         try:
             machine = parse_definition(place.read_text())
         except (OSError, ValueError):
             continue
         pid = running.pop((machine.environment, machine.node), 0)
-        found[machine.name] = Machine(**{**asdict(machine), "state": RUNNING if pid else "shut off", "pid": pid})
+        by_name[machine.name] = Machine(**{**asdict(machine), "state": RUNNING if pid else "shut off", "pid": pid})
     # Those whose folder is lost.
     for (owner, node), pid in running.items():
         if environment in (None, owner):
             name = f"{owner}-{node}"
-            found[name] = Machine(name, owner, node, "", RUNNING, pid)
-    return [found[name] for name in sorted(found)]
+            by_name[name] = Machine(name, owner, node, "", RUNNING, pid)
+    return [by_name[name] for name in sorted(by_name)]
 
 
 def parse_definition(text: str) -> Machine:
@@ -251,7 +251,7 @@ class Disk:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class MachineSpec:
     """A machine as it is to be. ``memory`` in bytes; ``disks`` become vda, vdb, ...; ``kvm`` False: emulated."""
 
     environment: str
@@ -273,14 +273,14 @@ class Wanted:
         return f"{self.environment}-{self.node}"
 
 
-def definition(wanted: Wanted) -> str:
+def definition(spec: MachineSpec) -> str:
     """The domain XML (https://libvirt.org/formatdomain.html) of a machine."""
     # The same each time: a machine whose emulator was killed is still known, and takes only a definition of its own.
-    identity = uuid.uuid5(uuid.NAMESPACE_OID, f"{wanted.name} {wanted.mac}")
-    values = {**asdict(wanted), "kind": "kvm" if wanted.kvm else "qemu", "name": wanted.name, "uuid": identity}
-    disks = "".join(map(_disk, "abcdefgh", wanted.disks))
+    identity = uuid.uuid5(uuid.NAMESPACE_OID, f"{spec.name} {spec.mac}")
+    values = {**asdict(spec), "kind": "kvm" if spec.kvm else "qemu", "name": spec.name, "uuid": identity}
+    disks = "".join(map(_disk, "abcdefgh", spec.disks))
     quoted = {key: escape(str(value), {'"': "&quot;"}) for key, value in values.items()}
-    return _DOMAIN.format(**{**quoted, "processor": _PROCESSOR[wanted.kvm], "disks": disks})
+    return _DOMAIN.format(**{**quoted, "processor": _PROCESSOR[spec.kvm], "disks": disks})
 
 
 def _disk(letter: str, disk: Disk) -> str:

@@ -212,18 +212,18 @@ def kvm_known(cache: Path, device: Path = Path("/dev/kvm")) -> Kvm:
 
 def prove_kvm(image: Image, cache: Path, progress: Progress, emulator: Sequence[str] = (driver.EMULATOR,)) -> Kvm:
     """Boot the nodes' kernel by KVM, once a boot of this host: the device alone proves nothing."""
-    known = kvm_known(cache)
-    if known.usable is not None:
-        return known
+    kvm = kvm_known(cache)
+    if kvm.usable is not None:
+        return kvm
     with files.exclusive(cache / "kvm.lock"):
-        known = kvm_known(cache)
-        if known.usable is None:
+        kvm = kvm_known(cache)
+        if kvm.usable is None:
             progress("try whether KVM boots a kernel")
             seconds = boots(image, emulator, KVM_LIMIT)
             proof = {"boot": processes.boot_id(), "boots": seconds is not None, "seconds": round(seconds or 0, 1)}
             files.write(cache / "kvm.json", json.dumps(proof))
-            known = kvm_known(cache)
-    return known
+            kvm = kvm_known(cache)
+    return kvm
 
 
 def boots(image: Image, emulator: Sequence[str], limit: float) -> float | None:
@@ -237,10 +237,10 @@ def boots(image: Image, emulator: Sequence[str], limit: float) -> float | None:
 
     def read(console: IO[bytes]) -> bool:
         nonlocal seconds
-        said = b""
+        tail = b""
         while chunk := os.read(console.fileno(), 65536):
-            said = said[-len(USERSPACE) :] + chunk
-            if USERSPACE in said:
+            tail = tail[-len(USERSPACE) :] + chunk
+            if USERSPACE in tail:
                 seconds = time.monotonic() - begun
                 return True
         return False

@@ -162,7 +162,7 @@ def bring_up(request: Request, node: NodeSpec, plan: NetworkPlan, kvm: bool) -> 
     ]
     if (place / "images.qcow2").exists():
         disks.append(driver.Disk(place / "images.qcow2", "qcow2"))
-    wanted = driver.Wanted(
+    spec = driver.MachineSpec(
         environment=environment,
         node=node.name,
         home=request.home,
@@ -178,9 +178,9 @@ def bring_up(request: Request, node: NodeSpec, plan: NetworkPlan, kvm: bool) -> 
         kvm=kvm,
     )
     description = driver.folder(environment) / "domain.xml"
-    files.write(description, driver.definition(wanted))
+    files.write(description, driver.definition(spec))
     _virsh(environment, "define", str(description))
-    _virsh(environment, "start", wanted.name)
+    _virsh(environment, "start", spec.name)
 
 
 def _virsh(environment: str, *words: str, timeout: float = 180) -> None:
@@ -188,9 +188,9 @@ def _virsh(environment: str, *words: str, timeout: float = 180) -> None:
     try:
         driver.virsh(environment, *words, timeout=timeout)
     except program.ProgramFailed as failure:
-        said = re.findall(r"(?m)^error: (.+)$", failure.stderr)
+        errors = re.findall(r"(?m)^error: (.+)$", failure.stderr)
         raise DevenvError(
-            "libvirt_failed", f"virsh {words[0]}: {'; '.join(said) or failure}", where=words[-1]
+            "libvirt_failed", f"virsh {words[0]}: {'; '.join(errors) or failure}", where=words[-1]
         ) from failure
 
 
@@ -223,12 +223,12 @@ def start(request: Request, plan: NetworkPlan, nodes: Sequence[NodeSpec]) -> Pro
     refresh(environment)
     set_up_network(environment, state, plan, nodes)
     running = {machine.node for machine in driver.machines(environment) if machine.state == RUNNING}
-    there = [node for node in nodes if folder_of(state, node.name).is_dir()]
-    for node in there:
+    made = [node for node in nodes if folder_of(state, node.name).is_dir()]
+    for node in made:
         if node.name not in running:
             bring_up(request, node, plan, kvm)
             outcome.started.append(node.name)
-    wait(state, there, kvm)
+    wait(state, made, kvm)
     return outcome
 
 

@@ -44,7 +44,7 @@ def containers(environment: str | None = None) -> list[Container]:
 def parse_containers(text: str) -> list[Container]:
     """Containers in the JSON of ``podman ps``, sorted by name."""
     rows: list[dict[str, Any]] = json.loads(text or "[]") or []
-    found = [
+    parsed = [
         Container(
             name=row["Names"][0],
             environment=row["Labels"][ENVIRONMENT_LABEL],
@@ -56,7 +56,7 @@ def parse_containers(text: str) -> list[Container]:
         )
         for row in rows
     ]
-    return sorted(found, key=lambda container: container.name)
+    return sorted(parsed, key=lambda container: container.name)
 
 
 def networks(environment: str | None = None) -> list[Network]:
