@@ -49,3 +49,11 @@ def test_options_that_need_the_stages(requests: list[runner.Request], options: d
 def test_a_start_from_a_snapshot_runs_the_stages(requests: list[runner.Request]) -> None:
     operations.up(target.Target("mine", {**GOAL.variables, "devenv_snapshot": "saved"}, GOAL.resolved))
     assert len(requests) == 1
+
+
+def test_a_run_of_the_command_counts_as_complete() -> None:
+    from ansible_collections.devenv.lab.plugins.action import convergence
+
+    partial = {"devenv_snapshot", "devenv_kubernetes_version"}
+    assert set(playbook.RESERVED) - partial <= convergence.RUN_VARIABLES
+    assert not partial & convergence.RUN_VARIABLES

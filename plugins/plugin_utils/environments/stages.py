@@ -1,4 +1,4 @@
-"""The begin and the end of a stage, and the end of an environment (docs/design/stages.md)."""
+"""Begin and end of a stage, and the end of an environment (docs/design/stages.md)."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def up(
 
 
 def _moved(name: str, log: Path | None) -> Path | None:
-    """Where a file of a run is once its environment is gone."""
+    """Return where a file of a run is once its environment is gone."""
     return paths.home() / "history" / name / log.parent.name / log.name if log else None
 
 
@@ -78,7 +78,7 @@ def down(name: str, options: Options | None = None, watcher: Watcher | None = No
 
 
 def _labelled(name: str) -> bool:
-    """Whether a provider knows anything of the environment, or its DHCP server is left; refuses what belongs to
+    """Return whether a provider or a DHCP server knows the environment. Raise Error name_taken if it belongs to
     another DEVENV_HOME that still has it.
     """
     from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
@@ -115,7 +115,7 @@ def gather(name: str, output: str = "", options: Options | None = None, watcher:
     return diagnostics.Gathered(path, diagnostics.parts(path), result)
 
 
-# Whoever asks waits for the answer: a cluster that is ready says so within seconds.
+# A user waits for the answer, and a cluster that is ready gives it within seconds.
 VALIDATE_SECONDS = 120
 
 

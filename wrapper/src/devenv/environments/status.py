@@ -1,4 +1,4 @@
-"""What there is, without changing it and without Ansible: list, status, plan."""
+"""Read-only views of environments, without Ansible: list, status, plan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _API_PATIENCE = 3.0  # seconds that status waits for the API's answer
 
 
 def environments() -> list[dict[str, Any]]:
-    """One row an environment of this machine: ``{name, profile, kubernetes, nodes, running, state, home}``.
+    """Return one row per environment of this machine: ``{name, profile, kubernetes, nodes, running, state, home}``.
 
     ``state`` is running, partly (some nodes run), stopped, made (no nodes yet), busy (a run is at work), orphan
     (nodes or a network without a state folder) or elsewhere (it belongs to another DEVENV_HOME, named by ``home``).
@@ -166,11 +166,11 @@ def plan(goal: Target) -> dict[str, Any]:
         "add": [f"node {name}" for name in wanted if name not in containers],
         "start": [f"node {name}" for name in wanted if containers.get(name, "running") != "running"],
         # nodes.NAME alone is a node that joins, and stands under add.
-        "change": [_told(change) for change in found if change["applies"] and change["path"].count(".") != 1],
+        "change": [_line(change) for change in found if change["applies"] and change["path"].count(".") != 1],
         "remove": [f"node {name}" for name in containers if name not in wanted],
         "refused": [
             *([f"upgrade to Kubernetes {begun['to']} has not come to its end"] if begun else []),
-            *(_told(change) for change in found if not change["applies"]),
+            *(_line(change) for change in found if not change["applies"]),
         ],
     }
 
@@ -182,5 +182,5 @@ def differences(old: Profile | None, new: Profile | None) -> list[dict[str, Any]
     return [asdict(change) for change in changes.between(old, new)] if old and new else []
 
 
-def _told(change: Mapping[str, Any]) -> str:
+def _line(change: Mapping[str, Any]) -> str:
     return f"{change['path']}: {change['old']} -> {change['new']} ({change['why']})"

@@ -17,9 +17,7 @@ from devenv.environments import names
 
 @dataclass(frozen=True)
 class Target:
-    """Which environment a run is for, and the profile it is to have; ``resolved`` is None when the state's own is
-    kept.
-    """
+    """The environment of a run, the variables for its playbook, and its profile (None: the state's own is kept)."""
 
     name: str
     variables: Mapping[str, Any] = field(default_factory=dict)
