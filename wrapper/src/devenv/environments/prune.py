@@ -33,7 +33,7 @@ def items(wanted: Iterable[str] | None = None) -> list[Item]:
         "bundle": _bundles,
         "toolchain": lambda: _folders("toolchain", paths.cache() / "go"),
         "image-store": _stores,
-        **{kind: partial(_by_setting, kind, key) for kind, key in _engine_caches().items()},
+        **{kind: partial(_by_setting, kind, *setting) for kind, setting in _engine_caches().items()},
         "history": lambda: _folders("history", paths.home() / "history"),
         "rest": lambda: [Item("rest", str(path), store.size_of(path)) for path in store.leftovers()],
     }
@@ -85,13 +85,13 @@ def _environments_by_version() -> dict[str, str]:
     return _environments_by(lambda kubernetes: str(kubernetes.get("version", "")))
 
 
-def _engine_caches() -> dict[str, str]:
-    """What engines keep: a folder of the cache to the key of a profile's settings that names the entry in use."""
-    return {kind: key for name in engines.names() for kind, key in engines.traits(name)["caches"].items()}
+def _engine_caches() -> dict[str, tuple[str, str]]:
+    """Return folders of the cache that engines fill, each with the engine and its key that names the entry in use."""
+    return {kind: (name, key) for name in engines.names() for kind, key in engines.traits(name)["caches"].items()}
 
 
-def _by_setting(kind: str, key: str) -> list[Item]:
-    used = _environments_by(lambda kubernetes: str((kubernetes.get(kubernetes.get("engine", "")) or {}).get(key, "")))
+def _by_setting(kind: str, engine: str, key: str) -> list[Item]:
+    used = _environments_by(lambda kubernetes: str((kubernetes.get(engine) or {}).get(key, "")))
     found = _folders(kind, paths.cache() / kind)
     return [replace(item, used=used.get(Path(item.what).name, "")) for item in found]
 
