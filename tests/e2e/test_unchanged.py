@@ -146,7 +146,8 @@ def test_a_change_from_outside_is_repaired(lab: Lab, what: str) -> None:
     lines = lab.user.objects("up", "--name", lab.name)
     assert lines[-1]["exit"] == 0
     assert [line["stage"] for line in lines if line["type"] == "stage" and line["state"] == "end"], "no stage ran"
-    assert len(lab.runs()) == len(runs) + 1
+    # Of the run folders the last ten stay.
+    assert set(lab.runs()) - set(runs)
     assert seen(lab) == good
     lab.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=60s")
 
@@ -176,10 +177,12 @@ def test_plain_ansible_ends_early_too(lab: Lab) -> None:
     assert "Begin the stage" not in done.stdout
     assert "changed=0" in done.stdout
     assert lab.runs() == runs, "a stage ran"
+    began = time.monotonic()
     full = lab.user.playbook(*words, "-e", "devenv_full=true")
+    took_full = time.monotonic() - began
     assert SAME not in full.stdout
     assert "Begin the stage" in full.stdout
-    assert took < 15, f"{took:.1f} s for nothing to do"
+    assert took < took_full / 2, f"{took:.1f} s for nothing to do, {took_full:.1f} s for all stages"
     # It recorded what it left, for the command as well.
     assert SAME in lab.user.devenv("up", "--name", lab.name).stderr
 
