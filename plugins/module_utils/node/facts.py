@@ -63,12 +63,13 @@ def _stamp(path: str) -> list[int]:
 
 
 def versions(
-    keep: bool, cache: str = VERSION_CACHE, programs: Mapping[str, Sequence[str]] = PROGRAMS
+    keep: bool, cache: str = VERSION_CACHE, programs: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, str]:
-    """Return the versions of ``programs``, "" for one that is not there.
+    """Return the versions of ``programs`` (default: PROGRAMS), "" for one that is not there.
 
     Asking costs 0.1 s a program, so the answers are kept (``keep``) with the file's identity in /run.
     """
+    programs = PROGRAMS if programs is None else programs
     known = files.read_json(cache)
     out: dict[str, str] = {}
     asked: dict[str, list[str]] = {}

@@ -27,15 +27,16 @@ RECORD = "merged.json"
 _KINDS = ("clusters", "users", "contexts")
 
 
-def files(env: Mapping[str, str] = os.environ) -> list[Path]:
+def files(env: Mapping[str, str] | None = None) -> list[Path]:
     """The user's kubeconfig files, in client-go's order."""
+    env = os.environ if env is None else env
     listed = [item for item in env.get("KUBECONFIG", "").split(os.pathsep) if item]
     if not listed:
         return [Path(env.get("HOME") or os.path.expanduser("~")) / ".kube" / "config"]
     return [Path(item).absolute() for item in dict.fromkeys(listed)]
 
 
-def merge(source: Path, env: Mapping[str, str] = os.environ, *, wait: float = 30) -> list[Path]:
+def merge(source: Path, env: Mapping[str, str] | None = None, *, wait: float = 30) -> list[Path]:
     """Put the cluster, user and context of ``source`` into the user's files; return the files that changed.
 
     Only entries of these names are added or replaced; the current context stays. ``wait`` is how long, in seconds,
@@ -45,7 +46,7 @@ def merge(source: Path, env: Mapping[str, str] = os.environ, *, wait: float = 30
     new = _read(source)
     # A file of the environment itself is no file of the user's: `eval "$(devenv env)"` puts it into KUBECONFIG.
     candidates = [path for path in files(env) if path.resolve() != source.resolve()] or files(
-        {"HOME": env.get("HOME", "")}
+        {"HOME": (os.environ if env is None else env).get("HOME", "")}
     )
     with contextlib.ExitStack() as stack:
         for path in candidates:
@@ -65,7 +66,7 @@ def merge(source: Path, env: Mapping[str, str] = os.environ, *, wait: float = 30
     return changed
 
 
-def unmerge(folder: Path, env: Mapping[str, str] = os.environ, *, wait: float = 30) -> list[Path]:
+def unmerge(folder: Path, env: Mapping[str, str] | None = None, *, wait: float = 30) -> list[Path]:
     """Remove the entries of the environment whose state folder is ``folder``, which may be gone, from the user's files
     and from those on record; return the files that changed. Raises as `merge`.
     """

@@ -118,19 +118,15 @@ class Provider(Protocol):
         """Make the nodes that are missing, start those that are stopped, leave alone those that run. Write network.yml
         before anything else. Return once every node answers ssh.
         """
-        ...
 
     def destroy(self, request: Request) -> ProvisionOutcome:
         """Remove everything of the environment; without its state folder, too. Where nothing is, change nothing."""
-        ...
 
     def remove(self, request: Request, names: Sequence[str]) -> ProvisionOutcome:
         """Remove single nodes with their data; all others and the network stay."""
-        ...
 
     def states(self, request: Request) -> dict[str, str]:
         """Return each node that exists, with its state (RUNNING, or the provider's own word). Change nothing."""
-        ...
 
     def start(self, request: Request) -> ProvisionOutcome:
         """Start the nodes that are stopped; return once they answer ssh."""
@@ -170,7 +166,6 @@ class Provider(Protocol):
 
     def preflight(self, request: Request) -> list[Probe]:
         """Look at everything that ``create`` needs. Change nothing."""
-        ...
 
     def features(self) -> list[Probe]:
         """Look at what the provider needs of this host beyond ``programs``, for any profile."""

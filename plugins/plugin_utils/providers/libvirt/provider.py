@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.host import network, probes
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import network as host_network
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import probes
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
@@ -71,8 +72,8 @@ class Provider(base.Provider):
     def claim_network(self, environment: str, home: str, subnets: Sequence[str]) -> Network:
         return nodes.claim_network(environment, home, subnets)
 
-    def fingerprint(self, environment: str, network_: Mapping[str, Any]) -> dict[str, str]:
-        return network.fingerprint(environment, network_["bridge"])
+    def fingerprint(self, environment: str, network: Mapping[str, Any]) -> dict[str, str]:
+        return host_network.fingerprint(environment, network["bridge"])
 
     def preflight(self, request: Request) -> list[Probe]:
         resolved = request.profile

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, program
-from ansible_collections.devenv.lab.plugins.plugin_utils.host import network, probes
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import network as host_network
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import probes
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
@@ -68,10 +69,10 @@ class Provider(base.Provider):
         return cli.networks(environment)
 
     def claim_network(self, environment: str, home: str, subnets: Sequence[str]) -> Network:
-        return cli.create_network(network.network_name(environment), environment, home, subnets)
+        return cli.create_network(host_network.network_name(environment), environment, home, subnets)
 
-    def fingerprint(self, environment: str, network_: Mapping[str, Any]) -> dict[str, str]:
-        return network.fingerprint(environment, network_["bridge"])
+    def fingerprint(self, environment: str, network: Mapping[str, Any]) -> dict[str, str]:
+        return host_network.fingerprint(environment, network["bridge"])
 
     def preflight(self, request: Request) -> list[Probe]:
         def room(missing: Sequence[Mapping[str, Any]]) -> list[Probe]:
