@@ -30,11 +30,11 @@ def known() -> frozenset[str]:
 
 
 def named(text: str) -> set[str]:
-    """Paths of the repository in backticks of a Markdown text, without its blocks of code."""
+    """Paths of the repository in backticks of a Markdown text, without its blocks of code and paths with ``NAME``."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     words = [word for quoted in re.findall(r"`([^`\n]+)`", prose) for word in quoted.split()]
     paths = [word for word in words if FILE.fullmatch(word) or PATH.fullmatch(word)]
-    return {path.rstrip("/") for path in paths if not path.startswith(OUTSIDE)}
+    return {path.rstrip("/") for path in paths if not path.startswith(OUTSIDE) and "NAME" not in path.split("/")}
 
 
 def anchors(file: Path) -> set[str]:
