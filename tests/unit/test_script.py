@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.module_utils.node import processes
+from ansible_collections.devenv.lab.plugins.module_utils.node import files, processes
 from ansible_collections.devenv.lab.plugins.module_utils.script import request as script_request
 from ansible_collections.devenv.lab.plugins.module_utils.script import run as script
 from ansible_collections.devenv.lab.plugins.module_utils.script.control import Interrupted
@@ -657,6 +658,22 @@ def test_check_arguments(run: Run, tmp_path: Path) -> None:
 def test_check_mode_before_the_script_is_there(run: Run, tmp_path: Path) -> None:
     result = ok(run(check=True, path=str(tmp_path / "later.sh"), exports={"A": "str"}))
     assert (result["changed"], result["ran"]) == (True, False)
+
+
+def test_an_input_that_cannot_be_read_does_not_count_as_unchanged(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = files.sha256
+
+    def digest(path: str) -> str:
+        if path == str(tmp_path / "in"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return whole(path)
+
+    (tmp_path / "in").write_text("x")
+    monkeypatch.setattr(files, "sha256", digest)
+    result = run("true", inputs=[str(tmp_path / "in")], rerun="changed")
+    assert (result["failed"], result["msg"]) == (True, f"{tmp_path}/in: Permission denied")
 
 
 @pytest.mark.parametrize("parameter", ["path", "chdir", "source", "inputs"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -90,15 +91,22 @@ def missing(call: Call, params: dict[str, Any]) -> list[str]:
 def digest_of(path: str) -> str:
     """Return the sha256 of a file, or of all files below a folder and their names."""
     if not os.path.isdir(path):
-        return files.digest(path)
+        return _digest(path)
     whole = hashlib.sha256()
     for folder, below, names in os.walk(path):
         below.sort()
         for name in sorted(names):
             file = os.path.join(folder, name)
-            found = files.digest(file) if os.path.isfile(file) else "no file"
+            found = _digest(file) if os.path.isfile(file) else "no file"
             whole.update(f"{os.path.relpath(file, path)}\0{found}\n".encode("utf-8", "surrogateescape"))
     return whole.hexdigest()
+
+
+def _digest(path: str) -> str:
+    """Return the sha256 of a file, "" when it is gone. Raises OSError: what cannot be read may have changed."""
+    with contextlib.suppress(FileNotFoundError):
+        return files.sha256(path)
+    return ""
 
 
 def description(call: Call, params: dict[str, Any], salt: str) -> dict[str, str]:
