@@ -322,6 +322,14 @@ def test_binaries_are_replaced_and_kubelet_restarted(node: Upgraded) -> None:
     assert upgrade.perform(node, "binaries", {**wanted, "restart": False})["changed"] is False
 
 
+def test_a_unit_that_does_not_start_is_reported_with_the_last_lines_of_kubelet(node: Upgraded) -> None:
+    answers = {"systemctl": ProgramResult(1, "", "Job failed.\n"), "journalctl": ProgramResult(0, "no swap\n")}
+    node.run = lambda argv, **more: answers.get(argv[0]) or node.answer(argv, **more)
+    with pytest.raises(StepFailed, match=r"kubelet.service does not start: Job failed\.") as raised:
+        upgrade.perform(node, "binaries", params(programs={"kubelet": sha("new kubelet")}, restart=True))
+    assert raised.value.result()["output"] == ["kubelet: no swap"]
+
+
 def test_what_is_left_goes_and_nothing_else(node: Upgraded) -> None:
     backups = node / upgrade.BACKUPS
     for name in ("kubeadm-backup-etcd-1", "kubeadm-upgraded-manifests2", "mine"):

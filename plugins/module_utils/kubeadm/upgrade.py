@@ -18,7 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import api, dns, members, static_pods
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm.run import PHASE, Configuration, kubeadm, wait_until
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm.run import (
+    PHASE,
+    Configuration,
+    kubeadm,
+    kubelet_tail,
+    wait_until,
+)
 from ansible_collections.devenv.lab.plugins.module_utils.node import files, kubernetes, processes, wait
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import TAIL, Machine, StepFailed
 
@@ -210,7 +216,9 @@ def binaries(machine: Machine, params: dict[str, Any], only_check: bool = False)
     units = ["containerd.service"] if is_old("containerd", proc) else []
     units += ["kubelet.service"] if params["restart"] or is_old("kubelet", proc) else []
     for unit in units:
-        api.check(machine.run(["systemctl", "restart", unit], timeout=120), f"{unit} does not start", _REASON)
+        result = machine.run(["systemctl", "restart", unit], timeout=120)
+        if result.code != 0:
+            raise StepFailed(_REASON, f"{unit} does not start: {result.complaint}", kubelet_tail(machine))
     deadline = machine.now() + params["timeout"]
     is_healthy = functools.partial(kubernetes.kubelet_healthy, machine.http_ok)
     wait_until(machine, is_healthy, deadline, _REASON, "kubelet is not healthy", 0.2)
