@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ansible_collections.devenv.lab.plugins.module_utils.existing import host, record, reset
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine
-from ansible_collections.devenv.lab.plugins.module_utils.node.program import ProgramResult
+from ansible_collections.devenv.lab.plugins.module_utils.node.program import NOT_STARTED, TIMED_OUT, ProgramResult
 from support.node import Node, write
 
 OWNER = {"environment": "lab", "home": "/h", "controller": "c"}
@@ -180,6 +180,27 @@ def test_tables_that_came_with_us_go(machine: Host) -> None:
     reset.restore(machine, record.load(machine))
     deleted = [words for words in machine.ran if words.startswith("nft delete")]
     assert deleted == ["nft delete table inet devenv_pods", "nft delete table ip nat"]
+
+
+@pytest.mark.parametrize("code", [TIMED_OUT, NOT_STARTED])
+def test_programs_without_a_whole_answer_change_nothing(machine: Host, code: int) -> None:
+    """Half of the rules is not all of them, and a table that nobody has seen may have some."""
+    host.prepare(machine, OWNER)
+    found = record.load(machine)
+    found["before"]["tables"] = ["inet devenv_pods"]
+
+    def hang(argv: list[str], data: str | None = None, **more: Any) -> ProgramResult:
+        done = machine.answer(argv, data, **more)
+        if argv[0] == "iptables-save" or list(argv[:3]) == ["nft", "list", "table"]:
+            return ProgramResult(code, done.stdout[:30] if code == TIMED_OUT else "")
+        return done
+
+    machine.run = hang
+    machine.ran.clear()
+    reset.restore(machine, found)
+    assert "iptables-save" in machine.ran
+    assert "nft list table inet filter" in machine.ran
+    assert not [words for words in machine.ran if words.startswith(("iptables-restore", "nft delete"))]
 
 
 def test_nothing_of_this_machine_is_ended(machine: Host, tmp_path: Path) -> None:

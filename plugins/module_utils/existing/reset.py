@@ -35,6 +35,7 @@ from ansible_collections.devenv.lab.plugins.module_utils.existing.record import 
 )
 from ansible_collections.devenv.lab.plugins.module_utils.node import observe, processes, wait
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine
+from ansible_collections.devenv.lab.plugins.module_utils.node.program import TIMED_OUT
 
 _UNITS = "/etc/systemd/system/"
 
@@ -80,7 +81,9 @@ def restore(machine: Machine, found: dict[str, Any]) -> None:
 
 
 def _run(machine: Machine, *argv: str, data: str | None = None, timeout: float = PATIENCE) -> str:
-    return machine.run(argv, data=data, timeout=timeout).stdout
+    """Return what a program prints, "" when it did not end in time: half of the rules is worse than none."""
+    result = machine.run(argv, data=data, timeout=timeout)
+    return "" if result.code == TIMED_OUT else result.stdout
 
 
 def _end_kubernetes(machine: Machine) -> None:
@@ -142,7 +145,8 @@ def _clean_network(machine: Machine, tables: Sequence[str]) -> None:
         if table in tables:
             continue
         is_ours = re.match(r"devenv_|kube-proxy", table.partition(" ")[2])
-        if is_ours or not has_rules(_run(machine, "nft", "list", "table", *table.split())):
+        text = _run(machine, "nft", "list", "table", *table.split())
+        if is_ours or (text and not has_rules(text)):
             _run(machine, "nft", "delete", "table", *table.split())
 
 
