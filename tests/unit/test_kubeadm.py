@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import actions, api, create, members, run
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import actions, address, api, create, members, run
 from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import StepFailed
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import reasons
@@ -108,6 +108,8 @@ def test_stale_members(lost: dict[str, list[str]], stale: list[str]) -> None:
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     node = Node(tmp_path / "root")
+    for name in ("journalctl", "systemctl"):
+        node.program(name, "")
     monkeypatch.setenv("PATH", f"{node / 'bin'}:{os.environ['PATH']}")
     return node
 
@@ -304,6 +306,15 @@ def test_reset_once(node: Node) -> None:
     assert perform(node, "reset", params())["changed"]
     assert state_of(node) == "absent"
     assert perform(node, "reset", params())["changed"] is False
+
+
+def test_a_reset_forgets_a_change_of_the_address_that_was_begun(node: Node) -> None:
+    """Another cluster on this node would finish it otherwise, without a look at how many nodes it has."""
+    kubeadm_that(node)
+    perform(node, "init", params())
+    write(node / address.RECORD, '{"before": ["10.0.0.10"]}')
+    perform(node, "reset", params())
+    assert not node.exists(address.RECORD)
 
 
 def test_check_mode_runs_nothing(node: Node) -> None:

@@ -115,3 +115,16 @@ def test_a_killed_change_is_finished_by_the_next(node: Control) -> None:
     assert address.change(node, params("10.0.0.10", "fd00::10"))["changed"] is True
     assert len([words for words in node.ran if "phase kubelet-start" in words]) == 2
     assert not node.exists(address.RECORD)
+
+
+def test_a_change_that_was_begun_is_not_finished_without_a_cluster(node: Control) -> None:
+    node.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        address.change(node, params("10.0.0.77"))
+    node.killed = False
+    kubernetes.unmark(node.root)
+    node.ran.clear()
+    with pytest.raises(StepFailed) as raised:
+        address.change(node, params("10.0.0.77"))
+    assert raised.value.reason == "address_refused"
+    assert node.ran == []

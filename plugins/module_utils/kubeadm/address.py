@@ -49,7 +49,8 @@ def change(machine: Machine, params: dict[str, Any], only_check: bool = False) -
     """
     wanted = list(params["addresses"])
     is_begun = machine.exists(RECORD)  # a killed run may have left it without certificates
-    if not is_begun and kubernetes.state(machine.root)["state"] != "control_plane":
+    found = kubernetes.state(machine.root)
+    if found["state"] != "control_plane" and not (is_begun and found["marker"]):
         raise StepFailed("address_refused", "the node is not a whole control plane node")
     kubelet = files.read_text(machine.path(kubernetes.KUBELET))
     before = current(machine)

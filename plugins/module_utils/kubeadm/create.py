@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import api
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import address, api
 from ansible_collections.devenv.lab.plugins.module_utils.kubeadm.etcd_traffic import EtcdTraffic
 from ansible_collections.devenv.lab.plugins.module_utils.kubeadm.run import Configuration, kubeadm
 from ansible_collections.devenv.lab.plugins.module_utils.node import background, kubernetes
@@ -53,8 +53,8 @@ class RestartKubeletEarly(background.BackgroundTask):
         while not self._over.wait(self._pause):
             if machine.exists(kubernetes.KUBELET_CERTIFICATE):
                 return
-            address = kubernetes.apiserver_address(machine.root)
-            if address and machine.http_ok(address, 6443, api.JOINED, ca=machine.path(kubernetes.CA), timeout=2):
+            host = kubernetes.apiserver_address(machine.root)
+            if host and machine.http_ok(host, 6443, api.JOINED, ca=machine.path(kubernetes.CA), timeout=2):
                 if not machine.exists(kubernetes.KUBELET_CERTIFICATE):
                     machine.run(["systemctl", "restart", "kubelet.service"])
                 return
@@ -156,10 +156,10 @@ def clean(machine: Machine, action: str) -> list[str]:
     for one.
     """
     kubernetes.unmark(machine.root)
-    if action == "init":
-        for name in ("admin.conf", "super-admin.conf"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(machine.path("/etc/kubernetes/" + name))
+    own = ("/etc/kubernetes/admin.conf", "/etc/kubernetes/super-admin.conf") if action == "init" else ()
+    for path in (address.RECORD, *own):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(machine.path(path))
     words = ["reset", "--force", "--cleanup-tmp-dir", "--cri-socket=unix:///run/containerd/containerd.sock"]
     lines = kubeadm(machine, words, name="reset", timeout=180, reason="kubernetes_reset_failed")
     for folder in LEFT:
