@@ -50,7 +50,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import env_file
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import env_file
 
 
 def _env_file(variables: Any, format: str = "shell") -> str:

@@ -47,7 +47,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import next_steps
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import next_steps
 
 
 def _next_steps(resolved: Mapping[str, Any], name: str, state: str) -> list[str]:

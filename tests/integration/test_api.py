@@ -20,6 +20,7 @@ import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client as kube
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters, labels
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.objects import ApplySet
@@ -128,12 +129,12 @@ def api(kubeconfig: Path) -> Iterator[kube.Api]:
 
 def cluster(kubeconfig: Path, **nodes: dict[str, Any]) -> clusters.Cluster:
     made = tuple(
-        clusters.Node(
+        NodeSpec(
             name.replace("_", "-"),
             "workers" if "worker" in name else "control_plane",
-            given.get("labels", {}),
-            tuple(given.get("taints", ())),
-            tuple(given.get("cidrs", ())),
+            labels=given.get("labels", {}),
+            taints=tuple(given.get("taints", ())),
+            pod_cidrs=tuple(given.get("cidrs", ())),
         )
         for name, given in nodes.items()
     )

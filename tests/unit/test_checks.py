@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.pods import not_ready
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks
 
@@ -20,7 +21,7 @@ Object = dict[str, Any]
 
 
 def cluster(*names: str, engine: str = "kubeadm") -> Cluster:
-    nodes = tuple(Node(name, "control_plane" if "master" in name else "workers", {}, (), ()) for name in names)
+    nodes = tuple(NodeSpec(name, "control_plane" if "master" in name else "workers") for name in names)
     return Cluster("main", Path("kubeconfig"), engine, "1.36.3", ("ipv4",), nodes)
 
 
@@ -110,7 +111,7 @@ def labelled(labels: Mapping[str, str], taints: Sequence[Mapping[str, str]] = ()
     ],
 )
 def test_labels(there: Object, missing: tuple[str, ...]) -> None:
-    wanted = Node("worker-0", "workers", {"pipe": "true"}, ("d=db:NoSchedule",), ())
+    wanted = NodeSpec("worker-0", "workers", labels={"pipe": "true"}, taints=("d=db:NoSchedule",))
     one = Cluster("main", Path("kubeconfig"), "kubeadm", "1.36.3", ("ipv4",), (wanted,))
     assert checks.check_labels([there], one).missing == missing
 
@@ -130,7 +131,7 @@ def test_kubeconfig(tmp_path: Path, mode: int, server: str, missing: str) -> Non
     file.chmod(mode)
     one = dataclasses.replace(
         cluster(),
-        nodes=(Node("master-0", "control_plane", {}, (), (), ("10.0.0.10", "fd00::10")),),
+        nodes=(NodeSpec("master-0", "control_plane", addresses=("10.0.0.10", "fd00::10")),),
         endpoint="main.x.devenv.internal",
         endpoint_addresses=("10.0.0.5",),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters
 
 
@@ -34,7 +35,9 @@ def test_clusters_in_the_order_of_hosts() -> None:
         ["a", "c"],
         Path("/s/clusters/main/kubeconfig"),
     )
-    assert main.nodes[0] == clusters.Node("a", "workers", {"pipe": "True", "n": "1"}, ("x:NoSchedule",), ())
+    assert main.nodes[0] == NodeSpec(
+        "a", "workers", "main", labels={"pipe": "True", "n": "1"}, taints=("x:NoSchedule",)
+    )
     assert blue.nodes[0].pod_cidrs == ("10.244.1.0/24",)
 
 

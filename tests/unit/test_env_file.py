@@ -16,7 +16,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.devenv.lab.plugins.filter.env_file import FilterModule as EnvFile
 from ansible_collections.devenv.lab.plugins.filter.profile_env import FilterModule as ProfileEnv
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import env_file
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import env_file
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from hypothesis import example, given, settings
 from hypothesis import strategies as st

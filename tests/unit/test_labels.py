@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import labels
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Node
 
 DB = {"key": "dedicated", "value": "db", "effect": "NoSchedule"}
 NOT_READY = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
@@ -19,8 +19,8 @@ def wanted(
     taints: tuple[str, ...] = (),
     cidrs: tuple[str, ...] = (),
     group: str = "control_plane",
-) -> Node:
-    return Node("n", group, own or {}, taints, cidrs)
+) -> NodeSpec:
+    return NodeSpec("n", group, labels=own or {}, taints=taints, pod_cidrs=cidrs)
 
 
 def node(
@@ -68,7 +68,7 @@ def node(
         pytest.param(node({labels.WORKER_LABEL: ""}), wanted(group="workers"), id="worker"),
     ],
 )
-def test_nothing_to_do(current: dict[str, Any], node_wanted: Node) -> None:
+def test_nothing_to_do(current: dict[str, Any], node_wanted: NodeSpec) -> None:
     change = labels.plan(current, node_wanted)
     assert (change.patch, change.conflicts) == ({}, ())
     assert change.before == change.after
@@ -170,7 +170,7 @@ def test_nothing_to_do(current: dict[str, Any], node_wanted: Node) -> None:
         ),
     ],
 )
-def test_patch(current: dict[str, Any], node_wanted: Node, patch: dict[str, Any]) -> None:
+def test_patch(current: dict[str, Any], node_wanted: NodeSpec, patch: dict[str, Any]) -> None:
     """Done once, nothing is left to do."""
     current["metadata"]["resourceVersion"] = "7"
     patch["metadata"]["resourceVersion"] = "7"
@@ -210,7 +210,7 @@ def merged(current: Any, patch: Any) -> Any:
         ),
     ],
 )
-def test_conflicts(current: dict[str, Any], node_wanted: Node, says: str) -> None:
+def test_conflicts(current: dict[str, Any], node_wanted: NodeSpec, says: str) -> None:
     change = labels.plan(current, node_wanted)
     assert (change.patch, change.conflicts) == ({}, (says,))
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import metrics
 
-NODES = tuple(Node(name, "control_plane", {}, (), ()) for name in ("a", "b"))
+NODES = tuple(NodeSpec(name, "control_plane") for name in ("a", "b"))
 CLUSTER = Cluster("main", Path("k"), "kubeadm", "1.36.3", ("ipv4",), NODES)
 
 

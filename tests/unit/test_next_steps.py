@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import next_steps
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import next_steps
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.module_utils.node import report as node_report
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Answer, Target
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import node_checks, storage_probe
@@ -23,7 +24,7 @@ NO_API: Any = None
 
 
 def cluster(*names: str, **more: Any) -> Cluster:
-    nodes = tuple(Node(name, "control_plane" if "master" in name else "workers", {}, (), ()) for name in names)
+    nodes = tuple(NodeSpec(name, "control_plane" if "master" in name else "workers") for name in names)
     return Cluster("main", Path("kubeconfig"), "kubeadm", "1.36.3", ("ipv4",), nodes, **more)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters, labels
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks, metrics
 
 CLUSTER = Cluster(
@@ -16,8 +17,8 @@ CLUSTER = Cluster(
     version="1.36.3",
     families=("ipv4",),
     nodes=(
-        Node("master-0", "control_plane", {"db": "true"}, (), (), ("10.0.0.10",)),
-        Node("worker-0", "workers", {}, (), (), ("10.0.0.20",)),
+        NodeSpec("master-0", "control_plane", labels={"db": "true"}, addresses=("10.0.0.10",)),
+        NodeSpec("worker-0", "workers", addresses=("10.0.0.20",)),
     ),
 )
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import probe_pods, probe_results
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes import Probes
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_pods import Plan
@@ -245,7 +246,7 @@ class Api:
 
 
 def test_a_level_takes_one_step_after_another_and_removes_what_it_created() -> None:
-    nodes = tuple(Node(name, "", {}, (), ()) for name in ("a", "b"))
+    nodes = tuple(NodeSpec(name, "") for name in ("a", "b"))
     level, fake = Probes(Cluster("main", Path("k"), "kubeadm", "1.36.3", ("ipv4",), nodes), "image", 60), Api()
     api: Any = fake
     fake.refused = {"namespaces": client.ApiUnreachable("cut"), "pods": client.ApiError(403, "", "no account yet")}

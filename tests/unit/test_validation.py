@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import (
     levels,
     node_checks,
@@ -232,7 +233,7 @@ class Silent:
 def test_the_table_has_every_check_and_no_other() -> None:
     table = yaml.safe_load((paths.CONFIGS / "checks.yml").read_text())
     access = client.Access("https://127.0.0.1:6443", "")
-    nodes = tuple(Node(name, "control_plane", {}, (), (), ("127.0.0.1",)) for name in ("a", "b"))
+    nodes = tuple(NodeSpec(name, "control_plane", addresses=("127.0.0.1",)) for name in ("a", "b"))
     cluster = Cluster(
         "main", Path("k"), "kubeadm", "1.36.3", ("ipv4", "ipv6"), nodes, endpoint_addresses=("127.0.0.1",),
         checks=({"name": "mine", "command": ["true"], "timeout": 1},),

@@ -5,22 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node as the profile wants it. ``labels`` key to value, ``taints`` as ``key[=value]:Effect``, ``pod_cidrs`` in
-    the families' order (empty: the cluster gives out pod ranges by itself), as are ``addresses``."""
-
-    name: str
-    group: str
-    labels: Mapping[str, str]
-    taints: tuple[str, ...]
-    pod_cidrs: tuple[str, ...]
-    addresses: tuple[str, ...] = ()
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import nodes
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NodeVariables
 
 
 @dataclass(frozen=True)
@@ -38,7 +28,7 @@ class Cluster:
     engine: str
     version: str
     families: tuple[str, ...]
-    nodes: tuple[Node, ...]
+    nodes: tuple[NodeSpec, ...]
     endpoint: str = ""
     endpoint_kind: str = "node"
     endpoint_addresses: tuple[str, ...] = ()
@@ -47,7 +37,7 @@ class Cluster:
     checks: tuple[Mapping[str, Any], ...] = ()
 
     @property
-    def control_plane(self) -> tuple[Node, ...]:
+    def control_plane(self) -> tuple[NodeSpec, ...]:
         return tuple(node for node in self.nodes if node.group == "control_plane")
 
 
@@ -86,25 +76,13 @@ def _cluster(name: str, hosts: list[str], hostvars: Mapping[str, Mapping[str, An
         engine=str(of_first("devenv_engine")),
         version=str(of_first("devenv_kubernetes_version")),
         families=tuple(str(family) for family in of_first("devenv_families")),
-        nodes=tuple(_node(host, hostvars) for host in hosts),
+        nodes=tuple(nodes.from_variables(host, cast(NodeVariables, hostvars[host])) for host in hosts),
         endpoint=str(hostvars[hosts[0]].get("devenv_endpoint") or ""),
         endpoint_kind=str(hostvars[hosts[0]].get("devenv_endpoint_kind") or "node"),
         endpoint_addresses=tuple(str(address) for address in hostvars[hosts[0]].get("devenv_endpoint_addresses") or ()),
         storage_class=str(storage["class"]) if storage.get("enabled") else "",
         metrics=bool((profile.get("metrics") or {}).get("enabled")),
         checks=tuple(dict(check) for check in (profile.get("validate") or {}).get("checks") or ()),
-    )
-
-
-def _node(host: str, hostvars: Mapping[str, Mapping[str, Any]]) -> Node:
-    variables = hostvars[host]
-    return Node(
-        name=host,
-        group=str(_variable(hostvars, host, "devenv_group")),
-        labels={str(key): str(value) for key, value in dict(variables.get("devenv_labels") or {}).items()},
-        taints=tuple(str(taint) for taint in variables.get("devenv_taints") or ()),
-        pod_cidrs=tuple(str(cidr) for cidr in variables.get("devenv_pod_cidrs") or ()),
-        addresses=tuple(str(address) for address in variables.get("devenv_addresses") or ()),
     )
 
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node, by_node
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, by_node
 
 LABELS_RECORD = "devenv.lab/labels"
 TAINTS_RECORD = "devenv.lab/taints"
@@ -60,13 +61,13 @@ def parse_taint(text: str) -> dict[str, str]:
     return taint | ({"value": match["value"]} if match["value"] else {})
 
 
-def wanted_labels(node: Node) -> dict[str, str]:
+def wanted_labels(node: NodeSpec) -> dict[str, str]:
     """Return the profile's labels, and the worker role, which kubeadm does not set."""
     role = {WORKER_LABEL: ""} if node.group == "workers" else {}
     return role | dict(node.labels)
 
 
-def plan(current: Json, node: Node) -> Change:
+def plan(current: Json, node: NodeSpec) -> Change:
     """Return the Change that brings the Node object ``current`` to what ``node`` wants."""
     metadata, spec = current["metadata"], current.get("spec", {})
     annotations = metadata.get("annotations") or {}
@@ -246,7 +247,7 @@ def _wait_for_nodes(
     return nodes
 
 
-def _write(api: client.Api, path: str, change: Change, node: Node, deadline: float) -> bool:
+def _write(api: client.Api, path: str, change: Change, node: NodeSpec, deadline: float) -> bool:
     """Send the patch; when the object changed meanwhile (kubelet and the controllers write too), plan again. Return
     whether something was written.
     """

@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, kubeconfig
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, Node
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Answer, Target
@@ -184,7 +185,7 @@ def check_etcd_members(cluster: Cluster, answers: Mapping[str, Answer]) -> Findi
     return Finding(f"{len(wanted)} of {len(wanted)} members started", tuple(missing))
 
 
-def _wrong_members(wanted: Mapping[str, Node], members: Sequence[Mapping[str, object]]) -> list[str]:
+def _wrong_members(wanted: Mapping[str, NodeSpec], members: Sequence[Mapping[str, object]]) -> list[str]:
     present = {str(member.get("name") or ""): member for member in members}
     wrong = [f"{name} is no member" for name in wanted if name not in present]
     for name, member in present.items():

@@ -105,7 +105,7 @@ def env(
     form: Form = None,
 ) -> None:
     """Print a profile's values as an env file: for a shell, a .env file, GitHub Actions or an OpenShift CI job."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import env_file
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import env_file
 
     from devenv.runs.extra_vars import read
 

@@ -52,7 +52,7 @@ def up(
     With --snapshot a new environment starts with what devenv snapshot save kept, with new keys and certificates.
     What follows -- goes to ansible-playbook.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import next_steps
+    from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import next_steps
 
     from devenv import operations
     from devenv.environments import names, target

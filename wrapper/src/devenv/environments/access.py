@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import env_file
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import env_file
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import command
 
 from devenv import errors
