@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec, plain
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
@@ -48,6 +49,29 @@ class Module(Action, Base):
         raise ProgramFailed(["ip"], 1, "no such device")
 
 
+class Validated(Action, Base):
+    """With Ansible's own validation."""
+
+    SELECT = "state"
+    SPEC: ClassVar[Spec] = {
+        "state": {"type": "str", "required": True, "choices": ["kept", "removed"]},
+        "names": {"type": "list", "elements": "str", "default": []},
+        "grace": {"type": "int", "default": 30},
+    }
+    REQUIRED_IF = (("state", "removed", ("names",)),)
+
+    def validate_argument_spec(self, *, argument_spec: Spec, required_if: list[Any]) -> tuple[None, dict[str, Any]]:
+        found = ArgumentSpecValidator(argument_spec, required_if=required_if).validate(self._task.args)
+        if found.error_messages:
+            raise ValueError("; ".join(found.error_messages))
+        return None, found.validated_parameters
+
+    def _kept(self, args: dict[str, Any], _variables: dict[str, Any]) -> dict[str, Any]:
+        return {"args": args}
+
+    _removed = _kept
+
+
 class Named(Module):
     PROGRAM_REASON = "node_image_failed"
 
@@ -62,6 +86,13 @@ def test_the_selected_method_does_the_work(check: bool) -> None:
     module = Module({"name": Text("n")}, check)
     assert module.run(None, {"a": 1}) == {"base": True, "changed": not check, "type": str, "variables": {"a": 1}}
     assert module.lines == ["progress: makes n"]
+
+
+def test_an_option_with_a_default_can_be_required() -> None:
+    assert Validated({"state": "kept"}).run()["args"] == {"state": "kept", "names": [], "grace": 30}
+    assert Validated({"state": "removed", "names": []}).run()["args"]["names"] == []
+    with pytest.raises(ValueError, match="state is removed but all of the following are missing: names"):
+        Validated({"state": "removed"}).run()
 
 
 def test_an_error_becomes_a_failed_result() -> None:

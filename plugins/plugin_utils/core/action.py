@@ -51,7 +51,7 @@ class Action:
         base = cast(_ActionBase, self)
         args = dict(base._task.args)
         if self.SPEC is not None:
-            args = plain(base.validate_argument_spec(argument_spec=self.SPEC, required_if=list(self.REQUIRED_IF))[1])
+            args = _validated(base, self.SPEC, self.REQUIRED_IF)
         try:
             return {**result, **self.act(args, task_vars or {})}
         except DevenvError as error:
@@ -74,6 +74,14 @@ class Action:
     def say(self, text: str) -> None:
         """Print one line of progress. The command shows it beside the stage, plain Ansible as a line."""
         cast(_ActionBase, self)._display.display(f"{progress.MARK}{text}")
+
+
+def _validated(base: _ActionBase, spec: Spec, required_if: Sequence[Condition]) -> dict[str, Any]:
+    """Return the task's options. Those of ``required_if`` get their defaults last: to Ansible, a default is given."""
+    late = {name: spec[name].get("default") for _option, _value, names in required_if for name in names}
+    early = {name: {**option, "default": None} if name in late else option for name, option in spec.items()}
+    args: dict[str, Any] = plain(base.validate_argument_spec(argument_spec=early, required_if=list(required_if))[1])
+    return args | {name: default for name, default in late.items() if args.get(name) is None}
 
 
 def plain(value: Any) -> Any:
