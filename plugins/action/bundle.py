@@ -59,7 +59,8 @@ class ActionModule(Action, ActionBase):
         if self.check:
             manifest = archive.peek(source)
             there = store.find(manifest.kubernetes)
-            return _result(there, there is None or there.digest != manifest.digest, [])
+            new = there is None or there.digest != manifest.digest or bool(there.lacks(manifest.parts))
+            return _result(there, new, [])
         bundle, changed = archive.import_archive(source, progress=self.say)
         return _result(bundle, changed, [f"imported: {bundle.path}"])
 

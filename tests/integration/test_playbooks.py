@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import manifest, store
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, network_plan, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from support import bundles
@@ -34,17 +35,17 @@ class Lab:
     def cache(self) -> Path:
         return self.path / "cache" / "devenv"
 
-    def run(self, playbook: str | Path, **extra: Any) -> tuple[int, str]:
+    def run(self, playbook: str | Path, *words: str, **extra: Any) -> tuple[int, str]:
         path = PLAYBOOKS / f"{playbook}.yml" if isinstance(playbook, str) else playbook
-        words = [str(path), "-v", "-e", json.dumps(extra)]
+        words = (str(path), "-v", "-e", json.dumps(extra), *words)
         cache = {"XDG_CACHE_HOME": str(self.path / "cache")}
         child = start_ansible(*words, home=self.path / "home", cwd=ROOT, variables=cache)
         text, _ = child.communicate(timeout=120)
         return child.returncode, text
 
-    def result(self, playbook: str | Path, **extra: Any) -> dict[str, Any]:
+    def result(self, playbook: str | Path, *words: str, **extra: Any) -> dict[str, Any]:
         """The result of the last task of a playbook that ends well."""
-        code, text = self.run(playbook, **extra)
+        code, text = self.run(playbook, *words, **extra)
         assert code == 0, text
         found: dict[str, Any] = json.JSONDecoder().raw_decode(text.rpartition("[localhost] => ")[2])[0]
         return found
@@ -97,6 +98,22 @@ def test_refused_before_anything_changes(lab: Lab, playbook: str, extra: dict[st
     assert not (lab.path / "home" / "environments" / "none").exists()
 
 
+def grow(bundle: Bundle, temp: Path) -> None:
+    """Add a program of the optional part ``storage``."""
+    (temp / "bin").mkdir(parents=True)
+    (temp / "bin" / "provisioner").write_bytes(b"provisioner")
+    file = replace(manifest.describe(temp, "bin/provisioner", "1", "a test"), part="storage")
+    store.grow(bundle, temp, replace(bundle.manifest, files=(file,), images=()))
+
+
+def test_check_mode_of_add_ons_needs_no_bundle(lab: Lab, tmp_path: Path) -> None:
+    role = {"name": "devenv.lab.cluster_addons"}
+    task = {"name": "Add-ons", "ansible.builtin.import_role": role, "vars": {"cluster_addons_storage": True}}
+    path = tmp_path / "addons.yml"
+    path.write_text(yaml.safe_dump([{"name": "All", "hosts": "localhost", "gather_facts": False, "tasks": [task]}]))
+    assert "StorageClass local-path" in lab.result(path, "--check", devenv_name="lab")["applied"]
+
+
 def test_a_bundle_is_carried_to_another_cache(lab: Lab, tmp_path: Path) -> None:
     bundle = bundles.make(lab.cache)
     lab.result("bundle_verify")
@@ -108,6 +125,11 @@ def test_a_bundle_is_carried_to_another_cache(lab: Lab, tmp_path: Path) -> None:
     assert other.result("bundle_import", devenv_archive=str(archive))["changed"] is False
     (taken,) = store.list_bundles(other.cache)
     assert taken.digest == bundle.digest
+    grow(bundle, tmp_path / "part")
+    lab.result("bundle_export", devenv_archive=str(archive))
+    assert other.result("bundle_import", "--check", devenv_archive=str(archive))["changed"] is True
+    assert other.result("bundle_import", devenv_archive=str(archive))["changed"] is True
+    assert other.result("bundle_import", "--check", devenv_archive=str(archive))["changed"] is False
     (taken.path / "bin" / "helm").write_bytes(b"HELM")
     code, text = other.run("bundle_verify")
     assert code == 2
@@ -119,12 +141,12 @@ def test_snapshots_are_listed_and_removed(lab: Lab) -> None:
     folder.mkdir(parents=True)
     (folder / "etcd-main.db").write_bytes(b"data")
     row = {"sha256": hashlib.sha256(b"data").hexdigest(), "size": 4}
-    manifest = {
+    content = {
         "format": 1, "made": "2026-11-21T15:00:00+00:00", "environment": "first", "network": {},
         "profile": resolve("aio"), "clusters": {}, "nodes": {"master-0": {"images": []}},
         "files": {"etcd-main.db": row},
     }  # fmt: skip
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(content))
     (listed,) = lab.result("snapshot_list")["__snapshot_list.snapshots"]
     assert (listed["name"], listed["environment"], listed["state"]) == ("with-data", "first", "whole")
     assert lab.result("snapshot_remove", devenv_snapshot="with-data")["changed"] is True
