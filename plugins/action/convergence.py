@@ -18,22 +18,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Acti
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
 
 # Extra variables that leave a run complete; devenv_snapshot does not, since it brings more than the profile.
-RUN_VARIABLES = frozenset(
-    {
-        "profile",
-        # node_add.yml and node_remove.yml have written these into the profile before.
-        "devenv_add",
-        "devenv_add_keys",
-        "devenv_remove",
-        "devenv_artifacts",
-        "devenv_full",
-        "devenv_gather",
-        "devenv_home",
-        "devenv_name",
-        "devenv_overrides",
-        "devenv_timeout",
-    }
-)
+RUN_VARIABLES = {"profile"} | {
+    f"devenv_{word}" for word in ("artifacts", "full", "gather", "home", "name", "overrides", "timeout")
+}
 
 
 class ActionModule(Action, ActionBase):

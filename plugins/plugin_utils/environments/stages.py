@@ -75,42 +75,25 @@ def begin(
     created = not folder.is_dir()
     first = lock.acquire(folder, me, progress=progress)
     try:
-        return _begin_held(folder, me, stage, resolved, first, created, while_upgrading)
-    except OSError as error:
-        _undo(folder, me, first, created)
-        raise DevenvError("state_unwritable", f"{error.strerror}", where=str(error.filename or folder)) from None
-    except BaseException:
-        _undo(folder, me, first, created)
+        holder = lock.read(folder) or me
+        place = runs.folder_of(folder, holder.run_id)
+        if first and stage != "down" and resolved is not None:
+            compare(folder, resolved, while_upgrading=while_upgrading)
+            state.write_profile(folder, resolved)
+        place = place or runs.make(folder, holder.run_id)
+        if stage == "provision":
+            ssh_keys.ensure(folder)
+        runs.add_line(folder, run=holder.run_id, stage=stage, result="begun")
+        return Begun(holder.run_id, place, first, created)
+    except BaseException as error:
+        if first and created:
+            remove(folder, keep=False)
+        elif first:
+            lock.release(folder, me)
+        if isinstance(error, OSError):
+            where = str(error.filename or folder)
+            raise DevenvError("state_unwritable", f"{error.strerror}", where=where) from None
         raise
-
-
-def _begin_held(
-    folder: Path,
-    me: Holder,
-    stage: str,
-    resolved: Profile | None,
-    first: bool,
-    created: bool,
-    while_upgrading: bool,
-) -> Begun:
-    holder = lock.read(folder) or me
-    place = runs.folder_of(folder, holder.run_id)
-    if first and stage != "down" and resolved is not None:
-        compare(folder, resolved, while_upgrading=while_upgrading)
-        state.write_profile(folder, resolved)
-    if place is None:
-        place = runs.make(folder, holder.run_id)
-    if stage == "provision":
-        ssh_keys.ensure(folder)
-    runs.add_line(folder, run=holder.run_id, stage=stage, result="begun")
-    return Begun(holder.run_id, place, first, created)
-
-
-def _undo(folder: Path, me: Holder, first: bool, created: bool) -> None:
-    if first and created:
-        remove(folder, keep=False)
-    elif first:
-        lock.release(folder, me)
 
 
 def compare(folder: Path, resolved: Profile, *, while_upgrading: bool = False) -> None:

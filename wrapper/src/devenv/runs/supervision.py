@@ -27,16 +27,6 @@ Events = queue.SimpleQueue[tuple[str, Any]]
 class Watcher(Protocol):
     """Observer of a run: gets every event of ansible-runner as it comes, a tick several times a second, and the end."""
 
-    def event(self, event: Mapping[str, Any]) -> None: ...
-
-    def tick(self) -> None: ...
-
-    def end(self) -> None: ...
-
-
-class Silent:
-    """A watcher that shows nothing."""
-
     def event(self, event: Mapping[str, Any]) -> None:
         return
 
@@ -45,6 +35,10 @@ class Silent:
 
     def end(self) -> None:
         return
+
+
+class Silent(Watcher):
+    """A watcher that shows nothing."""
 
 
 class Control:
