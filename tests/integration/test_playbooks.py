@@ -106,12 +106,16 @@ def grow(bundle: Bundle, temp: Path) -> None:
     store.grow(bundle, temp, replace(bundle.manifest, files=(file,), images=()))
 
 
-def test_check_mode_of_add_ons_needs_no_bundle(lab: Lab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("brings", [[], ["container_runtime"]])
+def test_check_mode_of_add_ons_needs_no_bundle(lab: Lab, tmp_path: Path, brings: list[str]) -> None:
     role = {"name": "devenv.lab.cluster_addons"}
     task = {"name": "Add-ons", "ansible.builtin.import_role": role, "vars": {"cluster_addons_storage": True}}
     path = tmp_path / "addons.yml"
     path.write_text(yaml.safe_dump([{"name": "All", "hosts": "localhost", "gather_facts": False, "tasks": [task]}]))
-    assert "StorageClass local-path" in lab.result(path, "--check", devenv_name="lab")["applied"]
+    code, text = lab.run(path, "--check", devenv_name="lab", devenv_engine_traits={"brings": brings})
+    assert code == 0, text
+    assert "StorageClass local-path" in text
+    assert ("Find the add-ons in the bundle" in text) is not bool(brings)
 
 
 def test_a_bundle_is_carried_to_another_cache(lab: Lab, tmp_path: Path) -> None:
