@@ -135,7 +135,20 @@ CHANGES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], str]]] = {
 }
 
 
-@pytest.mark.parametrize("what", CHANGES)
+# One of each kind at every change, its variants in the night.
+ALWAYS = (
+    "label removed",
+    "file changed",
+    "nft rules flushed",
+    "kubelet stopped",
+    "container stopped",
+    "add-on object edited",
+)
+
+
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=() if what in ALWAYS else pytest.mark.nightly) for what in CHANGES]
+)
 def test_a_change_from_outside_is_repaired(lab: Lab, what: str) -> None:
     change, seen = CHANGES[what]
     # Not only what is looked at: nothing may be left of the case before.
@@ -189,7 +202,12 @@ def test_plain_ansible_ends_early_too(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [("--tags", "labels"), ("--limit", "master-0,worker-0,localhost"), ("--check",), ("-e", "node_labels_timeout=60")],
+    [
+        ("--tags", "labels"),
+        pytest.param(("--limit", "master-0,worker-0,localhost"), marks=pytest.mark.nightly),
+        pytest.param(("--check",), marks=pytest.mark.nightly),
+        ("-e", "node_labels_timeout=60"),
+    ],
 )
 def test_a_partial_run_takes_no_short_way_and_records_nothing(lab: Lab, options: tuple[str, ...]) -> None:
     converge(lab)
