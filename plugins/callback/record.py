@@ -219,7 +219,7 @@ class CallbackModule(CallbackBase):
 
     def _gather(self, folder: Path, run_dir: Path, report: recorder.Report, copies: Path | None) -> None:
         """Collect what the nodes know of the failure. Whatever goes wrong here leaves the failure as it is."""
-        if not after_failure.is_wanted(folder, report.summary):
+        if not after_failure.is_wanted(folder, report.summary, str((report.failure or {}).get("reason"))):
             return
         try:
             path = after_failure.gather(folder, run_dir, copies, self._say)

@@ -23,3 +23,9 @@ def test_a_run_that_only_looks_does_not(tmp_path: Path, stages: list[str], wante
     (tmp_path / "network.yml").touch()
     summary = {"exit": 8, "stages": [{"name": name} for name in stages]}
     assert after_failure.is_wanted(tmp_path, summary) is wanted
+
+
+@pytest.mark.parametrize(("reason", "wanted"), [("snapshot_unhealthy", False), ("snapshot_failed", True)])
+def test_a_snapshot_that_is_refused_does_not(tmp_path: Path, reason: str, wanted: bool) -> None:
+    (tmp_path / "network.yml").touch()
+    assert after_failure.is_wanted(tmp_path, {"exit": 5, "stages": [{"name": "kubernetes"}]}, reason) is wanted

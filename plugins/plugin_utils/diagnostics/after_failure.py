@@ -15,12 +15,15 @@ NAME = "gather.tar.gz"
 EXITS = frozenset({1, 3, 4, 5, 6, 7, 8})
 # A run of these alone looks at the nodes or ends them: whoever wants more asks for it.
 LOOKING = frozenset({"validate", "down"})
+# A snapshot that is refused has changed nothing, and says why.
+REFUSED = frozenset({"snapshot_unhealthy", "snapshot_encrypted"})
 
 
-def is_wanted(folder: Path, summary: Mapping[str, Any]) -> bool:
+def is_wanted(folder: Path, summary: Mapping[str, Any], reason: str = "") -> bool:
     """Return whether the run of the state folder ``folder`` failed in a way that its nodes may explain."""
     stages = {stage["name"] for stage in summary["stages"]}
-    return summary["exit"] in EXITS and not stages <= LOOKING and (folder / "network.yml").exists()
+    failed = summary["exit"] in EXITS and reason not in REFUSED
+    return failed and not stages <= LOOKING and (folder / "network.yml").exists()
 
 
 def gather(

@@ -80,7 +80,7 @@ def stored_profile(folder: Path) -> Profile:
 
 
 def read_network(folder: Path) -> NetworkPlan | None:
-    """Subnets and addresses the provider chose (docs/architecture.md, "Network of an environment")."""
+    """Subnets and addresses the provider chose (docs/design/network.md)."""
     return cast("NetworkPlan | None", _yaml(folder / "network.yml"))
 
 

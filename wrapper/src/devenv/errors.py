@@ -120,7 +120,7 @@ def make(message: str, *, exit_code: int, **details: Any) -> Error:
 
 
 def from_failure(failure: Mapping[str, Any], log: Path | None = None) -> Error:
-    """Exception of a ``failure.json`` (keys: docs/architecture.md, Errors)."""
+    """Exception of a ``failure.json`` (keys: docs/design/errors.md)."""
     places = (failure.get("host"), failure.get("task"), failure.get("file"))
     error = make(
         str(failure.get("message") or "no message"),
