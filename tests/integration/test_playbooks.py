@@ -180,11 +180,14 @@ def first_play(playbook: str, place: Path) -> Path:
 def test_nodes_join_and_leave_the_profile_that_the_stages_then_follow(lab: Lab, tmp_path: Path) -> None:
     add, remove = first_play("node_add", tmp_path), first_play("node_remove", tmp_path)
     said = "groups['nodes'] | sort"
-    one = lab.result(add, devenv_name="lab", devenv_add_keys={"memory": "4GiB", "labels.pipe": "true"})
+    keys = tmp_path / "keys.yml"
+    keys.write_text("devenv_add_keys: {memory: 4GiB, cpus: 3, labels.pipe: 'true'}\n")
+    one = lab.result(add, "-e", f"@{keys}", devenv_name="lab")
     assert one[said] == ["master-0", "worker-0", "worker-1", "worker-2"]
     resolved = state.read_profile(lab.folder)
     assert resolved is not None
-    assert (resolved["nodes"][-1]["memory"], resolved["nodes"][-1]["labels"]["pipe"]) == (4 << 30, "true")
+    node = resolved["nodes"][-1]
+    assert (node["memory"], node["cpus"], node["labels"]["pipe"]) == (4 << 30, 3, "true")
     two = lab.result(remove, devenv_name="lab", devenv_remove=["worker-0", "worker-2"])
     # Those that leave are there until they have left.
     assert "worker-1" in two[said]

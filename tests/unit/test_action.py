@@ -33,6 +33,10 @@ class Text(str):
     """Stands for the types that Ansible's texts have."""
 
 
+class Number(int):
+    """Stands for the types that Ansible's numbers have."""
+
+
 class Module(Action, Base):
     SELECT = "state"
     SPEC: ClassVar[Spec] = {"state": {"type": "str"}, "name": {"type": "str"}}
@@ -117,7 +121,8 @@ def test_without_a_spec_the_options_are_passed_on_as_they_are() -> None:
 
 
 def test_plain_reaches_into_lists_and_mappings() -> None:
-    value = plain({Text("a"): [Text("b"), {"c": Text("d")}], "e": 1})
-    assert value == {"a": ["b", {"c": "d"}], "e": 1}
+    value = plain({Text("a"): [Text("b"), {"c": Text("d")}], "e": Number(1), "f": True, "g": None, "h": 0.5})
+    assert value == {"a": ["b", {"c": "d"}], "e": 1, "f": True, "g": None, "h": 0.5}
+    assert (type(value["e"]), type(value["f"])) == (int, bool)
     assert {type(key) for key in value} == {str}
     assert type(value["a"][0]) is type(value["a"][1]["c"]) is str

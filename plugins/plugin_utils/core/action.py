@@ -85,9 +85,10 @@ def _validated(base: _ActionBase, spec: Spec, required_if: Sequence[Condition]) 
 
 
 def plain(value: Any) -> Any:
-    """Return ``value`` with Python's own texts: those of Ansible have types that yaml writes into no file."""
-    if isinstance(value, str):
-        return str(value)
+    """Return ``value`` with Python's own texts and numbers: yaml writes no types of Ansible into a file."""
+    for kind in (bool, str, int, float):
+        if isinstance(value, kind):
+            return kind(value)
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list) else value
