@@ -254,7 +254,8 @@ def bundle(tmp_path: Path) -> store.Bundle:
     for name in ("kubeadm", "kubelet", "helm"):
         (path / "bin" / name).write_text(f"{name} of the new version")
         rows.append(File(f"bin/{name}", "sha-" + name, 3, "1", "x"))
-    images = [Image(name, "sha256:1", f"images/{number}.tar") for number, name in enumerate(IMAGES)]
+    images = [Image(name, "sha256:1", f"images/{number}.tar") for number, name in enumerate([*IMAGES, "optional:1"])]
+    rows += [File(image.path, "sha", 3, "1", "x", part="metrics" if ":1" in image.name else "") for image in images]
     made = Manifest("1.36.3", "amd64", "modules", "0" * 12, "2026-01-01T00:00:00Z", tuple(rows), tuple(images))
     return store.Bundle(path, made)
 

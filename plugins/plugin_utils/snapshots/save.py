@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
@@ -127,7 +128,8 @@ def extra_images(present: Mapping[str, str], bundled: Mapping[str, str]) -> dict
 def _inspect(
     source: Source, by_cluster: Mapping[str, ClusterContents], bundle: Bundle, progress: Progress
 ) -> dict[str, NodeContents]:
-    bundled = {image.name: image.digest for image in bundle.manifest.images}
+    # Images of optional parts are saved: a new node gets only those of the base before its pods start.
+    bundled = {image.name: image.digest for image in bundle.manifest.images_of([versions.BASE])}
     paths: dict[str, list[str]] = {}
     writers: dict[str, list[str]] = {}
     for cluster in source.clusters:

@@ -57,7 +57,8 @@ def deliver(
     held = {name: image_load.parse_check(answer.data["images"]) for name, answer in answers.items()}
     if write:
         _send(bundle, [target for target in targets if lacked[target.name]], lacked, progress)
-    for image in bundle.manifest.images:
+    # Those of optional parts are loaded with their add-on.
+    for image in bundle.manifest.images_of([versions.BASE]):
         lacking = [
             target
             for target in targets
