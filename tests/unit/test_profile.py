@@ -601,7 +601,7 @@ def test_overrides(overrides: dict[str, Any], path: str, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("overrides", "reason", "said"),
     [
-        ({"nods.master-0.cpus": 1}, "profile_invalid", "--set: nods: unknown key (meant nodes?); allowed: d"),
+        ({"nods.master-0.cpus": 1}, "profile_invalid", "--set: nods: unknown key (meant nodes?); allowed: apiVersion"),
         ({"nodes.master-0.cpu": 1}, "profile_invalid", "nodes.master-0.cpu: unknown key (meant cpus?); allowed: "),
         ({"nodes.master-0.cpus": "many"}, "profile_invalid", 'cpus: must be a whole number, is "many"'),
         ({"nodes.master-0.cpus": "[1"}, "profile_invalid", "must be a whole number"),

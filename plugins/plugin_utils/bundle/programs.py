@@ -36,16 +36,22 @@ def stream(
         raise FileNotFoundError(argv[0])
     tail: collections.deque[str] = collections.deque(maxlen=TAIL)
 
+    failures: list[BaseException] = []
+
     def read(pipe: IO[bytes]) -> None:
-        for line in _lines(pipe, on_wait):
-            tail.append(line)
-            on_line(line)
+        try:
+            for line in _lines(pipe, on_wait):
+                tail.append(line)
+                on_line(line)
+        except BaseException as error:
+            failures.append(error)
+            raise
 
     try:
         program.run([*_BOUND, *argv], env=env, cwd=cwd, stdout=read, merge_stderr=True, timeout=timeout)
     except ProgramFailed as error:
-        if error.__cause__ is not None:
-            raise error.__cause__ from None
+        if failures:
+            raise failures[0] from None
         raise ProgramFailed(argv, error.code, "\n".join(tail)) from None
     return list(tail)
 

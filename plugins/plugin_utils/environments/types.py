@@ -109,7 +109,8 @@ class CommonVariables(TypedDict):
     devenv_gateways: list[str]
 
 
-class NodeVariables(HostVariables, CommonVariables):
+# pylint takes both bases for the same dict.
+class NodeVariables(HostVariables, CommonVariables):  # pylint: disable=duplicate-bases
     """Everything that a task sees of one host."""
 
 

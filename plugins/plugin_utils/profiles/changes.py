@@ -57,7 +57,7 @@ def _differences(old: Any, new: Any, path: str) -> list[Change]:
 def _judge(path: str, old: Any, new: Any) -> tuple[bool, str]:
     """Return whether an existing environment takes over the change, and why (not)."""
     part, rest = path.partition(".")[::2]
-    engine, _, key = rest.partition(".")
+    engine, key = rest.partition(".")[::2]
     if part == "kubernetes" and key and engine in engines.names():
         upgraded = engines.traits(engine)["settings"]["upgraded"].get(key)
         if upgraded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
@@ -13,7 +14,7 @@ FIRST = "devenv.lab/v1"
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 # A version to the one after it, and the function that turns a document of the former into one of the latter.
-MIGRATIONS: Mapping[str, tuple[str, Migration]] = {}
+MIGRATIONS: Mapping[str, tuple[str, Migration]] = MappingProxyType({})
 
 
 def known(migrations: Mapping[str, tuple[str, Migration]] = MIGRATIONS) -> list[str]:
