@@ -295,14 +295,17 @@ def run_all(wanted: Sequence[Gate], *, jobs: int, out: TextIO, env: Mapping[str,
     return outcomes
 
 
-def summary(outcomes: Sequence[Outcome]) -> str:
-    """A table of all gates, the tests that failed and, as its last line, ``N passed, N failed``."""
+def summary(outcomes: Sequence[Outcome], left: Iterable[str] = ()) -> str:
+    """Return a table of all gates, the tests that failed, what was ``left`` to nightly and, as the last line,
+    ``N passed, N failed``.
+    """
     rows = [f"{'gate':<14}{'passed':>8}{'failed':>8}{'seconds':>9}"]
     rows += [f"{o.gate.name:<14}{o.passed:>8}{o.failed:>8}{o.seconds:>9.1f}  {o.reason}".rstrip() for o in outcomes]
     for outcome in outcomes:
         rows += [f"FAILED {outcome.gate.name}: {line}" for line in outcome.failures[:NAMED]]
         if len(outcome.failures) > NAMED:
             rows.append(f"FAILED {outcome.gate.name}: and {len(outcome.failures) - NAMED} more")
+    rows += [f"left to nightly: {text}" for text in left]
     rows.append(f"{sum(o.passed for o in outcomes)} passed, {sum(o.failed for o in outcomes)} failed")
     return "\n".join(rows)
 
@@ -333,7 +336,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    print(summary(outcomes), flush=True)
+    left = [] if options.nightly or "all" not in options.names else yaml.safe_load(TABLE.read_text())["left_to_nightly"]
+    print(summary(outcomes, left), flush=True)
     return 1 if any(o.reason or o.failed for o in outcomes) else 0
 
 

@@ -163,6 +163,11 @@ def test_expensive_stages_wait_for_the_cheap(tmp_path: Path, monkeypatch: pytest
     assert not ran.exists()
     assert outcomes[-1].reason
     assert tool.summary(outcomes).splitlines()[-1] == "2 passed, 1 failed"
+    assert tool.summary(outcomes, ["chaos", "helm"]).splitlines()[-3:] == [
+        "left to nightly: chaos",
+        "left to nightly: helm",
+        "2 passed, 1 failed",
+    ]
 
 
 def test_the_environment_of_a_gate() -> None:
