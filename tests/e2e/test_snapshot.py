@@ -18,6 +18,7 @@ from support.commands import Typed, addresses
 
 pytestmark = pytest.mark.cluster
 
+VERSIONS = yaml.safe_load((Path(__file__).resolve().parents[2] / "configs" / "versions.yml").read_text())
 IMAGE = "example.test/shop:1"
 APP = """
 apiVersion: v1
@@ -155,7 +156,9 @@ def test_a_snapshot_is_private_and_has_no_keys_of_the_cluster(user: Typed, old: 
     assert [path.name for path in folder.parent.iterdir()] == [snapshot]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert {path.name for path in folder.iterdir()} == {*manifest["files"], "manifest.json"}
-    assert [node["images"] for node in manifest["nodes"].values()] == [[IMAGE]]
+    # That of the storage add-on belongs to no new node's image store, either.
+    provisioner = f"docker.io/rancher/local-path-provisioner:v{VERSIONS['local_path']}"
+    assert [node["images"] for node in manifest["nodes"].values()] == [[provisioner, IMAGE]]
     database = (folder / "etcd-main.db").read_bytes()
     assert b"kept in etcd" in database
     token = user.kubectl(old, "-n", "shop", "get", "secret", "legacy", "-o", "jsonpath={.data.token}").stdout
