@@ -47,18 +47,20 @@ def fetch(
     fetcher = Fetcher(keep, progress)
     for part in ("bin", "cni", "images", "scratch"):
         (folder / part).mkdir()
+    registries = _registries(places, fetcher)
+    chosen = {part: [item for item in items(versions, places, arch) if item.part == part] for part in parts}
+    names = {part: list(versions.images_of(part).values()) for part in parts}
     content = Content([], [], {})
+    if BASE in parts:
+        kubeadm = chosen[BASE].pop(0)
+        content.files.extend(_item(kubeadm, fetcher, folder, progress))
+        names[BASE] = images.wanted_by(folder / kubeadm.target, versions.kubernetes)
+    # Images that are missing, of whatever part, are reported before gigabytes were fetched in vain.
+    resolved = _look_up([name for part in parts for name in names[part]], registries, arch)
     for part in parts:
-        chosen = [item for item in items(versions, places, arch) if item.part == part]
-        names = list(versions.images_of(part).values())
-        if part == BASE:
-            kubeadm = chosen.pop(0)
-            content.files.extend(_item(kubeadm, fetcher, folder, progress))
-            names = images.wanted_by(folder / kubeadm.target, versions.kubernetes)
-        # A missing image is reported before gigabytes were fetched in vain.
-        resolved = _look_up(names, _registries(places, fetcher), arch)
-        files = [row for item in chosen for row in _item(item, fetcher, folder, progress)]
-        fetched_files, fetched = _images(resolved, folder, progress)
+        files = [row for item in chosen[part] for row in _item(item, fetcher, folder, progress)]
+        of_part = [(registry, image) for registry, image in resolved if image.name in names[part]]
+        fetched_files, fetched = _images(of_part, folder, progress)
         files += [*fetched_files, *_programs_of_images(versions.images_of(part), fetched, folder)]
         content.files.extend(replace(file, part=part) for file in files)
         content.images.extend(fetched)
