@@ -1,33 +1,18 @@
-# Copyright: (c) 2026, devenv maintainers
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
-# SPDX-License-Identifier: GPL-3.0-or-later
-
-"""Have, check, write out or take in a bundle: see plugins/modules/bundle.py for its documentation."""
+"""Ensure, verify, export or import a bundle, on the controller."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive, downloads, sources, store
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action
 
 
 class ActionModule(Action, ActionBase):
-    """Works on the controller; the result holds the bundle's place, digest and images."""
-
     SELECT = "state"
-    SPEC: ClassVar[Spec] = {
-        "state": {"type": "str", "default": "present", "choices": ["present", "verified", "exported", "imported"]},
-        "version": {"type": "str", "default": ""},
-        "source": {"type": "str", "default": "auto", "choices": list(sources.SOURCES)},
-        "parts": {"type": "list", "elements": "str", "default": []},
-        "directory": {"type": "path", "default": ""},
-        "archive": {"type": "path", "default": ""},
-        **{f"{name}_url": {"type": "str", "default": url} for name, url in downloads.official().items()},
-    }
     REQUIRED_IF = (("state", "exported", ("archive",)), ("state", "imported", ("archive",)))
 
     def _present(self, args: dict[str, Any], _vars: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +34,7 @@ class ActionModule(Action, ActionBase):
         bundle = sources.in_cache(args["version"] or None)
         target = Path(args["archive"])
         if archive.holds(target, bundle):
-            return {**_result(bundle, False, [f"is there: {target}"]), "archive": str(target)}
+            return {**_result(bundle, False, [f"already exported: {target}"]), "archive": str(target)}
         if not self.check:
             target = archive.export(bundle, target, self.say)
         return {**_result(bundle, True, [f"exported: {target}"]), "archive": str(target)}
@@ -58,9 +43,9 @@ class ActionModule(Action, ActionBase):
         source = Path(args["archive"])
         if self.check:
             manifest = archive.peek(source)
-            there = store.find(manifest.kubernetes)
-            new = there is None or there.digest != manifest.digest or bool(there.lacks(manifest.parts))
-            return _result(there, new, [])
+            cached = store.find(manifest.kubernetes)
+            changed = cached is None or cached.digest != manifest.digest or bool(cached.lacks(manifest.parts))
+            return _result(cached, changed, [])
         bundle, changed = archive.import_archive(source, progress=self.say)
         return _result(bundle, changed, [f"imported: {bundle.path}"])
 
@@ -71,7 +56,7 @@ def _options(args: dict[str, Any]) -> sources.Options:
 
 
 def _result(bundle: Bundle | None, changed: bool, notes: list[str]) -> dict[str, Any]:
-    """The task's result. In check mode there may be no bundle yet: the fact is then an empty mapping."""
+    """Return the task's result. Without a bundle, which check mode may lack, the fact is an empty mapping."""
     fact = {}
     if bundle:
         fact = {

@@ -1,31 +1,19 @@
-# Copyright: (c) 2026, devenv maintainers
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
-# SPDX-License-Identifier: GPL-3.0-or-later
-
-"""Controller side of an installation of Gravity: see plugins/modules/gravity_plan.py for its documentation."""
+"""Plan what a Gravity tarball installs on which node."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action
 from ansible_collections.devenv.lab.plugins.plugin_utils.engines.gravity import tarball
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import GravitySettings
 
 
 class ActionModule(Action, ActionBase):
-    SPEC: ClassVar[Spec] = {
-        "tarball": {"type": "path", "required": True},
-        "sha256": {"type": "str", "required": True},
-        "flavor": {"type": "str", "default": ""},
-        "nodes": {"type": "list", "elements": "str", "required": True},
-        "state": {"type": "path", "default": ""},
-    }
-
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         hostvars = variables["hostvars"]
         nodes = [
@@ -48,14 +36,14 @@ class ActionModule(Action, ActionBase):
         }
 
     def _record(self, folder: Path, args: dict[str, Any]) -> bool:
-        """The profile that the environment keeps names this tarball from now on."""
+        """Write the tarball into the environment's profile; return whether that changes anything."""
         resolved = state.stored_profile(folder)
-        said: GravitySettings = {
+        settings: GravitySettings = {
             **resolved["kubernetes"]["gravity"],
             "tarball": args["tarball"],
             "sha256": args["sha256"],
         }
-        resolved["kubernetes"] = {**resolved["kubernetes"], "gravity": said}
+        resolved["kubernetes"] = {**resolved["kubernetes"], "gravity": settings}
         if self.check:
             return bool(state.read_profile(folder) != resolved)
         changed = [state.write_profile(folder, resolved), state.write_inventory(folder)]

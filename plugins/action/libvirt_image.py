@@ -1,32 +1,19 @@
-# Copyright: (c) 2026, devenv maintainers
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
-# SPDX-License-Identifier: GPL-3.0-or-later
-
-"""Controller side of the virtual machines' image: see plugins/modules/libvirt_image.py for its documentation."""
+"""Build the image that virtual machines boot from, and the disk of images, unless they are in the cache."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import node_recipe
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import image as libvirt_image
 
 
 class ActionModule(Action, ActionBase):
-    """Make the image that virtual machines boot from, and the disk of images, unless the caches hold them."""
-
-    SPEC: ClassVar[Spec] = {
-        "version": {"type": "str", "required": True},
-        **node_recipe.RECIPE,
-        "hook": {"type": "path", "required": True},
-        "store": {"type": "str", "default": ""},
-        "kvm": {"type": "str", "default": "auto", "choices": ["auto", "never"]},
-    }
     PROGRAM_REASON = "node_image_failed"
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +35,7 @@ class ActionModule(Action, ActionBase):
         return {"changed": changed, **result, "kvm": args["kvm"] == "auto" and self._kvm(image, cache)}
 
     def _kvm(self, image: libvirt_image.Image, cache: Path) -> bool:
-        """Return whether to use KVM, and say so: an emulated node is many times slower."""
+        """Return whether to use KVM, and report it: an emulated node is many times slower."""
         proof = libvirt_image.prove_kvm(image, cache, self.say)
         self.say(f"KVM: {proof.words}")
         return bool(proof.usable)

@@ -1,27 +1,11 @@
-# Copyright: (c) 2026, devenv maintainers
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
-# SPDX-License-Identifier: GPL-3.0-or-later
-
-"""Controller side of nodes as virtual machines: see plugins/modules/libvirt_nodes.py for its documentation."""
+"""Bring all nodes of an environment into a state, as virtual machines."""
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from ansible_collections.devenv.lab.plugins.action import nodes
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import module
 
 
 class ActionModule(nodes.ActionModule):
-    """Bring all virtual machines of an environment into a state."""
-
-    SPEC: ClassVar[Spec] = {
-        **module.OPTIONS,
-        "grace": {"type": "int", "default": 90},
-        "image": {"type": "str"},
-        "images_disk": {"type": "str", "default": ""},
-        "kvm": {"type": "bool", "default": False},
-    }
     REQUIRED_IF = module.required_if("image")
     PROVIDER = "libvirt"

@@ -1,8 +1,4 @@
-# Copyright: (c) 2026, devenv maintainers
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
-# SPDX-License-Identifier: GPL-3.0-or-later
-
-"""Skip the call to a node that was seen to match already."""
+"""Skip the module call if the node is known to match."""
 
 from __future__ import annotations
 
@@ -14,8 +10,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Acti
 
 
 class ActionModule(Action, ActionBase):
-    """Compares on the controller (13 ms) before a module is sent to the node (190 ms)."""
+    """Compares on the controller (13 ms) before it sends a module to the node (190 ms)."""
 
+    VALIDATES = False
     _requires_connection = True
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
@@ -31,5 +28,5 @@ def _matches(parts: list[Any], observed: dict[str, Any]) -> bool:
     try:
         todo = converge.plan(parts, observed)
     except (KeyError, TypeError, ValueError, AttributeError):
-        return False  # the module says what is wrong with the arguments
+        return False  # the module reports the invalid argument
     return not todo.changes() and todo.managed is None

@@ -1,32 +1,21 @@
-# Copyright: (c) 2026, devenv maintainers
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
-# SPDX-License-Identifier: GPL-3.0-or-later
-
-"""Controller side of the node image: see plugins/modules/podman_image.py for its documentation."""
+"""Build the node image and the image store of a bundle, unless they are in the cache."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import image_store, node_recipe
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import image as node_image
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.cli import image_exists
 
 
 class ActionModule(Action, ActionBase):
-    """Make the node image and the image store of a bundle, unless the caches hold them."""
-
-    SPEC: ClassVar[Spec] = {
-        "version": {"type": "str", "required": True},
-        **node_recipe.RECIPE,
-        "archives": {"type": "dict", "default": {}},
-    }
     PROGRAM_REASON = "node_image_failed"
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
@@ -46,5 +35,5 @@ class ActionModule(Action, ActionBase):
             changed |= image_store.ensure(bundle.digest, bundle.images(), cache, fill, self.say)
             for archive in sorted(set(archives.values())):
                 changed |= image_store.extend(bundle.digest, archive, cache, fill, self.say)
-        stores = {node: str(image_store.extended_path(cache, bundle.digest, one)) for node, one in archives.items()}
+        stores = {node: str(image_store.extended_path(cache, bundle.digest, path)) for node, path in archives.items()}
         return {"changed": changed, "image": reference, "store": str(store), "stores": stores}

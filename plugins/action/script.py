@@ -1,8 +1,4 @@
-# Copyright: (c) 2026, devenv maintainers
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
-# SPDX-License-Identifier: GPL-3.0-or-later
-
-"""Run a script on a host: the controller's side. See plugins/modules/script.py for its documentation."""
+"""Run a script on a host: the part on the controller."""
 
 from __future__ import annotations
 
@@ -23,8 +19,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 class ActionModule(Action, ActionBase):
-    """Reads ``src`` here, and shows the lines that were asked for."""
+    """Reads ``src`` on the controller, and prints the lines that match ``show_pattern``."""
 
+    VALIDATES = False
     _requires_connection = True
     _supports_async = True
 
@@ -34,12 +31,12 @@ class ActionModule(Action, ActionBase):
             if args.get("content"):
                 return {"failed": True, "msg": "give either src or content", "devenv_reason": "script_invalid"}
             try:
-                found = self._find_needle("files", src)
-                # Decrypted, where it is in a vault; Ansible removes such a copy at its end.
-                args["content"] = Path(self._loader.get_real_file(found)).read_text()
+                path = self._find_needle("files", src)
+                # If the file is in a vault, this is a decrypted copy, which Ansible removes when it ends.
+                args["content"] = Path(self._loader.get_real_file(path)).read_text()
             except (AnsibleError, OSError, UnicodeDecodeError) as error:
                 return {"failed": True, "msg": f"src: {error}", "devenv_reason": "script_invalid"}
-            args["name"] = args.get("name") or Path(found).name
+            args["name"] = args.get("name") or Path(path).name
         with _ends_with_ansible():
             result: dict[str, Any] = self._execute_module(
                 module_name="devenv.lab.script",
@@ -50,15 +47,15 @@ class ActionModule(Action, ActionBase):
         for line in result.get("shown") or []:
             self.say(line)
         if result.get("failed") and result.get("log"):
-            result["devenv_advice"] = f"{result['log']} on the host has the whole output"
+            result["devenv_advice"] = f"{result['log']} on the host has the complete output"
         return result
 
 
 @contextlib.contextmanager
 def _ends_with_ansible() -> Iterator[None]:
-    """Let this worker end when Ansible's main process does, and be it killed.
+    """Terminate this worker when Ansible's main process ends, even if that is killed.
 
-    A worker that outlives it would keep the connection, by whose end the host knows that nobody waits for the script.
+    A worker that outlives it would keep the connection open, and the host detects by its end that the run is over.
     """
     try:
         prctl = ctypes.CDLL(None).prctl

@@ -1,18 +1,13 @@
-# Copyright: (c) 2026, devenv maintainers
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
-# SPDX-License-Identifier: GPL-3.0-or-later
-
-"""Save an environment, and start one from what was saved: see plugins/modules/snapshot.py for its documentation."""
+"""Save an environment as a snapshot, and start one from a snapshot."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import deadline, paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, network_plan, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines, provider_traits
@@ -30,22 +25,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 
 
 class ActionModule(Action, ActionBase):
-    """Save and restore, one action per step; ``begin`` finds everything that can be wrong."""
+    """One action per step. ``begin`` finds everything that could prevent a restore."""
 
     SELECT = "action"
-    SPEC: ClassVar[Spec] = {
-        "action": {
-            "aliases": ["verb"],
-            "type": "str",
-            "required": True,
-            "choices": ["list", "remove", "save", "begin", "prepare", "deliver", "finish", "wait"],
-        },
-        "name": {"type": "str", "default": ""},
-        "nodes": {"type": "list", "elements": "str", "default": []},
-        "force": {"type": "bool", "default": False},
-        "encryption": {"type": "str", "default": "ECDSA-P256"},
-        "timeout": {"type": "float", "default": 300},
-    }
     REQUIRED_IF = (
         ("action", "remove", ("name",)),
         ("action", "save", ("name", "nodes")),
@@ -72,7 +54,7 @@ class ActionModule(Action, ActionBase):
         source = save.Source(
             environment=str(variables["devenv_name"]),
             resolved=inventory.required_profile(variables),
-            network=state.read_network(_folder(variables)) or network_plan.EMPTY,
+            network=state.read_network(inventory.state_folder(variables)) or network_plan.EMPTY,
             clusters=clusters.from_hostvars(args["nodes"], hostvars),
             targets={node: remote.target(node, hostvars[node]) for node in args["nodes"]},
         )
@@ -89,13 +71,13 @@ class ActionModule(Action, ActionBase):
     def _begin(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         engines.require_operation(str(variables["devenv_engine"]), "snapshot")
         resolved = inventory.required_profile(variables)
-        pending = begin.begin(paths.home(), _folder(variables), args["name"], resolved, check=self.check)
+        pending = begin.begin(paths.home(), inventory.state_folder(variables), args["name"], resolved, check=self.check)
         if pending:
-            self.say(f"starts from the snapshot {pending}")
+            self.say(f"starts from snapshot {pending}")
         return _pending(pending)
 
     def _prepare(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        folder = _folder(variables)
+        folder = inventory.state_folder(variables)
         begun = record.read(folder)
         if begun is None or begun.done:
             return _pending("")
@@ -123,7 +105,7 @@ class ActionModule(Action, ActionBase):
             new_clusters,
             {node: remote.target(node, hostvars[node]) for node in args["nodes"]},
             bundles.require(str(variables["devenv_kubernetes_version"])),
-            _folder(variables) / "clusters",
+            inventory.state_folder(variables) / "clusters",
             self.say,
             images=images,
         )
@@ -131,21 +113,17 @@ class ActionModule(Action, ActionBase):
 
     def _finish(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         if not self.check:
-            record.finish(_folder(variables))
-        # A note of ours is no change of the environment.
+            record.finish(inventory.state_folder(variables))
+        # Only the record of the restore changes, not the environment.
         return {"changed": False}
 
     def _wait(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         if self.check:
             return {"changed": False}
         saved = catalogue.read(paths.home(), args["name"])
-        wanted = clusters.from_hostvars(args["nodes"], variables["hostvars"])
-        pods = wait.for_apps(saved, wanted, deadline.left(args["timeout"]), self.say)
+        restored = clusters.from_hostvars(args["nodes"], variables["hostvars"])
+        pods = wait.for_apps(saved, restored, deadline.left(args["timeout"]), self.say)
         return {"changed": False, "pods": pods}
-
-
-def _folder(variables: dict[str, Any]) -> Path:
-    return Path(str(variables["devenv_state"]))
 
 
 def _pending(name: str, archives: dict[str, str] | None = None) -> dict[str, Any]:

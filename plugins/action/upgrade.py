@@ -1,18 +1,14 @@
-# Copyright: (c) 2026, devenv maintainers
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
-# SPDX-License-Identifier: GPL-3.0-or-later
-
-"""Controller side of an upgrade: see plugins/modules/upgrade.py for its documentation."""
+"""Plan, prepare and record an upgrade: the steps on the controller."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import errors
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, upgrade_record
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
@@ -22,14 +18,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as
 
 
 class ActionModule(Action, ActionBase):
-    """What is the same for all nodes: whether it may be, the bundle's parts, the record of it."""
-
     SELECT = "action"
-    SPEC: ClassVar[Spec] = {
-        "action": {"aliases": ["verb"], "type": "str", "required": True, "choices": ["plan", "deliver", "finish"]},
-        "version": {"type": "str", "default": ""},
-        "running": {"type": "list", "elements": "str", "default": []},
-    }
 
     def _plan(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         folder, resolved = _place(variables)
@@ -37,13 +26,13 @@ class ActionModule(Action, ActionBase):
         name, begun = str(variables["devenv_name"]), upgrade_record.pending(folder)
         new = upgrade.check(name, str(resolved["kubernetes"]["version"]), args["version"], begun)
         if args["version"] != new.kubernetes:
-            # Roles would write the other form into files of nodes.
+            # Roles would write the other form into files on nodes.
             raise errors.DevenvError("bundle_version_unknown", f"{args['version']}: write it as {new.kubernetes}")
         stopped = [
             node["name"] for node in resolved["nodes"] if node["cluster"] and node["name"] not in args["running"]
         ]
         if stopped:
-            raise errors.DevenvError("upgrade_not_ready", f"{', '.join(stopped)} not running")
+            raise errors.DevenvError("upgrade_not_ready", f"not running: {', '.join(stopped)}")
         nodes = upgrade.node_versions(folder, list(resolved["clusters"]), begun is not None)
         upgrade.require_ready(resolved, nodes, begun is not None)
         plan = upgrade.plan(name, resolved, new, nodes, begun, bundles.find(new.kubernetes) is not None)
@@ -65,8 +54,8 @@ class ActionModule(Action, ActionBase):
         nodes = [node for node in resolved["nodes"] if node["cluster"]]
         targets = [remote.target(node["name"], variables["hostvars"][node["name"]]) for node in nodes]
         masters = [node["name"] for node in nodes if node["group"] == "control_plane"]
-        lacked = upgrade_delivery.deliver(bundle, targets, masters, self.say, write=write)
-        # From here on nodes change.
+        delivered = upgrade_delivery.deliver(bundle, targets, masters, self.say, write=write)
+        # The next steps change nodes.
         old = str(resolved["kubernetes"]["version"])
         noted = (
             write
@@ -74,9 +63,9 @@ class ActionModule(Action, ActionBase):
             and upgrade_record.begin(folder, old, bundle.manifest.kubernetes)
         )
         return {
-            "changed": bool(lacked) or noted,
+            "changed": bool(delivered) or noted,
             "programs": upgrade_delivery.programs(bundle),
-            "delivered": lacked,
+            "delivered": delivered,
         }
 
     def _finish(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
@@ -87,5 +76,4 @@ class ActionModule(Action, ActionBase):
 
 
 def _place(variables: dict[str, Any]) -> tuple[Path, Profile]:
-    """The state folder, and the profile that the environment keeps."""
-    return Path(str(variables["devenv_state"])), inventory.required_profile(variables)
+    return inventory.state_folder(variables), inventory.required_profile(variables)

@@ -1,17 +1,13 @@
-# Copyright: (c) 2026, devenv maintainers
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
-# SPDX-License-Identifier: GPL-3.0-or-later
-
-"""Check that clusters are ready: see plugins/modules/validate.py for its documentation."""
+"""Validate every cluster of the given nodes; fail with what is missing when the time is over."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import deadline
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
@@ -20,27 +16,16 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.validation import run a
 
 
 class ActionModule(Action, ActionBase):
-    """Look at every cluster of the nodes given; fail with what is missing when the time is over."""
-
-    SPEC: ClassVar[Spec] = {
-        "nodes": {"type": "list", "elements": "str", "required": True},
-        "probes": {"type": "str", "choices": ["auto", "always", "never"], "default": "auto"},
-        "changed": {"type": "bool", "default": False},
-        "timeout": {"type": "float", "default": 300},
-        "domain": {"type": "str", "default": "cluster.local"},
-        "junit": {"type": "path"},
-    }
-
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         reports: dict[str, report.Report] = {}
         failure: DevenvError | None = None
         try:
             for cluster in clusters.from_hostvars(args["nodes"], variables["hostvars"]):
-                reports[cluster.name] = self._look(cluster, args, variables)
+                reports[cluster.name] = self._validate(cluster, args, variables)
             failure = report.combined(reports)
         except DevenvError as error:
             failure = error
-        rows = [row for name, one in reports.items() for row in report.rows(name, one.checks)]
+        rows = [row for name, result in reports.items() for row in report.rows(name, result.checks)]
         if not self.check:
             try:
                 self._write(rows, args["junit"], variables)
@@ -52,7 +37,7 @@ class ActionModule(Action, ActionBase):
                 return as_result(failure) | {"checks": rows}
         return {"changed": False, "checks": rows}
 
-    def _look(self, cluster: clusters.Cluster, args: dict[str, Any], variables: dict[str, Any]) -> report.Report:
+    def _validate(self, cluster: clusters.Cluster, args: dict[str, Any], variables: dict[str, Any]) -> report.Report:
         hostvars = variables["hostvars"]
         return validate.run(
             cluster,

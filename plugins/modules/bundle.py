@@ -2,10 +2,6 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Documentation of the action plugin of the same name."""
-
-from __future__ import annotations
-
 DOCUMENTATION = r"""
 module: bundle
 short_description: Have all programs and images of a Kubernetes version

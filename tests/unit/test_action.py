@@ -1,19 +1,20 @@
-"""What all action plugins have in common, under a stand-in for Ansible's base class."""
+"""The base class of the action plugins, on top of a stand-in for Ansible's base class."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, Spec, plain
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action, difference, plain
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.options import Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
 
 
 class Base:
-    """As far as the class uses Ansible's ActionBase."""
+    """The part of Ansible's ActionBase that the class uses."""
 
     def __init__(self, args: dict[str, Any], check: bool = False) -> None:
         self.lines: list[str] = []
@@ -30,17 +31,19 @@ class Base:
 
 
 class Text(str):
-    """Stands for the types that Ansible's texts have."""
+    """Represents the types of Ansible's strings."""
 
 
 class Number(int):
-    """Stands for the types that Ansible's numbers have."""
+    """Represents the types of Ansible's numbers."""
 
 
 class Module(Action, Base):
     SELECT = "state"
-    SPEC: ClassVar[Spec] = {"state": {"type": "str"}, "name": {"type": "str"}}
     REQUIRED_IF = (("state", "present", ("name",)),)
+
+    def spec(self) -> Spec:
+        return {"state": {"type": "str"}, "name": {"type": "str"}}
 
     def _present(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         self.say(f"makes {args['name']}")
@@ -57,18 +60,20 @@ class Validated(Action, Base):
     """With Ansible's own validation."""
 
     SELECT = "state"
-    SPEC: ClassVar[Spec] = {
-        "state": {"type": "str", "required": True, "choices": ["kept", "removed"]},
-        "names": {"type": "list", "elements": "str", "default": []},
-        "grace": {"type": "int", "default": 30},
-    }
     REQUIRED_IF = (("state", "removed", ("names",)),)
 
+    def spec(self) -> Spec:
+        return {
+            "state": {"type": "str", "required": True, "choices": ["kept", "removed"]},
+            "names": {"type": "list", "elements": "str", "default": []},
+            "grace": {"type": "int", "default": 30},
+        }
+
     def validate_argument_spec(self, *, argument_spec: Spec, required_if: list[Any]) -> tuple[None, dict[str, Any]]:
-        found = ArgumentSpecValidator(argument_spec, required_if=required_if).validate(self._task.args)
-        if found.error_messages:
-            raise ValueError("; ".join(found.error_messages))
-        return None, found.validated_parameters
+        validation = ArgumentSpecValidator(argument_spec, required_if=required_if).validate(self._task.args)
+        if validation.error_messages:
+            raise ValueError("; ".join(validation.error_messages))
+        return None, validation.validated_parameters
 
     def _kept(self, args: dict[str, Any], _variables: dict[str, Any]) -> dict[str, Any]:
         return {"args": args}
@@ -81,6 +86,8 @@ class Named(Module):
 
 
 class Passing(Action, Base):
+    VALIDATES = False
+
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         return {"args": args}
 
@@ -112,7 +119,7 @@ def test_a_failed_program_is_a_bug_unless_it_has_a_reason() -> None:
     assert "no such device" in result["msg"]
 
 
-def test_without_a_spec_the_options_are_passed_on_as_they_are() -> None:
+def test_a_plugin_that_does_not_validate_gets_the_options_unchanged() -> None:
     text = Text("n")
     module = Passing({"anything": text})
     result = module.run()
@@ -126,3 +133,12 @@ def test_plain_reaches_into_lists_and_mappings() -> None:
     assert (type(value["e"]), type(value["f"])) == (int, bool)
     assert {type(key) for key in value} == {str}
     assert type(value["a"][0]) is type(value["a"][1]["c"]) is str
+
+
+def test_a_difference_shows_an_empty_value_as_no_text() -> None:
+    assert difference("n", None, {"a": 1}) == {
+        "before_header": "n",
+        "after_header": "n",
+        "before": "",
+        "after": "a: 1\n",
+    }

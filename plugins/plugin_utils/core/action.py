@@ -1,15 +1,16 @@
-"""What the collection's action plugins have in common: ``class ActionModule(Action, ActionBase)``."""
+"""The base class of the collection's action plugins: ``class ActionModule(Action, ActionBase)``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, cast
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import progress
+import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import options, progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.options import Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
 
-Spec = dict[str, dict[str, Any]]
 # If the option has the value, these options are required.
 Condition = tuple[str, str, tuple[str, ...]]
 
@@ -35,11 +36,13 @@ class _ActionBase(Protocol):
 class Action:
     """Validates the task's options, runs ``act`` and returns a DevenvError as a failed result.
 
-    ``SPEC`` holds the options; None leaves them to the module. ``SELECT`` names an option: the method ``_<its value>``
-    does the work. Others define ``act``. ``PROGRAM_REASON`` is the reason of a failed program (else: a bug).
+    The options are those that the module of the same name documents; with ``VALIDATES = False``, the module itself
+    validates them. ``SELECT`` names an option whose value is the name of the method that does the work, with an
+    underscore in front. Without it, a plugin defines ``act``. ``PROGRAM_REASON`` is the reason of a failed program;
+    without it, a failed program is a bug.
     """
 
-    SPEC: ClassVar[Spec | None] = None
+    VALIDATES: ClassVar[bool] = True
     REQUIRED_IF: ClassVar[Sequence[Condition]] = ()
     SELECT: ClassVar[str] = ""
     PROGRAM_REASON: ClassVar[str] = ""
@@ -49,9 +52,7 @@ class Action:
         """Return the task's result."""
         result: dict[str, Any] = cast(Any, super()).run(tmp, task_vars)
         base = cast(_ActionBase, self)
-        args = dict(base._task.args)
-        if self.SPEC is not None:
-            args = _validated(base, self.SPEC, self.REQUIRED_IF)
+        args = _validated(base, self.spec(), self.REQUIRED_IF) if self.VALIDATES else dict(base._task.args)
         try:
             return {**result, **self.act(args, task_vars or {})}
         except DevenvError as error:
@@ -60,6 +61,10 @@ class Action:
             if not self.PROGRAM_REASON:
                 raise
             return as_result(DevenvError(self.PROGRAM_REASON, str(error)))
+
+    def spec(self) -> Spec:
+        """Return the argument specification of the plugin."""
+        return options.documented(type(self).__module__.rpartition(".")[2])
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Do the work with validated options; ``variables`` are the host's."""
@@ -72,20 +77,28 @@ class Action:
         return bool(cast(_ActionBase, self)._task.check_mode)
 
     def say(self, text: str) -> None:
-        """Print one line of progress. The command shows it beside the stage, plain Ansible as a line."""
+        """Print one line of progress. The command shows it next to the stage, plain Ansible as a line."""
         cast(_ActionBase, self)._display.display(f"{progress.MARK}{text}")
 
 
 def _validated(base: _ActionBase, spec: Spec, required_if: Sequence[Condition]) -> dict[str, Any]:
-    """Return the task's options. Those of ``required_if`` get their defaults last: to Ansible, a default is given."""
+    """Return the task's options. Those of ``required_if`` get their defaults last: for Ansible, an option with a
+    default is never missing.
+    """
     late = {name: spec[name].get("default") for _option, _value, names in required_if for name in names}
     early = {name: {**option, "default": None} if name in late else option for name, option in spec.items()}
     args: dict[str, Any] = plain(base.validate_argument_spec(argument_spec=early, required_if=list(required_if))[1])
     return args | {name: default for name, default in late.items() if args.get(name) is None}
 
 
+def difference(name: str, before: Any, after: Any) -> dict[str, str]:
+    """Return a difference for Ansible's ``--diff``: both values as YAML, an empty one as no text."""
+    texts = {key: yaml.safe_dump(value) if value else "" for key, value in (("before", before), ("after", after))}
+    return {"before_header": name, "after_header": name, **texts}
+
+
 def plain(value: Any) -> Any:
-    """Return ``value`` with Python's own texts and numbers: yaml writes no types of Ansible into a file."""
+    """Return ``value`` with Python's own strings and numbers, since yaml cannot write Ansible's types to a file."""
     for kind in (bool, str, int, float):
         if isinstance(value, kind):
             return kind(value)

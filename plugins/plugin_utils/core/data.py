@@ -10,7 +10,11 @@ import yaml
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+def parse(text: str | bytes) -> Any:
+    """Return the content of a YAML text, read by libyaml where PyYAML has it (ten times as fast)."""
+    return yaml.load(text, Loader=_Loader)
+
+
 def read(file: Path) -> Any:
-    """Return the content of a YAML file, read by libyaml where PyYAML has it (ten times as fast)."""
-    with file.open("rb") as stream:
-        return yaml.load(stream, Loader=_Loader)
+    """Return the content of a YAML file."""
+    return parse(file.read_bytes())

@@ -65,6 +65,11 @@ def build(profile: Profile, network: NetworkPlan | None, state_dir: str | Path, 
     }
 
 
+def state_folder(variables: Mapping[str, Any]) -> Path:
+    """Return the environment's state folder from Ansible's variables of a task."""
+    return Path(str(variables["devenv_state"]))
+
+
 def required_profile(variables: Mapping[str, Any]) -> Profile:
     """Return `profile_of`. Raises DevenvError profile_not_given when no profile was given."""
     profile = profile_of(variables)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Condition, Spec
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Condition
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
@@ -29,19 +29,6 @@ STATES = {
 }
 # `remove` needs names, `create` what the provider's own options say.
 OPERATIONS = {state: operation for operation, state in STATES.items() if operation != "remove"}
-
-# The options of every module for nodes; documented in doc_fragments/nodes.py.
-OPTIONS: Spec = {
-    "environment": {"type": "str", "required": True},
-    "state": {
-        "type": "str",
-        "required": True,
-        "aliases": ["verb"],
-        "choices": list(dict.fromkeys([*STATES.values(), *STATES])),
-    },
-    "names": {"type": "list", "elements": "str"},
-    "grace": {"type": "int", "default": 30},
-}
 
 
 def required_if(*options: str) -> list[Condition]:

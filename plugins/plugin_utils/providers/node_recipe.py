@@ -34,18 +34,8 @@ class Recipe:
     files: Mapping[str, Path]
 
 
-# The options of a module that makes an image of a recipe.
-RECIPE: dict[str, dict[str, Any]] = {
-    "suite": {"type": "str", "required": True},
-    "mirror": {"type": "str", "default": ""},
-    "packages": {"type": "list", "elements": "str", "required": True},
-    "masked": {"type": "list", "elements": "str", "required": True},
-    "files": {"type": "dict", "required": True},
-}
-
-
 def recipe_of(options: Mapping[str, Any]) -> Recipe:
-    """The recipe that a module's options (RECIPE) describe."""
+    """Return the recipe that a module's options describe (doc_fragments/node_recipe.py)."""
     files_of_node = {target: Path(source) for target, source in options["files"].items()}
     return Recipe(options["suite"], options["mirror"], options["packages"], options["masked"], files_of_node)
 
