@@ -54,7 +54,7 @@ class CallbackModule(CallbackBase):
     def __init__(self) -> None:
         super().__init__()
         self._main = os.getpid()
-        self._recorder = recorder.Recorder(own_actions=_own_actions())
+        self._recorder = recorder.Recorder(controller_actions=_own_actions())
         self._folder: Path | None = None
         self._artifacts = os.environ.get("ARTIFACT_DIR", "")
         self._timeout = 0.0
@@ -200,7 +200,7 @@ class CallbackModule(CallbackBase):
         if self._folder is None or recorded.folder is None or not known:
             return
         try:
-            found = causes.look(self._folder, max(causes.OLDEST, recorded.seconds() + 60), self._left())
+            found = causes.find(self._folder, max(causes.OLDEST, recorded.seconds() + 60), self._left())
         except (Exception, KeyboardInterrupt) as error:  # the first failure is what counts
             self._display.warning(f"the nodes were not asked for the cause: {error}")
             return
@@ -219,7 +219,7 @@ class CallbackModule(CallbackBase):
 
     def _gather(self, folder: Path, run_dir: Path, report: recorder.Report, copies: Path | None) -> None:
         """Collect what the nodes know of the failure. Whatever goes wrong here leaves the failure as it is."""
-        if not after_failure.is_wanted(folder, report.summary, str((report.failure or {}).get("reason"))):
+        if not after_failure.is_due(folder, report.summary, str((report.failure or {}).get("reason"))):
             return
         try:
             path = after_failure.gather(folder, run_dir, copies, self._say)

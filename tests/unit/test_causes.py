@@ -1,4 +1,4 @@
-"""The first cause: each pattern by its line, the order, what is not a cause."""
+"""The first cause: each pattern with its example line, the order of causes, lines that are no evidence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.records import recorder
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Answer
 
 CATALOGUE = data.read(causes.FILE)
-# Each pattern's row and line in each of its sources.
+# Row index, source and example line of each pattern.
 LINES = [
     (index, source, entry["line"])
     for index, row in enumerate(CATALOGUE)
@@ -34,22 +34,22 @@ def test_the_catalogue_fits_its_schema() -> None:
 
 
 @pytest.mark.parametrize(("index", "source", "text"), LINES)
-def test_the_line_of_each_pattern(index: int, source: str, text: str) -> None:
-    found = causes.first([line("kubelet", "all is well"), line(source, text)])
-    assert found is not None
-    assert found.cause == causes.catalogue()[index]
-    assert found.line.text == text
-    assert str(found).startswith(f"master-0: {found.cause.meaning} (")
+def test_the_example_line_of_each_pattern_gives_its_cause(index: int, source: str, text: str) -> None:
+    result = causes.first([line("kubelet", "all is well"), line(source, text)])
+    assert result is not None
+    assert result.cause == causes.catalogue()[index]
+    assert result.line.text == text
+    assert str(result).startswith(f"master-0: {result.cause.meaning} (")
 
 
 @pytest.mark.parametrize(
     ("pattern", "text"), [(entry["pattern"], entry["line"]) for row in CATALOGUE for entry in row["patterns"]]
 )
-def test_each_pattern_matches_its_own_line(pattern: str, text: str) -> None:
+def test_each_pattern_matches_its_example_line(pattern: str, text: str) -> None:
     assert re.search(pattern, text)
 
 
-def test_what_makes_the_rest_happen_comes_first() -> None:
+def test_the_earliest_row_with_its_oldest_line_is_the_first_cause() -> None:
     late = line("kubelet", "Out of memory: Killed process 1 (x)", 1.0, "worker-0")
     lines = [
         line("kubelet", 'CrashLoopBackOff" pod="kube-system/etcd-master-0"', 9.0),
@@ -58,10 +58,10 @@ def test_what_makes_the_rest_happen_comes_first() -> None:
         line("containerd", "write: no space left on device", 5.0, "worker-1"),
         line("containerd", "mkdir: no space left on device", 30.0, "worker-1"),
     ]
-    found = causes.first(lines)
-    assert found is not None
-    assert (found.cause.id, found.line.text) == ("disk_full", "mkdir: no space left on device")
-    assert (causes.first(lines[:3]) or found).line == late
+    result = causes.first(lines)
+    assert result is not None
+    assert (result.cause.id, result.line.text) == ("disk_full", "mkdir: no space left on device")
+    assert (causes.first(lines[:3]) or result).line == late
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,13 @@ def test_what_makes_the_rest_happen_comes_first() -> None:
         ),
         ("kubelet", "dial tcp 10.0.0.10:6443: connect: connection refused", 1.0),
         ("pod:coredns", '{"level":"fatal"}', 1.0),
-        # Of every host with cgroup v1: a remark that was not taken, no failure.
+        # Every host with cgroup v1 logs this: a rejected event, not a failure.
         (
             "kubelet",
             '"Server rejected event" event="Reason:CgroupV1,Message:cgroup v1 support is in maintenance mode"',
             1.0,
         ),
-        # Of a container that ended before the look at it.
+        # The container ended before it was inspected.
         (
             "kubelet",
             'Error while processing event ("/sys/fs/cgroup/memory/kubepods/besteffort/pod1/2": 0x40000100 == '
@@ -94,25 +94,25 @@ def test_what_makes_the_rest_happen_comes_first() -> None:
         ("kubelet", "containerd.service is failed", 1.0),
     ],
 )
-def test_what_is_no_cause(source: str, text: str, age: float | None) -> None:
+def test_lines_that_are_no_evidence(source: str, text: str, age: float | None) -> None:
     assert causes.first([line(source, text, age)]) is None
 
 
-def test_no_evidence() -> None:
+def test_no_cause_without_evidence() -> None:
     assert causes.first([]) is None
     assert causes.lines_of({"a": Answer("a", trouble="no route to host")}) == []
     answer = Answer("a", {"sources": {"kubelet": [[1.5, "x"]], "disk": [[None, "y"]]}})
     assert causes.lines_of({"a": answer}) == [Line("a", "kubelet", "x", 1.5), Line("a", "disk", "y", None)]
 
 
-def test_the_line_is_shown_without_secrets_and_short() -> None:
+def test_the_shown_line_is_short_and_redacted() -> None:
     secret = "abcdef." + "0123456789abcdef"
-    found = causes.first([line("kubelet", f"token {secret} no space left on device {'x' * 500}")])
-    assert secret not in str(found)
-    assert len(str(found)) < 400
+    result = causes.first([line("kubelet", f"token {secret} no space left on device {'x' * 500}")])
+    assert secret not in str(result)
+    assert len(str(result)) < 400
 
 
-def test_a_failure_names_its_cause() -> None:
+def test_the_message_of_a_failure_includes_its_cause() -> None:
     failed = {"message": "kubeadm init: timed out", "advice": "run again", "exit": 5}
     cause = {"id": "disk_full", "message": "master-0: the disk is full (x)", "advice": "free some"}
     assert recorder.explained(failed, {}) == failed

@@ -1,4 +1,4 @@
-"""The archive: what is in it, what is never in it, what happens to parts that do not answer."""
+"""The archive: its files, its secrets, and parts that fail or time out."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def packed(files: dict[str, bytes]) -> bytes:
 def content(path: Path) -> dict[str, str]:
     """Files of an archive without its top folder."""
     with tarfile.open(path) as tar:
-        found = {}
+        files = {}
         for member in tar:
             stream = tar.extractfile(member)
             assert stream is not None
             assert member.mode == 0o600
-            found[member.name.partition("/")[2]] = stream.read().decode()
-        return found
+            files[member.name.partition("/")[2]] = stream.read().decode()
+        return files
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A state folder with secrets where they belong, and where they do not."""
+    """A state folder with secrets in its key files and, by mistake, in a log."""
     state = tmp_path / "environments" / "mine"
     run = state / "runs" / "20261121T000000Z-0123456789ab"
     run.mkdir(parents=True)
@@ -69,10 +69,10 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that says one thing."""
+    """Replace the commands of the host by one file."""
 
     def collect(name: str, providers: Iterable[Provider], put: Callable[[str, bytes], None]) -> str:
-        put("uname.txt", f"{name} {' '.join(one.name for one in providers)}\n".encode())
+        put("uname.txt", f"{name} {' '.join(provider.name for provider in providers)}\n".encode())
         return ""
 
     monkeypatch.setattr(gather_host, "collect", collect)
@@ -80,23 +80,23 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Nodes by name: the bytes that they send, or what is raised or waited for while they do."""
-    told: dict[str, Any] = {}
+    """Answers by node: the bytes that it sends, an error message, or the seconds that it hangs."""
+    answers: dict[str, Any] = {}
 
-    def call(one: remote.Target, source: str, read: Callable[[Any], None], timeout: float) -> str:
-        said = told[one.name]
-        if isinstance(said, float):
-            time.sleep(said)
+    def call(target: remote.Target, source: str, read: Callable[[Any], None], timeout: float) -> str:
+        answer = answers[target.name]
+        if isinstance(answer, float):
+            time.sleep(answer)
             return "late"
-        if isinstance(said, str):
-            return said
+        if isinstance(answer, str):
+            return answer
         with contextlib.suppress(tarfile.TarError, EOFError):
-            read(io.BytesIO(said))
+            read(io.BytesIO(answer))
             return ""
         return "the connection was cut"
 
     monkeypatch.setattr(remote, "call", call)
-    return told
+    return answers
 
 
 def hosts(*names: str) -> dict[str, dict[str, str]]:
@@ -104,7 +104,7 @@ def hosts(*names: str) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.usefixtures("quiet")
-def test_parts_do_not_depend_on_each_other(folder: Path, answers: dict[str, Any], tmp_path: Path) -> None:
+def test_a_failed_part_leaves_the_others_complete(folder: Path, answers: dict[str, Any], tmp_path: Path) -> None:
     big = packed({f"journal/{number}.txt": bytes(str(number), "ascii") * 30000 for number in range(5)})
     answers |= {
         "good": packed({"journal/kubelet.txt": b"line\n", "system/x.bin": b"\0\1", "../../etc/passwd": b"no"}),
@@ -119,7 +119,7 @@ def test_parts_do_not_depend_on_each_other(folder: Path, answers: dict[str, Any]
     assert list(done.path.parent.iterdir()) == [done.path]
     files = content(done.path)
     assert files["nodes/good/journal/kubelet.txt"] == "line\n"
-    assert files["nodes/good/system/x.bin"] == "2 bytes that are no text were left out\n"
+    assert files["nodes/good/system/x.bin"] == "2 bytes of binary data were left out\n"
     assert files["nodes/good/etc/passwd"] == "no"
     assert files["host/uname.txt"] == "mine podman\n"
     assert [name for name in files if name.endswith("gather.tar.gz")] == []
@@ -136,10 +136,10 @@ def test_parts_do_not_depend_on_each_other(folder: Path, answers: dict[str, Any]
 
 
 @pytest.mark.usefixtures("quiet")
-def test_no_secret_of_the_state_folder_is_in_it(folder: Path, answers: dict[str, Any], tmp_path: Path) -> None:
+def test_secrets_of_the_state_folder_are_redacted(folder: Path, answers: dict[str, Any], tmp_path: Path) -> None:
     log = folder / "runs" / "20261121T000000Z-0123456789ab" / "log.txt"
     secrets = [TOKEN, "a1" * 32, "QUJD" * 20, "b3Blbn" * 12]
-    # They would be found.
+    # The log does contain them.
     assert [secret for secret in secrets if secret not in log.read_text()] == []
     assert gather.known_secrets(folder) >= set(secrets)
     answers["n"] = packed({"x.txt": f"{KEY}\nAuthorization: Bearer {'x' * 30}\n{'QUJD' * 20}".encode()})
@@ -151,17 +151,17 @@ def test_no_secret_of_the_state_folder_is_in_it(folder: Path, answers: dict[str,
 
 
 @pytest.mark.usefixtures("quiet")
-def test_the_time_is_over(folder: Path, answers: dict[str, Any], tmp_path: Path) -> None:
+def test_a_part_that_hangs_is_listed_as_timed_out(folder: Path, answers: dict[str, Any], tmp_path: Path) -> None:
     answers |= {"slow": 30.0, "good": packed({"x.txt": b"x"})}
     began = time.monotonic()
     done = gather.collect(gather.Source("mine", folder, hosts("slow", "good")), tmp_path / "g.tar.gz", timeout=1.5)
     assert time.monotonic() - began < 10
-    assert done.troubles == ["nodes/slow: cut off: the time is over"]
+    assert done.troubles == ["nodes/slow: timed out"]
     assert "nodes/good/x.txt" in content(done.path)
 
 
 @pytest.mark.usefixtures("quiet")
-def test_an_archive_that_cannot_be_written(folder: Path) -> None:
+def test_an_unwritable_archive_fails_with_exit_code_20(folder: Path) -> None:
     with pytest.raises(DevenvError) as caught:
         gather.collect(gather.Source("mine", folder), Path("/proc/none/g.tar.gz"))
     assert (caught.value.reason.id, caught.value.exit_code) == ("gather_failed", 20)
@@ -175,14 +175,14 @@ def test_a_broken_kubeconfig_is_a_line_of_the_index(folder: Path, tmp_path: Path
 
 
 NOW = datetime(2026, 11, 21, 9, 0, 1, tzinfo=UTC)
-OWN = "gather-mine-20261121T090001Z.tar.gz"
+DEFAULT_NAME = "gather-mine-20261121T090001Z.tar.gz"
 
 
-def test_where_the_archive_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_of_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert gather.archive_path("", "mine", NOW) == tmp_path / OWN
-    assert gather.archive_path(str(tmp_path), "mine", NOW) == tmp_path / OWN
-    assert gather.archive_path("new/", "mine", NOW) == tmp_path / "new" / OWN
+    assert gather.archive_path("", "mine", NOW) == tmp_path / DEFAULT_NAME
+    assert gather.archive_path(str(tmp_path), "mine", NOW) == tmp_path / DEFAULT_NAME
+    assert gather.archive_path("new/", "mine", NOW) == tmp_path / "new" / DEFAULT_NAME
     assert gather.archive_path("x.tgz", "mine", NOW) == tmp_path / "x.tgz"
     with pytest.raises(DevenvError, match=r"ends in \.tar\.gz"):
         gather.archive_path("x.zip", "mine", NOW)
@@ -192,18 +192,18 @@ def test_where_the_archive_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ("path", "kept"),
     [("a/b", "a/b"), ("/etc/x", "etc/x"), ("../../x", "x"), ("a/./../b", "a/b"), ("", "_"), ("a\nb", "a_b")],
 )
-def test_paths_stay_inside(path: str, kept: str) -> None:
+def test_paths_of_members_stay_inside_the_archive(path: str, kept: str) -> None:
     assert gather.safe(path) == kept
 
 
-# --- the cluster's part ----------------------------------------------------------------------------------------------
+# --- clusters ----------------------------------------------------------------------------------------------------
 
 
 def encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def test_of_secrets_only_the_names() -> None:
+def test_secrets_keep_only_their_keys() -> None:
     applied = {"kubectl.kubernetes.io/last-applied-configuration": f'{{"data": "{encoded(PASSWORD)}"}}', "other": "x"}
     item = {
         "metadata": {"name": "db", "annotations": applied, "managedFields": [{}]},
@@ -219,7 +219,7 @@ def test_of_secrets_only_the_names() -> None:
     assert item["data"] == {"password": encoded(PASSWORD)}
 
 
-def test_of_secretive_variables_only_the_names() -> None:
+def test_secretive_variables_keep_only_their_names() -> None:
     env = [{"name": "PGPASSWORD", "value": PASSWORD}, {"name": "MODE", "value": "fast"}]
     shown = gather_cluster.masked("Pod", {"metadata": {"name": "p"}, "spec": {"containers": [{"env": env}]}})
     assert shown["spec"]["containers"][0]["env"] == [
@@ -229,7 +229,7 @@ def test_of_secretive_variables_only_the_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "data", "found"),
+    ("kind", "data", "expected"),
     [
         ("Opaque", {"a": PASSWORD}, {PASSWORD, encoded(PASSWORD)}),
         ("Opaque", {"a": "true", "b": "kube-system", "c": "two words 123"}, set()),
@@ -241,14 +241,14 @@ def test_of_secretive_variables_only_the_names() -> None:
         ("kubernetes.io/tls", {"tls.key": KEY}, {"b3Blbn" * 12}),
     ],
 )
-def test_values_that_are_looked_for_in_other_texts(kind: str, data: dict[str, str], found: set[str]) -> None:
+def test_secret_values_to_redact_in_other_texts(kind: str, data: dict[str, str], expected: set[str]) -> None:
     secret = {"type": kind, "data": {key: encoded(value) for key, value in data.items()}}
     values = gather_cluster.values_of(secret)
-    assert {value for value in values if "PRIVATE" not in value} == found
+    assert {value for value in values if "PRIVATE" not in value} == expected
 
 
 class Fake:
-    """An API of a few lists, one of which it refuses."""
+    """An API with a few lists, one of which fails."""
 
     def __init__(self, *_: object, **__: object) -> None:
         return
@@ -300,13 +300,13 @@ def event(when: str, message: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_what_the_api_refuses_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_requests_are_listed_and_the_rest_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "Api", Fake)
     files: dict[str, str] = {}
     trouble = gather_cluster.collect(
         client.Access("https://x", ""), lambda path, data: files.__setitem__(path, data.decode())
     )
-    for word in ("/readyz answers 500", "metrics: no /apis/metrics/v1", "core/nodes: no", "core/pods: more than 2000"):
+    for word in ("/readyz returns 500", "metrics: no /apis/metrics/v1", "core/nodes: no", "core/pods: more than 2000"):
         assert word in trouble
     assert files["health/readyz.txt"] == "[-]etcd failed"
     assert "name: p" in files["resources/core/pods.yaml"]
@@ -317,17 +317,17 @@ def test_what_the_api_refuses_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
-# --- the node's part -------------------------------------------------------------------------------------------------
+# --- nodes -------------------------------------------------------------------------------------------------------
 
 
-def test_the_end_of_a_long_text_begins_with_a_line() -> None:
+def test_a_cut_text_begins_with_a_whole_line() -> None:
     text = b"".join(b"line %d\n" % number for number in range(100))
     cut = archive.last(text, 20)
     assert cut == b"[cut]\nline 98\nline 99\n"
     assert archive.last(text, 10000) == text
 
 
-def test_files_and_logs_of_a_node(tmp_path: Path) -> None:
+def test_files_and_logs_of_a_node_without_keys(tmp_path: Path) -> None:
     place = tmp_path / "var/log/pods/kube-system_etcd_1/etcd"
     place.mkdir(parents=True)
     (place / "0.log").write_text("x\n")
@@ -353,7 +353,7 @@ def test_a_program_of_a_node(argv: list[str], said: bytes) -> None:
     assert archive.command(argv, 0.5) == said
 
 
-def test_broken_streams_are_told() -> None:
+def test_a_truncated_stream_raises() -> None:
     def taken(data: bytes) -> Iterator[str]:
         for name, _ in gather.members(io.BytesIO(data)):
             yield name

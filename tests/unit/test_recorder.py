@@ -1,4 +1,4 @@
-"""What is kept of a run: counts, failure, JUnit, log, artifacts; nothing secret."""
+"""The record of a run: counts, failure, JUnit, log, artifacts; no secrets."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 
-def recorded(clock: Clock, own: tuple[str, ...] = ()) -> Recorder:
-    made = Recorder(clock, own)
-    made.run = recorder.Run(
+def recorded(clock: Clock, controller_actions: tuple[str, ...] = ()) -> Recorder:
+    recording = Recorder(clock, controller_actions)
+    recording.run = recorder.Run(
         "r1", "aio", "aio-ipv4-static", f"ansible-playbook --token {TOKEN}", ["preflight", "prepare", "validate"]
     )
-    return made
+    return recording
 
 
 @pytest.mark.parametrize(
@@ -64,25 +64,25 @@ def test_stage_of_a_play(play: str, stage: str) -> None:
     assert recorder.stage_of(play) == stage
 
 
-def test_counts_by_stage(clock: Clock, tmp_path: Path) -> None:
-    made = recorded(clock, ("devenv.lab.stage",))
-    assert made.play("preflight | Look") is None
-    made.task()
-    made.result(outcome(action="devenv.lab.stage"))
+def test_tasks_changes_and_calls_are_counted_by_stage(clock: Clock, tmp_path: Path) -> None:
+    recording = recorded(clock, ("devenv.lab.stage",))
+    assert recording.play("preflight | Look") is None
+    recording.task()
+    recording.result(outcome(action="devenv.lab.stage"))
     clock.time += 2
-    assert made.play("preflight | Look again") is None
+    assert recording.play("preflight | Look again") is None
     clock.time += 1
-    ended = made.play("prepare | Do")
-    assert ended is not None
-    assert (ended.name, ended.seconds, ended.result) == ("preflight", 3.0, "done")
-    made.task()
-    made.task()
-    made.result(outcome("changed"))
-    made.result(outcome("changed", host="worker-0"))
-    made.result(outcome("skipped"))
-    made.place(tmp_path)
+    previous = recording.play("prepare | Do")
+    assert previous is not None
+    assert (previous.name, previous.seconds, previous.result) == ("preflight", 3.0, "done")
+    recording.task()
+    recording.task()
+    recording.result(outcome("changed"))
+    recording.result(outcome("changed", host="worker-0"))
+    recording.result(outcome("skipped"))
+    recording.place(tmp_path)
     clock.time += 4
-    report = made.finish(ok=True)
+    report = recording.finish(ok=True)
     assert report.failure is None
     assert report.summary["exit"] == 0
     assert report.summary["seconds"] == 7.0
@@ -96,7 +96,7 @@ def test_counts_by_stage(clock: Clock, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "calls"),
+    ("result", "calls"),
     [
         (outcome(), 1),
         (outcome("failed"), 1),
@@ -111,8 +111,8 @@ def test_counts_by_stage(clock: Clock, tmp_path: Path) -> None:
         (outcome(data={"attempts": "many"}), 1),
     ],
 )
-def test_module_calls(given: Outcome, calls: int) -> None:
-    assert recorder.module_calls(given, frozenset({"ansible.builtin.debug", "devenv.lab.stage"})) == calls
+def test_module_calls_of_a_result(result: Outcome, calls: int) -> None:
+    assert recorder.module_calls(result, frozenset({"ansible.builtin.debug", "devenv.lab.stage"})) == calls
 
 
 FAILURES: list[tuple[str, str, dict[str, Any], tuple[str, int, str]]] = [
@@ -147,19 +147,19 @@ FAILURES: list[tuple[str, str, dict[str, Any], tuple[str, int, str]]] = [
 
 
 @pytest.mark.parametrize(("stage", "data", "expected"), [row[1:] for row in FAILURES], ids=[row[0] for row in FAILURES])
-def test_failure(stage: str, data: Mapping[str, Any], expected: tuple[str, int, str]) -> None:
-    found = recorder.failure(stage, outcome("failed", data=data, file="tasks/main.yml:3"))
-    assert (found["reason"], found["exit"], found["message"]) == expected
-    assert set(found) == {"stage", "reason", "exit", "message", "advice", "host", "task", "file"}
-    assert found["advice"] == reasons.catalogue()[expected[0]].advice
-    assert (found["host"], found["task"], found["file"]) == ("master-0", "hosts | Write", "tasks/main.yml:3")
+def test_reason_and_message_of_a_failure(stage: str, data: Mapping[str, Any], expected: tuple[str, int, str]) -> None:
+    failure = recorder.failure(stage, outcome("failed", data=data, file="tasks/main.yml:3"))
+    assert (failure["reason"], failure["exit"], failure["message"]) == expected
+    assert set(failure) == {"stage", "reason", "exit", "message", "advice", "host", "task", "file"}
+    assert failure["advice"] == reasons.catalogue()[expected[0]].advice
+    assert (failure["host"], failure["task"], failure["file"]) == ("master-0", "hosts | Write", "tasks/main.yml:3")
 
 
-def test_own_advice_wins_and_unreachable_says_so() -> None:
-    found = recorder.failure(
+def test_a_result_can_have_its_own_advice_and_an_unreachable_host_is_named() -> None:
+    failure = recorder.failure(
         "prepare", outcome("unreachable", data={"msg": "timed out", "devenv_advice": "look there"})
     )
-    assert (found["message"], found["advice"]) == ("does not answer: timed out", "look there")
+    assert (failure["message"], failure["advice"]) == ("does not answer: timed out", "look there")
 
 
 def test_every_stage_has_a_reason_with_its_exit_code() -> None:
@@ -169,33 +169,33 @@ def test_every_stage_has_a_reason_with_its_exit_code() -> None:
 
 
 def test_the_first_failure_that_was_not_rescued_counts(clock: Clock, tmp_path: Path) -> None:
-    made = recorded(clock)
-    made.place(tmp_path)
-    made.play("prepare | Do")
-    made.result(outcome("failed", data={"msg": "rescued"}, rescuable=True))
-    made.result(outcome("ignored", data={"msg": "ignored"}))
-    made.result(outcome("failed", data={"msg": "first"}))
-    made.result(outcome("failed", data={"msg": "second"}))
-    made.finish(ok=False)
+    recording = recorded(clock)
+    recording.place(tmp_path)
+    recording.play("prepare | Do")
+    recording.result(outcome("failed", data={"msg": "rescued"}, rescuable=True))
+    recording.result(outcome("ignored", data={"msg": "ignored"}))
+    recording.result(outcome("failed", data={"msg": "first"}))
+    recording.result(outcome("failed", data={"msg": "second"}))
+    recording.finish(ok=False)
     assert json.loads((tmp_path / "failure.json").read_text())["message"] == "first"
     assert json.loads((tmp_path / "summary.json").read_text())["stages"][0]["result"] == "failed"
 
 
-def test_rescued_failures_are_none_when_the_run_ended_well(clock: Clock) -> None:
-    made = recorded(clock)
-    made.play("prepare | Do")
-    made.result(outcome("failed", data={"msg": "rescued"}, rescuable=True))
-    assert made.finish(ok=True).failure is None
+def test_a_successful_run_with_a_rescued_failure_has_no_failure(clock: Clock) -> None:
+    recording = recorded(clock)
+    recording.play("prepare | Do")
+    recording.result(outcome("failed", data={"msg": "rescued"}, rescuable=True))
+    assert recording.finish(ok=True).failure is None
 
 
-def test_junit_has_a_case_a_stage(clock: Clock, tmp_path: Path) -> None:
-    made = recorded(clock)
-    made.place(tmp_path)
-    made.play("preflight | Look")
+def test_junit_has_one_case_per_stage(clock: Clock, tmp_path: Path) -> None:
+    recording = recorded(clock)
+    recording.place(tmp_path)
+    recording.play("preflight | Look")
     clock.time += 1.5
-    made.play("prepare | Do")
-    made.result(outcome("failed", data={"msg": f"<bad> \x00 & {TOKEN}"}, file="f.yml:1"))
-    made.finish(ok=False)
+    recording.play("prepare | Do")
+    recording.result(outcome("failed", data={"msg": f"<bad> \x00 & {TOKEN}"}, file="f.yml:1"))
+    recording.finish(ok=False)
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors"), suite.get("skipped")) == (
         "3",
@@ -216,10 +216,10 @@ def test_junit_has_a_case_a_stage(clock: Clock, tmp_path: Path) -> None:
 
 
 def test_interrupted_is_an_error_with_130(clock: Clock, tmp_path: Path) -> None:
-    made = recorded(clock)
-    made.place(tmp_path)
-    made.play("prepare | Do")
-    report = made.finish(ok=False, interrupted="interrupted")
+    recording = recorded(clock)
+    recording.place(tmp_path)
+    recording.play("prepare | Do")
+    report = recording.finish(ok=False, interrupted="interrupted")
     assert report.summary["exit"] == 130
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
     assert suite.get("errors") == "1"
@@ -232,16 +232,16 @@ def test_a_failure_before_any_stage_is_in_junit(clock: Clock) -> None:
     assert 'name="begin"' in report.documents["junit.xml"]
 
 
-def test_nothing_is_lost_before_the_folder_is_known_and_it_may_move(clock: Clock, tmp_path: Path) -> None:
-    made = recorded(clock)
-    made.play("down | Remove")
+def test_lines_from_before_the_folder_is_set_are_kept_and_the_folder_may_move(clock: Clock, tmp_path: Path) -> None:
+    recording = recorded(clock)
+    recording.play("down | Remove")
     (tmp_path / "one").mkdir()
-    made.place(tmp_path / "one")
-    made.result(outcome())
+    recording.place(tmp_path / "one")
+    recording.result(outcome())
     (tmp_path / "one").rename(tmp_path / "two")
-    made.place(tmp_path / "two")
-    made.result(outcome("changed"))
-    made.finish(ok=True)
+    recording.place(tmp_path / "two")
+    recording.result(outcome("changed"))
+    recording.finish(ok=True)
     assert [line["event"] for line in lines(tmp_path / "two")] == ["stage", "play", "result", "result", "stage", "end"]
     assert {path.name for path in (tmp_path / "two").iterdir()} == {
         "events.jsonl",
@@ -254,61 +254,61 @@ def test_nothing_is_lost_before_the_folder_is_known_and_it_may_move(clock: Clock
 
 
 def test_events_have_the_documented_keys(clock: Clock, tmp_path: Path) -> None:
-    made = recorded(clock)
-    made.place(tmp_path)
-    made.play("prepare | Do")
-    made.result(outcome("changed", seconds=0.12345))
+    recording = recorded(clock)
+    recording.place(tmp_path)
+    recording.play("prepare | Do")
+    recording.result(outcome("changed", seconds=0.12345))
     event = lines(tmp_path)[-1]
     assert set(event) == {"time", "event", "stage", "play", "task", "host", "status", "seconds", "changed"}
     assert (event["stage"], event["seconds"], event["changed"]) == ("prepare", 0.123, True)
 
 
-def test_the_log_has_what_programs_said_and_nothing_secret(clock: Clock, tmp_path: Path) -> None:
-    made = recorded(clock)
-    made.place(tmp_path)
-    made.play(f"kubernetes | Join {TOKEN}")
+def test_the_log_has_the_output_of_programs_without_secrets(clock: Clock, tmp_path: Path) -> None:
+    recording = recorded(clock)
+    recording.place(tmp_path)
+    recording.play(f"kubernetes | Join {TOKEN}")
     data = {
         "msg": "failed",
         "stdout": f"kubeadm join --token {TOKEN}\nnext",
         "stderr": "E: boom",
         "invocation": {"secret": "shown"},
     }
-    made.result(outcome("failed", task=f"Join with {TOKEN}", data=data))
-    made.result(outcome("ok", data={"stdout": "calm words of a task that changed nothing"}))
-    made.finish(ok=False)
+    recording.result(outcome("failed", task=f"Join with {TOKEN}", data=data))
+    recording.result(outcome("ok", data={"stdout": "output of a task that changed nothing"}))
+    recording.finish(ok=False)
     everything = "".join(path.read_text() for path in tmp_path.iterdir())
     assert "E: boom" in everything
     assert "    stdout: next" in everything
     assert "shown" not in everything
-    assert "calm words" not in everything
+    assert "output of a task" not in everything
     assert redact.find(everything) == []
     assert redact.find(json.dumps(data)) == ["bootstrap token", "token"]
 
 
 def test_long_output_is_cut_after_redaction(clock: Clock) -> None:
     text = "x" * 70_000 + f" {TOKEN}"
-    ((key, found),) = recorder.texts({"stdout": text})
+    ((key, shown),) = recorder.texts({"stdout": text})
     assert key == "stdout"
-    assert len(found) < 61_000
-    assert redact.find(found) == []
-    assert found.startswith("[")
+    assert len(shown) < 61_000
+    assert redact.find(shown) == []
+    assert shown.startswith("[")
 
 
-def test_a_folder_that_cannot_be_written_does_not_end_the_run(clock: Clock, tmp_path: Path) -> None:
-    made = recorded(clock)
-    made.place(tmp_path / "gone")
-    made.play("prepare | Do")
-    assert "No such file" in made.broken
-    assert made.finish(ok=True).summary["exit"] == 0
+def test_an_unwritable_folder_does_not_fail_the_run(clock: Clock, tmp_path: Path) -> None:
+    recording = recorded(clock)
+    recording.place(tmp_path / "gone")
+    recording.play("prepare | Do")
+    assert "No such file" in recording.broken
+    assert recording.finish(ok=True).summary["exit"] == 0
     assert not (tmp_path / "gone").exists()
 
 
-def test_artifacts_get_a_new_folder_each_time(clock: Clock, tmp_path: Path) -> None:
-    made = recorded(clock)
-    made.play("prepare | Do")
-    made.result(outcome("failed", data={"msg": f"bad {TOKEN}"}))
-    report = made.finish(ok=False)
-    places = [artifacts.write(tmp_path / "new" / "artifacts", report, made.log_text()) for _ in range(2)]
+def test_each_run_gets_its_own_artifacts_folder(clock: Clock, tmp_path: Path) -> None:
+    recording = recorded(clock)
+    recording.play("prepare | Do")
+    recording.result(outcome("failed", data={"msg": f"bad {TOKEN}"}))
+    report = recording.finish(ok=False)
+    places = [artifacts.write(tmp_path / "new" / "artifacts", report, recording.log_text()) for _ in range(2)]
     assert places[0] != places[1]
     assert places[0].name.startswith("aio-")
     assert places[0].name.endswith("-r1")
@@ -328,7 +328,7 @@ def test_artifacts_get_a_new_folder_each_time(clock: Clock, tmp_path: Path) -> N
     assert metadata["versions"]["ansible-core"].startswith("2.")
 
 
-def test_junit_escapes_what_xml_cannot_hold() -> None:
+def test_junit_replaces_characters_that_xml_cannot_contain() -> None:
     text = junit.render(
         "s", "c", "2026-01-01T00:00:00", [junit.Case("a", 1, "error", "k", "\x1b[31m\ud800\n", "]]>&<")]
     )
@@ -337,11 +337,11 @@ def test_junit_escapes_what_xml_cannot_hold() -> None:
     assert element.get("message") == "?[31m?\n"
 
 
-def test_recording_costs_little(tmp_path: Path) -> None:
-    made = Recorder()
-    made.place(tmp_path)
-    made.play("prepare | Do")
+def test_recording_takes_less_than_2_ms_per_result(tmp_path: Path) -> None:
+    recording = Recorder()
+    recording.place(tmp_path)
+    recording.play("prepare | Do")
     began = time.process_time()
     for _ in range(1000):
-        made.result(outcome("changed", data={"msg": "some words", "stdout": "a line of a program\n" * 20}))
-    assert time.process_time() - began < 2, "more than 2 ms of processor time a result"
+        recording.result(outcome("changed", data={"msg": "some words", "stdout": "a line of a program\n" * 20}))
+    assert time.process_time() - began < 2, "more than 2 ms of processor time per result"

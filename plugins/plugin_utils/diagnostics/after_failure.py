@@ -1,4 +1,4 @@
-"""Collect what an environment knows of itself when a run of it failed, beside the run's log."""
+"""Gather an environment's diagnostics after a failed run, into the run's folder."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import arch
 NAME = "gather.tar.gz"
 # Exit codes of stages that had nodes; an unexpected failure (1) may have had some.
 EXITS = frozenset({1, 3, 4, 5, 6, 7, 8})
-# A run of these alone looks at the nodes or ends them: whoever wants more asks for it.
-LOOKING = frozenset({"validate", "down"})
-# A snapshot that is refused has changed nothing, and says why.
+# A run with no other stages only inspects or removes nodes.
+NOT_GATHERED = frozenset({"validate", "down"})
+# A refused snapshot has changed nothing, and its message states the cause.
 REFUSED = frozenset({"snapshot_unhealthy", "snapshot_encrypted"})
 
 
-def is_wanted(folder: Path, summary: Mapping[str, Any], reason: str = "") -> bool:
+def is_due(folder: Path, summary: Mapping[str, Any], reason: str = "") -> bool:
     """Return whether the run of the state folder ``folder`` failed in a way that its nodes may explain."""
     stages = {stage["name"] for stage in summary["stages"]}
     failed = summary["exit"] in EXITS and reason not in REFUSED
-    return failed and not stages <= LOOKING and (folder / "network.yml").exists()
+    return failed and not stages <= NOT_GATHERED and (folder / "network.yml").exists()
 
 
 def gather(
@@ -36,10 +36,10 @@ def gather(
 
     Raises DevenvError and OSError.
     """
-    # The run's own time may be over: it is the failure.
+    # The run may have failed because its time was over; gathering has a time of its own.
     deadline.clear()
-    done = archive.collect(archive.source_of(folder), run_dir / NAME, progress=progress)
+    path = archive.collect(archive.source_of(folder), run_dir / NAME, progress=progress).path
     if copy_to is not None:
-        # Keeps the mode: what was redacted is still nobody else's.
-        shutil.copy(done.path, copy_to / NAME)
-    return done.path
+        # With its mode 0600: redacted or not, it is for its owner only.
+        shutil.copy(path, copy_to / NAME)
+    return path

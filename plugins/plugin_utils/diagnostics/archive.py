@@ -1,9 +1,8 @@
-"""One archive of what an environment knows of itself: its nodes, its clusters, this host, its runs.
+"""Write one archive of an environment's diagnostics: its nodes, its clusters, this host, its runs.
 
-``<name>.tar.gz`` (0600) holds one folder: ``index.txt`` and ``index.json`` (what was asked, what came, what did not
-and why), ``nodes/<node>/``, ``clusters/<cluster>/``, ``host/`` and ``runs/`` with the state folder's own words. Parts
-do not depend on each other; one that does not answer is a line of the index. Every text goes through ``redact``; files
-that are secrets are not read.
+``<name>.tar.gz`` (0600) contains one folder: ``index.txt`` and ``index.json`` (each part, with its errors),
+``nodes/<node>/``, ``clusters/<cluster>/``, ``host/``, and ``runs/`` with records of runs and files of the state folder.
+Parts are independent; a part that fails is one line of the index. All text is redacted; secret files are not read.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ import contextlib
 import io
 import json
 import os
-import queue
 import re
-import secrets
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,10 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.redact import redact
-from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import cluster
-from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import host as gather_host
+from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import cluster, host
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, runs, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
@@ -38,7 +36,7 @@ PROGRAM = "node.archive"
 TIMEOUT = 60.0
 RUNS = 3
 STATE_FILES = ("profile.yml", "network.yml", "inventory.yml", "ledger.jsonl", "lock")
-# A run's own archive of an earlier gather is not taken into the next one.
+# Archives of earlier gathers in run folders are left out.
 ENDINGS = (".tar.gz", ".tgz")
 
 Put = Callable[[str, bytes], None]
@@ -46,7 +44,7 @@ Put = Callable[[str, bytes], None]
 
 @dataclass
 class Part:
-    """What became of one part: ``trouble`` is empty when it gave all."""
+    """A part of the archive. ``trouble`` states what is missing and why; empty if the part is complete."""
 
     name: str
     files: int = 0
@@ -64,13 +62,13 @@ class Gathered:
 
     @property
     def troubles(self) -> list[str]:
-        """A line for each part that did not give all."""
+        """One line per incomplete part."""
         return [f"{part.name}: {part.trouble}" for part in self.parts if part.trouble]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is asked: the state folder, nodes with their ssh variables, the kubeconfig of each cluster."""
+    """What is gathered: the state folder, nodes with their ssh variables, the kubeconfig of each cluster."""
 
     name: str
     state: Path
@@ -80,28 +78,30 @@ class Source:
 
 
 def source_of(folder: Path) -> Source:
-    """The Source of a state folder; one that knows no nodes yet gives none. Raises DevenvError ``state_broken``."""
+    """Return the Source of a state folder; without a profile it has no nodes. Raises DevenvError ``state_broken``."""
     resolved = state.read_profile(folder)
     if resolved is None:
         return Source(folder.name, folder, providers=registry.every())
-    built = inventory.build(resolved, state.read_network(folder), folder)
-    paths = {str(host["devenv_cluster"]): Path(host["devenv_kubeconfig"]) for host in built["hosts"].values()
-             if host["devenv_cluster"]}  # fmt: skip
-    return Source(folder.name, folder, built["hosts"], paths, [registry.of(resolved)])
+    hosts = inventory.build(resolved, state.read_network(folder), folder)["hosts"]
+    paths = {
+        str(variables["devenv_cluster"]): Path(variables["devenv_kubeconfig"])
+        for variables in hosts.values()
+        if variables["devenv_cluster"]
+    }
+    return Source(folder.name, folder, hosts, paths, [registry.of(resolved)])
 
 
-def archive_path(wanted: str, name: str, now: datetime | None = None) -> Path:
-    """Where the archive goes: ``wanted`` is a file (.tar.gz, .tgz), or a folder; by default the working directory.
+def archive_path(output: str, name: str, now: datetime | None = None) -> Path:
+    """Return the path of the archive. ``output`` is a file (.tar.gz, .tgz) or a folder, by default the working folder.
 
-    Raises DevenvError ``gather_output`` for a file of another kind.
+    Raises DevenvError ``gather_output`` for a file with another suffix.
     """
-    when = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
-    own = f"gather-{name}-{when}.tar.gz"
-    path = Path(wanted).expanduser() if wanted else Path()
-    if not wanted or wanted.endswith("/") or path.is_dir():
-        return (path / own).absolute()
+    path = Path(output).expanduser() if output else Path()
+    if not output or output.endswith("/") or path.is_dir():
+        when = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
+        return (path / f"gather-{name}-{when}.tar.gz").absolute()
     if not path.name.endswith(ENDINGS):
-        raise DevenvError("gather_output", "neither a folder nor a name that ends in .tar.gz", where=wanted)
+        raise DevenvError("gather_output", "neither a folder nor a name that ends in .tar.gz", where=output)
     return path.absolute()
 
 
@@ -112,165 +112,57 @@ def collect(
     timeout: float = TIMEOUT,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Gathered:
-    """Write the archive ``output`` within about ``timeout`` seconds, whatever answers.
+    """Write the archive ``output`` within about ``timeout`` seconds, with all parts that answer by then.
 
     Raises DevenvError ``gather_failed`` when it cannot be written.
     """
-    writer = _Writer(output, timeout, progress)
+    began = datetime.now(UTC)
+    deadline = time.monotonic() + timeout
     try:
-        return writer.write(source)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+            temporary = Path(folder) / output.name
+            temporary.touch(mode=0o600)
+            top = output.name.removesuffix(".gz").removesuffix(".tar").removesuffix(".tgz")
+            with tarfile.open(temporary, "w:gz", compresslevel=6) as tar:
+                collection = _start_parts(source, _Collection(tar, top, known_secrets(source.state)), deadline)
+                collection.wait(deadline, progress)
+                collection.write_index(source.name, began)
+            os.replace(temporary, output)
     except OSError as error:
         raise DevenvError("gather_failed", f"{error.strerror}", where=str(error.filename or output)) from None
+    return Gathered(output, tuple(collection.parts.values()))
 
 
-class _Writer:
-    """Takes what the parts give, each in a thread of its own, and writes it, redacted, in this one."""
-
-    def __init__(self, output: Path, timeout: float, progress: Callable[[str], None]) -> None:
-        self._output = output
-        self._progress = progress
-        self._deadline = time.monotonic() + timeout
-        self._began = datetime.now(UTC)
-        self._queue: queue.Queue[tuple[str, str, bytes]] = queue.Queue(maxsize=64)
-        self._parts: dict[str, Part] = {}
-        self._threads: dict[str, threading.Thread] = {}
-        self._secrets: set[str] = set()
-        self._over = threading.Event()
-
-    def write(self, source: Source) -> Gathered:
-        self._output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._output.with_name(f".{self._output.name}.{secrets.token_hex(4)}")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(handle, "wb") as stream, tarfile.open(fileobj=stream, mode="w:gz", compresslevel=6) as tar:
-                self._fill(tar, source)
-            os.replace(temporary, self._output)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
-            raise
-        finally:
-            self._over.set()
-        return Gathered(self._output, tuple(self._parts.values()))
-
-    def _fill(self, tar: tarfile.TarFile, source: Source) -> None:
-        self._secrets = known_secrets(source.state)
-        apis = {name: _access(path) for name, path in source.kubeconfigs.items()}
-        for access in apis.values():
-            if isinstance(access, client.Access):
-                # First, so that what an application logs of its own password is found.
-                self._secrets |= cluster.secret_values(access)
-        self._start("runs", lambda put: _put_all(put, run_files(source.state)))
-        self._start("host", lambda put: gather_host.collect(source.name, source.providers, put))
-        for name, variables in source.hosts.items():
-            self._start(f"nodes/{name}", self._node(name, variables))
-        for name, access in apis.items():
-            self._start(f"clusters/{name}", _cluster(access))
-        top = self._output.name.removesuffix(".gz").removesuffix(".tar").removesuffix(".tgz")
-        told = ""
-        while self._alive() and time.monotonic() < self._deadline:
-            told = self._tell(told)
-            self._take(tar, top)
-        self._rest(tar, top)
-        for name, text in self._index(source).items():
-            _add(tar, f"{top}/{name}", text.encode())
-
-    # -- parts --
-
-    def _start(self, name: str, work: Callable[[Put], str]) -> None:
-        part = self._parts[name] = Part(name)
-        began = time.monotonic()
-
-        def put(path: str, data: bytes) -> None:
-            while not self._over.is_set():
-                with contextlib.suppress(queue.Full):
-                    self._queue.put((name, path, data), timeout=0.5)
-                    return
-            raise TimeoutError("the time is over")
-
-        def run() -> None:
-            try:
-                trouble = work(put)
-            except Exception as error:  # whatever it is, it is this part's alone
-                trouble = f"{type(error).__name__}: {error}"
-            part.seconds = round(time.monotonic() - began, 2)
-            if not self._over.is_set():
-                part.trouble = redact(trouble, self._secrets)
-
-        self._threads[name] = threading.Thread(target=run, daemon=True)
-        self._threads[name].start()
-
-    def _node(self, name: str, variables: Mapping[str, Any]) -> Callable[[Put], str]:
-        def work(put: Put) -> str:
-            # Written and read within the time that is left, with some of it for what was on its way.
-            left = max(2.0, self._deadline - time.monotonic() - 2)
-
-            def read(stream: IO[bytes]) -> None:
-                _put_all(put, members(stream))
-
-            one = remote.target(name, variables, own_connection=True, patience=int(min(10, left)))
-            return remote.call(
-                one,
-                remote.program(PROGRAM, "main", {"timeout": int(left)}),
-                read,
-                left,
-            )
-
-        return work
-
-    # -- writing --
-
-    def _alive(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads.values()) or not self._queue.empty()
-
-    def _tell(self, told: str) -> str:
-        waiting = [name for name, thread in self._threads.items() if thread.is_alive()]
-        text = f"waiting for {', '.join(waiting[:6])}{' ...' * (len(waiting) > 6)}" if waiting else told
-        if text != told:
-            self._progress(text)
-        return text
-
-    def _take(self, tar: tarfile.TarFile, top: str, wait: float = 0.2) -> bool:
-        try:
-            part, path, data = self._queue.get(timeout=wait) if wait else self._queue.get_nowait()
-        except queue.Empty:
-            return False
-        text = clean(data, self._secrets)
-        _add(tar, f"{top}/{part}/{safe(path)}", text)
-        self._parts[part].files += 1
-        self._parts[part].bytes += len(text)
-        return True
-
-    def _rest(self, tar: tarfile.TarFile, top: str) -> None:
-        """What came in time; whoever is not done by now is cut off."""
-        late = [name for name, thread in self._threads.items() if thread.is_alive()]
-        self._over.set()
-        while self._take(tar, top, wait=0):
-            pass
-        for name in late:
-            self._parts[name].trouble = "cut off: the time is over"
-
-    def _index(self, source: Source) -> dict[str, str]:
-        rows = [vars(part) for part in self._parts.values()]
-        head = {"environment": source.name, "began": self._began.isoformat(timespec="seconds")}
-        lines = [f"{key}: {value}" for key, value in head.items()]
-        for part in self._parts.values():
-            came = f"{part.files} files, {part.bytes} bytes in {part.seconds} s"
-            lines.append(f"{part.name}: {came}" + (f"; {part.trouble}" if part.trouble else ""))
-        document = json.dumps({**head, "parts": rows}, indent=1)
-        return {"index.txt": "\n".join(lines) + "\n", "index.json": document + "\n"}
+def _start_parts(source: Source, collection: _Collection, deadline: float) -> _Collection:
+    accesses = {name: _access(path) for name, path in source.kubeconfigs.items()}
+    for access in accesses.values():
+        if isinstance(access, client.Access):
+            # First, so that a password in an application's log is recognized.
+            collection.secrets |= cluster.secret_values(access)
+    collection.start("runs", lambda put: _put_all(put, run_files(source.state)))
+    collection.start("host", lambda put: host.collect(source.name, source.providers, put))
+    for name, variables in source.hosts.items():
+        collection.start(f"nodes/{name}", _node_work(name, variables, deadline))
+    for name, access in accesses.items():
+        collection.start(f"clusters/{name}", _cluster_work(access))
+    return collection
 
 
-def _put_all(put: Put, found: Iterable[tuple[str, bytes]]) -> str:
-    for path, data in found:
-        put(path, data)
-    return ""
+def _node_work(name: str, variables: Mapping[str, Any], deadline: float) -> Callable[[Put], str]:
+    def work(put: Put) -> str:
+        # The node's program ends 2 s before the deadline, so that its last output still arrives.
+        seconds = max(2.0, deadline - time.monotonic() - 2)
+        target = remote.target(name, variables, own_connection=True, patience=int(min(10, seconds)))
+        program = remote.program(PROGRAM, "main", {"timeout": int(seconds)})
+        return remote.call(target, program, lambda stream: _put_all(put, members(stream)), seconds)
+
+    return work
 
 
-def _cluster(access: client.Access | DevenvError) -> Callable[[Put], str]:
+def _cluster_work(access: client.Access | DevenvError) -> Callable[[Put], str]:
     if isinstance(access, DevenvError):
-        text = str(access)
-        return lambda put: text
+        return lambda put: str(access)
     return lambda put: cluster.collect(access, put)
 
 
@@ -281,16 +173,93 @@ def _access(path: Path) -> client.Access | DevenvError:
         return error
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size, info.mtime, info.mode = len(data), int(time.time()), 0o600
-    tar.addfile(info, io.BytesIO(data))
+def _put_all(put: Put, files: Iterable[tuple[str, bytes]]) -> None:
+    for path, data in files:
+        put(path, data)
+
+
+class _Collection:
+    """The parts of an archive: each runs in its own thread and adds its files to the archive, redacted."""
+
+    def __init__(self, tar: tarfile.TarFile, top: str, secrets: set[str]) -> None:
+        self.parts: dict[str, Part] = {}
+        self.secrets = secrets
+        self._tar, self._top = tar, top
+        self._running: set[str] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._error: OSError | None = None
+
+    def start(self, name: str, work: Callable[[Put], str | None]) -> None:
+        """Run ``work`` in a thread; it returns what is missing from its part and why, if anything."""
+        part = self.parts[name] = Part(name)
+        began = time.monotonic()
+
+        def put(path: str, data: bytes) -> None:
+            text = clean(data, self.secrets)
+            with self._lock:
+                if self._closed:
+                    raise TimeoutError("timed out")
+                self._add(f"{name}/{safe(path)}", text)
+                part.files += 1
+                part.bytes += len(text)
+
+        def run() -> None:
+            try:
+                trouble = work(put)
+            except Exception as error:  # a failure of any kind concerns this part only
+                trouble = f"{type(error).__name__}: {error}"
+            with self._lock:
+                if not self._closed:
+                    part.seconds = round(time.monotonic() - began, 2)
+                    part.trouble = redact(trouble or "", self.secrets)
+                    self._running.remove(name)
+
+        self._running.add(name)
+        threading.Thread(target=run, daemon=True).start()
+
+    def wait(self, deadline: float, progress: Callable[[str], None]) -> None:
+        """Wait until all parts have ended or ``deadline`` has passed. Raises OSError if a file could not be written."""
+        report = wait.on_change(progress)
+
+        def is_complete() -> bool:
+            with self._lock:
+                running = [name for name in self.parts if name in self._running]
+            if running:
+                report(f"waiting for {', '.join(running[:6])}{' ...' * (len(running) > 6)}")
+            return not running
+
+        wait.until(is_complete, deadline)
+        with self._lock:
+            self._closed = True
+        for name in self._running:
+            self.parts[name].trouble = "timed out"
+        if self._error:
+            raise self._error
+
+    def write_index(self, environment: str, began: datetime) -> None:
+        """Add ``index.txt`` and ``index.json``."""
+        head = {"environment": environment, "began": began.isoformat(timespec="seconds")}
+        lines = [f"{key}: {value}" for key, value in head.items()]
+        for part in self.parts.values():
+            size = f"{part.files} files, {part.bytes} bytes in {part.seconds} s"
+            lines.append(f"{part.name}: {size}" + (f"; {part.trouble}" if part.trouble else ""))
+        document = json.dumps({**head, "parts": [vars(part) for part in self.parts.values()]}, indent=1)
+        self._add("index.txt", "".join(f"{line}\n" for line in lines).encode())
+        self._add("index.json", f"{document}\n".encode())
+
+    def _add(self, name: str, data: bytes) -> None:
+        info = tarfile.TarInfo(f"{self._top}/{name}")
+        info.size, info.mtime, info.mode = len(data), int(time.time()), 0o600
+        try:
+            self._tar.addfile(info, io.BytesIO(data))
+        except OSError as error:
+            self._error = self._error or error
+            raise
 
 
 def members(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-    """Files of a gzipped tar that is read as it comes. Raises tarfile.TarError, EOFError, OSError where it breaks
-    off.
-    """
+    """Yield the files of a gzipped tar stream. Raises tarfile.TarError, EOFError or OSError where it is truncated."""
     with tarfile.open(fileobj=stream, mode="r|gz") as tar:
         for member in tar:
             content = tar.extractfile(member)
@@ -299,51 +268,43 @@ def members(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
 
 
 def safe(path: str) -> str:
-    """``path`` as a relative one that stays where it is put."""
+    """Return ``path`` as a relative path without ``..`` and control characters."""
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
     return "/".join(re.sub(r"[\x00-\x1f]", "_", part) for part in parts) or "_"
 
 
 def clean(data: bytes, values: Iterable[str]) -> bytes:
-    """A text without secrets; of what is no text, its size alone."""
+    """Return text without secrets; binary data is replaced by its size."""
     if b"\0" in data[:4096]:
-        return f"{len(data)} bytes that are no text were left out\n".encode()
+        return f"{len(data)} bytes of binary data were left out\n".encode()
     return redact(data.decode(errors="replace"), values).encode()
 
 
-# --- this environment's own ------------------------------------------------------------------------------------------
-
-
 def known_secrets(folder: Path) -> set[str]:
-    """The secrets that stand in the state folder, piece by piece as they could appear in a text."""
-    found: set[str] = set()
+    """Return the secrets in the state folder, split into pieces as they could appear in a text."""
+    values: set[str] = set()
     for path in [*folder.glob("ssh/**/*"), *folder.glob("clusters/*/*")]:
         if not path.is_file() or path.is_symlink() or path.suffix == ".pub" or path.name == "known_hosts":
             continue
-        try:
-            found |= secrets_in(path.read_text(errors="replace"))
-        except OSError:
-            continue
-    return found
+        with contextlib.suppress(OSError):
+            values |= _secrets_in(path.read_text(errors="replace"))
+    return values
 
 
-def secrets_in(text: str) -> set[str]:
-    """Lines of private keys, data of client keys, tokens and certificate keys of a text."""
-    found = set(re.findall(r"client-key-data:\s*(\S{16,})", text))
-    found |= set(re.findall(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b|(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", text))
+def _secrets_in(text: str) -> set[str]:
+    """Return the lines of private keys, the data of client keys, the tokens and the certificate keys in a text."""
+    values = set(re.findall(r"client-key-data:\s*(\S{16,})", text))
+    values |= set(re.findall(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b|(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", text))
     for block in re.findall(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)-----END", text, re.DOTALL):
-        found |= {line.strip() for line in block.splitlines() if len(line.strip()) >= 40}
-    return found
+        values |= {line.strip() for line in block.splitlines() if len(line.strip()) >= 40}
+    return values
 
 
 def run_files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Records of the newest runs, and what the state folder says of the environment; no secret of it."""
-    for name in STATE_FILES:
-        path = folder / name
+    """Yield the records of the newest runs and the state folder's files that contain no secrets."""
+    for path in [*(folder / name for name in STATE_FILES), *sorted(folder.glob("clusters/*/validated.json"))]:
         if path.is_file():
-            yield f"state/{name}", path.read_bytes()
-    for path in sorted(folder.glob("clusters/*/validated.json")):
-        yield f"state/{path.relative_to(folder)}", path.read_bytes()
+            yield f"state/{path.relative_to(folder)}", path.read_bytes()
     for run in runs.folders(folder)[-RUNS:]:
         for path in sorted(run.iterdir()):
             if path.is_file() and not path.name.endswith(ENDINGS) and not path.name.startswith("."):

@@ -1,8 +1,7 @@
-"""Why did a cluster not come up? Find the first cause in the nodes' logs, by the ordered patterns of
-configs/causes.yml.
+"""Find the first cause of a failure in the nodes' logs, by the ordered patterns of configs/causes.yml.
 
-What is further up there makes what is below happen: a full disk lets etcd fail, a missing etcd the API server, a
-missing API server everything else. So the first row that any node has evidence for is the cause.
+Rows cause the rows below them: a full disk makes etcd fail, a failed etcd the API server, a failed API server
+everything else. So the first row for which any node has evidence is the cause.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ PROGRAM = "node.report"
 SECONDS = 12.0
 SHOWN = 300
 EVERYWHERE = ("containerd", "kubelet", "kubeadm", "pod:")
-# A node that starts logs much that is over a moment later.
+# A starting node logs many errors that are resolved a moment later.
 RECENT = 45.0
 OLDEST = 300.0
-# Failures of which the nodes know more than the task that failed: those of the stages from kubernetes on.
+# Exit codes of the stages from kubernetes on: there, logs of nodes explain more than the failed task.
 EXITS = frozenset({5, 6, 7, 8})
 
 
 @dataclass(frozen=True)
 class Cause:
-    """A row of the catalogue. ``sources`` are those of module_utils/node/report.py (``pod:etcd`` for containers of
-    pods whose name begins so); ``recent``: only a line of the last ``RECENT`` seconds counts.
+    """A row of the catalogue. ``sources`` are those of module_utils/node/report.py (``pod:etcd``: containers of pods
+    whose name begins with etcd); ``recent``: only lines of the last ``RECENT`` seconds count.
     """
 
     id: str
@@ -67,8 +66,8 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The cause, and the line that says so."""
+class FirstCause:
+    """The first cause, and the log line that is its evidence."""
 
     cause: Cause
     line: Line
@@ -96,30 +95,31 @@ def catalogue() -> tuple[Cause, ...]:
     )
 
 
-def first(lines: Iterable[Line], oldest: float = OLDEST) -> Found | None:
-    """The first row of the catalogue that has evidence, with the oldest line that counts; None without any. What is
-    older than ``oldest`` seconds may have been put right since.
+def first(lines: Iterable[Line], oldest: float = OLDEST) -> FirstCause | None:
+    """Return the first row of the catalogue that has evidence, and its oldest line; None without evidence. Lines older
+    than ``oldest`` seconds are ignored: the problem may have been fixed since.
     """
     kept = [line for line in lines if line.age is None or line.age <= oldest]
     for cause in catalogue():
         matching = [line for line in kept if cause.matches(line)]
         if matching:
-            # The oldest: what it brought about came later.
-            return Found(cause, max(matching, key=lambda line: line.age if line.age is not None else -1.0))
+            # The oldest, because its consequences were logged later.
+            return FirstCause(cause, max(matching, key=lambda line: line.age if line.age is not None else -1.0))
     return None
 
 
 def lines_of(answers: Mapping[str, remote.Answer]) -> list[Line]:
-    """Evidence of all nodes that answered; one that did not says nothing."""
-    found = []
-    for name, answer in answers.items():
-        for source, rows in (answer.data.get("sources") or {}).items():
-            found += [Line(name, source, str(text), age) for age, text in rows]
-    return found
+    """Return the log lines of all nodes that answered."""
+    return [
+        Line(name, source, str(text), age)
+        for name, answer in answers.items()
+        for source, rows in (answer.data.get("sources") or {}).items()
+        for age, text in rows
+    ]
 
 
-def look(folder: Path, oldest: float = OLDEST, seconds: float = SECONDS) -> Found | None:
-    """Ask all nodes of the environment with this state folder. Raises DevenvError ``state_broken``."""
+def find(folder: Path, oldest: float = OLDEST, seconds: float = SECONDS) -> FirstCause | None:
+    """Return the first cause in the logs of all nodes of an environment. Raises DevenvError ``state_broken``."""
     resolved = state.read_profile(folder)
     network = state.read_network(folder)
     if resolved is None or network is None:

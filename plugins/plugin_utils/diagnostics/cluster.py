@@ -1,4 +1,4 @@
-"""What the API of a cluster tells, for an archive: every object but the content of Secrets, events as lines."""
+"""Collect the objects of a cluster for an archive, without the content of Secrets; events also as lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Put = Callable[[str, bytes], None]
 LIMIT = "2000"
 SECONDS = 8.0
 HIDDEN = "[credential redacted]"
-# Short words ("true", a user's name) stand in every text.
+# Shorter values ("true", a user name) are ordinary words of a text.
 SMALLEST = 8
 LARGEST = 4096
 
@@ -26,37 +26,39 @@ _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def collect(access: client.Access, put: Put) -> str:
-    """Give every list that the API has as ``resources/<group>/<name>.yaml``; return what it would not give."""
+    """Write every list of the API as ``resources/<group>/<name>.yaml``; return which requests failed."""
     troubles: list[str] = []
     try:
         with client.Api(access, timeout=SECONDS) as api:
             put("version.yaml", _yaml(api.get("/version")))
             for path in ("/readyz", "/livez"):
-                put(f"health{path}.txt", _text(api, path, troubles).encode())
-            for group, base, name, kind in kinds(api, troubles):
+                put(f"health{path}.txt", _health(api, path, troubles).encode())
+            for group, base, name, kind in _kinds(api, troubles):
                 _list(api, group, base, name, kind, put, troubles)
     except client.ApiUnreachable as error:
         troubles.append(f"the API does not answer: {error}")
     except client.ApiError as error:
-        troubles.append(f"the API answers {error.status}: {error}")
+        troubles.append(f"the API returns {error.status}: {error}")
     return "; ".join(troubles)
 
 
-def _text(api: client.Api, path: str, troubles: list[str]) -> str:
+def _health(api: client.Api, path: str, troubles: list[str]) -> str:
     try:
         return api.text(path, {"verbose": ""})
     except client.ApiError as error:
-        # What is not ready stands in the refusal.
-        troubles.append(f"{path} answers {error.status}")
+        # The error text lists what is not ready.
+        troubles.append(f"{path} returns {error.status}")
         return str(error)
 
 
-def kinds(api: client.Api, troubles: list[str]) -> Iterator[tuple[str, str, str, str]]:
-    """Group, path, plural name and kind of everything that can be listed, each in its preferred version."""
+def _kinds(api: client.Api, troubles: list[str]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield group, path, plural name and kind of everything that can be listed, in its preferred version."""
     groups = [("core", "/api/v1")]
     groups += [
         (str(group["name"]), f"/apis/{group['preferredVersion']['groupVersion']}")
         for group in api.get("/apis").get("groups") or []
+        # Its events are those of the core group.
+        if group["name"] != "events.k8s.io"
     ]
     for group, base in groups:
         try:
@@ -66,9 +68,7 @@ def kinds(api: client.Api, troubles: list[str]) -> Iterator[tuple[str, str, str,
             troubles.append(f"{group}: {error}")
             continue
         for resource in resources:
-            # Events stand in two groups.
-            twice = group == "events.k8s.io"
-            if "list" in resource.get("verbs", ()) and "/" not in resource["name"] and not twice:
+            if "list" in resource.get("verbs", ()) and "/" not in resource["name"]:
                 yield group, base, str(resource["name"]), str(resource["kind"])
 
 
@@ -80,15 +80,15 @@ def _list(api: client.Api, group: str, base: str, name: str, kind: str, put: Put
         return
     items = [masked(kind, item) for item in listed.get("items") or []]
     if listed.get("metadata", {}).get("continue"):
-        troubles.append(f"{group}/{name}: more than {LIMIT}, the first {len(items)} were taken")
+        troubles.append(f"{group}/{name}: more than {LIMIT}, only the first {len(items)} are included")
     if items:
         put(f"resources/{group}/{name}.yaml", _yaml({"kind": f"{kind}List", "items": items}))
     if kind == "Event":
-        put("events.txt", events(items).encode())
+        put("events.txt", _event_lines(items).encode())
 
 
-def events(items: list[Json]) -> str:
-    """A line an event, in the order of time."""
+def _event_lines(items: list[Json]) -> str:
+    """Return one line per event, in the order of time."""
     rows = sorted(
         (
             str(item.get("lastTimestamp") or item.get("eventTime") or item["metadata"].get("creationTimestamp") or ""),
@@ -106,7 +106,7 @@ def _object(event: Json) -> str:
 
 
 def masked(kind: str, item: Json) -> Json:
-    """The object without what is nobody's business: a Secret's content, values of secretive variables."""
+    """Return the object without the content of a Secret and without values of variables with a secretive name."""
     metadata = dict(item.get("metadata") or {})
     metadata.pop("managedFields", None)
     annotations = {key: value for key, value in (metadata.get("annotations") or {}).items() if key != _APPLIED}
@@ -118,8 +118,7 @@ def masked(kind: str, item: Json) -> Json:
             if shown.get(key):
                 shown[key] = dict.fromkeys(shown[key], "[secret redacted]")
         return shown
-    found: Json = _without_secrets(shown)
-    return found
+    return dict(_without_secrets(shown))
 
 
 def _without_secrets(value: Any) -> Any:
@@ -133,7 +132,7 @@ def _without_secrets(value: Any) -> Any:
 
 
 def secret_values(access: client.Access) -> set[str]:
-    """What stands in the cluster's Secrets, to be found in other texts; nothing when the API does not say."""
+    """Return the values in the cluster's Secrets, which are redacted in other texts; none if the API fails."""
     try:
         with client.Api(access, timeout=SECONDS) as api:
             items = api.get("/api/v1/secrets", {"limit": LIMIT}).get("items") or []
@@ -143,21 +142,21 @@ def secret_values(access: client.Access) -> set[str]:
 
 
 def values_of(secret: Json) -> set[str]:
-    """Values of a Secret that cannot be an ordinary word of a text: decoded, and as they stand in the object."""
+    """Return the values of a Secret that cannot be an ordinary word of a text: decoded, and in base64."""
     data = secret.get("data") or {}
     if str(secret.get("type")) == "bootstrap.kubernetes.io/token":
         data = {key: value for key, value in data.items() if key == "token-secret"}
-    found = set()
+    values = set()
     for encoded in data.values():
         try:
             text = base64.b64decode(str(encoded)).decode().strip()
         except (binascii.Error, UnicodeDecodeError):
             continue
         if SMALLEST <= len(text) <= LARGEST and not re.search(r"\s", text) and re.search(r"[^a-z-]", text):
-            found |= {text, str(encoded)}
+            values |= {text, str(encoded)}
         elif "PRIVATE KEY" in text:
-            found |= {line for line in text.splitlines() if len(line) >= 40}
-    return found
+            values |= {line for line in text.splitlines() if len(line) >= 40}
+    return values
 
 
 def _yaml(value: Any) -> bytes:

@@ -1,8 +1,8 @@
-"""What this host tells of an environment, for an archive: containers and networks of it, the host's own state."""
+"""Collect the state of this host for an archive: system state, and the containers and networks of the environment."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Provider
@@ -28,24 +28,18 @@ COMMANDS: dict[str, Sequence[str]] = {
 
 
 def collect(name: str, providers: Iterable[Provider], put: Put) -> str:
-    """Give what each program says; return which of them could not be run."""
+    """Pass the output of each command to ``put``; return which programs could not be run."""
     troubles = []
-    for path, argv in commands(name, providers):
+    provided = [command for provider in providers for command in provider.diagnostics(name)]
+    for path, argv in [*COMMANDS.items(), *provided]:
         try:
-            done = program.run(argv, timeout=SECONDS, check=False)
+            result = program.run(argv, timeout=SECONDS, check=False)
         except FileNotFoundError:
-            troubles.append(f"there is no program {argv[0]}")
+            troubles.append(f"program {argv[0]} is not installed")
             continue
         except (program.ProgramFailed, OSError) as error:
             troubles.append(str(error))
             continue
-        text = done.stdout + done.stderr
+        text = result.stdout + result.stderr
         put(path, (text if len(text) <= LIMIT else "[cut]\n" + text[-LIMIT:].partition("\n")[2]).encode())
     return "; ".join(dict.fromkeys(troubles))
-
-
-def commands(name: str, providers: Iterable[Provider]) -> Iterator[tuple[str, Sequence[str]]]:
-    """Return each file's name and the command that prints it."""
-    yield from COMMANDS.items()
-    for provider in providers:
-        yield from provider.diagnostics(name)

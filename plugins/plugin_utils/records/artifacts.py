@@ -1,4 +1,4 @@
-"""Copy what was recorded of a run to where a CI system picks it up: a new folder a run, never an old one's files."""
+"""Copy the records of a run to the folder from which a CI system collects them: one new folder per run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.records.recorder import
 
 
 def write(base: Path, report: Report, log: str) -> Path:
-    """Make ``<base>/<environment>-<UTC time>-<run id>/`` with junit.xml, metadata.json, summary.json, log.txt and,
-    after a failure, failure.json. Return it. Files are readable by all (there are no secrets in them), since CI
-    systems often read as another user.
+    """Create and return ``<base>/<environment>-<UTC time>-<run id>/`` with junit.xml, metadata.json, summary.json,
+    log.txt and, after a failure, failure.json. The files contain no secrets and are readable by all, since CI systems
+    often read as another user.
     """
     summary = report.summary
     when = summary["began"].replace("-", "").replace(":", "").partition("+")[0]

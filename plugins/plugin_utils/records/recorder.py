@@ -1,9 +1,8 @@
-"""What the callback ``devenv.lab.record`` keeps of a run: events, log, summary, failure, JUnit. Knows nothing of
-Ansible.
+"""Record a run for the callback ``devenv.lab.record``: events, log, summary, failure, JUnit. Does not need Ansible.
 
-In the run's folder: ``events.jsonl`` (a line an event: ``{time, event, stage, play, task, host, status, seconds,
-changed}``), ``log.txt``, and at the end ``summary.json``, ``junit.xml`` and, when the run failed, ``failure.json``.
-Every text goes through ``redact``.
+In the run's folder: ``events.jsonl`` (one line per event: ``{time, event, stage, play, task, host, status, seconds,
+changed}``), ``log.txt``, and at the end ``summary.json``, ``junit.xml`` and, if the run failed, ``failure.json``. All
+text is redacted.
 """
 
 from __future__ import annotations
@@ -25,42 +24,24 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.redact import reda
 EVENTS = "events.jsonl"
 LOG = "log.txt"
 
-# Keys of a result that carry a program's words, in the order in which a person wants to read them.
+# Keys of a result that contain output of a program, in the order in which the log shows them.
 _TEXTS = ("msg", "stderr", "stdout", "module_stderr", "module_stdout", "exception", "log")
 _TEXT_LIMIT = 60_000
-_KEPT_UNPLACED = 20_000
+_KEPT_LINES = 20_000
 
-# Actions of ansible-core that do their work on the controller and call no module.
-_NO_MODULE = frozenset(
-    f"ansible.builtin.{name}"
-    for name in [
-        "add_host",
-        "assert",
-        "debug",
-        "fail",
-        "group_by",
-        "import_playbook",
-        "import_role",
-        "import_tasks",
-        "include_role",
-        "include_tasks",
-        "include_vars",
-        "meta",
-        "pause",
-        "raw",
-        "reboot",
-        "script",
-        "set_fact",
-        "set_stats",
-        "validate_argument_spec",
-    ]
-)
+# Actions of ansible-core that work on the controller and call no module.
+_CONTROLLER_ACTIONS = [
+    "add_host", "assert", "debug", "fail", "group_by", "import_playbook", "import_role", "import_tasks",
+    "include_role", "include_tasks", "include_vars", "meta", "pause", "raw", "reboot", "script", "set_fact",
+    "set_stats", "validate_argument_spec",
+]  # fmt: skip
+_NO_MODULE = frozenset(f"ansible.builtin.{name}" for name in _CONTROLLER_ACTIONS)
 _STAGE = re.compile(r"^\s*([A-Za-z_]+)\s*\|")
 
 
 @dataclass
 class Stage:
-    """Counts of one stage. ``result`` is done, failed or interrupted once it is over."""
+    """Counts of one stage. ``result`` is done, failed or interrupted; empty while the stage runs."""
 
     name: str
     began: float
@@ -71,21 +52,14 @@ class Stage:
     result: str = ""
 
     def summary(self) -> dict[str, Any]:
-        """The stage in summary.json."""
-        return {
-            "name": self.name,
-            "seconds": round(self.seconds, 3),
-            "changed": self.changed,
-            "tasks": self.tasks,
-            "module_calls": self.module_calls,
-            "result": self.result,
-        }
+        """Return the stage's entry in summary.json."""
+        return {key: value for key, value in vars(self).items() if key != "began"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a task on a host. ``status`` is ok, changed, skipped, ignored, failed or unreachable; ``rescuable``
-    says that a rescue section may make it good; ``file`` is path and line of the task.
+    """Result of a task on a host. ``status`` is ok, changed, skipped, ignored, failed or unreachable; ``rescuable``: a
+    rescue section may handle the failure; ``file`` is path and line of the task.
     """
 
     host: str
@@ -100,7 +74,7 @@ class Outcome:
 
 @dataclass
 class Run:
-    """What is known of the run besides its results."""
+    """A run and what it was given; ``planned`` are the stages of its plays."""
 
     run_id: str = ""
     environment: str = ""
@@ -111,9 +85,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Report:
-    """What ``finish`` found: the summary, the failure (None when the run did what it should), and all documents by
-    file name.
-    """
+    """The summary, the failure (None if the run succeeded) and all documents by file name."""
 
     summary: dict[str, Any]
     failure: dict[str, Any] | None
@@ -121,16 +93,16 @@ class Report:
 
 
 def stage_of(play: str) -> str:
-    """The stage in a play's name (``<Stage> | <what it does>``), empty when it names none."""
-    found = _STAGE.match(play)
-    stage = found.group(1).lower() if found else ""
+    """Return the stage in a play's name (``<Stage> | <what it does>``); empty if it has none."""
+    match = _STAGE.match(play)
+    stage = match.group(1).lower() if match else ""
     return stage if stage in reasons.stages() else ""
 
 
 class Recorder:
-    """Takes a run's happenings in their order; writes once ``place`` has said where, keeps them until then."""
+    """Records the events of a run in order. Until ``place`` sets the folder, lines are kept in memory."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, own_actions: Iterable[str] = ()) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, controller_actions: Iterable[str] = ()) -> None:
         self.run = Run()
         self.stages: list[Stage] = []
         self.failures: list[tuple[dict[str, Any], bool]] = []
@@ -139,43 +111,43 @@ class Recorder:
         self._clock = clock
         self._start = clock()
         self._play = ""
-        self._controller = _NO_MODULE | frozenset(own_actions)
-        self._waiting: deque[tuple[str, str]] = deque(maxlen=_KEPT_UNPLACED)
+        self._controller = _NO_MODULE | frozenset(controller_actions)
+        self._waiting: deque[tuple[str, str]] = deque(maxlen=_KEPT_LINES)
         self._streams: dict[str, TextIO] = {}
         self.broken = ""
-        # What else is known of the failure: ``{message, advice}``, and more for failure.json.
+        # The first cause of the failure in the nodes' logs: ``{id, message, advice}``.
         self.cause: dict[str, str] = {}
 
     def now(self) -> float:
-        """Seconds of the recorder's clock."""
+        """Return the time of the recorder's clock in seconds."""
         return self._clock()
 
     def seconds(self) -> float:
-        """How long the run has lasted."""
+        """Return how long the run has lasted."""
         return self._clock() - self._start
 
-    # -- happenings --
+    # -- events --
 
     def play(self, name: str) -> Stage | None:
-        """A play begins. Return the stage that this ended, if any."""
+        """Record that a play begins. Return the stage that ends with it, if any."""
         stage = stage_of(name)
-        ended = None
+        previous = None
         if stage and stage != self.stage:
-            ended = self._close("done")
+            previous = self._close("done")
             self.stages.append(Stage(stage, self._clock()))
             self._event("stage", status="begun")
         self._play = redact(name)
         self._event("play")
         self._log(f"== {self._play}")
-        return ended
+        return previous
 
     def task(self) -> None:
-        """A task begins (on however many hosts)."""
+        """Record that a task begins, once for all its hosts."""
         if self.stages:
             self.stages[-1].tasks += 1
 
     def result(self, outcome: Outcome) -> None:
-        """A task ended on a host."""
+        """Record the result of a task on a host."""
         changed = outcome.status == "changed"
         if self.stages:
             stage = self.stages[-1]
@@ -198,13 +170,13 @@ class Recorder:
 
     @property
     def stage(self) -> str:
-        """Name of the stage that runs, empty before the first."""
+        """Name of the current stage; empty before the first."""
         return self.stages[-1].name if self.stages else ""
 
     # -- writing --
 
     def place(self, folder: Path) -> None:
-        """Write to ``folder`` from now on, what was kept first. A second call says where the folder was moved to."""
+        """Write to ``folder`` from now on, kept lines first. A second call sets the folder's new path after a move."""
         moved = self.folder is not None
         self.folder = folder
         if moved:
@@ -214,7 +186,7 @@ class Recorder:
         self._waiting.clear()
 
     def finish(self, *, ok: bool, interrupted: str = "") -> Report:
-        """The run is over: write what is written at the end. ``interrupted`` is empty, or the id of a reason."""
+        """End the run and write its documents. ``interrupted`` is empty, or the id of a reason."""
         cause = None if ok else self._cause(interrupted)
         self._close("done" if ok else "interrupted" if interrupted else "failed")
         summary = {
@@ -244,14 +216,14 @@ class Recorder:
         return Report(summary, cause, documents)
 
     def gathered(self, report: Report, path: Path | None, trouble: str = "") -> None:
-        """Note in log and failure.json where the archive of the failed run is, or why there is none."""
+        """Add the path of the failed run's archive, or why there is none, to the log and failure.json."""
         text = f"gathered: {path}" if path else f"not gathered: {trouble}"
         self._log(f"!! {text}")
         more = {"gathered": str(path)} if path else {"gather_trouble": trouble}
         self._save("failure.json", _json({**(report.failure or {}), **more}))
 
     def log_text(self) -> str:
-        """The whole log so far."""
+        """Return the log so far."""
         if self.folder is None:
             return "".join(line for name, line in self._waiting if name == LOG)
         try:
@@ -260,26 +232,24 @@ class Recorder:
             return ""
 
     def _cause(self, interrupted: str) -> dict[str, Any]:
-        """The failure that ended the run: the first that nothing could make good."""
+        """Return the failure that ended the run: the first one that was not rescued."""
         if interrupted:
             reason = reasons.catalogue()[interrupted]
             return _failure(self.stage, reason, reason.meaning)
-        final = [entry for entry, rescuable in self.failures if not rescuable] or [
-            entry for entry, rescuable in self.failures
-        ]
-        if final:
-            return explained(final[0], self.cause)
+        if self.failures:
+            final, _rescuable = min(self.failures, key=lambda pair: pair[1])
+            return explained(final, self.cause)
         reason = reasons.catalogue()["unexpected"]
-        return _failure(self.stage, reason, "the run ended without a failed task and without its end")
+        return _failure(self.stage, reason, "the run stopped without a failed task before its end")
 
     def _close(self, result: str) -> Stage | None:
-        """End the stage that runs, if one does."""
+        """End the current stage, if there is one."""
         if not self.stages or self.stages[-1].result:
             return None
         stage = self.stages[-1]
-        stage.seconds = self._clock() - stage.began
+        stage.seconds = round(self._clock() - stage.began, 3)
         stage.result = result
-        self._event("stage", status=result, seconds=round(stage.seconds, 3), changed=stage.changed)
+        self._event("stage", status=result, seconds=stage.seconds, changed=stage.changed)
         return stage
 
     def _junit(self, cause: Mapping[str, Any] | None) -> str:
@@ -310,14 +280,14 @@ class Recorder:
             return
         try:
             if name not in self._streams:
-                # Line by line, so that a killed run leaves what it did.
+                # Line-buffered, so that the record of a killed run is complete.
                 self._streams[name] = open(self.folder / name, "a", buffering=1, opener=_private)  # noqa: SIM115
             self._streams[name].write(line)
         except OSError as error:
             self.broken = str(error)
 
     def _save(self, name: str, text: str) -> None:
-        # A folder that is gone is not made again.
+        # A folder that was removed is not recreated.
         if self.folder is None or not self.folder.is_dir():
             return
         try:
@@ -327,8 +297,8 @@ class Recorder:
 
 
 def module_calls(outcome: Outcome, controller: Container[str] = _NO_MODULE) -> int:
-    """How many module calls a result stands for: one an item and try; none when skipped, unreachable, or done on the
-    controller.
+    """Return the number of module calls in a result: one per item and try; none for a result that is skipped,
+    unreachable, or of an action on the controller.
     """
     if outcome.status in ("skipped", "unreachable") or outcome.action in controller:
         return 0
@@ -344,24 +314,19 @@ def _tries(data: Mapping[str, Any]) -> int:
 
 
 def texts(data: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a result has to say, redacted, as (key, text); of a loop, what its failed items say."""
-    found = []
-    for part in [data, *_failed_items(data)]:
-        for key in _TEXTS:
-            text = _text(part.get(key))
-            if text and (key, text) not in found:
-                found.append((key, text))
-    return found
+    """Return the messages and output in a result, redacted, as (key, text); of a loop also those of failed items."""
+    pairs = [(key, _text(part.get(key))) for part in [data, *_failed_items(data)] for key in _TEXTS]
+    return list(dict.fromkeys(pair for pair in pairs if pair[1]))
 
 
 def failure(stage: str, outcome: Outcome) -> dict[str, Any]:
-    """The form of failure.json: ``{stage, reason, exit, message, advice, host, task, file}``, and ``cause`` where nodes
-    told one. Without a known reason the stage decides.
+    """Return the content of failure.json: ``{stage, reason, exit, message, advice, host, task, file}``. Without a known
+    reason in the result, the stage determines it.
     """
     parts = [outcome.data, *_failed_items(outcome.data)]
-    known = next((part for part in parts if part.get("devenv_reason") in reasons.catalogue()), None)
-    source = known or parts[-1]
-    reason = reasons.catalogue()[known["devenv_reason"]] if known else reasons.of_stage(stage)
+    with_reason = next((part for part in parts if part.get("devenv_reason") in reasons.catalogue()), None)
+    source = with_reason or parts[-1]
+    reason = reasons.catalogue()[with_reason["devenv_reason"]] if with_reason else reasons.of_stage(stage)
     message = _message(source)
     if outcome.status == "unreachable":
         message = f"does not answer: {message}"
@@ -392,9 +357,7 @@ def _failure(
 
 
 def explained(failed: dict[str, Any], cause: Mapping[str, str]) -> dict[str, Any]:
-    """A failure with what else is known: the cause at the end of its message, the cause's advice, the whole of it as
-    ``cause``.
-    """
+    """Return a failure with its first cause, if known: appended to the message, with its advice, and as ``cause``."""
     if not cause:
         return failed
     message = f"{failed['message']}; first cause: {cause['message']}"
@@ -402,13 +365,11 @@ def explained(failed: dict[str, Any], cause: Mapping[str, str]) -> dict[str, Any
 
 
 def _message(data: Mapping[str, Any]) -> str:
-    """One line of a failed result: its message, and where that is ansible's "non-zero return code", the program's
-    last words.
-    """
+    """Return the message of a failed result as one line; a generic message of Ansible with the last line of output."""
     message = " ".join(_text(data.get("msg")).split()) or "failed without a message"
     if message in ("non-zero return code", "failed without a message") or message.startswith("MODULE FAILURE"):
-        words = [_text(data.get(key)).splitlines() for key in ("stderr", "module_stderr", "stdout", "module_stdout")]
-        last = next((lines[-1].strip() for lines in words if lines), "")
+        outputs = [_text(data.get(key)).splitlines() for key in ("stderr", "module_stderr", "stdout", "module_stdout")]
+        last = next((lines[-1].strip() for lines in outputs if lines), "")
         message = f"{message}: {last}" if last else message
     return message[:2000]
 
@@ -421,10 +382,11 @@ def _failed_items(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    """Redacted first, cut afterwards: half a secret is not found any more."""
+    """Return ``value`` as text, redacted and cut."""
     if value in (None, "", "(traceback unavailable)"):
         return ""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
+    # Before cutting, since part of a secret is not recognized.
     text = redact(text)
     left_out = len(text) - _TEXT_LIMIT
     return text if left_out <= 0 else f"[{left_out} characters left out]\n{text[-_TEXT_LIMIT:]}"
