@@ -1,4 +1,4 @@
-"""Real clusters, each of a name of its own, in one DEVENV_HOME a test session; taken down by our own `down`."""
+"""Fixtures for real clusters: unique names, one DEVENV_HOME per test session, removal by `devenv down`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.commands import Typed, shown
 
 @pytest.fixture(scope="session")
 def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typed]:
-    """Who types the commands. At the end nothing that this user made may be left."""
+    """The user who types the commands. Nothing of this user may remain at the end."""
     typed = Typed(tmp_path_factory.mktemp("devenv"))
     yield typed
     failed = []
@@ -24,36 +24,36 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typed]:
         if done.returncode != 0:
             failed.append(shown(done))
     assert failed == []
-    assert left(typed.home) == []
+    assert remaining(typed.home) == []
 
 
-def left(home: Path) -> list[str]:
-    """Names of containers and networks that carry ``home`` in their label, and folders of virtual machines that do."""
+def remaining(home: Path) -> list[str]:
+    """Return the containers and networks whose label has ``home``, and the folders of virtual machines of ``home``."""
     records = Path("/run/devenv/libvirt").glob("*/environment.json")
-    found = [str(record.parent) for record in records if json.loads(record.read_text())["home"] == str(home)]
-    for words in (["ps", "--all"], ["network", "ls"]):
+    leftovers = [str(record.parent) for record in records if json.loads(record.read_text())["home"] == str(home)]
+    for command in (["ps", "--all"], ["network", "ls"]):
         listed = subprocess.run(
-            ["podman", *words, f"--filter=label=devenv.home={home}", "--format=json"],
+            ["podman", *command, f"--filter=label=devenv.home={home}", "--format=json"],
             capture_output=True,
             text=True,
             check=True,
         )
         for row in json.loads(listed.stdout or "[]") or []:
             names = row.get("Names") or [row.get("name")]
-            found += [str(name) for name in names]
-    return found
+            leftovers += [str(name) for name in names]
+    return leftovers
 
 
 @pytest.fixture(scope="session")
 def new_name() -> Callable[[str], str]:
-    """``new_name("aio")`` gives a name that no other environment of this machine has."""
+    """``new_name("aio")`` returns a name that no other environment on this machine has."""
     session, numbers = secrets.token_hex(2), itertools.count(1)
     return lambda word: f"e2e-{word}-{session}-{next(numbers)}"
 
 
 @pytest.fixture
 def environment(user: Typed, new_name: Callable[[str], str], request: pytest.FixtureRequest) -> Iterator[str]:
-    """A name for one test; what the test made of it is taken down after it."""
+    """A name for one test, after which its environment is removed."""
     name = new_name("one")
     yield name
     user.devenv("down", "--name", name)

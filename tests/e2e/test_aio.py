@@ -1,4 +1,4 @@
-"""One node, through the command that a user types: made, used, changed, stopped, gone."""
+"""One node, managed with the command that a user types: created, used, changed, stopped, removed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VERSIONS = yaml.safe_load((CONFIGS / "versions.yml").read_text())
 
 @pytest.fixture(scope="module")
 def before(user: Typed) -> machine.Snapshot:
-    """The machine before the first node of this module."""
+    """The state of the machine before the first node of this module."""
     return machine.snapshot()
 
 
@@ -35,10 +35,10 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(
+def created(
     user: Typed, before: machine.Snapshot, artifacts: Path, new_name: Callable[[str], str]
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """An aio environment and what `up --json` printed."""
+    """An aio environment and the output of `up --json`."""
     name = new_name("aio")
     lines = user.objects("up", "--profile", "aio", "--name", name, "--artifacts", str(artifacts))
     yield name, lines
@@ -46,12 +46,12 @@ def made(
 
 
 @pytest.fixture
-def aio(made: tuple[str, list[dict[str, Any]]]) -> str:
-    return made[0]
+def aio(created: tuple[str, list[dict[str, Any]]]) -> str:
+    return created[0]
 
 
-def test_up_tells_each_stage_and_how_it_ended(made: tuple[str, list[dict[str, Any]]]) -> None:
-    lines = made[1]
+def test_up_reports_each_stage_and_the_result(created: tuple[str, list[dict[str, Any]]]) -> None:
+    lines = created[1]
     ended = [line["stage"] for line in lines if line["type"] == "stage" and line["state"] == "end"]
     assert ended == ["preflight", "bundle", "provision", "prepare", "kubernetes", "labels", "addons", "validate"]
     assert lines[-1]["type"] == "end"
@@ -64,9 +64,9 @@ def test_the_node_is_ready_with_the_profiles_labels(user: Typed, aio: str) -> No
     (node,) = json.loads(user.kubectl(aio, "get", "nodes", "-o", "json").stdout)["items"]
     assert node["status"]["nodeInfo"]["kubeletVersion"] == f"v{VERSIONS['default']}"
     assert {c["type"]: c["status"] for c in node["status"]["conditions"]}["Ready"] == "True"
-    wanted = yaml.safe_load(user.devenv("profile", "show", "aio").stdout)["nodes"][0]["labels"]
-    assert wanted
-    assert wanted.items() <= node["metadata"]["labels"].items()
+    labels = yaml.safe_load(user.devenv("profile", "show", "aio").stdout)["nodes"][0]["labels"]
+    assert labels
+    assert labels.items() <= node["metadata"]["labels"].items()
     assert node["spec"]["podCIDR"] == "10.244.0.0/24"
 
 
@@ -92,8 +92,8 @@ def test_the_tools_of_an_administrator_are_on_the_node(aio: str) -> None:
     assert "Ready" in inside(container, "kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf", "get", "nodes")
 
 
-def test_a_second_up_changes_nothing(user: Typed, aio: str) -> None:
-    seen = untouched(user, aio, ["master-0"])
+def test_a_second_up_is_a_no_op(user: Typed, aio: str) -> None:
+    state = untouched(user, aio, ["master-0"])
     runs = sorted((user.home / "environments" / aio / "runs").iterdir())
     done = user.devenv("up", "--name", aio)
     assert done.stdout.splitlines()[-1] == "changed=0"
@@ -104,10 +104,10 @@ def test_a_second_up_changes_nothing(user: Typed, aio: str) -> None:
     assert "nothing has changed" not in full.stderr
     assert user.objects("up", "--name", aio, "--check")[-1]["changed"] == 0
     assert user.devenv("plan", "--name", aio).stdout.strip().endswith("nothing to do")
-    assert untouched(user, aio, ["master-0"]) == seen
+    assert untouched(user, aio, ["master-0"]) == state
 
 
-def test_up_sees_what_others_changed_since_the_last(user: Typed, aio: str) -> None:
+def test_up_repairs_what_others_changed_since_the_last_run(user: Typed, aio: str) -> None:
     node = f"{aio}-master-0"
     managed = json.loads(inside(node, "cat", "/var/lib/devenv/managed.json"))["parts"]
     name = sorted(path for part in managed.values() for path in part.get("files", []))[0]
@@ -126,7 +126,7 @@ def test_up_sees_what_others_changed_since_the_last(user: Typed, aio: str) -> No
     user.kubectl(aio, "get", "nodes")
 
 
-def test_plain_ansible_sees_the_same_as_the_command(user: Typed, aio: str) -> None:
+def test_plain_ansible_and_the_command_share_one_environment(user: Typed, aio: str) -> None:
     done = user.playbook("cluster", "-e", "profile=aio", "-e", f"devenv_name={aio}")
     assert "changed=0" in done.stdout
     assert "changed=1" not in done.stdout
@@ -170,7 +170,7 @@ WIDGETS = """
     - devenv.lab.kube_objects:
         nodes: "{{ groups['nodes'] }}"
         name: widgets
-        objects: "{{ {'all': [shop, widget, definition], 'some': [shop, definition], 'none': []}[wanted] }}"
+        objects: "{{ {'all': [shop, widget, definition], 'some': [shop, definition], 'none': []}[members] }}"
 """
 
 
@@ -178,10 +178,10 @@ def test_custom_resources_are_applied_with_their_definition_and_pruned(user: Typ
     play = tmp_path / "widgets.yml"
     play.write_text(f"---{WIDGETS}")
 
-    def apply(wanted: str, changed: bool, *words: str) -> None:
+    def apply(members: str, changed: bool, *options: str) -> None:
         inventory = str(CONFIGS.parent / "inventories" / "profile")
-        given = ("-i", inventory, "-e", f"devenv_name={aio}", "-e", f"wanted={wanted}")
-        done = user.run("ansible-playbook", str(play), *given, *words)
+        inventory_options = ("-i", inventory, "-e", f"devenv_name={aio}", "-e", f"members={members}")
+        done = user.run("ansible-playbook", str(play), *inventory_options, *options)
         assert f"changed={int(changed)} " in done.stdout
 
     apply("all", True, "--check")
@@ -209,40 +209,40 @@ def test_a_script_on_a_node_ends_when_ansible_is_killed(
 ) -> None:
     container, pids = f"{aio}-master-0", f"pids-{number}"
     (tmp_path / "long.sh").write_text(LONG.replace("PIDS", pids))
-    given = {"script_src": str(tmp_path / "long.sh"), "script_grace": 1, "script_state": "/run/scripts"}
-    role = {"name": "Run it", "ansible.builtin.import_role": {"name": "devenv.lab.script"}, "vars": given}
+    variables = {"script_src": str(tmp_path / "long.sh"), "script_grace": 1, "script_state": "/run/scripts"}
+    role = {"name": "Run it", "ansible.builtin.import_role": {"name": "devenv.lab.script"}, "vars": variables}
     (tmp_path / "long.yml").write_text(yaml.safe_dump([{"hosts": "nodes", "gather_facts": False, "tasks": [role]}]))
     inventory = user.home / "environments" / aio / "inventory.yml"
     child = user.start("ansible-playbook", "-i", str(inventory), str(tmp_path / "long.yml"))
-    found: list[str] = []
+    running: list[str] = []
     deadline = time.monotonic() + 60
-    while len(found) < 2:
+    while len(running) < 2:
         assert time.monotonic() < deadline, child.communicate()
         time.sleep(0.2)
-        found = inside(container, "sh", "-c", f"cat /run/{pids} 2>/dev/null || :").split()
-    assert inside(container, "ps", "-o", "pid=", "-p", ",".join(found)).split() == sorted(found, key=int)
+        running = inside(container, "sh", "-c", f"cat /run/{pids} 2>/dev/null || :").split()
+    assert inside(container, "ps", "-o", "pid=", "-p", ",".join(running)).split() == sorted(running, key=int)
     child.send_signal(number)
     child.communicate(timeout=30)
     deadline = time.monotonic() + 30
     left = "all"
-    look = f"ps -o pid= -p {','.join(found)}; find /run /dev/shm -maxdepth 1 -name 'devenv-script-*'"
+    query = f"ps -o pid= -p {','.join(running)}; find /run /dev/shm -maxdepth 1 -name 'devenv-script-*'"
     while left:
-        assert time.monotonic() < deadline, f"still there: {left}"
+        assert time.monotonic() < deadline, f"still running: {left}"
         time.sleep(0.2)
-        left = inside(container, "sh", "-c", f"{look} || :").strip()
+        left = inside(container, "sh", "-c", f"{query} || :").strip()
 
 
 def test_ssh_exec_env_and_kubeconfig(user: Typed, aio: str, tmp_path: Path) -> None:
     assert user.devenv("ssh", "--name", aio, "master-0", "--", "hostname").stdout.strip() == "master-0"
     user.devenv("ssh", "--name", aio, "master-0", "--", "exit 7", code=7)
-    out = user.devenv("exec", "--name", aio, "--", "kubectl", "config", "current-context").stdout
-    assert out.strip() == f"devenv-{aio}"
+    context = user.devenv("exec", "--name", aio, "--", "kubectl", "config", "current-context").stdout
+    assert context.strip() == f"devenv-{aio}"
     shell = user.run(
         "/bin/bash", "-c", 'eval "$(devenv env)"; kubectl get nodes -o name', env={"DEVENV_NAME": aio, "PATH": _path()}
     )
     assert shell.stdout.strip() == "node/master-0"
-    own = Path(user.devenv("kubeconfig", "--name", aio, "--path").stdout.strip())
-    assert own.stat().st_mode & 0o77 == 0
+    path = Path(user.devenv("kubeconfig", "--name", aio, "--path").stdout.strip())
+    assert path.stat().st_mode & 0o77 == 0
     mine = tmp_path / "config"
     mine.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", "current-context": "mine", "clusters": []}))
     user.devenv("kubeconfig", "--name", aio, "--merge", env={"KUBECONFIG": str(mine)})
@@ -278,11 +278,11 @@ def test_a_label_is_applied_and_a_new_family_is_refused(user: Typed, aio: str) -
     assert "stack" in refused.stderr
     assert "dualstack" in refused.stderr
     assert "Traceback" not in refused.stderr
-    # Without a profile the environment keeps its own, the label included.
+    # Without --profile, the environment keeps its stored profile, label included.
     assert user.devenv("up", "--name", aio, "--full").stdout.splitlines()[-1] == "changed=0"
 
 
-def test_an_image_comes_to_the_nodes_or_the_command_fails(user: Typed, aio: str, tmp_path: Path) -> None:
+def test_an_image_is_loaded_into_the_nodes_or_the_command_fails(user: Typed, aio: str, tmp_path: Path) -> None:
     image = f"devenv.lab/probe:{VERSIONS['probe']}"
     archive = next(Path(_bundle(user)).glob("images/*probe*.tar"))
     inside(f"{aio}-master-0", "ctr", "-n", "k8s.io", "images", "rm", image)
@@ -300,7 +300,7 @@ def _bundle(user: Typed) -> str:
     return str(rows[0]["path"])
 
 
-def test_validate_says_no_when_something_is_missing(user: Typed, aio: str) -> None:
+def test_validate_fails_if_something_is_missing(user: Typed, aio: str) -> None:
     user.devenv("validate", "--name", aio)
     user.kubectl(aio, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
     try:
@@ -309,18 +309,18 @@ def test_validate_says_no_when_something_is_missing(user: Typed, aio: str) -> No
     finally:
         user.kubectl(aio, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=1")
     user.devenv("validate", "--name", aio)
-    left = user.kubectl(aio, "get", "namespaces", "-o", "name").stdout
-    assert "devenv-validate" not in left or _terminating(user, aio)
+    namespaces = user.kubectl(aio, "get", "namespaces", "-o", "name").stdout
+    assert "devenv-validate" not in namespaces or _terminating(user, aio)
 
 
 def _terminating(user: Typed, name: str) -> bool:
     listed = json.loads(user.kubectl(name, "get", "namespaces", "-o", "json").stdout)["items"]
-    ours = [item for item in listed if item["metadata"]["name"].startswith("devenv-validate")]
-    return all(item["status"]["phase"] == "Terminating" for item in ours)
+    namespaces = [item for item in listed if item["metadata"]["name"].startswith("devenv-validate")]
+    return all(item["status"]["phase"] == "Terminating" for item in namespaces)
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
-def test_up_brings_back_nodes_that_are(user: Typed, aio: str, how: str) -> None:
+def test_up_starts_nodes_again(user: Typed, aio: str, how: str) -> None:
     if how == "stopped":
         user.devenv("stop", "--name", aio)
     else:
@@ -338,13 +338,13 @@ def test_up_brings_back_nodes_that_are(user: Typed, aio: str, how: str) -> None:
 
 
 def test_status_and_inventory_are_quick(user: Typed, aio: str) -> None:
-    """Not a limit in seconds: they must stay far below one start of ansible-playbook."""
+    """The limit is relative: both must stay close to one start of ansible-playbook."""
 
-    def best(*words: str) -> float:
+    def best(*command: str) -> float:
         times = []
         for _ in range(3):
             began = time.monotonic()
-            user.run(*words)
+            user.run(*command)
             times.append(time.monotonic() - began)
         return min(times)
 

@@ -1,4 +1,4 @@
-"""Two clusters and a node of none in one environment."""
+"""Two clusters and a bare node in one environment."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ def test_two_clusters_and_a_bare_node(user: Typed, environment: str, tmp_path: P
     profile.write_text(PROFILE)
     user.devenv("up", "--profile", str(profile), "--name", environment)
     state = user.home / "environments" / environment
-    contexts, authorities = [], set()
+    contexts, cas = [], set()
     for cluster, node in (("main", "master-0"), ("db-two", "master-1")):
-        own = state / "clusters" / cluster / "kubeconfig"
-        (found,) = json.loads(kubectl(user, own, "get", "nodes", "-o", "json"))["items"]
-        assert found["metadata"]["name"] == node
-        assert found["metadata"]["labels"].get("db") == ("true" if cluster == "db-two" else None)
-        document = yaml.safe_load(own.read_text())
+        kubeconfig = state / "clusters" / cluster / "kubeconfig"
+        (item,) = json.loads(kubectl(user, kubeconfig, "get", "nodes", "-o", "json"))["items"]
+        assert item["metadata"]["name"] == node
+        assert item["metadata"]["labels"].get("db") == ("true" if cluster == "db-two" else None)
+        document = yaml.safe_load(kubeconfig.read_text())
         contexts.append(document["current-context"])
-        authorities.add(document["clusters"][0]["cluster"]["certificate-authority-data"])
+        cas.add(document["clusters"][0]["cluster"]["certificate-authority-data"])
         assert f"{cluster}.{environment}.devenv.internal" in inside(f"{environment}-{node}", "cat", "/etc/hosts")
     assert contexts == [f"devenv-{environment}", f"devenv-{environment}-db-two"]
-    assert len(authorities) == 2
-    # The bare node knows its neighbours' names, and nothing of Kubernetes is on it.
+    assert len(cas) == 2
+    # The bare node resolves the names of the other nodes, and has no part of Kubernetes.
     assert inside(f"{environment}-worker-0", "getent", "hosts", "master-1").split()[1] == "master-1"
-    left = "find /etc/kubernetes /var/lib/kubelet -mindepth 1 -not -path '*/manifests*' 2>/dev/null | head"
-    assert inside(f"{environment}-worker-0", "sh", "-c", left) == ""
+    search = "find /etc/kubernetes /var/lib/kubelet -mindepth 1 -not -path '*/manifests*' 2>/dev/null | head"
+    assert inside(f"{environment}-worker-0", "sh", "-c", search) == ""
     units = ["podman", "exec", f"{environment}-worker-0", "systemctl", "is-active", "kubelet", "containerd"]
     assert subprocess.run(units, capture_output=True, text=True).stdout.split() == ["inactive", "inactive"]
     assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0

@@ -1,4 +1,4 @@
-"""The examples, as their reader runs them: three shapes of a cluster and a host of none, each made for real."""
+"""The examples, run as a reader runs them: three cluster topologies and bare hosts, all real."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def test_the_examples_pass_where_only_the_wheel_is_installed(user: Typed, tmp_pa
     shutil.copytree(ROOT / "examples", project, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "dist").mkdir()
     wheel = installed.distributions(tmp_path / "dist")
-    there = replace(installed.elsewhere(tmp_path, f"{wheel}[test]"), cwd=project)
-    done = there.run(
+    elsewhere = replace(installed.elsewhere(tmp_path, f"{wheel}[test]"), cwd=project)
+    done = elsewhere.run(
         "pytest",
         "-v",
         "-p",
@@ -28,7 +28,7 @@ def test_the_examples_pass_where_only_the_wheel_is_installed(user: Typed, tmp_pa
         "--color=no",
         seconds=3600,
         DEVENV_HOME=str(user.home),
-        # The bundle that is there.
+        # For the existing bundle.
         XDG_CACHE_HOME=os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
     )
     assert "6 passed" in done.stdout.splitlines()[-1], done.stdout

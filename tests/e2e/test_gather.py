@@ -1,4 +1,4 @@
-"""What devenv says of a cluster that is broken for real, and what it gathers: right, whole, and without a secret."""
+"""What devenv reports about a broken cluster, and what it gathers: correct, complete and without secrets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.seen import inside
 pytestmark = pytest.mark.cluster
 
 PASSWORD = "Trombone-4711-quartz"
-# Checks of a cluster of the stack ipv4 with several nodes, besides the profile's own.
+# Checks of an IPv4 cluster with several nodes, in addition to the profile's own.
 NAMES = {
     "kubeconfig", "api", "api_masters", "api_endpoint", "nodes", "versions", "labels", "system_pods", "dns_service",
     "default_service_account", "ssh", "services", "etcd_members", "etcd_health", "certificates", "clocks",
@@ -30,7 +30,7 @@ NAMES = {
 
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A profile with two checks of its own, one of which follows a file."""
+    """A profile with two own checks, one of which depends on a file."""
     folder = tmp_path_factory.mktemp("profile")
     wish = folder / "wish"
     wish.touch()
@@ -44,7 +44,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(user: Typed, new_name: Callable[[str], str], profile: Path) -> Iterator[str]:
+def cluster(user: Typed, new_name: Callable[[str], str], profile: Path) -> Iterator[str]:
     name = new_name("gather")
     user.devenv("up", "--profile", str(profile), "--name", name)
     yield name
@@ -63,9 +63,9 @@ def validated(user: Typed, name: str, timeout: str, code: int = 8) -> dict[str, 
     return checks(user.objects("validate", "--name", name, "--timeout", timeout, code=code))
 
 
-def test_a_report_of_a_cluster_that_works(user: Typed, made: str, tmp_path: Path) -> None:
+def test_a_working_cluster_passes_every_check(user: Typed, cluster: str, tmp_path: Path) -> None:
     junit = tmp_path / "junit.xml"
-    lines = user.objects("validate", "--name", made, "--junit", str(junit))
+    lines = user.objects("validate", "--name", cluster, "--junit", str(junit))
     rows = checks(lines)
     assert {*NAMES, "profile.answers", "profile.wish"} <= rows.keys()
     assert wrong(rows) == set()
@@ -77,22 +77,22 @@ def test_a_report_of_a_cluster_that_works(user: Typed, made: str, tmp_path: Path
     assert [case for case in cases if len(case)] == []
 
 
-def test_each_fault_is_named_and_hides_nothing(user: Typed, made: str, profile: Path, tmp_path: Path) -> None:
+def test_each_fault_is_reported_and_hides_no_other(user: Typed, cluster: str, profile: Path, tmp_path: Path) -> None:
     junit = tmp_path / "junit.xml"
     wish = profile.with_name("wish")
-    user.kubectl(made, "label", "node", "worker-0", "pipe=broken", "--overwrite")
-    inside(f"{made}-worker-1", "systemctl", "stop", "containerd")
+    user.kubectl(cluster, "label", "node", "worker-0", "pipe=broken", "--overwrite")
+    inside(f"{cluster}-worker-1", "systemctl", "stop", "containerd")
     wish.unlink()
     try:
-        done = user.devenv("validate", "--name", made, "--timeout", "25s", "--junit", str(junit), code=8)
+        done = user.devenv("validate", "--name", cluster, "--timeout", "25s", "--junit", str(junit), code=8)
     finally:
-        inside(f"{made}-worker-1", "systemctl", "start", "containerd")
-        user.kubectl(made, "label", "node", "worker-0", "pipe=true", "--overwrite")
+        inside(f"{cluster}-worker-1", "systemctl", "start", "containerd")
+        user.kubectl(cluster, "label", "node", "worker-0", "pipe=true", "--overwrite")
         wish.touch()
     rows = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith(("ok ", "failed "))}
     failed = {name for name, line in rows.items() if line.startswith("failed ")}
     assert rows.keys() >= NAMES
-    # kubelet notices after a while that it has lost its runtime; a Service asked by two pods only may take longer.
+    # kubelet detects the lost runtime only after a while, and so does a Service that only two pods use.
     assert failed - {"nodes", "pod_to_service_ipv4"} == {"labels", "services", "probe_pods", "profile.wish"}
     assert "worker-0: label pipe is 'broken'" in rows["labels"]
     assert "worker-1: containerd is inactive" in rows["services"]
@@ -104,27 +104,27 @@ def test_each_fault_is_named_and_hides_nothing(user: Typed, made: str, profile: 
     assert {case.get("name") for case in suite.findall("testcase") if case.find("failure") is not None} == failed
 
 
-def test_name_resolution_that_is_gone(user: Typed, made: str) -> None:
-    user.kubectl(made, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
+def test_lost_name_resolution_fails_only_its_checks(user: Typed, cluster: str) -> None:
+    user.kubectl(cluster, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
     try:
-        # Until then they answer.
+        # The pods answer until they are removed.
         user.kubectl(
-            made, "-n", "kube-system", "wait", "--for=delete", "pod", "-l", "k8s-app=kube-dns", "--timeout=60s"
+            cluster, "-n", "kube-system", "wait", "--for=delete", "pod", "-l", "k8s-app=kube-dns", "--timeout=60s"
         )
-        rows = validated(user, made, "20s")
+        rows = validated(user, cluster, "20s")
     finally:
-        user.kubectl(made, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=2")
+        user.kubectl(cluster, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=2")
     assert wrong(rows) == {"system_pods", "dns_service", "dns_ipv4"}
     assert "no CoreDNS pod" in rows["system_pods"]["seen"]
     assert "worker-0 -> a probe." in rows["dns_ipv4"]["seen"]
 
 
-def test_a_kubeconfig_that_is_broken_hides_nothing(user: Typed, made: str) -> None:
-    path = (user.home / "environments" / made / "kubeconfig").resolve()
+def test_a_broken_kubeconfig_does_not_hide_other_checks(user: Typed, cluster: str) -> None:
+    path = (user.home / "environments" / cluster / "kubeconfig").resolve()
     kept = path.read_text()
     path.write_text(kept.replace("certificate-authority-data", "certificate-authority-lost"))
     try:
-        rows = validated(user, made, "20s")
+        rows = validated(user, cluster, "20s")
     finally:
         path.write_text(kept)
     assert "certificate-authority-data" in rows["kubeconfig"]["seen"]
@@ -133,22 +133,22 @@ def test_a_kubeconfig_that_is_broken_hides_nothing(user: Typed, made: str) -> No
 
 
 def secrets_of(user: Typed, name: str) -> set[str]:
-    """Every secret of the environment, from where it belongs: keys, the kubeconfig's, all Secrets of the cluster."""
+    """Return every secret of the environment: ssh keys, the kubeconfig's key, all Secrets of the cluster."""
     state = user.home / "environments" / name
-    found = set()
+    secrets = set()
     for path in (state / "ssh").rglob("*_ed25519*"):
         if path.is_file() and path.suffix != ".pub":
-            found.add(path.read_text().splitlines()[1])
-    for one in yaml.safe_load((state / "kubeconfig").read_text())["users"]:
-        data = one["user"]["client-key-data"]
-        found |= {data[:60], base64.b64decode(data).decode().splitlines()[1]}
+            secrets.add(path.read_text().splitlines()[1])
+    for entry in yaml.safe_load((state / "kubeconfig").read_text())["users"]:
+        data = entry["user"]["client-key-data"]
+        secrets |= {data[:60], base64.b64decode(data).decode().splitlines()[1]}
     for item in json.loads(user.kubectl(name, "get", "secrets", "-A", "-o", "json").stdout)["items"]:
         for key, value in (item.get("data") or {}).items():
             if key in ("token-secret", "password") or "key" in key:
-                found |= {value, base64.b64decode(value).decode(errors="replace")}
+                secrets |= {value, base64.b64decode(value).decode(errors="replace")}
     for key in ("ca.key", "sa.key", "etcd/ca.key", "apiserver.key"):
-        found.add(inside(f"{name}-master-0", "cat", f"/etc/kubernetes/pki/{key}").splitlines()[1])
-    return found
+        secrets.add(inside(f"{name}-master-0", "cat", f"/etc/kubernetes/pki/{key}").splitlines()[1])
+    return secrets
 
 
 def opened(path: Path) -> dict[str, str]:
@@ -160,17 +160,19 @@ def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     return (tar.extractfile(member) or io.BytesIO()).read().decode(errors="replace")
 
 
-def test_all_is_gathered_and_nothing_secret(user: Typed, made: str, tmp_path: Path) -> None:
-    user.kubectl(made, "create", "secret", "generic", "db", f"--from-literal=password={PASSWORD}")
-    # An application that logs its own password.
-    inside(f"{made}-worker-0", "sh", "-c", f"echo 'connect as app with {PASSWORD}' | systemd-cat -t kubelet -p info")
-    inside(f"{made}-worker-0", "sh", "-c", f"mkdir -p /var/log/devenv; echo 'got {PASSWORD}' > /var/log/devenv/app.log")
-    secrets = secrets_of(user, made)
+def test_everything_is_gathered_except_secrets(user: Typed, cluster: str, tmp_path: Path) -> None:
+    user.kubectl(cluster, "create", "secret", "generic", "db", f"--from-literal=password={PASSWORD}")
+    # An application logs its own password.
+    inside(f"{cluster}-worker-0", "sh", "-c", f"echo 'connect as app with {PASSWORD}' | systemd-cat -t kubelet -p info")
+    inside(
+        f"{cluster}-worker-0", "sh", "-c", f"mkdir -p /var/log/devenv; echo 'got {PASSWORD}' > /var/log/devenv/app.log"
+    )
+    secrets = secrets_of(user, cluster)
     assert PASSWORD in secrets
     assert len(secrets) >= 10
 
     archive = tmp_path / "all.tar.gz"
-    done = user.devenv("gather", "--name", made, "--output", str(archive))
+    done = user.devenv("gather", "--name", cluster, "--output", str(archive))
     assert done.stdout.strip() == str(archive)
     assert archive.stat().st_mode & 0o777 == 0o600
     files = opened(archive)
@@ -183,46 +185,46 @@ def test_all_is_gathered_and_nothing_secret(user: Typed, made: str, tmp_path: Pa
     assert "name: db" in files["clusters/main/resources/core/secrets.yaml"]
     assert files["clusters/main/events.txt"].count("\n") > 5
     assert any(path.endswith("/log.txt") and path.startswith("runs/") for path in files)
-    assert made in files["host/podman/containers.txt"]
+    assert cluster in files["host/podman/containers.txt"]
     parts = json.loads(files["index.json"])["parts"]
     assert {part["name"] for part in parts if part["trouble"]} == set()
 
-    # It would be found: where it belongs, and in a file of the archive that is not redacted.
-    assert PASSWORD in inside(f"{made}-worker-0", "cat", "/var/log/devenv/app.log")
+    # The search works: it finds the secrets in their own files, and would in an archive without redaction.
+    assert PASSWORD in inside(f"{cluster}-worker-0", "cat", "/var/log/devenv/app.log")
     assert "got [secret redacted]" in files["nodes/worker-0/files/var/log/devenv/app.log"]
-    held = [(path, secret[:12]) for path, text in files.items() for secret in secrets if secret in text]
-    assert held == []
+    leaked = [(path, secret[:12]) for path, text in files.items() for secret in secrets if secret in text]
+    assert leaked == []
     assert [path for path, text in files.items() if "client-key-data" in text or "PRIVATE KEY" in text] == []
 
 
-def test_a_dead_node_is_a_line_of_the_index(user: Typed, made: str, tmp_path: Path) -> None:
-    container = f"{made}-worker-1"
+def test_a_dead_node_is_one_line_of_the_index(user: Typed, cluster: str, tmp_path: Path) -> None:
+    container = f"{cluster}-worker-1"
     subprocess.run(["podman", "pause", container], check=True, capture_output=True)
     try:
-        lines = user.objects("gather", "--name", made, "--output", f"{tmp_path}/", "--timeout", "30s")
+        lines = user.objects("gather", "--name", cluster, "--output", f"{tmp_path}/", "--timeout", "30s")
     finally:
         subprocess.run(["podman", "unpause", container], check=True, capture_output=True)
-    (told,) = (line for line in lines if line["type"] == "gathered")
-    troubles = {part["name"]: part["trouble"] for part in told["parts"] if part["trouble"]}
+    (gathered,) = (line for line in lines if line["type"] == "gathered")
+    troubles = {part["name"]: part["trouble"] for part in gathered["parts"] if part["trouble"]}
     assert troubles.keys() == {"nodes/worker-1"}
     assert lines[-1]["exit"] == 0
-    files = opened(Path(told["path"]))
+    files = opened(Path(gathered["path"]))
     assert "nodes/worker-1: 0 files, 0 bytes" in files["index.txt"]
     assert "nodes/worker-0/journal/kubelet.txt" in files
 
 
-def test_an_up_that_fails_gathers_and_keeps_its_code(user: Typed, made: str, tmp_path: Path) -> None:
-    user.kubectl(made, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
-    # More than a run with nothing to do takes beside other tests.
-    words = ("up", "--name", made, "--timeout", "50s", "--artifacts", str(tmp_path))
+def test_a_failed_up_gathers_and_keeps_its_exit_code(user: Typed, cluster: str, tmp_path: Path) -> None:
+    user.kubectl(cluster, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
+    # Longer than a no-op run takes while other tests run.
+    command = ("up", "--name", cluster, "--timeout", "50s", "--artifacts", str(tmp_path))
     try:
-        failed = user.devenv(*words, code=8)
-        plain = user.devenv(*words, "--no-gather", code=8)
+        failed = user.devenv(*command, code=8)
+        plain = user.devenv(*command, "--no-gather", code=8)
     finally:
-        user.kubectl(made, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=2")
-    told = next(line for line in failed.stderr.splitlines() if line.startswith("gathered: "))
-    archive = Path(told.partition(": ")[2])
-    assert archive.parent.parent == user.home / "environments" / made / "runs"
+        user.kubectl(cluster, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=2")
+    line = next(line for line in failed.stderr.splitlines() if line.startswith("gathered: "))
+    archive = Path(line.partition(": ")[2])
+    assert archive.parent.parent == user.home / "environments" / cluster / "runs"
     assert "CoreDNS" in next(line for line in failed.stderr.splitlines() if line.startswith("error: "))
     assert "nodes/master-0/journal/kubelet.txt" in opened(archive)
     copies = list(tmp_path.glob("*/gather.tar.gz"))
@@ -231,20 +233,20 @@ def test_an_up_that_fails_gathers_and_keeps_its_code(user: Typed, made: str, tmp
 
 
 @pytest.mark.nightly
-def test_plain_ansible_gathers_when_it_fails(user: Typed, made: str) -> None:
-    user.kubectl(made, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
+def test_a_failed_plain_ansible_run_gathers(user: Typed, cluster: str) -> None:
+    user.kubectl(cluster, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
     try:
-        failed = user.playbook("cluster", "-e", f"devenv_name={made}", "-e", "devenv_timeout=50", code=2)
+        failed = user.playbook("cluster", "-e", f"devenv_name={cluster}", "-e", "devenv_timeout=50", code=2)
     finally:
-        user.kubectl(made, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=2")
-    told = next(line for line in failed.stdout.splitlines() if line.startswith("gathered: "))
-    archive = Path(told.partition(": ")[2])
-    assert archive.parent.parent == user.home / "environments" / made / "runs"
+        user.kubectl(cluster, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=2")
+    line = next(line for line in failed.stdout.splitlines() if line.startswith("gathered: "))
+    archive = Path(line.partition(": ")[2])
+    assert archive.parent.parent == user.home / "environments" / cluster / "runs"
     assert "nodes/master-0/journal/kubelet.txt" in opened(archive)
 
 
-def test_what_cannot_be_written_or_found(user: Typed, made: str, tmp_path: Path) -> None:
-    user.devenv("gather", "--name", made, "--output", str(tmp_path / "x.zip"), code=2)
-    refused = user.devenv("gather", "--name", made, "--output", "/proc/none/x.tar.gz", code=20)
+def test_gather_refuses_invalid_outputs_and_names(user: Typed, cluster: str, tmp_path: Path) -> None:
+    user.devenv("gather", "--name", cluster, "--output", str(tmp_path / "x.zip"), code=2)
+    refused = user.devenv("gather", "--name", cluster, "--output", "/proc/none/x.tar.gz", code=20)
     assert "Traceback" not in refused.stderr
     user.devenv("gather", "--name", "there-is-none", code=11)

@@ -1,4 +1,4 @@
-"""Clusters by the engine gravity, for which a stand-in (tests/doubles/gravity) makes real ones."""
+"""Clusters of the engine gravity, which a double of Gravity (tests/doubles/gravity) creates for real."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.seen import inside
 
 pytestmark = pytest.mark.cluster
 
-# Each comes once: the run goes on all the same.
+# Each occurs once, and the run must continue.
 FAULTS: list[dict[str, Any]] = [
     {"command": "join", "text": "bad secret token", "times": 1},
     {"command": "join", "text": "can only add one node at a time", "times": 1},
@@ -27,7 +27,7 @@ FAULTS: list[dict[str, Any]] = [
 
 
 def profile(folder: Path, extends: str, faults: list[dict[str, Any]] | None = None, **more: Any) -> str:
-    """The path of a profile for a tarball of its own."""
+    """Create a tarball and a profile that uses it; return the profile's path."""
     digest = tarball.make(folder / "lab.tar", faults or [])
     kubernetes = {"engine": "gravity", "gravity": {"tarball": str(folder / "lab.tar"), "sha256": digest}}
     path = folder / "mine.yml"
@@ -40,9 +40,9 @@ def gravity(name: str, node: str, *words: str) -> str:
 
 
 def members(name: str, node: str = "master-0") -> dict[str, tuple[str, str]]:
-    """Role and status by address, as the cluster itself tells them."""
-    found = json.loads(gravity(name, node, "status", "--output=json"))["cluster"]["nodes"]
-    return {one["advertise_ip"]: (one["role"], one["status"]) for one in found}
+    """Return role and status by address, as the cluster itself reports them."""
+    nodes = json.loads(gravity(name, node, "status", "--output=json"))["cluster"]["nodes"]
+    return {node["advertise_ip"]: (node["role"], node["status"]) for node in nodes}
 
 
 def labels(user: Typed, name: str) -> dict[str, dict[str, str]]:
@@ -52,21 +52,21 @@ def labels(user: Typed, name: str) -> dict[str, dict[str, str]]:
 
 @pytest.fixture
 def secretless(user: Typed, environment: str) -> Iterator[None]:
-    """After the test: the token stands in no log, no record and no file of the environment."""
+    """Check after the test that no log, record or file of the environment contains the token."""
     yield
     token = gravity(environment, "master-0", "status", "--token")
     assert token
     folder = user.home / "environments" / environment
-    # In nodes/ is what the nodes themselves store, the cluster's own data among it.
-    ours = [path for top in folder.iterdir() if top.name != "nodes" for path in (top, *top.rglob("*"))]
-    assert len(ours) > 10
-    assert [path for path in ours if path.is_file() and token in path.read_text(errors="replace")] == []
+    # nodes/ has the nodes' own files, including the cluster's data.
+    paths = [path for top in folder.iterdir() if top.name != "nodes" for path in (top, *top.rglob("*"))]
+    assert len(paths) > 10
+    assert [path for path in paths if path.is_file() and token in path.read_text(errors="replace")] == []
     assert token not in inside(f"{environment}-master-0", "sh", "-c", "cat /var/log/devenv/*")
 
 
 @pytest.mark.nightly
-def test_one_node_and_its_life(user: Typed, environment: str, tmp_path: Path, secretless: None) -> None:
-    """Made, found as it should be, stopped and started, moved to another address, and never changed without need."""
+def test_the_life_of_one_node(user: Typed, environment: str, tmp_path: Path, secretless: None) -> None:
+    """Create it, re-run, stop and start, change its address; nothing changes without need."""
     path = profile(tmp_path, "aio")
     user.devenv("up", "--profile", path, "--name", environment)
     (address,) = addresses(user, environment)["master-0"]
@@ -84,18 +84,18 @@ def test_one_node_and_its_life(user: Typed, environment: str, tmp_path: Path, se
     (moved,) = addresses(user, environment)["master-0"]
     assert moved != address
     assert members(environment) == {moved: ("master", "healthy")}
-    there = labels(user, environment)
-    assert list(there) == [moved]
-    assert there[moved]["memsql"] == "true", "a new Node has the labels of the old"
+    moved_labels = labels(user, environment)
+    assert list(moved_labels) == [moved]
+    assert moved_labels[moved]["memsql"] == "true", "the new Node lacks the labels of the old one"
     assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
 
 
-def test_faults_on_the_way_to_a_master_and_two_workers(
+def test_a_master_and_two_workers_come_up_despite_faults(
     user: Typed, environment: str, tmp_path: Path, secretless: None
 ) -> None:
     path = profile(tmp_path, "master-2pipe", FAULTS)
     user.devenv("up", "--profile", path, "--name", environment)
-    where = {name: found[0] for name, found in addresses(user, environment).items()}
+    where = {name: node_addresses[0] for name, node_addresses in addresses(user, environment).items()}
     assert members(environment) == {
         where["master-0"]: ("master", "healthy"),
         where["worker-0"]: ("node", "healthy"),
@@ -109,9 +109,9 @@ def test_faults_on_the_way_to_a_master_and_two_workers(
 
 
 @pytest.mark.nightly
-def test_a_worker_leaves_and_another_comes(user: Typed, environment: str, tmp_path: Path, secretless: None) -> None:
+def test_a_worker_is_removed_and_another_added(user: Typed, environment: str, tmp_path: Path, secretless: None) -> None:
     user.devenv("up", "--profile", profile(tmp_path, "master-2pipe"), "--name", environment)
-    where = {name: found[0] for name, found in addresses(user, environment).items()}
+    where = {name: node_addresses[0] for name, node_addresses in addresses(user, environment).items()}
     user.devenv("node", "remove", "worker-1", "--name", environment)
     assert where["worker-1"] not in members(environment)
     assert where["worker-1"] not in labels(user, environment)
@@ -122,25 +122,25 @@ def test_a_worker_leaves_and_another_comes(user: Typed, environment: str, tmp_pa
 
 @pytest.mark.nightly
 def test_a_prepared_image_takes_the_address_of_its_node(user: Typed, environment: str, tmp_path: Path) -> None:
-    """A machine that was made of an image with a stopped cluster in it, which had another address."""
-    said = {"engine": "gravity", "gravity": {"prepared": True}}
-    (tmp_path / "mine.yml").write_text(yaml.safe_dump({"extends": "aio", "kubernetes": said}))
+    """The machine's image has a stopped cluster with another address."""
+    kubernetes = {"engine": "gravity", "gravity": {"prepared": True}}
+    (tmp_path / "mine.yml").write_text(yaml.safe_dump({"extends": "aio", "kubernetes": kubernetes}))
     done = user.devenv("up", "--profile", str(tmp_path / "mine.yml"), "--name", environment, code=5)
     assert "this image has Gravity in it, and it has not" in done.stderr
     node, (address,) = f"{environment}-master-0", addresses(user, environment)["master-0"]
-    before = ".".join([*address.split(".")[:3], "250"])
+    former = ".".join([*address.split(".")[:3], "250"])
     link = json.loads(inside(node, "ip", "-json", "route", "show", "default"))[0]["dev"]
-    inside(node, "ip", "address", "add", f"{before}/24", "dev", link)
+    inside(node, "ip", "address", "add", f"{former}/24", "dev", link)
     tarball.make(tmp_path / "lab.tar")
     subprocess.run(["podman", "cp", str(tmp_path / "lab.tar"), f"{node}:/root/lab.tar"], check=True)
-    words = f"--advertise-addr={before} --flavor=one --pod-network-cidr=10.244.0.0/16 --service-cidr=10.96.0.0/16"
+    words = f"--advertise-addr={former} --flavor=one --pod-network-cidr=10.244.0.0/16 --service-cidr=10.96.0.0/16"
     install = f"cd /root && tar -xf lab.tar && ./gravity install {words} && gravity stop --confirm"
     subprocess.run(["podman", "exec", node, "sh", "-c", install], check=True, capture_output=True, timeout=300)
-    inside(node, "ip", "address", "delete", f"{before}/24", "dev", link)
+    inside(node, "ip", "address", "delete", f"{former}/24", "dev", link)
     token = json.loads(inside(node, "cat", "/var/lib/gravity/local/node.json"))["secret"]
     user.devenv("up", "--name", environment)
     assert members(environment) == {address: ("master", "healthy")}
-    assert gravity(environment, "master-0", "status", "--token") == token, "it is that cluster"
+    assert gravity(environment, "master-0", "status", "--token") == token, "it is not the same cluster"
     assert list(labels(user, environment)) == [address]
     assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
 
@@ -157,7 +157,7 @@ cd lab
 
 
 def by_role(user: Typed, folder: Path, name: str, entry: str) -> None:
-    """An entry point of the role in a play of the user's own."""
+    """Run an entry point of the role in a play that a user wrote."""
     role = {"name": "devenv.lab.engine_gravity", "tasks_from": entry}
     play = {"hosts": "control_plane", "gather_facts": False, "tasks": [{"name": "x", "import_role": role}]}
     (folder / f"{entry}.yml").write_text(yaml.safe_dump([play]))
@@ -169,33 +169,33 @@ def application(name: str) -> str:
 
 
 @pytest.mark.nightly
-def test_a_script_installs_and_the_role_does_the_rest(
+def test_a_script_installs_and_the_role_manages_the_cluster(
     user: Typed, environment: str, tmp_path: Path, secretless: None
 ) -> None:
-    """Installed by a script of the user's, told to tsh, upgraded, reported, taken off, made anew."""
+    """Install by a user's script, set the public address for tsh, upgrade, report, reset, install again."""
     (tmp_path / "install.sh").write_text(SCRIPT)
     digest = tarball.make(tmp_path / "lab.tar")
-    said = {"tarball": str(tmp_path / "lab.tar"), "sha256": digest, "script": str(tmp_path / "install.sh")}
+    settings = {"tarball": str(tmp_path / "lab.tar"), "sha256": digest, "script": str(tmp_path / "install.sh")}
     path = tmp_path / "mine.yml"
-    path.write_text(yaml.safe_dump({"extends": "aio", "kubernetes": {"engine": "gravity", "gravity": said}}))
+    path.write_text(yaml.safe_dump({"extends": "aio", "kubernetes": {"engine": "gravity", "gravity": settings}}))
     user.devenv("up", "--profile", str(path), "--name", environment)
     (address,) = addresses(user, environment)["master-0"]
     assert members(environment) == {address: ("master", "healthy")}
     assert application(environment) == "1.0.0"
 
-    told = ("-e", json.dumps({"engine_gravity_public_addresses": ["lab.example"]}))
-    assert user.objects("up", "--name", environment, *told)[-1]["changed"] == 1
+    options = ("-e", json.dumps({"engine_gravity_public_addresses": ["lab.example"]}))
+    assert user.objects("up", "--name", environment, *options)[-1]["changed"] == 1
     (gateway,) = json.loads(gravity(environment, "master-0", "resource", "get", "authgateway", "--format=json"))
     assert gateway["spec"]["public_addr"] == ["lab.example"]
-    assert user.objects("up", "--name", environment, *told)[-1]["changed"] == 0
+    assert user.objects("up", "--name", environment, *options)[-1]["changed"] == 0
 
     later = tarball.make(tmp_path / "later.tar", version="1.1.0")
-    words = (
+    variables = (
         f"devenv_name={environment}",
         f"engine_gravity_tarball={tmp_path / 'later.tar'}",
         f"engine_gravity_sha256={later}",
     )
-    user.playbook("gravity_upgrade", *(word for one in words for word in ("-e", one)))
+    user.playbook("gravity_upgrade", *(word for variable in variables for word in ("-e", variable)))
     assert application(environment) == "1.1.0"
     assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
 
@@ -218,24 +218,24 @@ def test_a_script_installs_and_the_role_does_the_rest(
 
 
 @pytest.mark.parametrize(
-    ("fault", "says"),
+    ("fault", "message"),
     [
         ({"command": "check", "text": "clock drift is over the limit"}, "clock drift is over the limit"),
         ({"command": "install", "text": "kernel is too old", "code": 252}, "kernel is too old"),
     ],
 )
 @pytest.mark.nightly
-def test_a_fault_that_nothing_helps(
-    user: Typed, environment: str, tmp_path: Path, fault: dict[str, Any], says: str
+def test_a_permanent_fault_fails_with_its_message(
+    user: Typed, environment: str, tmp_path: Path, fault: dict[str, Any], message: str
 ) -> None:
     done = user.devenv("up", "--profile", profile(tmp_path, "aio", [fault]), "--name", environment, code=5)
-    assert says in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("installer", ["devops_gravity", "devops_k8s"])
 def test_the_same_tests_by_either_installer(user: Typed, tmp_path: Path, installer: str) -> None:
-    """One node, three masters, a master with two workers, two of three hosts: only the installer's name differs."""
+    """Run the same tests on one node, three masters, a master with two workers, and two of three hosts."""
     text = (ROOT / "examples" / "test_flows.py").read_text()
     assert 'cluster_installer = "k8s"' in text
     (tmp_path / "test_flows.py").write_text(
@@ -243,8 +243,8 @@ def test_the_same_tests_by_either_installer(user: Typed, tmp_path: Path, install
     )
     (tmp_path / "pytest.ini").write_text((ROOT / "examples" / "pytest.ini").read_text())
     digest = tarball.make(tmp_path / "lab.tar")
-    said = (f"kubernetes.gravity.tarball={tmp_path / 'lab.tar'}", f"kubernetes.gravity.sha256={digest}")
-    words = [word for one in said for word in ("--devenv-set", one)]
+    settings = (f"kubernetes.gravity.tarball={tmp_path / 'lab.tar'}", f"kubernetes.gravity.sha256={digest}")
+    words = [word for setting in settings for word in ("--devenv-set", setting)]
     mine = Typed(user.home, tmp_path)
     done = mine.run("pytest", "-v", "-p", "no:cacheprovider", "--color=no", *words, seconds=3600)
     assert "6 passed" in done.stdout.splitlines()[-1], shown(done)

@@ -1,4 +1,4 @@
-"""Several masters behind virtual addresses: made, hurt, healed, and grown from one."""
+"""Several masters behind virtual addresses: created, damaged, repaired, and added to one."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from support import ha, web
 from support.commands import Typed
 from support.seen import inside, untouched
 
-# Alone: on a machine that makes other clusters meanwhile, seconds without an answer say nothing.
+# Alone: while other clusters are created on the machine, seconds without an answer prove nothing.
 pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
 MASTERS = ["master-0", "master-1", "master-2"]
 NODES = [*MASTERS, "worker-0", "worker-1"]
-# What it may take on a machine that others use, too; by hand on a quiet one it is two seconds.
+# The limit on a shared machine; on an idle one it takes two seconds.
 LIMIT = 20.0
 
 
 @pytest.fixture(scope="module")
 def cluster(user: Typed, new_name: Callable[[str], str]) -> Iterator[str]:
-    """Three masters and two workers with both families, so that both virtual addresses are tried."""
+    """Three masters and two workers with both families, so that both virtual addresses are tested."""
     name = new_name("ha")
     user.devenv("up", "--profile", "ha-dualstack-static", "--name", name)
     yield name
@@ -39,15 +39,15 @@ def ca(user: Typed, cluster: str, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def answers(address: str, ca: Path, seconds: float = 60) -> str:
-    """What the API at ``address`` says of itself; its certificate has to hold the address. Where much else goes on, a
-    master may be late with its etcd now and then.
+    """Return the readiness of the API at ``address``, whose certificate must include it. On a busy machine, etcd of a
+    master can be slow now and then, so the request is repeated.
     """
     argv = ["curl", "--silent", "--show-error", "--cacert", str(ca), "--max-time", "10", ha.url(address)]
     deadline = time.monotonic() + seconds
     while True:
-        told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-        if told == "ok" or time.monotonic() > deadline:
-            return told
+        reply = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        if reply == "ok" or time.monotonic() > deadline:
+            return reply
         time.sleep(1)
 
 
@@ -57,7 +57,7 @@ def test_etcd_has_three_healthy_members(cluster: str) -> None:
 
 def test_the_api_answers_on_every_master_and_on_the_virtual_addresses(user: Typed, cluster: str, ca: Path) -> None:
     network = ha.network(user, cluster)
-    addresses = [one for master in MASTERS for one in network["nodes"][master]["addresses"].values()]
+    addresses = [address for master in MASTERS for address in network["nodes"][master]["addresses"].values()]
     assert len(addresses + ha.virtual(user, cluster)) == 8
     assert {answers(address, ca) for address in [*addresses, *ha.virtual(user, cluster)]} == {"ok"}
     assert len(ha.holders(user, cluster, MASTERS)) == 1
@@ -69,7 +69,9 @@ def test_a_node_port_answers_on_every_node_and_on_the_virtual_addresses(
     web.deploy(user, cluster, tmp_path, server="worker-0", client="worker-1")
     try:
         port = web.node_port(user, cluster)
-        nodes = [one for node in ha.network(user, cluster)["nodes"].values() for one in node["addresses"].values()]
+        nodes = [
+            address for node in ha.network(user, cluster)["nodes"].values() for address in node["addresses"].values()
+        ]
         assert len(nodes) == 2 * len(NODES)
         for address in [*nodes, *ha.virtual(user, cluster)]:
             assert web.from_host(user, f"{web.bracketed(address)}:{port}") == "server", address
@@ -77,9 +79,9 @@ def test_a_node_port_answers_on_every_node_and_on_the_virtual_addresses(
         user.kubectl(cluster, "delete", "pod/server", "pod/client", "service/web", "--grace-period=1")
 
 
-def test_everybody_finds_the_control_plane_by_its_endpoint(user: Typed, cluster: str) -> None:
+def test_every_component_uses_the_control_plane_endpoint(user: Typed, cluster: str) -> None:
     endpoint = f"https://main.{cluster}.devenv.internal:6443"
-    told = {
+    servers = {
         f"{node} {path}": inside(f"{cluster}-{node}", "sh", "-c", f"sed -n 's/ *server: //p' {path}").strip()
         for node, path in (
             *((master, "/etc/kubernetes/admin.conf") for master in MASTERS),
@@ -92,27 +94,29 @@ def test_everybody_finds_the_control_plane_by_its_endpoint(user: Typed, cluster:
         ("kube-public", "cluster-info", "kubeconfig"),
     ):
         shown = user.kubectl(cluster, "-n", namespace, "get", "configmap", config, "-o", "json").stdout
-        told[config] = yaml.safe_load(json.loads(shown)["data"][key])["clusters"][0]["cluster"]["server"]
-    assert set(told.values()) == {endpoint}, told
-    own = yaml.safe_load((ha.state(user, cluster) / "kubeconfig").read_text())
-    assert own["clusters"][0]["cluster"]["server"] == ha.url(ha.virtual(user, cluster)[0], "")
+        servers[config] = yaml.safe_load(json.loads(shown)["data"][key])["clusters"][0]["cluster"]["server"]
+    assert set(servers.values()) == {endpoint}, servers
+    kubeconfig = yaml.safe_load((ha.state(user, cluster) / "kubeconfig").read_text())
+    assert kubeconfig["clusters"][0]["cluster"]["server"] == ha.url(ha.virtual(user, cluster)[0], "")
 
 
-def test_dns_does_not_live_on_one_node(user: Typed, cluster: str) -> None:
+def test_dns_runs_on_two_nodes(user: Typed, cluster: str) -> None:
     shown = user.kubectl(cluster, "-n", "kube-system", "get", "pods", "-l", "k8s-app=kube-dns", "-o", "json").stdout
     nodes = [pod["spec"]["nodeName"] for pod in json.loads(shown)["items"]]
     assert len(nodes) == len(set(nodes)) == 2
 
 
-def test_a_second_up_changes_nothing(user: Typed, cluster: str) -> None:
-    seen = untouched(user, cluster, NODES)
+def test_a_second_up_is_a_no_op(user: Typed, cluster: str) -> None:
+    state = untouched(user, cluster, NODES)
     assert user.objects("up", "--name", cluster, "--full")[-1]["changed"] == 0
     assert "nothing has changed" in user.devenv("up", "--name", cluster).stderr
-    assert untouched(user, cluster, NODES) == seen
+    assert untouched(user, cluster, NODES) == state
 
 
 def lose(user: Typed, cluster: str, ca: Path, *argv: str) -> tuple[str, list[ha.Asker], float]:
-    """``podman argv`` on the holder of the virtual addresses while these are asked; the holder, who asked, and when."""
+    """Run ``podman argv`` on the holder of the virtual addresses while clients request them; return the holder, the
+    clients and the time.
+    """
     (holder,) = ha.holders(user, cluster, MASTERS)
     with ExitStack() as stack:
         key = ha.client(user, cluster, ca.parent)
@@ -125,8 +129,8 @@ def lose(user: Typed, cluster: str, ca: Path, *argv: str) -> tuple[str, list[ha.
     return holder, askers, begin
 
 
-def healed(user: Typed, cluster: str) -> None:
-    """`devenv up` puts everything right, and what it says of that is true."""
+def repair(user: Typed, cluster: str) -> None:
+    """Check that `devenv up` repairs everything and reports that correctly."""
     assert user.objects("up", "--name", cluster)[-1]["exit"] == 0
     assert ha.wait_for_members(cluster, MASTERS, 10) == dict.fromkeys(MASTERS, True)
     assert len(ha.holders(user, cluster, MASTERS)) == 1
@@ -138,7 +142,7 @@ def test_a_clean_stop_of_the_holder_costs_no_request(user: Typed, cluster: str, 
     holder, askers, _ = lose(user, cluster, ca, "stop", "--time", "60")
     assert [asker.failures() for asker in askers] == [[], []]
     assert holder not in ha.holders(user, cluster, [m for m in MASTERS if m != holder])
-    healed(user, cluster)
+    repair(user, cluster)
 
 
 def test_the_loss_of_the_holder_is_over_in_seconds(
@@ -153,19 +157,19 @@ def test_the_loss_of_the_holder_is_over_in_seconds(
         assert first < LIMIT
         assert last < LIMIT
     (successor,) = ha.holders(user, cluster, [m for m in MASTERS if m != holder])
-    healed(user, cluster)
-    # Who comes back does not take the addresses: that would cost requests once more.
+    repair(user, cluster)
+    # A node that returns does not take over the addresses: that would interrupt requests again.
     assert ha.holders(user, cluster, MASTERS) == [successor]
 
 
-def test_the_first_master_that_was_lost_is_made_anew(user: Typed, cluster: str, ca: Path) -> None:
+def test_a_lost_first_master_is_recreated(user: Typed, cluster: str, ca: Path) -> None:
     subprocess.run(
         ["podman", "rm", "--force", "--time", "0", f"{cluster}-master-0"], check=True, capture_output=True, timeout=60
     )
     others = ["master-1", "master-2", "worker-0", "worker-1"]
-    seen = {node: _started(cluster, node) for node in others}
-    healed(user, cluster)
-    assert {node: _started(cluster, node) for node in others} == seen
+    state = {node: _started(cluster, node) for node in others}
+    repair(user, cluster)
+    assert {node: _started(cluster, node) for node in others} == state
     for address in ha.network(user, cluster)["nodes"]["master-0"]["addresses"].values():
         assert answers(address, ca) == "ok"
     assert user.objects("up", "--name", cluster, "--full")[-1]["changed"] == 0
@@ -176,7 +180,7 @@ def _started(cluster: str, node: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
-# test_life.py does so at every change; this one looks closer.
+# test_life.py runs this on every change; this test checks more.
 @pytest.mark.nightly
 def test_one_master_becomes_three(user: Typed, environment: str, tmp_path: Path) -> None:
     profile = tmp_path / "grow.yml"
@@ -187,16 +191,16 @@ def test_one_master_becomes_three(user: Typed, environment: str, tmp_path: Path)
     ca = ha.authority(user, environment, tmp_path)
     profile.write_text("extends: aio\nnodes:\n  master-1: {schedulable: true}\n  master-2: {schedulable: true}\n")
     user.devenv("up", "--profile", str(profile), "--name", environment)
-    # No new certificate for the old one, whose holds the virtual address since its birth.
+    # The first master keeps its certificate, which has included the virtual address from the start.
     assert inside(f"{environment}-master-0", *certificate) == before
     assert ha.wait_for_members(environment, MASTERS, 10) == dict.fromkeys(MASTERS, True)
     (virtual,) = ha.virtual(user, environment)
     assert answers(virtual, ca) == "ok"
-    own = yaml.safe_load((ha.state(user, environment) / "kubeconfig").read_text())
-    assert own["clusters"][0]["cluster"]["server"] == ha.url(virtual, "")
-    # What was started when there was one master has learnt where the control plane is now.
-    known = "grep -h main. /etc/hosts /var/lib/kubelet/pods/*/etc-hosts"
-    for line in inside(f"{environment}-master-0", "sh", "-c", known).splitlines():
+    kubeconfig = yaml.safe_load((ha.state(user, environment) / "kubeconfig").read_text())
+    assert kubeconfig["clusters"][0]["cluster"]["server"] == ha.url(virtual, "")
+    # Pods that started with one master use the new address of the control plane.
+    search = "grep -h main. /etc/hosts /var/lib/kubelet/pods/*/etc-hosts"
+    for line in inside(f"{environment}-master-0", "sh", "-c", search).splitlines():
         assert line.split() == [virtual, f"main.{environment}.devenv.internal"]
     dns = user.kubectl(environment, "-n", "kube-system", "get", "pods", "-l", "k8s-app=kube-dns", "-o", "json").stdout
     assert len({pod["spec"]["nodeName"] for pod in json.loads(dns)["items"]}) == 2
@@ -204,7 +208,7 @@ def test_one_master_becomes_three(user: Typed, environment: str, tmp_path: Path)
 
 
 @pytest.mark.nightly
-def test_three_masters_join_twenty_times_of_twenty(user: Typed, new_name: Callable[[str], str]) -> None:
+def test_three_masters_join_in_twenty_of_twenty_runs(user: Typed, new_name: Callable[[str], str]) -> None:
     for _ in range(20):
         name = new_name("join")
         user.devenv("up", "--profile", "compact", "--name", name)

@@ -1,4 +1,4 @@
-"""What is killed, interrupted or run twice: the next command puts it right, and nothing of it works on."""
+"""Runs that are killed, interrupted or concurrent: the next command converges, and no process remains."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from support.commands import Typed, finish
 
 pytestmark = pytest.mark.cluster
 
-# Seconds into each stage: its middle, not its first breath. A cluster that is there goes through the last ones in about
-# a second, and a run that has ended cannot be killed.
+# Seconds into each stage, to kill it in the middle. An existing cluster passes the last stages in about a second, and a
+# run that has ended cannot be killed.
 STAGES = {"provision": 1.5, "prepare": 1.5, "kubernetes": 1.5, "labels": 0.2, "addons": 0.2, "validate": 0.2}
 
 
 def until_stage(child: subprocess.Popen[str], stage: str) -> None:
-    """Read what `up --json` prints until ``stage`` begins; fails when the run ends before."""
+    """Read the output of `up --json` until ``stage`` begins; fail if the run ends before."""
     assert child.stdout is not None
-    seen = []
+    lines = []
     for line in child.stdout:
-        seen.append(line)
-        told = json.loads(line)
-        if told["type"] == "stage" and told["stage"] == stage and told["state"] == "begin":
+        lines.append(line)
+        event = json.loads(line)
+        if event["type"] == "stage" and event["stage"] == stage and event["state"] == "begin":
             return
-    raise AssertionError(f"ended before {stage}:\n{''.join(seen[-5:])}\n{child.stderr and child.stderr.read()}")
+    raise AssertionError(f"ended before {stage}:\n{''.join(lines[-5:])}\n{child.stderr and child.stderr.read()}")
 
 
 def marked(run: str) -> list[str]:
-    """Processes that a run has started, on this host and in its nodes: all carry its id."""
-    found = []
+    """Return the processes of a run, on this host and in its nodes: all have its ID in their environment."""
+    processes = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
             if f"DEVENV_RUN={run}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(f"{folder.name} {(folder / 'cmdline').read_text().replace(chr(0), ' ')}")
+                processes.append(f"{folder.name} {(folder / 'cmdline').read_text().replace(chr(0), ' ')}")
         except OSError:
             continue
-    return found
+    return processes
 
 
 def run_of(user: Typed, name: str) -> str:
-    """Id of the run that holds the environment's lock."""
+    """Return the ID of the run that holds the environment's lock."""
     return str(json.loads((user.home / "environments" / name / "lock").read_text())["run_id"])
 
 
-def gone(name: str) -> list[str]:
-    """Containers and networks of the environment that are there."""
-    words = ["--all", "--filter", f"label=devenv.environment={name}", "--format", "{{.Names}}"]
-    listed = subprocess.run(["podman", "ps", *words], capture_output=True, text=True, check=True).stdout.split()
+def existing(name: str) -> list[str]:
+    """Return the existing containers and networks of the environment."""
+    options = ["--all", "--filter", f"label=devenv.environment={name}", "--format", "{{.Names}}"]
+    listed = subprocess.run(["podman", "ps", *options], capture_output=True, text=True, check=True).stdout.split()
     networks = subprocess.run(
         ["podman", "network", "ls", "--filter", f"label=devenv.environment={name}", "--format", "{{.Name}}"],
         capture_output=True,
@@ -64,25 +64,25 @@ def gone(name: str) -> list[str]:
     return listed + networks
 
 
-def kill_tree(child: subprocess.Popen[str]) -> None:
-    """kill -9 of the command alone: what it started is left to itself, as when a CI job is cancelled."""
+def kill_command(child: subprocess.Popen[str]) -> None:
+    """Kill only the command with SIGKILL; its children keep running, as when a CI job is cancelled."""
     os.kill(child.pid, signal.SIGKILL)
     child.wait(timeout=10)
 
 
 def test_up_converges_after_a_kill_in_each_stage(user: Typed, environment: str) -> None:
-    left = []
+    survivors = []
     for stage, seconds in STAGES.items():
         child = user.start("devenv", "up", "--profile", "aio", "--name", environment, "--json")
         until_stage(child, stage)
         run = run_of(user, environment)
         time.sleep(seconds)
         assert child.poll() is None, f"ended within {seconds} s of the stage {stage}"
-        kill_tree(child)
-        left.append(marked(run))
+        kill_command(child)
+        survivors.append(marked(run))
         dead = run
-    # Not of each: what a stage does by itself ends with the command.
-    assert any(left), "nothing of the killed runs was left: the test shows nothing"
+    # Not after every kill: a stage without long programs ends with the command.
+    assert any(survivors), "no process survived a kill, so the test proves nothing"
     last = user.objects("up", "--name", environment)[-1]
     assert last["exit"] == 0
     assert marked(dead) == []
@@ -90,7 +90,7 @@ def test_up_converges_after_a_kill_in_each_stage(user: Typed, environment: str) 
     user.devenv("validate", "--name", environment)
 
 
-def test_down_at_once_after_a_kill_in_a_long_module(user: Typed, environment: str) -> None:
+def test_down_right_after_a_kill_in_a_long_module(user: Typed, environment: str) -> None:
     child = user.start("devenv", "up", "--profile", "aio", "--name", environment, "--json")
     until_stage(child, "kubernetes")
     container = f"{environment}-master-0"
@@ -99,12 +99,12 @@ def test_down_at_once_after_a_kill_in_a_long_module(user: Typed, environment: st
         time.sleep(0.1)
     assert "kubeadm" in _programs(container)
     run = run_of(user, environment)
-    kill_tree(child)
+    kill_command(child)
     user.devenv("down", "--name", environment)
     limit = time.monotonic() + 30
     while time.monotonic() < limit:
         assert marked(run) == []
-        assert gone(environment) == []
+        assert existing(environment) == []
         time.sleep(5)
     assert not (user.home / "environments" / environment).exists()
 
@@ -129,7 +129,7 @@ def test_an_interrupted_up_keeps_its_state_and_leaves_no_process(
     assert not (user.home / "environments" / environment / "lock").exists()
 
 
-def test_a_second_up_of_the_same_environment_says_who_holds_it(user: Typed, environment: str) -> None:
+def test_a_second_up_of_the_same_environment_names_the_running_one(user: Typed, environment: str) -> None:
     child = user.start("devenv", "up", "--profile", "sno", "--name", environment, "--json")
     until_stage(child, "prepare")
     second = user.devenv("up", "--profile", "sno", "--name", environment, code=10)
@@ -138,14 +138,12 @@ def test_a_second_up_of_the_same_environment_says_who_holds_it(user: Typed, envi
     assert json.loads(finish(child, seconds=300).stdout.splitlines()[-1])["exit"] == 0
 
 
-def test_a_run_out_of_time_says_what_is_missing_and_destroys_when_asked(
-    user: Typed, new_name: Callable[[str], str]
-) -> None:
+def test_a_run_that_times_out_reports_it_and_destroys_on_request(user: Typed, new_name: Callable[[str], str]) -> None:
     name = new_name("late")
     done = user.devenv(
         "up", "--profile", "aio", "--name", name, "--timeout", "3s", "--on-failure", "destroy", code=None
     )
     assert done.returncode not in (0, 1)
     assert "3 s" in done.stderr or "3s" in done.stderr
-    assert gone(name) == []
+    assert existing(name) == []
     assert not (user.home / "environments" / name).exists()

@@ -1,4 +1,4 @@
-"""Nodes as virtual machines: made, reached, gone without a trace. Emulated where this machine's KVM boots nothing."""
+"""Nodes as virtual machines: created, reached, removed without a trace. Emulated if this machine's KVM boots none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 from support import web
 from support.commands import Typed
 
-# The scenario provider_libvirt makes, asks and ends a machine at every change.
+# The molecule scenario provider_libvirt creates, checks and removes a machine on every change.
 pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
 
 PROFILE = """\
@@ -34,34 +34,34 @@ nodes:
   master-0: {cpus: 2, memory: 3GiB, disk: 20GiB}
   worker-0: {cpus: 2, memory: 2GiB, disk: 20GiB}
 """
-# An emulated machine among other tests.
+# For an emulated machine while other tests run.
 SECONDS = 1500
 
 
-def said(*argv: str) -> str:
+def output(*argv: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def traces(name: str, bridge: str) -> list[str]:
-    """What this host has of the environment, asked without our code."""
-    links = json.loads(said("ip", "-json", "link", "show"))
-    found = [link["ifname"] for link in links if bridge in (link["ifname"], link.get("master"))]
-    found += [word for word in said("nft", "list", "tables").split() if word == f"devenv-{name}"]
-    found += [str(path) for path in Path("/run/devenv/libvirt").glob(name)]
+    """Return the environment's links, tables, folders and processes on this host, without devenv's own code."""
+    links = json.loads(output("ip", "-json", "link", "show"))
+    remaining = [link["ifname"] for link in links if bridge in (link["ifname"], link.get("master"))]
+    remaining += [word for word in output("nft", "list", "tables").split() if word == f"devenv-{name}"]
+    remaining += [str(path) for path in Path("/run/devenv/libvirt").glob(name)]
     for place in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = place.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        found += [command[:80]] if command.startswith("/usr/bin/qemu") and f"guest={name}-" in command else []
-    return found
+        remaining += [command[:80]] if command.startswith("/usr/bin/qemu") and f"guest={name}-" in command else []
+    return remaining
 
 
 @pytest.fixture
 def machine(
     request: pytest.FixtureRequest, user: Typed, new_name: Callable[[str], str], tmp_path: Path
 ) -> Iterator[str]:
-    """A virtual machine that is up: its environment's name. ``param`` is stack and addressing."""
+    """The name of an environment with a running virtual machine. ``param`` is stack and addressing."""
     name, profile = new_name("vm"), tmp_path / "machine.yml"
     stack, addressing = request.param
     profile.write_text(PROFILE.format(stack=stack, addressing=addressing))
@@ -79,33 +79,33 @@ def ssh(user: Typed, name: str, command: str) -> str:
 
 
 @pytest.mark.parametrize("machine", [("ipv4", "static")], indirect=True)
-def test_a_virtual_machine_is_made_reached_and_gone(user: Typed, machine: str) -> None:
+def test_a_virtual_machine_is_created_reached_and_removed(user: Typed, machine: str) -> None:
     assert ssh(user, machine, "hostname") == "worker-0"
-    # A container would have this host's.
+    # A container would have the kernel of this host.
     assert ssh(user, machine, "uname -r") != os.uname().release
     assert ssh(user, machine, "cat /sys/class/dmi/id/sys_vendor") == "QEMU"
     kilobytes = int(ssh(user, machine, "awk '/MemTotal/ {print $2}' /proc/meminfo"))
     assert 900 << 10 < kilobytes < 1 << 20
     assert int(ssh(user, machine, "df --output=size --block-size=M / | tail -n 1").rstrip("M")) > 7 * 1024
-    row = next(one for one in user.data("list") if one["name"] == machine)
+    row = next(row for row in user.data("list") if row["name"] == machine)
     assert (row["state"], row["running"]) == ("running", 1)
     assert user.objects("up", "--name", machine, "--full")[-1]["changed"] == 0
 
 
 @pytest.mark.parametrize("machine", [("dualstack", "dhcp")], indirect=True)
-def test_a_machine_is_stopped_started_survives_a_reboot_of_the_host_and_is_found_without_its_folder(
+def test_a_machine_survives_stop_start_and_a_host_reboot_and_is_listed_without_its_folder(
     user: Typed, machine: str
 ) -> None:
     addresses = json.loads(ssh(user, machine, "ip -json address show eth0"))[0]["addr_info"]
-    assert {one["family"] for one in addresses if one["scope"] == "global"} == {"inet", "inet6"}
+    assert {row["family"] for row in addresses if row["scope"] == "global"} == {"inet", "inet6"}
     ssh(user, machine, "echo kept > /root/note")
     user.devenv("stop", "--name", machine, seconds=SECONDS)
-    assert next(one for one in user.data("list") if one["name"] == machine)["state"] == "stopped"
+    assert next(row for row in user.data("list") if row["name"] == machine)["state"] == "stopped"
     user.devenv("start", "--name", machine, seconds=SECONDS)
     assert ssh(user, machine, "cat /root/note") == "kept"
     refused = user.devenv("snapshot", "save", "vm", "--name", machine, code=2)
     assert "[provider_cannot]" in refused.stderr
-    # As a reboot of the host would leave it.
+    # The state after a reboot of the host.
     bridge = yaml.safe_load((user.home / "environments" / machine / "network.yml").read_text())["bridge"]
     for place in Path("/proc").glob("[0-9]*"):
         try:
@@ -114,16 +114,16 @@ def test_a_machine_is_stopped_started_survives_a_reboot_of_the_host_and_is_found
             continue
         if command.startswith("/usr/bin/qemu") and f"guest={machine}-" in command:
             os.kill(int(place.name), 9)
-    said("ip", "link", "delete", "dev", bridge)
-    said("nft", "delete", "table", "inet", f"devenv-{machine}")
+    output("ip", "link", "delete", "dev", bridge)
+    output("nft", "delete", "table", "inet", f"devenv-{machine}")
     shutil.rmtree(f"/run/devenv/libvirt/{machine}")
     user.devenv("start", "--name", machine, seconds=SECONDS)
     assert ssh(user, machine, "cat /root/note") == "kept"
     shutil.rmtree(user.home / "environments" / machine)
-    assert next(one for one in user.data("list") if one["name"] == machine)["state"] == "orphan"
+    assert next(row for row in user.data("list") if row["name"] == machine)["state"] == "orphan"
 
 
-# Kubernetes gives up its leases where two emulated machines and another test share two cores.
+# Alone: with two emulated machines and another test on two cores, Kubernetes components lose their leases.
 @pytest.mark.alone
 def test_a_cluster_of_machines_comes_up_and_works(user: Typed, new_name: Callable[[str], str], tmp_path: Path) -> None:
     name, profile = new_name("vms"), tmp_path / "cluster.yml"

@@ -1,4 +1,4 @@
-"""Nodes come, go, die and are made anew; a stop, a reboot of the host, new certificates, another address."""
+"""Nodes are added, removed, lost and recreated; stop, host reboot, new certificates, another address."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.cluster
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VERSION = str(yaml.safe_load((CONFIGS / "versions.yml").read_text())["default"])
 
-# Its first process does not end when it is asked to: a drain takes the whole grace period.
+# Its first process ignores SIGTERM, so a drain takes the whole grace period.
 STUBBORN: dict[str, Any] = {
     "apiVersion": "apps/v1",
     "kind": "Deployment",
@@ -41,7 +41,7 @@ STUBBORN: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def lab(user: Typed, new_name: Callable[[str], str]) -> Iterator[str]:
-    """One master and two workers, in the beginning."""
+    """An environment that starts with one master and two workers."""
     name = new_name("life")
     user.devenv("up", "--profile", "master-2pipe", "--name", name)
     yield name
@@ -49,18 +49,18 @@ def lab(user: Typed, new_name: Callable[[str], str]) -> Iterator[str]:
 
 
 def ready(user: Typed, name: str) -> dict[str, bool]:
-    """Node objects by name, and whether they are Ready; asked by kubectl."""
-    found = json.loads(user.kubectl(name, "get", "nodes", "-o", "json").stdout)["items"]
+    """Return whether each Node object is Ready, by name, from kubectl."""
+    items = json.loads(user.kubectl(name, "get", "nodes", "-o", "json").stdout)["items"]
     return {
         item["metadata"]["name"]: any(
             c["type"] == "Ready" and c["status"] == "True" for c in item["status"]["conditions"]
         )
-        for item in found
+        for item in items
     }
 
 
 def containers(name: str) -> dict[str, str]:
-    """Identity of each container of an environment, by node."""
+    """Return the ID of each container of an environment, by node."""
     shown = subprocess.run(
         ["podman", "ps", "--all", f"--filter=label=devenv.environment={name}", "--format=json"],
         capture_output=True, text=True, check=True,
@@ -68,10 +68,10 @@ def containers(name: str) -> dict[str, str]:
     return {row["Labels"]["devenv.node"]: row["Id"] for row in json.loads(shown.stdout or "[]") or []}
 
 
-def test_labels_leave_with_the_profile_and_those_of_others_stay(user: Typed, lab: str, tmp_path: Path) -> None:
+def test_labels_are_pruned_with_the_profile_and_those_of_others_stay(user: Typed, lab: str, tmp_path: Path) -> None:
     mine = tmp_path / "mine.yml"
-    own = {"labels": {"ours": "a"}, "taints": ["ours=a:PreferNoSchedule"]}
-    mine.write_text(yaml.safe_dump({"extends": "master-2pipe", "nodes": {"worker-0": own}}))
+    changes = {"labels": {"ours": "a"}, "taints": ["ours=a:PreferNoSchedule"]}
+    mine.write_text(yaml.safe_dump({"extends": "master-2pipe", "nodes": {"worker-0": changes}}))
     user.kubectl(lab, "label", "node", "worker-0", "theirs=yes")
     user.kubectl(lab, "taint", "node", "worker-0", "theirs=yes:PreferNoSchedule")
     assert user.objects("up", "--name", lab, "--profile", str(mine))[-1]["changed"] == 1
@@ -106,12 +106,12 @@ def test_a_worker_with_a_stubborn_pod_is_removed(user: Typed, lab: str, tmp_path
     user.kubectl(lab, "rollout", "status", "deployment/stubborn", "--timeout=120s")
     user.kubectl(lab, "delete", "deployment", "stubborn", "--wait=false")
     assert user.objects("up", "--name", lab, "--full")[-1]["changed"] == 0
-    # The number is free again, and the address with it.
+    # The number and its address are free again.
     user.devenv("node", "add", "--name", lab, "--set", "labels.pipe=true")
     assert ready(user, lab) == {"master-0": True, "worker-0": True, "worker-1": True}
 
 
-def test_a_dead_worker_and_a_damaged_one_are_made_anew(user: Typed, lab: str) -> None:
+def test_a_dead_and_a_damaged_worker_are_recreated(user: Typed, lab: str) -> None:
     before, where = containers(lab), addresses(user, lab)
     subprocess.run(["podman", "rm", "--force", "--time=0", f"{lab}-worker-0"], check=True, capture_output=True)
     user.devenv("up", "--name", lab)
@@ -126,7 +126,7 @@ def test_a_dead_worker_and_a_damaged_one_are_made_anew(user: Typed, lab: str) ->
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("words", "code", "message"),
     [
         (["node", "remove", "master-0"], 14, "last control plane node"),
         (["node", "replace", "master-0"], 14, "last control plane node"),
@@ -140,22 +140,24 @@ def test_a_dead_worker_and_a_damaged_one_are_made_anew(user: Typed, lab: str) ->
         (["upgrade", "--kubernetes", "9.0.0"], 2, "9.0.0"),
     ],
 )
-def test_refused_before_anything_changes(user: Typed, lab: str, words: list[str], code: int, says: str) -> None:
+def test_impossible_changes_are_refused_before_anything_changes(
+    user: Typed, lab: str, words: list[str], code: int, message: str
+) -> None:
     before = containers(lab), (user.home / "environments" / lab / "profile.yml").read_text()
     refused = user.devenv(*words, "--name", lab, code=code)
-    assert says in refused.stderr
+    assert message in refused.stderr
     assert "Traceback" not in refused.stderr
     assert (containers(lab), (user.home / "environments" / lab / "profile.yml").read_text()) == before
 
 
 def test_the_plan_of_a_patch_release(user: Typed, lab: str) -> None:
-    """The environment says that it has the patch before; its bundle is not needed for a look."""
+    """The stored profile names the previous patch release; a plan does not need its bundle."""
     folder = user.home / "environments" / lab
     major, minor, patch = VERSION.split(".")
     before = f"{major}.{minor}.{int(patch) - 1}"
     kept = (folder / "profile.yml").read_text()
     (folder / "profile.yml").write_text(kept.replace(f"version: {VERSION}", f"version: {before}"))
-    seen = untouched(user, lab, list(containers(lab)))
+    state = untouched(user, lab, list(containers(lab)))
     try:
         plan = user.data("upgrade", "--kubernetes", VERSION, "--plan", "--name", lab)
         assert (plan["from"], plan["to"], plan["bundle"], plan["parts"]) == (before, VERSION, True, {})
@@ -164,9 +166,9 @@ def test_the_plan_of_a_patch_release(user: Typed, lab: str) -> None:
             ("worker-0", "kubeadm upgrade node"),
             ("worker-1", "kubeadm upgrade node"),
         ]
-        # The plays, too, go through all of it: kubeadm would run on each of the three, and the profile be written.
+        # Check mode runs all plays: kubeadm would run on each of the three nodes, and the profile would be written.
         assert user.objects("upgrade", "--kubernetes", VERSION, "--check", "--name", lab)[-1]["changed"] == 4
-        assert untouched(user, lab, list(containers(lab))) == seen
+        assert untouched(user, lab, list(containers(lab))) == state
         assert not (folder / "upgrade.json").exists()
         subprocess.run(["podman", "stop", "--time=5", f"{lab}-worker-1"], check=True, capture_output=True)
         refused = user.devenv("upgrade", "--kubernetes", VERSION, "--name", lab, code=9)
@@ -188,26 +190,29 @@ def test_one_master_becomes_three_and_the_first_of_them_dies(user: Typed, lab: s
     assert ready(user, lab) == dict.fromkeys(masters, True)
 
 
-def test_all_comes_back_after_a_stop_and_after_a_reboot(user: Typed, lab: str) -> None:
-    """Of one master and two workers, and of three masters when they were made above."""
+def test_everything_is_ready_again_after_a_stop_and_a_reboot(user: Typed, lab: str) -> None:
+    """With one master and two workers, or with three masters if the test above has created them."""
     before = containers(lab)
-    wanted, masters = dict.fromkeys(sorted(before), True), sorted(node for node in before if node.startswith("master"))
+    all_ready, masters = (
+        dict.fromkeys(sorted(before), True),
+        sorted(node for node in before if node.startswith("master")),
+    )
     user.devenv("stop", "--name", lab)
     user.devenv("start", "--name", lab)
-    assert ready(user, lab) == wanted
+    assert ready(user, lab) == all_ready
     bridge = yaml.safe_load((user.home / "environments" / lab / "network.yml").read_text())["bridge"]
     subprocess.run(["podman", "kill", *(f"{lab}-{node}" for node in before)], check=True, capture_output=True)
     subprocess.run(["ip", "link", "delete", bridge], check=False, capture_output=True)
     subprocess.run(["nft", "delete", "table", "inet", f"devenv-{lab}"], check=True, capture_output=True)
     user.devenv("start", "--name", lab)
-    assert ready(user, lab) == wanted
+    assert ready(user, lab) == all_ready
     assert ha.members(lab, masters) == dict.fromkeys(masters, True)
     assert containers(lab) == before
     assert user.objects("up", "--name", lab, "--full")[-1]["changed"] == 0
 
 
 @pytest.mark.nightly
-def test_a_lost_majority_is_said_and_nothing_is_made(user: Typed, lab: str) -> None:
+def test_a_lost_quorum_is_reported_and_nothing_is_created(user: Typed, lab: str) -> None:
     user.devenv("node", "remove", "master-0", "--name", lab)
     subprocess.run(["podman", "rm", "--force", "--time=0", f"{lab}-master-1"], check=True, capture_output=True)
     refused = user.devenv("up", "--name", lab, code=9)
@@ -216,7 +221,7 @@ def test_a_lost_majority_is_said_and_nothing_is_made(user: Typed, lab: str) -> N
     assert set(containers(lab)) == {"master-2"}
 
 
-def test_certificates_and_the_address_of_a_single_node(user: Typed, environment: str) -> None:
+def test_certificates_and_address_of_a_single_node_change(user: Typed, environment: str) -> None:
     user.devenv("up", "--profile", "sno", "--name", environment)
     container = f"{environment}-master-0"
 
@@ -235,16 +240,16 @@ def test_certificates_and_the_address_of_a_single_node(user: Typed, environment:
     assert (user.home / "environments" / environment / "kubeconfig").read_text() != kubeconfig
     assert ready(user, environment) == {"master-0": True}
 
-    (was,) = addresses(user, environment)["master-0"]
-    wanted = was.rpartition(".")[0] + ".77"
-    user.devenv("node", "change-address", "--address", wanted, "--name", environment)
-    assert addresses(user, environment) == {"master-0": [wanted]}
+    (former,) = addresses(user, environment)["master-0"]
+    address = former.rpartition(".")[0] + ".77"
+    user.devenv("node", "change-address", "--address", address, "--name", environment)
+    assert addresses(user, environment) == {"master-0": [address]}
     node = json.loads(user.kubectl(environment, "get", "node", "master-0", "-o", "json").stdout)
-    assert [a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP"] == [wanted]
+    assert [a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP"] == [address]
     links = json.loads(inside(container, "ip", "-json", "-4", "address", "show", "dev", "eth0"))[0]["addr_info"]
-    assert [row["local"] for row in links] == [wanted]
+    assert [row["local"] for row in links] == [address]
     files = "/etc/kubernetes/manifests /etc/kubernetes/*.conf /var/lib/kubelet/kubeadm-flags.env"
-    assert inside(container, "sh", "-c", f"grep -rlwF {was} {files} || true") == ""
+    assert inside(container, "sh", "-c", f"grep -rlwF {former} {files} || true") == ""
     user.devenv("stop", "--name", environment)
     user.devenv("start", "--name", environment)
     assert ready(user, environment) == {"master-0": True}

@@ -1,4 +1,4 @@
-"""Several environments at once, several nodes, both families, without the command."""
+"""Several environments at the same time, several nodes, both families, without the devenv command."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 @pytest.fixture(scope="module")
-def two(user: Typed, new_name: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A dual-stack master with two workers by plain Ansible and a bare node by the command, made at the same moment
+def pair(user: Typed, new_name: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A dual-stack master with two workers by plain Ansible and a single node by the command, created at the same time
     from two homes.
     """
     other = Typed(tmp_path_factory.mktemp("other"))
@@ -42,12 +42,12 @@ def two(user: Typed, new_name: Callable[[str], str], tmp_path_factory: pytest.Te
 
 
 def nodes_of(user: Typed, name: str) -> dict[str, Any]:
-    found = json.loads(user.kubectl(name, "get", "nodes", "-o", "json").stdout)["items"]
-    return {node["metadata"]["name"]: node for node in found}
+    items = json.loads(user.kubectl(name, "get", "nodes", "-o", "json").stdout)["items"]
+    return {node["metadata"]["name"]: node for node in items}
 
 
-def test_three_nodes_with_their_labels(user: Typed, two: Any) -> None:
-    nodes = nodes_of(user, two[0])
+def test_three_nodes_with_their_labels(user: Typed, pair: Any) -> None:
+    nodes = nodes_of(user, pair[0])
     assert sorted(nodes) == ["master-0", "worker-0", "worker-1"]
     assert [nodes[name]["metadata"]["labels"].get("pipe") for name in sorted(nodes)] == [None, "true", "true"]
     assert all("node-role.kubernetes.io/worker" in nodes[n]["metadata"]["labels"] for n in ("worker-0", "worker-1"))
@@ -59,40 +59,40 @@ def test_three_nodes_with_their_labels(user: Typed, two: Any) -> None:
     } == {"True"}
 
 
-def test_pods_and_services_have_both_families_ipv4_first(user: Typed, two: Any) -> None:
+def test_pods_and_services_have_both_families_ipv4_first(user: Typed, pair: Any) -> None:
     pods = json.loads(
-        user.kubectl(two[0], "-n", "kube-system", "get", "pods", "-l", "k8s-app=kube-dns", "-o", "json").stdout
+        user.kubectl(pair[0], "-n", "kube-system", "get", "pods", "-l", "k8s-app=kube-dns", "-o", "json").stdout
     )
     for pod in pods["items"]:
         families = [ipaddress.ip_address(row["ip"]).version for row in pod["status"]["podIPs"]]
         assert families == [4, 6]
-    for node in nodes_of(user, two[0]).values():
+    for node in nodes_of(user, pair[0]).values():
         assert [ipaddress.ip_network(cidr).version for cidr in node["spec"]["podCIDRs"]] == [4, 6]
 
 
-def test_pods_on_different_nodes_reach_each_other(user: Typed, two: Any) -> None:
-    """Our own probes are not asked: two pods of the probe image, curl in one, an HTTP server in the other."""
-    name = two[0]
+def test_pods_on_different_nodes_reach_each_other(user: Typed, pair: Any) -> None:
+    """Independent of devenv's own checks: curl in one pod of the probe image, an HTTP server in the other."""
+    name = pair[0]
     image = f"devenv.lab/probe:{yaml.safe_load((CONFIGS / 'versions.yml').read_text())['probe']}"
-    for pod, node in (("there", "worker-0"), ("here", "worker-1")):
+    for pod, node in (("server", "worker-0"), ("client", "worker-1")):
         user.kubectl(
             name, "run", pod, f"--image={image}", "--image-pull-policy=Never", "--port=8080",
             f'--overrides={{"spec": {{"nodeName": "{node}"}}}}',
         )  # fmt: skip
-    user.kubectl(name, "wait", "--for=condition=Ready", "pod/there", "pod/here", "--timeout=60s")
-    pod = json.loads(user.kubectl(name, "get", "pod", "there", "-o", "json").stdout)
+    user.kubectl(name, "wait", "--for=condition=Ready", "pod/server", "pod/client", "--timeout=60s")
+    pod = json.loads(user.kubectl(name, "get", "pod", "server", "-o", "json").stdout)
     for row in pod["status"]["podIPs"]:
         address = f"[{row['ip']}]" if ":" in row["ip"] else row["ip"]
         done = user.kubectl(
-            name, "exec", "here", "--", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10",
+            name, "exec", "client", "--", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10",
             f"http://{address}:8080/",
         )  # fmt: skip
         assert done.stdout in ("200", "403", "404")
-    user.kubectl(name, "delete", "pod", "there", "here", "--grace-period=1", "--wait=false")
+    user.kubectl(name, "delete", "pod", "server", "client", "--grace-period=1", "--wait=false")
 
 
-def test_the_two_do_not_touch_each_other(user: Typed, two: Any) -> None:
-    pipe, other, sno = two
+def test_two_environments_do_not_affect_each_other(user: Typed, pair: Any) -> None:
+    pipe, other, sno = pair
     assert sorted(nodes_of(other, sno)) == ["master-0"]
     networks = [
         json.loads((home / "environments" / name / "inventory.yml").read_text() and json.dumps(_network(home, name)))
@@ -112,8 +112,8 @@ def _network(home: Path, name: str) -> Any:
 
 
 @pytest.mark.nightly
-def test_a_worker_is_added_and_one_that_was_lost_is_made_anew(user: Typed, two: Any) -> None:
-    pipe = two[0]
+def test_a_lost_worker_is_recreated(user: Typed, pair: Any) -> None:
+    pipe = pair[0]
     subprocess.run(["podman", "rm", "--force", "--time", "0", f"{pipe}-worker-1"], check=True, capture_output=True)
     masters = untouched(user, pipe, ["master-0"])["containers"]
     user.devenv("up", "--profile", "master-2pipe-dualstack-static", "--name", pipe)
@@ -123,24 +123,24 @@ def test_a_worker_is_added_and_one_that_was_lost_is_made_anew(user: Typed, two: 
     assert user.objects("up", "--name", pipe, "--full")[-1]["changed"] == 0
 
 
-def test_down_works_from_labels_when_the_state_folder_is_lost(two: Any, new_name: Callable[[str], str]) -> None:
-    _, other, sno = two
+def test_down_works_from_labels_when_the_state_folder_is_lost(pair: Any, new_name: Callable[[str], str]) -> None:
+    _, other, sno = pair
     folder = other.home / "environments" / sno
     folder.rename(other.home / "lost")
     listed = {row["name"]: row["state"] for row in other.data("list")}
     assert listed[sno] == "orphan"
     other.devenv("down", "--name", sno)
-    left = subprocess.run(
+    remaining = subprocess.run(
         ["podman", "ps", "--all", "--quiet", "--filter", f"label=devenv.environment={sno}"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert left.stdout == ""
+    assert remaining.stdout == ""
 
 
-def test_nodes_are_listed_without_the_command(user: Typed, two: Any) -> None:
-    shown = user.playbook("node_list", "-e", f"devenv_name={two[0]}").stdout
+def test_nodes_are_listed_without_the_command(user: Typed, pair: Any) -> None:
+    shown = user.playbook("node_list", "-e", f"devenv_name={pair[0]}").stdout
     rows = json.JSONDecoder().raw_decode(shown.rpartition("[localhost] => ")[2])[0]["__node_list.nodes"]
     assert [(row["name"], row["container"], row["kubernetes"]) for row in rows] == [
         (name, "running", "Ready") for name in ("master-0", "worker-0", "worker-1")
@@ -148,8 +148,8 @@ def test_nodes_are_listed_without_the_command(user: Typed, two: Any) -> None:
 
 
 @pytest.mark.nightly
-def test_a_node_leaves_and_joins_without_the_command(user: Typed, two: Any) -> None:
-    pipe = two[0]
+def test_a_node_leaves_and_joins_without_the_command(user: Typed, pair: Any) -> None:
+    pipe = pair[0]
     masters = untouched(user, pipe, ["master-0"])["containers"]
     user.playbook("node_remove", "-e", f"devenv_name={pipe}", "-e", "devenv_remove=worker-1")
     assert sorted(nodes_of(user, pipe)) == ["master-0", "worker-0"]

@@ -1,4 +1,4 @@
-"""Four environments of different stacks, made at one moment by four users of one machine."""
+"""Four environments with different stacks, created at the same time by four users of one machine."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.alone, pytest.mark.nightly]
 PROFILES = ("sno-ipv4-static", "master-2pipe-ipv6-static", "sno-dualstack-dhcp", "sno-dualstack6-static")
 
 
-def together(users: list[Typed], words: list[list[str]]) -> None:
+def together(users: list[Typed], commands: list[list[str]]) -> None:
     """Run one command of each user at the same time."""
-    finish_all([one.start("devenv", *argv) for one, argv in zip(users, words, strict=True)], seconds=1800)
+    finish_all([user.start("devenv", *argv) for user, argv in zip(users, commands, strict=True)], seconds=1800)
 
 
 def test_four_stacks_at_once(new_name: Callable[[str], str], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the machine lacks is said before anything changes; what breaks in the middle can be continued."""
+"""What the machine lacks is reported before anything changes; a run that fails half way can be continued."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.cluster
 
 
 def refused(user: Typed, name: str, *words: str, code: int, env: dict[str, str] | None = None) -> str:
-    """stderr of an `up` that must fail with ``code`` and leave nothing."""
+    """Run an `up` that must fail with ``code`` and leave nothing; return its stderr."""
     done = user.devenv("up", "--name", name, *words, code=code, env=env)
     assert "Traceback" not in done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")], done.stderr
@@ -31,7 +31,7 @@ def refused(user: Typed, name: str, *words: str, code: int, env: dict[str, str] 
     return done.stderr
 
 
-def test_too_little_memory(user: Typed, environment: str, tmp_path: Path) -> None:
+def test_up_refuses_too_little_memory(user: Typed, environment: str, tmp_path: Path) -> None:
     many = tmp_path / "many.yml"
     workers: dict[str, dict[str, str]] = {f"worker-{number}": {} for number in range(2, 200)}
     many.write_text(yaml.safe_dump({"extends": "master-2pipe", "nodes": workers}))
@@ -40,7 +40,7 @@ def test_too_little_memory(user: Typed, environment: str, tmp_path: Path) -> Non
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A filesystem of its own for the state; ``mount -o remount`` makes it larger."""
+    """A separate small filesystem for the state; `grow` makes it larger."""
     place = tmp_path / "small"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "devenv-test", str(place)], check=True)
@@ -52,10 +52,10 @@ def grow(place: Path, size: str) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", str(place)], check=True)
 
 
-def test_too_little_disk_and_a_disk_full_in_the_middle(environment: str, small_disk: Path) -> None:
+def test_too_little_disk_is_refused_and_a_full_disk_can_be_continued(environment: str, small_disk: Path) -> None:
     user = Typed(small_disk / "home")
     assert "disk" in refused(user, environment, "--profile", "sno", code=9)
-    # Enough for the preflight, too little for the copy of the image store that another filesystem needs.
+    # Enough for the preflight, but not for the copy of the image store, which another filesystem requires.
     grow(small_disk, "620m")
     done = user.devenv("up", "--profile", "sno", "--name", environment, code=3)
     assert "space" in done.stderr
@@ -66,7 +66,7 @@ def test_too_little_disk_and_a_disk_full_in_the_middle(environment: str, small_d
     user.devenv("down", "--name", environment)
 
 
-def test_no_root(user: Typed, environment: str) -> None:
+def test_up_refuses_a_user_without_root(user: Typed, environment: str) -> None:
     done = user.run(
         "/usr/bin/unshare", "--user", shutil.which("devenv", path=_venv()) or "devenv", "up", "--profile", "aio",
         "--name", environment, code=9,
@@ -79,7 +79,7 @@ def _venv() -> str:
     return str(Path(__file__).resolve().parents[2] / ".venv" / "bin")
 
 
-def test_no_podman(user: Typed, environment: str, tmp_path: Path) -> None:
+def test_up_refuses_a_host_without_podman(user: Typed, environment: str, tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     for folder in ("/usr/sbin", "/usr/bin"):
@@ -92,7 +92,7 @@ def test_no_podman(user: Typed, environment: str, tmp_path: Path) -> None:
     assert "apt-get install" in text
 
 
-def test_a_pool_that_the_host_uses(user: Typed, environment: str) -> None:
+def test_up_refuses_a_pool_that_the_host_uses(user: Typed, environment: str) -> None:
     route = ["198.18.77.0/24", "dev", "lo"]
     subprocess.run(["ip", "route", "add", *route], check=True)
     try:
@@ -103,7 +103,7 @@ def test_a_pool_that_the_host_uses(user: Typed, environment: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         ("", "empty"),
         ("- a\n- b\n", "list"),
@@ -115,13 +115,15 @@ def test_a_pool_that_the_host_uses(user: Typed, environment: str) -> None:
         ("extends: aio\nnetwork: {pods: {ipv4: 10.213.0.0/16}}\n", "overlap"),
     ],
 )
-def test_a_bad_profile(user: Typed, environment: str, tmp_path: Path, content: str, words: str) -> None:
+def test_up_refuses_an_invalid_profile(
+    user: Typed, environment: str, tmp_path: Path, content: str, message: str
+) -> None:
     bad = tmp_path / "bad.yml"
     bad.write_text(content)
-    assert words in refused(user, environment, "--profile", str(bad), code=2)
+    assert message in refused(user, environment, "--profile", str(bad), code=2)
 
 
-def test_bad_words(user: Typed, environment: str) -> None:
+def test_invalid_names_are_refused(user: Typed, environment: str) -> None:
     assert "aio" in refused(user, environment, "--profile", "aoi", code=2)
     done = user.devenv("up", "--profile", "aio", "--name", "Not_A_Name", code=2)
     assert "Not_A_Name" in done.stderr

@@ -1,4 +1,4 @@
-"""No key, token or certificate key in any log, event, argument list or artifact, at the highest verbosity either."""
+"""No key, token or certificate key is in a log, event, argument list or artifact, even at the highest verbosity."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.seen import inside
 
 pytestmark = pytest.mark.cluster
 
-# Shapes of what must not be seen: bootstrap tokens (public names of the Secret that holds one are fine), private keys.
+# Forbidden patterns: bootstrap tokens (the public names of their Secrets are fine) and private keys.
 SHAPES = [
     re.compile(rb"(?<![a-z0-9-])[a-z0-9]{6}\.[a-z0-9]{16}(?![a-z0-9])"),
     re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
@@ -54,28 +54,28 @@ class Watcher:
 
 
 def secrets_of(state: Path) -> list[bytes]:
-    """The secrets themselves, from where they belong: private keys' bodies, and the kubeconfig's."""
-    found = []
+    """Return the secrets themselves: bodies of the private keys, and the kubeconfig's key."""
+    keys = []
     for path in (state / "ssh").rglob("*_ed25519*"):
         if path.is_file() and path.suffix != ".pub":
-            found.append(path.read_bytes().splitlines()[1])
+            keys.append(path.read_bytes().splitlines()[1])
     kubeconfig = yaml.safe_load((state / "kubeconfig").read_text())
     for user in kubeconfig["users"]:
         data = user["user"]["client-key-data"]
-        found += [data.encode()[:60], base64.b64decode(data).splitlines()[1]]
-    return found
+        keys += [data.encode()[:60], base64.b64decode(data).splitlines()[1]]
+    return keys
 
 
-def places(*folders: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file that is not the secret's own place."""
+def contents(*folders: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the path and content of every file below ``folders``."""
     for folder in folders:
         for path in folder.rglob("*"):
             if path.is_file() and not path.is_symlink():
                 yield str(path), path.read_bytes()
 
 
-def found_in(texts: Iterator[tuple[str, bytes]], secrets: list[bytes]) -> list[str]:
-    """Names of the texts that hold a secret or something of its shape."""
+def containing(texts: Iterator[tuple[str, bytes]], secrets: list[bytes]) -> list[str]:
+    """Return the names of the texts that contain a secret or match a forbidden pattern."""
     return [
         name
         for name, text in texts
@@ -94,26 +94,26 @@ def test_nothing_secret_is_written_or_shown(user: Typed, environment: str, tmp_p
     secrets = secrets_of(state)
     assert len(secrets) >= 6
 
-    # It would be found: in the very files where it belongs, and in a log line of each shape.
-    assert found_in(places(state / "ssh", state / "clusters"), secrets)
+    # The search works: it matches the files of the secrets themselves, and a log line of each pattern.
+    assert containing(contents(state / "ssh", state / "clusters"), secrets)
     for shape in (
         b"using token abcdef.0123456789abcdef here",
         b"-----BEGIN OPENSSH PRIVATE KEY-----",
         b'"certificate_key": "' + b"a" * 64,
         b"client-key-data: " + b"A" * 60,
     ):
-        assert found_in(iter([("line", shape)]), [b"no such thing"]) == ["line"]
+        assert containing(iter([("line", shape)]), [b"no such thing"]) == ["line"]
 
-    assert found_in(iter([("stdout", done.stdout.encode()), ("stderr", done.stderr.encode())]), secrets) == []
-    assert found_in(places(state / "runs", artifacts), secrets) == []
+    assert containing(iter([("stdout", done.stdout.encode()), ("stderr", done.stderr.encode())]), secrets) == []
+    assert containing(contents(state / "runs", artifacts), secrets) == []
     files = [state / name for name in ("ledger.jsonl", "inventory.yml", "profile.yml", "network.yml")]
-    assert found_in(((str(path), path.read_bytes()) for path in files), secrets) == []
-    assert found_in(((repr(argv)[:80], argv) for argv in watcher.seen), secrets) == []
+    assert containing(((str(path), path.read_bytes()) for path in files), secrets) == []
+    assert containing(((repr(argv)[:80], argv) for argv in watcher.seen), secrets) == []
     for node in ("master-0", "worker-0", "worker-1"):
         journal = inside(f"{environment}-{node}", "sh", "-c", "journalctl --no-pager; cat /var/log/devenv/* || :")
-        assert found_in(iter([(node, journal.encode())]), secrets) == []
+        assert containing(iter([(node, journal.encode())]), secrets) == []
     shown = user.run("/usr/bin/podman", "inspect", f"{environment}-master-0").stdout
-    assert found_in(iter([("podman inspect", shown.encode())]), secrets) == []
+    assert containing(iter([("podman inspect", shown.encode())]), secrets) == []
 
     # What remains is private, and the join secret is gone.
     assert not (state / "clusters" / "main" / "join.json").exists()

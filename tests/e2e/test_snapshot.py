@@ -1,4 +1,4 @@
-"""An environment with an app and its data, saved; the next one starts with both, beside the first, with new keys."""
+"""An environment with an app and its data is saved; another one starts with both, at the same time, with new keys."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ spec: {selector: {app: shop}, ports: [{port: 80, targetPort: 8080}]}
 
 @pytest.fixture(scope="module")
 def old(user: Typed, new_name: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An environment whose app has written something that no other run of it would write."""
+    """An environment whose app has written a random ID, which no other run would write."""
     name = new_name("saved")
     user.devenv("up", "--profile", "aio", "--set", "storage.enabled=true", "--name", name)
     bundled = "devenv.lab/probe:1.0.0"
@@ -111,7 +111,7 @@ def snapshot(user: Typed, old: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def new(user: Typed, old: str, snapshot: str, new_name: Callable[[str], str]) -> Iterator[str]:
-    """The next environment: its profile is the snapshot's."""
+    """The restored environment, with the profile of the snapshot."""
     name = new_name("restored")
     done = user.objects("up", "--snapshot", snapshot, "--name", name)
     assert done[-1]["exit"] == 0
@@ -120,7 +120,7 @@ def new(user: Typed, old: str, snapshot: str, new_name: Callable[[str], str]) ->
 
 
 def content(user: Typed, name: str, file: str = "index.html") -> str:
-    """What the app says, asked by Service name from a pod."""
+    """Return the reply of the app to a request by its Service name from a pod."""
     url = f"http://shop.shop.svc.cluster.local/{file}"
     return user.kubectl(
         name, "-n", "shop", "exec", "shop-0", "--", "curl", "-sS", "--max-time", "10", url
@@ -128,7 +128,7 @@ def content(user: Typed, name: str, file: str = "index.html") -> str:
 
 
 def access(user: Typed, name: str) -> tuple[str, str, bytes]:
-    """URL, CA and client certificate of the kubeconfig."""
+    """Return URL, CA and client certificate of the kubeconfig."""
     document = yaml.safe_load((user.home / "environments" / name / "kubeconfig").read_text())
     cluster, person = document["clusters"][0]["cluster"], document["users"][0]["user"]
     return (
@@ -138,8 +138,8 @@ def access(user: Typed, name: str) -> tuple[str, str, bytes]:
     )
 
 
-def asked_with_token(url: str, token: str) -> int:
-    """HTTP status of a request; the server's certificate is not what this asks about."""
+def status_with_token(url: str, token: str) -> int:
+    """Return the HTTP status of a request with a token; the server's certificate is not verified."""
     trusting = ssl._create_unverified_context()
     request = urllib.request.Request(f"{url}/api/v1/namespaces/shop/pods", headers={"Authorization": f"Bearer {token}"})
     try:
@@ -156,7 +156,7 @@ def test_a_snapshot_is_private_and_has_no_keys_of_the_cluster(user: Typed, old: 
     assert [path.name for path in folder.parent.iterdir()] == [snapshot]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert {path.name for path in folder.iterdir()} == {*manifest["files"], "manifest.json"}
-    # That of the storage add-on belongs to no new node's image store, either.
+    # The image of the storage add-on is not in the image store of a new node, either.
     provisioner = f"docker.io/rancher/local-path-provisioner:v{VERSIONS['local_path']}"
     assert [node["images"] for node in manifest["nodes"].values()] == [[provisioner, IMAGE]]
     database = (folder / "etcd-main.db").read_bytes()
@@ -164,13 +164,13 @@ def test_a_snapshot_is_private_and_has_no_keys_of_the_cluster(user: Typed, old: 
     token = user.kubectl(old, "-n", "shop", "get", "secret", "legacy", "-o", "jsonpath={.data.token}").stdout
     assert len(token) > 100
     assert base64.b64decode(token) not in database
-    authority = base64.b64decode(access(user, old)[1])
-    assert authority not in database
+    ca = base64.b64decode(access(user, old)[1])
+    assert ca not in database
     rows = {row["name"]: row for row in user.data("snapshot", "list")}
     assert (rows[snapshot]["state"], rows[snapshot]["environment"]) == ("whole", old)
 
 
-def test_the_app_goes_on_with_its_data_beside_the_first(user: Typed, old: str, new: str) -> None:
+def test_the_restored_app_has_its_data_while_the_first_still_runs(user: Typed, old: str, new: str) -> None:
     assert re.fullmatch(r"[0-9a-f-]{36}", content(user, old))
     assert content(user, new) == content(user, old)
     assert re.fullmatch(r"[0-9a-f-]{36}", content(user, old, "claimed.txt"))
@@ -178,18 +178,18 @@ def test_the_app_goes_on_with_its_data_beside_the_first(user: Typed, old: str, n
     assert user.kubectl(new, "get", "storageclasses", "-o", "name").stdout.split() == [
         "storageclass.storage.k8s.io/local-path"
     ]
-    words = user.kubectl(new, "-n", "shop", "get", "configmap", "words", "-o", "jsonpath={.data.greeting}").stdout
-    assert words == "kept in etcd"
+    greeting = user.kubectl(new, "-n", "shop", "get", "configmap", "words", "-o", "jsonpath={.data.greeting}").stdout
+    assert greeting == "kept in etcd"
     pods = json.loads(user.kubectl(new, "get", "pods", "-A", "-o", "json").stdout)["items"]
-    # Those that try, make and clear volumes end, and are removed a little later.
+    # Helper pods that test, create and clear volumes complete, and are removed a little later.
     lasting = [pod for pod in pods if pod["spec"]["restartPolicy"] != "Never"]
     assert "shop-0" in {pod["metadata"]["name"] for pod in lasting}
     assert {pod["status"]["phase"] for pod in lasting} == {"Running"}
 
 
 def test_keys_certificates_and_tokens_are_new(user: Typed, old: str, new: str) -> None:
-    (url, authority, certificate), (new_url, new_authority, new_certificate) = access(user, old), access(user, new)
-    assert len({url, new_url}) == len({authority, new_authority}) == len({certificate, new_certificate}) == 2
+    (url, ca, certificate), (new_url, new_ca, new_certificate) = access(user, old), access(user, new)
+    assert len({url, new_url}) == len({ca, new_ca}) == len({certificate, new_certificate}) == 2
     keys = {
         name: user.devenv("ssh", "--name", name, "--", "cat /etc/kubernetes/pki/sa.pub").stdout for name in (old, new)
     }
@@ -198,7 +198,7 @@ def test_keys_certificates_and_tokens_are_new(user: Typed, old: str, new: str) -
     published = user.kubectl(
         new, "-n", "shop", "get", "configmap", "kube-root-ca.crt", "-o", r"jsonpath={.data.ca\.crt}"
     ).stdout
-    assert published.strip() == base64.b64decode(new_authority).decode().strip()
+    assert published.strip() == base64.b64decode(new_ca).decode().strip()
     trusted = user.kubectl(
         new, "-n", "kube-system", "get", "configmap", "extension-apiserver-authentication",
         "-o", r"jsonpath={.data.client-ca-file}",
@@ -211,13 +211,13 @@ def test_the_old_clusters_token_and_kubeconfig_are_refused(user: Typed, old: str
         return user.kubectl(name, "-n", "shop", "create", "token", "default").stdout.strip()
 
     def legacy(name: str) -> str:
-        found = user.kubectl(name, "-n", "shop", "get", "secret", "legacy", "-o", "jsonpath={.data.token}").stdout
-        return base64.b64decode(found).decode()
+        encoded = user.kubectl(name, "-n", "shop", "get", "secret", "legacy", "-o", "jsonpath={.data.token}").stdout
+        return base64.b64decode(encoded).decode()
 
     url = access(user, new)[0]
-    # 403: known, and not allowed to list pods.
-    assert [asked_with_token(url, token) for token in (fresh(new), legacy(new))] == [403, 403]
-    assert [asked_with_token(url, token) for token in (fresh(old), legacy(old))] == [401, 401]
+    # 403: authenticated, but not allowed to list pods.
+    assert [status_with_token(url, token) for token in (fresh(new), legacy(new))] == [403, 403]
+    assert [status_with_token(url, token) for token in (fresh(old), legacy(old))] == [401, 401]
     document = yaml.safe_load((user.home / "environments" / old / "kubeconfig").read_text())
     document["clusters"][0]["cluster"] = {"server": url, "insecure-skip-tls-verify": True}
     stale = tmp_path / "kubeconfig"
@@ -228,12 +228,12 @@ def test_the_old_clusters_token_and_kubeconfig_are_refused(user: Typed, old: str
     assert "Unauthorized" in refused.stderr
 
 
-def test_the_new_environment_is_one_as_any_other(user: Typed, new: str) -> None:
+def test_the_restored_environment_is_converged_and_valid(user: Typed, new: str) -> None:
     assert user.objects("up", "--name", new, "--full")[-1]["changed"] == 0
     user.devenv("validate", "--name", new)
 
 
-def test_what_cannot_be_is_refused_before_anything_is_made(
+def test_an_impossible_restore_is_refused_before_anything_is_created(
     user: Typed, old: str, snapshot: str, new_name: Callable[[str], str]
 ) -> None:
     name = new_name("none")
@@ -245,17 +245,17 @@ def test_what_cannot_be_is_refused_before_anything_is_made(
     user.devenv("up", "--snapshot", snapshot, "--name", old, code=14)
     user.devenv("snapshot", "save", snapshot, "--name", old, code=2)
     database = user.home / "snapshots" / snapshot / "etcd-main.db"
-    whole = database.read_bytes()
-    database.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    intact = database.read_bytes()
+    database.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
     try:
         broken = user.devenv("up", "--snapshot", snapshot, "--name", name, code=9)
         assert "etcd-main.db" in broken.stderr
     finally:
-        database.write_bytes(whole)
+        database.write_bytes(intact)
     assert not folder.exists()
 
 
-def test_a_cluster_that_does_not_work_is_saved_only_by_force(user: Typed, old: str) -> None:
+def test_a_broken_cluster_is_not_saved(user: Typed, old: str) -> None:
     user.kubectl(old, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
     user.kubectl(old, "-n", "kube-system", "wait", "--for=delete", "pod", "-l", "k8s-app=kube-dns", "--timeout=60s")
     try:
@@ -267,9 +267,7 @@ def test_a_cluster_that_does_not_work_is_saved_only_by_force(user: Typed, old: s
 
 
 @pytest.mark.nightly
-def test_three_masters_start_from_what_they_were_at_their_addresses(
-    user: Typed, new_name: Callable[[str], str]
-) -> None:
+def test_three_masters_are_restored_at_their_addresses(user: Typed, new_name: Callable[[str], str]) -> None:
     name, saved, masters = new_name("three"), new_name("three-saved"), ["master-0", "master-1", "master-2"]
     user.devenv("up", "--profile", "compact", "--name", name)
     try:
@@ -280,9 +278,9 @@ def test_three_masters_start_from_what_they_were_at_their_addresses(
         user.devenv("up", "--snapshot", saved, "--name", name)
         assert addresses(user, name) == before
         assert ha.members(name, masters) == dict.fromkeys(masters, True)
-        words = user.kubectl(name, "get", "configmap", "words", "-o", "jsonpath={.data.greeting}").stdout
-        assert words == "kept in etcd"
-        # Nobody asked in vain for the data of members that did not serve yet: that takes seven seconds for each.
+        greeting = user.kubectl(name, "get", "configmap", "words", "-o", "jsonpath={.data.greeting}").stdout
+        assert greeting == "kept in etcd"
+        # No member waited for the data of one that did not serve yet: that would take seven seconds each.
         logs = [user.kubectl(name, "-n", "kube-system", "logs", f"etcd-{master}").stdout for master in masters]
         assert all("ready to serve client requests" in log for log in logs)
         assert not any("initial corruption check" in log for log in logs)

@@ -1,7 +1,7 @@
-"""Address families and DHCP: two environments at once, asked by kubectl, curl, ip, nslookup and ss.
+"""Address families and DHCP: two environments at the same time, verified by kubectl, curl, ip, nslookup and ss.
 
-One has three masters and IPv6 only with fixed addresses, the other a master and a worker and both families, IPv6 first,
-for which it asks a DHCP server.
+One has three masters with static IPv6 addresses only; the other has a master and a worker with both families, IPv6
+first, by DHCP.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from support.seen import inside
 
 pytestmark = pytest.mark.cluster
 
-# Base profile, what differs from it, nodes, families.
+# Base profile, changes to it, nodes, families.
 STACKS = {
     "ipv6": ("compact-ipv6-static", "", ("master-0", "master-1", "master-2"), [6]),
     "dualstack6": ("master-2pipe-dualstack6-dhcp", "nodes: {worker-1: null}\n", ("master-0", "worker-0"), [6, 4]),
@@ -33,7 +33,7 @@ STACKS = {
 
 
 class Stack:
-    """One environment, and what is asked of it by other programs than ours."""
+    """One environment, and its state according to independent programs."""
 
     def __init__(self, user: Typed, name: str, nodes: tuple[str, ...], families: list[int]) -> None:
         self.user, self.name, self.nodes, self.families = user, name, nodes, families
@@ -45,7 +45,7 @@ class Stack:
     def listed(self, *words: str) -> list[dict[str, Any]]:
         return list(json.loads(self.kubectl("get", *words, "-o", "json"))["items"])
 
-    def one(self, *words: str) -> dict[str, Any]:
+    def item(self, *words: str) -> dict[str, Any]:
         return dict(json.loads(self.kubectl("get", *words, "-o", "json")))
 
     def on(self, node: str, *argv: str) -> str:
@@ -55,19 +55,19 @@ class Stack:
         return dict(yaml.safe_load((self.folder / "network.yml").read_text()))
 
     def addresses(self, node: str) -> set[str]:
-        """Global addresses of a node's link, as its kernel has them."""
+        """Return the global addresses of a node's link from its kernel."""
         rows = json.loads(self.on(node, "ip", "-json", "address", "show", "dev", "eth0"))[0]["addr_info"]
         return {row["local"] for row in rows if row["scope"] == "global"}
 
     def server(self) -> int | None:
-        """Process id of its DHCP server: a dnsmasq whose arguments name the state folder."""
-        found = [
+        """Return the process ID of its DHCP server: a dnsmasq with the state folder in its arguments."""
+        pids = [
             int(entry.name)
             for entry in Path("/proc").glob("[0-9]*")
             if (words := _arguments(entry)) and words[0].endswith("dnsmasq") and str(self.folder) in " ".join(words)
         ]
-        assert len(found) <= 1
-        return found[0] if found else None
+        assert len(pids) <= 1
+        return pids[0] if pids else None
 
 
 def _arguments(entry: Path) -> list[str]:
@@ -85,21 +85,21 @@ def versions(texts: list[str]) -> list[int]:
 def stacks(
     user: Typed, new_name: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Stack]]:
-    """Both environments, made at the same moment, with the application in each."""
+    """Both environments, created at the same time, with the application in each."""
     folder = tmp_path_factory.mktemp("profiles")
-    made, children = {}, []
-    for stack, (base, more, nodes, families) in STACKS.items():
+    created, children = {}, []
+    for stack, (base, changes, nodes, families) in STACKS.items():
         profile = folder / f"{stack}.yml"
-        profile.write_text(f"extends: {base}\n{more}")
-        made[stack] = Stack(user, new_name(stack), nodes, families)
-        words = ["up", "--profile", str(profile), "--name", made[stack].name, "--timeout", "14m"]
+        profile.write_text(f"extends: {base}\n{changes}")
+        created[stack] = Stack(user, new_name(stack), nodes, families)
+        words = ["up", "--profile", str(profile), "--name", created[stack].name, "--timeout", "14m"]
         children.append(user.start("devenv", *words))
     finish_all(children, seconds=900)
-    for one in made.values():
-        web.deploy(user, one.name, folder, server=one.nodes[-1], client="master-0")
-    yield made
-    for one in made.values():
-        user.devenv("down", "--name", one.name)
+    for environment in created.values():
+        web.deploy(user, environment.name, folder, server=environment.nodes[-1], client="master-0")
+    yield created
+    for environment in created.values():
+        user.devenv("down", "--name", environment.name)
 
 
 @pytest.fixture(params=list(STACKS))
@@ -117,7 +117,7 @@ def dhcp(stacks: dict[str, Stack]) -> Stack:
     return stacks["dualstack6"]
 
 
-def test_families_are_those_of_the_stack_in_its_order(stack: Stack) -> None:
+def test_families_have_the_order_of_the_stack(stack: Stack) -> None:
     nodes = stack.listed("nodes")
     assert sorted(node["metadata"]["name"] for node in nodes) == list(stack.nodes)
     for node in nodes:
@@ -126,9 +126,9 @@ def test_families_are_those_of_the_stack_in_its_order(stack: Stack) -> None:
         assert versions(node["spec"]["podCIDRs"]) == stack.families
     for pod in stack.listed("pods", "--all-namespaces"):
         assert versions([row["ip"] for row in pod["status"]["podIPs"]]) == stack.families, pod["metadata"]["name"]
-    assert versions(stack.one("service", "web")["spec"]["clusterIPs"]) == stack.families
-    # A Service that asks for nothing gets the first family.
-    assert versions(stack.one("service", "kubernetes")["spec"]["clusterIPs"]) == stack.families[:1]
+    assert versions(stack.item("service", "web")["spec"]["clusterIPs"]) == stack.families
+    # A Service without a family policy gets the first family.
+    assert versions(stack.item("service", "kubernetes")["spec"]["clusterIPs"]) == stack.families[:1]
     server = yaml.safe_load((stack.folder / "kubeconfig").read_text())["clusters"][0]["cluster"]["server"]
     assert server.startswith("https://[")
 
@@ -138,7 +138,7 @@ def test_ipv6_means_no_ipv4_anywhere(ipv6: Stack) -> None:
         rows = json.loads(ipv6.on(node, "ip", "-json", "-4", "address", "show"))
         assert {row["ifname"] for row in rows if row.get("addr_info")} <= {"lo"}
         assert ipv6.on(node, "ip", "-4", "route", "show").strip() == ""
-        # The node's own resolver, and that of CoreDNS.
+        # The node's own resolver and that of CoreDNS.
         for path in ("/etc/resolv.conf", "/run/devenv/resolv.conf"):
             servers = re.findall(r"^nameserver\s+(\S+)", ipv6.on(node, "cat", path), re.MULTILINE)
             assert set(versions(servers)) <= {6}
@@ -157,27 +157,27 @@ def test_ipv6_means_no_ipv4_anywhere(ipv6: Stack) -> None:
     assert "inet" not in {row["family"] for row in bridge["addr_info"]}
 
 
-def test_a_service_answers_across_nodes_and_by_its_name(stack: Stack) -> None:
-    service = stack.one("service", "web")
-    where = {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in stack.listed("pods")}
-    assert where == {"server": stack.nodes[-1], "client": "master-0"}
+def test_a_service_answers_across_nodes_and_by_name(stack: Stack) -> None:
+    service = stack.item("service", "web")
+    placed = {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in stack.listed("pods")}
+    assert placed == {"server": stack.nodes[-1], "client": "master-0"}
     for address in service["spec"]["clusterIPs"]:
         url = web.url(web.bracketed(address))
         assert stack.kubectl("exec", "client", "--", "curl", "-sS", "--max-time", "10", url).strip() == "server"
         kind = {4: "a", 6: "aaaa"}[versions([address])[0]]
         name = "web.default.svc.cluster.local"
         answer = stack.kubectl("exec", "client", "--", "nslookup", f"-type={kind}", name)
-        found = answer.partition("Name:")[2]
-        assert ipaddress.ip_address(re.findall(r"Address:\s+(\S+)", found)[0]) == ipaddress.ip_address(address)
+        record = answer.partition("Name:")[2]
+        assert ipaddress.ip_address(re.findall(r"Address:\s+(\S+)", record)[0]) == ipaddress.ip_address(address)
 
 
-def test_a_service_that_is_not_there_is_refused_at_once(stack: Stack) -> None:
-    """What is sent before kube-proxy knows a Service must not be waited for: CoreDNS would, for 30 seconds."""
+def test_an_unknown_service_address_is_refused_immediately(stack: Stack) -> None:
+    """A packet that is sent before kube-proxy has the Service must not be dropped: CoreDNS would wait 30 seconds."""
     resolved = yaml.safe_load((stack.user.home / "environments" / stack.name / "profile.yml").read_text())
     for family in resolved["families"]:
         address = str(ipaddress.ip_network(resolved["network"]["services"][family])[-6])
-        asked = f"curl -s --max-time 10 -w '%{{time_total}}' {web.url(web.bracketed(address))}; echo \" $?\""
-        seconds, code = stack.kubectl("exec", "client", "--", "sh", "-c", asked).split()
+        request = f"curl -s --max-time 10 -w '%{{time_total}}' {web.url(web.bracketed(address))}; echo \" $?\""
+        seconds, code = stack.kubectl("exec", "client", "--", "sh", "-c", request).split()
         assert (code, float(seconds) < 2) == ("7", True), f"{address}: {seconds} s"
 
 
@@ -195,19 +195,19 @@ def test_a_service_is_forwarded_until_ctrl_c(ipv6: Stack, address: str) -> None:
     child = ipv6.user.start("devenv", *words)
     try:
         assert child.stdout is not None
-        told = json.loads(child.stdout.readline())
-        assert (told["service"], told["namespace"], told["port"]) == ("web", "default", 80)
-        assert web.from_host(ipv6.user, told["local"]) == "server"
+        forward = json.loads(child.stdout.readline())
+        assert (forward["service"], forward["namespace"], forward["port"]) == ("web", "default", 80)
+        assert web.from_host(ipv6.user, forward["local"]) == "server"
     finally:
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=30)
     assert (child.returncode, out) == (0, ""), err
-    failed = ipv6.user.run("/usr/bin/curl", "-sS", "--noproxy", "*", web.url(told["local"]), code=None)
+    failed = ipv6.user.run("/usr/bin/curl", "-sS", "--noproxy", "*", web.url(forward["local"]), code=None)
     assert failed.returncode == 7
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "seen"),
+    ("words", "code", "message"),
     [
         (["wbe"], 11, "default/web"),
         (["web:81"], 2, "80 (http)"),
@@ -216,31 +216,31 @@ def test_a_service_is_forwarded_until_ctrl_c(ipv6: Stack, address: str) -> None:
         (["web", "--address", "203.0.113.7"], 2, "203.0.113.7"),
     ],
 )
-def test_what_cannot_be_forwarded_is_said_in_one_line(ipv6: Stack, words: list[str], code: int, seen: str) -> None:
+def test_an_impossible_forward_is_refused_in_one_line(ipv6: Stack, words: list[str], code: int, message: str) -> None:
     done = ipv6.user.devenv("forward", "--name", ipv6.name, *words, code=code)
-    assert seen in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
-def test_addresses_by_dhcp_are_those_of_the_plan(dhcp: Stack) -> None:
+def test_dhcp_assigns_the_addresses_of_the_plan(dhcp: Stack) -> None:
     plan = dhcp.plan()
     leases = (dhcp.folder / "dhcp" / "leases").read_text().split()
     for name, node in plan["nodes"].items():
         assert dhcp.addresses(name) == set(node["addresses"].values())
         assert set(node["addresses"].values()) <= set(leases)
-        # No address from podman or node-init: a lease ends, or is one of the client's files.
+        # The addresses come from leases in the client's files, not from podman or node-init.
         assert dhcp.on(name, "cat", "/var/lib/dhcp/devenv-4.leases").count(node["addresses"]["ipv4"]) >= 1
         routes = dhcp.on(name, "ip", "-6", "route", "show", "default")
         assert "proto ra" in routes
         assert "fe80::" in routes
         assert plan["gateways"]["ipv4"] in dhcp.on(name, "ip", "-4", "route", "show", "default")
     sockets = subprocess.run(["ss", "-Hlunp"], capture_output=True, text=True, check=True).stdout
-    own = [line.split()[3] for line in sockets.splitlines() if f"pid={dhcp.server()}," in line]
-    assert sorted(own) == sorted([f"0.0.0.0%{plan['bridge']}:67", f"[::]%{plan['bridge']}:547"])
+    listening = [line.split()[3] for line in sockets.splitlines() if f"pid={dhcp.server()}," in line]
+    assert sorted(listening) == sorted([f"0.0.0.0%{plan['bridge']}:67", f"[::]%{plan['bridge']}:547"])
 
 
-def test_a_dhcp_server_that_died_comes_back_with_up(dhcp: Stack) -> None:
+def test_up_restarts_a_dead_dhcp_server(dhcp: Stack) -> None:
     first = dhcp.server()
     assert first is not None
     subprocess.run(["kill", "-KILL", str(first)], check=True)
@@ -251,12 +251,12 @@ def test_a_dhcp_server_that_died_comes_back_with_up(dhcp: Stack) -> None:
     second = dhcp.server()
     assert second is not None
     assert second != first
-    # One that runs is left alone.
+    # A running server is left alone.
     assert dhcp.user.objects("up", "--name", dhcp.name, "--full")[-1]["changed"] == 0
     assert dhcp.server() == second
 
 
-def test_stop_and_start_ask_again_and_get_the_same(dhcp: Stack) -> None:
+def test_stop_and_start_renew_the_same_addresses(dhcp: Stack) -> None:
     before = {node: dhcp.addresses(node) for node in dhcp.nodes}
     dhcp.user.devenv("stop", "--name", dhcp.name)
     assert dhcp.server() is None
@@ -267,7 +267,7 @@ def test_stop_and_start_ask_again_and_get_the_same(dhcp: Stack) -> None:
 
 
 def test_down_leaves_no_server_and_no_link_when_the_folder_is_lost(dhcp: Stack) -> None:
-    """The last test: it ends the environment."""
+    """Runs last, since it removes the environment."""
     bridge, server = dhcp.plan()["bridge"], dhcp.server()
     assert server is not None
     shutil.rmtree(dhcp.folder)
@@ -279,8 +279,8 @@ def test_down_leaves_no_server_and_no_link_when_the_folder_is_lost(dhcp: Stack) 
     assert f"devenv-{dhcp.name}" not in tables
 
 
-def test_without_dnsmasq_nothing_begins(user: Typed, new_name: Callable[[str], str], tmp_path: Path) -> None:
-    """The program is hidden from one run only; what this host has stays."""
+def test_up_refuses_dhcp_without_dnsmasq(user: Typed, new_name: Callable[[str], str], tmp_path: Path) -> None:
+    """Hide the program from one run only; the host keeps it."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for folder in ("/usr/local/bin", "/usr/sbin", "/usr/bin"):
@@ -288,7 +288,7 @@ def test_without_dnsmasq_nothing_begins(user: Typed, new_name: Callable[[str], s
             if entry.name != "dnsmasq" and not (programs / entry.name).is_symlink():
                 (programs / entry.name).symlink_to(entry)
     name = new_name("none")
-    # The command itself adds the folders of an administrator to PATH.
+    # With plain Ansible, since the devenv command adds /usr/sbin and /sbin to PATH.
     words = ("-e", "profile=sno-ipv4-dhcp", "-e", f"devenv_name={name}")
     failed = user.playbook("cluster", *words, code=2, env={"PATH": str(programs)})
     assert "program dnsmasq: not found" in failed.stdout + failed.stderr

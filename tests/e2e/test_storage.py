@@ -1,4 +1,4 @@
-"""Volumes and metrics, switched on by the profile, used as an application would, switched off again."""
+"""Volumes and metrics: enabled by the profile, used as an application would, disabled again."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ spec:
 @pytest.fixture(scope="module")
 def name(user: Typed, new_name: Callable[[str], str]) -> Iterator[str]:
     """An aio environment with volumes and metrics."""
-    made = new_name("storage")
-    user.devenv("up", "--profile", "sno", "--name", made, *ON)
-    yield made
-    user.devenv("down", "--name", made)
+    environment = new_name("storage")
+    user.devenv("up", "--profile", "sno", "--name", environment, *ON)
+    yield environment
+    user.devenv("down", "--name", environment)
 
 
 def pod(user: Typed, name: str, command: str) -> str:
-    """Run ``command`` in a new pod that has the claim at /data, as an ordinary user; returns what it printed."""
+    """Run ``command`` as an ordinary user in a new pod with the claim at /data; return its output."""
     spec = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 0,
@@ -65,19 +65,19 @@ def pod(user: Typed, name: str, command: str) -> str:
 
 
 def folders(name: str) -> list[str]:
-    """Folders of volumes on the node, looked at from outside the cluster."""
+    """Return the folders of volumes on the node, from outside the cluster."""
     return inside(f"{name}-master-0", "sh", "-c", "ls /var/lib/devenv/volumes 2>/dev/null || :").split()
 
 
-def until(what: Callable[[], Any], seconds: float = 60) -> None:
-    """Wait for something to become true."""
+def until(condition: Callable[[], Any], seconds: float = 60) -> None:
+    """Wait until a condition is true."""
     deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not become so"
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.5)
 
 
-def test_data_outlive_pods_and_the_nodes_restart(user: Typed, name: str, tmp_path: Path) -> None:
+def test_data_survive_pods_and_a_restart_of_the_node(user: Typed, name: str, tmp_path: Path) -> None:
     classes = json.loads(user.kubectl(name, "get", "storageclasses", "-o", "json").stdout)["items"]
     assert [row["metadata"]["name"] for row in classes] == ["local-path"]
     file = tmp_path / "claim.yml"
@@ -86,7 +86,7 @@ def test_data_outlive_pods_and_the_nodes_restart(user: Typed, name: str, tmp_pat
     pod(user, name, "id -u; echo written > /data/file; sync")
     claim = json.loads(user.kubectl(name, "get", "pvc", "data", "-o", "json").stdout)
     assert (claim["status"]["phase"], claim["spec"]["storageClassName"]) == ("Bound", "local-path")
-    # The volume with which `up` tried the class may still be being cleared.
+    # The volume with which `up` tested the class may not be cleared yet.
     until(lambda: [folder.endswith("_default_data") for folder in folders(name)] == [True])
     assert pod(user, name, "cat /data/file") == "written\n"
 
@@ -95,19 +95,19 @@ def test_data_outlive_pods_and_the_nodes_restart(user: Typed, name: str, tmp_pat
     assert pod(user, name, "cat /data/file; echo more >> /data/file") == "written\n"
 
 
-def test_a_second_up_changes_nothing_and_validates(user: Typed, name: str) -> None:
+def test_a_second_up_is_a_no_op_and_validates(user: Typed, name: str) -> None:
     assert user.devenv("up", "--name", name).stdout.splitlines()[-1] == "changed=0"
     assert user.objects("up", "--name", name, "--check")[-1]["changed"] == 0
 
 
-def test_top_tells_of_the_nodes_and_pods(user: Typed, name: str) -> None:
+def test_top_shows_nodes_and_pods(user: Typed, name: str) -> None:
     (row,) = user.kubectl(name, "top", "nodes", "--no-headers").stdout.splitlines()
     assert row.split()[0] == "master-0"
     assert row.split()[1].endswith("m")
     assert "etcd-master-0" in user.kubectl(name, "top", "pods", "-n", "kube-system").stdout
 
 
-def test_someone_elses_class_is_not_taken(user: Typed, name: str) -> None:
+def test_a_storage_class_of_someone_else_is_not_replaced(user: Typed, name: str) -> None:
     drift = (
         "annotate",
         "storageclass",
@@ -127,7 +127,7 @@ def test_someone_elses_class_is_not_taken(user: Typed, name: str) -> None:
         user.kubectl(name, "label", "storageclass", "local-path", "devenv.lab/set=addons")
 
 
-def test_switched_off_they_are_gone_and_the_data_stay(user: Typed, name: str) -> None:
+def test_disabled_add_ons_are_removed_and_the_data_stay(user: Typed, name: str) -> None:
     planned = user.objects("up", "--name", name, *OFF, "--check")[-1]
     assert (planned["exit"], planned["changed"]) == (0, 1)
     assert user.kubectl(name, "get", "storageclasses", "-o", "name").stdout.split(), "a check removes nothing"
@@ -135,17 +135,17 @@ def test_switched_off_they_are_gone_and_the_data_stay(user: Typed, name: str) ->
     last = user.objects("up", "--name", name, *OFF)[-1]
     assert (last["exit"], last["changed"]) == (0, 1)
     assert user.kubectl(name, "get", "storageclasses", "-o", "name").stdout.split() == []
-    ours = "deployments,services,configmaps,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings"
+    kinds = "deployments,services,configmaps,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings"
     label = ("-l", "app.kubernetes.io/managed-by=devenv")
-    left = user.kubectl(name, "get", f"{ours},apiservices", "-A", *label, "-o", "name").stdout.split()
-    assert left == []
+    remaining = user.kubectl(name, "get", f"{kinds},apiservices", "-A", *label, "-o", "name").stdout.split()
+    assert remaining == []
     until(lambda: "metrics-server" not in user.kubectl(name, "get", "pods", "-n", "kube-system", "-o", "name").stdout)
     assert user.kubectl(name, "top", "nodes", code=None).returncode != 0
     assert pod(user, name, "cat /data/file") == "written\nmore\n"
     assert user.devenv("up", "--name", name).stdout.splitlines()[-1] == "changed=0"
 
 
-def test_switched_on_again_deleted_claims_are_cleaned_up(user: Typed, name: str) -> None:
+def test_enabled_again_they_clean_up_deleted_claims(user: Typed, name: str) -> None:
     last = user.objects("up", "--name", name, "--set", "storage.enabled=true")[-1]
     assert (last["exit"], last["changed"]) == (0, 1)
     assert pod(user, name, "cat /data/file") == "written\nmore\n"

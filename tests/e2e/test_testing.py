@@ -1,4 +1,4 @@
-"""The pytest plugin in a project of somebody's, on one real environment: a cluster of one host, and a host of none."""
+"""The pytest plugin in a user's project, on one real environment: a cluster with one host, and a bare host."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def test_ssh(base_config, tmp_path):
 def test_tunnel_and_firewall(base_config):
     one, two = base_config.hosts.values()
     one.TunnelManager.verify_functionality()
-    there = "timeout {} bash -c '< /dev/tcp/{}/22'"
-    one.SshDirect.execute(there.format(30, two.ip))
+    connect = "timeout {} bash -c '< /dev/tcp/{}/22'"
+    one.SshDirect.execute(connect.format(30, two.ip))
     one.Iptables.block(two)
-    assert one.SshDirect.run(there.format(3, two.ip)).code != 0
+    assert one.SshDirect.run(connect.format(3, two.ip)).code != 0
 
 
 def test_the_firewall_is_as_it_was(base_config):
@@ -131,13 +131,13 @@ def test_a_project_with_a_cluster_and_a_bare_host(project: Typed) -> None:
     last = done.stdout.splitlines()[-1]
     assert "1 failed, 6 passed" in last, shown(done)
     assert "test process was ended by SIGKILL" in done.stdout
-    # One environment for all of them, and it is gone.
+    # All tests used one environment, which is removed.
     assert done.stdout.count(": makes 2 hosts, 1 cluster") == 1
     assert environments(project) == []
     logs = project.cwd / "logs"
     assert [path.name for path in (logs / "failed").iterdir()] == ["test_it.py_test_crash"]
     assert len(list((logs / "passed").iterdir())) == 6
-    # Of the test that could not do it itself, too.
+    # Also for the test that was killed.
     crashed = logs / "failed" / "test_it.py_test_crash"
     assert "before the crash" in (crashed / "hosts" / "host2" / "journal.txt").read_text()
     assert (
@@ -145,8 +145,8 @@ def test_a_project_with_a_cluster_and_a_bare_host(project: Typed) -> None:
     )
 
 
-def test_kill_9_of_pytest(project: Typed) -> None:
-    """A real environment goes with the pytest that was killed."""
+def test_a_killed_pytest_leaves_no_environment(project: Typed) -> None:
+    """The environment of a pytest that is killed is removed."""
     write(project, HANGS)
     child = project.start("pytest", "-q")
     end = time.monotonic() + 300

@@ -1,4 +1,4 @@
-"""What somebody changes from outside between two runs: the next `up` notices each of it and repairs it."""
+"""Drift between two runs: the next `up` detects and repairs each change."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ class Lab:
     profile: Path
 
     def node(self, *argv: str) -> str:
-        """stdout of a program on worker-0."""
+        """Return stdout of a program on worker-0."""
         return inside(f"{self.name}-worker-0", *argv)
 
     def kubectl(self, *words: str) -> str:
         return self.user.kubectl(self.name, *words).stdout
 
     def nft(self, *words: str) -> str:
-        """stdout of nft on this host, of the table that carries the nodes' traffic out."""
+        """Return stdout of nft on this host, for the table that forwards the nodes' traffic."""
         argv = ["nft", *words, "inet", f"devenv-{self.name}"]
         return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
     def runs(self) -> list[str]:
-        """Names of the run folders: one for each run that began a stage."""
+        """Return the run folders: one for each run that began a stage."""
         return sorted(entry.name for entry in (self.user.home / "environments" / self.name / "runs").iterdir())
 
     def managed_file(self) -> str:
-        """A file of worker-0 that devenv writes."""
+        """Return the path of a file on worker-0 that devenv manages."""
         parts = json.loads(self.node("cat", "/var/lib/devenv/managed.json"))["parts"]
         return str(sorted(path for part in parts.values() for path in part.get("files", []))[0])
 
@@ -53,16 +53,16 @@ class Lab:
 @pytest.fixture(scope="module")
 def lab(user: Typed, new_name: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     profile = tmp_path_factory.mktemp("profile") / "lab.yml"
-    own = {"nodes": {"worker-0": {"labels": {LABEL: "a"}}}, "storage": {"enabled": True}}
-    profile.write_text(yaml.safe_dump({"extends": "aio", **own}))
-    made = Lab(user, new_name("unchanged"), profile)
-    user.devenv("up", "--profile", str(profile), "--name", made.name)
-    yield made
-    user.devenv("down", "--name", made.name)
+    node_changes = {"nodes": {"worker-0": {"labels": {LABEL: "a"}}}, "storage": {"enabled": True}}
+    profile.write_text(yaml.safe_dump({"extends": "aio", **node_changes}))
+    created = Lab(user, new_name("unchanged"), profile)
+    user.devenv("up", "--profile", str(profile), "--name", created.name)
+    yield created
+    user.devenv("down", "--name", created.name)
 
 
 def content(lab: Lab) -> str:
-    """Digest, mode and owner of the managed file."""
+    """Return digest, mode and owner of the managed file."""
     path = lab.managed_file()
     return lab.node("sha256sum", path) + lab.node("stat", "--format=%a %U %G", path)
 
@@ -74,19 +74,19 @@ def unit(name: str) -> Callable[[Lab], str]:
 
 
 def labels(lab: Lab) -> str:
-    """The node's label of the profile."""
+    """Return the node's label from the profile."""
     node = json.loads(lab.kubectl("get", "node", "worker-0", "-o", "json"))
     return str(node["metadata"]["labels"].get(LABEL, ""))
 
 
 def storage_class(lab: Lab) -> str:
-    """What the add-on's StorageClass says, without what the API server adds."""
+    """Return the StorageClass of the add-on, without what the API server adds."""
     items = json.loads(lab.kubectl("get", "storageclasses", "-o", "json"))["items"]
     return json.dumps([[item["metadata"]["name"], item["provisioner"], item.get("reclaimPolicy")] for item in items])
 
 
 def deployment(lab: Lab) -> str:
-    """Replicas that the deployments of the add-ons want."""
+    """Return the desired replicas of the deployments of the add-ons."""
     items = json.loads(lab.kubectl("get", "deployments", "-A", "-l", "devenv.lab/set=addons", "-o", "json"))["items"]
     return json.dumps([[item["metadata"]["name"], item["spec"]["replicas"]] for item in items])
 
@@ -109,7 +109,7 @@ def stop_container(lab: Lab) -> None:
     subprocess.run(["podman", "stop", f"{lab.name}-worker-0"], capture_output=True, check=True)
 
 
-# What somebody does, and what shows that it is repaired: the same text as before.
+# A change, and a query whose output is the same as before once the change is repaired.
 CHANGES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], str]]] = {
     "label removed": (lambda lab: lab.kubectl("label", "node", "worker-0", f"{LABEL}-"), labels),
     "label changed": (lambda lab: lab.kubectl("label", "--overwrite", "node", "worker-0", f"{LABEL}=b"), labels),
@@ -135,7 +135,7 @@ CHANGES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], str]]] = {
 }
 
 
-# One of each kind at every change, its variants in the night.
+# One case of each kind runs on every change, its variants run nightly.
 ALWAYS = (
     "label removed",
     "file changed",
@@ -147,40 +147,40 @@ ALWAYS = (
 
 
 @pytest.mark.parametrize(
-    "what", [pytest.param(what, marks=() if what in ALWAYS else pytest.mark.nightly) for what in CHANGES]
+    "case", [pytest.param(case, marks=() if case in ALWAYS else pytest.mark.nightly) for case in CHANGES]
 )
-def test_a_change_from_outside_is_repaired(lab: Lab, what: str) -> None:
-    change, seen = CHANGES[what]
-    # Not only what is looked at: nothing may be left of the case before.
+def test_drift_is_repaired(lab: Lab, case: str) -> None:
+    change, query = CHANGES[case]
+    # Nothing of the previous case may remain, not only of its query.
     converge(lab)
-    good, runs = seen(lab), lab.runs()
+    good, runs = query(lab), lab.runs()
     change(lab)
-    assert gone_wrong(lab, seen, good), "the change is none"
+    assert drifted(lab, query, good), "the change has no effect"
     lines = lab.user.objects("up", "--name", lab.name)
     assert lines[-1]["exit"] == 0
     assert [line["stage"] for line in lines if line["type"] == "stage" and line["state"] == "end"], "no stage ran"
-    # Of the run folders the last ten stay.
+    # Not by number: only the last ten run folders stay.
     assert set(lab.runs()) - set(runs)
-    assert seen(lab) == good
+    assert query(lab) == good
     lab.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=60s")
 
 
 def converge(lab: Lab) -> None:
-    """Run up until it finds nothing to do. What a repaired node reports may follow a run by seconds."""
+    """Run `up` until it is a no-op. A repaired node may report its new state some seconds after the run."""
     for _ in range(3):
         if SAME in lab.user.devenv("up", "--name", lab.name).stderr:
             return
-    raise AssertionError("three runs of up, and the environment is still not as the last one left it")
+    raise AssertionError("up is still not a no-op after three runs")
 
 
-def gone_wrong(lab: Lab, seen: Callable[[Lab], str], good: str) -> bool:
+def drifted(lab: Lab, query: Callable[[Lab], str], good: str) -> bool:
     try:
-        return seen(lab) != good
+        return query(lab) != good
     except (subprocess.CalledProcessError, AssertionError):
-        return True  # what it asks is gone
+        return True  # what it queries is gone
 
 
-def test_plain_ansible_ends_early_too(lab: Lab) -> None:
+def test_a_no_op_run_of_plain_ansible_ends_early(lab: Lab) -> None:
     words = ("cluster", "-e", f"profile={lab.profile}", "-e", f"devenv_name={lab.name}")
     converge(lab)
     runs, began = lab.runs(), time.monotonic()
@@ -196,7 +196,7 @@ def test_plain_ansible_ends_early_too(lab: Lab) -> None:
     assert SAME not in full.stdout
     assert "Begin the stage" in full.stdout
     assert took < took_full / 2, f"{took:.1f} s for nothing to do, {took_full:.1f} s for all stages"
-    # It recorded what it left, for the command as well.
+    # The full run recorded the state, also for the command.
     assert SAME in lab.user.devenv("up", "--name", lab.name).stderr
 
 
@@ -209,7 +209,7 @@ def test_plain_ansible_ends_early_too(lab: Lab) -> None:
         ("-e", "node_labels_timeout=60"),
     ],
 )
-def test_a_partial_run_takes_no_short_way_and_records_nothing(lab: Lab, options: tuple[str, ...]) -> None:
+def test_a_partial_run_runs_the_stages_and_records_nothing(lab: Lab, options: tuple[str, ...]) -> None:
     converge(lab)
     record = lab.user.home / "environments" / lab.name / "unchanged.json"
     before = record.read_text()

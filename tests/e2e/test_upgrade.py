@@ -1,6 +1,6 @@
-"""From one minor version of Kubernetes to the next, for real: killed on the way, asked from outside all the time.
+"""Real upgrades from one minor version of Kubernetes to the next: killed half way, with requests all the time.
 
-The older version's bundle is built when there is none, which takes a quarter of an hour.
+The bundle of the older version is built if it does not exist, which takes a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VERSIONS = yaml.safe_load((CONFIGS / "versions.yml").read_text())
 NEW = VERSIONS["default"]
-# The newest of the minor version before.
+# The newest patch release of the previous minor version.
 OLD = max(
-    (one for one in VERSIONS["kubernetes"] if one.split(".")[1] == str(int(NEW.split(".")[1]) - 1)),
-    key=lambda one: int(one.split(".")[2]),
+    (version for version in VERSIONS["kubernetes"] if version.split(".")[1] == str(int(NEW.split(".")[1]) - 1)),
+    key=lambda version: int(version.split(".")[2]),
 )
 MASTERS = ["master-0", "master-1", "master-2"]
 MARK = "devenv.lab/upgrade"
@@ -40,8 +40,8 @@ def bundle(user: Typed) -> None:
 
 
 @pytest.fixture
-def made(user: Typed, new_name: Callable[[str], str]) -> Iterator[Callable[[str], str]]:
-    """Makes an environment of the older version, with a Deployment that has somewhere to go."""
+def create(user: Typed, new_name: Callable[[str], str]) -> Iterator[Callable[[str], str]]:
+    """Create environments of the older version, with a Deployment of two pods."""
     names = []
 
     def make(profile: str) -> str:
@@ -60,31 +60,33 @@ def made(user: Typed, new_name: Callable[[str], str]) -> Iterator[Callable[[str]
 
 
 def items(user: Typed, name: str, *words: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(user.kubectl(name, "get", *words, "-o", "json").stdout)["items"]
-    return found
+    objects: list[dict[str, Any]] = json.loads(user.kubectl(name, "get", *words, "-o", "json").stdout)["items"]
+    return objects
 
 
 def kubelets(user: Typed, name: str) -> dict[str, str]:
-    return {one["metadata"]["name"]: one["status"]["nodeInfo"]["kubeletVersion"] for one in items(user, name, "nodes")}
+    return {
+        node["metadata"]["name"]: node["status"]["nodeInfo"]["kubeletVersion"] for node in items(user, name, "nodes")
+    }
 
 
-def is_whole(user: Typed, name: str, nodes: list[str], masters: list[str]) -> None:
-    """All of it has the new version, asked by programs that are not ours."""
+def check_upgraded(user: Typed, name: str, nodes: list[str], masters: list[str]) -> None:
+    """Check with independent programs that everything has the new version."""
     assert kubelets(user, name) == dict.fromkeys(nodes, f"v{NEW}")
-    told = json.loads(user.kubectl(name, "version", "-o", "json").stdout)
-    assert told["serverVersion"]["gitVersion"] == f"v{NEW}"
+    version = json.loads(user.kubectl(name, "version", "-o", "json").stdout)
+    assert version["serverVersion"]["gitVersion"] == f"v{NEW}"
     for item in items(user, name, "nodes"):
         assert not item["spec"].get("unschedulable")
         assert MARK not in item["metadata"]["annotations"]
     images = {
-        (pod["metadata"].get("labels", {}).get("component") or pod["metadata"]["labels"].get("k8s-app"), one["image"])
+        (pod["metadata"].get("labels", {}).get("component") or pod["metadata"]["labels"].get("k8s-app"), part["image"])
         for pod in items(user, name, "pods", "-n", "kube-system")
-        for one in pod["spec"]["containers"]
+        for part in pod["spec"]["containers"]
     }
-    wanted = VERSIONS["kubernetes"][NEW]
-    assert {image for part, image in images if part == "etcd"} == {f"registry.k8s.io/etcd:{wanted['etcd_image']}"}
+    bundled = VERSIONS["kubernetes"][NEW]
+    assert {image for part, image in images if part == "etcd"} == {f"registry.k8s.io/etcd:{bundled['etcd_image']}"}
     assert {image for part, image in images if part == "kube-dns"} == {
-        f"registry.k8s.io/coredns/coredns:v{wanted['coredns']}"
+        f"registry.k8s.io/coredns/coredns:v{bundled['coredns']}"
     }
     for part in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy"):
         assert {image for name_, image in images if name_ == part} == {f"registry.k8s.io/{part}:v{NEW}"}
@@ -92,7 +94,7 @@ def is_whole(user: Typed, name: str, nodes: list[str], masters: list[str]) -> No
         container = f"{name}-{node}"
         assert inside(container, "kubectl", "version", "--client", "-o", "json").count(f'"v{NEW}"') == 1
         assert OLD not in inside(container, "ctr", "-n", "k8s.io", "images", "ls", "-q")
-        assert wanted["pause"] in inside(container, "cat", "/etc/containerd/config.toml")
+        assert bundled["pause"] in inside(container, "cat", "/etc/containerd/config.toml")
         assert inside(
             container, "sh", "-c", "ls -A /etc/kubernetes/tmp /var/lib/devenv/upgrade 2>/dev/null || :"
         ).strip() in (
@@ -102,7 +104,7 @@ def is_whole(user: Typed, name: str, nodes: list[str], masters: list[str]) -> No
     assert ha.wait_for_members(name, masters) == dict.fromkeys(masters, True)
     for master in masters:
         rows = json.loads(ha.etcdctl(f"{name}-{master}", "endpoint", "status", "-w=json").stdout)
-        assert [row["Status"]["version"] for row in rows] == [wanted["etcd"]]
+        assert [row["Status"]["version"] for row in rows] == [bundled["etcd"]]
     user.kubectl(name, "rollout", "status", "deployment/web", "--timeout=120s")
     assert json.loads(user.kubectl(name, "get", "configmap", "kept", "-o", "json").stdout)["data"] == {"a": "b"}
     profile = yaml.safe_load((ha.state(user, name) / "profile.yml").read_text())
@@ -111,7 +113,7 @@ def is_whole(user: Typed, name: str, nodes: list[str], masters: list[str]) -> No
 
 
 def kill_when(user: Typed, name: str, moment: Callable[[], bool], seconds: float = 600) -> None:
-    """Kill an upgrade at a moment, with everything that it runs here."""
+    """Kill an upgrade at a moment, with all its processes on this host."""
     child = user.start("devenv", "upgrade", "--kubernetes", NEW, "--name", name, "--json")
     deadline = time.monotonic() + seconds
     while not moment():
@@ -122,43 +124,45 @@ def kill_when(user: Typed, name: str, moment: Callable[[], bool], seconds: float
     child.communicate()
 
 
-def is_closed(user: Typed, name: str, node: str) -> bool:
+def is_cordoned(user: Typed, name: str, node: str) -> bool:
     shown = user.kubectl(name, "get", "node", node, "-o", "json", code=None)
     return shown.returncode == 0 and bool(json.loads(shown.stdout)["spec"].get("unschedulable"))
 
 
-def test_one_node_killed_twice(user: Typed, made: Callable[[str], str]) -> None:
-    name = made("aio")
+def test_an_upgrade_of_one_node_finishes_after_two_kills(user: Typed, create: Callable[[str], str]) -> None:
+    name = create("aio")
     plan = user.data("upgrade", "--kubernetes", NEW, "--plan", "--name", name)
     assert [row["node"] for row in plan["nodes"]] == ["master-0"]
     log = ["podman", "exec", f"{name}-master-0", "grep", "-q", "Preparing for", "/var/log/devenv/kubeadm-upgrade.log"]
     kill_when(user, name, lambda: subprocess.run(log, check=False, capture_output=True).returncode == 0)
     refused = user.devenv("up", "--name", name, code=14)
     assert f"devenv upgrade -n {name} --kubernetes {NEW} goes on" in refused.stderr
-    kill_when(user, name, lambda: is_closed(user, name, "master-0"))
+    kill_when(user, name, lambda: is_cordoned(user, name, "master-0"))
     user.devenv("up", "--profile", "aio", "--name", name, code=14)
     assert user.data("upgrade", "--kubernetes", NEW, "--plan", "--name", name)["begun"] is True
     user.devenv("upgrade", "--kubernetes", NEW, "--name", name)
-    is_whole(user, name, ["master-0"], ["master-0"])
+    check_upgraded(user, name, ["master-0"], ["master-0"])
     user.devenv("upgrade", "--kubernetes", NEW, "--name", name, code=14)
     user.devenv("stop", "--name", name)
     user.devenv("start", "--name", name)
     assert user.objects("up", "--name", name, "--full")[-1]["changed"] == 0
 
 
-def test_three_masters_answer_all_the_time(user: Typed, made: Callable[[str], str], tmp_path: Path) -> None:
-    """With plain Ansible. A node that somebody else closed stays closed; a worker made later has the new version."""
-    name = made("ha")
+def test_the_api_answers_during_an_upgrade_of_three_masters(
+    user: Typed, create: Callable[[str], str], tmp_path: Path
+) -> None:
+    """With plain Ansible. A node that somebody cordoned stays cordoned; a worker added later has the new version."""
+    name = create("ha")
     user.kubectl(name, "cordon", "worker-1")
     (address,) = ha.virtual(user, name)
     with ha.Asker(address, ha.authority(user, name, tmp_path), ha.client(user, name, tmp_path)) as asker:
         user.playbook("upgrade", "-e", f"devenv_name={name}", "-e", f"devenv_kubernetes_version={NEW}", seconds=1800)
     times = [at for at, _status in asker.failures()]
     assert len(asker.answers) > 100
-    # What was on its way to an API server that ended may be lost; the next one answers.
+    # A request to an API server that is ending may fail; the next one must succeed.
     assert all(later - sooner > 1 for sooner, later in zip(times, times[2:], strict=False)), asker.failures()
-    assert is_closed(user, name, "worker-1")
+    assert is_cordoned(user, name, "worker-1")
     user.kubectl(name, "uncordon", "worker-1")
-    is_whole(user, name, [*MASTERS, "worker-0", "worker-1"], MASTERS)
+    check_upgraded(user, name, [*MASTERS, "worker-0", "worker-1"], MASTERS)
     user.devenv("node", "add", "--name", name)
     assert kubelets(user, name)["worker-2"] == f"v{NEW}"
