@@ -1,4 +1,4 @@
-"""What Gravity says, and what is done about it. The other side is the stand-in, on paper."""
+"""Gravity's commands, error texts and status. The other side is the test double, with folders as nodes."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from ansible_collections.devenv.lab.plugins.module_utils.node.wait import Clock
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import reasons
 from support.gravity import MASTER, Lab
 
-# --- texts -----------------------------------------------------------------------------------------------------------
+# --- error texts -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "reason"),
+    ("text", "remedy", "reason"),
     [
-        ("bad secret token", "token", "gravity_token"),
-        ("install token is too short, must be 6 characters", "fail", "gravity_input"),
-        ("install token is too long", "fail", "gravity_input"),
-        ('specified node role "x" is not defined in the application manifest', "fail", "gravity_input"),
-        ('server role "x" not found', "fail", "gravity_input"),
-        ('install flavor "x" not found', "fail", "gravity_input"),
-        ("10.1.1.1 matches none of the available addresses 10.1.1.2", "fail", "gravity_address"),
-        ('One of existing servers already has hostname "a"', "fail", "gravity_hostname"),
-        ('server profile "x" does not allow expansion', "fail", "gravity_fixed"),
+        ("bad secret token", "", "gravity_token"),
+        ("install token is too short, must be 6 characters", "", "gravity_input"),
+        ("install token is too long", "", "gravity_input"),
+        ('specified node role "x" is not defined in the application manifest', "", "gravity_input"),
+        ('server role "x" not found', "", "gravity_input"),
+        ('install flavor "x" not found', "", "gravity_input"),
+        ("10.1.1.1 matches none of the available addresses 10.1.1.2", "", "gravity_address"),
+        ('One of existing servers already has hostname "a"', "", "gravity_hostname"),
+        ('server profile "x" does not allow expansion', "", "gravity_fixed"),
         ("can only add one node at a time", "wait", "gravity_busy"),
         ("can't launch another expand while master node 10.1.1.1 is joining", "wait", "gravity_busy"),
         ("can't join master node while another node is joining", "wait", "gravity_busy"),
@@ -54,29 +54,28 @@ from support.gravity import MASTER, Lab
             "gravity_orphan",
         ),
         ("no running cluster detected, please use --force", "clean", "gravity_orphan"),
-        ("this server is not a part of the running cluster", "done", "gravity_gone"),
+        ("this server is not a part of the running cluster", "", "gravity_gone"),
         (
             "cluster node is configured with advertise address 10.1.1.1 which is not present on the machine",
-            "moved",
+            "",
             "gravity_moved",
         ),
-        ("Only single-node clusters can be reconfigured", "fail", "gravity_many_nodes"),
-        ("This node is already using advertise address 10.1.1.1", "done", "gravity_same_address"),
+        ("Only single-node clusters can be reconfigured", "", "gravity_many_nodes"),
+        ("This node is already using advertise address 10.1.1.1", "", "gravity_same_address"),
         ("Gravity appears to be running on this node", "stop", "gravity_running"),
-        ("Gravity doesn't appear to be installed", "fail", "gravity_absent"),
-        ("autojoin only supports AWS", "fail", "gravity_usage"),
+        ("Gravity doesn't appear to be installed", "", "gravity_absent"),
+        ("autojoin only supports AWS", "", "gravity_usage"),
         ("authgateway can be updated on active clusters only", "wait", "gravity_busy"),
     ],
 )
-def test_texts_and_their_classes(text: str, kind: str, reason: str) -> None:
-    """Row by row, in colours and broken into lines as it comes."""
+def test_error_texts_have_a_reason_and_a_remedy(text: str, remedy: str, reason: str) -> None:
+    """Each in colours and with a line break, as Gravity prints them."""
     rule = cli.classify(f"\x1b[31m[ERROR]: {text.replace(' ', chr(10), 1)}\x1b[0m")
-    assert rule is not None
-    assert (rule.kind, rule.reason) == (kind, reason)
+    assert (rule.remedy, rule.reason) == (remedy, reason)
 
 
-def test_another_text_has_no_class() -> None:
-    assert cli.classify("[ERROR]: something else") is None
+def test_an_unknown_text_has_no_reason() -> None:
+    assert cli.classify("[ERROR]: something else").reason == ""
 
 
 def test_every_reason_is_in_the_catalogue() -> None:
@@ -86,7 +85,7 @@ def test_every_reason_is_in_the_catalogue() -> None:
     assert named <= reasons.catalogue().keys()
 
 
-def test_tokens_are_not_told() -> None:
+def test_tokens_are_redacted() -> None:
     shown = redact('gravity join 1.2.3.4 --token=abcdef "token": "ghijkl" Join token:\tmnopqr xyz', ["xyz"])
     for secret in ("abcdef", "ghijkl", "mnopqr", "xyz"):
         assert secret not in shown
@@ -101,7 +100,7 @@ def test_tokens_are_not_told() -> None:
         ("done", ""),
     ],
 )
-def test_operations_are_known_by_id(text: str, identity: str) -> None:
+def test_the_id_of_an_operation_is_parsed(text: str, identity: str) -> None:
     assert cli.operation_id(text) == identity
 
 
@@ -117,43 +116,43 @@ def node(address: str, role: str = "master", health: str = "healthy") -> dict[st
 
 
 @pytest.mark.parametrize(
-    ("told", "system"),
+    ("printed", "system"),
     [(0, "unknown"), (1, "running"), (2, "degraded"), ("running", "running"), ("degraded", "degraded")],
 )
-def test_the_systems_status_is_a_number_or_a_word(told: int | str, system: str) -> None:
-    assert status.parse_status(json.dumps({"cluster": {"system_status": told}})).system == system
+def test_the_status_of_the_system_is_a_number_or_a_word(printed: int | str, system: str) -> None:
+    assert status.parse_status(json.dumps({"cluster": {"system_status": printed}})).system == system
 
 
-def test_a_degraded_answer_lacks_keys() -> None:
-    found = status.parse_status(json.dumps({"cluster": {"system_status": 2, "nodes": [node("10.1.1.1")]}}))
-    assert (found.state, found.token, found.domain, found.last) == ("", "", "", {})
-    assert status.unhealthy(found) == ["the cluster is in no known state", "its system is degraded"]
+def test_the_status_of_a_degraded_cluster_lacks_keys() -> None:
+    parsed = status.parse_status(json.dumps({"cluster": {"system_status": 2, "nodes": [node("10.1.1.1")]}}))
+    assert (parsed.state, parsed.token, parsed.version, parsed.operations) == ("", "", "", [])
+    assert status.unhealthy(parsed) == ["the cluster is in an unknown state", "its system is degraded"]
 
 
-def test_a_master_is_never_simply_the_first_node() -> None:
+def test_healthy_masters_are_selected_by_role_and_health() -> None:
     rows = [node("10.1.1.1", health="degraded"), node("10.1.1.9", "node"), node("10.1.1.2")]
     assert status.healthy_masters(status.parse_status(answer(rows))) == ["10.1.1.2"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"cluster": []}', "[ERROR]: x"])
-def test_no_status(text: str) -> None:
-    with pytest.raises(StepFailed, match="no JSON of a cluster"):
+def test_other_documents_are_not_a_status(text: str) -> None:
+    with pytest.raises(StepFailed, match="no JSON document of a cluster"):
         status.parse_status(text)
 
 
-def test_the_token_is_not_in_what_is_returned() -> None:
-    found = status.parse_status(answer([node("10.1.1.1")], token={"token": "very-secret"}))
-    assert found.token == "very-secret"
-    assert "very-secret" not in json.dumps(found.public())
+def test_the_public_status_has_no_token() -> None:
+    parsed = status.parse_status(answer([node("10.1.1.1")], token={"token": "very-secret"}))
+    assert parsed.token == "very-secret"
+    assert "very-secret" not in json.dumps(parsed.public())
 
 
-def test_what_is_missing() -> None:
-    found = status.parse_status(answer([node("10.1.1.1"), node("10.1.1.2", health="offline")]))
-    assert status.unhealthy(found, ["10.1.1.1", "10.1.1.3"]) == [
+def test_problems_name_missing_and_unhealthy_nodes() -> None:
+    parsed = status.parse_status(answer([node("10.1.1.1"), node("10.1.1.2", health="offline")]))
+    assert status.unhealthy(parsed, ["10.1.1.1", "10.1.1.3"]) == [
         "10.1.1.3 is not part of the cluster",
         "10.1.1.2 is offline",
     ]
-    assert status.unhealthy(found, ["10.1.1.1"], only_nodes=True) == []
+    assert status.unhealthy(parsed, ["10.1.1.1"], only_nodes=True) == []
 
 
 # --- waiting ---------------------------------------------------------------------------------------------------------
@@ -173,39 +172,40 @@ class Time:
         return Clock(lambda: self.seconds, self.sleep)
 
 
-def asking(*texts: str) -> Callable[[], status.Status]:
-    """The last one for ever."""
-    left = list(texts)
+def printing(*texts: str) -> Callable[[str], status.Status]:
+    """Return a reader of these texts, in order; the last one repeats."""
+    remaining = list(texts)
 
-    def ask() -> status.Status:
-        return status.parse_status(left.pop(0) if len(left) > 1 else left[0])
+    def read(_program: str) -> status.Status:
+        return status.parse_status(remaining.pop(0) if len(remaining) > 1 else remaining[0])
 
-    return ask
+    return read
 
 
 DEGRADED = json.dumps({"cluster": {"system_status": 2, "nodes": [node("10.1.1.1", health="degraded")]}})
 WHOLE = answer([node("10.1.1.1")])
 
 
-def wait(ask: Callable[[], status.Status], patience: int = 5, deadline: float = 60) -> status.Status:
-    return status.wait_until_whole(ask, ["10.1.1.1"], deadline=deadline, patience=patience, pause=2, clock=Time().clock)
+def wait(read: Callable[[str], status.Status]) -> status.Status:
+    machine = GravityMachine(clock=Time().clock)
+    return status.wait_until_healthy(machine, {"wait": 60, "patience": 5}, ["10.1.1.1"], read=read)
 
 
-def test_degraded_after_a_join_is_passing() -> None:
-    assert wait(asking(DEGRADED, DEGRADED, DEGRADED, "", WHOLE)).state == "active"
+def test_a_cluster_may_be_degraded_for_a_while() -> None:
+    assert wait(printing(DEGRADED, DEGRADED, DEGRADED, "", WHOLE)).state == "active"
 
 
-def test_degraded_for_good_is_told_with_its_probes() -> None:
+def test_a_cluster_that_stays_degraded_fails_with_its_probes() -> None:
     row = {**node("10.1.1.1", health="degraded"), "failed_probes": ["etcd is unhealthy"]}
-    told = json.dumps({"cluster": {"system_status": 2, "nodes": [row]}})
-    with pytest.raises(StepFailed, match=r"6 answers in a row: 10.1.1.1 is degraded \(etcd is unhealthy\)") as caught:
-        wait(asking(told))
+    printed = json.dumps({"cluster": {"system_status": 2, "nodes": [row]}})
+    with pytest.raises(StepFailed, match=r"6 consecutive results: \S+ is degraded \(etcd is unhealthy\)") as caught:
+        wait(printing(printed))
     assert caught.value.reason == "gravity_degraded"
 
 
-def test_waiting_ends() -> None:
-    with pytest.raises(StepFailed, match=r"not whole in time: 10\.1\.1\.1 is not part of the cluster") as caught:
-        wait(asking(answer([node("10.1.1.2")])))
+def test_waiting_ends_at_the_deadline() -> None:
+    with pytest.raises(StepFailed, match=r"healthy in time: 10\.1\.1\.1 is not part of the cluster") as caught:
+        wait(printing(answer([node("10.1.1.2")])))
     assert caught.value.reason == "gravity_timeout"
 
 
@@ -219,7 +219,7 @@ def lab(tmp_path: Path) -> Lab:
 
 @pytest.fixture
 def on(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Callable[..., GravityMachine]:
-    """The machine of a node; programs that run from then on run on it."""
+    """Return a function that selects the node on which programs run from then on, and returns its machine."""
 
     def go(name: str = "master-0", address: str = MASTER) -> GravityMachine:
         for key, value in lab.environment(name, address).items():
@@ -266,25 +266,25 @@ def parameters(lab: Lab, **more: Any) -> dict[str, Any]:
 
 def join_parameters(lab: Lab, **more: Any) -> dict[str, Any]:
     token = lab.install()("status", "--token").stdout
-    own = {"address": "10.0.0.20", "node_type": "pipe", "role": "node", "token": token, "peers": [MASTER]}
-    return parameters(lab, **{**own, **more})
+    joining = {"address": "10.0.0.20", "node_type": "pipe", "role": "node", "token": token, "peers": [MASTER]}
+    return parameters(lab, **{**joining, **more})
 
 
 On = Callable[..., GravityMachine]
 
 
-def test_install_once(lab: Lab, on: On) -> None:
+def test_a_second_install_changes_nothing(lab: Lab, on: On) -> None:
     machine = on()
     first = install.install(machine, parameters(lab))
     assert first["changed"]
     assert first["cluster"]["state"] == "active"
     assert not (lab.folder / "copy.tar").exists()
-    found = status.look(machine, MASTER)
-    assert (found["state"], found["role"], found["healthy"], found["masters"]) == ("member", "master", True, [MASTER])
+    state = status.node_state(machine, MASTER)
+    assert (state["state"], state["role"], state["healthy"], state["masters"]) == ("member", "master", True, [MASTER])
     assert not install.install(machine, parameters(lab))["changed"]
 
 
-def test_no_token_is_on_the_command_line_of_an_install(lab: Lab) -> None:
+def test_the_command_line_of_an_install_has_no_token(lab: Lab) -> None:
     words = install.install_argv("gravity", parameters(lab))
     assert not [word for word in words if "token" in word]
     for flag in ("cloud-provider", "advertise-addr", "cluster", "flavor", "role", "pod-network-cidr", "service-cidr"):
@@ -292,23 +292,23 @@ def test_no_token_is_on_the_command_line_of_an_install(lab: Lab) -> None:
 
 
 def test_another_digest_is_refused_before_anything_changes(lab: Lab, on: On) -> None:
-    with pytest.raises(StepFailed, match="wanted 0000") as caught:
+    with pytest.raises(StepFailed, match="expected 0000") as caught:
         install.install(on(), parameters(lab, sha256="0" * 64))
     assert caught.value.reason == "gravity_tarball"
     assert not (lab.folder / "master-0" / "var/lib/gravity").exists()
 
 
-def test_a_failed_check_is_told(lab: Lab, on: On) -> None:
+def test_a_failed_check_is_reported(lab: Lab, on: On) -> None:
     lab.faults([{"command": "check", "text": "clock drift of 400ms is over the limit"}], "master-0")
     with pytest.raises(StepFailed, match="clock drift of 400ms") as caught:
         install.install(on(), parameters(lab))
     assert caught.value.reason == "gravity_check"
 
 
-def test_an_install_that_was_killed_begins_anew(lab: Lab, on: On) -> None:
+def test_a_killed_install_starts_over(lab: Lab, on: On) -> None:
     machine = on()
     (lab.folder / "master-0" / "var/lib/gravity/local").mkdir(parents=True)
-    assert status.look(machine, MASTER)["state"] == "partial"
+    assert status.node_state(machine, MASTER)["state"] == "partial"
     assert install.install(machine, parameters(lab))["changed"]
 
 
@@ -325,7 +325,7 @@ def test_a_remedy_is_tried_once(lab: Lab, on: On) -> None:
     assert caught.value.reason == "gravity_leftover"
 
 
-def test_that_there_is_nothing_to_do_is_no_success_of_a_join(lab: Lab, on: On) -> None:
+def test_nothing_to_do_is_not_a_success_of_a_join(lab: Lab, on: On) -> None:
     lab.faults([{"command": "join", "text": "this server is not a part of the running cluster"}], "worker-0")
     with pytest.raises(StepFailed) as caught:
         membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
@@ -336,13 +336,13 @@ def test_a_stopped_node_is_started(lab: Lab, on: On) -> None:
     machine = on()
     install.install(machine, parameters(lab))
     lab.node("master-0", MASTER)("stop", "--confirm")
-    assert status.look(machine, MASTER)["state"] == "moved"
+    assert status.node_state(machine, MASTER)["state"] == "moved"
     before = lab.state()["token"]
     assert install.install(machine, parameters(lab))["changed"]
     assert lab.state()["token"] == before, "the cluster is the same"
 
 
-def test_a_precondition_is_not_tried_again(lab: Lab, on: On) -> None:
+def test_a_failed_precondition_is_not_retried(lab: Lab, on: On) -> None:
     lab.faults([{"command": "install", "text": "kernel is too old", "code": 252, "times": 1}], "master-0")
     with pytest.raises(StepFailed) as caught:
         install.install(on(), parameters(lab))
@@ -350,14 +350,14 @@ def test_a_precondition_is_not_tried_again(lab: Lab, on: On) -> None:
 
 
 @pytest.mark.parametrize(("code", "reason"), [(254, "gravity_aborted"), (255, "gravity_failed")])
-def test_exit_codes(lab: Lab, on: On, code: int, reason: str) -> None:
-    lab.faults([{"command": "install", "text": "of no known kind", "code": code, "times": 1}], "master-0")
-    with pytest.raises(StepFailed, match="of no known kind") as caught:
+def test_exit_codes_have_a_reason(lab: Lab, on: On, code: int, reason: str) -> None:
+    lab.faults([{"command": "install", "text": "an unknown text", "code": code, "times": 1}], "master-0")
+    with pytest.raises(StepFailed, match="an unknown text") as caught:
         install.install(on(), parameters(lab))
     assert caught.value.reason == reason
 
 
-def test_join(lab: Lab, on: On) -> None:
+def test_a_second_join_changes_nothing_and_no_log_has_the_token(lab: Lab, on: On) -> None:
     params = join_parameters(lab)
     machine = on("worker-0", "10.0.0.20")
     assert membership.join(machine, params)["changed"]
@@ -376,13 +376,13 @@ def test_join(lab: Lab, on: On) -> None:
         "Cluster is degraded, waiting",
     ],
 )
-def test_a_busy_cluster_is_waited_for(lab: Lab, on: On, text: str) -> None:
+def test_a_join_waits_for_a_busy_cluster(lab: Lab, on: On, text: str) -> None:
     lab.faults([{"command": "join", "text": text, "times": 2}], "worker-0")
     assert membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))["changed"]
 
 
-def test_a_join_that_waits_for_ever_ends(lab: Lab, on: On) -> None:
-    """`gravity join` has no limit of its own. What it waited for is the reason."""
+def test_a_waiting_join_ends_at_its_timeout(lab: Lab, on: On) -> None:
+    """`gravity join` has no limit of its own. Its last output determines the reason."""
     lab.install()
     lab.begin_join("10.0.0.11", "master")
     with pytest.raises(StepFailed, match=r"while master node 10\.0\.0\.11 is joining") as caught:
@@ -399,34 +399,34 @@ def test_a_join_that_waits_for_ever_ends(lab: Lab, on: On) -> None:
         ("10.0.0.20 matches none of the available addresses 10.0.0.21", "gravity_address"),
     ],
 )
-def test_joins_that_nothing_helps(lab: Lab, on: On, text: str, reason: str) -> None:
+def test_joins_without_a_remedy_fail(lab: Lab, on: On, text: str, reason: str) -> None:
     lab.faults([{"command": "join", "text": text}], "worker-0")
     with pytest.raises(StepFailed) as caught:
         membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     assert caught.value.reason == reason
 
 
-def test_what_an_earlier_try_left_is_cleaned(lab: Lab, on: On) -> None:
+def test_a_join_removes_traces_of_an_earlier_one(lab: Lab, on: On) -> None:
     (lab.folder / "worker-0" / "var/lib/gravity/local").mkdir(parents=True)
     assert membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))["changed"]
 
 
-def test_a_wrong_service_role_is_told(lab: Lab, on: On) -> None:
-    """The node type and not the caller decides what a node becomes."""
-    with pytest.raises(StepFailed, match=r"made 10\.0\.0\.20 a node, wanted a master") as caught:
+def test_an_unexpected_role_fails(lab: Lab, on: On) -> None:
+    """The node type determines the role, not the caller."""
+    with pytest.raises(StepFailed, match=r"made 10\.0\.0\.20 a node instead of a master") as caught:
         membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab, role="master"))
     assert caught.value.reason == "gravity_role"
 
 
-def test_degraded_after_a_join(lab: Lab, on: On) -> None:
+def test_a_join_waits_while_the_cluster_is_degraded(lab: Lab, on: On) -> None:
     lab.faults([{"fault": "degraded_after_join", "answers": 3}], "master-1")
     params = join_parameters(lab, address="10.0.0.11", node_type="aio", role="master")
     assert membership.join(on("master-1", "10.0.0.11"), params)["changed"]
-    assert lab.state()["degraded"] == 0, "it was seen"
+    assert lab.state()["degraded"] == 0, "the cluster was degraded"
 
 
-def test_the_whole_cluster_is_waited_for(lab: Lab, on: On) -> None:
-    """A worker's join leaves the health of others alone, so that somebody has to look at all in the end."""
+def test_wait_covers_the_whole_cluster(lab: Lab, on: On) -> None:
+    """The join of a worker ignores the health of other nodes, so the action wait checks all of them."""
     lab.faults([{"fault": "degraded_after_join", "answers": 3}], "worker-0")
     membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     assert lab.state()["degraded"] > 0
@@ -442,14 +442,14 @@ def test_token_and_peers_come_from_a_healthy_master(lab: Lab, on: On) -> None:
     token = lab.install()("status", "--token").stdout
     lab.join("master-1", "10.0.0.11", "aio", token)
     lab.health({MASTER: "degraded"})
-    told = membership.token(on(), {"path": "/run/devenv/join.json"})
-    assert told == {"changed": False, "masters": ["10.0.0.11"]}
+    result = membership.token(on(), {"path": "/run/devenv/join.json"})
+    assert result == {"changed": False, "masters": ["10.0.0.11"]}
     path = lab.folder / "master-0/run/devenv/join.json"
     assert json.loads(path.read_text()) == {"token": token, "peers": ["10.0.0.11"]}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_no_healthy_master(lab: Lab, on: On) -> None:
+def test_a_token_needs_a_healthy_master(lab: Lab, on: On) -> None:
     lab.install()
     lab.health({MASTER: "offline"})
     with pytest.raises(StepFailed) as caught:
@@ -457,7 +457,7 @@ def test_no_healthy_master(lab: Lab, on: On) -> None:
     assert caught.value.reason == "gravity_no_master"
 
 
-def test_remove_polls_its_operation(lab: Lab, on: On) -> None:
+def test_remove_waits_for_its_operation(lab: Lab, on: On) -> None:
     membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     machine = on()
     params = parameters(lab, address="10.0.0.20")
@@ -465,7 +465,7 @@ def test_remove_polls_its_operation(lab: Lab, on: On) -> None:
     assert not membership.remove(machine, params)["changed"]
 
 
-def test_a_failed_operation(lab: Lab, on: On) -> None:
+def test_a_failed_operation_fails_the_removal(lab: Lab, on: On) -> None:
     membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     lab.faults([{"fault": "failed_operation"}], "master-0")
     with pytest.raises(StepFailed) as caught:
@@ -474,23 +474,23 @@ def test_a_failed_operation(lab: Lab, on: On) -> None:
 
 
 @pytest.mark.parametrize("mute", [False, True])
-def test_a_silent_operation_is_not_waited_for_for_ever(lab: Lab, on: On, mute: bool) -> None:
+def test_a_silent_operation_ends_at_the_timeout(lab: Lab, on: On, mute: bool) -> None:
     membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     lab.faults([{"fault": "silent_operation"}, *([{"fault": "mute"}] if mute else [])], "master-0")
-    with pytest.raises(StepFailed, match="it says: ") as caught:
+    with pytest.raises(StepFailed, match="last status: ") as caught:
         membership.remove(on(), parameters(lab, address="10.0.0.20", timeout=1))
     assert caught.value.reason == "gravity_timeout"
 
 
-def test_leave(lab: Lab, on: On) -> None:
+def test_leave_removes_the_node_once(lab: Lab, on: On) -> None:
     membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     machine = on("worker-0", "10.0.0.20")
     assert membership.leave(machine, parameters(lab, address="10.0.0.20"))["changed"]
     assert not membership.leave(machine, parameters(lab, address="10.0.0.20"))["changed"]
-    assert [one["ip"] for one in lab.state()["nodes"]] == [MASTER]
+    assert [row["ip"] for row in lab.state()["nodes"]] == [MASTER]
 
 
-def test_leave_of_a_node_whose_cluster_is_gone(lab: Lab, on: On) -> None:
+def test_a_node_leaves_a_cluster_that_no_longer_exists(lab: Lab, on: On) -> None:
     membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     lab.down(True)
     assert membership.leave(on("worker-0", "10.0.0.20"), parameters(lab, address="10.0.0.20"))["changed"]
@@ -499,18 +499,18 @@ def test_leave_of_a_node_whose_cluster_is_gone(lab: Lab, on: On) -> None:
 # --- a prepared image ------------------------------------------------------------------------------------------------
 
 
-def test_a_prepared_image_gets_its_address(lab: Lab, on: On) -> None:
+def test_a_prepared_image_gets_the_address_of_its_node(lab: Lab, on: On) -> None:
     install.install(on(), parameters(lab))
     lab.node("master-0", MASTER)("stop", "--confirm")
     machine = on("master-0", "10.0.0.99")
     params = parameters(lab, address="10.0.0.99", prepared=True)
-    assert status.look(machine, "10.0.0.99")["state"] == "moved"
+    assert status.node_state(machine, "10.0.0.99")["state"] == "moved"
     assert install.install(machine, params)["changed"]
     assert not install.install(machine, params)["changed"]
-    assert [one["ip"] for one in lab.state()["nodes"]] == ["10.0.0.99"]
+    assert [row["ip"] for row in lab.state()["nodes"]] == ["10.0.0.99"]
 
 
-def test_a_running_one_is_stopped_first(lab: Lab, on: On) -> None:
+def test_a_running_cluster_is_stopped_before_its_address_changes(lab: Lab, on: On) -> None:
     install.install(on(), parameters(lab))
     machine = on("master-0", f"{MASTER},10.0.0.99")
     assert install.change_address(machine, parameters(lab, address="10.0.0.99"))["changed"]
@@ -523,16 +523,16 @@ def test_a_prepared_image_without_gravity_is_refused(lab: Lab, on: On) -> None:
     assert caught.value.reason == "gravity_absent"
 
 
-def test_another_address_needs_7_0(lab: Lab, on: On) -> None:
+def test_changing_the_address_needs_7_0(lab: Lab, on: On) -> None:
     install.install(on(), parameters(lab))
     lab.faults([{"fault": "version", "version": "6.1.55"}], "master-0")
     with pytest.raises(StepFailed, match=r"this is 6\.1\.55") as caught:
         install.change_address(on("master-0", f"{MASTER},10.0.0.99"), parameters(lab, address="10.0.0.99"))
     assert caught.value.reason == "gravity_version"
-    assert status.look(on(), MASTER)["healthy"], "nothing was stopped"
+    assert status.node_state(on(), MASTER)["healthy"], "nothing was stopped"
 
 
-def test_only_a_single_node_gets_another_address(lab: Lab, on: On) -> None:
+def test_only_the_single_node_of_a_cluster_gets_another_address(lab: Lab, on: On) -> None:
     install.install(on(), parameters(lab))
     lab._installed = lab.node("master-0", MASTER)
     membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
@@ -541,20 +541,20 @@ def test_only_a_single_node_gets_another_address(lab: Lab, on: On) -> None:
     assert caught.value.reason == "gravity_many_nodes"
 
 
-# --- the rest --------------------------------------------------------------------------------------------------------
+# --- access, upgrade, report -----------------------------------------------------------------------------------------
 
 
-def test_kubeconfig_has_an_account_and_the_authority(lab: Lab, on: On) -> None:
+def test_the_kubeconfig_has_an_account_and_the_ca(lab: Lab, on: On) -> None:
     machine = on()
     install.install(machine, parameters(lab))
     assert access.kubeconfig(machine, parameters(lab))["changed"]
     assert not access.kubeconfig(machine, parameters(lab))["changed"]
     path = Path(machine.path(KUBECONFIG))
-    found = json.loads(path.read_text())
+    config = json.loads(path.read_text())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert found["clusters"][0]["cluster"]["server"] == f"https://{MASTER}:6443"
-    assert found["users"][0]["user"] == {"token": "account-token"}
-    kinds = [one["kind"] for one in lab.state()["applied"]["items"]]
+    assert config["clusters"][0]["cluster"]["server"] == f"https://{MASTER}:6443"
+    assert config["users"][0]["user"] == {"token": "account-token"}
+    kinds = [item["kind"] for item in lab.state()["applied"]["items"]]
     assert kinds == ["ServiceAccount", "ClusterRoleBinding", "Secret"]
 
 
@@ -567,7 +567,7 @@ def test_auth_gateway(lab: Lab, on: On) -> None:
     assert not os.listdir(lab.folder / "master-0/run/devenv")
 
 
-def test_upgrade(lab: Lab, on: On) -> None:
+def test_upgrade_installs_the_version_once(lab: Lab, on: On) -> None:
     from doubles.gravity import tarball
 
     machine = on()
@@ -575,8 +575,8 @@ def test_upgrade(lab: Lab, on: On) -> None:
     new = lab.folder / "new.tar"
     digest = tarball.make(new, version="1.1.0")
     params = parameters(lab, tarball=str(new), sha256=digest)
-    done = install.upgrade(machine, params)
-    assert (done["changed"], done["cluster"]["version"]) == (True, "1.1.0")
+    result = install.upgrade(machine, params)
+    assert (result["changed"], result["cluster"]["version"]) == (True, "1.1.0")
     assert not install.upgrade(machine, params)["changed"]
 
 
@@ -588,11 +588,11 @@ def test_a_degraded_cluster_is_not_upgraded(lab: Lab, on: On) -> None:
         install.upgrade(machine, parameters(lab))
 
 
-def test_report(lab: Lab, on: On) -> None:
+def test_report_writes_its_file(lab: Lab, on: On) -> None:
     machine = on()
     install.install(machine, parameters(lab))
-    told = access.report(machine, parameters(lab, path="/var/lib/devenv/report.tar.gz"))
-    assert told["changed"]
+    result = access.report(machine, parameters(lab, path="/var/lib/devenv/report.tar.gz"))
+    assert result["changed"]
     assert (lab.folder / "master-0/var/lib/devenv/report.tar.gz").stat().st_size
 
 

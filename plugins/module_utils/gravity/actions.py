@@ -1,4 +1,4 @@
-"""Carry out the actions of the module gravity."""
+"""The actions of the module gravity."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ ACTIONS: dict[str, Callable[[GravityMachine, dict[str, Any]], dict[str, Any]]] =
     "upgrade": install.upgrade,
     "report": access.report,
 }
-_READING = ("check", "token", "wait")
+_READ_ONLY = ("check", "token", "wait")
 
 
 def perform(machine: GravityMachine, action: str, params: dict[str, Any], only_check: bool = False) -> dict[str, Any]:
-    """Do one action of the module on this node. ``only_check`` says from the node's state what would be done."""
+    """Perform one action on this node; with ``only_check``, predict from the node's state whether it would change."""
     if action == "look":
-        return dict(status.look(machine, params["address"]), changed=False)
+        return dict(status.node_state(machine, params["address"]), changed=False)
     if only_check:
-        found = status.look(machine, params["address"])
-        done = {"leave": found["state"] == "absent", "report": False, "upgrade": False}
-        return {"changed": action not in _READING and not done.get(action, found["state"] == "member")}
+        state = status.node_state(machine, params["address"])["state"]
+        is_done = {"leave": state == "absent", "report": False, "upgrade": False}.get(action, state == "member")
+        return {"changed": action not in _READ_ONLY and not is_done}
     return ACTIONS[action](machine, params)

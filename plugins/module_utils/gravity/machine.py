@@ -1,4 +1,4 @@
-"""Find Gravity, and what devenv keeps of it, on a node."""
+"""A node with Gravity: its program, its local state, and the files that devenv keeps about it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Mac
 
 T = TypeVar("T")
 
-# Ours: what was unpacked, the record of what ended well, the kubeconfig.
+# Files of devenv: unpacked tarballs, the record of a finished node, the kubeconfig.
 HOME = "/var/lib/devenv/gravity"
 MARKER = "/var/lib/devenv/gravity.json"
 KUBECONFIG = HOME + "/kubeconfig"
-# Gravity's own: its state on a node, and the units of its container.
+# Files of Gravity: its state on a node, and the units of its container.
 LOCAL_STATE = "/var/lib/gravity/local"
 UNITS = "/etc/systemd/system/gravity__*__planet*__*.service"
 
 
 class GravityMachine(Machine):
-    """A node with Gravity. ``pause``: seconds between two questions."""
+    """A node with Gravity. ``pause``: seconds between two queries."""
 
     def __init__(self, root: str = "/", *, clock: wait.Clock = wait.REAL, pause: float = 2) -> None:
         super().__init__(root, clock=clock)
@@ -31,14 +31,14 @@ class GravityMachine(Machine):
 
     @property
     def program(self) -> str:
-        """Return the installed gravity, else the one that was brought."""
+        """Return the path of the installed gravity, else of the unpacked one."""
         for path in ("/usr/bin/gravity", "/usr/local/bin/gravity", HOME + "/gravity"):
             if os.access(self.path(path), os.X_OK):
                 return self.path(path)
         return "gravity"
 
     def until(self, check: Callable[[], T | None], deadline: float, reason: str, text: Callable[[], str]) -> T:
-        """Return the first true answer of ``check``. Raises `StepFailed` when ``deadline`` comes first."""
+        """Return the first true result of ``check``. Raises `StepFailed` when ``deadline`` comes first."""
         return wait.until(check, deadline, lambda: StepFailed(reason, text()), self.pause, self.clock)
 
     def log(self, name: str) -> str:
@@ -51,7 +51,7 @@ class GravityMachine(Machine):
         return bool(glob.glob(self.path(UNITS)))
 
     def marker(self) -> dict[str, Any]:
-        """Return what was recorded when the node was finished."""
+        """Return the record of a finished node, {} of any other."""
         return files.read_json(self.path(MARKER))
 
     def mark(self, record: dict[str, Any]) -> None:
