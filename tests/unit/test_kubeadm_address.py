@@ -1,4 +1,4 @@
-"""Another address for a node: what is decided, and what of the node is rewritten; test_life (e2e) has a real one."""
+"""A change of a node's address: the decisions and the rewritten files; test_life (e2e) changes that of a real node."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.node import Node, write
         ("https://main.lab.devenv.internal:6443", "https://main.lab.devenv.internal:6443"),
     ],
 )
-def test_the_server_of_a_kubeconfig(server: str, now: str) -> None:
+def test_the_server_address_of_a_kubeconfig_changes_but_a_name_stays(server: str, now: str) -> None:
     text = "clusters:\n- cluster:\n    server: {}\n  name: main\n"
     assert address.with_server(text.format(server), "10.0.0.77") == text.format(now)
     if server != now:
@@ -30,7 +30,7 @@ def test_the_server_of_a_kubeconfig(server: str, now: str) -> None:
 
 
 class Control(Node):
-    """A whole control plane node with the address 10.0.0.10, alone; ``ran`` is what was asked of its programs."""
+    """The only control plane node of a cluster, with the address 10.0.0.10; ``ran`` lists the commands that it ran."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -57,7 +57,7 @@ class Control(Node):
         if "get pods" in words:
             owner = {"ownerReferences": [{"kind": "DaemonSet"}], "namespace": "kube-system", "name": "kube-proxy-x"}
             static = {"ownerReferences": [{"kind": "Node"}], "namespace": "kube-system", "name": "etcd-x"}
-            pods = [{"metadata": one, "spec": {"hostNetwork": True}} for one in (owner, static)]
+            pods = [{"metadata": metadata, "spec": {"hostNetwork": True}} for metadata in (owner, static)]
             return ProgramResult(0, json.dumps({"items": pods}))
         return ProgramResult(0)
 
@@ -74,17 +74,17 @@ def params(*addresses: str) -> dict[str, Any]:
     return {"addresses": addresses, "node": "master-0", "config": "x", "patches": {}, "timeout": 5}
 
 
-def test_an_address_that_is_used_already(node: Control) -> None:
+def test_the_current_address_changes_nothing(node: Control) -> None:
     assert address.change(node, params("10.0.0.10"))["changed"] is False
     assert node.ran == []
 
 
-def test_another_address(node: Control) -> None:
+def test_another_address_rewrites_the_node(node: Control) -> None:
     assert address.change(node, params("10.0.0.77"), True) == {"changed": True, "before": ["10.0.0.10"]}
     assert node.ran == []
     assert address.change(node, params("10.0.0.77")) == {"changed": True, "before": ["10.0.0.10"]}
     assert (node / kubernetes.KUBELET).read_text() == "    server: https://10.0.0.77:6443\n"
-    # kubeadm makes them again only when they are gone.
+    # kubeadm recreates only missing certificates.
     assert not [path for path in STALE if (node / path).exists()]
     ran = "\n".join(node.ran)
     phases = ["certs apiserver", "certs etcd-peer", "kubeconfig scheduler", "etcd local", "control-plane all"]
@@ -105,8 +105,8 @@ def test_a_cluster_of_several_nodes_is_refused_before_anything_changes(node: Con
     assert not node.exists(address.RECORD)
 
 
-def test_a_killed_change_is_finished_by_the_next(node: Control) -> None:
-    """It may have come to the last file, and the API does not answer: nobody can count the nodes any more."""
+def test_the_next_run_completes_a_killed_change(node: Control) -> None:
+    """It may have reached the last file while the API does not respond, so the nodes cannot be counted again."""
     node.killed = True
     with pytest.raises(KeyboardInterrupt):
         address.change(node, params("10.0.0.10", "fd00::10"))
@@ -117,7 +117,7 @@ def test_a_killed_change_is_finished_by_the_next(node: Control) -> None:
     assert not node.exists(address.RECORD)
 
 
-def test_a_change_that_was_begun_is_not_finished_without_a_cluster(node: Control) -> None:
+def test_a_killed_change_is_not_completed_without_a_cluster(node: Control) -> None:
     node.killed = True
     with pytest.raises(KeyboardInterrupt):
         address.change(node, params("10.0.0.77"))

@@ -1,4 +1,4 @@
-"""Certificates renewed: what is decided; test_life (e2e) has the rest on a real node."""
+"""Decisions about the renewal of certificates; test_life (e2e) renews those of a real node."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ API, PEER = "/etc/kubernetes/pki/apiserver.crt", "/etc/kubernetes/pki/etcd/peer.
     ("within", "due"), [(None, [API, PEER]), (30 * DAY, [API]), (0.0, []), (365 * DAY, [API, PEER])]
 )
 def test_which_certificates_are_due(within: float | None, due: list[str]) -> None:
-    """Neither the authorities nor kubelet's, which it renews by itself."""
+    """Neither CAs nor the certificate of kubelet, which renews its own."""
     assert certificates.expiring(ENDS, now=DAY, within=within) == due
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Node:
-    """A node whose certificate of the API server ends in ten days; kubeadm has no room there."""
+    """A node whose API server certificate expires in ten days, and whose kubeadm fails."""
     node = Node(tmp_path / "node")
     path = Path(node.path(API))
     path.parent.mkdir(parents=True)
@@ -48,7 +48,7 @@ def test_nothing_runs_when_none_is_due(node: Machine) -> None:
     assert checked["certificates"] == kubernetes.certificate_ends(node.root)
 
 
-def test_a_failed_renewal_is_told(node: Machine) -> None:
+def test_a_failed_renewal_is_reported(node: Machine) -> None:
     with pytest.raises(StepFailed, match="no space left") as raised:
         certificates.renew(node, {"within": None, "timeout": 5})
     assert reasons.catalogue()[raised.value.reason].exit == 5

@@ -1,17 +1,20 @@
-"""Traffic while a member joins etcd: with real sockets and TLS, what is asked, from when and until when."""
+"""Traffic while a member joins etcd, with real sockets and TLS: the requests, their start and their end."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import etcd_traffic
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import etcd_traffic, run
 from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes, net
 from support import tls
 from support.node import Node, write
@@ -24,17 +27,17 @@ MANIFEST = """
 
 
 class Etcd:
-    """A member that answers transactions, and what it was asked."""
+    """A member that responds to transactions and records them in ``requests``."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, dict[str, list[dict[str, dict[str, str]]]]]] = []
+        self.requests: list[tuple[str, dict[str, list[dict[str, dict[str, str]]]]]] = []
         self.ready = False
         self.members = self.metrics = 0
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Node:
-    """A node with one certificate, of its own authority, for both ends, and its key beside it."""
+    """A node with one self-signed certificate for both ends, and its key."""
     node = Node(tmp_path / "node")
     node.http_ok = net.http_ok
     certificate, key = Path(node.path(kubernetes.ETCD_CERTIFICATE)), Path(node.path(kubernetes.ETCD_KEY))
@@ -46,15 +49,15 @@ def node(tmp_path: Path) -> Node:
 
 @pytest.fixture
 def etcd(node: Node) -> Iterator[Etcd]:
-    """The members before this one, and the port where this one tells whether it is ready."""
-    told = Etcd()
+    """The earlier members, and the port of this one's readiness check."""
+    etcd = Etcd()
 
     class Member(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            told.asked.append((self.path, body))
+            etcd.requests.append((self.path, body))
             self.send_response(200)
             self.send_header("Content-Length", "2")
             self.end_headers()
@@ -65,7 +68,7 @@ def etcd(node: Node) -> Iterator[Etcd]:
 
     class Metrics(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if told.ready and self.path == "/readyz" else 503)
+            self.send_response(200 if etcd.ready and self.path == "/readyz" else 503)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -73,27 +76,33 @@ def etcd(node: Node) -> Iterator[Etcd]:
 
     certificate, key = Path(node.path(kubernetes.ETCD_CERTIFICATE)), Path(node.path(kubernetes.ETCD_KEY))
     context = tls.server_context(key, certificate, ask_client=True)
-    with tls.served(Member, context) as told.members, tls.served(Metrics) as told.metrics:
-        yield told
+    with tls.served(Member, context) as etcd.members, tls.served(Metrics) as etcd.metrics:
+        yield etcd
 
 
 @pytest.fixture
 def manifest(node: Node, etcd: Etcd) -> Iterator[Callable[[], socket.socket]]:
-    """Writes the manifest, and gives the socket on which this node's member would listen."""
-    own = socket.socket()
-    own.bind(("127.0.0.2", 0))
+    """Return a function that writes the manifest and returns the socket on which this node's member listens."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.2", 0))
 
-    def written() -> socket.socket:
+    def write_manifest() -> socket.socket:
         text = MANIFEST.format(
             others="https://127.0.0.1:2380",
-            own=f"https://127.0.0.2:{own.getsockname()[1]}",
+            own=f"https://127.0.0.2:{listener.getsockname()[1]}",
             metrics=f"http://127.0.0.1:{etcd.metrics}",
         )
         write(Path(node.path(kubernetes.ETCD_MANIFEST)), text)
-        return own
+        return listener
 
-    yield written
-    own.close()
+    yield write_manifest
+    listener.close()
+
+
+def busy(
+    node: Node, port: int, limit: float = etcd_traffic.LIMIT
+) -> contextlib.AbstractContextManager[threading.Thread]:
+    return run.in_background(functools.partial(etcd_traffic.keep_busy, node, limit=limit, client_port=port))
 
 
 def until(done: Callable[[], object], seconds: float = 30) -> None:
@@ -112,15 +121,15 @@ def test_a_manifest_names_the_members_before_this_one() -> None:
     assert etcd_traffic.member(text) == (("10.0.0.1", "fd00::3"), 2380, ("::1", 2381))
 
 
-def test_a_first_member_has_nobody_before_it_and_half_a_manifest_says_nothing() -> None:
-    own = "- --initial-cluster=a=https://10.0.0.1:2380\n- --listen-peer-urls=https://10.0.0.1:2380\n"
-    assert etcd_traffic.member(own) is None
-    alone = etcd_traffic.member(own + "- --listen-metrics-urls=http://127.0.0.1:2381")
-    assert alone is not None
-    assert alone.others == ()
+def test_half_a_manifest_has_no_member_and_a_first_member_has_no_others() -> None:
+    text = "- --initial-cluster=a=https://10.0.0.1:2380\n- --listen-peer-urls=https://10.0.0.1:2380\n"
+    assert etcd_traffic.member(text) is None
+    first = etcd_traffic.member(text + "- --listen-metrics-urls=http://127.0.0.1:2381")
+    assert first is not None
+    assert first.others == ()
 
 
-def test_a_port_that_listens_is_seen() -> None:
+def test_a_listening_port_is_detected() -> None:
     for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         with socket.socket(family) as bound:
             bound.bind((host, 0))
@@ -130,59 +139,59 @@ def test_a_port_that_listens_is_seen() -> None:
             assert etcd_traffic.listens(port)
 
 
-def test_others_write_from_when_the_member_listens_until_it_is_ready(
+def test_traffic_starts_when_the_member_listens_and_ends_when_it_is_ready(
     node: Node, etcd: Etcd, manifest: Callable[[], socket.socket]
 ) -> None:
-    with etcd_traffic.EtcdTraffic(node, limit=20, client_port=etcd.members) as traffic:
-        own = manifest()
+    with busy(node, etcd.members, limit=20) as thread:
+        listener = manifest()
         time.sleep(0.5)
-        assert etcd.asked == []
-        own.listen()
-        # More than was sent ahead: answers make place for the next.
-        until(lambda: len(etcd.asked) > 3 * etcd_traffic.CONNECTIONS * etcd_traffic.AHEAD)
+        assert etcd.requests == []
+        listener.listen()
+        # More than was sent ahead: each response makes room for another request.
+        until(lambda: len(etcd.requests) > 3 * etcd_traffic.CONNECTIONS * etcd_traffic.AHEAD)
         etcd.ready = True
-        until(lambda: not traffic._thread.is_alive())
+        until(lambda: not thread.is_alive())
         time.sleep(0.2)
-        count = len(etcd.asked)
+        count = len(etcd.requests)
         time.sleep(0.3)
-        assert len(etcd.asked) == count
+        assert len(etcd.requests) == count
 
 
-def test_what_is_written_changes_nothing(node: Node, etcd: Etcd, manifest: Callable[[], socket.socket]) -> None:
-    with etcd_traffic.EtcdTraffic(node, client_port=etcd.members):
+def test_the_transactions_change_nothing(node: Node, etcd: Etcd, manifest: Callable[[], socket.socket]) -> None:
+    with busy(node, etcd.members):
         manifest().listen()
-        until(lambda: etcd.asked)
-    path, body = etcd.asked[0]
+        until(lambda: etcd.requests)
+    path, body = etcd.requests[0]
     assert path == "/v3/kv/txn"
-    assert {kind for one in body["success"] for kind in one} == {"requestDeleteRange", "requestRange"}
-    deleted = [one["requestDeleteRange"] for one in body["success"] if "requestDeleteRange" in one]
-    assert [base64.b64decode(one["key"]) for one in deleted] == [b"devenv/nothing"]
-    assert all("rangeEnd" not in one for one in deleted)
+    assert {kind for operation in body["success"] for kind in operation} == {"requestDeleteRange", "requestRange"}
+    deleted = [entry["requestDeleteRange"] for entry in body["success"] if "requestDeleteRange" in entry]
+    assert [base64.b64decode(entry["key"]) for entry in deleted] == [b"devenv/nothing"]
+    assert all("rangeEnd" not in entry for entry in deleted)
 
 
-def test_a_member_that_is_never_ready_is_given_up(
+def test_traffic_ends_at_its_limit_for_a_member_that_is_never_ready(
     node: Node, etcd: Etcd, manifest: Callable[[], socket.socket]
 ) -> None:
-    with etcd_traffic.EtcdTraffic(node, limit=0.3, client_port=etcd.members) as traffic:
+    with busy(node, etcd.members, limit=0.3) as thread:
         manifest().listen()
-        until(lambda: not traffic._thread.is_alive())
-    assert etcd.asked
+        until(lambda: not thread.is_alive())
+    assert etcd.requests
 
 
-@pytest.mark.parametrize("lost", ["manifest", "certificate", "members"])
-def test_nothing_that_is_missing_fails_the_join(
-    lost: str, node: Node, etcd: Etcd, manifest: Callable[[], socket.socket]
+@pytest.mark.parametrize("missing", ["manifest", "certificate", "members"])
+def test_a_missing_part_does_not_fail_the_join(
+    missing: str, node: Node, etcd: Etcd, manifest: Callable[[], socket.socket]
 ) -> None:
     port = etcd.members
-    if lost == "certificate":
+    if missing == "certificate":
         Path(node.path(kubernetes.ETCD_CERTIFICATE)).unlink()
-    if lost == "members":
+    if missing == "members":
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-    with etcd_traffic.EtcdTraffic(node, client_port=port) as traffic:
-        if lost != "manifest":
+    with busy(node, port) as thread:
+        if missing != "manifest":
             manifest().listen()
         time.sleep(0.3)
-    assert not traffic._thread.is_alive()
-    assert etcd.asked == []
+    assert not thread.is_alive()
+    assert etcd.requests == []

@@ -1,4 +1,4 @@
-"""Control plane nodes that start from a snapshot: what the node does with what was delivered."""
+"""Control plane nodes that start from a snapshot: what a node does with the delivered files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def staged(root: Path) -> Path:
     return staging
 
 
-def test_what_was_brought_is_put_where_kubeadm_looks(tmp_path: Path) -> None:
+def test_delivered_files_are_moved_to_the_folders_of_kubeadm(tmp_path: Path) -> None:
     staging = staged(tmp_path)
     (tmp_path / "etc/kubernetes/pki/etcd").mkdir(parents=True)
-    (tmp_path / "etc/kubernetes/pki/etcd/old.crt").write_text("of an earlier try")
+    (tmp_path / "etc/kubernetes/pki/etcd/old.crt").write_text("of an earlier attempt")
     kubeadm_restore.place(Machine(str(tmp_path)))
     assert (tmp_path / "etc/kubernetes/pki/etcd/ca.key").read_text() == "etcd/ca.key"
     assert not (tmp_path / "etc/kubernetes/pki/etcd/old.crt").exists()
@@ -33,7 +33,7 @@ def test_what_was_brought_is_put_where_kubeadm_looks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["pki/ca.key", "etcd/member"])
-def test_half_of_it_is_not_begun_with(tmp_path: Path, missing: str) -> None:
+def test_an_incomplete_delivery_is_refused(tmp_path: Path, missing: str) -> None:
     path = staged(tmp_path) / missing
     path.rename(path.with_name("elsewhere"))
     with pytest.raises(StepFailed) as caught:
@@ -62,27 +62,27 @@ users:
 """
 
 
-def test_kubelet_has_its_certificate_where_it_renews_it(tmp_path: Path) -> None:
+def test_kubelet_reads_its_certificate_from_the_file_that_it_renews(tmp_path: Path) -> None:
     conf = tmp_path / "etc/kubernetes/kubelet.conf"
     conf.parent.mkdir(parents=True)
     conf.write_text(KUBELET)
     current = tmp_path / "var/lib/kubelet/pki/kubelet-client-current.pem"
     current.parent.mkdir(parents=True)
-    current.symlink_to("of-an-earlier-try.pem")
+    current.symlink_to("of-an-earlier-attempt.pem")
     kubeadm_restore.finalize_kubelet(Machine(str(tmp_path)))
     place = "/var/lib/kubelet/pki/kubelet-client-current.pem"
     assert yaml.safe_load(conf.read_text())["users"][0]["user"] == {"client-certificate": place, "client-key": place}
     assert yaml.safe_load(conf.read_text())["clusters"] == yaml.safe_load(KUBELET)["clusters"]
     assert current.is_symlink()
-    held = tmp_path / os.readlink(current).lstrip("/")
-    assert held.read_text() == "certificate\nkey\n"
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (held, conf)] == [0o600, 0o600]
+    target = tmp_path / os.readlink(current).lstrip("/")
+    assert target.read_text() == "certificate\nkey\n"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (target, conf)] == [0o600, 0o600]
     with pytest.raises(StepFailed) as caught:
         kubeadm_restore.finalize_kubelet(Machine(str(tmp_path)))
     assert caught.value.reason == "kubernetes_restore_failed"
 
 
-def test_the_authority_is_published_as_the_controller_manager_does() -> None:
+def test_the_ca_is_published_as_the_controller_manager_does() -> None:
     maps = kubeadm_restore.root_ca_maps(["default", "shop"], "pem")["items"]
     assert [item["metadata"] for item in maps] == [
         {"name": "kube-root-ca.crt", "namespace": "default"},
@@ -91,7 +91,7 @@ def test_the_authority_is_published_as_the_controller_manager_does() -> None:
     assert {item["data"]["ca.crt"] for item in maps} == {"pem"}
 
 
-def test_phases_that_are_not_wanted_are_skipped() -> None:
-    skipped = kubeadm_restore.without("addon", "upload-config").removeprefix("--skip-phases=").split(",")
+def test_all_other_phases_are_skipped() -> None:
+    skipped = kubeadm_restore.only("addon", "upload-config").removeprefix("--skip-phases=").split(",")
     assert "addon" not in skipped
     assert {"preflight", "certs", "wait-control-plane", "show-join-command"} <= set(skipped)

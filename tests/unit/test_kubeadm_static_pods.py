@@ -1,5 +1,5 @@
-"""The control plane's programs started again: which processes are signalled, and how. Real processes, as a folder shows
-them.
+"""Restarts of the control plane's programs: which processes are signalled, and how. The processes are real; a folder
+serves as /proc.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ OTHER = "etcdctl"
 
 
 class ControlPlane(Node):
-    """A node whose programs are processes of the test. Time passes by waiting alone; kubelet starts again what ended
-    meanwhile, in ``restarted``. The API server does not listen to SIGTERM.
+    """A node whose programs are processes of the test. Only waiting moves the clock; programs that ended meanwhile are
+    restarted, as kubelet does, and recorded in ``restarted``. The API server ignores SIGTERM.
     """
 
     def __init__(self, root: Path) -> None:
@@ -65,7 +65,7 @@ def node(tmp_path: Path) -> Iterator[ControlPlane]:
         child.wait()
 
 
-def test_etcd_ends_first_and_what_does_not_listen_is_killed(node: ControlPlane) -> None:
+def test_etcd_stops_first_and_a_program_that_ignores_sigterm_is_killed(node: ControlPlane) -> None:
     static_pods.restart(node, 60, "kubernetes_certificates")
     assert node.restarted == ["etcd", *static_pods.ELECTED, STUBBORN]
     codes = {name: child.poll() for name, child in node.children.items()}

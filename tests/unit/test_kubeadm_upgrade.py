@@ -1,4 +1,4 @@
-"""The steps of a node's upgrade: what is decided; the nightly test has the rest on real nodes."""
+"""Decisions of a node's upgrade; the nightly test upgrades real nodes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sha(text: str) -> str:
 
 
 class Upgraded(Node):
-    """A whole control plane node, and a cluster that consists of it; ``ran`` is what its programs were asked to do."""
+    """The only node of a cluster, a control plane node; ``ran`` lists the commands that it ran."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -59,12 +59,12 @@ class Upgraded(Node):
         if argv[0] == "ctr" and "list" in argv:
             return ProgramResult(0, self.images)
         if "get" in argv:
-            found: dict[str, Any] = self.object if "node" in argv else {"items": self.pods}
+            shown: dict[str, Any] = self.object if "node" in argv else {"items": self.pods}
             if "nodes" in argv:
-                found = {"items": [self.object]}
+                shown = {"items": [self.object]}
             if "deployment" in argv:
-                found = {"spec": {"replicas": 2}, "status": {"readyReplicas": 2}}
-            return ProgramResult(0, json.dumps(found))
+                shown = {"spec": {"replicas": 2}, "status": {"readyReplicas": 2}}
+            return ProgramResult(0, json.dumps(shown))
         if argv[0] in ("kubectl", "ctr", "systemctl"):
             self.ran.append(" ".join(word for word in argv if not word.startswith(("--kubeconfig", "--request", "/"))))
         return ProgramResult(0)
@@ -72,7 +72,7 @@ class Upgraded(Node):
 
 @pytest.fixture
 def node(tmp_path: Path) -> Upgraded:
-    """With an older kubelet in its place and new programs laid down."""
+    """A node with an older kubelet and delivered new binaries."""
     node = Upgraded(tmp_path / "node")
     write(node / upgrade.PROGRAMS / "kubelet", "old kubelet")
     write(node / upgrade.PROGRAMS / "ctr", "the same")
@@ -81,64 +81,64 @@ def node(tmp_path: Path) -> Upgraded:
     return node
 
 
-# --- programs --------------------------------------------------------------------------------------------------------
+# --- binaries --------------------------------------------------------------------------------------------------------
 
 
-def test_programs_are_replaced_once(node: Upgraded) -> None:
-    own = node / upgrade.PROGRAMS
-    running = (own / "kubelet").open()
-    wanted = {"kubelet": sha("new kubelet"), "ctr": sha("the same")}
-    assert upgrade.install(node, wanted) == ["kubelet"]
-    assert (own / "kubelet").read_text() == "new kubelet"
-    assert os.access(own / "kubelet", os.X_OK)
-    # Whoever runs the old one keeps it: the file was replaced, not written over.
+def test_a_binary_is_replaced_once(node: Upgraded) -> None:
+    folder = node / upgrade.PROGRAMS
+    running = (folder / "kubelet").open()
+    desired = {"kubelet": sha("new kubelet"), "ctr": sha("the same")}
+    assert upgrade.install(node, desired) == ["kubelet"]
+    assert (folder / "kubelet").read_text() == "new kubelet"
+    assert os.access(folder / "kubelet", os.X_OK)
+    # A process that runs the old file keeps it: the file was replaced, not overwritten.
     assert running.read() == "old kubelet"
-    assert sorted(path.name for path in own.iterdir()) == ["ctr", "kubelet"]
-    assert upgrade.install(node, wanted) == []
+    assert sorted(path.name for path in folder.iterdir()) == ["ctr", "kubelet"]
+    assert upgrade.install(node, desired) == []
 
 
-@pytest.mark.parametrize("came", ["cut off", None])
-def test_a_program_that_did_not_come_whole_is_not_installed(node: Upgraded, came: str | None) -> None:
+@pytest.mark.parametrize("delivered", ["truncated", None])
+def test_an_incomplete_binary_is_not_installed(node: Upgraded, delivered: str | None) -> None:
     (node / upgrade.STAGE / "kubelet").unlink()
-    if came is not None:
-        write(node / upgrade.STAGE / "kubelet", came)
+    if delivered is not None:
+        write(node / upgrade.STAGE / "kubelet", delivered)
     with pytest.raises(StepFailed, match="kubelet") as failed:
         upgrade.install(node, {"kubelet": sha("new kubelet")})
     assert failed.value.reason == "upgrade_delivery"
     assert (node / upgrade.PROGRAMS / "kubelet").read_text() == "old kubelet"
 
 
-def test_what_a_node_lacks(node: Upgraded) -> None:
-    own, stage = node.path(upgrade.PROGRAMS), node.path(upgrade.STAGE)
-    wanted = {"kubelet": sha("new kubelet"), "ctr": sha("the same"), "kubectl": sha("x")}
-    assert upgrade_stage.lacks(wanted, [own, stage]) == ["kubectl"]
-    assert upgrade_stage.lacks(wanted, [own]) == ["kubelet", "kubectl"]
+def test_missing_binaries_are_reported(node: Upgraded) -> None:
+    folder, stage = node.path(upgrade.PROGRAMS), node.path(upgrade.STAGE)
+    desired = {"kubelet": sha("new kubelet"), "ctr": sha("the same"), "kubectl": sha("x")}
+    assert upgrade_stage.missing(desired, [folder, stage]) == ["kubectl"]
+    assert upgrade_stage.missing(desired, [folder]) == ["kubelet", "kubectl"]
 
 
-def test_a_process_whose_file_was_replaced_is_old(tmp_path: Path) -> None:
+def test_a_process_whose_file_was_replaced_is_outdated(tmp_path: Path) -> None:
     program = tmp_path / "sleeper"
     program.write_bytes(Path("/bin/sleep").read_bytes())
     program.chmod(0o755)
     child = subprocess.Popen([str(program), "60"])
     try:
-        # The kernel gives it its name a moment after Popen knows that it runs.
+        # The kernel sets its name a moment after Popen returns.
         deadline = time.monotonic() + 10
         while Path(f"/proc/{child.pid}/comm").read_text() != "sleeper\n" and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert upgrade.is_old("sleeper") is False
+        assert upgrade.is_outdated("sleeper") is False
         (tmp_path / "new").write_bytes(program.read_bytes())
         os.replace(tmp_path / "new", program)
-        assert upgrade.is_old("sleeper") is True
+        assert upgrade.is_outdated("sleeper") is True
     finally:
         child.kill()
         child.wait()
-    assert upgrade.is_old("sleeper") is False
+    assert upgrade.is_outdated("sleeper") is False
 
 
 # --- control plane ---------------------------------------------------------------------------------------------------
 
 
-def test_manifests_that_a_killed_kubeadm_had_taken_away_come_back(node: Upgraded) -> None:
+def test_manifests_that_a_killed_kubeadm_moved_away_are_restored(node: Upgraded) -> None:
     manifests, backups = node / static_pods.MANIFESTS, node / upgrade.BACKUPS
     write(manifests / "etcd.yaml", "new etcd")
     (manifests / "kube-apiserver.yaml").unlink()
@@ -177,12 +177,12 @@ def test_the_first_node_upgrades_the_cluster(node: Upgraded, name: str) -> None:
     assert node.patches == ["etcd0+strategic.yaml"]
     assert node.marker() == {"role": "control_plane", "node": "m", "version": NEW}
     assert list((node / "run/devenv").iterdir()) == []
-    # kubelet is replaced once the node is drained.
+    # kubelet is replaced after the drain.
     assert (node / upgrade.PROGRAMS / "kubeadm").read_text() == "new kubeadm"
     assert (node / upgrade.PROGRAMS / "kubelet").read_text() == "old kubelet"
 
 
-def test_other_nodes_follow(node: Upgraded) -> None:
+def test_other_nodes_run_upgrade_node(node: Upgraded) -> None:
     upgrade.perform(node, "control_plane", params(first=False))
     assert node.ran == ["upgrade node --config"]
     node.mark("worker")
@@ -191,14 +191,14 @@ def test_other_nodes_follow(node: Upgraded) -> None:
     assert node.ran == ["upgrade node --config"] * 2
 
 
-def test_a_control_plane_that_is_not_well_is_not_touched(node: Upgraded) -> None:
+def test_an_unhealthy_control_plane_is_not_changed(node: Upgraded) -> None:
     node.ready = lambda *_, **__: False
     with pytest.raises(StepFailed, match="API server of the node is not ready"):
         upgrade.perform(node, "control_plane", params(timeout=0))
     assert node.ran == []
 
 
-def test_a_node_that_has_been_through_it_is_left_alone(node: Upgraded) -> None:
+def test_an_upgraded_node_is_not_upgraded_again(node: Upgraded) -> None:
     node.mark("control_plane", version=NEW)
     assert upgrade.perform(node, "control_plane", params()) == {"changed": False}
     node.mark("control_plane", version=OLD)
@@ -206,7 +206,7 @@ def test_a_node_that_has_been_through_it_is_left_alone(node: Upgraded) -> None:
     assert node.ran == []
 
 
-def test_a_failure_is_told_and_nothing_noted(node: Upgraded) -> None:
+def test_a_failure_is_reported_and_not_recorded_as_done(node: Upgraded) -> None:
     node.code = 1
     with pytest.raises(StepFailed, match="no Job ran") as failed:
         upgrade.perform(node, "control_plane", params(first=False))
@@ -215,7 +215,7 @@ def test_a_failure_is_told_and_nothing_noted(node: Upgraded) -> None:
 
 
 @pytest.mark.parametrize("state", ["absent", "worker", "partial"])
-def test_a_node_that_is_not_whole_is_not_touched(node: Upgraded, state: str) -> None:
+def test_an_incomplete_node_is_not_changed(node: Upgraded, state: str) -> None:
     if state == "partial":
         (node / kubernetes.ADMIN).unlink()
     elif state == "worker":
@@ -235,10 +235,10 @@ def condition(ready: bool) -> list[dict[str, str]]:
     return [{"type": "Ready", "status": "True" if ready else "False"}]
 
 
-def api_node(version: str, ready: bool = True, closed: bool = False, marked: bool = False) -> dict[str, Any]:
+def api_node(version: str, ready: bool = True, cordoned: bool = False, marked: bool = False) -> dict[str, Any]:
     return {
         "metadata": {"name": "m", "annotations": {upgrade.MARK: NEW} if marked else {}},
-        "spec": {"unschedulable": True} if closed else {},
+        "spec": {"unschedulable": True} if cordoned else {},
         "status": {"nodeInfo": {"kubeletVersion": f"v{version}"}, "conditions": condition(ready)},
     }
 
@@ -255,16 +255,16 @@ DRAINED = "kubectl drain m --ignore-daemonsets --delete-emptydir-data --force --
 STEP = {"version": NEW, "node": "m", "control_plane": True, "timeout": 1, "drain_timeout": 60}
 
 
-def test_a_node_is_marked_before_it_is_closed(node: Upgraded) -> None:
+def test_a_node_is_marked_before_it_is_drained(node: Upgraded) -> None:
     assert upgrade.perform(node, "drain", STEP)["changed"]
     assert node.ran == [f"kubectl annotate node m --overwrite {upgrade.MARK}={NEW}", DRAINED]
 
 
-def test_a_node_that_somebody_else_closed_is_not_marked(node: Upgraded) -> None:
-    node.object = api_node(OLD, closed=True)
+def test_a_node_that_somebody_else_cordoned_is_not_marked(node: Upgraded) -> None:
+    node.object = api_node(OLD, cordoned=True)
     upgrade.perform(node, "drain", STEP)
     assert node.ran == [DRAINED]
-    node.object, node.ran = api_node(NEW, closed=True), []
+    node.object, node.ran = api_node(NEW, cordoned=True), []
     assert upgrade.perform(node, "uncordon", STEP) == {"changed": False}
     assert node.ran == []
 
@@ -277,8 +277,8 @@ def test_a_node_with_the_new_kubelet_is_not_drained_again(node: Upgraded) -> Non
     assert node.ran == []
 
 
-def test_a_node_that_the_upgrade_closed_is_opened_and_the_mark_goes_last(node: Upgraded) -> None:
-    node.object = api_node(NEW, closed=True, marked=True)
+def test_a_node_that_the_upgrade_cordoned_is_uncordoned_and_then_unmarked(node: Upgraded) -> None:
+    node.object = api_node(NEW, cordoned=True, marked=True)
     assert upgrade.perform(node, "uncordon", STEP, only_check=True) == {"changed": True}
     assert node.ran == []
     assert upgrade.perform(node, "uncordon", STEP)["changed"]
@@ -286,7 +286,7 @@ def test_a_node_that_the_upgrade_closed_is_opened_and_the_mark_goes_last(node: U
 
 
 @pytest.mark.parametrize(
-    ("shown", "pods", "says"),
+    ("shown", "pods", "message"),
     [
         (api_node(OLD), None, "its kubelet has 1.35.4"),
         (api_node(NEW, ready=False), None, "it is not Ready"),
@@ -295,31 +295,31 @@ def test_a_node_that_the_upgrade_closed_is_opened_and_the_mark_goes_last(node: U
         (api_node(NEW), [pod("kube-apiserver", OLD)], "kube-apiserver is registry.k8s.io/kube-apiserver:v1.35.4"),
     ],
 )
-def test_a_node_that_is_not_whole_again_stays_closed(
-    node: Upgraded, shown: dict[str, Any], pods: list[dict[str, Any]] | None, says: str
+def test_a_node_that_is_not_ready_stays_cordoned(
+    node: Upgraded, shown: dict[str, Any], pods: list[dict[str, Any]] | None, message: str
 ) -> None:
     node.object = {**shown, "metadata": {"annotations": {upgrade.MARK: NEW}}}
     node.pods = node.pods if pods is None else pods
-    with pytest.raises(StepFailed, match=says) as failed:
+    with pytest.raises(StepFailed, match=message) as failed:
         upgrade.perform(node, "uncordon", STEP)
     assert failed.value.reason == "kubernetes_upgrade"
     assert node.ran == []
 
 
 def test_a_worker_has_no_static_pods() -> None:
-    assert upgrade.lacking(api_node(NEW), [], {**STEP, "control_plane": False}) == []
+    assert upgrade.problems(api_node(NEW), [], {**STEP, "control_plane": False}) == []
 
 
 # --- binaries, cleanup -----------------------------------------------------------------------------------------------
 
 
 def test_binaries_are_replaced_and_kubelet_restarted(node: Upgraded) -> None:
-    wanted = params(programs={"kubelet": sha("new kubelet")}, restart=True)
-    assert upgrade.perform(node, "binaries", wanted, only_check=True) == {"changed": True}
-    found = upgrade.perform(node, "binaries", wanted)
-    assert found == {"changed": True, "installed": ["kubelet"], "restarted": ["kubelet.service"]}
+    desired = params(programs={"kubelet": sha("new kubelet")}, restart=True)
+    assert upgrade.perform(node, "binaries", desired, only_check=True) == {"changed": True}
+    result = upgrade.perform(node, "binaries", desired)
+    assert result == {"changed": True, "installed": ["kubelet"], "restarted": ["kubelet.service"]}
     assert node.ran == ["systemctl restart kubelet.service"]
-    assert upgrade.perform(node, "binaries", {**wanted, "restart": False})["changed"] is False
+    assert upgrade.perform(node, "binaries", {**desired, "restart": False})["changed"] is False
 
 
 def test_a_unit_that_does_not_start_is_reported_with_the_last_lines_of_kubelet(node: Upgraded) -> None:
@@ -330,15 +330,15 @@ def test_a_unit_that_does_not_start_is_reported_with_the_last_lines_of_kubelet(n
     assert raised.value.result()["output"] == ["kubelet: no swap"]
 
 
-def test_what_is_left_goes_and_nothing_else(node: Upgraded) -> None:
+def test_cleanup_removes_only_files_of_the_upgrade(node: Upgraded) -> None:
     backups = node / upgrade.BACKUPS
     for name in ("kubeadm-backup-etcd-1", "kubeadm-upgraded-manifests2", "mine"):
         (backups / name).mkdir(parents=True)
     node.images = "registry.k8s.io/old:1\nregistry.k8s.io/new:1\n"
-    wanted = {"images": ["registry.k8s.io/old:1", "registry.k8s.io/gone:1"]}
-    assert upgrade.perform(node, "cleanup", wanted, only_check=True)["changed"]
+    old = {"images": ["registry.k8s.io/old:1", "registry.k8s.io/gone:1"]}
+    assert upgrade.perform(node, "cleanup", old, only_check=True)["changed"]
     assert node.exists(upgrade.STAGE)
-    upgrade.perform(node, "cleanup", wanted)
+    upgrade.perform(node, "cleanup", old)
     assert node.ran == ["ctr --namespace k8s.io images remove registry.k8s.io/old:1"]
     assert not node.exists(upgrade.STAGE)
     assert [path.name for path in backups.iterdir()] == ["mine"]

@@ -1,4 +1,4 @@
-"""Ask and change the cluster from a control plane node, with the programs that are on it: kubectl and etcdctl."""
+"""Query and change the cluster from a control plane node, with the node's kubectl and etcdctl."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes,
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine, StepFailed
 from ansible_collections.devenv.lab.plugins.module_utils.node.program import ProgramResult
 
-# Ready but for looks at roles and priority classes that a cluster has had since its first API server started: seconds,
-# where several start at once.
+# The readiness check without those of roles and priority classes, which exist since the cluster's first API server
+# started. Where several servers start at once, these take seconds.
 JOINED = (
     "/readyz?exclude=poststarthook/rbac/bootstrap-roles"
     "&exclude=poststarthook/scheduling/bootstrap-system-priority-classes"
@@ -29,19 +29,29 @@ def etcdctl(machine: Machine, *words: str) -> ProgramResult:
 
 
 def check(result: ProgramResult, what: str, reason: str = "kubernetes_api") -> ProgramResult:
-    """Return ``result``. Raises `StepFailed` when the program did not end with 0."""
+    """Return ``result``. Raises `StepFailed` if the program's exit code is not 0."""
     if result.code != 0:
         raise StepFailed(reason, f"{what}: {result.complaint[-400:]}")
     return result
 
 
-def parse(result: ProgramResult, what: str) -> dict[str, Any]:
-    """Return the JSON object that a program printed. Raises `StepFailed`."""
+def _parse(result: ProgramResult, what: str) -> dict[str, Any]:
     check(result, what)
     value = result.json() if result.stdout.strip() else {}
     if value is None:
-        raise StepFailed("kubernetes_api", f"{what}: the answer is not JSON")
+        raise StepFailed("kubernetes_api", f"{what}: the output is not JSON")
     return value if isinstance(value, dict) else {}
+
+
+def get(machine: Machine, what: str, *words: str) -> dict[str, Any]:
+    """Return the object or list of `kubectl get`. Raises `StepFailed`: ``what`` cannot be read."""
+    return _parse(kubectl(machine, "get", *words, "-o", "json"), f"{what} cannot be read")
+
+
+def etcd_members(machine: Machine) -> list[dict[str, Any]]:
+    """Return the members of etcd, as `etcdctl member list -w json` prints them. Raises `StepFailed`."""
+    listing = _parse(etcdctl(machine, "member", "list", "-w", "json"), "the etcd members cannot be read")
+    return list(listing.get("members", []))
 
 
 def apiserver_ready(machine: Machine) -> bool:
@@ -55,26 +65,25 @@ def etcd_healthy(machine: Machine) -> bool:
 
 
 def wait_for_api(machine: Machine, timeout: float, pause: float = 0.5) -> None:
-    """Wait until the cluster's API answers by its name: after a start of all nodes, or the loss of one, it takes some
-    seconds. Raises `StepFailed`.
+    """Wait until the cluster's API responds by its name, which takes seconds after a start of all nodes or the loss of
+    one. Raises `StepFailed`.
     """
-    answers: list[ProgramResult] = []
+    results: list[ProgramResult] = []
 
     def ready() -> bool:
-        answers[:] = [kubectl(machine, "get", "--raw=/readyz")]
-        return answers[0].code == 0
+        results[:] = [kubectl(machine, "get", "--raw=/readyz")]
+        return results[0].code == 0
 
     if not wait.poll(ready, machine.now() + timeout, pause, machine.clock):
-        check(answers[0], f"the API does not answer within {timeout:g} s")
+        check(results[0], f"the API does not respond within {timeout:g} s")
 
 
 def node_names(machine: Machine) -> set[str]:
     """Return the names of the cluster's nodes. Raises `StepFailed`."""
-    listed = parse(kubectl(machine, "get", "nodes", "-o", "json"), "nodes cannot be listed")
-    return {item["metadata"]["name"] for item in listed.get("items", [])}
+    return {item["metadata"]["name"] for item in get(machine, "the list of nodes", "nodes").get("items", [])}
 
 
 def is_ready(item: Mapping[str, Any]) -> bool:
     """Return whether a Node or Pod has the condition Ready."""
     conditions = item.get("status", {}).get("conditions", [])
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)

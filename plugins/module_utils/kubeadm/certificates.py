@@ -14,8 +14,10 @@ _REASON = "kubernetes_certificates"
 
 
 def expiring(ends: dict[str, str], now: float, within: float | None) -> list[str]:
-    """Return the paths of the certificates that end within ``within`` s from ``now``; None: all. The authorities are
-    left out: renewing does not make them new. ``ends`` are as `kubernetes.certificate_ends` returns them.
+    """Return the paths of the certificates that expire within ``within`` s from ``now``, or all for None.
+
+    ``ends`` are as `kubernetes.certificate_ends` returns them. CAs are left out, because kubeadm does not renew them,
+    and kubelet's certificate, because kubelet does.
     """
     limit = None if within is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now + within))
     return sorted(
@@ -26,10 +28,10 @@ def expiring(ends: dict[str, str], now: float, within: float | None) -> list[str
 
 
 def renew(machine: Machine, params: dict[str, Any], only_check: bool = False) -> dict[str, Any]:
-    """Renew the certificates and kubeconfigs of this control plane node when one of them ends within
-    ``params["within"]`` s (None: in any case), and restart what reads them only then.
+    """Renew the certificates and kubeconfigs of this control plane node if one of them expires within
+    ``params["within"]`` s (always for None), and restart the programs that read them only at their start.
 
-    kubelet renews its own by itself. Raises `StepFailed`.
+    Raises `StepFailed`.
     """
     before = kubernetes.certificate_ends(machine.root)
     due = expiring(before, machine.clock.wall(), params["within"])

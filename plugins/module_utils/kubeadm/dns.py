@@ -1,4 +1,4 @@
-"""Keep as many pods of CoreDNS as a cluster of its size would have been created with."""
+"""Keep as many CoreDNS pods as kubeadm would create in a new cluster of the same size."""
 
 from __future__ import annotations
 
@@ -8,47 +8,46 @@ from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import api
 from ansible_collections.devenv.lab.plugins.module_utils.node import wait
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine
 
-DNS = ("--namespace", "kube-system")
+DEPLOYMENT = ("--namespace", "kube-system", "deployment", "coredns")
 
 
-def grow(machine: Machine, wanted: int) -> bool:
-    """Give a cluster that is no longer a single node ``wanted`` pods. Another number than one is the user's choice."""
-    if wanted < 2 or _spec(machine).get("replicas") != 1:
+def grow(machine: Machine, replicas: int) -> bool:
+    """Scale from one pod to ``replicas``, and return whether it did. Any other number of pods is the user's choice."""
+    if replicas < 2 or _spec(machine).get("replicas") != 1:
         return False
-    _scale(machine, 1, wanted)
+    _scale(machine, 1, replicas)
     return True
 
 
 def shrink(machine: Machine, nodes: int) -> list[str]:
-    """Keep no more pods that must not share a node than there are nodes: one would wait forever. Return what went."""
+    """Remove pods that would stay pending because they must not share a node; return a text for those removed."""
     spec = _spec(machine)
-    apart = spec.get("template", {}).get("spec", {}).get("affinity", {}).get("podAntiAffinity", {})
+    anti_affinity = spec.get("template", {}).get("spec", {}).get("affinity", {}).get("podAntiAffinity", {})
     replicas = spec.get("replicas", 0)
-    if nodes < 1 or replicas <= nodes or not apart.get("requiredDuringSchedulingIgnoredDuringExecution"):
+    if nodes < 1 or replicas <= nodes or not anti_affinity.get("requiredDuringSchedulingIgnoredDuringExecution"):
         return []
     _scale(machine, replicas, nodes)
     return [f"{replicas - nodes} of {replicas} pods of CoreDNS"]
 
 
-def wait_until_back(machine: Machine, timeout: float) -> None:
-    """Give pods that had to move the time to be back: the next node may hold the only one that answers."""
+def wait_until_ready(machine: Machine, timeout: float) -> None:
+    """Wait up to ``timeout`` s until evicted pods are ready again: the next node may have the only ready one."""
 
-    def is_back() -> bool:
-        result = api.kubectl(machine, *DNS, "get", "deployment", "coredns", "-o", "json")
+    def is_ready() -> bool:
+        result = api.kubectl(machine, "get", *DEPLOYMENT, "-o", "json")
         if result.code != 0:
             return "NotFound" in result.stderr
-        shown = result.json({})
-        ready: int = shown.get("status", {}).get("readyReplicas", 0)
-        return ready >= int(shown.get("spec", {}).get("replicas", 1))
+        deployment = result.json({})
+        ready: int = deployment.get("status", {}).get("readyReplicas", 0)
+        return ready >= int(deployment.get("spec", {}).get("replicas", 1))
 
-    wait.poll(is_back, machine.now() + timeout, 1, machine.clock)
+    wait.poll(is_ready, machine.now() + timeout, 1, machine.clock)
 
 
 def _spec(machine: Machine) -> dict[str, Any]:
-    result = api.kubectl(machine, *DNS, "get", "deployment", "coredns", "-o", "json")
-    return dict(api.parse(result, "CoreDNS cannot be looked at").get("spec", {}))
+    return dict(api.get(machine, "the Deployment of CoreDNS", *DEPLOYMENT).get("spec", {}))
 
 
-def _scale(machine: Machine, current: int, wanted: int) -> None:
-    words = (f"--current-replicas={current}", f"--replicas={wanted}", "-o", "json")
-    api.check(api.kubectl(machine, *DNS, "scale", "deployment", "coredns", *words), "CoreDNS cannot be scaled")
+def _scale(machine: Machine, current: int, replicas: int) -> None:
+    words = (f"--current-replicas={current}", f"--replicas={replicas}", "-o", "json")
+    api.check(api.kubectl(machine, "scale", *DEPLOYMENT, *words), "CoreDNS cannot be scaled")

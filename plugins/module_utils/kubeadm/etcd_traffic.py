@@ -1,10 +1,11 @@
-"""Let a new member of etcd serve as soon as it is one.
+"""Make a new etcd member serve requests as soon as it has joined.
 
-etcd's leader sends a new member all data as they stand after the write that it is at. Where nobody else writes, that is
-the member's own announcement of its name: the member finds it among the data instead of seeing it applied, waits in
-vain for seven seconds (the request timeout), announces itself again, and serves nobody before (etcd 3.6,
-server/etcdserver/server.go: applyAll, publishV3). So for a moment somebody else writes so much that the announcement
-has to wait in line: transactions that read a little and delete a key that nobody has. They change nothing.
+etcd's leader sends a new member a snapshot of all data, as of the last write. In an idle cluster, that is the member's
+own announcement of its name: the member finds it in the snapshot instead of seeing it applied, waits in vain for seven
+seconds (the request timeout), announces itself again, and serves nobody meanwhile (etcd 3.6,
+server/etcdserver/server.go: applyAll, publishV3). Therefore this module keeps the apply queue busy for a moment, so
+that the announcement has to wait in line: with transactions that read a little and delete a key that does not exist.
+They change nothing.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ import time
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from ansible_collections.devenv.lab.plugins.module_utils.node import background, files, kubernetes
+from ansible_collections.devenv.lab.plugins.module_utils.node import files, kubernetes
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine
 
 CLIENT_PORT = 2379
 LIMIT = 2.0  # seconds of writing; a member that is not ready by then waits for something else
-# Transactions that wait for their turn, one a connection, and what each connection has sent ahead, for when this node
-# has no time to ask. Each takes etcd some ten milliseconds by its reads; together they are longer than the leader needs
-# to learn that the member has no data. With a tenth of the reads every second member announced itself too early.
+PAUSE = 0.01
+# Transactions in the queue, one per connection, and those that each connection sends ahead, for moments without CPU
+# time. Each takes etcd some ten milliseconds because of its reads; together they take longer than the leader needs to
+# find out that the member has no data. With a tenth of the reads, every second member announced itself too early.
 CONNECTIONS = 8
 AHEAD = 8
 READS = 40
@@ -36,7 +38,7 @@ def _key(name: str) -> str:
     return base64.b64encode(name.encode()).decode()
 
 
-# Of what every cluster has some dozens, with one entry as the answer.
+# Every cluster has dozens of cluster roles; the response is a single entry.
 READ = {
     "requestRange": {
         "key": _key("/registry/clusterroles/"),
@@ -52,9 +54,7 @@ REQUEST = f"POST /v3/kv/txn HTTP/1.1\r\nHost: etcd\r\nContent-Length: {len(BODY)
 
 
 class Member(NamedTuple):
-    """What this node's manifest of etcd says: hosts of the members before it, its port for members, where it tells
-    whether it is ready.
-    """
+    """An etcd manifest: the hosts of the earlier members, the peer port, and the address of the readiness check."""
 
     others: tuple[str, ...]
     port: int
@@ -62,82 +62,74 @@ class Member(NamedTuple):
 
 
 def member(text: str) -> Member | None:
-    """Return the member of a manifest; None as long as that is not whole."""
-    found = dict(re.findall(r"--(initial-cluster|listen-peer-urls|listen-metrics-urls)=([^\s\"']+)", text))
-    if len(found) < 3:
+    """Return the member of a manifest, None if the manifest is not complete."""
+    flags = dict(re.findall(r"--(initial-cluster|listen-peer-urls|listen-metrics-urls)=([^\s\"']+)", text))
+    if len(flags) < 3:
         return None
-    own, metrics = urlsplit(found["listen-peer-urls"].split(",")[0]), urlsplit(found["listen-metrics-urls"])
-    peers = [urlsplit(entry.partition("=")[2]).hostname for entry in found["initial-cluster"].split(",")]
-    others = tuple(host for host in peers if host and host != own.hostname)
-    return Member(others, own.port or 0, (metrics.hostname or "", metrics.port or 0))
+    peer, metrics = urlsplit(flags["listen-peer-urls"].split(",")[0]), urlsplit(flags["listen-metrics-urls"])
+    hosts = [urlsplit(entry.partition("=")[2]).hostname for entry in flags["initial-cluster"].split(",")]
+    others = tuple(host for host in hosts if host and host != peer.hostname)
+    return Member(others, peer.port or 0, (metrics.hostname or "", metrics.port or 0))
 
 
 def listens(port: int) -> bool:
-    """Return whether a program of this node waits for connections at a TCP port."""
+    """Return whether a program of this node listens on a TCP port."""
     rows = (files.read_text("/proc/net/tcp") + files.read_text("/proc/net/tcp6")).splitlines()
-    wanted = f":{port:04X}"
-    return any(row[1].endswith(wanted) and row[3] == "0A" for row in map(str.split, rows) if len(row) > 3)
+    suffix = f":{port:04X}"
+    return any(row[1].endswith(suffix) and row[3] == "0A" for row in map(str.split, rows) if len(row) > 3)
 
 
-class EtcdTraffic(background.BackgroundTask):
-    """Writes to etcd from the moment when this node's new member listens until it is ready.
+def keep_busy(machine: Machine, over: threading.Event, *, limit: float = LIMIT, client_port: int = CLIENT_PORT) -> None:
+    """Write to etcd from the moment when this node's new member listens until it is ready; sets ``over`` then.
 
-    Nothing of it can fail a join: without it, a member is ready later.
+    Nothing here can fail a join: without it, the member is only ready later.
     """
+    new = None
+    while not (new and new.others):
+        if over.wait(PAUSE):
+            return
+        new = member(files.read_text(machine.path(kubernetes.ETCD_MANIFEST)))
+    begin = threading.Event()
 
-    def __init__(
-        self, machine: Machine, pause: float = 0.01, limit: float = LIMIT, client_port: int = CLIENT_PORT
-    ) -> None:
-        super().__init__(pause)
-        self._machine, self._limit, self._client_port = machine, limit, client_port
-        self._begin = threading.Event()
-
-    def _work(self) -> None:
-        found = None
-        while not (found and found.others):
-            if self._over.wait(self._pause):
-                return
-            found = member(files.read_text(self._machine.path(kubernetes.ETCD_MANIFEST)))
-        # Their connections are made while etcd's container starts.
-        hosts = found.others[:1] * CONNECTIONS
-        writers = [threading.Thread(target=self._write, args=(host,), daemon=True) for host in hosts]
-        for writer in writers:
-            writer.start()
-        while not listens(found.port) and not self._over.wait(self._pause):
-            pass
-        self._begin.set()
-        deadline = time.monotonic() + self._limit
-        while time.monotonic() < deadline and not self._machine.http_ok(*found.ready, "/readyz", timeout=1):
-            if self._over.wait(self._pause):
-                break
-        self._over.set()
-        for writer in writers:
-            writer.join(timeout=10)
-
-    def _write(self, host: str) -> None:
-        while not self._over.is_set():
-            # ImportError: not every small python has ssl.
+    def write() -> None:
+        while not over.is_set():
+            # ImportError: a minimal Python may lack ssl.
             with contextlib.suppress(OSError, ImportError):
-                self._pour(host)
-            self._over.wait(0.1)
+                _send(machine, (new.others[0], client_port), begin, over)
+            over.wait(0.1)
 
-    def _pour(self, host: str) -> None:
-        import ssl
+    # They connect while etcd's container starts.
+    writers = [threading.Thread(target=write, daemon=True) for _ in range(CONNECTIONS)]
+    for writer in writers:
+        writer.start()
+    while not listens(new.port) and not over.wait(PAUSE):
+        pass
+    begin.set()
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline and not machine.http_ok(*new.ready, "/readyz", timeout=1):
+        if over.wait(PAUSE):
+            break
+    over.set()
+    for writer in writers:
+        writer.join(timeout=10)
 
-        context = ssl.create_default_context(cafile=self._machine.path(kubernetes.ETCD_CA))
-        path = self._machine.path
-        context.load_cert_chain(path(kubernetes.ETCD_CERTIFICATE), path(kubernetes.ETCD_KEY))
-        with (
-            socket.create_connection((host, self._client_port), timeout=5) as plain,
-            context.wrap_socket(plain, server_hostname=host) as connection,
-        ):
-            while not self._begin.wait(0.1):
-                if self._over.is_set():
-                    return
-            connection.sendall(REQUEST * AHEAD)
-            while not self._over.is_set():
-                answers = connection.recv(65536)
-                if not answers:
-                    return
-                # A status line that two blocks share is not counted: one request less ahead.
-                connection.sendall(REQUEST * answers.count(b"HTTP/1.1 "))
+
+def _send(machine: Machine, address: tuple[str, int], begin: threading.Event, over: threading.Event) -> None:
+    import ssl
+
+    context = ssl.create_default_context(cafile=machine.path(kubernetes.ETCD_CA))
+    context.load_cert_chain(machine.path(kubernetes.ETCD_CERTIFICATE), machine.path(kubernetes.ETCD_KEY))
+    with (
+        socket.create_connection(address, timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname=address[0]) as connection,
+    ):
+        while not begin.wait(0.1):
+            if over.is_set():
+                return
+        connection.sendall(REQUEST * AHEAD)
+        while not over.is_set():
+            responses = connection.recv(65536)
+            if not responses:
+                return
+            # A status line that is split between two blocks is not counted: one request less ahead.
+            connection.sendall(REQUEST * responses.count(b"HTTP/1.1 "))

@@ -1,11 +1,10 @@
-"""Let nodes join a cluster, move pods off them, and take them out of it: on one of its control plane nodes."""
+"""Admit nodes to a cluster, drain them and remove them: on one of its control plane nodes."""
 
 from __future__ import annotations
 
 import base64
-import calendar
+import datetime
 import re
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +14,10 @@ from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes,
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine, StepFailed
 from ansible_collections.devenv.lab.plugins.module_utils.node.net import bracket
 
-TURNS = 8  # requests in a row that reach every API server of a cluster
+TURNS = 8  # consecutive requests that reach every API server of a cluster
 
-# What etcd answers while members come and go, and answers otherwise some seconds later.
-PASSING = re.compile(
+# Errors of etcd while members join and leave, which pass within seconds.
+TEMPORARY = re.compile(
     r"unhealthy cluster|leader changed|request timed out|context deadline exceeded|no leader|too many learner"
 )
 
@@ -29,48 +28,44 @@ _REASON = "kubernetes_join_secret"
 
 
 def token_of(config: str) -> str:
-    """Return the bootstrap token in a configuration. Raises `StepFailed` when it has none."""
+    """Return the bootstrap token in a configuration. Raises `StepFailed` if it has none."""
     match = re.search(r"\btoken['\"]?:\s*['\"]?([a-z0-9]{6}\.[a-z0-9]{16})\b", config)
     if match is None:
         raise StepFailed(_REASON, "the configuration has no bootstrap token")
     return match.group(1)
 
 
-def token_left(secret: dict[str, Any], now: float) -> float:
-    """Return the seconds that a bootstrap token's Secret is still valid (``data.expiration``, RFC 3339), infinite when
-    it has no end.
+def remaining_validity(secret: dict[str, Any], now: float) -> float:
+    """Return the seconds that a bootstrap token's Secret remains valid (``data.expiration``, RFC 3339), infinity if it
+    does not expire.
     """
     encoded = secret.get("data", {}).get("expiration")
     if not encoded:
         return float("inf")
-    text = base64.b64decode(encoded).decode("ascii")
-    match = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)$", text)
-    if match is None:
+    text = re.sub(r"\.\d+", "", base64.b64decode(encoded).decode("ascii"))
+    try:
+        return datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").timestamp() - now
+    except ValueError:
         return 0
-    offset = 0
-    if match.group(2) != "Z":
-        sign = -1 if match.group(2)[0] == "-" else 1
-        offset = sign * (int(match.group(2)[1:3]) * 3600 + int(match.group(2)[4:6]) * 60)
-    return calendar.timegm(time.strptime(match.group(1), "%Y-%m-%dT%H:%M:%S")) - offset - now
 
 
 def allow_join(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
-    """Make the cluster ready for joins: token there for at least ``least`` s more, certificates uploaded, earlier nodes
-    of the same name forgotten. Raises `StepFailed`.
+    """Prepare the cluster for joins: a token that is valid for at least ``least`` s more, uploaded certificates, and no
+    earlier nodes of the same name. Raises `StepFailed`.
     """
     api.wait_for_api(machine, params["wait"])
     changed = bool(forget(machine, params["nodes"], params["members"]))
     identity = token_of(params["config"]).partition(".")[0]
-    words = ["get", "secret", "bootstrap-token-" + identity, "-o", "json", "--ignore-not-found"]
-    secret = api.parse(api.kubectl(machine, "-n", "kube-system", *words), "the bootstrap token cannot be read")
+    words = ["-n", "kube-system", "secret", "bootstrap-token-" + identity, "--ignore-not-found"]
+    secret = api.get(machine, "the bootstrap token", *words)
     with Configuration(machine, "allow_join", params["config"], {}) as config:
-        if not secret or token_left(secret, machine.clock.wall()) < params["least"]:
+        if not secret or remaining_validity(secret, machine.clock.wall()) < params["least"]:
             if secret:
                 kubeadm(machine, ["token", "delete", identity], timeout=60, reason=_REASON)
             kubeadm(machine, ["token", "create"], timeout=60, reason=_REASON, config=config)
             changed = True
         if params["upload_certs"]:
-            # What joins takes the names for its certificates from the cluster's own configuration.
+            # Joining nodes take the names for their certificates from the cluster's own configuration.
             kubeadm(machine, [*PHASE, "upload-config", "kubeadm"], timeout=60, reason=_REASON, config=config)
             words = ["upload-certs", "--upload-certs", "--skip-certificate-key-print"]
             kubeadm(machine, [*PHASE, *words], timeout=60, reason=_REASON, config=config)
@@ -82,41 +77,41 @@ def allow_join(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def drain(machine: Machine, nodes: Sequence[str], timeout: float) -> dict[str, Any]:
-    """Move the pods away. Raises `StepFailed` when they have not gone in ``timeout`` s.
+    """Drain ``nodes``. Raises `StepFailed` if a node is not drained within ``timeout`` s.
 
-    A node that is not Ready is only closed for new pods: its kubelet could not end those it has.
+    A node that is not Ready is only cordoned: its kubelet could not stop the pods.
     """
-    listed = api.parse(api.kubectl(machine, "get", "nodes", "-o", "json"), "nodes cannot be listed").get("items", [])
-    ready = {item["metadata"]["name"]: api.is_ready(item) for item in listed}
-    found = [name for name in nodes if name in ready]
-    for name in found:
+    listing = api.get(machine, "the list of nodes", "nodes").get("items", [])
+    ready = {item["metadata"]["name"]: api.is_ready(item) for item in listing}
+    present = [name for name in nodes if name in ready]
+    for name in present:
         words = ["drain", name, "--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--timeout={timeout:g}s"]
         result = api.kubectl(machine, *(words if ready[name] else ["cordon", name]), timeout=timeout + 15)
         api.check(result, f"{name} cannot be drained", "kubernetes_drain")
-    return {"changed": bool(found)}
+    return {"changed": bool(present)}
 
 
-def stale_members(listed: dict[str, Any], members: dict[str, list[str]]) -> list[str]:
-    """Return the ids (hexadecimal) of the etcd members of a listing (``etcdctl member list -w json``) that are
-    ``members``: addresses of a node by its name. A member counts by either, since one that never started has no name.
+def stale_members(listing: Sequence[dict[str, Any]], members: dict[str, list[str]]) -> list[str]:
+    """Return the ids (hexadecimal) of those etcd members that are ``members``: a node's addresses by its name.
+
+    Either matches, because a member that never started has no name.
     """
     peers = {f"https://{bracket(address)}:2380" for addresses in members.values() for address in addresses}
     return [
         format(member["ID"], "x")
-        for member in listed.get("members", [])
+        for member in listing
         if member.get("name") in members or peers & set(member.get("peerURLs", []))
     ]
 
 
 def forget(machine: Machine, nodes: Sequence[str], members: dict[str, list[str]]) -> list[str]:
-    """Take ``nodes`` out of the cluster, and ``members`` out of etcd. Return what was removed. Raises `StepFailed`.
+    """Delete ``nodes`` from the cluster and ``members`` from etcd; return what was removed. Raises `StepFailed`.
 
-    Nodes that are to join may have been in it before, nodes that were lost cannot leave by themselves.
+    Joining nodes may have been part of it before, and lost nodes cannot leave on their own.
     """
     removed = []
     if members:
-        listed = api.parse(api.etcdctl(machine, "member", "list", "-w", "json"), "etcd members cannot be listed")
-        for identity in stale_members(listed, members):
+        for identity in stale_members(api.etcd_members(machine), members):
             _remove_member(machine, identity)
             removed.append("etcd member " + identity)
         if removed:
@@ -131,27 +126,30 @@ def forget(machine: Machine, nodes: Sequence[str], members: dict[str, list[str]]
 
 
 def _remove_member(machine: Machine, identity: str, timeout: float = 60) -> None:
-    def removed() -> bool:
+    complaint = ""
+
+    def failed() -> StepFailed:
+        return StepFailed("kubernetes_etcd", f"etcd member {identity} cannot be removed: {complaint}")
+
+    def is_removed() -> bool:
+        nonlocal complaint
         result = api.etcdctl(machine, "member", "remove", identity)
         if result.code == 0 or "member not found" in result.stderr.lower():
             return True
-        complaint[:] = [result.complaint]
-        if not PASSING.search(result.stderr):
+        complaint = result.complaint
+        if not TEMPORARY.search(result.stderr):
             raise failed()
         return False
 
-    def failed() -> StepFailed:
-        return StepFailed("kubernetes_etcd", f"etcd member {identity} cannot be removed: {complaint[0]}")
-
-    complaint: list[str] = []
-    wait.until(removed, machine.now() + timeout, failed, 1, machine.clock)
+    wait.until(is_removed, machine.now() + timeout, failed, 1, machine.clock)
 
 
 def _wait_for_proxies(machine: Machine, addresses: Sequence[str], timeout: float = 60, pause: float = 0.2) -> None:
-    """Wait until no request goes to the API server of a member that was removed, whose node has ``addresses``: it has
-    no data any more and lets every request hang. It says so itself some seconds late, as it looks for its data once in
-    a while, and then the proxies before the API servers have to see it. They take turns, so some quick answers in a row
-    are from all that they know. If something is still wrong after ``timeout`` s, the next request reports it.
+    """Wait until no request is routed to the API server of a removed member, whose node has ``addresses``.
+
+    Such a server has no data any more and lets every request hang. It reports that some seconds late, and the proxies
+    in front of the API servers notice it later still. They use the servers in turn, so several fast responses in a row
+    cover all servers that they use. If something is still wrong after ``timeout`` s, the next request reports it.
     """
     deadline, ca = machine.now() + timeout, machine.path(kubernetes.CA)
     wait.poll(
@@ -160,10 +158,10 @@ def _wait_for_proxies(machine: Machine, addresses: Sequence[str], timeout: float
         pause,
         machine.clock,
     )
-    quick = 0
-    while quick < TURNS and machine.now() < deadline:
+    fast = 0
+    while fast < TURNS and machine.now() < deadline:
         if api.kubectl(machine, "get", "--raw=/readyz", "--request-timeout=2s").code == 0:
-            quick += 1
+            fast += 1
         else:
-            quick = 0
+            fast = 0
             machine.clock.sleep(pause)

@@ -1,29 +1,34 @@
-"""Run kubeadm: its configuration in memory for the time of a call, its output redacted, its failures explained.
+"""Run kubeadm: configuration in memory for the time of a call, redacted output, explained failures.
 
 Configuration formats: kubeadm.k8s.io/v1beta4 (https://kubernetes.io/docs/reference/config-api/kubeadm-config.v1beta4/).
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.module_utils.node import files, wait
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import RUNTIME, TAIL, Machine, StepFailed
 
-# A bootstrap token, and a certificate key that is not part of a digest.
+# A bootstrap token, and a certificate key (64 hexadecimal digits that are not part of a digest).
 TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
 KEY = re.compile(r"(?<!sha256:)(?<![0-9A-Fa-f])[0-9a-f]{64}(?![0-9A-Fa-f])")
 
 PHASE = ("init", "phase")
+_ERRORS = re.compile(
+    r"^error|\[ERROR |^E\d{4} |error execution phase|timed out|connection refused|unable to|couldn't|cannot "
+)
 
 
 class Configuration:
-    """Configuration and patches in a private folder of memory-backed /run, gone in any case."""
+    """Configuration and patches in a private folder of memory-backed /run, which is always removed."""
 
     def __init__(self, machine: Machine, action: str, config: str, patches: dict[str, str]) -> None:
         self.folder = machine.path(f"{RUNTIME}/kubeadm-{action}")
@@ -54,9 +59,9 @@ def kubeadm(
     config: Configuration | None = None,
     what: str = "",
 ) -> list[str]:
-    """Run kubeadm with ``config``, its output in the log ``kubeadm-<name>``; return that as redacted lines.
+    """Run kubeadm with ``config`` and the log ``kubeadm-<name>``; return its output as redacted lines.
 
-    Raises `StepFailed` with ``reason`` (or what it makes of the lines) when kubeadm does not end with 0.
+    Raises `StepFailed` if its exit code is not 0, with ``reason`` or what that returns for the lines.
     """
     result = machine.run(
         ["kubeadm", *words, *(["--config", config.path] if config else [])],
@@ -66,31 +71,23 @@ def kubeadm(
         merged=True,
     )
     if not result.started:
-        raise StepFailed("node_program_missing", "the node has no program kubeadm")
+        raise StepFailed("node_program_missing", "the program kubeadm is not installed on the node")
     lines = result.lines
     if result.code != 0:
         what = what or " ".join(itertools.takewhile(lambda word: not word.startswith("-"), words))
-        found = reason if isinstance(reason, str) else reason(lines)
-        raise StepFailed(found, f"kubeadm {what}: {explain(lines)}", [*lines[-TAIL:], *kubelet_tail(machine)])
+        reason = reason if isinstance(reason, str) else reason(lines)
+        raise StepFailed(reason, f"kubeadm {what}: {explain(lines)}", [*lines[-TAIL:], *kubelet_tail(machine)])
     return lines
 
 
 def explain(lines: Sequence[str]) -> str:
-    """Return the lines of kubeadm's output that say why it failed, the last eight at most."""
-    wanted = [
-        line.strip()
-        for line in lines
-        if re.search(
-            r"^error|\[ERROR |^E\d{4} |error execution phase|timed out|connection refused|unable to|couldn't|cannot ",
-            line,
-        )
-        and "Preflight errors are fatal" not in line
-    ]
-    return "; ".join(list(dict.fromkeys(wanted))[-8:])
+    """Return the lines of kubeadm's output that state why it failed, at most the last eight."""
+    causes = [line.strip() for line in lines if _ERRORS.search(line) and "Preflight errors are fatal" not in line]
+    return "; ".join(list(dict.fromkeys(causes))[-8:])
 
 
 def kubelet_tail(machine: Machine, count: int = 15) -> list[str]:
-    """Return kubelet's last lines, redacted: where most failures of kubeadm have their cause."""
+    """Return kubelet's last log lines, redacted: most failures of kubeadm have their cause there."""
     result = machine.run(["journalctl", "--no-pager", "-q", "-o", "cat", "-n", str(count), "-u", "kubelet.service"])
     return ["kubelet: " + line for line in result.lines] if result.code == 0 else []
 
@@ -98,5 +95,18 @@ def kubelet_tail(machine: Machine, count: int = 15) -> list[str]:
 def wait_until(
     machine: Machine, check: Callable[[], object], deadline: float, reason: str, text: str, pause: float = 0.5
 ) -> None:
-    """Wait until ``check`` is true. Raises `StepFailed` with ``reason``, ``text`` and kubelet's last lines."""
+    """Wait until ``check`` is true. Raises `StepFailed` with ``reason``, ``text`` and kubelet's last log lines."""
     wait.until(check, deadline, lambda: StepFailed(reason, text, kubelet_tail(machine)), pause, machine.clock)
+
+
+@contextlib.contextmanager
+def in_background(work: Callable[[threading.Event], None]) -> Iterator[threading.Thread]:
+    """Run ``work`` in a thread during a ``with`` block; its event is set when the block ends."""
+    over = threading.Event()
+    thread = threading.Thread(target=work, args=(over,), daemon=True)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        over.set()
+        thread.join(timeout=30)

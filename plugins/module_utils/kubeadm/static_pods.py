@@ -1,9 +1,7 @@
-"""Restart the control plane's static pods, and wait until they are well."""
+"""Restart the control plane's static pods, and wait until they are healthy."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 from collections.abc import Mapping, Sequence
 
@@ -13,18 +11,18 @@ from ansible_collections.devenv.lab.plugins.module_utils.node import processes
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine
 
 MANIFESTS = "/etc/kubernetes/manifests"
-# Each as kubeadm names it, with the programs that read it when they start.
+# kubeadm's names, which are also those of the programs.
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 ELECTED = COMPONENTS[2:]
-# Seconds that a program has to end by itself. An API server whose etcd went waits a minute for requests that nobody
-# answers, and all that watch it look for it at ever longer intervals meanwhile.
+# Seconds until SIGKILL follows SIGTERM. An API server without etcd waits a minute for requests that will not complete,
+# and everything that watches it retries at ever longer intervals meanwhile.
 PATIENCE = 5.0
 
 
 def restart(machine: Machine, timeout: float, reason: str) -> None:
-    """End the control plane's programs; kubelet starts them again at once. Returns when the API server is ready.
+    """Stop the control plane's programs, which kubelet restarts at once, and wait until the API server is ready.
 
-    etcd first and by itself: the API server gives up when it does not find it. Raises `StepFailed`.
+    etcd first and alone: an API server that starts before it exits. Raises `StepFailed`.
     """
     deadline = machine.now() + timeout
     for group in (COMPONENTS[:1], COMPONENTS[1:]):
@@ -35,29 +33,27 @@ def restart(machine: Machine, timeout: float, reason: str) -> None:
 def _restart(machine: Machine, group: Sequence[str], deadline: float, reason: str) -> None:
     proc = machine.path("/proc")
     old = processes.running(group, proc)
-    _end(old, signal.SIGTERM, proc)
-    ending = machine.now()
+    _stop(old, signal.SIGTERM, proc)
+    stopped_at = machine.now()
 
-    def started() -> bool:
-        if machine.now() - ending > PATIENCE:
-            _end(old, signal.SIGKILL, proc)
-        now = processes.running(group, proc)
-        return all(pids and not set(pids) & set(old[name]) for name, pids in now.items())
+    def restarted() -> bool:
+        if machine.now() - stopped_at > PATIENCE:
+            _stop(old, signal.SIGKILL, proc)
+        current = processes.running(group, proc)
+        return all(pids and not set(pids) & set(old[name]) for name, pids in current.items())
 
-    wait_until(machine, started, deadline, reason, f"{', '.join(group)} did not start again")
+    wait_until(machine, restarted, deadline, reason, f"{', '.join(group)} did not start again")
 
 
-def _end(programs: Mapping[str, Sequence[int]], how: signal.Signals, proc: str) -> None:
-    """Signal those of ``programs`` (process ids by name) that still run: a number may be another process' by now."""
-    now = processes.running(list(programs), proc)
+def _stop(programs: Mapping[str, Sequence[int]], number: signal.Signals, proc: str) -> None:
+    """Signal those of ``programs`` (process ids by name) that still run; an id may have been reused by now."""
+    current = processes.running(list(programs), proc)
     for name, pids in programs.items():
-        for pid in set(pids) & set(now[name]):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, how)
+        processes.send(set(pids) & set(current[name]), number)
 
 
-def wait_until_well(machine: Machine, timeout: float, reason: str) -> None:
-    """Wait until this node's API server and etcd are well, and the cluster's API answers. Raises `StepFailed`."""
+def wait_until_healthy(machine: Machine, timeout: float, reason: str) -> None:
+    """Wait until this node's API server and etcd are healthy, and the cluster's API responds. Raises `StepFailed`."""
     deadline = machine.now() + timeout
     text = "the API server of the node is not ready"
     wait_until(machine, lambda: api.apiserver_ready(machine), deadline, reason, text)

@@ -1,10 +1,10 @@
-"""Bring a node of a living cluster to another version of Kubernetes, in kubeadm's order.
+"""Upgrade a node of a running cluster to another version of Kubernetes, in kubeadm's order.
 
-Steps of one node: ``control_plane`` on it, ``drain`` on a control plane node, ``binaries`` on it, ``uncordon`` on a
-control plane node. Once all nodes of the cluster have been through these: ``cleanup`` on each. Every step can be
-repeated, so the next call finishes what was killed.
+Actions of one node: ``control_plane`` on it, ``drain`` on a control plane node, ``binaries`` on it, ``uncordon`` on a
+control plane node. After all nodes of the cluster: ``cleanup`` on each. Every action can be repeated, so the next call
+completes a killed one.
 
-kubeadm's own account: https://kubernetes.io/docs/tasks/administer-cluster/kubeadm/kubeadm-upgrade/.
+kubeadm's procedure: https://kubernetes.io/docs/tasks/administer-cluster/kubeadm/kubeadm-upgrade/.
 """
 
 from __future__ import annotations
@@ -29,89 +29,88 @@ from ansible_collections.devenv.lab.plugins.module_utils.node import files, kube
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import TAIL, Machine, StepFailed
 
 PROGRAMS = "/usr/local/bin"
-# Where the controller has laid down what is new.
+# The controller delivers new binaries to this folder.
 STAGE = "/var/lib/devenv/upgrade"
-# kubeadm keeps the former manifests and etcd's data in it.
+# kubeadm keeps the previous manifests and etcd's data in this folder.
 BACKUPS = "/etc/kubernetes/tmp"
-# On a Node that the upgrade has closed: one that somebody else had closed stays so.
+# Annotation of a Node that the upgrade has cordoned. A node that somebody else has cordoned stays cordoned.
 MARK = "devenv.lab/upgrade"
 CTR = ("ctr", "--namespace", "k8s.io")
-DNS_PATIENCE = 60.0  # seconds for pods of CoreDNS to be back before the next node is closed
+DNS_PATIENCE = 60.0  # seconds until the next node is drained although pods of CoreDNS are not ready
 
 _REASON = "kubernetes_upgrade"
 
 
-def install(machine: Machine, wanted: Mapping[str, str]) -> list[str]:
-    """Put programs (name to sha256) in their place; return the names of those that were others. Raises `StepFailed`
-    when one did not come.
+def install(machine: Machine, binaries: Mapping[str, str]) -> list[str]:
+    """Install delivered binaries (name to sha256); return the names of those that were replaced. Raises `StepFailed` if
+    one was not delivered.
     """
     changed = []
-    for name, checksum in wanted.items():
+    for name, checksum in binaries.items():
         target, source = machine.path(f"{PROGRAMS}/{name}"), machine.path(f"{STAGE}/{name}")
         if files.digest(target) == checksum:
             continue
         if files.digest(source) != checksum:
-            raise StepFailed("upgrade_delivery", f"the program {name} of the new version is not on the node")
+            raise StepFailed("upgrade_delivery", f"the new version of the binary {name} is not on the node")
         files.install(source, target)
         changed.append(name)
     return changed
 
 
-def is_old(program: str, proc: str = "/proc") -> bool:
-    """Return whether a process of ``program`` runs a file that was replaced since (proc(5), exe)."""
+def is_outdated(program: str, proc: str = "/proc") -> bool:
+    """Return whether a process of ``program`` runs a file that has been replaced (proc(5), exe)."""
     pids = processes.running([program], proc)[program]
     return any(processes.executable(pid, proc).endswith(" (deleted)") for pid in pids)
 
 
-# --- control_plane: what kubeadm made on the node --------------------------------------------------------------------
+# --- control_plane: files that kubeadm created on the node -----------------------------------------------------------
 
 
 def restore_manifests(machine: Machine) -> list[str]:
-    """Put back manifests of static pods that a killed kubeadm had taken away and not yet replaced; return their names.
+    """Restore static pod manifests that a killed kubeadm had moved away and not replaced; return their names.
 
-    It moves the old one into a new folder of BACKUPS first.
+    kubeadm moves each manifest to a new folder in BACKUPS first.
     """
-    back = []
+    restored = []
     for component in static_pods.COMPONENTS:
         target = machine.path(f"{static_pods.MANIFESTS}/{component}.yaml")
-        kept = sorted(glob.glob(machine.path(f"{BACKUPS}/kubeadm-backup-manifests-*/{component}.yaml")))
-        if kept and not os.path.exists(target):
-            files.install(kept[-1], target, 0o600)
-            back.append(component)
-    return back
+        backups = sorted(glob.glob(machine.path(f"{BACKUPS}/kubeadm-backup-manifests-*/{component}.yaml")))
+        if backups and not os.path.exists(target):
+            files.install(backups[-1], target, 0o600)
+            restored.append(component)
+    return restored
 
 
 def control_plane(machine: Machine, params: dict[str, Any], only_check: bool = False) -> dict[str, Any]:
     """Run `kubeadm upgrade apply` on the node that is ``first``, `kubeadm upgrade node` on any other, once. Raises
     `StepFailed`.
     """
-    found = kubernetes.state(machine.root)
+    before = kubernetes.state(machine.root)
     role = "control_plane" if params["control_plane"] else "worker"
-    if found["state"] == role and found["marker"].get("version") == params["version"]:
+    if before["state"] == role and before["marker"].get("version") == params["version"]:
         return {"changed": False}
     if only_check:
         return {"changed": True}
-    if params["control_plane"] and found["marker"]:
+    if params["control_plane"] and before["marker"]:
         restore_manifests(machine)
-        found = kubernetes.state(machine.root)
-    if found["state"] != role:
-        lost = ", ".join(found["missing"])
-        raise StepFailed(
-            "kubernetes_damaged",
-            f"the node is not a whole {role.replace('_', ' ')} node" + (f": it lacks {lost}" if lost else ""),
-        )
+        before = kubernetes.state(machine.root)
+    if before["state"] != role:
+        missing = f"; missing: {', '.join(before['missing'])}" if before["missing"] else ""
+        text = f"the node is not a complete {role.replace('_', ' ')} node{missing}"
+        raise StepFailed("kubernetes_damaged", text)
     install(machine, {"kubeadm": params["programs"]["kubeadm"]})
     if params["control_plane"]:
-        static_pods.wait_until_well(machine, params["timeout"], _REASON)
+        static_pods.wait_until_healthy(machine, params["timeout"], _REASON)
     if params["first"]:
-        # The cluster's configuration as a new cluster of that version would have it; kubeadm makes manifests by it.
+        # kubeadm generates manifests from the cluster's configuration, which must be that of a new cluster of this
+        # version.
         with Configuration(machine, "init", params["config"], {}) as config:
             words = [*PHASE, "upload-config", "kubeadm"]
             kubeadm(machine, words, name="upload-config", timeout=120, reason=_REASON, config=config)
     words = ["upgrade", "apply", "--yes"] if params["first"] else ["upgrade", "node"]
     with Configuration(machine, "upgrade", params["upgrade_config"], params["patches"]) as config:
         lines = kubeadm(machine, words, name="upgrade", timeout=params["timeout"], reason=_REASON, config=config)
-    kubernetes.mark(role, dict(found["marker"], version=params["version"]), machine.root)
+    kubernetes.mark(role, dict(before["marker"], version=params["version"]), machine.root)
     return {"changed": True, "output": lines[-TAIL:]}
 
 
@@ -119,7 +118,7 @@ def control_plane(machine: Machine, params: dict[str, Any], only_check: bool = F
 
 
 def _node(machine: Machine, name: str) -> dict[str, Any]:
-    return api.parse(api.kubectl(machine, "get", "node", name, "-o", "json"), f"{name} cannot be looked at")
+    return api.get(machine, f"the node {name}", "node", name)
 
 
 def kubelet_version(node: Mapping[str, Any]) -> str:
@@ -128,7 +127,7 @@ def kubelet_version(node: Mapping[str, Any]) -> str:
 
 
 def drain(machine: Machine, params: dict[str, Any], only_check: bool = False) -> dict[str, Any]:
-    """Close a node and move its pods away, unless its kubelet has the new version already."""
+    """Drain a node, unless its kubelet already has the new version."""
     if not only_check:
         api.wait_for_api(machine, params["timeout"])
     node = _node(machine, params["node"])
@@ -142,62 +141,63 @@ def drain(machine: Machine, params: dict[str, Any], only_check: bool = False) ->
 
 
 def uncordon(machine: Machine, params: dict[str, Any], only_check: bool = False) -> dict[str, Any]:
-    """Wait until a node is Ready with the new version and its static pods are, then open it again if the upgrade had
-    closed it. Raises `StepFailed`.
+    """Wait until a node and its static pods are Ready with the new version, then uncordon it if the upgrade cordoned
+    it. Raises `StepFailed`.
     """
     name = params["node"]
     if only_check:
-        return {"changed": MARK in _node(machine, name)["metadata"].get("annotations", {})}
+        return {"changed": _is_marked(machine, name)}
     deadline = machine.now() + params["timeout"]
     api.wait_for_api(machine, params["timeout"])
-    missing: list[str] = []
+    current: list[str] = []
 
-    def is_whole() -> bool:
+    def is_upgraded() -> bool:
         try:
-            missing[:] = lacking(_node(machine, name), _static_pods(machine, name), params)
+            current[:] = problems(_node(machine, name), _static_pods(machine, name), params)
         except StepFailed as failure:
-            missing[:] = [str(failure)]
-        return not missing
+            current[:] = [str(failure)]
+        return not current
 
-    wait.until(
-        is_whole,
-        deadline,
-        lambda: StepFailed(_REASON, f"{name} is not whole again: {', '.join(missing)}"),
-        clock=machine.clock,
-    )
-    if MARK not in _node(machine, name)["metadata"].get("annotations", {}):
+    def late() -> StepFailed:
+        return StepFailed(_REASON, f"{name} is not ready after its upgrade: {', '.join(current)}")
+
+    wait.until(is_upgraded, deadline, late, clock=machine.clock)
+    if not _is_marked(machine, name):
         return {"changed": False}
-    api.check(api.kubectl(machine, "uncordon", name), f"{name} cannot be opened")
+    api.check(api.kubectl(machine, "uncordon", name), f"{name} cannot be uncordoned")
     _annotate(machine, name, f"{MARK}-")
-    dns.wait_until_back(machine, DNS_PATIENCE)
+    dns.wait_until_ready(machine, DNS_PATIENCE)
     return {"changed": True}
 
 
-def lacking(node: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> list[str]:
-    """Return what a node and its static pods still lack, in words; nothing when it is whole with the new version."""
-    found = []
+def problems(node: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> list[str]:
+    """Return why a node and its static pods are not ready with the new version, [] if they are."""
+    texts = []
     version = kubelet_version(node)
     if version != params["version"]:
-        found.append(f"its kubelet has {version or 'no version'}")
+        texts.append(f"its kubelet has {version or 'no version'}")
     if not api.is_ready(node):
-        found.append("it is not Ready")
+        texts.append("it is not Ready")
     if not params["control_plane"]:
-        return found
+        return texts
     by_name = {pod["metadata"].get("labels", {}).get("component"): pod for pod in pods}
     for component in static_pods.COMPONENTS:
         pod = by_name.get(component)
         image = str(pod["spec"]["containers"][0]["image"]) if pod else ""
         if pod is None or not api.is_ready(pod):
-            found.append(f"{component} is not Ready")
+            texts.append(f"{component} is not Ready")
         elif component != "etcd" and not image.endswith(f":v{params['version']}"):
-            found.append(f"{component} is {image}")
-    return found
+            texts.append(f"{component} is {image}")
+    return texts
+
+
+def _is_marked(machine: Machine, name: str) -> bool:
+    return MARK in _node(machine, name)["metadata"].get("annotations", {})
 
 
 def _static_pods(machine: Machine, node: str) -> list[dict[str, Any]]:
-    words = ["get", "pods", "-o", "json", "-l", "tier=control-plane", f"--field-selector=spec.nodeName={node}"]
-    listed = api.parse(api.kubectl(machine, "--namespace", "kube-system", *words), "its pods cannot be looked at")
-    return list(listed.get("items", []))
+    words = ["pods", "-n", "kube-system", "-l", "tier=control-plane", f"--field-selector=spec.nodeName={node}"]
+    return list(api.get(machine, "the list of static pods", *words).get("items", []))
 
 
 def _annotate(machine: Machine, node: str, text: str) -> None:
@@ -208,13 +208,13 @@ def _annotate(machine: Machine, node: str, text: str) -> None:
 
 
 def binaries(machine: Machine, params: dict[str, Any], only_check: bool = False) -> dict[str, Any]:
-    """Replace the node's programs and restart what runs an older one. Raises `StepFailed`."""
-    wanted = params["programs"]
+    """Replace the node's binaries and restart the services that run an older one. Raises `StepFailed`."""
+    desired = params["programs"]
     if only_check:
-        return {"changed": wanted != {name: files.digest(machine.path(f"{PROGRAMS}/{name}")) for name in wanted}}
-    changed, proc = install(machine, wanted), machine.path("/proc")
-    units = ["containerd.service"] if is_old("containerd", proc) else []
-    units += ["kubelet.service"] if params["restart"] or is_old("kubelet", proc) else []
+        return {"changed": desired != {name: files.digest(machine.path(f"{PROGRAMS}/{name}")) for name in desired}}
+    changed, proc = install(machine, desired), machine.path("/proc")
+    units = ["containerd.service"] if is_outdated("containerd", proc) else []
+    units += ["kubelet.service"] if params["restart"] or is_outdated("kubelet", proc) else []
     for unit in units:
         result = machine.run(["systemctl", "restart", unit], timeout=120)
         if result.code != 0:
@@ -223,25 +223,23 @@ def binaries(machine: Machine, params: dict[str, Any], only_check: bool = False)
     is_healthy = functools.partial(kubernetes.kubelet_healthy, machine.http_ok)
     wait_until(machine, is_healthy, deadline, _REASON, "kubelet is not healthy", 0.2)
     if params["control_plane"]:
-        static_pods.wait_until_well(machine, params["timeout"], _REASON)
+        static_pods.wait_until_healthy(machine, params["timeout"], _REASON)
     return {"changed": bool(changed or units), "installed": changed, "restarted": units}
 
 
 def cleanup(machine: Machine, params: dict[str, Any], only_check: bool = False) -> dict[str, Any]:
-    """Remove what the upgrade leaves: the delivered programs, kubeadm's copies of etcd's data and manifests, images of
-    the older version.
-    """
-    left = [machine.path(STAGE)] if machine.exists(STAGE) else []
+    """Remove the delivered binaries, kubeadm's copies of etcd's data and manifests, and images of the old version."""
+    paths = [machine.path(STAGE)] if machine.exists(STAGE) else []
     copies = sorted(glob.glob(machine.path(BACKUPS + "/kubeadm-*")))
-    left += [path for path in copies if re.search(r"/kubeadm-(backup|upgraded|kubelet)", path)]
-    listed = machine.run([*CTR, "images", "list", "--quiet"]).stdout.split()
-    images = [name for name in params["images"] if name in listed]
+    paths += [path for path in copies if re.search(r"/kubeadm-(backup|upgraded|kubelet)", path)]
+    stored = machine.run([*CTR, "images", "list", "--quiet"]).stdout.split()
+    images = [name for name in params["images"] if name in stored]
     if not only_check:
-        for path in left:
+        for path in paths:
             shutil.rmtree(path, ignore_errors=True)
         if images:
             machine.run([*CTR, "images", "remove", *images], timeout=120)
-    return {"changed": bool(left or images), "removed": [*left, *images]}
+    return {"changed": bool(paths or images), "removed": [*paths, *images]}
 
 
 ACTIONS: dict[str, Callable[[Machine, dict[str, Any], bool], dict[str, Any]]] = {
@@ -251,10 +249,10 @@ ACTIONS: dict[str, Callable[[Machine, dict[str, Any], bool], dict[str, Any]]] = 
     "uncordon": uncordon,
     "cleanup": cleanup,
 }
-# Names of earlier versions of the module.
+# Names in earlier versions of the module.
 FORMER = {"control": "control_plane", "programs": "binaries", "back": "uncordon", "tidy": "cleanup"}
 
 
 def perform(machine: Machine, action: str, params: dict[str, Any], only_check: bool = False) -> dict[str, Any]:
-    """Do one of ACTIONS. ``only_check`` says what would be done. Raises `StepFailed`."""
+    """Perform one of ACTIONS; with ``only_check``, predict the result. Raises `StepFailed`."""
     return ACTIONS[FORMER.get(action, action)](machine, params, only_check)
