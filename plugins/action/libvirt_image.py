@@ -21,21 +21,21 @@ class ActionModule(Action, ActionBase):
             return {"changed": True, "image": "", "images_disk": "", "kvm": False}
         bundle = bundles.require(args["version"])
         recipe, cache, hook = node_recipe.recipe_of(args), paths.cache(), Path(args["hook"])
-        image = libvirt_image.image_of(recipe, hook, bundle.digest, cache)
+        image = libvirt_image.image_path(recipe, hook, bundle.digest, cache)
         store = Path(args["store"]) if args["store"] else None
         disk = libvirt_image.images_disk(store, cache) if store else None
-        result = {"image": str(image.path), "images_disk": str(disk or "")}
+        result = {"image": str(image), "images_disk": str(disk or "")}
         if self.check:
-            missing = not image.path.is_dir() or (disk is not None and not disk.is_file())
-            return {"changed": missing, **result, "kvm": bool(libvirt_image.kvm_known(cache).usable)}
+            missing = not image.is_dir() or (disk is not None and not disk.is_file())
+            return {"changed": missing, **result, "kvm": bool(libvirt_image.known_kvm(cache).usable)}
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         changed = libvirt_image.ensure_image(recipe, hook, bundle.digest, bundle.bin, cache, self.say)
         if store is not None:
             changed |= libvirt_image.ensure_images_disk(store, cache, self.say)
         return {"changed": changed, **result, "kvm": args["kvm"] == "auto" and self._kvm(image, cache)}
 
-    def _kvm(self, image: libvirt_image.Image, cache: Path) -> bool:
+    def _kvm(self, image: Path, cache: Path) -> bool:
         """Return whether to use KVM, and report it: an emulated node is many times slower."""
-        proof = libvirt_image.prove_kvm(image, cache, self.say)
-        self.say(f"KVM: {proof.words}")
-        return bool(proof.usable)
+        kvm = libvirt_image.prove_kvm(image, cache, self.say)
+        self.say(f"KVM: {kvm.description}")
+        return bool(kvm.usable)

@@ -1,4 +1,4 @@
-"""DHCP of an environment: what dnsmasq is told, and how the process is found and ended."""
+"""DHCP of an environment: the configuration of dnsmasq, and how its process is identified and stopped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plan(*families: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("families", "there", "absent"),
+    ("families", "present", "absent"),
     [
         (
             ["ipv4"],
@@ -56,18 +56,18 @@ def plan(*families: str) -> dict[str, Any]:
         ),
     ],
 )
-def test_addresses_are_those_of_the_plan(families: list[str], there: list[str], absent: list[str]) -> None:
+def test_addresses_are_those_of_the_plan(families: list[str], present: list[str], absent: list[str]) -> None:
     text = dhcp.configuration(plan(*families), Path("/s/dhcp"))
     lines = text.splitlines()
-    # On its own bridge and nowhere else, and no resolver beside it.
-    for line in ("interface=podman3", "bind-interfaces", "except-interface=lo", "port=0", *there):
+    # On its own bridge only, and without DNS.
+    for line in ("interface=podman3", "bind-interfaces", "except-interface=lo", "port=0", *present):
         assert line in lines
     assert not [word for word in absent if word in text]
 
 
 @pytest.mark.skipif(shutil.which("dnsmasq") is None, reason="dnsmasq-base is not installed")
 @pytest.mark.parametrize("families", [["ipv4"], ["ipv6"], ["ipv4", "ipv6"]])
-def test_dnsmasq_takes_it(tmp_path: Path, families: list[str]) -> None:
+def test_dnsmasq_accepts_the_configuration(tmp_path: Path, families: list[str]) -> None:
     config = tmp_path / "dnsmasq.conf"
     config.write_text(dhcp.configuration(plan(*families), tmp_path))
     done = subprocess.run(["dnsmasq", "--test", f"--conf-file={config}"], capture_output=True, text=True, check=False)
@@ -82,28 +82,28 @@ def process(proc: Path, pid: int, comm: str, *variables: str) -> None:
     (folder / "environ").write_bytes(b"\0".join(variable.encode() for variable in variables))
 
 
-def test_servers_are_found_by_what_they_were_started_for(tmp_path: Path) -> None:
+def test_servers_are_identified_by_their_variable(tmp_path: Path) -> None:
     process(tmp_path, 7, "dnsmasq", "A=b", "DEVENV_DHCP=aio 12-abc")
     process(tmp_path, 8, "dnsmasq", "DEVENV_DHCP=aio2 13-abc")
     process(tmp_path, 9, "dnsmasq", "PATH=/")
     process(tmp_path, 10, "bash", "DEVENV_DHCP=aio 12-abc")
-    process(tmp_path, 11, "dnsmasq")  # ended, not asked after
+    process(tmp_path, 11, "dnsmasq")  # a zombie
     (tmp_path / "12").mkdir()
     assert dhcp.servers("aio", tmp_path) == {7: "12-abc"}
     assert dhcp.servers("other", tmp_path) == {}
 
 
 @pytest.fixture
-def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A program that stays as a daemon of dnsmasq's name does, and writes what it was called with."""
+def fake_dnsmasq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Put a program named dnsmasq on PATH that becomes a daemon."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    # comm of a script's process is the script's name.
+    # The comm of a script's process is the script's name.
     script = programs / "dnsmasq"
     script.write_text(
         f"#!{sys.executable}\n"
         "import os, sys, time\n"
-        "if os.environ.get('HOME'): sys.exit('the environment was handed on')\n"
+        "if os.environ.get('HOME'): sys.exit('the environment was inherited')\n"
         "if 'broken' in sys.argv[1]: sys.exit('dnsmasq: no such device')\n"
         "if os.fork(): os._exit(0)\n"
         "os.setsid()\n"
@@ -113,17 +113,17 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin")
     yield tmp_path
-    dhcp.end("test-dhcp")
+    dhcp.stop("test-dhcp")
 
 
-def test_one_server_with_the_plan_of_now(pretended: Path) -> None:
-    state = pretended / "state"
+def test_exactly_one_server_runs_with_the_current_plan(fake_dnsmasq: Path) -> None:
+    state = fake_dnsmasq / "state"
     assert dhcp.serve("test-dhcp", state, plan("ipv4"))
     first = dhcp.servers("test-dhcp")
     assert len(first) == 1
     assert not dhcp.serve("test-dhcp", state, plan("ipv4"))
     assert dhcp.servers("test-dhcp") == first
-    # Another plan: the old server has gone, and what it reads is new.
+    # Another plan replaces the server and its configuration.
     assert dhcp.serve("test-dhcp", state, plan("ipv4", "ipv6"))
     second = dhcp.servers("test-dhcp")
     assert len(second) == 1
@@ -131,19 +131,19 @@ def test_one_server_with_the_plan_of_now(pretended: Path) -> None:
     assert "enable-ra" in (dhcp.folder_of(state) / "dnsmasq.conf").read_text()
     # Without a state folder.
     shutil.rmtree(state)
-    assert dhcp.end("test-dhcp")
+    assert dhcp.stop("test-dhcp")
     assert dhcp.servers("test-dhcp") == {}
-    assert not dhcp.end("test-dhcp")
+    assert not dhcp.stop("test-dhcp")
 
 
-def test_a_server_that_does_not_start_says_why(pretended: Path) -> None:
+def test_a_server_that_does_not_start_reports_why(fake_dnsmasq: Path) -> None:
     with pytest.raises(DevenvError) as caught:
-        dhcp.serve("test-dhcp", pretended / "broken", plan("ipv4"))
+        dhcp.serve("test-dhcp", fake_dnsmasq / "broken", plan("ipv4"))
     assert caught.value.reason.id == "dhcp_failed"
     assert "no such device" in str(caught.value)
 
 
-def test_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_program_is_reported_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DevenvError) as caught:
         dhcp.serve("test-dhcp", tmp_path, plan("ipv4"))

@@ -1,4 +1,4 @@
-"""An environment's network on this host: what is given to nft and the bridge."""
+"""An environment's network on this host: the bridge's MAC and the nft table."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.host import network
         ({"ipv4": "10.213.4.0/24", "ipv6": "fd77::/64"}, "52:55:0a:d5:04:00"),
     ],
 )
-def test_the_bridge_has_a_mac_of_its_subnet(subnets: dict[str, str], mac: str) -> None:
+def test_the_bridges_mac_follows_from_its_subnet(subnets: dict[str, str], mac: str) -> None:
     assert network.bridge_mac({"subnets": subnets}) == mac
 
 
-def test_the_nft_table_masks_each_family_and_nothing_else() -> None:
+def test_the_nft_table_masquerades_each_family_and_nothing_else() -> None:
     table = network.nft_table("devenv-aio", "podman3", {"ipv4": "10.213.0.0/24", "ipv6": "fd77::/64"})
     assert table.startswith("table inet devenv-aio {")
     assert 'ip saddr 10.213.0.0/24 oifname != "podman3" masquerade' in table
@@ -42,15 +42,15 @@ SUBNETS = {"ipv4": "10.213.0.0/24"}
     ],
 )
 def test_a_table_with_other_rules_is_replaced(monkeypatch: pytest.MonkeyPatch, listed: str, replaced: bool) -> None:
-    given: list[str] = []
+    inputs: list[str] = []
 
     def run(argv: list[str], *, check: bool = True, stdin: str = "") -> Result:
-        given.append(stdin)
+        inputs.append(stdin)
         return Result(0 if listed else 1, listed, "")
 
     monkeypatch.setattr(network.program, "run", run)
     assert network._set_up_table("devenv-aio", "podman3", SUBNETS) is replaced
-    assert given[1:] == (
+    assert inputs[1:] == (
         [
             "add table inet devenv-aio\ndelete table inet devenv-aio\n"
             + network.nft_table("devenv-aio", "podman3", SUBNETS)

@@ -1,4 +1,4 @@
-"""What is looked at on this host, and settings that are put back."""
+"""Probes of this host, and the restoration of its settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.host import probes as h
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight
 
 
-def test_host_settings_are_put_back(tmp_path: Path) -> None:
+def test_host_settings_are_restored(tmp_path: Path) -> None:
     root, record = tmp_path / "sys", tmp_path / "record.json"
     for name in host.HOST_SYSCTLS:
         path = root / name.replace(".", "/")
@@ -26,13 +26,13 @@ def test_host_settings_are_put_back(tmp_path: Path) -> None:
     assert host.restore_sysctls(record, root) == []
 
 
-def test_settings_are_put_back_when_the_body_fails_too(tmp_path: Path) -> None:
+def test_settings_are_restored_when_the_body_fails(tmp_path: Path) -> None:
     setting = tmp_path / "net/ipv4/ip_forward"
     setting.parent.mkdir(parents=True)
     setting.write_text("0")
 
     def fail() -> None:
-        with host.kept(["net.ipv4.ip_forward", "no.such"], tmp_path):
+        with host.unchanged(["net.ipv4.ip_forward", "no.such"], tmp_path):
             setting.write_text("1")
             raise LookupError
 
@@ -61,7 +61,7 @@ def test_a_missing_program_is_named_with_its_package() -> None:
         ({}, False, "boot"),
     ],
 )
-def test_ipv6_that_is_switched_off_is_named(tmp_path: Path, settings: dict[str, str], ok: bool, word: str) -> None:
+def test_disabled_ipv6_is_reported_with_its_fix(tmp_path: Path, settings: dict[str, str], ok: bool, word: str) -> None:
     for name, value in settings.items():
         path = tmp_path / "net/ipv6/conf" / name / "disable_ipv6"
         path.parent.mkdir(parents=True)
@@ -77,9 +77,9 @@ def test_ipv6_that_is_switched_off_is_named(tmp_path: Path, settings: dict[str, 
         preflight.require([host.ipv6_probe(tmp_path, required=False)])
 
 
-def test_everything_missing_is_said_at_once() -> None:
+def test_all_failed_probes_are_reported_at_once() -> None:
     probes = [
-        host.Probe("memory", False, "1 GiB", "2 GiB", "close something", "memory_short"),
+        host.Probe("memory", False, "1 GiB", "2 GiB", "stop something", "memory_short"),
         host.Probe("disk", False, "1 GiB", "9 GiB", "prune", "disk_short"),
         host.Probe("inotify", False, "1", "2", "sysctl", "kernel_feature_missing", required=False),
     ]
@@ -100,7 +100,7 @@ def test_memory_and_disk_are_compared(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limit", "needed", "ok"), [("128", 1, True), ("128", 127, False), ("128", 126, True), ("", 1, False)]
 )
-def test_inotify_instances_are_counted_over_all_processes(tmp_path: Path, limit: str, needed: int, ok: bool) -> None:
+def test_inotify_instances_of_all_processes_are_counted(tmp_path: Path, limit: str, needed: int, ok: bool) -> None:
     setting = tmp_path / "sys/fs/inotify/max_user_instances"
     setting.parent.mkdir(parents=True)
     setting.write_text(limit)

@@ -1,7 +1,9 @@
-"""Image stores, and the names of node images."""
+"""Image stores, builds that happen once, and the names of node images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +38,14 @@ def _recipe(tmp_path: Path, **changes: Any) -> Recipe:
         ({"content": "b"}, False),
     ],
 )
-def test_the_image_is_named_by_what_goes_into_it(tmp_path: Path, changes: dict[str, Any], same: bool) -> None:
+def test_the_name_of_the_image_follows_from_its_inputs(tmp_path: Path, changes: dict[str, Any], same: bool) -> None:
     before = node_image.image_reference(_recipe(tmp_path), "d" * 64)
     after = node_image.image_reference(_recipe(tmp_path, **changes), "d" * 64)
     assert (before == after) is same
     assert node_image.image_reference(_recipe(tmp_path, **changes), "e" * 64) != after
 
 
-def test_a_node_gets_links_and_its_own_databases(tmp_path: Path) -> None:
+def test_a_node_gets_links_and_databases_of_its_own(tmp_path: Path) -> None:
     store, target = tmp_path / "store", tmp_path / "node"
     for name in (*image_store.WRITTEN_IN_PLACE, "blob"):
         (store / name).parent.mkdir(parents=True, exist_ok=True)
@@ -53,3 +55,50 @@ def test_a_node_gets_links_and_its_own_databases(tmp_path: Path) -> None:
     for name in image_store.WRITTEN_IN_PLACE:
         assert (target / name).stat().st_ino != (store / name).stat().st_ino
         assert (target / name).read_text() == "data"
+
+
+def test_a_build_happens_once(tmp_path: Path) -> None:
+    target = tmp_path / "cache" / "stores" / "a"
+    built: list[str] = []
+
+    def build(path: Path) -> None:
+        built.append(path.name)
+        path.write_text("data")
+
+    (target.parent / ".building-killed").mkdir(parents=True)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _number: image_store.build_once(target, build), range(4)))
+    assert (sorted(results), built, target.read_text()) == ([False, False, False, True], ["a"], "data")
+    assert [entry.name for entry in target.parent.iterdir()] == ["a"]
+
+
+def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "stores" / "a"
+
+    def fail(path: Path) -> None:
+        path.mkdir()
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        image_store.build_once(target, fail)
+    assert list(target.parent.iterdir()) == []
+    assert image_store.build_once(target, Path.mkdir)
+
+
+def test_an_extended_store_shares_the_bundles_images(tmp_path: Path) -> None:
+    filled: list[list[str]] = []
+
+    def fill(store: Path, images: Sequence[Path], name: str) -> None:
+        filled.append([image.name for image in images])
+        for file in (*image_store.WRITTEN_IN_PLACE, *(image.name for image in images)):
+            (store / file).parent.mkdir(parents=True, exist_ok=True)
+            (store / file).write_text(name)
+
+    digest, archive = "d" * 64, Path("/s/snapshot.tar")
+    assert image_store.ensure(digest, [Path("/b/pause.tar")], tmp_path, fill, lambda text: None)
+    assert not image_store.ensure(digest, [Path("/b/pause.tar")], tmp_path, fill, lambda text: None)
+    assert image_store.extend(digest, archive, tmp_path, fill, lambda text: None)
+    store, extended = image_store.path(tmp_path, digest), image_store.extended_path(tmp_path, digest, archive)
+    assert filled == [["pause.tar"], ["snapshot.tar"]]
+    assert (extended / "pause.tar").stat().st_ino == (store / "pause.tar").stat().st_ino
+    assert not (store / "snapshot.tar").exists()

@@ -1,4 +1,4 @@
-"""Virtual machines of libvirt: how they are described, found and given what they need."""
+"""Virtual machines of libvirt: definitions, discovery without a state folder, disks, KVM, power."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import net
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import nodes as environment_nodes
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import network as host_network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers import claims, preflight, registry
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import machines, preflight, registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Request
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver as libvirt
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import image as libvirt_image
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import nodes as libvirt_nodes
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt.image import Image
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import provider as libvirt_provider
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt.provider import Provider
 
 MIB = 2**20
 
 
-def wanted(**changes: Any) -> libvirt.MachineSpec:
+def machine_spec(**changes: Any) -> libvirt.MachineSpec:
     values: dict[str, Any] = {
         "environment": "lab",
         "node": "worker-0",
@@ -53,8 +53,8 @@ def wanted(**changes: Any) -> libvirt.MachineSpec:
     return libvirt.MachineSpec(**{**values, **changes})
 
 
-def test_a_definition_says_what_the_machine_is_to_be() -> None:
-    domain = ElementTree.fromstring(libvirt.definition(wanted()))
+def test_a_definition_describes_the_desired_machine() -> None:
+    domain = ElementTree.fromstring(libvirt.definition(machine_spec()))
     assert domain.get("type") == "qemu"
     assert (domain.findtext("name"), domain.findtext("memory"), domain.findtext("vcpu")) == (
         "lab-worker-0",
@@ -62,28 +62,28 @@ def test_a_definition_says_what_the_machine_is_to_be() -> None:
         "2",
     )
     disks = [
-        (one.find("source").get("file"), one.find("target").get("dev"), one.find("readonly") is not None)  # type: ignore[union-attr]
-        for one in domain.findall("devices/disk")
+        (disk.find("source").get("file"), disk.find("target").get("dev"), disk.find("readonly") is not None)  # type: ignore[union-attr]
+        for disk in domain.findall("devices/disk")
     ]
     assert disks == [("/s/root.qcow2", "vda", False), ("/s/seed.tar", "vdb", True)]
     assert domain.find("devices/interface/source").get("bridge") == "dv-12345678"  # type: ignore[union-attr]
     assert domain.find("features/tcg/tb-cache") is not None
 
 
-def test_kvm_gives_the_hosts_processor_and_no_cache_of_translations() -> None:
-    domain = ElementTree.fromstring(libvirt.definition(wanted(kvm=True)))
+def test_kvm_uses_the_hosts_processor_and_no_translation_cache() -> None:
+    domain = ElementTree.fromstring(libvirt.definition(machine_spec(kvm=True)))
     assert domain.get("type") == "kvm"
     assert domain.find("cpu").get("mode") == "host-passthrough"  # type: ignore[union-attr]
     assert domain.find("features/tcg") is None
 
 
-def test_a_definition_tells_whose_it_is() -> None:
-    seen = libvirt.parse_definition(libvirt.definition(wanted()))
-    assert seen == libvirt.Machine("lab-worker-0", "lab", "worker-0", "/h & co", "shut off", 0, "/s/console.log")
+def test_a_definition_identifies_its_environment_and_node() -> None:
+    machine = libvirt.parse_definition(libvirt.definition(machine_spec()))
+    assert machine == libvirt.Machine("lab-worker-0", "lab", "worker-0", "/h & co", "shut off", 0, "/s/console.log")
 
 
 @pytest.mark.parametrize("text", ["", "<domain><name>x</name></domain>", "<domain><metadata/></domain>"])
-def test_definitions_of_others_are_left_alone(text: str) -> None:
+def test_foreign_definitions_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         libvirt.parse_definition(text)
 
@@ -97,23 +97,23 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def network(name: str = "lab", subnet: str = "10.213.0.0/24") -> Network:
-    return Network(f"devenv-{name}", name, "/h", libvirt_nodes.bridge_name(name), [subnet])
+    return Network(f"devenv-{name}", name, "/h", libvirt_provider.bridge_name(name), [subnet])
 
 
-def test_environments_are_found_without_their_state_folders(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environments_are_listed_without_their_state_folders(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("lab", "other"):
         libvirt.write_network(network(name))
     place = root / "lab" / "etc" / "qemu"
     place.mkdir()
-    (place / "lab-worker-0.xml").write_text(libvirt.definition(wanted()))
+    (place / "lab-worker-0.xml").write_text(libvirt.definition(machine_spec()))
     (place / "broken.xml").write_text("<")
-    assert [one.environment for one in libvirt.networks()] == ["lab", "other"]
+    assert [each.environment for each in libvirt.networks()] == ["lab", "other"]
     assert libvirt.networks("lab") == [network("lab")]
-    assert [one.state for one in libvirt.machines()] == ["shut off"]
+    assert [machine.state for machine in libvirt.machines()] == ["shut off"]
     monkeypatch.setattr(libvirt, "qemus", lambda: {("lab", "worker-0"): 7, ("lost", "master-0"): 8})
-    seen = {one.name: (one.state, one.pid) for one in libvirt.machines()}
-    assert seen == {"lab-worker-0": ("running", 7), "lost-master-0": ("running", 8)}
-    assert [one.name for one in libvirt.machines("lab")] == ["lab-worker-0"]
+    states = {machine.name: (machine.state, machine.pid) for machine in libvirt.machines()}
+    assert states == {"lab-worker-0": ("running", 7), "lost-master-0": ("running", 8)}
+    assert [machine.name for machine in libvirt.machines("lab")] == ["lab-worker-0"]
 
 
 def test_forgetting_the_last_environment_leaves_no_folder(root: Path) -> None:
@@ -125,7 +125,7 @@ def test_forgetting_the_last_environment_leaves_no_folder(root: Path) -> None:
     assert not root.parent.exists()
 
 
-def test_emulators_are_known_by_their_variable(tmp_path: Path) -> None:
+def test_emulators_are_identified_by_their_variable(tmp_path: Path) -> None:
     def process(pid: int, comm: str, environ: str) -> None:
         (tmp_path / str(pid)).mkdir()
         (tmp_path / str(pid) / "comm").write_text(comm + "\n")
@@ -137,43 +137,43 @@ def test_emulators_are_known_by_their_variable(tmp_path: Path) -> None:
     assert libvirt.qemus(tmp_path) == {("lab", "worker-0"): 11}
 
 
-def test_capabilities_are_asked_for_once(root: Path, tmp_path: Path) -> None:
+def test_capabilities_are_probed_once(root: Path, tmp_path: Path) -> None:
     for name in ("lab", "other"):
         libvirt.write_network(network(name))
-    own = root / "lab" / "cache" / "qemu" / "capabilities"
-    own.mkdir(parents=True)
-    (own / "12.xml").write_text("<qemuCaps/>")
+    probed = root / "lab" / "cache" / "qemu" / "capabilities"
+    probed.mkdir(parents=True)
+    (probed / "12.xml").write_text("<qemuCaps/>")
     libvirt.share_capabilities("lab", tmp_path / "cache")
     libvirt.share_capabilities("other", tmp_path / "cache")
     assert (root / "other" / "cache" / "qemu" / "capabilities" / "12.xml").read_text() == "<qemuCaps/>"
 
 
 @pytest.fixture
-def alone(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other provider has anything, and the allocator lock is the test's own."""
+def isolated(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the other providers' machines, and use an allocator lock of the test."""
     monkeypatch.setattr(host_network, "ALLOCATOR", tmp_path / "lock")
     monkeypatch.setattr(registry, "every", lambda: [Provider()])
 
 
-def test_subnets_of_virtual_machines_are_taken(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_subnets_of_virtual_machines_are_not_free(isolated: None, monkeypatch: pytest.MonkeyPatch) -> None:
     libvirt.write_network(network(subnet="10.213.77.0/24"))
     pool = {"network": {"node_pools": {"ipv4": "10.213.77.0/24"}, "node_prefix": 24}, "families": ["ipv4"]}
     with pytest.raises(DevenvError, match="no free /24"):
         host_network.choose_subnets(pool, None, registry.networks())
 
 
-def test_another_home_keeps_its_name(alone: None) -> None:
+def test_a_name_of_another_home_is_refused(isolated: None) -> None:
     libvirt.write_network(network())
     with pytest.raises(DevenvError, match="belongs to /h"):
-        claims.claim(Provider(), "lab", "/elsewhere", resolved(), None)
+        machines.claim(Provider(), "lab", "/elsewhere", profile(), None)
 
 
-def test_a_claim_is_kept(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_is_stable(isolated: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_network, "routes", lambda: ["10.213.0.0/24"])
-    plan = claims.claim(Provider(), "lab", "/h", resolved(), None)
+    plan = machines.claim(Provider(), "lab", "/h", profile(), None)
     assert plan["subnets"] == {"ipv4": "10.213.1.0/24"}
     assert len(plan["bridge"]) < 16
-    assert claims.claim(Provider(), "lab", "/h", resolved(), plan) == plan
+    assert machines.claim(Provider(), "lab", "/h", profile(), plan) == plan
 
 
 NODE = NodeSpec(
@@ -189,24 +189,24 @@ NODE = NodeSpec(
 
 def test_a_shell_reads_the_variables_of_a_node() -> None:
     script = (
-        libvirt_nodes.seed_variables(NODE)
+        libvirt_provider.seed_variables(NODE)
         + 'echo "$DEVENV_HOSTNAME|$DEVENV_ADDRESSES|$DEVENV_GATEWAYS|$DEVENV_FAMILIES"'
     )
-    said = subprocess.run(["sh", "-eu"], input=script, capture_output=True, text=True, check=True).stdout
-    assert said == "worker-0|10.213.4.10/24 fd77::10/64|10.213.4.1 fd77::1|ipv4 ipv6\n"
+    output = subprocess.run(["sh", "-eu"], input=script, capture_output=True, text=True, check=True).stdout
+    assert output == "worker-0|10.213.4.10/24 fd77::10/64|10.213.4.1 fd77::1|ipv4 ipv6\n"
 
 
-def test_the_seed_is_a_disk_that_only_root_reads(tmp_path: Path) -> None:
+def test_the_seed_is_a_disk_that_only_root_can_read(tmp_path: Path) -> None:
     keys = tmp_path / "ssh" / "hosts" / "worker-0"
     keys.mkdir(parents=True)
     (keys / "ssh_host_ed25519_key").write_text("secret")
-    libvirt_nodes.folder_of(tmp_path, "worker-0").mkdir(parents=True)
-    seed = libvirt_nodes.write_seed(tmp_path, NODE)
+    libvirt_provider.node_folder(tmp_path, "worker-0").mkdir(parents=True)
+    seed = libvirt_provider.write_seed(tmp_path, NODE)
     assert stat.S_IMODE(seed.stat().st_mode) == 0o600
-    # QEMU wants whole sectors.
+    # QEMU requires whole sectors.
     assert seed.stat().st_size % 512 == 0
     with tarfile.open(seed) as tar:
-        assert {one.name: oct(one.mode) for one in tar} == {
+        assert {member.name: oct(member.mode) for member in tar} == {
             "node": "0o644",
             "resolv.conf": "0o644",
             "ssh/ssh_host_ed25519_key": "0o600",
@@ -223,7 +223,7 @@ def emulator(folder: Path, script: str) -> list[str]:
     return [str(path)]
 
 
-IMAGE = Image(Path("/nowhere"))
+IMAGE = Path("/nowhere")
 
 
 @pytest.mark.parametrize(
@@ -240,21 +240,21 @@ def test_only_a_kernel_that_runs_a_program_proves_kvm(tmp_path: Path, script: st
     assert (libvirt_image.boots(IMAGE, emulator(tmp_path, script), 0.7) is not None) is boots
 
 
-def test_kvm_is_proved_once_a_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kvm_is_proved_once_per_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = tmp_path / "kvm"
-    known = libvirt_image.kvm_known
-    assert "no /dev/kvm" in known(tmp_path, device).words
+    known = libvirt_image.known_kvm
+    assert "no /dev/kvm" in known(tmp_path, device).description
     device.touch()
     assert known(tmp_path, device).usable is None
-    monkeypatch.setattr(libvirt_image, "kvm_known", lambda cache: known(cache, device))
-    told: list[str] = []
+    monkeypatch.setattr(libvirt_image, "known_kvm", lambda cache: known(cache, device))
+    progress: list[str] = []
     program = emulator(tmp_path, "echo tried >> $0.log; echo 'Loading, please wait'; sleep 60")
     for _round in range(2):
-        assert libvirt_image.prove_kvm(IMAGE, tmp_path, told.append, program).usable is True
+        assert libvirt_image.prove_kvm(IMAGE, tmp_path, progress.append, program).usable is True
     assert (tmp_path / "emulator.log").read_text() == "tried\n"
     proof = json.loads((tmp_path / "kvm.json").read_text())
     assert proof["boot"] == processes.boot_id()
-    (tmp_path / "kvm.json").write_text(json.dumps({**proof, "boot": "an earlier one"}))
+    (tmp_path / "kvm.json").write_text(json.dumps({**proof, "boot": "an earlier boot"}))
     assert known(tmp_path, device).usable is None
     (tmp_path / "kvm.json").write_text(json.dumps({**proof, "boots": False}))
     assert known(tmp_path, device).usable is False
@@ -263,20 +263,20 @@ def test_kvm_is_proved_once_a_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 # --- preflight --------------------------------------------------------------------------------------------------------
 
 
-def resolved(**changes: Any) -> Profile:
+def profile(**changes: Any) -> Profile:
     return cast(Profile, resolve("sno", overrides={"provider": "libvirt", **changes}))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_preflight_names_what_is_missing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preflight_names_the_missing_driver(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libvirt, "drivers", list)
-    probes = Provider().preflight(Request("lab", resolved()))
+    probes = Provider().preflight(Request("lab", profile()))
     with pytest.raises(DevenvError, match="libvirt's QEMU driver: not found") as caught:
         preflight.require([probe for probe in probes if not probe.name.startswith("program ")])
     assert "libvirt-daemon-driver-qemu" in caught.value.advice
 
 
-def test_the_driver_is_looked_for_where_distributions_put_it(tmp_path: Path) -> None:
+def test_the_driver_is_found_in_the_folders_of_distributions(tmp_path: Path) -> None:
     assert libvirt.drivers(tmp_path) == []
     driver = tmp_path / "lib64" / "libvirt" / "connection-driver" / "libvirt_driver_qemu.so"
     driver.parent.mkdir(parents=True)
@@ -284,10 +284,9 @@ def test_the_driver_is_looked_for_where_distributions_put_it(tmp_path: Path) -> 
     assert libvirt.drivers(tmp_path) == [driver]
 
 
-def test_the_plan_of_addresses_is_that_of_other_providers() -> None:
-    chosen = resolved()
-    plan = network_plan.make(chosen, {"ipv4": "10.213.4.0/24"})
-    specs = environment_nodes.planned(chosen, cast(NetworkPlan, plan))
+def test_the_address_plan_is_that_of_other_providers() -> None:
+    plan = network_plan.make(profile(), {"ipv4": "10.213.4.0/24"})
+    specs = environment_nodes.planned(profile(), cast(NetworkPlan, plan))
     assert [(node.name, node.interfaces) for node in specs] == [("master-0", ["10.213.4.10/24"])]
 
 
@@ -300,18 +299,18 @@ def test_a_filesystem_grows_once(tmp_path: Path) -> None:
     assert libvirt_image.of_size(base, 1 << 20) == base
     large = libvirt_image.of_size(base, 1 << 30)
     assert (large.stat().st_size, base.stat().st_size) == (1 << 30, 129 << 20)
-    # Sparse: what it takes is what is in it.
+    # Sparse: it occupies no more than its content.
     assert large.stat().st_blocks * 512 < 40 << 20
-    said = subprocess.run(["e2fsck", "-fn", str(large)], capture_output=True, text=True)
-    assert said.returncode == 0, said.stdout
-    assert "262144 blocks" in said.stdout
+    checked = subprocess.run(["e2fsck", "-fn", str(large)], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+    assert "262144 blocks" in checked.stdout
     inode = large.stat().st_ino
     assert libvirt_image.of_size(base, 1 << 30).stat().st_ino == inode
 
 
-@pytest.mark.parametrize(("entries", "left"), [(("common", "hostdevmgr"), False), (("common", "libvirt-sock"), True)])
+@pytest.mark.parametrize(("entries", "stays"), [(("common", "hostdevmgr"), False), (("common", "libvirt-sock"), True)])
 def test_the_folder_of_a_libvirtd_stays(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: tuple[str, ...], left: bool
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: tuple[str, ...], stays: bool
 ) -> None:
     shared = tmp_path / "libvirt"
     for entry in entries:
@@ -319,48 +318,48 @@ def test_the_folder_of_a_libvirtd_stays(
     monkeypatch.setattr(libvirt, "SHARED", shared)
     libvirt.write_network(network())
     libvirt.forget("lab")
-    assert shared.exists() is left
+    assert shared.exists() is stays
 
 
 @pytest.mark.parametrize(("codes", "calls"), [([0], 1), ([-11, 0], 2), ([-11, -11, -11], 3)])
-def test_virsh_that_is_killed_is_asked_again(
+def test_a_killed_virsh_is_called_again(
     root: Path, monkeypatch: pytest.MonkeyPatch, codes: list[int], calls: int
 ) -> None:
     libvirt.write_network(network())
-    answers = iter(codes)
-    asked: list[str] = []
+    results = iter(codes)
+    commands: list[str] = []
 
     def virsh(environment: str, *words: str, check: bool = True, timeout: float = 0) -> Result:
-        asked.append(" ".join(words))
-        return Result(next(answers), "", "")
+        commands.append(" ".join(words))
+        return Result(next(results), "", "")
 
     monkeypatch.setattr(libvirt, "virsh", virsh)
-    libvirt_nodes.refresh("lab")
-    assert asked == ["list --all"] * calls
-    libvirt_nodes.refresh("absent")
-    assert len(asked) == calls
+    libvirt_provider.refresh("lab")
+    assert commands == ["list --all"] * calls
+    libvirt_provider.refresh("absent")
+    assert len(commands) == calls
 
 
 @pytest.mark.parametrize(("state", "notes"), [("running", ["worker-0 did not shut down within 0 s"]), ("shut off", [])])
-def test_a_machine_that_ends_by_itself_in_the_last_moment_is_no_failure(
+def test_a_machine_that_ends_just_before_it_is_switched_off_is_not_a_failure(
     root: Path, monkeypatch: pytest.MonkeyPatch, state: str, notes: list[str]
 ) -> None:
-    """``state`` is what it turns out to be when it could not be ended."""
-    seen = ["running"]
-    asked: list[str] = []
+    """``state`` is its state after the attempt to switch it off failed."""
+    states = ["running"]
+    commands: list[str] = []
 
     def virsh(environment: str, *words: str, check: bool = True, timeout: float = 0) -> Result:
-        asked.append(words[0])
-        if words[0] != "destroy" or len(seen) > 1:
+        commands.append(words[0])
+        if words[0] != "destroy" or len(states) > 1:
             return Result(0, "", "")
-        seen.append(state)
+        states.append(state)
         return Result(1, "", "error: domain is not running")
 
     monkeypatch.setattr(libvirt, "virsh", virsh)
     monkeypatch.setattr(
-        libvirt, "machines", lambda name: [libvirt.Machine("lab-worker-0", name, "worker-0", "", seen[-1], 1)]
+        libvirt, "machines", lambda name: [libvirt.Machine("lab-worker-0", name, "worker-0", "", states[-1], 1)]
     )
-    monkeypatch.setattr(libvirt_nodes.dhcp, "end", lambda name: False)
-    outcome = libvirt_nodes.stop("lab", grace=0)
+    monkeypatch.setattr(dhcp, "stop", lambda name: False)
+    outcome = Provider().stop(Request("lab", profile()), grace=0)
     assert (outcome.stopped, outcome.notes) == (["worker-0"], notes)
-    assert asked == ["shutdown", *["destroy"] * (2 if notes else 1)]
+    assert commands == ["shutdown", *["destroy"] * (2 if notes else 1)]

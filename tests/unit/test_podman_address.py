@@ -1,12 +1,15 @@
-"""Another address for a node: what is refused, and what is written down."""
+"""Another address for a node: refusals, and the order of recording and changing."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import Result
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, network_plan, ssh_keys, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import address as podman_address
@@ -22,7 +25,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import
         ("aio-ipv4-dhcp", "master-0", "address_refused"),
     ],
 )
-def test_whose_address_can_change(name: str, node: str, reason: str) -> None:
+def test_only_a_cluster_of_one_static_node_can_change_its_address(name: str, node: str, reason: str) -> None:
     resolved = resolve(name)
     if not reason:
         members.check_move(resolved, node)
@@ -34,29 +37,29 @@ def test_whose_address_can_change(name: str, node: str, reason: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    made = tmp_path / "environments" / "lab"
-    made.mkdir(parents=True)
+    folder = tmp_path / "environments" / "lab"
+    folder.mkdir(parents=True)
     resolved = resolve("aio")
     network = network_plan.make(resolved, {"ipv4": "10.213.9.0/24"})
-    state.write_profile(made, resolved)
-    state.write_network(made, network)
-    ssh_keys.ensure_hosts(made, network["nodes"])
-    found = podman.Container("lab-master-0", "lab", "master-0", "", "running", 4711)
-    monkeypatch.setattr(podman, "containers", lambda environment=None: [found])
-    return made
+    state.write_profile(folder, resolved)
+    state.write_network(folder, network)
+    ssh_keys.ensure_hosts(folder, network["nodes"])
+    container = podman.Container("lab-master-0", "lab", "master-0", "", "running", 4711)
+    monkeypatch.setattr(podman, "containers", lambda environment=None: [container])
+    return folder
 
 
-def test_it_is_written_down_before_the_node_gets_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Any, ...]] = []
+def test_the_address_is_recorded_before_the_node_gets_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[str] = []
 
-    def ip(pid: int, *words: str, json_output: bool = False) -> str:
-        asked.append((pid, *words))
+    def run(argv: Sequence[str], **_: Any) -> Result:
+        assert list(argv[:2]) == ["nsenter", "--net=/proc/4711/ns/net"]
+        commands.append(" ".join(argv[2:]))
         rows = [{"local": a, "prefixlen": 24, "scope": "global"} for a in ("10.213.9.10", "10.213.9.77")]
         rows.append({"local": "fe80::1", "prefixlen": 64, "scope": "link"})
-        return str([{"addr_info": rows}]).replace("'", '"') if json_output else ""
+        return Result(0, json.dumps([{"addr_info": rows}]) if "-json" in argv else "", "")
 
-    monkeypatch.setattr(podman_address, "_ip", ip)
-    monkeypatch.setattr(podman_address.program, "run", lambda argv, **more: asked.append((argv[-1],)))
+    monkeypatch.setattr(podman_address.program, "run", run)
     for _ in range(2):
         assert podman_address.begin(folder, "lab", "master-0", "10.213.9.77") == ["10.213.9.77/24"]
     assert (folder / "ssh/hosts/master-0/addresses").read_text() == "10.213.9.77/24\n"
@@ -64,8 +67,8 @@ def test_it_is_written_down_before_the_node_gets_it(folder: Path, monkeypatch: p
     known = (folder / "ssh/known_hosts").read_text()
     assert known.startswith("master-0,10.213.9.77")
     assert podman_address.end(folder, "lab", "master-0") == ["10.213.9.10/24"]
-    assert (4711, "address", "delete", "10.213.9.10/24") in asked
-    assert asked[-1] == (4711, "route", "replace", "default", "via", "10.213.9.1")
+    assert "ip address delete 10.213.9.10/24 dev eth0" in commands
+    assert commands[-1] == "ip route replace default via 10.213.9.1 dev eth0"
     assert "10.213.9.77" in (folder / "inventory.yml").read_text()
     assert "10.213.9.10" not in (folder / "ssh/known_hosts").read_text()
 

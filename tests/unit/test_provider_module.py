@@ -1,4 +1,4 @@
-"""From the options of a module for nodes to a provider's methods."""
+"""The modules for nodes: which method of a provider they call, in check mode as well."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import M
 
 
 class Recording(base.Provider):
-    """Notes what is called; has one machine that runs."""
+    """Records its calls; has one running machine."""
 
     name: ClassVar[str] = "libvirt"
     failure: ClassVar[str] = "libvirt_failed"
@@ -49,19 +49,19 @@ class Recording(base.Provider):
         return [Machine("lab-master-0", "lab", "master-0", "/h", base.RUNNING, 1)]
 
     def preflight(self, request: Request) -> list[Probe]:
-        return [Probe("memory", False, "1", "2", "buy some", "memory_short")]
+        return [Probe("memory", False, "1", "2", "add memory", "memory_short")]
 
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Recording:
-    made = Recording()
-    monkeypatch.setattr(registry, "get", lambda name: made)
-    return made
+    recording = Recording()
+    monkeypatch.setattr(registry, "get", lambda name: recording)
+    return recording
 
 
 def run(state: str, *, check: bool = False, **options: Any) -> dict[str, Any]:
-    given = {"environment": "lab", "state": state, "names": None, "grace": 9, "image": "i", **options}
-    return module.run("libvirt", given, {}, lambda text: None, check=check)
+    values = {"environment": "lab", "state": state, "names": None, "grace": 9, "image": "i", **options}
+    return module.run("libvirt", values, {}, lambda text: None, check=check)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def run(state: str, *, check: bool = False, **options: Any) -> dict[str, Any]:
         ("upgraded", {}, []),
     ],
 )
-def test_old_and_new_values_call_the_same(
+def test_each_state_calls_its_method(
     provider: Recording, state: str, options: dict[str, Any], calls: list[str]
 ) -> None:
     assert run(state, **options)["nodes"] == ["master-0"]
@@ -90,13 +90,13 @@ def test_old_and_new_values_call_the_same(
 @pytest.mark.parametrize(
     ("state", "changed"), [("present", False), ("started", False), ("stopped", True), ("absent", True)]
 )
-def test_check_mode_calls_nothing_that_changes(provider: Recording, state: str, changed: bool) -> None:
+def test_check_mode_calls_no_method_that_changes(provider: Recording, state: str, changed: bool) -> None:
     assert run(state, check=True)["changed"] is changed
     assert provider.calls == []
 
 
 @pytest.mark.parametrize(
-    ("state", "reason", "said"),
+    ("state", "reason", "message"),
     [
         ("snapshot", "provider_cannot", "libvirt makes no snapshots"),
         ("change_address", "provider_cannot", "libvirt gives a node no other address"),
@@ -104,13 +104,13 @@ def test_check_mode_calls_nothing_that_changes(provider: Recording, state: str, 
         ("started", "libvirt_failed", "virsh ended with code 1"),
     ],
 )
-def test_what_fails_says_why(provider: Recording, state: str, reason: str, said: str) -> None:
-    with pytest.raises(DevenvError, match=said) as caught:
+def test_failures_have_a_reason(provider: Recording, state: str, reason: str, message: str) -> None:
+    with pytest.raises(DevenvError, match=message) as caught:
         run(state)
     assert caught.value.reason.id == reason
 
 
-def test_every_provider_is_what_its_file_says() -> None:
+def test_every_provider_matches_its_traits() -> None:
     for name in provider_traits.names():
         provider = registry.get(name)
         assert (provider.name, provider.traits["description"] != "") == (name, True)
@@ -118,13 +118,13 @@ def test_every_provider_is_what_its_file_says() -> None:
         assert set(provider.traits["cannot"]) <= {*module.STATES, "power"}
 
 
-def test_an_unknown_provider() -> None:
+def test_an_unknown_provider_is_refused() -> None:
     with pytest.raises(DevenvError, match="there is no provider paper"):
         registry.get("paper")
 
 
-def test_a_status_of_what_is_missing() -> None:
-    told = base.status({"a": "running", "b": "exited"}, ["a", "b", "c"], would_create=True)
-    assert (told["nodes"], told["missing"], told["changed"]) == (["a"], ["b", "c"], True)
-    assert told["notes"] == ["would be made or started: b, c"]
-    assert base.status({"a": "running"}, ["a", "b"], would_create=False)["changed"] is False
+def test_the_status_lists_missing_nodes() -> None:
+    result = module.status({"a": "running", "b": "exited"}, ["a", "b", "c"], would_create=True)
+    assert (result["nodes"], result["missing"], result["changed"]) == (["a"], ["b", "c"], True)
+    assert result["notes"] == ["would be created or started: b, c"]
+    assert module.status({"a": "running"}, ["a", "b"], would_create=False)["changed"] is False

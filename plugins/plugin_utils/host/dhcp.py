@@ -1,8 +1,7 @@
-"""DHCP of an environment: one dnsmasq on its bridge that gives every node the address which the plan has for it.
+"""DHCP of an environment: one dnsmasq on its bridge that gives every node its address in the network plan.
 
-It is a process of this host that outlives the run that started it, so it carries neither the run's marker nor its
-pipes. It is found in /proc by a variable of its own, so that it can be ended when its folder is lost.
-Format of the configuration: dnsmasq(8).
+The process outlives the run that started it, so it has neither the run's marker nor its pipes. A variable in its
+environment identifies it in /proc, so that it can be stopped when its folder is lost. Configuration format: dnsmasq(8).
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, processes
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import program as process
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, processes, program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.net import bracketed
 
@@ -23,17 +21,17 @@ PROGRAM = "dnsmasq"
 PACKAGE = "dnsmasq-base"
 # In the environment of the process: "<environment> <index of the bridge>-<digest of the configuration>".
 MARKER = "DEVENV_DHCP"
-# Seconds that nodes keep the gateway of a router advertisement: the most that RFC 4861 allows.
+# Seconds that nodes keep the gateway of a router advertisement: the maximum of RFC 4861.
 ROUTER_LIFETIME = 9000
 
 
 def folder_of(state: Path) -> Path:
-    """Where configuration, leases, process id and log of an environment's DHCP lie."""
+    """Return the folder of configuration, leases, process id and log of an environment's DHCP."""
     return state / "dhcp"
 
 
 def configuration(plan: Mapping[str, Any], folder: Path) -> str:
-    """dnsmasq.conf for ``plan`` (network.yml): reservations by MAC, nobody else is given an address.
+    """Return dnsmasq.conf for ``plan`` (network.yml): reservations by MAC, and no address for anyone else.
 
     IPv6 is stateful; its gateway comes by router advertisement, since DHCPv6 has no option for it.
     """
@@ -43,7 +41,7 @@ def configuration(plan: Mapping[str, Any], folder: Path) -> str:
         "port=0",
         f"interface={bridge}",
         "except-interface=lo",
-        # Binds the sockets to the bridge: others may serve DHCP on other links of this host.
+        # Binds the sockets to the bridge: other servers may serve DHCP on other links of this host.
         "bind-interfaces",
         "no-resolv",
         "no-hosts",
@@ -52,17 +50,12 @@ def configuration(plan: Mapping[str, Any], folder: Path) -> str:
     ]
     for family, subnet in plan["subnets"].items():
         network = ipaddress.ip_network(subnet)
+        size = network.netmask if family == "ipv4" else network.prefixlen
+        lines.append(f"dhcp-range={network.network_address},static,{size},infinite")
         if family == "ipv4":
-            lines += [
-                f"dhcp-range={network.network_address},static,{network.netmask},infinite",
-                f"dhcp-option=option:router,{plan['gateways'][family]}",
-            ]
+            lines.append(f"dhcp-option=option:router,{plan['gateways'][family]}")
         else:
-            lines += [
-                f"dhcp-range={network.network_address},static,{network.prefixlen},infinite",
-                "enable-ra",
-                f"ra-param={bridge},60,{ROUTER_LIFETIME}",
-            ]
+            lines += ["enable-ra", f"ra-param={bridge},60,{ROUTER_LIFETIME}"]
     for name, node in plan["nodes"].items():
         addresses = [bracketed(address) for address in node["addresses"].values()]
         lines.append(",".join([f"dhcp-host={node['mac']}", *addresses, name]))
@@ -70,7 +63,7 @@ def configuration(plan: Mapping[str, Any], folder: Path) -> str:
 
 
 def servers(environment: str, proc: Path = Path("/proc")) -> dict[int, str]:
-    """Processes that serve ``environment``: process id to what each was started for (``_purpose``)."""
+    """Return the DHCP servers of ``environment``: process id to the purpose of its start (``_purpose``)."""
     return {
         pid: words[1]
         for pid, words in processes.carrying(MARKER, lambda name: name == PROGRAM, proc)
@@ -79,7 +72,7 @@ def servers(environment: str, proc: Path = Path("/proc")) -> dict[int, str]:
 
 
 def _purpose(bridge: str, content: str) -> str:
-    """What tells a server that is right from one that is not: a bridge that was made anew has another index."""
+    """Return what identifies an up-to-date server: a recreated bridge has another index."""
     try:
         index = Path("/sys/class/net", bridge, "ifindex").read_text().strip()
     except OSError:
@@ -88,61 +81,57 @@ def _purpose(bridge: str, content: str) -> str:
 
 
 def serve(environment: str, state: Path, plan: Mapping[str, Any]) -> bool:
-    """Have one server that runs with the configuration of ``plan``. Return whether it had to be started.
+    """Ensure that exactly one server runs, with the configuration of ``plan``. Return whether it had to be started.
 
-    The bridge must be there, with its addresses. Raises DevenvError ``dhcp_failed``.
+    The bridge must exist with its addresses. Raises DevenvError ``dhcp_failed``.
     """
     if "ipv6" in plan["subnets"]:
-        _be_router(plan["bridge"])
+        _act_as_router(plan["bridge"])
     folder = folder_of(state)
     content = configuration(plan, folder)
     purpose = _purpose(plan["bridge"], content)
     running = servers(environment)
     if list(running.values()) == [purpose]:
         return False
-    _end(running)
+    _stop(running)
     config = folder / "dnsmasq.conf"
     files.write(config, content)
-    program = shutil.which(PROGRAM)
-    if program is None:
+    path = shutil.which(PROGRAM)
+    if path is None:
         raise DevenvError("program_missing", f"there is no program {PROGRAM}", advice=f"apt-get install {PACKAGE}")
     argv = [
-        # Nothing of this run in its environment: it does not end with it.
-        "env", "-i", f"{MARKER}={environment} {purpose}", program, f"--conf-file={config}",
+        # Without this run's environment, so that the process does not end with the run.
+        "env", "-i", f"{MARKER}={environment} {purpose}", path, f"--conf-file={config}",
         f"--pid-file={folder / 'pid'}", f"--log-facility={folder / 'log'}",
     ]  # fmt: skip
     try:
-        process.run(argv, timeout=30)
-    except process.ProgramFailed as failure:
+        program.run(argv, timeout=30)
+    except program.ProgramFailed as failure:
         raise DevenvError("dhcp_failed", f"{PROGRAM} does not start: {failure.stderr.strip()[-400:]}") from failure
     return True
 
 
-def _be_router(bridge: str) -> None:
-    """Let the host say on ``bridge`` alone that it is a router: a neighbour that says it is none is no gateway for long
-    (RFC 4861, 7.2.5). What the host forwards does not follow from this setting, and it goes with the bridge.
+def _act_as_router(bridge: str) -> None:
+    """Let the host advertise itself as a router on ``bridge`` alone: a neighbour that denies being one does not stay a
+    gateway (RFC 4861, 7.2.5). The setting does not affect what the host forwards, and is removed with the bridge.
     """
     setting = Path("/proc/sys/net/ipv6/conf", bridge, "forwarding")
     if setting.exists() and setting.read_text().strip() == "0":
         setting.write_text("1")
 
 
-def end(environment: str) -> bool:
-    """End what serves ``environment``; return whether there was anything."""
+def stop(environment: str) -> bool:
+    """Stop the DHCP servers of ``environment``; return whether one was running."""
     running = servers(environment)
-    _end(running)
+    _stop(running)
     return bool(running)
 
 
-def _end(pids: Iterable[int]) -> None:
-    """End these servers and wait until they have; they have nothing to save."""
-    known = list(filter(None, map(processes.read_process, pids)))
-    processes.end_all(lambda _known: [one for one in known if _is_server(one.pid)], grace=5, patience=5)
+def _stop(pids: Iterable[int]) -> None:
+    """Terminate these servers and wait for their end; they have nothing to save."""
+    targets = list(filter(None, map(processes.read_process, pids)))
 
+    def remaining(_known: object) -> list[processes.Process]:
+        return [process for process in targets if processes.alive(process.pid, process.start)]
 
-def _is_server(pid: int, proc: Path = Path("/proc")) -> bool:
-    """Whether the process still works; one that ended and that nobody has asked after has no environment left."""
-    try:
-        return f"{MARKER}=".encode() in (proc / str(pid) / "environ").read_bytes()
-    except OSError:
-        return False
+    processes.end_all(remaining, grace=5, patience=5)

@@ -1,4 +1,4 @@
-"""What every provider does (docs/design/providers.md), and the types that it gives and takes."""
+"""The interface of a provider (docs/design/providers.md), and the types of its arguments and results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import Pro
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.provider_traits import ProviderTraits, traits
 
 if TYPE_CHECKING:
-    from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
     from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
     from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
@@ -24,7 +23,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Machine:
-    """What a provider has made for a node. ``state`` is the provider's own word, RUNNING for one that runs."""
+    """The machine of a node. ``state`` is the provider's own term, or RUNNING."""
 
     name: str
     environment: str
@@ -32,19 +31,6 @@ class Machine:
     home: str
     state: str
     pid: int
-
-
-def init_variables(node: NodeSpec) -> dict[str, list[str]]:
-    """Return what roles/node_image/files/node-init reads: names of variables to words."""
-    variables = {"DEVENV_FAMILIES": node.families}
-    if node.dhcp:
-        return variables | {"DEVENV_DHCP": node.families}
-    return variables | {"DEVENV_ADDRESSES": node.interfaces, "DEVENV_GATEWAYS": list(node.gateways)}
-
-
-def ssh_targets(nodes: Iterable[NodeSpec]) -> list[tuple[str, str]]:
-    """Return each node's name with each of its addresses."""
-    return [(node.name, address) for node in nodes for address in node.addresses]
 
 
 @dataclass
@@ -66,7 +52,7 @@ class ProvisionOutcome:
 @dataclass(frozen=True)
 class Request:
     """What a provider works on: an environment, its resolved profile (empty when the state folder is lost), the
-    variables of its hosts, and the options of the provider's own role. With ``check`` it only looks.
+    variables of its hosts, and the options of the provider's own role. ``check``: change nothing.
     """
 
     environment: str
@@ -93,7 +79,7 @@ class Request:
 
 @dataclass(frozen=True)
 class CachedFile:
-    """Something that a provider keeps for the next node: a path or its name for it, and who uses it."""
+    """Something that a provider keeps for the next node: its path or the provider's name for it, and its user."""
 
     kind: str
     what: str
@@ -102,12 +88,12 @@ class CachedFile:
 
 
 class Provider(Protocol):
-    """One way to get machines. A subclass ``Provider`` in providers/<name>/provider.py is the provider <name>; what it
-    does not override is what a provider does that has nothing of the kind.
+    """A source of machines. The class ``Provider`` in providers/<name>/provider.py is the provider <name>. A method
+    that it does not override refuses the operation, or returns an empty result.
     """
 
     name: ClassVar[str]
-    # Reason of a failure for which the provider's programs gave no better one.
+    # Reason of a failure for which the provider's programs report no better one.
     failure: ClassVar[str]
     # Programs that its nodes need on this host, with their Debian packages.
     programs: ClassVar[Mapping[str, str]] = {}
@@ -115,36 +101,36 @@ class Provider(Protocol):
     # --- nodes ---
 
     def create(self, request: Request) -> ProvisionOutcome:
-        """Make the nodes that are missing, start those that are stopped, leave alone those that run. Write network.yml
-        before anything else. Return once every node answers ssh.
+        """Create missing nodes and start stopped ones; leave running ones unchanged. Write network.yml before anything
+        else. Return once every node answers ssh.
         """
 
     def destroy(self, request: Request) -> ProvisionOutcome:
-        """Remove everything of the environment; without its state folder, too. Where nothing is, change nothing."""
+        """Remove everything of the environment, even without its state folder. Change nothing if nothing exists."""
 
     def remove(self, request: Request, names: Sequence[str]) -> ProvisionOutcome:
         """Remove single nodes with their data; all others and the network stay."""
 
     def states(self, request: Request) -> dict[str, str]:
-        """Return each node that exists, with its state (RUNNING, or the provider's own word). Change nothing."""
+        """Return the state of each existing node (RUNNING, or the provider's own term). Change nothing."""
 
     def start(self, request: Request) -> ProvisionOutcome:
-        """Start the nodes that are stopped; return once they answer ssh."""
+        """Start the stopped nodes; return once they answer ssh."""
         raise cannot(self.name, "start")
 
     def stop(self, request: Request, grace: int) -> ProvisionOutcome:
-        """Shut all nodes down; one that has not after ``grace`` seconds is switched off."""
+        """Shut all nodes down; after ``grace`` seconds, switch the remaining ones off."""
         raise cannot(self.name, "stop")
 
     def power(self, environment: str, node: str, *, on: bool) -> None:
-        """Switch a node's power on or off, as its plug would."""
+        """Switch a node's power on or off, without a shutdown."""
         raise cannot(self.name, "power")
 
     def upgraded(self, request: Request) -> ProvisionOutcome:
-        """Note that the nodes run another Kubernetes version now."""
+        """Record that the nodes run another Kubernetes version now."""
         return ProvisionOutcome(nodes=request.nodes)
 
-    # --- what this machine knows of environments ---
+    # --- environments on this machine ---
 
     def machines(self, environment: str | None = None) -> list[Machine]:
         """Return the machines on this host, of one environment or of all; needs no state folder."""
@@ -154,29 +140,25 @@ class Provider(Protocol):
         """Return the networks that environments have claimed on this host; needs no state folder."""
         return []
 
-    def claim_network(self, environment: str, home: str, subnets: Sequence[str]) -> Network:
-        """Claim a network where every run of this machine sees it; called under the allocator lock (claims.py)."""
-        raise cannot(self.name, "claim_network")
-
-    def fingerprint(self, environment: str, network: Mapping[str, Any]) -> dict[str, str]:
-        """Return what ``create`` looks after besides the nodes, as texts to compare with those of another time."""
+    def fingerprint(self, environment: str, plan: Mapping[str, Any]) -> dict[str, str]:
+        """Return the state of everything that ``create`` repairs besides nodes, as texts to compare later."""
         return {}
 
     # --- this host ---
 
     def preflight(self, request: Request) -> list[Probe]:
-        """Look at everything that ``create`` needs. Change nothing."""
+        """Check everything that ``create`` needs. Change nothing."""
 
     def features(self) -> list[Probe]:
-        """Look at what the provider needs of this host beyond ``programs``, for any profile."""
+        """Check what every profile needs of this host beyond ``programs``."""
         return []
 
     def diagnostics(self, environment: str) -> Iterable[tuple[str, Sequence[str]]]:
-        """Return what to gather of this host: a file's name in the archive, and the command that prints it."""
+        """Return what to gather from this host: a file's name in the archive, and the command that prints it."""
         return ()
 
     def cached_files(self) -> list[CachedFile]:
-        """Return what the provider keeps for the next node. All of it can be made again."""
+        """Return what the provider keeps for the next node. All of it can be rebuilt."""
         return []
 
     def save_image(self, image: str, archive: Path, timeout: float) -> bool:
@@ -184,7 +166,7 @@ class Provider(Protocol):
         return False
 
     def remove_cached(self, item: CachedFile) -> None:
-        """Remove one of ``cached_files`` that is no path."""
+        """Remove one of ``cached_files`` that is not a path."""
         raise cannot(self.name, "remove_cached")
 
     @property
@@ -193,35 +175,20 @@ class Provider(Protocol):
 
 
 def cannot(provider: str, operation: str) -> DevenvError:
-    """Return the error for an operation that a provider does not have."""
+    """Return the error for an operation that a provider does not support."""
     why = traits(provider)["cannot"].get(operation, f"has no {operation}")
     return DevenvError("provider_cannot", f"the provider {provider} {why}", where=operation)
 
 
 def require(provider: str, operation: str) -> None:
-    """Raise DevenvError ``provider_cannot`` where configs/providers says that the provider does not do this."""
+    """Raise DevenvError ``provider_cannot`` if configs/providers excludes the operation for this provider."""
     if operation in traits(provider)["cannot"]:
         raise cannot(provider, operation)
 
 
-def known(ask: Callable[[str | None], list[Item]], environment: str | None) -> list[Item]:
-    """Return what ``ask`` returns, or nothing where its program is missing or refuses."""
+def available(query: Callable[[str | None], list[Item]], environment: str | None) -> list[Item]:
+    """Return the result of ``query``, or an empty list if its program is missing or fails."""
     try:
-        return ask(environment)
+        return query(environment)
     except (OSError, ProgramFailed):
         return []
-
-
-def status(states: Mapping[str, str], wanted: Sequence[str], *, would_create: bool) -> dict[str, Any]:
-    """Return a module's result for ``states`` of the nodes that exist and ``wanted``, those of the profile.
-    ``would_create``: in check mode, create would make or start the missing.
-    """
-    missing = [node for node in wanted if states.get(node) != RUNNING]
-    made = would_create and bool(missing)
-    return {
-        "changed": made,
-        "nodes": [node for node, state in states.items() if state == RUNNING],
-        "states": dict(states),
-        "missing": missing,
-        "notes": [f"would be made or started: {', '.join(missing)}"] if made else [],
-    }

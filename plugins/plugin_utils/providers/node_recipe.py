@@ -1,4 +1,4 @@
-"""The recipe of a node's Debian root, shared by all providers that make nodes: packages, files, masked units."""
+"""The recipe of a node's Debian root, shared by all providers that create nodes: packages, files, masked units."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 PROGRAMS = ("kubeadm", "kubelet", "kubectl", "containerd", "containerd-shim-runc-v2", "ctr", "etcdctl")
 
-# What making nodes takes on this host, with Debian's packages.
+# Programs that creating nodes needs on this host, with their Debian packages.
 HOST_PROGRAMS = {
     "mmdebstrap": "mmdebstrap",
     "nft": "nftables",
@@ -41,7 +41,7 @@ def recipe_of(options: Mapping[str, Any]) -> Recipe:
 
 
 def root_digest(recipe: Recipe) -> str:
-    """12 hex digits that change with anything that goes into the Debian root."""
+    """Return 12 hex digits that change with everything that goes into the Debian root."""
     digest = hashlib.sha256()
     for part in (recipe.suite, *sorted(recipe.packages), "masked", *sorted(recipe.masked)):
         digest.update(part.encode() + b"\0")
@@ -50,13 +50,18 @@ def root_digest(recipe: Recipe) -> str:
     return digest.hexdigest()[:12]
 
 
-def root_hooks(recipe: Recipe) -> list[str]:
-    """Arguments of mmdebstrap that put the recipe's files into the root, and take out what belongs to one machine."""
+def mmdebstrap(recipe: Recipe, target: Path, *options: str) -> list[str]:
+    """Return the command that unpacks the Debian root into ``target``, a folder or an archive."""
     hooks = [f'--customize-hook=chroot "$1" systemctl mask {" ".join(recipe.masked)}']
-    for target, source in sorted(recipe.files.items()):
-        hooks.append(f'--customize-hook=mkdir -p "$1{os.path.dirname(target)}"')
-        hooks.append(f"--customize-hook=upload {source} {target}")
+    for path, source in sorted(recipe.files.items()):
         mode = "755" if os.access(source, os.X_OK) else "644"
-        hooks.append(f'--customize-hook=chmod {mode} "$1{target}"')
+        hooks += [
+            f'--customize-hook=mkdir -p "$1{os.path.dirname(path)}"',
+            f"--customize-hook=upload {source} {path}",
+            f'--customize-hook=chmod {mode} "$1{path}"',
+        ]
     # Host keys and the machine's id belong to one machine, never to an image.
-    return [*hooks, '--customize-hook=rm -f "$1"/etc/ssh/ssh_host_* ; : > "$1/etc/machine-id"']
+    hooks.append('--customize-hook=rm -f "$1"/etc/ssh/ssh_host_* ; : > "$1/etc/machine-id"')
+    packages = f"--include={','.join(sorted(recipe.packages))}"
+    mirror = [recipe.mirror] if recipe.mirror else []
+    return ["mmdebstrap", "--variant=minbase", packages, *options, *hooks, recipe.suite, str(target), *mirror]

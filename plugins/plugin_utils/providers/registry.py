@@ -1,4 +1,4 @@
-"""Providers by name: a folder below providers/ is one, and is imported when somebody needs it."""
+"""Providers by name: each folder below providers/ is one, imported on first use."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def every() -> list[Provider]:
     return [get(name) for name in provider_traits.names()]
 
 
-def of(resolved: Mapping[str, Any]) -> Provider:
+def of(profile: Mapping[str, Any]) -> Provider:
     """Return the provider of a resolved profile."""
-    return get(str(resolved["provider"]))
+    return get(str(profile["provider"]))
 
 
 def machines(environment: str | None = None) -> list[Machine]:
@@ -60,12 +60,12 @@ def save_image(image: str, archive: Path, timeout: float) -> None:
 
 def visible_machines(environment: str | None = None) -> list[Machine]:
     """Return `machines` without those of providers whose programs do not answer."""
-    return [machine for provider in every() for machine in base.known(provider.machines, environment)]
+    return [machine for provider in every() for machine in base.available(provider.machines, environment)]
 
 
 def visible(environment: str | None = None) -> tuple[list[Machine], list[Network]]:
-    """Return `machines` and `networks` without those of providers whose programs do not answer. Asks all at once."""
+    """Return `machines` and `networks` without those of providers whose programs do not answer, queried in parallel."""
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(visible_machines, environment)
-        claimed = [network for provider in every() for network in base.known(provider.networks, environment)]
-        return asked.result(), claimed
+        pending = pool.submit(visible_machines, environment)
+        claimed = [network for provider in every() for network in base.available(provider.networks, environment)]
+        return pending.result(), claimed

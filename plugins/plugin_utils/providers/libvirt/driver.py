@@ -1,18 +1,19 @@
-"""libvirt for an environment: a QEMU driver of its own, without a daemon, and what is known without asking it.
+"""An environment's own QEMU driver of libvirt, without a daemon, and its state as read from files and /proc.
 
-``virsh`` runs libvirt's QEMU driver inside itself (URI ``qemu:///embed?root=FOLDER``,
-https://libvirt.org/drvqemu.html#embedded-driver): definitions, sockets and logs lie in that folder, the machines live
-on when virsh has ended, and a libvirtd of this host never sees them. The folder is named after the environment and
-lies in /run: its sockets have room (108 bytes), and what it describes does not outlive a reboot either.
+``virsh`` runs libvirt's QEMU driver in its own process (URI ``qemu:///embed?root=FOLDER``,
+https://libvirt.org/drvqemu.html#embedded-driver): definitions, sockets and logs are in that folder, the machines keep
+running when virsh exits, and a libvirtd of this host never sees them. The folder is in /run, named after the
+environment: socket paths stay below 108 bytes, and the machines do not outlive a reboot either.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
@@ -23,12 +24,12 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import RUNNING
 
 ROOT = Path("/run/devenv/libvirt")
-# Of every libvirt of a host.
+# Shared by all libvirt drivers of a host.
 SHARED = Path("/run/libvirt")
 SCHEMA = "urn:devenv:node"
-# In the environment of QEMU: "<environment> <node>", by which it is found when its folder is lost.
+# In the environment of QEMU: "<environment> <node>", which identifies it when its folder is lost.
 MARKER = "DEVENV_VIRTUAL_MACHINE"
-# libvirt refuses to start as root unless there is this user, even when the configuration names another.
+# libvirt refuses to start as root unless this user exists, even if the configuration names another.
 USER = "libvirt-qemu"
 EMULATOR = "qemu-system-x86_64"
 PROGRAMS = {
@@ -39,11 +40,11 @@ PROGRAMS = {
     "resize2fs": "e2fsprogs",
     "unshare": "util-linux",
 }
-# On Debian and Ubuntu, elsewhere.
-DRIVERS = ("lib/*-linux-gnu", "lib64", "lib")
+# On Debian and Ubuntu, then elsewhere.
+LIBRARIES = ("lib/*-linux-gnu", "lib64", "lib")
 DRIVER_PACKAGE = "libvirt-daemon-driver-qemu"
 
-# https://libvirt.org/drvqemu.html; each node's files belong to root and lie below folders that only root can enter.
+# https://libvirt.org/drvqemu.html; each node's files belong to root and are below folders that only root can enter.
 _CONFIGURATION = """\
 # Written by devenv.
 user = "root"
@@ -59,37 +60,29 @@ namespaces = []
 
 @dataclass(frozen=True)
 class Machine(base.Machine):
-    """A virtual machine of ours. ``state`` is running or shut off; ``console`` has what its kernel printed."""
+    """A virtual machine of devenv. ``state`` is running or shut off; ``console`` is the log of its serial port."""
 
     console: str = ""
 
 
 def drivers(base: Path = Path("/usr")) -> list[Path]:
-    """libvirt's QEMU driver, where it is installed."""
-    return [
-        path
-        for place in DRIVERS
-        for path in sorted(base.glob(f"{place}/libvirt/connection-driver/libvirt_driver_qemu.so"))
-    ]
+    """Return the paths at which libvirt's QEMU driver is installed."""
+    name = "libvirt/connection-driver/libvirt_driver_qemu.so"
+    return [path for library in LIBRARIES for path in sorted(base.glob(f"{library}/{name}"))]
 
 
 def folder(environment: str) -> Path:
-    """Root of the environment's driver."""
+    """Return the root of the environment's driver."""
     if not environment:
         raise ValueError("an environment has a name")
     return ROOT / environment
 
 
-def uri(environment: str) -> str:
-    """What virsh and others connect to."""
-    return f"qemu:///embed?root={folder(environment)}"
-
-
-# --- what there is, read without virsh --------------------------------------------------------------------------------
+# --- state, read without virsh ----------------------------------------------------------------------------------------
 
 
 def networks(environment: str | None = None) -> list[Network]:
-    """Networks of ``environment``, or of every environment on this machine."""
+    """Return the networks of ``environment``, or of every environment on this machine."""
     claimed = []
     for record in sorted(ROOT.glob(f"{environment or '*'}/environment.json")):
         try:
@@ -100,16 +93,17 @@ def networks(environment: str | None = None) -> list[Network]:
 
 
 def write_network(network: Network) -> None:
-    """Make the environment's folder, with its claim of name and subnets."""
+    """Create the environment's folder, with its claim of name and subnets."""
     place = folder(network.environment)
-    for part in (ROOT.parent, ROOT, place):
-        part.mkdir(mode=0o755 if part == ROOT.parent else 0o700, exist_ok=True)
+    ROOT.parent.mkdir(mode=0o755, exist_ok=True)
+    for part in (ROOT, place):
+        part.mkdir(mode=0o700, exist_ok=True)
     files.write(place / "environment.json", json.dumps(asdict(network)))
     files.write(place / "etc" / "qemu.conf", _CONFIGURATION)
 
 
 def machines(environment: str | None = None) -> list[Machine]:
-    """All machines of ``environment``, or of every environment on this machine, running or not, by name."""
+    """Return the machines of ``environment``, or of every environment on this machine, sorted by name."""
     running = qemus()
     by_name: dict[str, Machine] = {}
     for place in sorted(ROOT.glob(f"{environment or '*'}/etc/qemu/*.xml")):
@@ -118,8 +112,8 @@ def machines(environment: str | None = None) -> list[Machine]:
         except (OSError, ValueError):
             continue
         pid = running.pop((machine.environment, machine.node), 0)
-        by_name[machine.name] = Machine(**{**asdict(machine), "state": RUNNING if pid else "shut off", "pid": pid})
-    # Those whose folder is lost.
+        by_name[machine.name] = replace(machine, state=RUNNING, pid=pid) if pid else machine
+    # Machines whose folder is lost.
     for (owner, node), pid in running.items():
         if environment in (None, owner):
             name = f"{owner}-{node}"
@@ -128,7 +122,7 @@ def machines(environment: str | None = None) -> list[Machine]:
 
 
 def parse_definition(text: str) -> Machine:
-    """The machine that a definition (libvirt's domain XML) describes. Raises ValueError for one that is not ours."""
+    """Return the machine of a definition (libvirt's domain XML). Raises ValueError if it is not a node of devenv."""
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
@@ -150,7 +144,7 @@ def parse_definition(text: str) -> Machine:
 
 
 def qemus(proc: Path = Path("/proc")) -> dict[tuple[str, str], int]:
-    """Emulators that run nodes: environment and node to process id."""
+    """Return the emulators that run nodes: environment and node to process id."""
     return {
         (words[0], words[1]): pid
         for pid, words in processes.carrying(MARKER, lambda name: name.startswith("qemu"), proc)
@@ -160,7 +154,7 @@ def qemus(proc: Path = Path("/proc")) -> dict[tuple[str, str], int]:
 
 # --- virsh ------------------------------------------------------------------------------------------------------------
 
-# As libvirt-daemon-system would make the user; seen by virsh and what it starts alone.
+# Adds the user as libvirt-daemon-system would, visible only to virsh and the processes that it starts.
 _WITH_USER = """
 for name in passwd group; do
   cp "/etc/$name" "$1/$name"
@@ -176,38 +170,36 @@ exec "$@"
 def virsh(environment: str, *words: str, check: bool = True, timeout: float = 120) -> program.Result:
     """Run ``virsh WORDS`` on the environment's driver, one call at a time. Raises ProgramFailed."""
     place = folder(environment)
-    argv = ["virsh", "--quiet", "--connect", uri(environment), *words]
+    argv = ["virsh", "--quiet", "--connect", f"qemu:///embed?root={place}", *words]
     with files.exclusive(place / "lock"):
         if not _has_user():
             shell = ["unshare", "--mount", "--propagation", "slave", "sh", "-euc", _WITH_USER]
             argv = [*shell, "virsh", str(place), USER, *argv]
-        # QEMU gets an environment of its own, so it does not carry the marker of this run.
+        # libvirt gives QEMU a clean environment, so it does not carry the marker of this run.
         return program.run(argv, timeout=timeout, check=check)
 
 
-def _has_user(passwd: Path = Path("/etc/passwd")) -> bool:
-    """Also asks what is not in the file (LDAP and such)."""
-    if f"\n{USER}:" in f"\n{passwd.read_text()}":
-        return True
+def _has_user() -> bool:
     return program.run(["getent", "passwd", USER], check=False).code == 0
 
 
 def share_capabilities(environment: str, cache: Path) -> None:
-    """Give the environment's driver what earlier ones found out about QEMU, or keep what this one did: asking takes
-    seconds. libvirt asks again by itself when QEMU or the kernel changed.
+    """Give the environment's driver the capabilities of QEMU that an earlier one probed, or keep those of this one.
+
+    Probing takes seconds. libvirt probes again on its own when QEMU or the kernel has changed.
     """
-    own, kept = folder(environment) / "cache" / "qemu" / "capabilities", cache / "libvirt-capabilities"
-    source, target = (own, kept) if own.is_dir() else (kept, own)
+    probed, shared = folder(environment) / "cache" / "qemu" / "capabilities", cache / "libvirt-capabilities"
+    source, target = (probed, shared) if probed.is_dir() else (shared, probed)
     for entry in source.glob("*.xml"):
         if not (target / entry.name).exists():
             files.write(target / entry.name, entry.read_text())
 
 
-# --- end --------------------------------------------------------------------------------------------------------------
+# --- removal ----------------------------------------------------------------------------------------------------------
 
 
-def end_all(environment: str) -> None:
-    """End every emulator of the environment, as pulling the plug would."""
+def kill_all(environment: str) -> None:
+    """Kill every emulator of the environment."""
 
     def emulators(_known: object) -> list[processes.Process]:
         pids = [pid for (owner, _node), pid in qemus().items() if owner == environment]
@@ -217,25 +209,14 @@ def end_all(environment: str) -> None:
 
 
 def forget(environment: str) -> None:
-    """Remove the environment's folder, and what libvirt leaves beside it where nothing else of libvirt is."""
+    """Remove the environment's folder and, after the last environment, what the drivers created for all of libvirt."""
     shutil.rmtree(folder(environment), ignore_errors=True)
-    for part in (ROOT, ROOT.parent):
-        _remove_empty(part)
-    if not any(ROOT.glob("*")):
-        _remove_unused(SHARED)
-
-
-def _remove_unused(place: Path) -> None:
-    """What the driver makes for all of libvirt; a libvirtd of this host has sockets there as well."""
-    if {entry.name for entry in place.glob("*")} <= {"common", "hostdevmgr"}:
-        shutil.rmtree(place, ignore_errors=True)
-
-
-def _remove_empty(place: Path) -> None:
-    try:
-        place.rmdir()
-    except OSError:
-        return
+    with contextlib.suppress(OSError):
+        ROOT.rmdir()
+        ROOT.parent.rmdir()
+    # A libvirtd of this host has sockets there as well.
+    if not ROOT.exists() and {entry.name for entry in SHARED.glob("*")} <= {"common", "hostdevmgr"}:
+        shutil.rmtree(SHARED, ignore_errors=True)
 
 
 # --- definition -------------------------------------------------------------------------------------------------------
@@ -243,7 +224,7 @@ def _remove_empty(place: Path) -> None:
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of a machine; ``kind`` is raw or qcow2. Archives and such are not written to."""
+    """A disk of a machine; ``kind`` is raw or qcow2."""
 
     path: Path
     kind: str
@@ -252,7 +233,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class MachineSpec:
-    """A machine as it is to be. ``memory`` in bytes; ``disks`` become vda, vdb, ...; ``kvm`` False: emulated."""
+    """A machine's desired state. ``memory`` in bytes; ``disks`` become vda, vdb, ...; ``kvm`` False: emulated."""
 
     environment: str
     node: str
@@ -274,8 +255,8 @@ class MachineSpec:
 
 
 def definition(spec: MachineSpec) -> str:
-    """The domain XML (https://libvirt.org/formatdomain.html) of a machine."""
-    # The same each time: a machine whose emulator was killed is still known, and takes only a definition of its own.
+    """Return the domain XML (https://libvirt.org/formatdomain.html) of a machine."""
+    # Stable: libvirt still knows a machine whose emulator was killed, and redefines it only under the same UUID.
     identity = uuid.uuid5(uuid.NAMESPACE_OID, f"{spec.name} {spec.mac}")
     values = {**asdict(spec), "kind": "kvm" if spec.kvm else "qemu", "name": spec.name, "uuid": identity}
     disks = "".join(map(_disk, "abcdefgh", spec.disks))
@@ -294,13 +275,13 @@ def _disk(letter: str, disk: Disk) -> str:
 
 _PROCESSOR = {
     True: '<features><acpi/></features><cpu mode="host-passthrough"/>',
-    # All that programs of today ask for (x86-64-v2), and nothing for which a kernel loads modules that test themselves
-    # first: for an emulated processor that takes longer than all the rest of the boot.
+    # All that current programs need (x86-64-v2), and nothing for which a kernel loads modules with self-tests: on an
+    # emulated processor those take longer than the rest of the boot.
     False: '<features><acpi/><tcg><tb-cache unit="MiB">256</tb-cache></tcg></features>'
     '<cpu mode="custom" match="exact"><model fallback="allow">Nehalem</model></cpu>',
 }
 
-# The last element is for the emulator's environment: libvirt has none of its own for that.
+# The last element sets a variable of the emulator: libvirt itself has no element for that.
 _DOMAIN = f"""\
 <domain type="{{kind}}" xmlns:devenv="{SCHEMA}" xmlns:qemu="http://libvirt.org/schemas/domain/qemu/1.0">
   <name>{{name}}</name>

@@ -1,4 +1,4 @@
-"""podman's command line as functions: typed, marked, few calls. Knows labels, knows nothing of profiles."""
+"""podman's command line as typed functions, with few calls. Identifies environments by labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
@@ -20,30 +19,34 @@ SUBNETS_LABEL = "devenv.subnets"
 
 @dataclass(frozen=True)
 class Container(Machine):
-    """A container of ours. ``state`` is podman's word: created, running, exited, ..."""
+    """A container of devenv. ``state`` is podman's term: created, running, exited, ..."""
 
     image: str = ""
 
 
 def podman(*arguments: str, timeout: float = 120) -> str:
-    """Run podman and return its stdout; ProgramFailed otherwise."""
+    """Run podman and return its stdout. Raises ProgramFailed."""
     return program.run(["podman", *arguments], timeout=timeout).stdout
 
 
-def _listed(*arguments: str) -> str:
-    """Output of podman, or nothing on a host without it: its nodes are virtual machines, or none."""
-    return podman(*arguments) if shutil.which("podman") else ""
+def _list(environment: str | None, *command: str) -> str:
+    """Return the JSON list of one environment's or all environments' objects; empty on a host without podman, whose
+    nodes are virtual machines, if any.
+    """
+    if not shutil.which("podman"):
+        return ""
+    label = ENVIRONMENT_LABEL if environment is None else f"{ENVIRONMENT_LABEL}={environment}"
+    # In one call: other environments may be removed between two calls.
+    return podman(*command, "--filter", f"label={label}", "--format", "json")
 
 
 def containers(environment: str | None = None) -> list[Container]:
-    """All containers of ``environment``, or of every environment on this machine, running or not."""
-    wanted = ENVIRONMENT_LABEL if environment is None else f"{ENVIRONMENT_LABEL}={environment}"
-    return parse_containers(_listed("ps", "--all", "--filter", f"label={wanted}", "--format", "json"))
+    """Return the containers of ``environment``, or of every environment on this machine, running or not."""
+    return parse_containers(_list(environment, "ps", "--all"))
 
 
 def parse_containers(text: str) -> list[Container]:
-    """Containers in the JSON of ``podman ps``, sorted by name."""
-    rows: list[dict[str, Any]] = json.loads(text or "[]") or []
+    """Return the containers in the JSON of ``podman ps``, sorted by name."""
     parsed = [
         Container(
             name=row["Names"][0],
@@ -54,20 +57,18 @@ def parse_containers(text: str) -> list[Container]:
             image=row["Image"],
             pid=row.get("Pid", 0),
         )
-        for row in rows
+        for row in json.loads(text or "[]") or []
     ]
     return sorted(parsed, key=lambda container: container.name)
 
 
 def networks(environment: str | None = None) -> list[Network]:
-    """Networks of ``environment``, or of every environment on this machine."""
-    wanted = ENVIRONMENT_LABEL if environment is None else f"{ENVIRONMENT_LABEL}={environment}"
-    # In one call: between two, others may end their environment.
-    return parse_networks(_listed("network", "ls", "--filter", f"label={wanted}", "--format", "json"))
+    """Return the networks of ``environment``, or of every environment on this machine."""
+    return parse_networks(_list(environment, "network", "ls"))
 
 
 def parse_networks(text: str) -> list[Network]:
-    """Networks in the JSON of ``podman network ls``, and of ``inspect``."""
+    """Return the networks in the JSON of ``podman network ls`` or ``podman network inspect``."""
     return [
         Network(
             name=row["name"],
@@ -81,7 +82,7 @@ def parse_networks(text: str) -> list[Network]:
 
 
 def create_network(name: str, environment: str, home: str, subnets: Sequence[str]) -> Network:
-    """Make a bridge network on which podman gives no address and leaves no firewall rule."""
+    """Create a bridge network on which podman assigns no address and leaves no firewall rule."""
     labels = {ENVIRONMENT_LABEL: environment, HOME_LABEL: home, SUBNETS_LABEL: " ".join(subnets)}
     flags = [f"--label={key}={value}" for key, value in labels.items()]
     podman("network", "create", "--ipam-driver", "none", "--disable-dns", *flags, name)
@@ -93,5 +94,5 @@ def image_exists(reference: str) -> bool:
 
 
 def network_backend() -> str:
-    """``netavark`` or ``cni``."""
+    """Return ``netavark`` or ``cni``."""
     return podman("info", "--format", "{{.Host.NetworkBackend}}").strip()

@@ -1,5 +1,5 @@
-"""The node image of containers: the Debian root (packages) and on it the bundle's programs, each built once and cached
-by the digest of its inputs; and a container that fills an image store.
+"""The node image of containers: the Debian root (packages) with the bundle's binaries, each layer built once and cached
+by the digest of its inputs; and the container that fills an image store.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.node_recipe i
     PROGRAMS,
     Progress,
     Recipe,
+    mmdebstrap,
     root_digest,
-    root_hooks,
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.cli import image_exists, podman
 
@@ -28,7 +28,7 @@ ROOT_REPOSITORY = "localhost/devenv-root"
 
 
 def image_reference(recipe: Recipe, bundle_digest: str) -> str:
-    """Name of the node image made of ``recipe`` and the bundle with this digest."""
+    """Return the name of the node image built from ``recipe`` and the bundle with this digest."""
     combined = hashlib.sha256(f"{root_digest(recipe)} {bundle_digest} {' '.join(PROGRAMS)}".encode()).hexdigest()
     return f"{REPOSITORY}:{combined[:12]}"
 
@@ -36,7 +36,9 @@ def image_reference(recipe: Recipe, bundle_digest: str) -> str:
 def ensure_image(
     recipe: Recipe, bundle_digest: str, program: Callable[[str], Path], cache: Path, progress: Progress
 ) -> bool:
-    """Make the node image unless it is there. ``program`` gives the path of one of the bundle's programs."""
+    """Build the node image unless it exists; ``program`` returns the path of a binary in the bundle. Return whether it
+    was missing.
+    """
     reference = image_reference(recipe, bundle_digest)
     if image_exists(reference):
         return False
@@ -45,8 +47,8 @@ def ensure_image(
             return False
         root = f"{ROOT_REPOSITORY}:{root_digest(recipe)}"
         if not image_exists(root):
-            _make_root(recipe, root, cache, progress)
-        progress("node image: add the bundle's programs")
+            _build_root(recipe, root, cache, progress)
+        progress("node image: add the bundle's binaries")
         with tempfile.TemporaryDirectory(dir=cache, prefix="node-image-") as folder:
             context = Path(folder)
             for name in PROGRAMS:
@@ -56,32 +58,20 @@ def ensure_image(
     return True
 
 
-def _make_root(recipe: Recipe, reference: str, cache: Path, progress: Progress) -> None:
+def _build_root(recipe: Recipe, reference: str, cache: Path, progress: Progress) -> None:
     progress(f"node image: Debian {recipe.suite} root, {len(recipe.packages)} packages")
     with tempfile.TemporaryDirectory(dir=cache, prefix="node-root-") as folder:
-        archive = Path(folder) / "root.tar"
-        argv = [
-            "mmdebstrap",
-            "--variant=minbase",
-            f"--include={','.join(sorted(recipe.packages))}",
-            *root_hooks(recipe),
-            recipe.suite,
-            str(archive),
-        ]
-        if recipe.mirror:
-            argv.append(recipe.mirror)
+        archive = Path(folder, "root.tar")
         # mmdebstrap must be able to enter the folder as another user while it unpacks.
         os.chmod(folder, 0o755)
         try:
-            process.run(argv, timeout=1800)
+            process.run(mmdebstrap(recipe, archive), timeout=1800)
         except process.ProgramFailed as failure:
-            raise DevenvError(
-                "node_image_failed", f"the Debian root of the node image could not be made: {failure}"
-            ) from failure
+            message = f"the Debian root of the node image could not be built: {failure}"
+            raise DevenvError("node_image_failed", message) from failure
         progress("node image: import the root")
-        podman(
-            "import", "--quiet", "--change", 'CMD ["/usr/local/sbin/node-init"]', str(archive), reference, timeout=600
-        )
+        command = 'CMD ["/usr/local/sbin/node-init"]'
+        podman("import", "--quiet", "--change", command, str(archive), reference, timeout=600)
 
 
 def fill_store(reference: str, folder: Path, images: Sequence[Path], name: str) -> None:
@@ -97,7 +87,7 @@ def fill_store(reference: str, folder: Path, images: Sequence[Path], name: str) 
     )  # fmt: skip
 
 
-# No CAP_SYS_RESOURCE is needed with limits below the host's own; runc, since crun refuses a hybrid cgroup host.
+# With limits below the host's own, no CAP_SYS_RESOURCE is needed; runc, since crun refuses a host with hybrid cgroups.
 RUNTIME_FLAGS = (
     "--runtime=runc", "--privileged", "--cgroupns=private", "--pids-limit=-1",
     "--ulimit=nofile=20000:20000", "--ulimit=nproc=30000:30000",

@@ -1,66 +1,87 @@
-"""The provider of containers."""
+"""The provider ``podman``: nodes as containers. Labels identify them, so removing them needs no state folder."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, program
-from ansible_collections.devenv.lab.plugins.plugin_utils.host import network as host_network
-from ansible_collections.devenv.lab.plugins.plugin_utils.host import probes
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths, program
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import network, probes
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers import (
-    base,
-    claims,
-    image_store,
-    node_recipe,
-    preflight,
-)
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base, image_store, machines, node_recipe
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
     CachedFile,
     Machine,
     ProvisionOutcome,
     Request,
 )
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli, image, nodes
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli, image
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.cli import podman
 
 NODE_IMAGE = "node-image"
+# On a tmpfs: the recorded values do not outlive a reboot either.
+SYSCTL_RECORD = Path("/run/devenv/host-sysctls.json")
+# A node's large folders. They cannot be in its root: overlay on overlay does not work.
+DATA = {"containerd": "/var/lib/containerd", "kubelet": "/var/lib/kubelet", "etcd": "/var/lib/etcd"}
 _OVERVIEW = {"version": "version", "info": "info", "containers": "ps --all", "networks": "network ls",
              "volumes": "volume ls"}  # fmt: skip
 
 
-class Provider(base.Provider):
+class Provider(machines.MachineProvider):
     """Privileged containers that run systemd."""
 
     name: ClassVar[str] = "podman"
     failure: ClassVar[str] = "podman_failed"
     programs: ClassVar[Mapping[str, str]] = image_store.HOST_PROGRAMS | node_recipe.HOST_PROGRAMS
 
-    def create(self, request: Request) -> ProvisionOutcome:
-        return nodes.create(request, *claims.prepare(self, request))
+    def bring_up(
+        self, request: Request, plan: NetworkPlan, nodes: Sequence[NodeSpec], outcome: ProvisionOutcome, *, create: bool
+    ) -> None:
+        existing = {container.node: container.name for container in cli.containers(request.environment)}
 
-    def start(self, request: Request) -> ProvisionOutcome:
-        return nodes.start(request, *claims.prepare(self, request))
+        def make_data(node: NodeSpec) -> None:
+            if not _make_data(request, node):
+                outcome.notes.append(f"{node.name}: the image store was copied from another filesystem")
 
-    def stop(self, request: Request, grace: int) -> ProvisionOutcome:
-        return nodes.stop(request.environment, grace)
+        def start(node: NodeSpec) -> None:
+            container = existing.get(node.name)
+            if container and program.run(["podman", "start", container], check=not create).code == 0:
+                outcome.started.append(node.name)
+                return
+            if container:
+                podman("rm", "--force", "--time", "0", container)
+                make_data(node)
+                outcome.notes.append(f"{node.name} could not start and was recreated")
+            podman(*run_arguments(request, node), timeout=180)
+            outcome.made.append(node.name)
 
-    def remove(self, request: Request, names: Sequence[str]) -> ProvisionOutcome:
-        return nodes.remove_nodes(request.environment, request.folder, names)
+        absent = [node for node in nodes if node.name not in existing]
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            if create:
+                list(pool.map(make_data, absent))
+            with _host_settings_kept():
+                list(pool.map(start, [node for node in nodes if create or node not in absent]))
 
-    def destroy(self, request: Request) -> ProvisionOutcome:
-        return nodes.destroy(request.environment)
+    def shut_down(self, environment: str, running: Sequence[Machine], grace: int) -> list[str]:
+        with ThreadPoolExecutor(max_workers=len(running)) as pool:
+            list(pool.map(lambda c: podman("stop", "--time", str(grace), c.name, timeout=grace + 60), running))
+        return []
 
-    def states(self, request: Request) -> dict[str, str]:
-        return {container.node: container.state for container in cli.containers(request.environment)}
+    def discard(self, environment: str, machines: Sequence[Machine]) -> None:
+        podman("rm", "--force", "--time", "0", *(container.name for container in machines))
 
     def power(self, environment: str, node: str, *, on: bool) -> None:
-        cli.podman("start" if on else "kill", nodes.container_name(environment, node))
+        podman("start" if on else "kill", container_name(environment, node))
 
     def machines(self, environment: str | None = None) -> list[Machine]:
         return list(cli.containers(environment))
@@ -69,63 +90,101 @@ class Provider(base.Provider):
         return cli.networks(environment)
 
     def claim_network(self, environment: str, home: str, subnets: Sequence[str]) -> Network:
-        return cli.create_network(host_network.network_name(environment), environment, home, subnets)
+        return cli.create_network(network.network_name(environment), environment, home, subnets)
 
-    def fingerprint(self, environment: str, network: Mapping[str, Any]) -> dict[str, str]:
-        return host_network.fingerprint(environment, network["bridge"])
+    def release_network(self, environment: str, networks: Sequence[Network]) -> list[str]:
+        for claimed in networks:
+            podman("network", "rm", "--force", claimed.name)
+        restored = [] if cli.containers() else probes.restore_sysctls(SYSCTL_RECORD)
+        return [f"restored on the host: {', '.join(restored)}"] if restored else []
 
-    def preflight(self, request: Request) -> list[Probe]:
-        def room(missing: Sequence[Mapping[str, Any]]) -> list[Probe]:
-            # What such nodes were measured to use, not their limits: most of a limit is never asked for.
-            used = engines.in_use(missing, request.profile["kubernetes"]["engine"])
-            return [
-                *self.features(),
-                probes.memory_probe(used["memory"]),
-                probes.disk_probe(used["disk"], paths.home()),
-                *preflight.caches_probes(image_store.folder(paths.cache())),
-                probes.inotify_probe(used["inotify"]),
-            ]
-
-        return preflight.look(self, request, self.programs, [], room)
+    def capacity_probes(self, profile: Profile, missing: Sequence[Mapping[str, Any]]) -> list[Probe]:
+        # The measured use of such nodes, not their limits: nodes never request most of a limit.
+        used = engines.in_use(missing, profile["kubernetes"]["engine"])
+        return [
+            *self.features(),
+            probes.memory_probe(used["memory"]),
+            probes.disk_probe(used["disk"], paths.home()),
+            *machines.cache_probes(image_store.folder(paths.cache())),
+            probes.inotify_probe(used["inotify"]),
+        ]
 
     def features(self) -> list[Probe]:
         return [*probes.kernel_probes(), *([_backend_probe()] if shutil.which("podman") else [])]
 
     def diagnostics(self, environment: str) -> Iterator[tuple[str, Sequence[str]]]:
         yield from ((f"podman/{name}.txt", ["podman", *words.split()]) for name, words in _OVERVIEW.items())
-        for container in base.known(cli.containers, environment):
-            # What systemd said before a journal was there, and why a container ended.
+        for container in base.available(cli.containers, environment):
+            # The output of systemd before the journal started, and why a container ended.
             yield f"podman/{container.name}/log.txt", ["podman", "logs", "--tail=2000", container.name]
             yield f"podman/{container.name}/inspect.json", ["podman", "inspect", container.name]
-        for one in base.known(cli.networks, environment):
-            yield f"podman/network-{one.name}.json", ["podman", "network", "inspect", one.name]
+        for claimed in base.available(cli.networks, environment):
+            yield f"podman/network-{claimed.name}.json", ["podman", "network", "inspect", claimed.name]
 
     def save_image(self, image: str, archive: Path, timeout: float) -> bool:
-        if program.run(["podman", "image", "exists", image], check=False, timeout=60).code != 0:
+        if not cli.image_exists(image):
             return False
-        program.run(["podman", "save", "--format", "docker-archive", "-o", str(archive), image], timeout=timeout)
+        podman("save", "--format", "docker-archive", "-o", str(archive), image, timeout=timeout)
         return True
 
     def cached_files(self) -> list[CachedFile]:
-        rows: list[dict[str, Any]] = json.loads(cli.podman("images", "--format", "json") or "[]") or []
+        rows: list[dict[str, Any]] = json.loads(podman("images", "--format", "json") or "[]") or []
         users = {container.image: container.name for container in cli.containers()}
-
-        def user(name: str, row: Mapping[str, Any]) -> str:
-            return users.get(name) or users.get(str(row.get("Id"))) or ""
-
         return [
-            CachedFile(NODE_IMAGE, name, int(row.get("Size") or 0), user(name, row))
+            CachedFile(NODE_IMAGE, name, int(row.get("Size") or 0), users.get(name) or users.get(str(row["Id"])) or "")
             for row in rows
             for name in row.get("Names") or []
             if name.rpartition(":")[0] in (image.REPOSITORY, image.ROOT_REPOSITORY)
         ]
 
     def remove_cached(self, item: CachedFile) -> None:
-        cli.podman("image", "rm", item.what)
+        podman("image", "rm", item.what)
+
+
+def container_name(environment: str, node: str) -> str:
+    return f"{environment}-{node}"
+
+
+def run_arguments(request: Request, node: NodeSpec) -> list[str]:
+    """Return the arguments of ``podman`` that create one node."""
+    environment, folder = request.environment, request.folder
+    labels = {cli.ENVIRONMENT_LABEL: environment, cli.NODE_LABEL: node.name, cli.HOME_LABEL: request.home}
+    return [
+        "run", "--detach", "--name", container_name(environment, node.name), "--hostname", node.name,
+        *image.RUNTIME_FLAGS, "--systemd=always", "--stop-signal=SIGRTMIN+3",
+        "--tmpfs=/run:rw,mode=755", "--tmpfs=/tmp:rw,mode=1777", "--no-hosts",
+        f"--network={network.network_name(environment)}:mac={node.mac}",
+        f"--memory={node.memory}", f"--cpus={node.cpus}", "--log-driver=none",
+        *(f"--label={name}={value}" for name, value in labels.items()),
+        *(f"--env={name}={value}" for name, value in machines.init_variables(node).items()),
+        f"--volume={folder / 'ssh' / 'hosts' / node.name}:/etc/devenv/ssh:ro",
+        *(f"--volume={folder / 'nodes' / node.name / name}:{target}" for name, target in DATA.items()),
+        request.options["image"], "/usr/local/sbin/node-init",
+    ]  # fmt: skip
+
+
+def _make_data(request: Request, node: NodeSpec) -> bool:
+    """Create a new node's folders; return whether its image store could be linked."""
+    data = request.folder / "nodes" / node.name
+    shutil.rmtree(data, ignore_errors=True)
+    store = request.options["stores"].get(node.name, request.options["store"])
+    linked = image_store.copy(Path(store), data / "containerd")
+    for folder in DATA:
+        (data / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+    return linked
+
+
+@contextlib.contextmanager
+def _host_settings_kept() -> Iterator[None]:
+    """While nodes start: record the host's settings that they change, and restore those that podman changes."""
+    with files.exclusive(network.ALLOCATOR):
+        probes.record_sysctls(SYSCTL_RECORD)
+        with probes.unchanged(probes.FORWARDING_SYSCTLS):
+            yield
 
 
 def _backend_probe() -> Probe:
-    """Does podman use the network program that leaves addresses and firewall to us?"""
+    """Check that podman uses the network program that leaves addresses and firewall rules to devenv."""
     backend, needed = cli.network_backend(), "netavark"
     fix = f"apt-get install -y --no-install-recommends {needed}, then podman system reset"
     return Probe("podman network", backend == needed, backend, needed, fix, "podman_backend")

@@ -1,0 +1,237 @@
+"""Providers that make machines on this host: claims of names and subnets, the environment's network, common steps.
+
+Names and subnets are machine-wide: an environment must not take those of another one, whoever created it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, network_plan, ssh_keys, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import nodes as environment_nodes
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp, network, probes
+from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
+from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight, registry
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
+    RUNNING,
+    Machine,
+    Provider,
+    ProvisionOutcome,
+    Request,
+)
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.reachable import wait_for_ssh
+
+
+class MachineProvider(Provider, Protocol):
+    """A provider whose nodes are machines on this host, on one bridge per environment."""
+
+    # --- what a provider adds ---
+
+    def bring_up(
+        self, request: Request, plan: NetworkPlan, nodes: Sequence[NodeSpec], outcome: ProvisionOutcome, *, create: bool
+    ) -> None:
+        """Start the stopped machines of ``nodes`` and, with ``create``, create the missing ones; extend ``outcome``."""
+
+    def shut_down(self, environment: str, running: Sequence[Machine], grace: int) -> list[str]:
+        """Shut machines down, and switch off those that still run after ``grace`` seconds. Return notes."""
+
+    def discard(self, environment: str, machines: Sequence[Machine]) -> None:
+        """Remove machines. Their data in the state folder is removed afterwards."""
+
+    def discard_all(self, environment: str, machines: Sequence[Machine]) -> None:
+        """Remove all machines of an environment; works without the state folder."""
+        if machines:
+            self.discard(environment, machines)
+
+    def claim_network(self, environment: str, home: str, subnets: Sequence[str]) -> Network:
+        """Make a claim visible to every run on this machine; called under the allocator lock."""
+
+    def release_network(self, environment: str, networks: Sequence[Network]) -> list[str]:
+        """Withdraw the environment's claim; called under the allocator lock. Return notes."""
+
+    def bridges(self, environment: str) -> list[str]:
+        """Return the names of the environment's bridges."""
+        return [claimed.bridge for claimed in self.networks(environment)]
+
+    def required_programs(self, profile: Profile) -> Mapping[str, str]:
+        """Return the programs that this profile needs, with their Debian packages."""
+        return self.programs
+
+    def software_probes(self) -> list[Probe]:
+        """Check software that is not a program, before anything else is checked."""
+        return []
+
+    def capacity_probes(self, profile: Profile, missing: Sequence[Mapping[str, Any]]) -> list[Probe]:
+        """Check whether this host has room for the missing nodes of the profile."""
+
+    def wait(self, request: Request, nodes: Sequence[NodeSpec]) -> None:
+        """Wait until every node answers ssh. Raises DevenvError ``node_no_ssh``."""
+        wait_for_ssh(ssh_targets(nodes))
+
+    # --- what all of them do ---
+
+    def create(self, request: Request) -> ProvisionOutcome:
+        return self._converge(request, create=True)
+
+    def start(self, request: Request) -> ProvisionOutcome:
+        return self._converge(request, create=False)
+
+    def _converge(self, request: Request, *, create: bool) -> ProvisionOutcome:
+        plan, nodes = prepare(self, request)
+        outcome = ProvisionOutcome()
+        running = self._running(request.environment)
+        stopped = [node for node in nodes if node.name not in running]
+        serve_dhcp = any(node.dhcp for node in nodes)
+
+        def set_up_network() -> bool:
+            return network.set_up(request.environment, request.folder, plan, serve_dhcp=serve_dhcp)
+
+        # Before the nodes start, so that a node's first request for an address or a router is answered.
+        repaired = set_up_network()
+        if stopped:
+            if create:
+                request.say(f"nodes: {', '.join(node.name for node in stopped)}")
+            self.bring_up(request, plan, stopped, outcome, create=create)
+            # A program may delete the bridge with its last node, and a node that could not start was replaced.
+            repaired |= set_up_network()
+        for names in (outcome.made, outcome.started):
+            names.sort()
+        if repaired and create:
+            outcome.notes.append("network of this host repaired")
+        self.wait(request, nodes)
+        return outcome
+
+    def _running(self, environment: str) -> dict[str, Machine]:
+        return {machine.node: machine for machine in self.machines(environment) if machine.state == RUNNING}
+
+    def stop(self, request: Request, grace: int) -> ProvisionOutcome:
+        running = self._running(request.environment)
+        outcome = ProvisionOutcome(stopped=list(running))
+        if running:
+            outcome.notes += self.shut_down(request.environment, list(running.values()), grace)
+        dhcp.stop(request.environment)
+        return outcome
+
+    def remove(self, request: Request, names: Sequence[str]) -> ProvisionOutcome:
+        leaving = [machine for machine in self.machines(request.environment) if machine.node in names]
+        if leaving:
+            self.discard(request.environment, leaving)
+        for name in names:
+            shutil.rmtree(request.folder / "nodes" / name, ignore_errors=True)
+        return ProvisionOutcome(removed=[machine.node for machine in leaving])
+
+    def destroy(self, request: Request) -> ProvisionOutcome:
+        environment = request.environment
+        machines = self.machines(environment)
+        outcome = ProvisionOutcome(removed=[machine.node for machine in machines])
+        self.discard_all(environment, machines)
+        if dhcp.stop(environment):
+            outcome.removed.append("DHCP server")
+        with files.exclusive(network.ALLOCATOR):
+            # Bridges first: once the claim is gone, nothing records their names.
+            outcome.removed += network.remove(environment, self.bridges(environment))
+            claimed = self.networks(environment)
+            outcome.notes += self.release_network(environment, claimed)
+            outcome.removed += [each.name for each in claimed]
+        return outcome
+
+    def states(self, request: Request) -> dict[str, str]:
+        return {machine.node: machine.state for machine in self.machines(request.environment)}
+
+    def fingerprint(self, environment: str, plan: Mapping[str, Any]) -> dict[str, str]:
+        return network.fingerprint(environment, plan["bridge"])
+
+    def preflight(self, request: Request) -> list[Probe]:
+        """Check everything that the missing nodes need; quick if all nodes run."""
+        profile, environment = request.profile, request.environment
+        programs = {
+            **self.required_programs(profile),
+            **(probes.DHCP_PROGRAMS if profile["addressing"] == "dhcp" else {}),
+        }
+        results = [probes.root_probe(), *probes.program_probes(programs), *self.software_probes()]
+        if "ipv6" in profile["families"]:
+            results.append(probes.ipv6_probe())
+        if not all(probe.ok for probe in results):
+            return results
+        existing = registry.machines(environment)
+        refuse_others(existing, environment, request.home)
+        members.check_majority(members.recorded(request.folder), {machine.node for machine in existing})
+        running = {machine.node for machine in existing if machine.state == RUNNING}
+        missing = [node for node in profile["nodes"] if node["name"] not in running]
+        if missing:
+            refuse_others(registry.networks(environment), environment, request.home)
+            results += self.capacity_probes(profile, missing)
+            if not self.networks(environment):
+                network.choose_subnets(profile, None, registry.networks())
+        return results
+
+
+def refuse_others(items: Iterable[Machine | Network], environment: str, home: str) -> None:
+    """Raise DevenvError ``name_taken`` if something of the environment belongs to another DEVENV_HOME."""
+    for item in items:
+        # The home of a virtual machine whose folder is lost is unknown.
+        if item.home not in ("", home):
+            raise DevenvError(
+                "name_taken",
+                f"the environment {environment} of this machine belongs to {item.home}",
+                advice=f"Choose another name with --name, or work with DEVENV_HOME={item.home}.",
+            )
+
+
+def claim(
+    provider: MachineProvider, environment: str, home: str, profile: Profile, previous: NetworkPlan | None
+) -> NetworkPlan:
+    """Choose subnets, make them visible to every run on this machine, and return network.yml."""
+    with files.exclusive(network.ALLOCATOR):
+        refuse_others([*registry.networks(environment), *registry.machines(environment)], environment, home)
+        claimed = next(iter(provider.networks(environment)), None)
+        if claimed is None:
+            chosen = network.choose_subnets(profile, previous, registry.networks())
+            claimed = provider.claim_network(environment, home, [chosen[family] for family in profile["families"]])
+    subnets = {addresses.family(ipaddress.ip_network(subnet)): subnet for subnet in claimed.subnets}
+    return {**network_plan.make(profile, subnets, previous), "bridge": claimed.bridge}
+
+
+def prepare(provider: MachineProvider, request: Request) -> tuple[NetworkPlan, list[NodeSpec]]:
+    """Claim the environment's network and write network.yml, host keys and known_hosts. Return network.yml and the
+    nodes.
+    """
+    folder = request.folder
+    plan = claim(provider, request.environment, request.home, request.profile, state.read_network(folder))
+    state.write_network(folder, plan)
+    # Before a start as well: since a reboot of this host the subnet may differ.
+    addresses_of = ssh_keys.node_addresses(plan)
+    ssh_keys.ensure_hosts(folder, addresses_of)
+    ssh_keys.write_known_hosts(folder, addresses_of)
+    return plan, environment_nodes.planned(request.profile, plan)
+
+
+def init_variables(node: NodeSpec) -> dict[str, str]:
+    """Return the variables that roles/node_image/files/node-init reads."""
+    variables = {"DEVENV_FAMILIES": node.families}
+    if node.dhcp:
+        variables |= {"DEVENV_DHCP": node.families}
+    else:
+        variables |= {"DEVENV_ADDRESSES": node.interfaces, "DEVENV_GATEWAYS": list(node.gateways)}
+    return {name: " ".join(words) for name, words in variables.items()}
+
+
+def ssh_targets(nodes: Iterable[NodeSpec]) -> list[tuple[str, str]]:
+    """Return each node's name with each of its addresses."""
+    return [(node.name, address) for node in nodes for address in node.addresses]
+
+
+def cache_probes(folder: Path) -> list[Probe]:
+    """Check the disk space for a provider's caches, unless their ``folder`` exists already."""
+    return [] if folder.is_dir() else [probes.disk_probe(preflight.DISK_FOR_CACHES, paths.cache())]
