@@ -33,7 +33,7 @@ class ActionModule(Action, ActionBase):
     def _exported(self, args: dict[str, Any], _vars: dict[str, Any]) -> dict[str, Any]:
         bundle = sources.in_cache(args["version"] or None)
         target = Path(args["archive"])
-        if archive.holds(target, bundle):
+        if archive.is_export_of(target, bundle):
             return {**_result(bundle, False, [f"already exported: {target}"]), "archive": str(target)}
         if not self.check:
             target = archive.export(bundle, target, self.say)

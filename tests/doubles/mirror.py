@@ -1,4 +1,4 @@
-"""A web server of files on loopback, as a mirror is one, that can cut connections and answer wrongly by order."""
+"""A web server of files on loopback, like a mirror, that cuts connections and sends wrong answers on request."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import cast
 class Mirror:
     """Serves ``root`` at ``url``.
 
-    ``cuts`` maps a path to byte counts: each request takes one off the list and its answer ends after so many bytes.
-    ``answers`` maps a path to a list of (status, headers) that are given instead, one a request. ``ranges`` off: Range
-    is ignored, as a simple server does. ``requests`` holds what came: (path, Range header); ``tokens``
-    the Authorization headers of requests for a path.
+    ``cuts`` maps a path to byte counts: each request consumes one, and its answer ends after that many bytes.
+    ``answers`` maps a path to a list of (status, headers) that are sent instead, one per request. Without ``ranges``,
+    the Range header is ignored, as simple servers do. ``requests`` records (path, Range header) of each request,
+    ``tokens`` the Authorization headers per path.
     """
 
     root: Path
@@ -30,14 +30,14 @@ class Mirror:
     requests: list[tuple[str, str]] = field(default_factory=list)
     tokens: dict[str, list[str]] = field(default_factory=dict)
 
-    def asked(self, path: str) -> list[str]:
-        """Range headers of the requests for ``path``."""
-        return [header for asked, header in self.requests if asked == path]
+    def ranges_of(self, path: str) -> list[str]:
+        """Return the Range headers of the requests for ``path``."""
+        return [header for requested, header in self.requests if requested == path]
 
 
 @contextlib.contextmanager
 def serving(root: Path) -> Iterator[Mirror]:
-    """A server of ``root`` on a free port of 127.0.0.1, until the end of the block."""
+    """Serve ``root`` on a free port of 127.0.0.1 until the end of the block."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     mirror = Mirror(root, f"http://127.0.0.1:{server.server_address[1]}")
     server.mirror = mirror  # type: ignore[attr-defined]
@@ -57,17 +57,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         mirror = cast(Mirror, self.server.mirror)  # type: ignore[attr-defined]
         path = self.path.split("?")[0]
-        wanted = self.headers.get("Range", "")
-        mirror.requests.append((path, wanted))
+        requested = self.headers.get("Range", "")
+        mirror.requests.append((path, requested))
         mirror.tokens.setdefault(path, []).append(self.headers.get("Authorization", ""))
         if mirror.answers.get(path):
             status, headers = mirror.answers[path].pop(0)
             return self._send(status, b"", headers)
         file = mirror.root / path.lstrip("/")
         if not file.is_file():
-            return self._send(404, b"not here\n", {})
+            return self._send(404, b"not found\n", {})
         data = file.read_bytes()
-        match = re.fullmatch(r"bytes=(\d+)-", wanted) if mirror.ranges else None
+        match = re.fullmatch(r"bytes=(\d+)-", requested) if mirror.ranges else None
         start = int(match.group(1)) if match else 0
         if match and start >= len(data):
             return self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
@@ -86,4 +86,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""

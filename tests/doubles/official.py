@@ -1,4 +1,4 @@
-"""A mirror of the official download places, made from a bundle: static files with checksums, and a registry."""
+"""A mirror of the official download places, from the files of a bundle: static files with checksums, a registry."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ http: {{addr: "{address}"}}
 
 
 def lay_out(bundle: Bundle, versions: Versions, root: Path) -> None:
-    """Put the bundle's files below ``root`` as dl.k8s.io, get.helm.sh and the two release pages hold them."""
+    """Put the bundle's files below ``root`` as on dl.k8s.io, get.helm.sh and the two release pages."""
     places = {**{name: f"/{name}" for name in official()}, "kubernetes": "/k8s"}
     for item in items(versions, places, bundle.manifest.arch):
         if bundle.lacks({item.part} - {""}):
@@ -39,7 +39,7 @@ def lay_out(bundle: Bundle, versions: Versions, root: Path) -> None:
             os.link(bundle.path / item.target, file)
         else:
             with tarfile.open(file, "w:gz", compresslevel=1) as tar:
-                for inside, path in item.members:
+                for inside, path in item.members.items():
                     tar.add(bundle.path / path, inside)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         named = item.sums.endswith("sha256sum")
@@ -48,7 +48,7 @@ def lay_out(bundle: Bundle, versions: Versions, root: Path) -> None:
 
 @contextlib.contextmanager
 def registry(folder: Path) -> Iterator[str]:
-    """Debian's docker-registry on a free port of loopback; yields its URL."""
+    """Run Debian's docker-registry on a free port of loopback; yield its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -66,7 +66,7 @@ def registry(folder: Path) -> Iterator[str]:
 
 
 def push(archive: Path, base: str, *, repository: str = "") -> str:
-    """Push an image archive to the registry at ``base``; returns the digest. The upload API of distribution-spec."""
+    """Push an image archive to the registry at ``base``; return the digest (upload API of distribution-spec)."""
     (image,) = oci.read(archive)
     path, _, tag = image.name.rpartition(":")
     target = f"{base}/v2/{repository}{path.split('/', 1)[1]}"
@@ -86,7 +86,7 @@ def push(archive: Path, base: str, *, repository: str = "") -> str:
 
 
 def copy(base: str, names: Sequence[str], prefix: str) -> None:
-    """Let images of the registry appear below ``prefix`` too, without sending their layers again."""
+    """Make images of the registry available below ``prefix`` too, without sending their layers again."""
     for name in names:
         path, _, tag = name.rpartition(":")
         repository = path.split("/", 1)[1]
@@ -94,8 +94,8 @@ def copy(base: str, names: Sequence[str], prefix: str) -> None:
         answer.raise_for_status()
         manifest = answer.json()
         target = f"{base}/v2/{prefix}/{repository}"
-        for one in (manifest["config"], *manifest["layers"]):
-            query = {"mount": one["digest"], "from": repository}
+        for blob in (manifest["config"], *manifest["layers"]):
+            query = {"mount": blob["digest"], "from": repository}
             requests.post(f"{target}/blobs/uploads/", params=query, timeout=60).raise_for_status()
         headers = {"Content-Type": oci.MANIFEST}
         requests.put(f"{target}/manifests/{tag}", data=answer.content, headers=headers, timeout=60).raise_for_status()

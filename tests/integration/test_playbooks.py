@@ -119,7 +119,7 @@ def test_check_mode_of_add_ons_needs_no_bundle(lab: Lab, tmp_path: Path, brings:
 
 
 def test_a_bundle_is_carried_to_another_cache(lab: Lab, tmp_path: Path) -> None:
-    bundle = bundles.make(lab.cache)
+    bundle = bundles.create(lab.cache)
     lab.result("bundle_verify")
     archive = tmp_path / "bundle.tar.gz"
     assert lab.result("bundle_export", devenv_archive=str(archive))["archive"] == str(archive)

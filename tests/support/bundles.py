@@ -1,4 +1,4 @@
-"""Small bundles for tests of what is done with them."""
+"""Small bundles for tests."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bun
 FILES = {"bin/kubectl": b"kubectl " * 4000, "bin/helm": b"helm", "cni/ptp": b"ptp", "images/pause.tar": b"image"}
 
 
-def make(cache: Path, source: str = "modules", **changes: bytes) -> Bundle:
-    """A small bundle in the cache with the folder name of a real one."""
+def create(cache: Path, source: str = "modules", **changes: bytes) -> Bundle:
+    """Create a small bundle in the cache with the folder name of a real one."""
     base = store.root(cache)
     content = {**FILES, **{path.replace("_", "/", 1): data for path, data in changes.items()}}
     with store.locked(base), store.building(base) as temp:
@@ -20,15 +20,15 @@ def make(cache: Path, source: str = "modules", **changes: bytes) -> Bundle:
             (temp / path).parent.mkdir(exist_ok=True)
             (temp / path).write_bytes(data)
             (temp / path).chmod(0o755 if not path.startswith("images") else 0o644)
-        wanted = versions.wanted()
-        made = Manifest(
-            kubernetes=wanted.kubernetes,
+        chosen = versions.resolve()
+        rows = Manifest(
+            kubernetes=chosen.kubernetes,
             arch=versions.architecture(),
             source=source,
-            inputs=versions.inputs(wanted, source, versions.architecture()),
+            inputs=versions.inputs(chosen, source, versions.architecture()),
             created="2026-01-01T00:00:00Z",
             files=tuple(manifest.describe(temp, path, "1", "a test") for path in content),
             images=(Image("registry.k8s.io/pause:3.10.2", "sha256:" + "0" * 64, "images/pause.tar"),),
             packages={"curl": "7.88"},
         )
-        return store.publish(temp, base, made)
+        return store.publish(temp, base, rows)

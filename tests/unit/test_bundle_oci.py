@@ -1,4 +1,4 @@
-"""Image archives: read again by plain tarfile, json and hashlib, as the OCI specification describes them."""
+"""Image archives, read with plain tarfile, json and hashlib as the OCI specification describes them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def spec(tmp_path: Path) -> Spec:
 
 def blobs(archive: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     with tarfile.open(archive) as tar:
-        files = {one.name: tar.extractfile(one).read() for one in tar if one.isreg()}  # type: ignore[union-attr]
+        files = {member.name: tar.extractfile(member).read() for member in tar if member.isreg()}  # type: ignore[union-attr]
     return json.loads(files["index.json"]), files
 
 
@@ -73,16 +73,16 @@ def test_archive_follows_the_specification(tmp_path: Path) -> None:
     assert {legacy["Config"], *legacy["Layers"]} < files.keys()
 
 
-def test_layer(tmp_path: Path) -> None:
+def test_a_layer_is_sorted_and_owned_by_root(tmp_path: Path) -> None:
     oci.write_layer(spec(tmp_path).entries, tmp_path / "layer.tar")
     with tarfile.open(tmp_path / "layer.tar") as tar:
-        members = {one.name: one for one in tar}
-        assert list(members) == sorted(members), "a folder must come before what is in it"
+        members = {member.name: member for member in tar}
+        assert list(members) == sorted(members), "a folder must come before its content"
         assert {"usr", "usr/local", "usr/local/bin", "etc", "bin"} < members.keys()
         program = tar.extractfile("usr/local/bin/thing")
         assert program is not None
         assert program.read() == (tmp_path / "program").read_bytes()
-    assert {(one.mtime, one.uid, one.gid, one.uname) for one in members.values()} == {(0, 0, 0, "")}
+    assert {(info.mtime, info.uid, info.gid, info.uname) for info in members.values()} == {(0, 0, 0, "")}
     assert members["usr/local/bin/thing"].mode == 0o755
     assert members["etc/passwd"].mode == 0o644
     assert members["tmp"].mode == 0o1777
@@ -100,11 +100,11 @@ def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.tar").read_bytes() != (tmp_path / "c.tar").read_bytes()
 
 
-def test_nothing_stays_beside_the_archive(tmp_path: Path) -> None:
+def test_no_temporary_files_remain(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     oci.build(spec(tmp_path), out / "image.tar", "amd64")
-    assert [one.name for one in out.iterdir()] == ["image.tar"]
+    assert [file.name for file in out.iterdir()] == ["image.tar"]
 
 
 def layered(tmp_path: Path, *layers: bytes) -> Path:
@@ -112,7 +112,7 @@ def layered(tmp_path: Path, *layers: bytes) -> Path:
     config = Blob.of(b"{}")
     manifest = {
         "config": {"digest": config.digest, "size": config.size},
-        "layers": [{"digest": one.digest, "size": one.size} for one in parts],
+        "layers": [{"digest": part.digest, "size": part.size} for part in parts],
     }
     body = Blob.of(json.dumps(manifest).encode())
     oci.write_archive(NAME, body, oci.MANIFEST, config, parts, tmp_path / "layered.tar")
@@ -129,33 +129,33 @@ def layer_of(**files: str) -> bytes:
     return stream.getvalue()
 
 
-def test_extract_takes_the_uppermost_layer_compressed_or_not(tmp_path: Path) -> None:
+def test_extract_uses_the_uppermost_layer_compressed_or_not(tmp_path: Path) -> None:
     archive = layered(tmp_path, layer_of(a="low", b="only low"), gzip.compress(layer_of(a="high")))
     oci.extract(archive, "opt/a", tmp_path / "a")
     oci.extract(archive, "opt/b", tmp_path / "b")
     assert ((tmp_path / "a").read_text(), (tmp_path / "b").read_text()) == ("high", "only low")
 
 
-def test_extract_names_what_is_missing(tmp_path: Path) -> None:
+def test_extract_reports_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DevenvError, match="has no file /opt/c") as caught:
         oci.extract(layered(tmp_path, layer_of(a="x")), "opt/c", tmp_path / "c")
     assert caught.value.reason.id == "bundle_image_content"
 
 
-def test_extract_from_a_layer_that_is_no_tar(tmp_path: Path) -> None:
+def test_extract_refuses_a_layer_that_is_not_a_tar(tmp_path: Path) -> None:
     with pytest.raises(DevenvError, match="cannot be read") as caught:
         oci.extract(layered(tmp_path, b"\x28\xb5\x2f\xfd" + b"zstandard" * 99), "opt/c", tmp_path / "c")
     assert caught.value.reason.id == "bundle_image_content"
 
 
-def test_read(tmp_path: Path) -> None:
+def test_read_returns_the_image(tmp_path: Path) -> None:
     digest = oci.build(spec(tmp_path), tmp_path / "image.tar", "amd64")
     (image,) = oci.read(tmp_path / "image.tar")
     assert (image.name, image.digest, len(image.layers)) == (NAME, digest, 1)
 
 
-def test_read_refuses_what_is_no_archive(tmp_path: Path) -> None:
-    (tmp_path / "text").write_text("no archive")
+def test_read_refuses_other_files(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("not an archive")
     with pytest.raises(DevenvError) as caught:
         oci.read(tmp_path / "text")
     assert caught.value.reason.id == "bundle_broken"

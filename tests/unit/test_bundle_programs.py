@@ -1,4 +1,4 @@
-"""Go toolchains, their failures, and what is taken out of Debian packages."""
+"""Go toolchains and builds, programs from Debian packages, recipes of images."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def script(file: Path, text: str) -> Path:
     return file
 
 
-def go_that(folder: Path, text: str, version: str = "go1.26.0") -> Path:
-    """A `go` that knows its version and does ``text`` else."""
+def create_go(folder: Path, text: str, version: str = "go1.26.0") -> Path:
+    """Create a `go` that prints its version and otherwise runs ``text``."""
     return script(folder / "go", f'if [ "$1" = env ]; then echo "{version}"; exit 0; fi\n{text}')
 
 
@@ -45,23 +45,25 @@ def go_that(folder: Path, text: str, version: str = "go1.26.0") -> Path:
     ("text", "numbers"),
     [("go1.26.6", (1, 26, 6)), ("1.26", (1, 26)), ("go1.27rc1", (1, 27)), ("devel +abc", (0,)), ("", (0,))],
 )
-def test_number(text: str, numbers: tuple[int, ...]) -> None:
+def test_versions_compare_as_numbers(text: str, numbers: tuple[int, ...]) -> None:
     assert golang.number(text) == numbers
 
 
-def test_go_on_path_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go = go_that(tmp_path / "bin", "exit 1", "go1.26.0")
+def test_go_on_path_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = create_go(tmp_path / "bin", "exit 1", "go1.26.0")
     monkeypatch.setenv("PATH", f"{go.parent}:/usr/bin:/bin")
     assert golang.toolchain("1.26.0", "9.9.9", tmp_path, print) == golang.Toolchain(go, "1.26.0")
 
 
 @pytest.mark.parametrize("version", ["go1.25.9", "", None])
-def test_a_kept_toolchain_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
+def test_a_cached_toolchain_replaces_an_unusable_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str | None
+) -> None:
     if version is not None:
-        go_that(tmp_path / "bin", "exit 1", version)
-    kept = go_that(tmp_path / "go" / "1.26.6" / "go" / "bin", "exit 1", "go1.26.6")
+        create_go(tmp_path / "bin", "exit 1", version)
+    cached = create_go(tmp_path / "go" / "1.26.6" / "go" / "bin", "exit 1", "go1.26.6")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    assert golang.toolchain("1.26.0", "1.26.6", tmp_path, print) == golang.Toolchain(kept, "1.26.6")
+    assert golang.toolchain("1.26.0", "1.26.6", tmp_path, print) == golang.Toolchain(cached, "1.26.6")
 
 
 def test_environment_keeps_the_users_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +80,7 @@ def test_environment_keeps_the_users_settings(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("says", "reason"),
+    ("output", "reason"),
     [
         ("open /x: no space left on device", "bundle_disk_full"),
         ("verifying k8s.io/api@v1: checksum mismatch", "bundle_wrong_digest"),
@@ -89,53 +91,57 @@ def test_environment_keeps_the_users_settings(tmp_path: Path, monkeypatch: pytes
         ("undefined: foo", "bundle_build"),
     ],
 )
-def test_failures_of_go(tmp_path: Path, says: str, reason: str) -> None:
-    go = go_that(tmp_path / "bin", f"echo 'go: downloading x v1' >&2; echo '{says}' >&2; exit 1")
+def test_the_output_of_go_determines_the_reason(tmp_path: Path, output: str, reason: str) -> None:
+    go = create_go(tmp_path / "bin", f"echo 'go: downloading x v1' >&2; echo '{output}' >&2; exit 1")
     with pytest.raises(DevenvError, match="coredns: go install") as caught:
         golang.install(golang.Toolchain(go, "1.26.0"), ["x@v1"], tmp_path / "bin", label="coredns", progress=print)
     assert (caught.value.reason.id, caught.value.exit_code) == (reason, 12)
-    assert says in str(caught.value)
+    assert output in str(caught.value)
 
 
-def test_install_gives_go_what_it_needs(tmp_path: Path) -> None:
-    go = go_that(tmp_path / "bin", f'echo "$@" > {tmp_path}/args; (pwd; ls -A | wc -l) > {tmp_path}/pwd')
+def test_go_gets_its_flags_and_an_empty_folder(tmp_path: Path) -> None:
+    go = create_go(tmp_path / "bin", f'echo "$@" > {tmp_path}/args; (pwd; ls -A | wc -l) > {tmp_path}/pwd')
     golang.install(
         golang.Toolchain(go, "1.26.0"), ["a@v1", "b@v1"], tmp_path / "out", label="x", progress=print, ldflags="-X a=b"
     )
     flags = "-trimpath -gcflags=all=-dwarf=false -ldflags -s -w -X a=b"
     assert (tmp_path / "args").read_text() == f"install -v {flags} a@v1 b@v1\n"
     where, files = (tmp_path / "pwd").read_text().split()
-    assert files == "0", "a go.mod of the caller's folder must not decide"
+    assert files == "0", "a go.mod in the caller's folder must not apply"
     assert not Path(where).exists()
 
 
-def test_progress_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(golang, "_SPEAK_EVERY", 0)
-    said: list[str] = []
-    go = go_that(tmp_path / "bin", "echo 'go: downloading x v1'; echo a/b; echo a/c; echo '# a note'")
-    golang.install(golang.Toolchain(go, "1.26.0"), ["x@v1"], tmp_path / "out", label="x", progress=said.append)
-    assert said[0] == "x: building"
-    assert said[-1] == "x: 0 s, 1 modules fetched, 2 packages compiled"
+def test_progress_counts_modules_and_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(golang, "_REPORT_EVERY", 0)
+    messages: list[str] = []
+    go = create_go(tmp_path / "bin", "echo 'go: downloading x v1'; echo a/b; echo a/c; echo '# a note'")
+    golang.install(golang.Toolchain(go, "1.26.0"), ["x@v1"], tmp_path / "out", label="x", progress=messages.append)
+    assert messages[0] == "x: building"
+    assert messages[-1] == "x: 0 s, 1 modules fetched, 2 packages compiled"
 
 
-def test_a_program_that_go_did_not_make(tmp_path: Path) -> None:
-    go = go_that(tmp_path / "go", "exit 0")
+def builder(folder: Path, module: Path, cache: Path, chain: golang.Toolchain) -> modules.Builder:
+    folder.mkdir(exist_ok=True)
+    return modules.Builder(folder, module, cache, "amd64", lambda: chain, print)
+
+
+def test_a_missing_result_of_go_is_reported(tmp_path: Path) -> None:
+    chain = golang.Toolchain(create_go(tmp_path / "go", "exit 0"), "1.26.0")
     group = modules.Group("x", {"x": "example.org/x"}, {"x": "1"})
-    (tmp_path / "build").mkdir()
-    with pytest.raises(DevenvError, match="made no x"):
-        modules._install(golang.Toolchain(go, "1.26.0"), group, tmp_path / "build", tmp_path, print, threading.Event())
+    with pytest.raises(DevenvError, match="built no x"):
+        builder(tmp_path / "build", tmp_path, tmp_path, chain).install(chain, group, threading.Event())
 
 
-def test_names_of_built_programs(tmp_path: Path) -> None:
-    """Go names a program by its package, and leaves a last part away that is a major version."""
-    go = go_that(tmp_path / "go", 'for name in server etcdctl etcdutl; do echo x > "$GOBIN/$name"; done')
-    group = next(one for one in modules.groups(versions.wanted()) if "etcd" in one.programs)
+def test_programs_get_their_own_names(tmp_path: Path) -> None:
+    """Go names a program after its package, without a last part that is a major version."""
+    go = create_go(tmp_path / "go", 'for name in server etcdctl etcdutl; do echo x > "$GOBIN/$name"; done')
+    group = next(group for group in modules.groups(versions.resolve()) if "etcd" in group.programs)
     small = modules.Group(
         "x", {name: package for name, package in group.programs.items() if "etcd" in name}, group.version, local=True
     )
-    (tmp_path / "build").mkdir()
-    module = versions.MODULES / "kubernetes"
-    rows = modules._install(golang.Toolchain(go, "1.26.0"), small, tmp_path / "build", module, print, threading.Event())
+    chain = golang.Toolchain(go, "1.26.0")
+    build = builder(tmp_path / "build", versions.MODULES / "kubernetes", tmp_path, chain)
+    rows = build.install(chain, small, threading.Event())
     built = ["etcd", "etcdctl", "etcdutl"]
     assert sorted(path.name for path in (tmp_path / "build" / "bin").iterdir()) == built
     assert {row.path: row.version for row in rows} == {f"bin/{name}": "3.6.8" for name in built}
@@ -150,19 +156,19 @@ TOOL = modules.Group("tool", {"tool": "example.org/tool"}, {"tool": "1.0"})
 
 
 def bundle_with(cache: Path, group: modules.Group, build: str) -> list[manifest.File]:
-    """Have ``group`` in a new bundle of the cache, and publish it."""
+    """Publish a new bundle with ``group`` in the cache."""
     chain = golang.Toolchain(cache / "bin" / "go", "1.26.0")
     base = store.root(cache)
     with store.locked(base), store.building(base) as temp:
-        rows = modules.take_or_build([group], temp, temp, cache, "amd64", lambda: chain, print)
+        rows = builder(temp, temp, cache, chain).provide([group])
         fields = {"kubernetes": "1.0.0", "arch": "amd64", "source": "modules", "created": build}
         inputs = build.rjust(12, "0")
         store.publish(temp, base, manifest.Manifest(**fields, inputs=inputs, files=tuple(rows), images=()))
     return rows
 
 
-def test_programs_of_other_bundles_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go_that(tmp_path / "bin", GO)
+def test_programs_of_other_bundles_are_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_go(tmp_path / "bin", GO)
     log = tmp_path / "log"
     monkeypatch.setenv("LOG", str(log))
     first = bundle_with(tmp_path, TOOL, "1")
@@ -170,37 +176,35 @@ def test_programs_of_other_bundles_are_taken(tmp_path: Path, monkeypatch: pytest
     assert log.read_text().split() == ["example.org/tool@v1.0"]
     assert first == second
     assert first[0].inputs
-    (one, two) = (store.root(tmp_path) / f"1.0.0-{build:0>12}/bin/tool" for build in "12")
-    assert one.samefile(two)
+    original, link = (store.root(tmp_path) / f"1.0.0-{build:0>12}/bin/tool" for build in "12")
+    assert link.samefile(original)
 
     bundle_with(tmp_path, dataclasses.replace(TOOL, version={"tool": "1.1"}), "3")
     bundle_with(tmp_path, dataclasses.replace(TOOL, ldflags="-X a=b"), "4")
-    assert len(log.read_text().split()) == 3, "another version, other flags: built"
+    assert len(log.read_text().split()) == 3, "another version or other flags must be built"
 
 
 def test_two_groups_are_built_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each waits until the other has begun."""
+    """Each waits until the other has started."""
     meet = 'touch "$LOG.$name"; until [ -e "$LOG.one" ] && [ -e "$LOG.two" ]; do sleep 0.02; done'
-    chain = golang.Toolchain(go_that(tmp_path / "bin", f"{GO}\n{meet}"), "1.26.0")
+    chain = golang.Toolchain(create_go(tmp_path / "bin", f"{GO}\n{meet}"), "1.26.0")
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
     pair = [modules.Group(name, {name: f"example.org/{name}"}, {name: "1"}, part=name[:1]) for name in ("one", "two")]
-    (tmp_path / "build").mkdir()
-    rows = modules.take_or_build(pair, tmp_path / "build", tmp_path, tmp_path, "amd64", lambda: chain, print)
+    rows = builder(tmp_path / "build", tmp_path, tmp_path, chain).provide(pair)
     assert [(row.path, row.part) for row in rows] == [("bin/one", "o"), ("bin/two", "t")]
 
 
-def test_a_failed_build_ends_the_one_beside_it(tmp_path: Path) -> None:
-    chain = golang.Toolchain(go_that(tmp_path / "bin", 'case "$*" in *bad*) exit 3;; esac; exec sleep 60'), "1.26.0")
+def test_a_failed_build_stops_the_parallel_one(tmp_path: Path) -> None:
+    chain = golang.Toolchain(create_go(tmp_path / "bin", 'case "$*" in *bad*) exit 3;; esac; exec sleep 60'), "1.26.0")
     pair = [modules.Group(name, {name: f"example.org/{name}"}, {name: "1"}) for name in ("long", "bad", "never")]
-    (tmp_path / "build").mkdir()
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(DevenvError, match="bad: go install ended with code 3"):
-        modules.take_or_build(pair, tmp_path / "build", tmp_path, tmp_path, "amd64", lambda: chain, print)
-    assert time.monotonic() - began < 30
+        builder(tmp_path / "build", tmp_path, tmp_path, chain).provide(pair)
+    assert time.monotonic() - start < 30
 
 
-def test_a_program_that_was_touched_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go_that(tmp_path / "bin", GO)
+def test_a_modified_program_is_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_go(tmp_path / "bin", GO)
     log = tmp_path / "log"
     monkeypatch.setenv("LOG", str(log))
     bundle_with(tmp_path, TOOL, "1")
@@ -210,7 +214,7 @@ def test_a_program_that_was_touched_is_not_taken(tmp_path: Path, monkeypatch: py
     assert len(log.read_text().split()) == 2
 
 
-def test_inputs_of_local_programs_hold_their_module(tmp_path: Path) -> None:
+def test_inputs_of_local_programs_include_their_module(tmp_path: Path) -> None:
     group = dataclasses.replace(TOOL, local=True)
     for name in ("go.mod", "go.sum"):
         (tmp_path / name).write_text(name)
@@ -223,7 +227,7 @@ def test_inputs_of_local_programs_hold_their_module(tmp_path: Path) -> None:
 # --- long programs
 
 
-def test_stream(tmp_path: Path) -> None:
+def test_stream_returns_lines_of_both_streams(tmp_path: Path) -> None:
     lines: list[str] = []
     assert programs.stream(["sh", "-c", "echo a; echo b >&2"], on_line=lines.append) == ["a", "b"]
     assert lines == ["a", "b"]
@@ -232,7 +236,7 @@ def test_stream(tmp_path: Path) -> None:
     assert caught.value.code == 3
 
 
-def test_stream_ends_a_program_that_takes_too_long() -> None:
+def test_stream_stops_a_program_after_its_timeout() -> None:
     waited: list[int] = []
     with pytest.raises(ProgramFailed) as caught:
         programs.stream(["sleep", "60"], on_wait=lambda: waited.append(1), timeout=1.5)
@@ -249,7 +253,7 @@ programs.stream(["sh", "-c", "echo $$; exec sleep 60"], on_line=lambda line: pri
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_caller_takes_its_program_along(number: signal.Signals) -> None:
+def test_a_program_ends_with_its_caller(number: signal.Signals) -> None:
     collections = Path(__file__).resolve().parents[2] / "collections"
     caller = subprocess.Popen(
         [sys.executable, "-c", CALLER, str(collections)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -272,7 +276,7 @@ def _alive(process: Path) -> bool:
         return False
 
 
-def test_a_program_that_is_not_there() -> None:
+def test_a_missing_program_is_reported() -> None:
     with pytest.raises(FileNotFoundError):
         programs.stream(["no-such-program"])
 
@@ -280,38 +284,40 @@ def test_a_program_that_is_not_there() -> None:
 # --- Debian
 
 
-def test_versions_by_names_of_archives() -> None:
+def test_versions_are_read_from_names_of_archives() -> None:
     names = ["busybox-static_1%3a1.35.0-4+b1_amd64.deb", "netbase_6.4_all.deb", "partial", "lock"]
     assert debian.versions(names) == {"busybox-static": "1:1.35.0-4+b1", "netbase": "6.4"}
 
 
 @pytest.mark.parametrize(
-    ("says", "reason"),
+    ("output", "reason"),
     [
         ("E: Failed to fetch http://x  Could not resolve 'x'", "bundle_unreachable"),
         ("tar: write error: No space left on device", "bundle_disk_full"),
         ("E: something else", "bundle_debian"),
     ],
 )
-def test_failures_of_mmdebstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, reason: str) -> None:
-    script(tmp_path / "bin" / "mmdebstrap", f'echo "{says}" >&2; exit 1')
+def test_the_output_of_mmdebstrap_determines_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, reason: str
+) -> None:
+    script(tmp_path / "bin" / "mmdebstrap", f'echo "{output}" >&2; exit 1')
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     with pytest.raises(DevenvError) as caught:
         debian.unpack("bookworm", tmp_path, print)
     assert caught.value.reason.id == reason
 
 
-def test_without_mmdebstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mmdebstrap_is_required(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DevenvError) as caught:
         debian.unpack("bookworm", tmp_path, print)
     assert caught.value.reason.id == "bundle_program_missing"
 
 
-def root_of(tmp_path: Path, *programs_of: str) -> debian.Root:
-    """A root with this machine's own loader and libraries, enough for some of its programs."""
+def root_of(tmp_path: Path, *names: str) -> debian.Root:
+    """Create a root with this machine's loader and libraries, enough for some of its programs."""
     root = tmp_path / "root"
-    for name in programs_of:
+    for name in names:
         target = root / "usr/bin" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(shutil.which(name) or name, target)
@@ -333,19 +339,19 @@ def root_of(tmp_path: Path, *programs_of: str) -> debian.Root:
     return debian.Root(root, {})
 
 
-def test_libraries_of_a_program(tmp_path: Path) -> None:
+def test_a_program_comes_with_its_libraries(tmp_path: Path) -> None:
     root = root_of(tmp_path, "ls")
     entries = {entry.path: entry for entry in debian.files(root, ["usr/bin/ls"])}
     kinds = {path.rpartition("/")[2].split(".so")[0] for path in entries}
     assert {"ls", "libc", "libselinux", "libpcre2-8"} <= kinds
-    assert any(path.startswith("lib64/ld-linux") for path in entries), "the program's interpreter is at this place"
+    assert any(path.startswith("lib64/ld-linux") for path in entries), "the program's interpreter has this path"
     for entry in entries.values():
         assert entry.source
         assert entry.source.is_relative_to(root.path)
         assert not entry.source.is_symlink()
 
 
-def test_a_library_that_is_missing(tmp_path: Path) -> None:
+def test_a_missing_library_is_reported(tmp_path: Path) -> None:
     root = root_of(tmp_path, "ls")
     for file in root.path.glob("lib/*/libselinux*"):
         file.unlink()
@@ -354,7 +360,7 @@ def test_a_library_that_is_missing(tmp_path: Path) -> None:
     assert caught.value.reason.id == "bundle_debian"
 
 
-def test_what_is_no_program_has_no_libraries(tmp_path: Path) -> None:
+def test_other_files_have_no_libraries(tmp_path: Path) -> None:
     root = debian.Root(tmp_path, {})
     for name, content in (("text", b"text"), ("short", b"\x7fELF"), ("empty", b"")):
         (tmp_path / name).write_bytes(content)
@@ -364,16 +370,16 @@ def test_what_is_no_program_has_no_libraries(tmp_path: Path) -> None:
 def test_links_are_followed_inside_the_root_only(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "etc").mkdir(parents=True)
-    (root / "etc" / "passwd").write_text("of the root")
+    (root / "etc" / "passwd").write_text("in the root")
     (root / "link").symlink_to("/etc/passwd")
-    assert debian._real(root, "link").read_text() == "of the root"
+    assert debian._real(root, "link").read_text() == "in the root"
     (root / "a").symlink_to("b")
     (root / "b").symlink_to("a")
     with pytest.raises(DevenvError, match="loop"):
         debian._real(root, "a")
 
 
-def test_certificates_are_one_sound_file(tmp_path: Path) -> None:
+def test_certificates_become_one_file(tmp_path: Path) -> None:
     folder = tmp_path / "usr/share/ca-certificates/mozilla"
     folder.mkdir(parents=True)
     (folder / "b.crt").write_bytes(b"B")
@@ -384,16 +390,16 @@ def test_certificates_are_one_sound_file(tmp_path: Path) -> None:
 # --- recipes
 
 
-def test_programs_of_images_stand_where_the_official_ones_have_them() -> None:
+def test_programs_of_images_have_the_official_paths() -> None:
     assert images.PROGRAMS["coredns"] == ("coredns", "coredns")
     assert images.PROGRAMS["etcdctl"] == ("etcd", "usr/local/bin/etcdctl")
-    assert {image for image, _ in images.PROGRAMS.values()} == set(versions.wanted().images) - {"pause", "probe"}
+    assert {image for image, _ in images.PROGRAMS.values()} == set(versions.resolve().images) - {"pause", "probe"}
 
 
-def test_kubeadm_that_does_not_run(tmp_path: Path) -> None:
+def test_images_required_by_kubeadm(tmp_path: Path) -> None:
     with pytest.raises(DevenvError) as caught:
-        images.wanted_by(script(tmp_path / "kubeadm", "exit 1"), "1.36.3")
+        images.required_by(script(tmp_path / "kubeadm", "exit 1"), "1.36.3")
     assert caught.value.reason.id == "bundle_build"
     ok = script(tmp_path / "kubeadm", 'echo "$@" > ' + str(tmp_path / "args") + "; echo a:1; echo b:2")
-    assert images.wanted_by(ok, "1.36.3") == ["a:1", "b:2"]
+    assert images.required_by(ok, "1.36.3") == ["a:1", "b:2"]
     assert (tmp_path / "args").read_text() == "config images list --kubernetes-version v1.36.3\n"

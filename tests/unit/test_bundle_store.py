@@ -1,4 +1,4 @@
-"""Bundles on disk: found, checked, made whole or not at all, exported and imported."""
+"""Bundles on disk: finding, verifying, atomic builds, export and import."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import (
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import Image, Manifest
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from support.bundles import FILES, make
+from support.bundles import FILES, create
 
 COLLECTIONS = Path(__file__).resolve().parents[2] / "collections"
 
@@ -43,12 +43,12 @@ def fail(cache: Path, **kwargs: object) -> DevenvError:
     return caught.value
 
 
-# --- found and checked
+# --- find and verify
 
 
-def test_find(tmp_path: Path) -> None:
+def test_find_returns_a_complete_bundle(tmp_path: Path) -> None:
     assert store.find(cache_dir=tmp_path) is None
-    bundle = make(tmp_path)
+    bundle = create(tmp_path)
     assert store.find("1.36.3", tmp_path) == bundle
     assert bundle.bin("kubectl").read_bytes() == FILES["bin/kubectl"]
     assert bundle.cni() == [bundle.path / "cni/ptp"]
@@ -59,7 +59,7 @@ def test_find(tmp_path: Path) -> None:
     assert store.leftovers(tmp_path) == []
 
 
-def test_what_a_bundle_has_not() -> None:
+def test_missing_programs_and_images_are_reported() -> None:
     bundle = Bundle(Path("/x"), Manifest("1", "amd64", "modules", "0" * 12, "", (), ()))
     with pytest.raises(DevenvError, match="has no bin/nothing"):
         bundle.bin("nothing")
@@ -69,7 +69,7 @@ def test_what_a_bundle_has_not() -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "short", "no manifest", "bad manifest", "renamed"])
 def test_a_broken_bundle_is_not_found(tmp_path: Path, damage: str) -> None:
-    bundle = make(tmp_path)
+    bundle = create(tmp_path)
     if damage == "missing":
         bundle.bin("helm").unlink()
     elif damage == "short":
@@ -83,16 +83,16 @@ def test_a_broken_bundle_is_not_found(tmp_path: Path, damage: str) -> None:
     assert store.find(cache_dir=tmp_path) is None
     assert store.list_bundles(tmp_path) == []
     assert len(store.leftovers(tmp_path)) == 1
-    # A new build takes the place of the broken one.
+    # A new build replaces the broken one.
     assert store.find(cache_dir=tmp_path) is None
-    assert make(tmp_path) == store.find(cache_dir=tmp_path)
+    assert create(tmp_path) == store.find(cache_dir=tmp_path)
 
 
-def test_verify(tmp_path: Path) -> None:
-    bundle = make(tmp_path)
+def test_verify_reports_every_difference(tmp_path: Path) -> None:
+    bundle = create(tmp_path)
     assert store.verify(bundle) == []
     bundle.bin("helm").write_bytes(b"HELM")
-    assert store.find(cache_dir=tmp_path), "same size: only verify sees it"
+    assert store.find(cache_dir=tmp_path), "same size: only verify detects it"
     (bundle.path / "bin/extra").write_text("x")
     (bundle.path / "cni/ptp").unlink()
     bundle.bin("kubectl").write_bytes(b"")
@@ -104,16 +104,16 @@ def test_verify(tmp_path: Path) -> None:
     ]
 
 
-def test_a_link_is_no_file_of_a_bundle(tmp_path: Path) -> None:
-    bundle = make(tmp_path)
+def test_a_link_does_not_count_as_a_file(tmp_path: Path) -> None:
+    bundle = create(tmp_path)
     (tmp_path / "helm").write_bytes(FILES["bin/helm"])
     bundle.bin("helm").unlink()
     bundle.bin("helm").symlink_to(tmp_path / "helm")
     assert store.verify(bundle) == ["bin/helm: missing"]
 
 
-def test_digest_is_of_the_content(tmp_path: Path) -> None:
-    bundle = make(tmp_path)
+def test_digest_depends_on_the_content_only(tmp_path: Path) -> None:
+    bundle = create(tmp_path)
     later = dataclasses.replace(bundle.manifest, created="2030-01-01T00:00:00Z", source="release")
     assert later.digest == bundle.digest
     assert len(bundle.digest) == 64
@@ -121,8 +121,8 @@ def test_digest_is_of_the_content(tmp_path: Path) -> None:
     assert other.digest != bundle.digest
 
 
-def test_manifest_text_and_back(tmp_path: Path) -> None:
-    bundle = make(tmp_path)
+def test_a_manifest_survives_dump_and_parse(tmp_path: Path) -> None:
+    bundle = create(tmp_path)
     assert manifest.parse(bundle.manifest.dump(), "x") == bundle.manifest
     row = json.loads((bundle.path / "manifest.json").read_text())["files"][0]
     assert row.keys() == {"path", "sha256", "size", "version", "origin", "inputs", "part"}
@@ -143,7 +143,7 @@ def test_manifest_text_and_back(tmp_path: Path) -> None:
     ],
 )
 def test_bad_manifests_are_refused(tmp_path: Path, key: str, value: object) -> None:
-    data = json.loads(make(tmp_path).manifest.dump())
+    data = json.loads(create(tmp_path).manifest.dump())
     manifest.parse(json.dumps(data), "x")
     data[key] = value
     with pytest.raises(DevenvError) as caught:
@@ -151,17 +151,17 @@ def test_bad_manifests_are_refused(tmp_path: Path, key: str, value: object) -> N
     assert caught.value.reason.id == "bundle_broken"
 
 
-def test_remove_and_total(tmp_path: Path) -> None:
-    bundle = make(tmp_path)
+def test_remove_returns_the_freed_bytes(tmp_path: Path) -> None:
+    bundle = create(tmp_path)
     size = store.size_of(bundle.path)
     assert size > bundle.size
-    assert store.total(tmp_path) - (store.root(tmp_path) / ".lock").stat().st_size == size
+    assert store.size_of(store.root(tmp_path)) - (store.root(tmp_path) / ".lock").stat().st_size == size
     assert store.remove(bundle) == size
     assert store.find(cache_dir=tmp_path) is None
     assert names(tmp_path) == []
 
 
-# --- made whole or not at all
+# --- atomic builds
 
 HOLDER = """
 import sys, time
@@ -185,36 +185,36 @@ def test_a_killed_build_leaves_no_half_bundle(tmp_path: Path) -> None:
     child.kill()
     child.wait()
     assert store.find(cache_dir=tmp_path) is None
-    (left,) = store.leftovers(tmp_path)
-    assert (left / "half").is_file()
-    make(tmp_path)
+    (leftover,) = store.leftovers(tmp_path)
+    assert (leftover / "half").is_file()
+    create(tmp_path)
     assert store.leftovers(tmp_path) == []
 
 
 def test_two_builds_wait_for_each_other(tmp_path: Path) -> None:
     base = store.root(tmp_path)
-    said: list[str] = []
-    done: list[float] = []
+    messages: list[str] = []
+    acquired: list[float] = []
 
     def second() -> None:
-        with store.locked(base, said.append):
-            done.append(time.monotonic())
+        with store.locked(base, messages.append):
+            acquired.append(time.monotonic())
 
     with store.locked(base):
         thread = threading.Thread(target=second)
         thread.start()
         deadline = time.monotonic() + 10
-        while not said and time.monotonic() < deadline:
+        while not messages and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert not done
+        assert not acquired
         released = time.monotonic()
     thread.join(10)
-    assert done
-    assert done[0] >= released
-    assert said == [f"waiting for process {os.getpid()}, which makes a bundle in {base}"]
+    assert acquired
+    assert acquired[0] >= released
+    assert messages == [f"waiting for process {os.getpid()}, which builds a bundle in {base}"]
 
 
-def test_the_lock_of_a_stopped_process_is_waited_for(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_released(tmp_path: Path) -> None:
     base = store.root(tmp_path)
     child = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(COLLECTIONS), str(base)], stdout=subprocess.PIPE, text=True
@@ -229,7 +229,7 @@ def test_the_lock_of_a_stopped_process_is_waited_for(tmp_path: Path) -> None:
     child.wait()
 
 
-def test_a_failing_build_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     base = store.root(tmp_path)
 
     def build() -> None:
@@ -242,7 +242,7 @@ def test_a_failing_build_leaves_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_the_disk_is_full(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     base = store.root(tmp_path)
 
     def build() -> None:
@@ -255,7 +255,7 @@ def test_the_disk_is_full(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_the_cache_cannot_be_written(tmp_path: Path) -> None:
+def test_an_unwritable_cache_is_reported(tmp_path: Path) -> None:
     (tmp_path / "bundle").write_text("a file where a folder should be")
     with pytest.raises(DevenvError) as caught, store.locked(store.root(tmp_path) / "x"):
         pass
@@ -266,8 +266,8 @@ def test_the_cache_cannot_be_written(tmp_path: Path) -> None:
 
 
 def grown(cache: Path, *parts: str) -> Bundle:
-    """The small bundle with a program and an image of each of ``parts``."""
-    bundle, base = make(cache), store.root(cache)
+    """Return the small bundle with a program and an image for each of ``parts``."""
+    bundle, base = create(cache), store.root(cache)
     for part in parts:
         with store.locked(base), store.building(base) as temp:
             rows = []
@@ -281,8 +281,8 @@ def grown(cache: Path, *parts: str) -> Bundle:
     return bundle
 
 
-def test_a_bundle_grows_and_stays_the_same_for_nodes(tmp_path: Path) -> None:
-    before = make(tmp_path)
+def test_added_parts_do_not_change_the_base(tmp_path: Path) -> None:
+    before = create(tmp_path)
     after = grown(tmp_path, "metrics", "storage")
     assert store.find(cache_dir=tmp_path) == after
     assert store.verify(after) == []
@@ -296,26 +296,26 @@ def test_a_bundle_grows_and_stays_the_same_for_nodes(tmp_path: Path) -> None:
     assert names(tmp_path) == [after.name]
 
 
-def test_a_kill_before_the_manifest_leaves_the_bundle_whole(tmp_path: Path) -> None:
-    bundle = make(tmp_path)
+def test_a_kill_before_the_manifest_leaves_the_bundle_complete(tmp_path: Path) -> None:
+    bundle = create(tmp_path)
     (bundle.path / "bin" / "metrics-tool").write_bytes(b"half")
     assert store.find(cache_dir=tmp_path) == bundle
     assert store.verify(grown(tmp_path, "metrics")) == []
 
 
-def test_parts_that_are_missing_are_made_from_the_same_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, ...]] = []
+def test_missing_parts_are_built_from_the_same_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requested: list[tuple[str, ...]] = []
 
-    def build(*arguments: object) -> modules.Content:
-        asked.append(tuple(arguments[-1]))  # type: ignore[arg-type]
+    def build(*arguments: object) -> manifest.Content:
+        requested.append(tuple(arguments[-1]))  # type: ignore[arg-type]
         folder = Path(str(arguments[1]))
         rows = []
-        for part in asked[-1]:
+        for part in requested[-1]:
             (folder / "bin").mkdir(exist_ok=True)
             (folder / "bin" / f"{part or 'base'}-tool").write_text(part)
             described = manifest.describe(folder, f"bin/{part or 'base'}-tool", "1", "a test")
             rows.append(dataclasses.replace(described, part=part))
-        return modules.Content(rows, [], {})
+        return manifest.Content(rows)
 
     monkeypatch.setattr(modules, "build", build)
     sources.ensure(source="modules", cache_dir=tmp_path, parts=["storage"])
@@ -325,7 +325,7 @@ def test_parts_that_are_missing_are_made_from_the_same_source(tmp_path: Path, mo
     assert changed
     assert bundle
     assert bundle.manifest.parts == {"helm", "storage"}
-    assert asked == [("", "storage"), ("helm",)]
+    assert requested == [("", "storage"), ("helm",)]
     error = fail(tmp_path, source="cache", parts=["metrics"])
     assert (error.reason.id, "lacks metrics" in str(error)) == ("bundle_not_in_cache", True)
     assert fail(tmp_path, parts=["nosuch"]).reason.id == "bundle_part_unknown"
@@ -347,33 +347,33 @@ def test_parts_of_an_archive_are_added_to_the_bundle(tmp_path: Path, form: str) 
     assert "without helm" in str(error)
 
 
-# --- exported and imported
+# --- export and import
 
 
-def test_export_and_import(tmp_path: Path) -> None:
-    bundle = make(tmp_path / "a")
+def test_an_exported_bundle_can_be_imported(tmp_path: Path) -> None:
+    bundle = create(tmp_path / "a")
     file = archive.export(bundle, tmp_path / "b.tar.gz")
     again = archive.export(bundle, tmp_path / "c.tar.gz")
     assert gzip.decompress(file.read_bytes()) == gzip.decompress(again.read_bytes())
-    taken, changed = archive.import_archive(file, tmp_path / "cache")
+    imported, changed = archive.import_archive(file, tmp_path / "cache")
     assert changed
-    assert taken.manifest == bundle.manifest
-    assert store.verify(taken) == []
-    assert os.access(taken.bin("kubectl"), os.X_OK)
-    assert store.find(cache_dir=tmp_path / "cache") == taken
-    assert archive.import_archive(file, tmp_path / "cache") == (taken, False)
-    assert archive.holds(file, bundle)
+    assert imported.manifest == bundle.manifest
+    assert store.verify(imported) == []
+    assert os.access(imported.bin("kubectl"), os.X_OK)
+    assert store.find(cache_dir=tmp_path / "cache") == imported
+    assert archive.import_archive(file, tmp_path / "cache") == (imported, False)
+    assert archive.is_export_of(file, bundle)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["b.tar.gz", "c.tar.gz"]
 
 
-def test_export_into_a_folder_chooses_a_name(tmp_path: Path) -> None:
-    bundle = make(tmp_path)
+def test_export_to_a_folder_generates_a_name(tmp_path: Path) -> None:
+    bundle = create(tmp_path)
     file = archive.export(bundle, tmp_path)
     assert file.name == f"devenv-bundle-{bundle.name}-{bundle.manifest.arch}.tar.gz"
 
 
 def test_export_refuses_a_bundle_that_changed(tmp_path: Path) -> None:
-    bundle = make(tmp_path / "cache")
+    bundle = create(tmp_path / "cache")
     bundle.bin("helm").write_bytes(b"HELM")
     with pytest.raises(DevenvError, match="bin/helm") as caught:
         archive.export(bundle, tmp_path / "out" / "x.tar")
@@ -381,15 +381,15 @@ def test_export_refuses_a_bundle_that_changed(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_export_refuses_unknown_endings(tmp_path: Path) -> None:
+def test_export_refuses_unknown_suffixes(tmp_path: Path) -> None:
     with pytest.raises(DevenvError, match=r"x\.zip") as caught:
-        archive.export(make(tmp_path), tmp_path / "x.zip")
+        archive.export(create(tmp_path), tmp_path / "x.zip")
     assert caught.value.exit_code == 2
 
 
 def repacked(tmp_path: Path, change: str) -> Path:
-    """An archive that somebody changed."""
-    source = archive.export(make(tmp_path / "origin"), tmp_path / "good.tar")
+    """Return an archive with one change."""
+    source = archive.export(create(tmp_path / "origin"), tmp_path / "good.tar")
     target = tmp_path / "bad.tar"
     with tarfile.open(source) as old, tarfile.open(target, "w") as new:
         for member in old:
@@ -444,14 +444,14 @@ def test_changed_archives_are_refused(tmp_path: Path, change: str, reason: str) 
     assert not (tmp_path / "escaped").exists()
 
 
-def test_an_unchanged_repacked_archive_is_taken(tmp_path: Path) -> None:
-    assert archive.import_archive(repacked(tmp_path, "nothing"), tmp_path / "cache")[1]
+def test_an_unchanged_repacked_archive_is_imported(tmp_path: Path) -> None:
+    assert archive.import_archive(repacked(tmp_path, "none"), tmp_path / "cache")[1]
 
 
 @pytest.mark.parametrize("ending", ["tar", "tar.gz"])
-def test_a_cut_archive_is_refused(tmp_path: Path, ending: str) -> None:
-    # Content that does not shrink, so that the cut is inside a file.
-    whole = archive.export(make(tmp_path / "a", bin_kubelet=os.urandom(400_000)), tmp_path / f"whole.{ending}")
+def test_a_truncated_archive_is_refused(tmp_path: Path, ending: str) -> None:
+    # Random content does not shrink, so the archive ends inside a file.
+    whole = archive.export(create(tmp_path / "a", bin_kubelet=os.urandom(400_000)), tmp_path / f"whole.{ending}")
     cut = tmp_path / f"cut.{ending}"
     cut.write_bytes(whole.read_bytes()[:200_000])
     with pytest.raises(DevenvError) as caught:
@@ -461,7 +461,7 @@ def test_a_cut_archive_is_refused(tmp_path: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])
-def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes | None) -> None:
+def test_other_files_than_archives_are_refused(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "x.tar.gz"
     if content is not None:
         file.write_bytes(content)
@@ -473,85 +473,85 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes | None) ->
 # --- sources
 
 
-def test_ensure_takes_what_is_there(tmp_path: Path) -> None:
-    bundle = make(tmp_path)
+def test_ensure_returns_the_cached_bundle(tmp_path: Path) -> None:
+    bundle = create(tmp_path)
     assert sources.ensure(cache_dir=tmp_path) == (bundle, False, [f"cache: {bundle.path}"])
     assert sources.ensure(cache_dir=tmp_path, source="cache")[0] == bundle
     assert sources.ensure(cache_dir=tmp_path, source="modules")[0] == bundle
     assert sources.in_cache(cache_dir=tmp_path) == bundle
 
 
-def test_a_named_source_is_used_though_another_made_a_bundle(tmp_path: Path) -> None:
-    made = make(tmp_path, "modules")
+def test_a_named_source_ignores_bundles_of_other_sources(tmp_path: Path) -> None:
+    built = create(tmp_path, "modules")
     places = dict.fromkeys(downloads.official(), "http://127.0.0.1:9")
     assert sources.ensure(cache_dir=tmp_path, source="release", check=True)[:2] == (None, True)
-    assert sources.ensure(cache_dir=tmp_path, options=sources.Options(places=places))[0] == made
-    other = make(tmp_path, "release")
+    assert sources.ensure(cache_dir=tmp_path, options=sources.Options(places=places))[0] == built
+    other = create(tmp_path, "release")
     assert sources.ensure(cache_dir=tmp_path, source="release")[:2] == (other, False)
-    assert sources.ensure(cache_dir=tmp_path, source="modules")[:2] == (made, False)
+    assert sources.ensure(cache_dir=tmp_path, source="modules")[:2] == (built, False)
 
 
 @pytest.mark.parametrize("newer", ["release", "modules"])
-def test_the_newest_counts(tmp_path: Path, newer: str) -> None:
+def test_find_prefers_the_newest(tmp_path: Path, newer: str) -> None:
     for source in ("modules", "release"):
-        file = make(tmp_path, source).path / "manifest.json"
+        file = create(tmp_path, source).path / "manifest.json"
         if source == newer:
             file.write_text(file.read_text().replace("2026-01-01T", "2026-02-01T"))
-    found = store.find(cache_dir=tmp_path)
-    assert found
-    assert found.manifest.source == newer
+    bundle = store.find(cache_dir=tmp_path)
+    assert bundle
+    assert bundle.manifest.source == newer
 
 
-def test_check_makes_nothing(tmp_path: Path) -> None:
+def test_check_builds_nothing(tmp_path: Path) -> None:
     bundle, changed, _ = sources.ensure(cache_dir=tmp_path, check=True)
     assert (bundle, changed) == (None, True)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_cache_names_what_else_is_there(tmp_path: Path) -> None:
-    bundle = make(tmp_path)
+def test_cache_lists_its_other_bundles(tmp_path: Path) -> None:
+    bundle = create(tmp_path)
     old = bundle.path.with_name("1.36.3-000000000000")
     bundle.path.rename(old)
     data = json.loads((old / "manifest.json").read_text())
     (old / "manifest.json").write_text(json.dumps({**data, "inputs": "000000000000"}))
     error = fail(tmp_path, source="cache")
     assert error.reason.id == "bundle_not_in_cache"
-    assert "there are 1.36.3-000000000000" in str(error)
+    assert "it has 1.36.3-000000000000" in str(error)
 
 
-def test_release_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_release_requires_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = versions.__name__.rpartition(".")[0]
     affected = [f"{package}.{part}" for part in ("release", "registry", "download")]
     for name in affected:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "requests", None)
     error = fail(tmp_path, source="release")
-    # What was imported without the library must not stay for other tests.
+    # Other tests must not get the modules that were imported without the library.
     for name in affected:
         sys.modules.pop(name, None)
     assert (error.reason.id, error.exit_code) == ("bundle_library_missing", 12)
     assert "requests" in str(error)
 
 
-def test_unknown_source(tmp_path: Path) -> None:
+def test_an_unknown_source_is_refused(tmp_path: Path) -> None:
     assert fail(tmp_path, source="cloud").reason.id == "bundle_source_unknown"
 
 
 @pytest.mark.parametrize("kind", ["archive", "folder of archives", "bundle", "folder of bundles"])
-def test_directory(tmp_path: Path, kind: str) -> None:
-    there = make(tmp_path / "a")
-    file = archive.export(there, tmp_path / "mirror" / "x.tar")
-    (tmp_path / "mirror" / "README").write_text("no bundle")
+def test_directory_imports_from(tmp_path: Path, kind: str) -> None:
+    original = create(tmp_path / "a")
+    file = archive.export(original, tmp_path / "mirror" / "x.tar")
+    (tmp_path / "mirror" / "README").write_text("not a bundle")
     place = {
         "archive": file,
         "folder of archives": file.parent,
-        "bundle": there.path,
-        "folder of bundles": there.path.parent,
+        "bundle": original.path,
+        "folder of bundles": original.path.parent,
     }[kind]
     options = sources.Options(directory=place)
     bundle, changed, notes = sources.ensure(options=options, cache_dir=tmp_path / "cache")
     assert bundle
-    assert (changed, bundle.manifest) == (True, there.manifest)
+    assert (changed, bundle.manifest) == (True, original.manifest)
     assert store.verify(bundle) == []
     assert notes[0].startswith("cache: no bundle of 1.36.3")
     assert notes[1] == f"directory: {bundle.path}"
@@ -565,14 +565,14 @@ def test_directory_without_a_bundle(tmp_path: Path) -> None:
 
 
 def test_directory_with_a_damaged_bundle(tmp_path: Path) -> None:
-    there = make(tmp_path / "a")
-    there.bin("helm").write_bytes(b"HELM")
-    error = fail(tmp_path / "cache", source="auto", options=sources.Options(directory=there.path))
-    assert error.reason.id == "bundle_wrong_digest", "auto must not go on to the next source after a wrong digest"
+    original = create(tmp_path / "a")
+    original.bin("helm").write_bytes(b"HELM")
+    error = fail(tmp_path / "cache", source="auto", options=sources.Options(directory=original.path))
+    assert error.reason.id == "bundle_wrong_digest", "auto must not continue with the next source after a wrong digest"
     assert names(tmp_path / "cache") == []
 
 
-def test_auto_says_why_no_source_worked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_reports_the_error_of_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args: object) -> None:
         raise DevenvError("bundle_unreachable", "no network")
 

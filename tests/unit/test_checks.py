@@ -63,7 +63,7 @@ def test_nodes(nodes: list[Object], missing: tuple[str, ...], hopeless: bool) ->
     assert finding.ok or missing
 
 
-RUNTIME = f"containerd://{versions.wanted('1.36.3').containerd}"
+RUNTIME = f"containerd://{versions.resolve('1.36.3').containerd}"
 
 
 @pytest.mark.parametrize(

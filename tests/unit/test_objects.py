@@ -488,7 +488,7 @@ def test_objects_of_the_add_ons(rendered: Callable[[str], list[Row]], template: 
 
 def test_images_of_the_add_ons_are_in_the_bundle(rendered: Callable[[str], list[Row]]) -> None:
     for version in versions.known()[1]:
-        there = versions.wanted(version).images
+        there = versions.resolve(version).images
         used = []
         for template in ("storage.yml.j2", "metrics.yml.j2"):
             for one in rendered(template):

@@ -238,7 +238,7 @@ def test_the_plan_of_a_minor_release_that_has_begun() -> None:
 def test_images_that_the_new_version_has_no_use_for() -> None:
     found = upgrade_delivery.outdated("1.35.4", "1.36.3")
     assert "registry.k8s.io/kube-proxy:v1.35.4" in found
-    assert not set(found) & set(versions.wanted("1.36.3").images.values())
+    assert not set(found) & set(versions.resolve("1.36.3").images.values())
     assert upgrade_delivery.outdated("1.36.3", "1.36.3") == []
     assert upgrade_delivery.outdated("0.0.1", "1.36.3") == []
 

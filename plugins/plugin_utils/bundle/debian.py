@@ -1,10 +1,9 @@
-"""Programs from Debian packages for images: unpacked by mmdebstrap, then only what is needed, with its libraries."""
+"""Take programs and files out of Debian packages, with the libraries that they need."""
 
 from __future__ import annotations
 
 import re
 import shutil
-import struct
 import tarfile
 import urllib.parse
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ PACKAGES = (
     "busybox-static", "ca-certificates", "catatonit", "conntrack", "curl", "iptables", "netbase", "nftables",
 )  # fmt: skip
 _LIST = "devenv-packages"
+_LOADER = "ld-linux*.so.*"
 _NETWORK = r"Could not (resolve|connect)|Failed to fetch|Connection (timed out|refused|failed)|Temporary failure"
 
 
@@ -34,9 +34,9 @@ class Root:
 
 
 def unpack(suite: str, folder: Path, progress: Progress, packages: Sequence[str] = PACKAGES) -> Root:
-    """Unpack ``packages`` of Debian ``suite`` and all they depend on below ``folder`` (nothing is configured).
+    """Unpack ``packages`` of Debian ``suite`` and their dependencies below ``folder``, without configuring them.
 
-    Signatures are checked by apt. Raises DevenvError ``bundle_program_missing``, ``bundle_unreachable`` or
+    apt verifies the signatures. Raises DevenvError ``bundle_program_missing``, ``bundle_unreachable`` or
     ``bundle_debian``.
     """
     if not shutil.which("mmdebstrap"):
@@ -45,7 +45,7 @@ def unpack(suite: str, folder: Path, progress: Progress, packages: Sequence[str]
     archive = folder / "debian.tar"
     argv = [
         "mmdebstrap", "--variant=extract", "--include=" + ",".join(packages),
-        # The names of the archives carry the versions; dpkg's own list is empty as nothing is installed.
+        # The names of the archives contain the versions; dpkg's own list is empty, since nothing is installed.
         f'--extract-hook=ls "$1/var/cache/apt/archives" > "$1/{_LIST}"',
         suite, str(archive),
     ]  # fmt: skip
@@ -55,85 +55,63 @@ def unpack(suite: str, folder: Path, progress: Progress, packages: Sequence[str]
         raise _failure(error) from None
     root = folder / "debian"
     with tarfile.open(archive) as tar:
-        members = [one for one in tar if one.isreg() or one.isdir() or one.issym() or one.islnk()]
+        members = [member for member in tar if not member.isdev()]
         tar.extractall(root, members, filter="tar")
     archive.unlink()
     return Root(root, versions((root / _LIST).read_text(encoding="utf-8").split()))
 
 
 def versions(archives: Iterable[str]) -> dict[str, str]:
-    """Package versions by names of `.deb` files (``name_version_arch.deb``, the version percent-encoded)."""
-    parts = [name.removesuffix(".deb").split("_") for name in archives if name.endswith(".deb")]
-    return {part[0]: urllib.parse.unquote(part[1]) for part in sorted(parts)}
+    """Return package versions from names of `.deb` files (``name_version_arch.deb``, the version percent-encoded)."""
+    parts = [name.split("_") for name in sorted(archives) if name.endswith(".deb")]
+    return {part[0]: urllib.parse.unquote(part[1]) for part in parts}
 
 
-def files(root: Root, paths: Iterable[str]) -> list[Entry]:
-    """Layer entries of files of the root, at their own places, with every shared library that they need."""
-    wanted = list(paths)
-    entries = {path: Entry(path, _mode(_real(root.path, path)), source=_real(root.path, path)) for path in wanted}
-    for path in wanted:
+def files(root: Root, paths: Sequence[str]) -> list[Entry]:
+    """Return layer entries of files of the root at the same paths, with every shared library that they need."""
+    entries = {path: Entry(path, _mode(_real(root.path, path)), source=_real(root.path, path)) for path in paths}
+    for path in paths:
         for library in libraries(root, path):
             entries[library] = Entry(library, source=_real(root.path, library))
     return list(entries.values())
 
 
 def libraries(root: Root, path: str) -> list[str]:
-    """Shared libraries of a program or library of the root, the loader last; none for what is static or no ELF file.
+    """Return the shared libraries of a program or library of the root, the loader last; none if it is not dynamic.
 
-    The root's own loader lists them, which also checks that none is missing.
+    The root's own loader lists them, as ldd does. Raises DevenvError ``bundle_debian`` if one is missing.
     """
     file = _real(root.path, path)
-    if not _dynamic(file):
+    loaders = [str(place) for folder in ("lib/*", "lib") for place in sorted(root.path.glob(f"{folder}/{_LOADER}"))]
+    # 0: a program, 2: a library; else static or not an ELF file.
+    if not loaders or program.run([loaders[0], "--verify", str(file)], check=False).code not in (0, 2):
         return []
-    loader = next(
-        iter(sorted(root.path.glob("lib/*/ld-linux-*.so.*")) or sorted(root.path.glob("lib/ld-linux-*.so.*")))
-    )
-    places = sorted({str(one.parent) for one in root.path.glob("**/lib*.so.*") if "lib/" in f"{one.parent}/"})
-    argv = [str(loader), "--inhibit-cache", "--library-path", ":".join(places), "--list", str(file)]
+    places = sorted({str(file.parent) for file in root.path.glob("**/lib*.so.*") if "lib/" in f"{file.parent}/"})
+    argv = [loaders[0], "--inhibit-cache", "--library-path", ":".join(places), "--list", str(file)]
     try:
         lines = program.run(argv, timeout=60).stdout.splitlines()
     except ProgramFailed as error:
         raise DevenvError("bundle_debian", f"libraries of /{path}: {error.stderr.strip()[-300:]}") from None
-    needed = [match.groups() for line in lines if (match := re.match(r"\s*(\S+) => (.+?)(?: \(0x\w+\))?$", line))]
-    # The loader looks into the host's own places last: what is found there is missing in the root too.
-    missing = [name for name, place in needed if "ld-linux" not in name and not Path(place).is_relative_to(root.path)]
-    if missing:
-        raise DevenvError("bundle_debian", f"/{path} needs {', '.join(missing)}, which no package brought")
-    inside = [str(Path(place).relative_to(root.path)) for name, place in needed if "ld-linux" not in name]
-    return [*inside, *_loader_place(root, inside)]
+    matches = (re.match(r"\s*(\S+) => (.+?)(?: \(0x\w+\))?$", line) for line in lines)
+    needed = [(match[1], Path(match[2])) for match in matches if match and "ld-linux" not in match[1]]
+    # The loader searches the host's own places last: a library from there is missing in the root too.
+    if missing := [name for name, place in needed if not place.is_relative_to(root.path)]:
+        raise DevenvError("bundle_debian", f"/{path} needs {', '.join(missing)}, which is in none of the packages")
+    if not needed:
+        return []
+    # Programs expect the loader (their interpreter) in /lib64 or /lib, where libc6 has a link.
+    interpreters = [place for folder in ("lib64", "lib") for place in root.path.glob(f"{folder}/{_LOADER}")]
+    return [str(place.relative_to(root.path)) for place in (*(place for _name, place in needed), *interpreters)]
 
 
 def certificates(root: Root) -> bytes:
-    """The CA certificates as one PEM file, as ca-certificates' own configuration step would write it."""
+    """Return the CA certificates as one PEM file, as the configuration step of ca-certificates would write it."""
     folder = root.path / "usr/share/ca-certificates"
     return b"".join(file.read_bytes().rstrip(b"\n") + b"\n" for file in sorted(folder.rglob("*.crt")))
 
 
-def _dynamic(file: Path) -> bool:
-    """Whether a file is a 64-bit little-endian ELF object (elf(5)) that is linked dynamically."""
-    header = struct.Struct("<16s2HI3QI6H")
-    with file.open("rb") as stream:
-        start = stream.read(header.size)
-        if len(start) < header.size or start[:6] != b"\x7fELF\x02\x01":
-            return False
-        fields = header.unpack(start)
-        offset, size, count = fields[5], fields[9], fields[10]
-        stream.seek(offset)
-        table = stream.read(size * count)
-    dynamic = 2
-    return any(struct.unpack_from("<I", table, at)[0] == dynamic for at in range(0, len(table), size))
-
-
-def _loader_place(root: Root, inside: Sequence[str]) -> list[str]:
-    """Where programs look for the loader (their interpreter): a link of libc6 in /lib64 or /lib."""
-    if not inside:
-        return []
-    places = [*root.path.glob("lib64/ld-linux-*.so.*"), *root.path.glob("lib/ld-linux-*.so.*")]
-    return [str(place.relative_to(root.path)) for place in places]
-
-
 def _real(root: Path, path: str) -> Path:
-    """The file behind ``path`` with links followed inside the root."""
+    """Return the file behind ``path``, with links followed inside the root."""
     current = root / path
     for _ignored in range(20):
         if not current.is_symlink():
@@ -152,4 +130,4 @@ def _failure(error: ProgramFailed) -> DevenvError:
         return DevenvError("bundle_disk_full", "mmdebstrap: no space left on the disk")
     lines = [line for line in error.stderr.splitlines() if line.startswith(("E:", "W:")) or "rror" in line]
     reason = "bundle_unreachable" if re.search(_NETWORK, error.stderr) else "bundle_debian"
-    return DevenvError(reason, f"mmdebstrap: {' / '.join(lines[-3:])[:600] or 'failed without a word'}")
+    return DevenvError(reason, f"mmdebstrap: {' / '.join(lines[-3:])[:600] or 'failed without a message'}")

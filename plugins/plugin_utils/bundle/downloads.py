@@ -1,4 +1,4 @@
-"""Where the source `release` downloads from: configs/downloads.yml, or mirrors with the same layout."""
+"""Files of the source `release`, from configs/downloads.yml: official places, or mirrors with the same layout."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ FILE = paths.CONFIGS / "downloads.yml"
 
 @dataclass(frozen=True)
 class Item:
-    """A published file; ``members`` maps paths inside an archive to paths in the bundle (empty: the file itself).
-    ``part`` is the optional part of the bundle that it belongs to.
+    """A published file: ``target`` in the bundle, or an archive with ``members`` (path in it -> path in the bundle).
+
+    ``sums`` is the URL of its checksum, ``part`` the optional part of the bundle that it belongs to.
     """
 
     url: str
     sums: str
     version: str
-    target: str = ""
-    members: tuple[tuple[str, str], ...] = ()
-    part: str = BASE
-    place: str = ""
+    target: str
+    members: Mapping[str, str]
+    part: str
+    place: str
 
     @property
     def name(self) -> str:
@@ -37,11 +38,11 @@ def official() -> dict[str, str]:
 
 def items(versions: Versions, places: Mapping[str, str], arch: str) -> list[Item]:
     """Return every file of a release below the base URLs of ``places``, kubeadm first."""
-    found = []
+    items = []
     for row in data.read(FILE)["files"]:
         version, targets = getattr(versions, row["version"]), row["targets"]
         url = f"{places[row['place']].rstrip('/')}/{row['path'].format(version=version, arch=arch)}"
-        single = targets if isinstance(targets, str) else ""
-        members = () if single else tuple((inside.format(arch=arch), path) for inside, path in targets.items())
-        found.append(Item(url, url + row["sums"], version, single, members, row.get("part", BASE), row["place"]))
-    return found
+        target, members = (targets, {}) if isinstance(targets, str) else ("", targets)
+        members = {inside.format(arch=arch): path for inside, path in members.items()}
+        items.append(Item(url, url + row["sums"], version, target, members, row.get("part", BASE), row["place"]))
+    return items

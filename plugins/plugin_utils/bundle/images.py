@@ -1,9 +1,8 @@
-"""Recipes of the images that devenv makes itself, under the official names, of static programs or Debian's files."""
+"""Recipes of the images that devenv builds itself, under the official names, from static programs or Debian files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program as process
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
-# Where a program stands inside an image: the same in the official images and in ours.
+# Program -> image and path inside it, the same in the official images and in ours.
 PROGRAMS = {
     "kube-apiserver": ("kube-apiserver", "usr/local/bin/kube-apiserver"),
     "kube-controller-manager": ("kube-controller-manager", "usr/local/bin/kube-controller-manager"),
@@ -30,7 +29,7 @@ PROGRAMS = {
 }
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NOBODY = "65532:65532"
-# As the official program, it ends at once when asked for its version: `kubeadm upgrade` looks by that whether Jobs run.
+# Like the official program, it prints its version and exits: `kubeadm upgrade` checks that way whether Jobs run.
 _PAUSE = b"""#!/bin/busybox sh
 [ "$1" != -v ] || { echo pause; exit 0; }
 exec /usr/bin/catatonit -P
@@ -38,17 +37,9 @@ exec /usr/bin/catatonit -P
 _IPTABLES = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
 
 
-@dataclass(frozen=True)
-class Made:
-    """Rows for the manifest."""
-
-    files: list[File]
-    images: list[Image]
-
-
-def make(short_names: Iterable[str], folder: Path, versions: Versions, root: debian.Root, arch: str,
-         progress: Progress) -> Made:  # fmt: skip
-    """Write ``folder/images/<short name>.tar`` for each name; programs are taken from ``folder/bin``."""
+def build(short_names: Iterable[str], folder: Path, versions: Versions, root: debian.Root, arch: str,
+          progress: Progress) -> tuple[list[File], list[Image]]:  # fmt: skip
+    """Write ``folder/images/<short name>.tar`` for each name, with programs from ``folder/bin``; return the rows."""
     (folder / "images").mkdir(exist_ok=True)
     files, images = [], []
     for short in short_names:
@@ -58,46 +49,46 @@ def make(short_names: Iterable[str], folder: Path, versions: Versions, root: deb
         digest = oci.build(spec, folder / path, arch)
         files.append(describe(folder, path, spec.name.rpartition(":")[2], _origin(short, root)))
         images.append(Image(spec.name, digest, path))
-    return Made(files, images)
+    return files, images
 
 
-def wanted_by(kubeadm: Path, version: str) -> list[str]:
-    """The images that ``kubeadm`` asks for, by its own list (needs no network for a version that is named).
+def required_by(kubeadm: Path, version: str) -> list[str]:
+    """Return the images that ``kubeadm`` lists for Kubernetes ``version`` (needs no network).
 
-    Raises DevenvError ``bundle_build`` when it does not run.
+    Raises DevenvError ``bundle_build`` if it cannot be run.
     """
     argv = [str(kubeadm), "config", "images", "list", "--kubernetes-version", f"v{version}"]
     try:
         return process.run(argv, timeout=60).stdout.split()
     except (OSError, process.ProgramFailed) as error:
-        raise DevenvError("bundle_build", f"kubeadm does not run: {error}") from None
+        raise DevenvError("bundle_build", f"kubeadm cannot be run: {error}") from None
 
 
-def recipe(short: str, bin_of: Path, versions: Versions, root: debian.Root) -> Spec:
-    """The image with the short name ``short`` (a key of ``Versions.images``)."""
+def recipe(short: str, programs: Path, versions: Versions, root: debian.Root) -> Spec:
+    """Return the image with the short name ``short`` (a key of ``Versions.images``)."""
     name = versions.images[short]
     if short == "pause":
         entries = [*debian.files(root, ["bin/busybox", "usr/bin/catatonit"]), Entry("pause", 0o755, data=_PAUSE)]
         return Spec(name, (*_base(), *entries), {"Entrypoint": ["/pause"], "User": "65535:65535"})
     if short == "probe":
         return Spec(name, (*_base(), *_probe(versions, root)), _probe_config())
-    own = [Entry(path, source=bin_of / program) for program, (image, path) in PROGRAMS.items() if image == short]
+    entries = [Entry(path, source=programs / program) for program, (image, path) in PROGRAMS.items() if image == short]
     config: dict[str, Any] = {"Env": [_PATH]}
     if short == "local-path-provisioner":
         config.update(Cmd=["local-path-provisioner"])
     if short == "metrics-server":
         config.update(Entrypoint=["/metrics-server"], User="65534")
     if short == "coredns":
-        # As the official image: an ordinary user; the runtime lets it bind port 53.
+        # An unprivileged user, like the official image; the runtime lets it bind port 53.
         config.update(Entrypoint=["/coredns"], User=_NOBODY, WorkingDir="/")
-        own.append(Entry("etc/ssl/certs/ca-certificates.crt", 0o644, data=debian.certificates(root)))
+        entries.append(Entry("etc/ssl/certs/ca-certificates.crt", 0o644, data=debian.certificates(root)))
     if short == "kube-proxy":
-        own += _packet_filters(root)
-    return Spec(name, (*_base(), *own), config)
+        entries += _packet_filters(root)
+    return Spec(name, (*_base(), *entries), config)
 
 
 def _base() -> list[Entry]:
-    """What every image has: names of its users, a place for temporary files."""
+    """Return the entries of every image: names of users, a folder for temporary files."""
     passwd = "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n"
     return [
         Entry("etc/passwd", 0o644, data=passwd.encode()),
@@ -108,14 +99,14 @@ def _base() -> list[Entry]:
 
 
 def _packet_filters(root: debian.Root) -> list[Entry]:
-    """iptables (on nftables, Debian's default), nft and conntrack, for kube-proxy in any of its modes."""
-    # iptables loads its extensions by name at run time; no loader lists them.
+    """Return iptables (on nftables, Debian's default), nft and conntrack, for kube-proxy in any of its modes."""
+    # iptables loads its extensions by name at run time, so the loader does not list them.
     extensions = [str(file.relative_to(root.path)) for file in sorted(root.path.glob("usr/lib/*/xtables/*.so"))]
-    programs_of = ["usr/sbin/nft", "usr/sbin/conntrack", "usr/sbin/xtables-nft-multi"]
+    programs = ["usr/sbin/nft", "usr/sbin/conntrack", "usr/sbin/xtables-nft-multi"]
     links = [Entry(f"usr/sbin/{name}", link="xtables-nft-multi") for name in _IPTABLES]
     names = ["etc/protocols", "etc/services", "etc/ethertypes"]
     present = [name for name in names if (root.path / name).is_file()]
-    return [*debian.files(root, [*programs_of, *extensions, *present]), *links]
+    return [*debian.files(root, [*programs, *extensions, *present]), *links]
 
 
 def _probe(versions: Versions, root: debian.Root) -> list[Entry]:
@@ -136,7 +127,7 @@ def _probe(versions: Versions, root: debian.Root) -> list[Entry]:
 def _probe_config() -> dict[str, Any]:
     return {
         "Env": [_PATH],
-        # The init forwards SIGTERM: as PID 1 the server itself would ignore it and cost a pod its whole grace period.
+        # The init forwards SIGTERM: as PID 1 the server would ignore it, and a pod would use its whole grace period.
         "Entrypoint": ["/usr/bin/catatonit", "--"],
         "Cmd": ["httpd", "-f", "-p", "8080", "-h", "/www"],
         "ExposedPorts": {"8080/tcp": {}},
@@ -146,9 +137,11 @@ def _probe_config() -> dict[str, Any]:
 
 
 def _origin(short: str, root: debian.Root) -> str:
-    """What an image of ours was made of."""
-    if short == "pause":
-        return ", ".join(f"Debian {one} {root.packages.get(one, '')}" for one in ("busybox-static", "catatonit"))
-    own = [f"bin/{program}" for program, (image, _ignored) in PROGRAMS.items() if image == short]
-    packages = {"kube-proxy": ("conntrack", "iptables", "nftables"), "probe": ("busybox-static", "catatonit", "curl")}
-    return ", ".join([*own, *(f"Debian {name} {root.packages.get(name, '')}" for name in packages.get(short, ()))])
+    """Return the programs and Debian packages that an image is built from."""
+    programs = [f"bin/{program}" for program, (image, _path) in PROGRAMS.items() if image == short]
+    packages = {
+        "kube-proxy": ("conntrack", "iptables", "nftables"),
+        "pause": ("busybox-static", "catatonit"),
+        "probe": ("busybox-static", "catatonit", "curl"),
+    }
+    return ", ".join([*programs, *(f"Debian {name} {root.packages.get(name, '')}" for name in packages.get(short, ()))])

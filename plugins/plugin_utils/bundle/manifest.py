@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
@@ -20,10 +19,10 @@ _FOLDER = re.compile(r"[0-9A-Za-z][0-9A-Za-z.]*-[0-9a-f]{12}")
 
 @dataclass(frozen=True)
 class File:
-    """One file: ``path`` in the bundle, ``size`` in bytes, ``origin`` a URL, a Go package or what it was made of.
+    """One file: ``path`` in the bundle, ``size`` in bytes, ``origin`` a URL, a Go package or a list of ingredients.
 
-    ``inputs`` is the digest of all that decided the content of a program built here, empty for others; ``part`` the
-    optional part of the bundle that the file belongs to, empty for what every bundle has.
+    ``inputs`` is the digest of everything that determines a program built here, empty for other files. ``part`` is the
+    optional part of the bundle that the file belongs to, empty for the base.
     """
 
     path: str
@@ -45,8 +44,22 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Content:
+    """Files, images and Debian packages (name to version) that a source puts into a bundle."""
+
+    files: list[File] = field(default_factory=list)
+    images: list[Image] = field(default_factory=list)
+    packages: dict[str, str] = field(default_factory=dict)
+
+    def add(self, part: str, files: Iterable[File], images: Iterable[Image] = ()) -> None:
+        """Add ``files`` and ``images`` as belonging to ``part``."""
+        self.files.extend(replace(file, part=part) for file in files)
+        self.images.extend(images)
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """Content of a bundle. ``inputs`` is the digest of what it was made from, ``packages`` Debian's in our images."""
+    """Content of a bundle. ``inputs`` is the digest of its inputs; ``packages`` lists Debian packages in the images."""
 
     kubernetes: str
     arch: str
@@ -68,15 +81,13 @@ class Manifest:
         return frozenset(file.part for file in self.files if file.part)
 
     def images_of(self, parts: Collection[str]) -> list[Image]:
-        """Images of these parts; the part ``""`` is what every bundle has."""
+        """Images of these parts; the part ``""`` is the base."""
         paths = {file.path for file in self.files if file.part in parts}
         return [image for image in self.images if image.path in paths]
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of what every bundle holds: it stays when an optional part is added. When and from where the
-        files came makes no difference.
-        """
+        """sha256 (hex) of the base; does not depend on optional parts, the time or the source."""
         content = {
             "kubernetes": self.kubernetes,
             "arch": self.arch,
@@ -86,7 +97,7 @@ class Manifest:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def dump(self) -> str:
-        """The manifest as text of `manifest.json`."""
+        """Return the text of `manifest.json`."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True) + "\n"
 
 
@@ -94,23 +105,19 @@ def parse(text: str | bytes, where: str) -> Manifest:
     """Read `manifest.json`. Raises DevenvError ``bundle_broken`` for anything but a manifest of this format."""
     try:
         data = json.loads(text)
-        if data["format"] != FORMAT:
-            raise ValueError(f"format {data['format']!r} is not {FORMAT}")
-        manifest = Manifest(
-            files=tuple(_file(one) for one in data["files"]),
-            images=tuple(Image(str(one["name"]), str(one["digest"]), _inside(one["path"])) for one in data["images"]),
-            packages={str(key): str(value) for key, value in data["packages"].items()},
-            **{key: str(data[key]) for key in ("kubernetes", "arch", "source", "inputs", "created")},
-        )
-        if not _FOLDER.fullmatch(manifest.folder):
-            raise ValueError(f"{manifest.folder!r} is no name of a bundle")
+        if (version := data.pop("format")) != FORMAT:
+            raise ValueError(f"format {version!r} is not {FORMAT}")
+        files = tuple(File(**row) for row in data.pop("files"))
+        images = tuple(Image(**row) for row in data.pop("images"))
+        manifest = Manifest(**data | {"files": files, "images": images, "packages": {**data["packages"]}})
+        _check(manifest)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DevenvError("bundle_broken", f"no manifest of a bundle ({error})", where=where) from None
+        raise DevenvError("bundle_broken", f"not a manifest of a bundle ({error})", where=where) from None
     return manifest
 
 
 def load(folder: Path) -> Manifest:
-    """Manifest of the bundle in ``folder``. Raises DevenvError ``bundle_broken``."""
+    """Return the manifest of the bundle in ``folder``. Raises DevenvError ``bundle_broken``."""
     file = folder / NAME
     try:
         text = file.read_bytes()
@@ -120,27 +127,25 @@ def load(folder: Path) -> Manifest:
 
 
 def describe(folder: Path, path: str, version: str, origin: str) -> File:
-    """The manifest's row of ``folder/path``, hashed."""
+    """Hash ``folder/path`` and return its row of the manifest."""
     file = folder / path
     return File(path, sha256(file), file.stat().st_size, version, origin)
 
 
 def sha256(file: Path) -> str:
-    """sha256 of a file's content, hex."""
+    """Return the sha256 (hex) of a file's content."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _file(data: Any) -> File:
-    if not _HEX.fullmatch(data["sha256"]):
-        raise ValueError(f"{data['sha256']!r} is no sha256")
-    texts = (str(data["version"]), str(data["origin"]), str(data.get("inputs", "")), str(data.get("part", "")))
-    return File(_inside(data["path"]), data["sha256"], int(data["size"]), *texts)
-
-
-def _inside(path: Any) -> str:
-    """``path`` when it stays inside the bundle: an archive from elsewhere must not name files outside."""
-    parts = PurePosixPath(path).parts
-    if not parts or parts[0] == "/" or ".." in parts:
-        raise ValueError(f"{path!r} leads out of the bundle")
-    return str(PurePosixPath(path))
+def _check(manifest: Manifest) -> None:
+    """Raise ValueError for unsafe names: an archive from elsewhere must not write outside its bundle."""
+    if not _FOLDER.fullmatch(manifest.folder):
+        raise ValueError(f"{manifest.folder!r} is not a valid name of a bundle")
+    for path in (*(file.path for file in manifest.files), *(image.path for image in manifest.images)):
+        parts = PurePosixPath(path).parts
+        if not parts or parts[0] == "/" or ".." in parts:
+            raise ValueError(f"{path!r} is outside the bundle")
+    for file in manifest.files:
+        if not _HEX.fullmatch(file.sha256):
+            raise ValueError(f"{file.sha256!r} is not a sha256")

@@ -1,7 +1,7 @@
-"""Container images without a container engine: written as archives, deterministic to the byte, and read again.
+"""Write container images as archives, deterministic to the byte and without a container engine, and read them.
 
 An archive is a tar that is both an OCI image layout (https://github.com/opencontainers/image-spec, image-layout.md) and
-what `docker save` writes (`manifest.json`), so containerd, podman and docker all take it.
+what `docker save` writes (`manifest.json`), so containerd, podman and docker can import it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import sha256
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
@@ -32,7 +32,7 @@ _COPY = 1 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """A path of a layer (no leading slash): a file of ``source`` or ``data``, a link to ``link``, else a folder."""
+    """A path of a layer (no leading slash): a file from ``source`` or ``data``, a link to ``link``, else a folder."""
 
     path: str
     mode: int = 0o755
@@ -52,7 +52,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Blob:
-    """Content of an image: digest as ``sha256:<hex>``, size in bytes, and the file it is in, or its bytes."""
+    """A part of an image: digest as ``sha256:<hex>``, size in bytes, and its file or its bytes."""
 
     digest: str
     size: int
@@ -64,7 +64,7 @@ class Blob:
 
 
 def build(spec: Spec, target: Path, arch: str) -> str:
-    """Write the image ``spec`` to the archive ``target``; returns the digest of its manifest."""
+    """Write the image ``spec`` to the archive ``target``; return the digest of its manifest."""
     with tempfile.TemporaryDirectory(prefix=".layer-", dir=target.parent) as scratch:
         layer = write_layer(spec.entries, Path(scratch) / "layer.tar")
         config = {
@@ -86,7 +86,7 @@ def build(spec: Spec, target: Path, arch: str) -> str:
 
 
 def write_layer(entries: Iterable[Entry], target: Path) -> Blob:
-    """Write an uncompressed layer: sorted, owned by root, all times 0; folders above the entries are added."""
+    """Write an uncompressed layer: sorted, owned by root, all times 0, parent folders included."""
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as tar:
         for entry in _with_parents(entries):
             _add(tar, entry)
@@ -96,25 +96,19 @@ def write_layer(entries: Iterable[Entry], target: Path) -> Blob:
 def write_archive(
     name: str, manifest: Blob, media_type: str, config: Blob, layers: Sequence[Blob], target: Path
 ) -> str:
-    """Write blobs that exist as one archive named ``name``; returns the manifest's digest.
+    """Write the blobs of one image as an archive; return the manifest's digest.
 
-    The annotation ``io.containerd.image.name`` is what containerd's importer names the image by; ``manifest.json`` is
-    docker's and podman's.
+    containerd's importer takes the image's name from the annotation ``io.containerd.image.name``, docker and podman
+    from ``manifest.json``.
     """
-    index = {
-        "schemaVersion": 2,
-        "mediaType": INDEX,
-        "manifests": [
-            {
-                **_descriptor(media_type, manifest),
-                "annotations": {
-                    "io.containerd.image.name": name,
-                    "org.opencontainers.image.ref.name": name.rpartition(":")[2],
-                },
-            }
-        ],
+    annotations = {
+        "io.containerd.image.name": name,
+        "org.opencontainers.image.ref.name": name.rpartition(":")[2],
     }
-    legacy = [{"Config": _blob_path(config), "RepoTags": [name], "Layers": [_blob_path(one) for one in layers]}]
+    entry = {**_descriptor(media_type, manifest), "annotations": annotations}
+    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}
+    config_path, *layer_paths = (_blob_path(blob.digest) for blob in (config, *layers))
+    legacy = [{"Config": config_path, "RepoTags": [name], "Layers": layer_paths}]
     blobs = {blob.digest: blob for blob in (manifest, config, *layers)}
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as tar:
         _add(tar, Entry("oci-layout", 0o644, data=_json({"imageLayoutVersion": "1.0.0"})))
@@ -122,15 +116,15 @@ def write_archive(
         _add(tar, Entry("manifest.json", 0o644, data=_json(legacy)))
         _add(tar, Entry("blobs"))
         _add(tar, Entry("blobs/sha256"))
-        for _ignored, blob in sorted(blobs.items()):
+        for digest, blob in sorted(blobs.items()):
             content = {"source": blob.source} if isinstance(blob.source, Path) else {"data": blob.source}
-            _add(tar, Entry(_blob_path(blob), 0o644, **content))
+            _add(tar, Entry(_blob_path(digest), 0o644, **content))
     return manifest.digest
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An image found in an archive; ``layers`` are digests, the lowest first."""
+    """An image in an archive; ``layers`` are digests, the lowest first."""
 
     name: str
     digest: str
@@ -139,25 +133,24 @@ class Stored:
 
 
 def read(archive: Path) -> list[Stored]:
-    """Images of an OCI archive. Raises DevenvError ``bundle_broken`` when it is none."""
+    """Return the images of an OCI archive. Raises DevenvError ``bundle_broken`` for anything else."""
     try:
         with tarfile.open(archive, "r:") as tar:
-            index = json.loads(_content(tar, "index.json"))
-            found = []
-            for one in index["manifests"]:
-                manifest = json.loads(_content(tar, _digest_path(one["digest"])))
-                name = one.get("annotations", {}).get("io.containerd.image.name", "")
+            images = []
+            for entry in json.load(_open(tar, "index.json"))["manifests"]:
+                manifest = json.load(_open(tar, _blob_path(entry["digest"])))
+                name = entry.get("annotations", {}).get("io.containerd.image.name", "")
                 layers = tuple(str(layer["digest"]) for layer in manifest["layers"])
-                found.append(Stored(name, str(one["digest"]), str(manifest["config"]["digest"]), layers))
-            return found
+                images.append(Stored(name, str(entry["digest"]), str(manifest["config"]["digest"]), layers))
+            return images
     except (tarfile.TarError, KeyError, ValueError, OSError) as error:
-        raise DevenvError("bundle_broken", f"is no OCI image archive: {error}", where=str(archive)) from None
+        raise DevenvError("bundle_broken", f"is not an OCI image archive: {error}", where=str(archive)) from None
 
 
 def extract(archive: Path, path: str, target: Path) -> None:
-    """Copy the regular file ``path`` out of an archive's only image; the uppermost layer that has it wins.
+    """Copy the regular file ``path`` out of an archive's only image, from the uppermost layer that has it.
 
-    Raises DevenvError ``bundle_image_content`` when no layer has it.
+    Raises DevenvError ``bundle_image_content`` if no layer has it.
     """
     (image,) = read(archive)
     try:
@@ -172,19 +165,13 @@ def extract(archive: Path, path: str, target: Path) -> None:
 
 
 def _extract_from(outer: tarfile.TarFile, digest: str, path: str, target: Path) -> bool:
-    """Copy ``path`` out of one layer; False when the layer has it not."""
-    blob = outer.extractfile(_digest_path(digest))
-    if blob is None:
-        raise AssertionError("blob")
-    # A stream reader finds out by itself whether the layer is compressed.
-    with tarfile.open(fileobj=blob, mode="r|*") as layer:
+    """Copy ``path`` out of one layer; return False if the layer does not have it."""
+    # In stream mode, tarfile detects whether the layer is compressed.
+    with tarfile.open(fileobj=_open(outer, _blob_path(digest)), mode="r|*") as layer:
         for member in layer:
             if member.isreg() and str(PurePosixPath(member.name.lstrip("/"))) == path:
-                content = layer.extractfile(member)
-                if content is None:
-                    raise AssertionError("content")
                 with target.open("wb") as stream:
-                    shutil.copyfileobj(content, stream, _COPY)
+                    shutil.copyfileobj(_open(layer, member), stream, _COPY)
                 return True
     return False
 
@@ -220,19 +207,15 @@ def _descriptor(media_type: str, blob: Blob) -> dict[str, Any]:
     return {"mediaType": media_type, "digest": blob.digest, "size": blob.size}
 
 
-def _blob_path(blob: Blob) -> str:
-    return _digest_path(blob.digest)
-
-
-def _digest_path(digest: str) -> str:
+def _blob_path(digest: str) -> str:
     return "blobs/" + digest.replace(":", "/")
 
 
-def _content(tar: tarfile.TarFile, path: str) -> bytes:
-    stream = tar.extractfile(path)
+def _open(tar: tarfile.TarFile, member: str | tarfile.TarInfo) -> IO[bytes]:
+    stream = tar.extractfile(member)
     if stream is None:
-        raise KeyError(path)
-    return stream.read()
+        raise KeyError(member)
+    return stream
 
 
 def _json(data: Any) -> bytes:

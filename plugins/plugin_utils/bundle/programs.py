@@ -1,4 +1,4 @@
-"""Long programs, read line by line, that end with their caller: the kernel ends them when it was killed."""
+"""Run long programs that are read line by line; the kernel ends them when their caller was killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
 
 TAIL = 60
-# setpriv is of util-linux, an essential package of Debian. Elsewhere a killed caller leaves the program running.
+# setpriv is part of util-linux, an essential package of Debian. Without it, the program survives a killed caller.
 _BOUND = ("setpriv", "--pdeathsig", "TERM", "--") if shutil.which("setpriv") else ()
 
 
@@ -29,29 +29,23 @@ def stream(
 ) -> list[str]:
     """Run ``argv``; ``on_line`` gets each line of both streams, ``on_wait`` is called every second without output.
 
-    Returns the last lines. Raises ProgramFailed (its ``stderr`` holds the last lines), FileNotFoundError, and what the
-    callbacks raise; the program is ended then.
+    Returns the last lines. Raises ProgramFailed (its ``stderr`` has the last lines), FileNotFoundError, and what the
+    callbacks raise, which ends the program.
     """
     if shutil.which(argv[0]) is None:
         raise FileNotFoundError(argv[0])
     tail: collections.deque[str] = collections.deque(maxlen=TAIL)
 
-    failures: list[BaseException] = []
-
     def read(pipe: IO[bytes]) -> None:
-        try:
-            for line in _lines(pipe, on_wait):
-                tail.append(line)
-                on_line(line)
-        except BaseException as error:
-            failures.append(error)
-            raise
+        for line in _lines(pipe, on_wait):
+            tail.append(line)
+            on_line(line)
 
     try:
         program.run([*_BOUND, *argv], env=env, cwd=cwd, stdout=read, merge_stderr=True, timeout=timeout)
     except ProgramFailed as error:
-        if failures:
-            raise failures[0] from None
+        if error.__cause__:
+            raise error.__cause__ from None
         raise ProgramFailed(argv, error.code, "\n".join(tail)) from None
     return list(tail)
 

@@ -1,4 +1,4 @@
-"""Images out of a registry, by the OCI distribution API (github.com/opencontainers/distribution-spec, spec.md)."""
+"""Fetch images from a registry by the OCI distribution API (github.com/opencontainers/distribution-spec, spec.md)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 if TYPE_CHECKING:
     import requests
 
-_ACCEPT = ", ".join((oci.INDEX, oci.DOCKER_INDEX, oci.MANIFEST, oci.DOCKER_MANIFEST))
 _INDEXES = (oci.INDEX, oci.DOCKER_INDEX)
+_ACCEPT = ", ".join((*_INDEXES, oci.MANIFEST, oci.DOCKER_MANIFEST))
 
 
 class _Bearer:
-    """Sends a token, if there is one. Being there at all keeps .netrc out of requests to a registry."""
+    """Sends a token, if there is one. Any auth object keeps .netrc out of requests to a registry."""
 
     def __init__(self, token: str = "") -> None:
         self.token = token
@@ -36,77 +36,82 @@ class _Bearer:
 
 @dataclass(frozen=True)
 class Resolved:
-    """An image found: its manifest, and digest and size of the configuration and each layer."""
+    """An image of a registry: ``url`` of its repository, manifest, digest and size of configuration and each layer."""
 
     name: str
-    repository: str
+    url: str
     manifest: Blob
     media_type: str
     parts: tuple[tuple[str, int], ...]
 
 
 class Registry:
-    """A registry at ``base`` (``https://host[:port][/prefix]``), asked as anybody, with a token where it wants one."""
+    """A registry at ``base`` (``https://host[:port][/prefix]``), used anonymously, with a token if it requires one."""
 
     def __init__(self, base: str, fetcher: Fetcher) -> None:
         parts = urllib.parse.urlsplit(base)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise DevenvError("bundle_url", "is no http or https URL", where=base)
+            raise DevenvError("bundle_url", "is not an http or https URL", where=base)
         self.base = base
-        self.secure = parts.scheme == "https"
         self.api = f"{parts.scheme}://{parts.netloc}/v2"
         self.prefix = parts.path.strip("/")
         self.fetcher = fetcher
         self.auth = _Bearer()
 
     def reach(self) -> None:
-        """Raises DevenvError ``bundle_unreachable`` when nothing answers."""
+        """Raise DevenvError ``bundle_unreachable`` if the registry does not answer."""
         self.fetcher.get(f"{self.api}/", auth=self.auth)
 
     def resolve(self, name: str, arch: str) -> Resolved:
-        """Find the image ``name`` (``host/repository:tag``; the host is a name only) for linux/``arch``.
+        """Look up the image ``name`` (``host/repository:tag``; the host is ignored) for linux/``arch``.
 
-        Raises DevenvError ``bundle_image_missing`` and what a download fails by.
+        Raises DevenvError ``bundle_image_missing`` and those of a download.
         """
-        repository, tag = _split(name)
-        body, kind, digest = self._manifest(name, repository, tag)
-        document = _document(body, name)
+        path, _colon, tag = name.rpartition(":")
+        url = "/".join(part for part in (self.api, self.prefix, path.split("/", 1)[1]) if part)
+        manifest, kind, document = self._manifest(name, url, tag)
         if kind in _INDEXES or "manifests" in document:
-            digest = _choose(document, arch, name)
-            body, kind, digest = self._manifest(name, repository, digest)
-            document = _document(body, name)
+            manifest, kind, document = self._manifest(name, url, _choose(document, arch, name))
         try:
             rows = [document["config"], *document["layers"]]
             parts = tuple((str(row["digest"]), int(row["size"])) for row in rows)
         except (KeyError, TypeError, ValueError) as error:
             raise DevenvError("bundle_image_missing", f"{name}: not an image manifest ({error})") from None
-        manifest = Blob(digest, len(body), body)
-        return Resolved(name, repository, manifest, str(document.get("mediaType", kind)), parts)
+        return Resolved(name, url, manifest, str(document.get("mediaType", kind)), parts)
 
     def fetch(self, image: Resolved, target: Path) -> str:
-        """Write an image as an archive; returns the digest of its manifest. Raises DevenvError as `resolve` does."""
+        """Write an image as an archive; return the digest of its manifest. Raises DevenvError as `resolve` does."""
         blobs = [self._blob(image, digest, size) for digest, size in image.parts]
         return oci.write_archive(image.name, image.manifest, image.media_type, blobs[0], blobs[1:], target)
 
-    def _manifest(self, name: str, repository: str, reference: str) -> tuple[bytes, str, str]:
-        """Body, media type and digest of a manifest or index."""
-        url = f"{self.api}/{self._path(repository)}/manifests/{reference}"
-        answer = self._ask(url, repository)
+    def _manifest(self, name: str, repository: str, reference: str) -> tuple[Blob, str, dict[str, Any]]:
+        """Return a manifest or index, its media type and its document."""
+        url = f"{repository}/manifests/{reference}"
+        answer = self._get(url)
         if answer.status_code != 200:
             what = f"{name}: the registry answers {answer.status_code} {answer.reason or ''}".rstrip()
             raise DevenvError("bundle_image_missing", what, where=url)
-        digest = "sha256:" + hashlib.sha256(answer.content).hexdigest()
-        # Asked by digest, the answer must be it; asked by tag, what the registry says it sent.
-        said = reference if reference.startswith("sha256:") else answer.headers.get("Docker-Content-Digest", digest)
-        if said != digest:
-            raise DevenvError("bundle_wrong_digest", f"{name}: the manifest is {digest}, not {said}", where=url)
-        return answer.content, answer.headers.get("Content-Type", "").split(";")[0], digest
+        blob = Blob("sha256:" + hashlib.sha256(answer.content).hexdigest(), len(answer.content), answer.content)
+        expected = answer.headers.get("Docker-Content-Digest", blob.digest)
+        if reference.startswith("sha256:"):
+            expected = reference
+        if expected != blob.digest:
+            raise DevenvError(
+                "bundle_wrong_digest", f"{name}: the manifest is {blob.digest}, not {expected}", where=url
+            )
+        try:
+            document = json.loads(answer.content)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise DevenvError("bundle_image_missing", f"{name}: the registry's answer is not a manifest")
+        return blob, answer.headers.get("Content-Type", "").split(";")[0], document
 
     def _blob(self, image: Resolved, digest: str, size: int) -> Blob:
         name = image.name
         if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-            raise DevenvError("bundle_image_missing", f"{name}: a part has the digest {digest!r}, which is no sha256")
-        url = f"{self.api}/{self._path(image.repository)}/blobs/{digest}"
+            raise DevenvError("bundle_image_missing", f"{name}: the digest {digest!r} of a part is not a sha256")
+        url = f"{image.url}/blobs/{digest}"
         try:
             file = self.fetcher.file(url, digest.removeprefix("sha256:"), label=name, auth=self.auth)
         except DevenvError as error:
@@ -115,22 +120,23 @@ class Registry:
             raise DevenvError("bundle_image_missing", f"{name}: a part is missing: {error}") from None
         return Blob(digest, size, file)
 
-    def _ask(self, url: str, repository: str) -> requests.Response:
+    def _get(self, url: str) -> requests.Response:
         headers = {"Accept": _ACCEPT}
         answer = self.fetcher.get(url, headers=headers, auth=self.auth)
         if answer.status_code == 401:
-            self.auth = _Bearer(self._token(answer.headers.get("WWW-Authenticate", ""), repository))
+            self.auth = _Bearer(self._token(answer.headers.get("WWW-Authenticate", ""), url))
             answer = self.fetcher.get(url, headers=headers, auth=self.auth)
         return answer
 
-    def _token(self, challenge: str, repository: str) -> str:
-        """A token for anybody, from where the challenge says (distribution's token authentication)."""
+    def _token(self, challenge: str, url: str) -> str:
+        """Fetch an anonymous token from the address in the challenge (distribution's token authentication)."""
         fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
         realm = fields.get("realm", "")
-        allowed = ("https://",) if self.secure else ("https://", "http://")
-        if not challenge.lower().startswith("bearer ") or not realm.startswith(allowed):
+        schemes = ("https://",) if url.startswith("https://") else ("https://", "http://")
+        if not challenge.lower().startswith("bearer ") or not realm.startswith(schemes):
             return ""
-        scope = fields.get("scope", f"repository:{self._path(repository)}:pull")
+        repository = url.removeprefix(f"{self.api}/").rpartition("/manifests/")[0]
+        scope = fields.get("scope", f"repository:{repository}:pull")
         query = urllib.parse.urlencode({"service": fields.get("service", ""), "scope": scope})
         answer = self.fetcher.get(f"{realm}?{query}")
         try:
@@ -139,29 +145,10 @@ class Registry:
             return ""
         return str(data.get("token") or data.get("access_token") or "") if isinstance(data, dict) else ""
 
-    def _path(self, repository: str) -> str:
-        return f"{self.prefix}/{repository}" if self.prefix else repository
-
-
-def _split(name: str) -> tuple[str, str]:
-    """``registry.k8s.io/coredns/coredns:v1`` -> (``coredns/coredns``, ``v1``)."""
-    path, _ignored, tag = name.rpartition(":")
-    return path.split("/", 1)[1], tag
-
 
 def _choose(index: dict[str, Any], arch: str, name: str) -> str:
-    for one in index.get("manifests", []):
-        platform = one.get("platform", {})
+    for entry in index.get("manifests", []):
+        platform = entry.get("platform", {})
         if platform.get("os") == "linux" and platform.get("architecture") == arch:
-            return str(one["digest"])
-    raise DevenvError("bundle_image_missing", f"{name}: the registry has it not for linux/{arch}")
-
-
-def _document(body: bytes, name: str) -> dict[str, Any]:
-    try:
-        data = json.loads(body)
-    except ValueError:
-        data = None
-    if not isinstance(data, dict):
-        raise DevenvError("bundle_image_missing", f"{name}: the registry's answer is no manifest")
-    return data
+            return str(entry["digest"])
+    raise DevenvError("bundle_image_missing", f"{name}: the registry does not have it for linux/{arch}")

@@ -1,4 +1,4 @@
-"""The source `release`: official programs and images or a mirror of them, each checked by its published sha256."""
+"""The source `release`: official binaries and images, or a mirror of them, verified by their published sha256."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import concurrent.futures
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import debian, images, oci
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.download import Fetcher, checksum
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.downloads import Item, items
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import File, Image, describe
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.modules import Content
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import Content, File, Image, describe
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.registry import Registry, Resolved
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import BASE, DOCKER, REGISTRY, Versions
@@ -24,73 +23,68 @@ DOWNLOADS = ".downloads"
 _PROBE_PACKAGES = ("busybox-static", "ca-certificates", "catatonit", "curl", "netbase")
 
 
-def look(versions: Versions, places: Mapping[str, str], arch: str, parts: Collection[str]) -> None:
-    """Look quickly whether all places of ``parts`` answer. Raises the DevenvError of the first that does not."""
+def check_places(versions: Versions, places: Mapping[str, str], arch: str, parts: Collection[str]) -> None:
+    """Check quickly that all places of ``parts`` answer. Raises the DevenvError of the first that does not."""
     quick = Fetcher(Path("/nonexistent"), attempts=1, timeout=(4, 6))
     registries = _registries(places, quick)
     sums = {item.place: item.sums for item in items(versions, places, arch) if item.part in parts}.values()
     with concurrent.futures.ThreadPoolExecutor(len(sums) + len(registries)) as pool:
+        checks = [pool.submit(registry.reach) for registry in registries.values()]
         texts = [pool.submit(quick.text, url) for url in sums]
-        answers = [pool.submit(registry.reach) for registry in registries.values()]
-        for answer in answers:
-            answer.result()
-        for text in texts:
-            text.result()
+    for check in checks:
+        check.result()
+    for text in texts:
+        text.result()
 
 
 def fetch(
     versions: Versions, places: Mapping[str, str], folder: Path, base: Path, arch: str, progress: Progress,
     parts: Collection[str] = (BASE,),
 ) -> Content:  # fmt: skip
-    """Put ``parts`` into ``folder``; what was fetched stays in ``base/.downloads`` until all of it is there."""
+    """Put ``parts`` into ``folder``; downloads stay in ``base/.downloads`` until everything has been fetched."""
     keep = base / DOWNLOADS
     fetcher = Fetcher(keep, progress)
-    for part in ("bin", "cni", "images", "scratch"):
-        (folder / part).mkdir()
+    for name in ("bin", "cni", "images"):
+        (folder / name).mkdir()
     registries = _registries(places, fetcher)
     chosen = {part: [item for item in items(versions, places, arch) if item.part == part] for part in parts}
     names = {part: list(versions.images_of(part).values()) for part in parts}
-    content = Content([], [], {})
+    content = Content()
     if BASE in parts:
         kubeadm = chosen[BASE].pop(0)
-        content.files.extend(_item(kubeadm, fetcher, folder, progress))
-        names[BASE] = images.wanted_by(folder / kubeadm.target, versions.kubernetes)
-    # Images that are missing, of whatever part, are reported before gigabytes were fetched in vain.
-    resolved = _look_up([name for part in parts for name in names[part]], registries, arch)
+        content.add(BASE, _fetch(kubeadm, fetcher, folder, progress))
+        names[BASE] = images.required_by(folder / kubeadm.target, versions.kubernetes)
+    # Missing images, of whatever part, are reported before gigabytes are fetched in vain.
+    resolved = _resolve([name for part in parts for name in names[part]], registries, arch)
     for part in parts:
-        files = [row for item in chosen[part] for row in _item(item, fetcher, folder, progress)]
+        for item in chosen[part]:
+            content.add(part, _fetch(item, fetcher, folder, progress))
         of_part = [(registry, image) for registry, image in resolved if image.name in names[part]]
-        fetched_files, fetched = _images(of_part, folder, progress)
-        files += [*fetched_files, *_programs_of_images(versions.images_of(part), fetched, folder)]
-        content.files.extend(replace(file, part=part) for file in files)
-        content.images.extend(fetched)
+        files, fetched = _images(of_part, folder, progress)
+        files += _programs_of_images(versions.images_of(part), fetched, folder)
+        content.add(part, files, fetched)
     if BASE in parts:
-        # Our own image is published nowhere.
-        root = debian.unpack(versions.debian, folder / "scratch", progress, _PROBE_PACKAGES)
-        made = images.make(["probe"], folder, versions, root, arch, progress)
-        content.files.extend(made.files)
-        content.images.extend(made.images)
+        # The probe image is not published.
+        with tempfile.TemporaryDirectory(prefix=".debian-", dir=folder) as scratch:
+            root = debian.unpack(versions.debian, Path(scratch), progress, _PROBE_PACKAGES)
+            content.add(BASE, *images.build(["probe"], folder, versions, root, arch, progress))
         content.packages.update(root.packages)
-    shutil.rmtree(folder / "scratch")
     shutil.rmtree(keep, ignore_errors=True)
     return content
 
 
-def _item(item: Item, fetcher: Fetcher, folder: Path, progress: Progress) -> list[File]:
+def _fetch(item: Item, fetcher: Fetcher, folder: Path, progress: Progress) -> list[File]:
     progress(f"{item.name}: fetching")
     digest = checksum(fetcher.text(item.sums), item.name, item.sums)
     file = fetcher.file(item.url, digest, label=item.name)
     if item.target:
         os.link(file, folder / item.target)
-        targets: Iterable[str] = (item.target,)
     else:
         _unpack(file, item, folder)
-        targets = (target for _ignored, target in item.members)
-    rows = []
+    targets = [item.target] if item.target else list(item.members.values())
     for target in targets:
         (folder / target).chmod(0o755)
-        rows.append(describe(folder, target, item.version, item.url))
-    return rows
+    return [describe(folder, target, item.version, item.url) for target in targets]
 
 
 def _unpack(archive: Path, item: Item, folder: Path) -> None:
@@ -104,35 +98,37 @@ def _unpack(archive: Path, item: Item, folder: Path) -> None:
                     with (folder / target).open("wb") as out:
                         shutil.copyfileobj(stream, out)
     except (tarfile.TarError, EOFError) as error:
-        raise DevenvError("bundle_not_found", f"is no tar archive: {error}", where=item.url) from None
+        raise DevenvError("bundle_not_found", f"is not a tar archive: {error}", where=item.url) from None
     if missing:
-        raise DevenvError("bundle_not_found", f"does not hold {', '.join(missing)}", where=item.url)
+        raise DevenvError("bundle_not_found", f"does not contain {', '.join(missing)}", where=item.url)
 
 
 def _registries(places: Mapping[str, str], fetcher: Fetcher) -> dict[str, Registry]:
-    """Host in an image's name -> where it is asked for."""
+    """Map the host in an image's name to its registry."""
     return {REGISTRY: Registry(places["registry"], fetcher), DOCKER: Registry(places["docker"], fetcher)}
 
 
-def _look_up(names: Iterable[str], registries: dict[str, Registry], arch: str) -> list[tuple[Registry, Resolved]]:
-    """All images, each with its registry, or one DevenvError that names every one that is missing."""
-    found, missing = [], []
+def _resolve(names: Iterable[str], registries: dict[str, Registry], arch: str) -> list[tuple[Registry, Resolved]]:
+    """Return all images with their registries. Raises one DevenvError that names every missing image."""
+    resolved, missing = [], []
     for name in names:
         try:
             registry = registries[name.partition("/")[0]]
-            found.append((registry, registry.resolve(name, arch)))
+            resolved.append((registry, registry.resolve(name, arch)))
         except DevenvError as error:
             if error.reason.id != "bundle_image_missing":
                 raise
             missing.append(str(error))
     if missing:
         raise DevenvError("bundle_image_missing", "; ".join(missing))
-    return found
+    return resolved
 
 
-def _images(found: list[tuple[Registry, Resolved]], folder: Path, progress: Progress) -> tuple[list[File], list[Image]]:
+def _images(
+    resolved: list[tuple[Registry, Resolved]], folder: Path, progress: Progress
+) -> tuple[list[File], list[Image]]:
     files, rows = [], []
-    for registry, image in found:
+    for registry, image in resolved:
         path = f"images/{short(image.name)}.tar"
         progress(f"{image.name}: fetching")
         digest = registry.fetch(image, folder / path)
@@ -146,20 +142,18 @@ def short(name: str) -> str:
     return name.rpartition(":")[0].rpartition("/")[2]
 
 
-def _programs_of_images(expected: Collection[str], found: list[Image], folder: Path) -> list[File]:
-    """Extract programs that are published inside images only, or that would be fetched twice. ``expected`` has the
-    short names of the images that hold them.
-    """
+def _programs_of_images(expected: Collection[str], fetched: list[Image], folder: Path) -> list[File]:
+    """Extract programs that are only published inside images, or would be fetched twice, from those ``expected``."""
     rows = []
-    for program, (image, path) in images.PROGRAMS.items():
-        if image not in expected:
+    by_name = {short(image.name): image for image in fetched}
+    for program, (name, path) in images.PROGRAMS.items():
+        if name not in expected:
             continue
-        source = next((one for one in found if short(one.name) == image), None)
-        if source is None:
-            raise DevenvError("bundle_image_missing", f"no image {image} was asked for, which holds {program}")
-        target = folder / "bin" / program
-        oci.extract(folder / source.path, path, target)
+        if name not in by_name:
+            raise DevenvError("bundle_image_missing", f"kubeadm lists no image {name}, which contains {program}")
+        image, target = by_name[name], folder / "bin" / program
+        oci.extract(folder / image.path, path, target)
         target.chmod(0o755)
-        version = source.name.rpartition(":")[2].removeprefix("v")
-        rows.append(describe(folder, f"bin/{program}", version, f"{source.name} {source.digest} /{path}"))
+        version = image.name.rpartition(":")[2].removeprefix("v")
+        rows.append(describe(folder, f"bin/{program}", version, f"{image.name} {image.digest} /{path}"))
     return rows

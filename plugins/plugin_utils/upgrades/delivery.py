@@ -35,10 +35,10 @@ def programs(bundle: Bundle) -> dict[str, str]:
 def outdated(old: str, new: str) -> list[str]:
     """Return the images of ``old`` that ``new`` does not use."""
     try:
-        before = versions.wanted(old)
+        before = versions.resolve(old)
     except DevenvError:
         return []
-    return sorted(set(before.kubeadm_images.values()) - set(versions.wanted(new).images.values()))
+    return sorted(set(before.kubeadm_images.values()) - set(versions.resolve(new).images.values()))
 
 
 def deliver(

@@ -34,7 +34,7 @@ def check(name: str, old: str, new: str, begun: Mapping[str, str] | None) -> ver
     Raises DevenvError ``bundle_version_unknown``, ``upgrade_unfinished`` (to another version), ``upgrade_same``,
     ``upgrade_downgrade``, ``upgrade_skips_minor``.
     """
-    wanted = versions.wanted(new)
+    wanted = versions.resolve(new)
     new = wanted.kubernetes
     if begun is not None:
         if begun["to"] != new:
@@ -164,7 +164,7 @@ def order(resolved: Mapping[str, Any], new: str) -> list[tuple[Mapping[str, Any]
 
 def _parts(old: str, new: versions.Versions) -> dict[str, list[str]]:
     try:
-        before = versions.wanted(old)
+        before = versions.resolve(old)
     except DevenvError:
         return {}  # configs/versions.yml no longer has it
     pairs = {part: [str(getattr(before, key)), str(getattr(new, key))] for key, part in _PARTS.items()}

@@ -63,7 +63,7 @@ def _runs(info: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _runtime(version: str) -> str:
-    return f"containerd {versions.wanted(version).containerd}"
+    return f"containerd {versions.resolve(version).containerd}"
 
 
 def check_labels(nodes: Iterable[Json], cluster: Cluster) -> Finding:

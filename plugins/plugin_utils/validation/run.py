@@ -50,7 +50,7 @@ def run(
         levels.append(Metrics(cluster))
     pods = None
     if not check and report.needs_probes(probes, changed=changed, record=record):
-        image = versions.wanted(cluster.version).probe_image
+        image = versions.resolve(cluster.version).probe_image
         pods = Probes(cluster, image, timeout, domain)
         servers = node_checks.api_servers(cluster, access) if isinstance(access, client.Access) else None
         nodes = node_checks.nodes(cluster, reached) if (reached := targets()) else None
