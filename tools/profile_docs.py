@@ -155,7 +155,7 @@ def page(configs: Path) -> str:
         "How to write one: [profiles](../profiles.md). A name is `<topology>-<stack>-<addressing>`;",
         "in it `_` and `-` are the same. Nodes are masters + workers.",
         "",
-        *names_page(catalogue.describe(configs)),
+        *names_page(catalogue.describe()),
         "",
         "## Keys",
         "",
@@ -211,7 +211,7 @@ def _at(data: Any, path: Sequence[str]) -> Any:
 
 def guide(text: str, configs: Path, marks: Mapping[str, Any]) -> str:
     """The guide with what stands between the markers made anew. Raises page_parts.BadPage without them."""
-    rows = catalogue.describe(configs)
+    rows = catalogue.describe()
     names = sorted({row["topology"] for row in rows})
     topologies = {
         name: yaml.safe_load((configs / "topologies" / f"{name}.yml").read_text())["description"] for name in names
@@ -219,7 +219,7 @@ def guide(text: str, configs: Path, marks: Mapping[str, Any]) -> str:
     made = [
         *sizes_table(rows, topologies),
         "",
-        *aliases_table(catalogue.aliases(configs)),
+        *aliases_table(catalogue.aliases()),
         "",
         "### What tests make",
         "",

@@ -75,7 +75,7 @@ def test_the_life_of_one_node(user: Typed, environment: str, tmp_path: Path, sec
     assert user.objects("up", "--profile", path, "--name", environment, "--full")[-1]["changed"] == 0
     user.devenv("validate", "--name", environment)
     refused = user.devenv("snapshot", "save", "one", "--name", environment, code=None)
-    assert "snapshot: not with the engine gravity" in refused.stderr
+    assert "snapshot: not supported by the engine gravity" in refused.stderr
     user.devenv("stop", "--name", environment)
     user.devenv("start", "--name", environment)
     gravity(environment, "master-0", "stop", "--confirm")

@@ -131,7 +131,7 @@ def test_settings_of_an_engine() -> None:
             engines.require(resolve("sno", overrides={"kubernetes.engine": "gravity", **more}))
         return str(caught.value)
 
-    assert "kubernetes.gravity.tarball: the engine gravity needs it" in refused()
+    assert "kubernetes.gravity.tarball: the engine gravity requires it" in refused()
     assert "prepared and script exclude each other" in refused(
         **{"kubernetes.gravity.prepared": True, "kubernetes.gravity.script": "/a"}
     )

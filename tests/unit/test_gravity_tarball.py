@@ -131,13 +131,17 @@ def test_profiles_that_gravity_makes(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "more", "text"),
     [
-        ("tna", {}, "nodes.arbiter-0: the engine gravity has no arbiters"),
-        ("ha-dualstack-static", {}, "stack: the engine gravity has no ipv6"),
-        ("sno-ipv6-static", {}, "stack: the engine gravity has no ipv6"),
-        ("5control", {}, "the engine gravity makes at most 3 masters, not 5"),
-        ("ha", {"clusters.main.endpoint.kind": "virtual"}, "endpoint.kind: the engine gravity has no virtual"),
-        ("aio", {"kubernetes.gravity.tarball": ""}, "kubernetes.gravity.tarball: the engine gravity needs it"),
-        ("aio", {"kubernetes.gravity.sha256": ""}, "kubernetes.gravity.sha256: the engine gravity needs it"),
+        ("tna", {}, "nodes.arbiter-0: the engine gravity does not support arbiters"),
+        ("ha-dualstack-static", {}, "stack: the engine gravity does not support ipv6"),
+        ("sno-ipv6-static", {}, "stack: the engine gravity does not support ipv6"),
+        ("5control", {}, "the engine gravity supports at most 3 masters, not 5"),
+        (
+            "ha",
+            {"clusters.main.endpoint.kind": "virtual"},
+            "endpoint.kind: the engine gravity does not support virtual",
+        ),
+        ("aio", {"kubernetes.gravity.tarball": ""}, "kubernetes.gravity.tarball: the engine gravity requires it"),
+        ("aio", {"kubernetes.gravity.sha256": ""}, "kubernetes.gravity.sha256: the engine gravity requires it"),
         (
             "aio",
             {"kubernetes.gravity.prepared": True, "kubernetes.gravity.script": "/srv/install.sh"},
@@ -164,7 +168,7 @@ def test_another_engine_leaves_the_keys_alone() -> None:
 
 @pytest.mark.parametrize("operation", ["snapshot", "upgrade", "certificates"])
 def test_operations_that_it_refuses_by_name(operation: str) -> None:
-    with pytest.raises(DevenvError, match=f"{operation}: not with the engine gravity; "):
+    with pytest.raises(DevenvError, match=f"{operation}: not supported by the engine gravity; "):
         engines.require_operation("gravity", operation)
     engines.require_operation("kubeadm", operation)
 

@@ -123,7 +123,7 @@ def test_engines_refuse_what_they_cannot_make(name: str) -> None:
     if resolved["topology"] != "tna":
         engines.require(resolved)
         return
-    with pytest.raises(DevenvError, match=r"nodes\.arbiter-0: the engine kubeadm has no arbiters") as caught:
+    with pytest.raises(DevenvError, match=r"nodes\.arbiter-0: the engine kubeadm does not support arbiters") as caught:
         engines.require(resolved)
     assert (caught.value.reason.id, caught.value.exit_code) == ("engine_cannot", 2)
     bare = resolve(name, overrides={"nodes.arbiter-0.cluster": None})
@@ -325,10 +325,10 @@ BAD_FILES: list[tuple[str | bytes, str, str]] = [
     ("{}\n", "profile_empty", "empty"),
     ("- aio\n", "profile_invalid", "must be a mapping of keys, is a list"),
     ("aio\n", "profile_invalid", 'must be a mapping of keys, is "aio"'),
-    (b"\x7fELF\x02\x01\x01\x00\xff\xfe", "profile_unreadable", "no UTF-8 text"),
+    (b"\x7fELF\x02\x01\x01\x00\xff\xfe", "profile_unreadable", "not UTF-8 text"),
     (b"extends: aio\x00\n", "profile_unreadable", "NUL"),
     (b"extends: aio\x07\n", "profile_yaml", "not allowed"),
-    ("extends: aio\n".encode("utf-16"), "profile_unreadable", "no UTF-8 text"),
+    ("extends: aio\n".encode("utf-16"), "profile_unreadable", "not UTF-8 text"),
     (b"# " + b"x" * 1024 * 1024, "profile_unreadable", "larger than 1 MiB"),
     ("extends: aio\nstack: [ipv4\n", "profile_yaml", "line 3"),
     ("extends: aio\nnodes:\n\tmaster-0: {}\n", "profile_yaml", "line 3"),
@@ -337,8 +337,8 @@ BAD_FILES: list[tuple[str | bytes, str, str]] = [
     ("extends: !!python/object/apply:os.system [id]\n", "profile_yaml", "line 1"),
     ("extends: !vault x\n", "profile_yaml", "!vault"),
     ("extends: " + "[" * 3000, "profile_yaml", "nested"),
-    ("extends: aio\nstack: ipv4\nstack: dualstack\n", "profile_yaml", "line 3, column 1: the key 'stack' stands"),
-    (LAUGHS, "profile_invalid", "unfold"),
+    ("extends: aio\nstack: ipv4\nstack: dualstack\n", "profile_yaml", "line 3, column 1: duplicate key 'stack'"),
+    (LAUGHS, "profile_invalid", "expand"),
     ("1: x\n", "profile_invalid", "1: the key must be text"),
     ('extends: "aio\\n"\n', "profile_invalid", "extends: control characters"),
     ("extends: aio\nstacks: ipv4\n", "profile_invalid", "line 2: stacks: unknown key (meant stack?); allowed: "),
@@ -350,8 +350,8 @@ BAD_FILES: list[tuple[str | bytes, str, str]] = [
     ("stack: ipv4\n", "profile_invalid", "topology is missing (or extends, or nodes); allowed: 4control, "),
     ("stack: ipv4\nnodes: {}\n", "profile_invalid", "topology is missing"),
     ("nodes: {worker-0: {}}\n", "profile_invalid", "clusters.main: has no control plane node (master-N)"),
-    ("nodes: {master-0: null}\n", "profile_invalid", "nodes: none is left"),
-    ("nodes: {master-1: {}}\n", "profile_invalid", "topology custom has none; the next master to add is master-0"),
+    ("nodes: {master-0: null}\n", "profile_invalid", "nodes: no node remains"),
+    ("nodes: {master-1: {}}\n", "profile_invalid", "topology custom has no nodes; the next master to add is master-0"),
     (
         "extends: ha\nnodes: {worker-3: {}}\n",
         "profile_invalid",
@@ -386,22 +386,25 @@ BAD_KEYS = [
     ("on: x", "the key must be text"),
     ('nodes: {"master-0\\n": {}}', "control characters"),
     ("nodes: {worker0: {}}", "allowed: master-N, arbiter-N or worker-N"),
-    ("nodes: {master-0: null}", "nodes: none is left"),
+    ("nodes: {master-0: null}", "nodes: no node remains"),
     ("clusters: {second: {}}", "clusters.second: no node belongs to it"),
     ("clusters: {Second: {}}", "clusters.Second: the key must be a name of at most 32"),
     ("clusters: {main: {size: 1}}", "clusters.main.size: unknown key; allowed: endpoint"),
     ("clusters: {main: null}", 'nodes.master-0.cluster: "main" is not under clusters; allowed: null'),
     ("clusters: {main: {endpoint: {kind: vip}}}", 'kind: "vip" is not known; allowed: auto, node, virtual, external'),
     ("clusters: {main: {endpoint: {kind: external}}}", "clusters.main.endpoint.addresses: kind external needs"),
-    ("clusters: {main: {endpoint: {addresses: [192.0.2.1]}}}", "addresses: are for kind external, is auto"),
+    ("clusters: {main: {endpoint: {addresses: [192.0.2.1]}}}", "addresses: only kind external has addresses, not auto"),
     ("clusters: {main: {endpoint: {kind: external, addresses: [lb]}}}", "addresses[0]: must be an IP address"),
     ("clusters: {main: {endpoint: {kind: external, addresses: ['fd00::1']}}}", "is ipv6, and the stack is ipv4"),
     ("clusters: {main: {endpoint: {kind: external, addresses: [127.0.0.1]}}}", "must be an ordinary unicast address"),
     (
         "clusters: {main: {endpoint: {kind: external, addresses: [192.0.2.1, 192.0.2.2]}}}",
-        "addresses[1]: a second ipv4 address; one a family",
+        "addresses[1]: a second ipv4 address; only one per family is allowed",
     ),
-    ("clusters: {" + ", ".join(f"c{n}: {{}}" for n in range(6)) + "}", "clusters: at most 5, are 7"),
+    (
+        "clusters: {" + ", ".join(f"c{n}: {{}}" for n in range(6)) + "}",
+        "clusters: at most 5 are possible, the profile has 7",
+    ),
     ("storage: true", "storage: must be a mapping, is true"),
     ("storage: {enabled: 'yes'}", 'storage.enabled: must be true or false, is "yes"'),
     ("storage: {class: A}", "storage.class: must be a name"),
@@ -412,7 +415,7 @@ BAD_KEYS = [
     ("validate: {checks: [{name: x, command: ['true'], timeout: 0}]}", "timeout: must be at least 1"),
     (
         "validate: {checks: [{name: x, command: ['true']}, {name: x, command: ['false']}]}",
-        "validate.checks[1].name: x stands twice",
+        "validate.checks[1].name: duplicate name x",
     ),
     ("network: {node_prefix: 28}", "network.node_prefix: must be at most 27"),
     ("network: {node_prefix: 16, node_pools: {ipv4: 10.213.0.0/17}}", "/1 to /16, is /17"),
@@ -426,7 +429,7 @@ BAD_KEYS = [
     ("nodes: {master-0: {labels: {a/b/c: x}}}", "labels.a/b/c: the key must be a Kubernetes label key"),
     ("nodes: {master-0: {labels: {a: '{{ x }}'}}}", "must be a Kubernetes label value"),
     ("nodes: {master-0: {taints: [a=b]}}", "taints[0]: must be key=value:Effect"),
-    ("nodes: {master-0: {taints: ['a=b:NoExecute', 'a=c:NoExecute']}}", "a:NoExecute stands twice"),
+    ("nodes: {master-0: {taints: ['a=b:NoExecute', 'a=c:NoExecute']}}", "duplicate key and effect a:NoExecute"),
     ("nodes: {master-0: {memory: 4GB}}", "must be bytes, or a number with KiB, MiB, GiB or TiB"),
     ("nodes: {master-0: {memory: 1MiB}}", "nodes.master-0.memory: must be at least 1024MiB"),
     ("nodes: {master-0: {memory: 0}}", "must be at least 1"),
@@ -611,9 +614,9 @@ def test_overrides(overrides: dict[str, Any], path: str, expected: Any) -> None:
         ({"clusters.x.y": "v"}, "profile_invalid", "clusters.x.y: unknown key; allowed: endpoint"),
         ({"apps.x": "y"}, "not_built", "apps: not built yet"),
         ({"extends": "sno"}, "profile_invalid", "extends: cannot be overridden"),
-        ({"": 1}, "profile_invalid", "no path of a key"),
-        ({"a..b": 1}, "profile_invalid", "no path of a key"),
-        ({".": 1}, "profile_invalid", "no path of a key"),
+        ({"": 1}, "profile_invalid", "not a valid path of a key"),
+        ({"a..b": 1}, "profile_invalid", "not a valid path of a key"),
+        ({".": 1}, "profile_invalid", "not a valid path of a key"),
         ({1: 1}, "profile_invalid", "the key must be text"),
         ({"nodes.master-0.memory": "1GiB\n"}, "profile_invalid", "control characters"),
         ({"network.pods.ipv4": "10.213.0.0/16"}, "subnet_overlap", "network.pods.ipv4"),
@@ -779,7 +782,7 @@ def test_the_order_of_nodes_and_the_names_do_not_count() -> None:
         ("1.36.9", "1.36.10", "devenv upgrade --kubernetes 1.36.10"),
         ("1.36.3", "1.36.2", "a downgrade"),
         ("1.36.0", "1.35.9", "a downgrade"),
-        ("1.34.1", "1.36.3", "skips a minor version: devenv upgrade to 1.35 first"),
+        ("1.34.1", "1.36.3", "skips a minor version: run devenv upgrade to 1.35 first"),
         ("1.36.3", "2.0.0", "skips a minor version"),
     ],
 )
@@ -845,11 +848,11 @@ def test_main_is_there_only_when_it_is_used(tmp_path: Path) -> None:
         ("ha", {"nodes.master-2": None}, ["cluster main: 2 etcd members"]),
         ("tna", {}, []),
         ("tna", {"nodes.arbiter-0": None}, ["cluster main: 2 etcd members"]),
-        ("sno", {"nodes.master-0.schedulable": False}, ["cluster main: no node takes ordinary pods"]),
+        ("sno", {"nodes.master-0.schedulable": False}, ["cluster main: no node accepts ordinary pods"]),
         (
             "sno",
             {"clusters.b": {}, "nodes": {"master-1": {"cluster": "b"}, "master-2": {"cluster": "b"}}},
-            ["cluster b: 2 etcd members", "cluster b: no node takes ordinary pods"],
+            ["cluster b: 2 etcd members", "cluster b: no node accepts ordinary pods"],
         ),
     ],
 )
@@ -892,7 +895,7 @@ def test_sizes_of_engines(path: Path) -> None:
 # --- what comes next is data -----------------------------------------------------------------------------------------
 
 
-def test_a_new_topology_is_a_file_and_a_word_of_the_schema(tmp_path: Path) -> None:
+def test_a_new_topology_is_a_file_and_a_word_of_the_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configs = tmp_path / "configs"
     shutil.copytree(paths.CONFIGS, configs)
     (configs / "topologies" / "two.yml").write_text("description: Two.\nnodes: {master-0: {}, worker-0: {}}\n")
@@ -900,6 +903,7 @@ def test_a_new_topology_is_a_file_and_a_word_of_the_schema(tmp_path: Path) -> No
     schema = copy.deepcopy(SCHEMA)
     schema["properties"]["topology"]["enum"].append("two")
     (configs / "schema" / "profile.json").write_text(json.dumps(schema))
-    assert "two-ipv6-static" in profile_names.canonical(configs)
-    assert catalogue.aliases(configs)["double"] == "two-ipv6-static"
-    assert resolve("double", configs=configs)["families"] == ["ipv6"]
+    monkeypatch.setattr(paths, "CONFIGS", configs)
+    assert "two-ipv6-static" in profile_names.canonical()
+    assert catalogue.aliases()["double"] == "two-ipv6-static"
+    assert resolve("double")["families"] == ["ipv6"]

@@ -735,7 +735,10 @@ def test_warnings_and_what_an_engine_cannot_make(devenv: Devenv, runs: Runs) -> 
     assert devenv("profile", "show", "tna")[0] == 0
     for command in (["profile", "validate", "tna"], ["up", "--profile", "tna"], ["plan", "--profile", "tna"]):
         code, _, err = devenv(*command)
-        assert (code, "the engine kubeadm has no arbiters (tna-ipv4-static) [engine_cannot]" in err) == (2, True)
+        assert (code, "the engine kubeadm does not support arbiters (tna-ipv4-static) [engine_cannot]" in err) == (
+            2,
+            True,
+        )
     assert runs.requests == []
 
 

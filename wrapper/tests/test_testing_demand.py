@@ -218,7 +218,7 @@ def test_what_gravity_cannot_make_is_refused_and_its_tarball_is_the_runs() -> No
     assert demand_parse.parse({"hardware": hosts, "grouping": grouping}).engine == "gravity"
     hosts["h3"] = {"role": "master"}
     (problem,) = refused({"hardware": hosts, "grouping": {"c": {**grouping["c"], "hosts": list(hosts)}}})
-    assert problem == "grouping.c: the engine gravity makes at most 3 masters, not 4"
+    assert problem == "grouping.c: the engine gravity supports at most 3 masters, not 4"
 
 
 def test_one_environment_has_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:

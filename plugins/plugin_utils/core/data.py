@@ -1,7 +1,8 @@
-"""Data files of the collection."""
+"""YAML files of the collection."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,3 +19,7 @@ def parse(text: str | bytes) -> Any:
 def read(file: Path) -> Any:
     """Return the content of a YAML file."""
     return parse(file.read_bytes())
+
+
+# For files that several functions read many times in one process.
+read_once = cache(read)

@@ -1,8 +1,8 @@
-"""Addresses, MACs and pod ranges. Pure arithmetic: nothing here looks at the machine.
+"""Arithmetic of addresses, MACs and pod ranges, independent of the machine.
 
 The plan of a subnet: gateway ``.1`` / ``::1``, virtual address of the cluster with index c ``.5+c`` / ``::5+c``, node
 with index i ``.10+i`` / ``::10+i``. The IPv6 host part repeats the decimal digits of the IPv4 one (index 15 is ``.25``
-and ``::25``), so the two read alike; it is unique since the decimal number is.
+and ``::25``), so that both are easy to recognise; it is unique because the decimal number is.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import A
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# Prefix length of a node's pod range, and of an environment's subnet unless the profile says another.
+# Prefix length of a node's pod range, and of an environment's subnet unless the profile sets another.
 PREFIX = {"ipv4": 24, "ipv6": 64}
 FIRST_VIRTUAL = 5
 LARGEST_CLUSTERS = 5
 FIRST_HOST = 10
-# What four decimal digits hold: the IPv6 number is one group of the address.
+# The largest number of four decimal digits: the IPv6 number is one group of the address.
 _LAST_IPV6 = 9999
 
 
@@ -35,17 +35,16 @@ def choose(
     pools: Mapping[str, str],
     used: Iterable[Network | str],
     families: Sequence[str],
-    prefix: Mapping[str, int] | None = None,
+    prefix: Mapping[str, int] = PREFIX,
 ) -> dict[str, str]:
-    """The first subnet of each family's pool that overlaps none of ``used`` (any family; default routes do not count).
+    """Return each family's first subnet that overlaps none of ``used`` (of any family; default routes do not count).
 
-    ``pools`` and the result: family to CIDR text; ``prefix``: family to prefix length, PREFIX by default. Raises
+    ``pools`` and the result map a family to a network in CIDR form, ``prefix`` a family to a prefix length. Raises
     DevenvError subnet_none_free.
     """
     taken = [ipaddress.ip_network(network, strict=False) for network in used]
-    lengths = prefix or PREFIX
     return {
-        family: str(_first_free(ipaddress.ip_network(pools[family]), taken, family, lengths[family]))
+        family: str(_first_free(ipaddress.ip_network(pools[family]), taken, family, prefix[family]))
         for family in families
     }
 
@@ -56,14 +55,14 @@ def gateway(subnet: str) -> str:
 
 
 def virtual(subnet: str, index: int) -> str:
-    """Reserved address of the cluster with ``index`` in ``subnet``. Raises DevenvError nodes_too_many."""
+    """Return the address reserved for the cluster with ``index``. Raises DevenvError nodes_too_many."""
     if index >= LARGEST_CLUSTERS:
         raise DevenvError("nodes_too_many", f"cluster index {index}: the highest is {LARGEST_CLUSTERS - 1}")
     return str(_host(subnet, FIRST_VIRTUAL + index))
 
 
 def address(subnet: str, index: int) -> Address:
-    """Address of the node with ``index`` in ``subnet``. Raises DevenvError nodes_too_many."""
+    """Return the address of the node with ``index`` in ``subnet``. Raises DevenvError nodes_too_many."""
     network = ipaddress.ip_network(subnet)
     check_place(network.prefixlen, family(network), index)
     number = FIRST_HOST + index
@@ -71,8 +70,9 @@ def address(subnet: str, index: int) -> Address:
 
 
 def check_place(prefix: int, name: str, index: int) -> None:
-    """Raise DevenvError nodes_too_many when a subnet of family ``name`` has no address for the node with ``index``.
-    ``prefix`` is the length of an IPv4 subnet; an IPv6 one has always the same place.
+    """Raise DevenvError nodes_too_many if a subnet of family ``name`` has no address for the node with ``index``.
+
+    ``prefix`` is the length of an IPv4 subnet; the capacity of an IPv6 one does not depend on its length.
     """
     last = (1 << (32 - prefix)) - 2 if name == "ipv4" else _LAST_IPV6
     if FIRST_HOST + index > last:
@@ -80,10 +80,10 @@ def check_place(prefix: int, name: str, index: int) -> None:
 
 
 def mac(subnets: Mapping[str, str], index: int) -> str:
-    """Locally administered MAC of a node: the same subnets and index always give the same one.
+    """Return the locally administered MAC of a node: always the same one for the same subnets and index.
 
-    ``52:54`` and the four bytes of the IPv4 address; without IPv4 ``52:56``, three bytes of a digest of the IPv6 subnet
-    and the number of the node, or, for a number that takes two bytes, ``52:57``, two of the digest and the number.
+    With IPv4, ``52:54`` and the four bytes of the address. Without, ``52:56``, three bytes of a digest of the IPv6
+    subnet and the node's number, or ``52:57``, two bytes of the digest and a number of two bytes.
     """
     if "ipv4" in subnets:
         tail = address(subnets["ipv4"], index).packed
@@ -95,7 +95,10 @@ def mac(subnets: Mapping[str, str], index: int) -> str:
 
 
 def pod_cidr(pool: str, index: int) -> str:
-    """Pod range of the node with ``index``: the index-th /24 or /64 of ``pool``. Raises DevenvError nodes_too_many."""
+    """Return the pod range of the node with ``index``: the index-th /24 or /64 of ``pool``.
+
+    Raises DevenvError nodes_too_many.
+    """
     network = ipaddress.ip_network(pool)
     prefix = PREFIX[family(network)]
     if index >= 1 << (prefix - network.prefixlen):
@@ -110,7 +113,7 @@ def family_of(text: str) -> str:
 
 
 def is_ordinary(address: Address | Network) -> bool:
-    """Return whether an address or network is one that nodes can have: unicast, and more than link-local."""
+    """Return whether nodes can have this address or network: unicast, neither loopback nor link-local."""
     special = address.is_loopback or address.is_multicast or address.is_link_local or address.is_unspecified
     return not special
 
@@ -121,7 +124,7 @@ def overlap(one: Network, other: Network) -> bool:
 
 
 def family(network: Address | Network) -> str:
-    """``ipv4`` or ``ipv6``"""
+    """Return ``ipv4`` or ``ipv6``."""
     return f"ipv{network.version}"
 
 
@@ -138,7 +141,7 @@ def _first_free(pool: Network, taken: Sequence[Network], name: str, prefix: int)
         ]
         if not above:
             return type(pool)((start, prefix))
-        # Behind all that is in the way, on the grid: a pool may hold too many subnets to try each.
+        # Skip everything that overlaps: a pool can have too many subnets to try each.
         start = (max(above) // step + 1) * step
     raise DevenvError("subnet_none_free", f"no free /{prefix} in {pool}", where=f"network.node_pools.{name}")
 

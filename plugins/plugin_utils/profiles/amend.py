@@ -1,23 +1,21 @@
-"""A few keys of a living environment's profile changed.
+"""Change keys of an existing environment's profile.
 
-The state folder holds what a profile means, not the profile. So that is written as a profile again, what is to change
-is laid over it, and all of it is resolved as ever: the same checks, the same defaults.
+The state directory stores the resolved profile. To change it, write it as a document again, merge the overrides into
+that, and resolve the result with the usual checks and defaults.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve_document
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Endpoint, Node, Profile
 
-_AS_IT_IS = (
+_KEPT_KEYS = (
     "stack",
     "addressing",
     "provider",
@@ -29,44 +27,46 @@ _AS_IT_IS = (
     "metrics",
     "validate",
 )
-_OF_A_NODE = ("cluster", "cpus", "memory", "disk", "taints")
+_KEPT_NODE_KEYS = ("cluster", "cpus", "memory", "disk", "taints")
 
 
-def amend(resolved: Profile, overrides: Mapping[str, Any], configs: Path = paths.CONFIGS) -> Profile:
-    """``resolved`` with ``overrides`` (keys are paths, as resolve takes them) laid over it.
+def amend(resolved: Profile, overrides: Mapping[str, Any]) -> Profile:
+    """Return ``resolved`` with ``overrides`` (by path, as resolve takes them) applied.
 
-    Raises DevenvError as resolve does, and profile_invalid when the environment's own profile does not come
-    back whole: it is of another version.
+    Raises DevenvError as resolve does, and profile_invalid if the stored profile does not resolve to itself: another
+    version of devenv wrote it.
     """
-    document, name = as_document(resolved, configs), str(resolved["name"])
-    again = resolve_document(document, name, configs=configs)
-    if _plain(again) != _plain(resolved):
-        wrong = sorted(key for key in {*again, *resolved} if again.get(key) != resolved.get(key))
+    document, name = _as_document(resolved), resolved["name"]
+    again = resolve_document(document, name)
+    before, after = (json.loads(json.dumps(profile)) for profile in (resolved, again))
+    if after != before:
+        different = sorted(key for key in {*after, *before} if after.get(key) != before.get(key))
         raise DevenvError(
             "profile_invalid",
-            f"{', '.join(wrong)} of this environment's profile cannot be kept",
+            f"{', '.join(different)} of this environment's profile cannot be kept",
             advice="Name its profile: devenv up --profile PROFILE --set ...",
         )
-    return resolve_document(document, name, overrides=overrides, configs=configs) if overrides else again
+    return resolve_document(document, name, overrides=overrides) if overrides else again
 
 
-def as_document(resolved: Mapping[str, Any], configs: Path = paths.CONFIGS) -> dict[str, Any]:
-    """A profile that means what ``resolved`` says, with nothing left to a default that may be another one tomorrow."""
-    path = configs / "topologies" / f"{resolved['topology']}.yml"
-    given = documents.read(path).data.get("nodes", {}) if path.is_file() else {}
-    # A number that no node has was taken away once.
-    nodes: dict[str, Any] = dict.fromkeys([*given, *_gaps(node["name"] for node in resolved["nodes"])])
+def _as_document(resolved: Profile) -> dict[str, Any]:
+    """Return a document with every value of ``resolved`` written out: a default may change in a later version."""
+    topology = resolved["topology"] if resolved["topology"] in data.names_in("topologies") else ""
+    template = data.read(f"topologies/{topology}").get("nodes", {}) if topology else {}
+    # A number without a node belonged to a removed one.
+    nodes: dict[str, Any] = dict.fromkeys([*template, *_lower_numbers(node["name"] for node in resolved["nodes"])])
     for node in resolved["nodes"]:
-        nodes[node["name"]] = _node(node, (given.get(node["name"]) or {}).get("labels", {}))
+        nodes[node["name"]] = _node(node, (template.get(node["name"]) or {}).get("labels", {}))
     return {
-        **({"topology": resolved["topology"]} if path.is_file() else {}),
-        **{key: resolved[key] for key in _AS_IT_IS if key in resolved},
+        **({"topology": topology} if topology else {}),
+        **{key: value for key, value in resolved.items() if key in _KEPT_KEYS},
         "clusters": {name: {"endpoint": _endpoint(name, resolved)} for name in resolved["clusters"]},
         "nodes": nodes,
     }
 
 
-def _gaps(names: Iterable[str]) -> list[str]:
+def _lower_numbers(names: Iterable[str]) -> list[str]:
+    """Return the names with lower numbers than the highest of each prefix."""
     highest: dict[str, int] = {}
     for name in names:
         prefix, number = name.rpartition("-")[::2]
@@ -74,19 +74,16 @@ def _gaps(names: Iterable[str]) -> list[str]:
     return [f"{prefix}-{number}" for prefix, last in highest.items() for number in range(last)]
 
 
-def _node(node: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    # A worker's schedulable is no key of a profile.
-    own = {"schedulable": node["schedulable"]} if node["group"] != "workers" else {}
-    return {**{key: node[key] for key in _OF_A_NODE}, **own, "labels": {**dict.fromkeys(given), **node["labels"]}}
+def _node(node: Node, template_labels: Mapping[str, Any]) -> dict[str, Any]:
+    # A profile cannot set schedulable of a worker.
+    kept = (*_KEPT_NODE_KEYS, "schedulable") if node["group"] != "workers" else _KEPT_NODE_KEYS
+    labels = {**dict.fromkeys(template_labels), **node["labels"]}
+    return {**{key: value for key, value in node.items() if key in kept}, "labels": labels}
 
 
-def _endpoint(cluster: str, resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """What was chosen by the number of control plane nodes is to be chosen again."""
-    said = resolved["clusters"][cluster]["endpoint"]
-    group = [n for n in resolved["nodes"] if n["cluster"] == cluster and n["group"] == "control_plane"]
-    chosen = "virtual" if len(group) > 1 else "node"
-    return {"kind": "auto", "addresses": []} if said["kind"] == chosen else dict(said)
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+def _endpoint(cluster: str, resolved: Profile) -> Endpoint:
+    """Return ``auto`` for the kind that follows from the number of control plane nodes: that number may change."""
+    endpoint = resolved["clusters"][cluster]["endpoint"]
+    masters = [n for n in resolved["nodes"] if n["cluster"] == cluster and n["group"] == "control_plane"]
+    automatic = "virtual" if len(masters) > 1 else "node"
+    return {"kind": "auto", "addresses": []} if endpoint["kind"] == automatic else endpoint

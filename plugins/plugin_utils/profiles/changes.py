@@ -1,4 +1,4 @@
-"""What differs between two resolved profiles, and whether an existing environment can follow."""
+"""Differences between two resolved profiles, and whether an existing environment can apply them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Node, Profile
 
-# Names, and what follows from other keys.
+# Names, and keys that follow from others.
 _DERIVED = {"profile", "name", "topology", "families", "nodes"}
 
 
 @dataclass(frozen=True)
 class Change:
-    """One difference. ``applies``: an existing environment takes it over; ``why`` says why, or why not."""
+    """One difference. ``applies``: an existing environment can apply it; ``why`` explains why, or why not."""
 
     path: str
     old: Any
@@ -26,36 +26,35 @@ class Change:
 
 
 def between(old: Profile, new: Profile) -> list[Change]:
-    """Return the differences from ``old`` to ``new``.
+    """Return the differences from ``old`` to ``new``, whatever the order of the nodes.
 
-    An environment takes over labels, taints, added and removed nodes, further clusters, other endpoints and what `up`
-    installs on a cluster. The order of nodes does not count.
+    An environment can apply labels, taints, added and removed nodes, further clusters, other endpoints and what `up`
+    installs on a cluster.
     """
-    settings: tuple[Mapping[str, Any], Mapping[str, Any]] = (old, new)
-    found = [
-        change
-        for key in sorted({*old, *new} - _DERIVED)
-        for change in _differences(settings[0].get(key), settings[1].get(key), key)
-    ]
-    before, after = ({node["name"]: node for node in profile.get("nodes", [])} for profile in (old, new))
-    for name in [*before, *(name for name in after if name not in before)]:
-        found += _node_changes(f"nodes.{name}", before.get(name), after.get(name))
-    return found
+    before: Mapping[str, Any] = {**old}
+    after: Mapping[str, Any] = {**new}
+    changes: list[Change] = []
+    for key in sorted({*old, *new} - _DERIVED):
+        changes += _differences(before.get(key), after.get(key), key)
+    old_nodes, new_nodes = ({node["name"]: node for node in profile["nodes"]} for profile in (old, new))
+    for name in old_nodes | new_nodes:
+        changes += _node_changes(f"nodes.{name}", old_nodes.get(name), new_nodes.get(name))
+    return changes
 
 
-def _differences(old: Any, new: Any, path: str) -> list[Change]:
+def _differences(old: Any, new: Any, path: str) -> Iterator[Change]:
     if old == new:
-        return []
+        return
     inner = isinstance(old, Mapping) and isinstance(new, Mapping)
     if inner and not re.fullmatch(r"clusters\.[^.]+\.endpoint", path):
-        return [
-            found for key in sorted({*old, *new}) for found in _differences(old.get(key), new.get(key), f"{path}.{key}")
-        ]
-    return [Change(path, old, new, *_judge(path, old, new))]
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}")
+    else:
+        yield Change(path, old, new, *_judge(path, old, new))
 
 
 def _judge(path: str, old: Any, new: Any) -> tuple[bool, str]:
-    """Return whether an existing environment takes over the change, and why (not)."""
+    """Return whether an existing environment can apply the change, and why (not)."""
     part, rest = path.partition(".")[::2]
     engine, key = rest.partition(".")[::2]
     if part == "kubernetes" and key and engine in engines.names():
@@ -67,13 +66,13 @@ def _judge(path: str, old: Any, new: Any) -> tuple[bool, str]:
     if part == "clusters" and rest.endswith(".endpoint"):
         if new["addresses"]:
             return False, "certificates do not name these addresses: down, then up"
-        return True, "the nodes get to know the endpoint's new address"
+        return True, "the endpoint's new address is written to the nodes"
     if part == "clusters" and old is None:
-        return True, "a further cluster is made"
+        return True, "a further cluster is created"
     if part == "clusters" and new is None:
-        return False, "a cluster is not taken away by itself: down, then up"
+        return False, "a cluster is not removed automatically: down, then up"
     if part in ("storage", "metrics") and rest == "enabled":
-        return True, "is put on the cluster" if new else "is taken off the cluster; data stay"
+        return True, "is installed on the cluster" if new else "is removed from the cluster; data stay"
     if part == "validate":
         return True, "the next validation runs them"
     return False, "needs a new environment: down, then up"
@@ -81,7 +80,7 @@ def _judge(path: str, old: Any, new: Any) -> tuple[bool, str]:
 
 def _node_changes(path: str, old: Node | None, new: Node | None) -> Iterator[Change]:
     if old is None:
-        yield Change(path, None, new, True, "the node is made and joins")
+        yield Change(path, None, new, True, "the node is created and joins")
         return
     if new is None:
         yield Change(path, old, None, True, "the node leaves its cluster and is removed")
@@ -89,18 +88,16 @@ def _node_changes(path: str, old: Node | None, new: Node | None) -> Iterator[Cha
     before: Mapping[str, Any] = {**old}
     after: Mapping[str, Any] = {**new}
     for key in sorted({*before, *after}):
-        one, two = before.get(key), after.get(key)
-        if one == two:
-            continue
+        values = (before.get(key), after.get(key))
         if key == "labels":
             for label in sorted({*old["labels"], *new["labels"]}):
-                values = (old["labels"].get(label), new["labels"].get(label))
-                if values[0] != values[1]:
-                    yield Change(f"{path}.labels.{label}", *values, True, "labels are set on the running node")
-        elif key == "taints":
-            yield Change(f"{path}.taints", one, two, True, "taints are set on the running node")
-        else:
-            yield Change(f"{path}.{key}", one, two, False, "a node is not changed in place")
+                label_values = (old["labels"].get(label), new["labels"].get(label))
+                if label_values[0] != label_values[1]:
+                    yield Change(f"{path}.labels.{label}", *label_values, True, "labels are set on the running node")
+        elif values[0] != values[1] and key == "taints":
+            yield Change(f"{path}.taints", *values, True, "taints are set on the running node")
+        elif values[0] != values[1]:
+            yield Change(f"{path}.{key}", *values, False, "a node is not changed in place")
 
 
 # --- versions --------------------------------------------------------------------------------------------------------
@@ -112,7 +109,7 @@ def version_number(version: str) -> tuple[int, ...]:
 
 
 def version_step(old: str, new: str) -> str:
-    """Return what lies between two versions of Kubernetes: ``same``, ``downgrade``, ``skip`` (more than the next minor
+    """Return the step between two versions of Kubernetes: ``same``, ``downgrade``, ``skip`` (more than one minor
     version) or ``upgrade``.
     """
     before, after = version_number(old), version_number(new)
@@ -126,8 +123,8 @@ def version_step(old: str, new: str) -> str:
 def _version_change(old: str, new: str) -> str:
     step = version_step(old, new)
     if step == "downgrade":
-        return "a downgrade: needs a new environment"
+        return "a downgrade needs a new environment"
     if step == "skip":
         major, minor = version_number(old)[:2]
-        return f"skips a minor version: devenv upgrade to {major}.{minor + 1} first"
-    return f"devenv upgrade --kubernetes {new} does it"
+        return f"skips a minor version: run devenv upgrade to {major}.{minor + 1} first"
+    return f"run devenv upgrade --kubernetes {new}"

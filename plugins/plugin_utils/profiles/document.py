@@ -1,7 +1,7 @@
-"""Read one profile document (YAML) and check it against the schema.
+"""Read one profile document (YAML) and validate it against the schema.
 
-A document is a plain mapping of JSON types. Every error names the file, the line where it can, the path of the key and
-what is allowed there.
+A document is a plain mapping of JSON types. Every error names the file, the line if it is known, the path of the key
+and the allowed values.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Document:
-    """``data`` as read from ``path``; ``text`` is kept to find the line of a wrong key."""
+    """The content of ``path``; ``text`` serves to find the line of a wrong key."""
 
     path: Path
     text: str
@@ -43,21 +43,19 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's JSON types only; a key given twice is an error, since one of the two would be ignored."""
+    """Accepts JSON types only. A duplicate key is an error: one of the two would be ignored."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key in (pair[0] for pair in node.value):
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} stands twice", key.start_mark
-                    )
+                    raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
 
-# Dates stay text: a profile has none.
+# Text that looks like a date stays text: a profile has no dates.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:timestamp"]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -65,17 +63,16 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def read(path: Path) -> Document:
-    """The document in ``path``.
+    """Read the document in ``path``.
 
     Raises DevenvError profile_missing, profile_unreadable, profile_yaml, profile_empty or profile_invalid.
     """
     text = _text(path)
-    data = parse(text, str(path))
-    return Document(path, text, data)
+    return Document(path, text, parse(text, str(path)))
 
 
 def parse(text: str, where: str) -> dict[str, Any]:
-    """``text`` as a mapping with text keys. Raises DevenvError profile_yaml, profile_empty or profile_invalid."""
+    """Parse a mapping with text keys. Raises DevenvError profile_yaml, profile_empty or profile_invalid."""
     try:
         data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -93,68 +90,62 @@ def parse(text: str, where: str) -> dict[str, Any]:
 
 
 def value(text: str) -> Any:
-    """A value from a command line, read as YAML. Raises yaml.YAMLError or ValueError."""
+    """Parse a value from a command line as YAML. Raises yaml.YAMLError or ValueError."""
     return yaml.load(text, Loader=_Loader)
 
 
 def check_plain(data: Any, where: str) -> None:
-    """Refuse circles, keys that are no text and control characters. Raises DevenvError profile_invalid."""
+    """Raise DevenvError profile_invalid for loops, keys that are not text, and control characters."""
     if _size(data, {}) > LARGEST_TREE:
-        raise DevenvError("profile_invalid", "an anchor holds itself, or anchors unfold to too much", where=where)
+        raise DevenvError("profile_invalid", "an anchor contains itself, or anchors expand to too much", where=where)
     _check_texts(data, (), where)
 
 
 def validate(data: Mapping[str, Any], schema: Mapping[str, Any], where: str, text: str = "") -> None:
-    """Refuse ``data`` unless it obeys ``schema``: the first error by place, one not yet built before any other.
+    """Raise the first error by path if ``data`` does not match ``schema``; one about a key not yet built goes first.
 
     Raises DevenvError not_built, profile_invalid or jsonschema_missing.
     """
-    found = sorted(_validator_class()(schema).iter_errors(data), key=_rank)
-    if not found:
+    error = min(_validator_class()(schema).iter_errors(data), key=_rank, default=None)
+    if error is None:
         return
-    first = found[0]
-    path, message = _said(first)
+    path, message = _described(error)
     line = _line_of(text, path) if text else 0
     place = f"{where}, line {line}" if line else where
-    reason = "not_built" if first.validator == NOT_BUILT else "profile_invalid"
+    reason = "not_built" if error.validator == NOT_BUILT else "profile_invalid"
     raise DevenvError(reason, f"{dotted(path)}: {message}" if path else message, where=place)
 
 
 def dotted(path: Iterable[Any]) -> str:
-    """``nodes.worker-0.taints[1]``"""
-    out = ""
-    for part in path:
-        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else str(part)
-    return out
+    """Return a path in the form ``nodes.worker-0.taints[1]``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The one of ``known`` most like ``word``, or an empty string."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return found[0] if found else ""
+    """Return the word of ``known`` most similar to ``word``, or an empty string."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), "")
 
 
 def _text(path: Path) -> str:
     where = str(path)
     try:
-        mode = path.stat()
-        if not stat.S_ISREG(mode.st_mode):
-            kind = "a directory" if stat.S_ISDIR(mode.st_mode) else "no regular file"
-            raise DevenvError("profile_unreadable", f"is {kind}", where=where)
-        if mode.st_size > LARGEST:
-            raise DevenvError("profile_unreadable", f"is larger than 1 MiB ({mode.st_size} bytes)", where=where)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DevenvError("profile_unreadable", "is not a regular file", where=where)
+        if status.st_size > LARGEST:
+            raise DevenvError("profile_unreadable", f"is larger than 1 MiB ({status.st_size} bytes)", where=where)
         content = path.read_bytes()
     except FileNotFoundError:
         raise DevenvError("profile_missing", "no such file", where=where) from None
     except (OSError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DevenvError("profile_unreadable", f"cannot be read: {said}", where=where) from None
+        message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DevenvError("profile_unreadable", f"cannot be read: {message}", where=where) from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DevenvError("profile_unreadable", f"is no UTF-8 text (byte {error.start})", where=where) from None
+        raise DevenvError("profile_unreadable", f"is not UTF-8 text (byte {error.start})", where=where) from None
     if "\0" in text:
-        raise DevenvError("profile_unreadable", "is no text: it holds a NUL byte", where=where)
+        raise DevenvError("profile_unreadable", "is not text: it contains a NUL byte", where=where)
     return text
 
 
@@ -166,11 +157,11 @@ def _yaml_error(error: yaml.YAMLError, where: str) -> DevenvError:
 
 
 def _size(value: Any, known: dict[int, int]) -> int:
-    """How many values ``value`` unfolds to; more than LARGEST_TREE for a circle."""
+    """Return how many values ``value`` expands to; more than LARGEST_TREE for a loop."""
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in known:
-        known[id(value)] = LARGEST_TREE + 1  # what a circle meets
+        known[id(value)] = LARGEST_TREE + 1  # counted if the value contains itself
         inner = value.values() if isinstance(value, dict) else value
         known[id(value)] = 1 + sum(_size(item, known) for item in inner)
     return known[id(value)]
@@ -180,23 +171,21 @@ def _check_texts(value: Any, path: tuple[Any, ...], where: str) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise DevenvError(
-                    "profile_invalid", f"{dotted((*path, str(key)))}: the key must be text, in quotes", where=where
-                )
+                message = f"{dotted((*path, str(key)))}: the key must be text, in quotes"
+                raise DevenvError("profile_invalid", message, where=where)
             _check_texts(key, (*path, "?"), where)
             _check_texts(inner, (*path, key), where)
     elif isinstance(value, list):
         for place, inner in enumerate(value):
             _check_texts(inner, (*path, place), where)
     elif isinstance(value, str) and _CONTROL.search(value):
-        raise DevenvError(
-            "profile_invalid", f"{dotted(path)}: control characters and line ends are not allowed", where=where
-        )
+        message = f"{dotted(path)}: control characters and line ends are not allowed"
+        raise DevenvError("profile_invalid", message, where=where)
 
 
 @lru_cache(maxsize=1)
 def _validator_class() -> Any:
-    # jsonschema takes a sixth of a second to import: commands that read no profile shall not pay it.
+    # Deferred: jsonschema takes a sixth of a second to import, and many commands read no profile.
     try:
         import jsonschema
     except ImportError:
@@ -217,8 +206,8 @@ def _rank(error: Any) -> tuple[bool, list[str]]:
     return (error.validator != NOT_BUILT, [str(part) for part in error.absolute_path])
 
 
-def _said(error: Any) -> tuple[list[Any], str]:
-    """Path and words of a jsonschema error."""
+def _described(error: Any) -> tuple[list[Any], str]:
+    """Return path and message of a jsonschema error."""
     path = list(error.absolute_path)
     rule, schema, value = error.validator, error.schema, error.instance
     if rule == NOT_BUILT:
@@ -230,8 +219,7 @@ def _said(error: Any) -> tuple[list[Any], str]:
         return [*path, value], f"the key must be {schema.get('x-form', schema['pattern'])}"
     if rule == "enum":
         near = nearest(str(value), [str(item) for item in schema["enum"]])
-        hint = f" (meant {near}?)" if near else ""
-        return path, f"{_shown(value)} is not known{hint}; allowed: {_listed(schema['enum'])}"
+        return path, f"{_shown(value)} is not known{_hint(near)}; allowed: {_listed(schema['enum'])}"
     if rule == "type":
         kinds = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
         quote = ", in quotes" if "string" in kinds and isinstance(value, bool | int | float) else ""
@@ -243,7 +231,7 @@ def _said(error: Any) -> tuple[list[Any], str]:
     if rule in ("minItems", "minLength"):
         return path, "must not be empty"
     if rule == "uniqueItems":
-        return path, "an item stands twice"
+        return path, "duplicate item"
     return path, str(error.message)
 
 
@@ -252,8 +240,11 @@ def _unknown_key(path: list[Any], schema: Mapping[str, Any], value: Mapping[str,
     patterns = list(schema.get("patternProperties", {}))
     key = next(key for key in value if key not in known and not any(re.search(pattern, key) for pattern in patterns))
     allowed = schema["x-form"] if patterns else _listed(known) if known else "none"
-    near = nearest(key, known)
-    return [*path, key], f"unknown key{f' (meant {near}?)' if near else ''}; allowed: {allowed}"
+    return [*path, key], f"unknown key{_hint(nearest(key, known))}; allowed: {allowed}"
+
+
+def _hint(near: str) -> str:
+    return f" (meant {near}?)" if near else ""
 
 
 def _listed(values: Iterable[Any]) -> str:
@@ -266,7 +257,7 @@ def _shown(value: Any) -> str:
 
 
 def _is(value: Any) -> str:
-    # An address may carry a password.
+    # An address may contain a password.
     return "" if "@" in str(value) else f", is {_shown(value)}"
 
 
@@ -279,15 +270,15 @@ def _shown_kind(value: Any) -> str:
 
 
 def _line_of(text: str, path: Iterable[Any]) -> int:
-    """Line (from 1) of the key at ``path`` in ``text``, or of its nearest parent there is; 0 when none is found."""
+    """Return the line (from 1) of the key at ``path`` or of its nearest existing parent; 0 if there is none."""
     node = yaml.compose(text, Loader=_Loader)
     line = 0
     for part in path:
         if isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value if getattr(key, "value", None) == part]
-            if not found:
+            pair = next((pair for pair in node.value if getattr(pair[0], "value", None) == part), None)
+            if pair is None:
                 break
-            line, node = found[0][0].start_mark.line + 1, found[0][1]
+            line, node = pair[0].start_mark.line + 1, pair[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
             line = node.start_mark.line + 1

@@ -5,27 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data, engines, provider_traits
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import EngineTraits
 
-# Topology of a profile that lists all its nodes itself.
+# Topology of a profile that lists all its nodes.
 CUSTOM = "custom"
 GROUPS = {"master": "control_plane", "arbiter": "arbiters", "worker": "workers"}
 _NODE = re.compile(r"(master|arbiter|worker)-([0-9]+)")
-# Defaults of defaults.yml that are for each item of a list or mapping, not for the profile.
+# Keys of defaults.yml that apply to each item of a list or mapping, not to the profile.
 _ITEMS = ("node", "host", "cluster", "check")
 
 
 @dataclass(frozen=True)
 class Draft:
-    """``settings`` are the profile's keys except nodes and clusters. ``template`` are the topology's nodes, ``named``
-    all that topology and profile name (None: taken away), ``nodes`` those that remain, in order and with their
-    defaults. ``listed`` are the clusters by name (None: taken away), ``own`` the names that the profile itself lists,
-    ``clusters`` those that it lists or its nodes use.
+    """``settings`` has the profile's keys except nodes and clusters.
+
+    ``template`` are the topology's nodes, ``named`` those of topology and profile together (None: removed), ``nodes``
+    the remaining ones in order, with their defaults. ``listed`` are the clusters by name (None: removed), ``clusters``
+    those that the profile lists or its nodes use.
     """
 
     topology: str
@@ -41,15 +41,15 @@ class Draft:
 
     @property
     def has_hosts(self) -> bool:
-        """Whether nodes are hosts that the profile names."""
+        """Whether the nodes are hosts that the profile names."""
         return not provider_traits.makes_machines(self.settings["provider"])
 
     def groups(self, cluster: str) -> list[str]:
-        """Groups of the nodes of a cluster."""
+        """Return the group of each node of a cluster."""
         return [group(name) for name, node in self.nodes.items() if node["cluster"] == cluster]
 
     def endpoint_kind(self, cluster: str) -> str:
-        """What the name of a cluster's control plane stands for; ``auto`` is decided here."""
+        """Return the kind of a cluster's endpoint, with ``auto`` resolved."""
         kind = str(self.clusters[cluster]["endpoint"]["kind"])
         if kind != "auto":
             return kind
@@ -58,34 +58,34 @@ class Draft:
 
 
 def group(node: str) -> str:
-    """Return the group of a node's name. Raises DevenvError profile_invalid."""
+    """Return the group that a node's name implies. Raises DevenvError profile_invalid."""
     match = _NODE.fullmatch(node)
     if not match:
         raise DevenvError("profile_invalid", f"nodes.{node}: must be master-N, arbiter-N or worker-N")
     return GROUPS[match[1]]
 
 
-def make(document: Mapping[str, Any], configs: Path, schema: Mapping[str, Any]) -> Draft:
-    """Return the draft of a merged and valid document. Raises DevenvError profile_invalid without any nodes."""
+def make(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Draft:
+    """Return the draft of a merged and valid document. Raises DevenvError profile_invalid if it has no nodes."""
     if "topology" not in document and not document.get("nodes"):
         allowed = ", ".join(data.allowed(schema, "topology"))
         raise DevenvError("profile_invalid", f"topology is missing (or extends, or nodes); allowed: {allowed}")
-    defaults, versions = data.read(configs / "defaults.yml"), data.read(configs / "versions.yml")
+    defaults, versions = data.read("defaults"), data.read("versions")
     settings = data.merge({key: value for key, value in defaults.items() if key not in _ITEMS}, document)
     settings["kubernetes"].setdefault("version", versions["default"])
     checks = settings["validate"]["checks"]
     settings["validate"]["checks"] = [data.merge(defaults["check"], check) for check in checks]
-    template = data.read(configs / "topologies" / f"{settings['topology']}.yml") if "topology" in settings else {}
-    engine = engines.traits(settings["kubernetes"]["engine"], configs)
-    named = data.merge(template.get("nodes", {}), document.get("nodes", {}))
+    template = data.read(f"topologies/{settings['topology']}").get("nodes", {}) if "topology" in settings else {}
+    engine = engines.traits(settings["kubernetes"]["engine"])
+    named = data.merge(template, document.get("nodes", {}))
     nodes = {name: _node(name, named[name], defaults, engine) for name in _in_order(named) if named[name] is not None}
     listed = settings.pop("clusters")
     used = {node["cluster"] for node in nodes.values()} | set(document.get("clusters", {}))
     return Draft(
         topology=settings.get("topology", CUSTOM),
-        families=list(data.read(configs / "networks" / f"{settings['stack']}.yml")["families"]),
+        families=list(data.read(f"networks/{settings['stack']}")["families"]),
         settings=settings,
-        template=template.get("nodes", {}),
+        template=template,
         named=named,
         nodes=nodes,
         listed=listed,
@@ -99,14 +99,15 @@ def make(document: Mapping[str, Any], configs: Path, schema: Mapping[str, Any]) 
     )
 
 
-def _node(name: str, own: Mapping[str, Any], defaults: Mapping[str, Any], engine: EngineTraits) -> dict[str, Any]:
-    node = data.merge(data.merge(defaults["node"], engines.group_of(group(name), engine)["default"]), own)
+def _node(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any], engine: EngineTraits) -> dict[str, Any]:
+    sizes = engines.group_of(group(name), engine)["default"]
+    node = data.merge({**defaults["node"], **sizes}, given)
     if "host" in node:
         node["host"] = data.merge(defaults["host"], node["host"])
     return node
 
 
 def _in_order(nodes: Iterable[str]) -> list[str]:
-    """Masters, arbiters, workers, each by number."""
+    """Return masters, arbiters, workers, each sorted by number."""
     groups = list(GROUPS.values())
     return sorted(nodes, key=lambda name: (groups.index(group(name)), int(name.rpartition("-")[2])))

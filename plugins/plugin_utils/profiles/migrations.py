@@ -1,4 +1,4 @@
-"""Versions of a profile's form (``apiVersion``), and how a document of an older one becomes one of the newest."""
+"""Versions of the profile format (``apiVersion``), and migration of older documents to the newest."""
 
 from __future__ import annotations
 
@@ -13,32 +13,21 @@ KEY = "apiVersion"
 FIRST = "devenv.lab/v1"
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
-# A version to the one after it, and the function that turns a document of the former into one of the latter.
-MIGRATIONS: Mapping[str, tuple[str, Migration]] = MappingProxyType({})
+# All versions, the oldest first, with the function that turns a document of the version before into one of it.
+VERSIONS: Mapping[str, Migration] = MappingProxyType({FIRST: dict})
 
 
-def known(migrations: Mapping[str, tuple[str, Migration]] = MIGRATIONS) -> list[str]:
-    """Return all versions, the oldest first."""
-    versions = [FIRST]
-    while versions[-1] in migrations:
-        versions.append(migrations[versions[-1]][0])
-    return versions
-
-
-def migrate(
-    document: Mapping[str, Any], where: str, migrations: Mapping[str, tuple[str, Migration]] = MIGRATIONS
-) -> dict[str, Any]:
-    """Return ``document`` in the newest form, without its version; one without a version has the first.
+def migrate(document: Mapping[str, Any], where: str, versions: Mapping[str, Migration] = VERSIONS) -> dict[str, Any]:
+    """Return ``document`` in the newest form, without its version; the default is the first version.
 
     Raises DevenvError profile_invalid for an unknown version.
     """
     version = document.get(KEY, FIRST)
-    versions = known(migrations)
-    if version not in versions:
-        raise DevenvError(
-            "profile_invalid", f"{KEY}: {json.dumps(version)} is not known; allowed: {', '.join(versions)}", where=where
-        )
+    known = list(versions)
+    if version not in known:
+        message = f"{KEY}: {json.dumps(version)} is not known; allowed: {', '.join(known)}"
+        raise DevenvError("profile_invalid", message, where=where)
     migrated = {key: value for key, value in document.items() if key != KEY}
-    for older in versions[versions.index(version) : -1]:
-        migrated = migrations[older][1](migrated)
+    for newer in known[known.index(version) + 1 :]:
+        migrated = versions[newer](migrated)
     return migrated

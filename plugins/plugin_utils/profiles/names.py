@@ -19,14 +19,14 @@ _WORD = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def is_name(text: str) -> bool:
-    """Return whether ``text`` can be the name of an environment."""
+    """Return whether ``text`` is a valid name of an environment."""
     return _ENVIRONMENT.fullmatch(text) is not None
 
 
 def validate(name: str) -> str:
-    """Return ``name``, that of an environment. Raises DevenvError name_invalid."""
+    """Return the environment's name ``name``. Raises DevenvError name_invalid."""
     if not isinstance(name, str) or not is_name(name):
-        raise DevenvError("name_invalid", f"{json.dumps(str(name)[:60])} is no name for an environment")
+        raise DevenvError("name_invalid", f"{json.dumps(str(name)[:60])} is not a valid name for an environment")
     return name
 
 
@@ -36,49 +36,49 @@ def is_path(profile: str) -> bool:
 
 
 def of_environment(profile: str) -> str:
-    """Return the default name of an environment of ``profile``: its name or its file's stem, made to fit."""
+    """Return the default name of an environment: the profile's name or its file's stem, converted to a valid name."""
     stem = Path(profile).name
     if is_path(profile):
         stem = re.sub(r"\.ya?ml$", "", stem)
     return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:40].strip("-") or "devenv"
 
 
-def canonical(configs: Path = paths.CONFIGS) -> list[str]:
+def canonical() -> list[str]:
     """Return all canonical names, topology by topology."""
-    schema = data.schema(configs)
+    schema = data.schema()
     return [
         f"{topology}-{stack}-{addressing}"
-        for topology in data.stems(configs / "topologies")
+        for topology in data.names_in("topologies")
         for stack in data.allowed(schema, "stack")
         for addressing in data.allowed(schema, "addressing")
     ]
 
 
-def find(name: str, configs: Path, schema: Mapping[str, Any]) -> tuple[Path | None, dict[str, Any]]:
+def find(name: str, schema: Mapping[str, Any]) -> tuple[Path | None, dict[str, Any]]:
     """Return the file of a profile's name, or None and the document that a canonical name stands for.
 
     Raises DevenvError profile_unknown or not_built.
     """
     plain = name.replace("_", "-")
+    files = data.names_in("profiles")
     if _WORD.fullmatch(plain):
-        if plain in data.stems(configs / "profiles"):
-            return configs / "profiles" / f"{plain}.yml", {}
+        if plain in files:
+            return paths.CONFIGS / "profiles" / f"{plain}.yml", {}
         document = _parse(plain, schema)
         planned = data.planned(schema, "topology")
-        if document and document["topology"] in [*data.stems(configs / "topologies"), *planned]:
+        if document and document["topology"] in [*data.names_in("topologies"), *planned]:
             if not all(key in _AXES and word in data.allowed(schema, key) for key, word in document.items()):
                 documents.validate(document, schema, f"profile {name}")
             return None, document
         if plain in planned:
             documents.validate({"topology": plain}, schema, f"profile {name}")
-    known = [*data.stems(configs / "profiles"), *canonical(configs)]
-    near = documents.nearest(plain.lower(), known)
-    hint = f"; the nearest name is {near}" if near else ""
+    nearest = documents.nearest(plain.lower(), [*files, *canonical()])
+    hint = f"; the nearest name is {nearest}" if nearest else ""
     raise DevenvError("profile_unknown", f"no profile is named {json.dumps(name[:60])}{hint}")
 
 
 def _parse(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return topology, stack, addressing and (all that follows) connectivity of a canonical name; else nothing."""
+    """Return topology, stack, addressing and the remainder (connectivity) of a canonical name; empty for others."""
     stacks, ways = ("|".join(map(re.escape, _words(schema, key))) for key in ("stack", "addressing"))
     match = re.fullmatch(rf"(.+?)-({stacks})-({ways})(?:-(.+))?", name)
     if not match:
@@ -88,5 +88,5 @@ def _parse(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _words(schema: Mapping[str, Any], key: str) -> list[str]:
-    # The longer ones first, so that none is found as the beginning of another.
+    # Longest first: a word can be the beginning of another.
     return sorted([*data.allowed(schema, key), *data.planned(schema, key)], key=len, reverse=True)

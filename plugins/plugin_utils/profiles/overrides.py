@@ -1,4 +1,4 @@
-"""Overrides of a profile's keys by their paths, as a document to lay over the profile."""
+"""Overrides of a profile's keys by their paths, as a document to merge into the profile."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _WHERE = "--set"
 def as_document(overrides: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``overrides`` as a valid document.
 
-    Keys are paths of the schema (``nodes.worker-0.memory``; what follows ``labels`` or ``mirrors`` is one key, dots
-    included), values are of the schema's type, text that YAML reads as it, or a mapping to merge.
+    Keys are paths of the schema (``nodes.worker-0.memory``; everything after ``labels`` or ``mirrors`` is one key, dots
+    included). Values have the schema's type, or are text that YAML reads as that type, or mappings to merge.
     """
     documents.check_plain(dict(overrides), _WHERE)
     document: dict[str, Any] = {}
@@ -39,24 +39,23 @@ def as_document(overrides: Mapping[str, Any], schema: Mapping[str, Any]) -> dict
 def _split(path: str, schema: Mapping[str, Any]) -> tuple[list[str], Mapping[str, Any]]:
     """Return the keys of a dotted path, and the schema's rule for the last one.
 
-    A path that the schema does not know is split all the same: validation then names the wrong key.
+    A path that the schema does not have is split too: validation then names the wrong key.
     """
     parts: list[str] = []
     rule: Mapping[str, Any] = schema
-    rest = path
-    while rest:
+    remaining = path
+    while remaining:
         free = rule.get("additionalProperties")
-        # Such a key may have dots, unless keys of its own follow it.
+        # A freely named key may contain dots, unless it has keys of its own.
         if isinstance(free, dict) and "properties" not in free:
-            parts.append(rest)
+            parts.append(remaining)
             return parts, _deref(free, schema)
-        key, rest = rest.partition(".")[::2]
+        key, remaining = remaining.partition(".")[::2]
         parts.append(key)
         rule = _deref(_below(rule, key), schema)
     if not parts or "" in parts:
-        raise DevenvError(
-            "profile_invalid", f"{json.dumps(path)} is no path of a key, such as nodes.worker-0.memory", where=_WHERE
-        )
+        message = f"{json.dumps(path)} is not a valid path of a key, such as nodes.worker-0.memory"
+        raise DevenvError("profile_invalid", message, where=_WHERE)
     return parts, rule
 
 
@@ -77,7 +76,7 @@ def _deref(rule: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, A
 
 
 def _typed(value: Any, rule: Mapping[str, Any]) -> Any:
-    """Return text from a command line as the type that the schema wants; anything else unchanged."""
+    """Return text from a command line as the schema's type; any other value unchanged."""
     kinds = rule.get("type", [])
     if not isinstance(value, str) or not kinds or "string" in kinds:
         return value

@@ -1,8 +1,8 @@
-"""From the name or file of a profile to a resolved profile: plain data that says everything (docs/design/profiles.md).
+"""Resolve the name or file of a profile to plain data with every value filled in (docs/design/profiles.md).
 
-Layers, each over the one before: configs/defaults.yml, the sizes of the engine's file of configs/engines, the stack's
-file of configs/networks, the topology's file of configs/topologies, the profile with what it extends, overrides.
-Mappings merge, everything else replaces.
+Layers, each merged over the one before: configs/defaults.yml, the sizes in the engine's file of configs/engines, the
+stack's file of configs/networks, the topology's file of configs/topologies, the profile with what it extends,
+overrides. Mappings merge, every other value is replaced.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import (
     addresses,
@@ -34,26 +33,19 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import (
     Profile,
 )
 
-# Reasons to say which file extends the profile that is missing.
+# Failures of a parent profile whose message also names the file that extends it.
 _MISSING = ("profile_unknown", "profile_missing", "profile_unreadable")
 
 
-def resolve(
-    name_or_path: str,
-    *,
-    overrides: Mapping[str, Any] | None = None,
-    cwd: str | Path | None = None,
-    configs: Path = paths.CONFIGS,
-) -> Profile:
+def resolve(name_or_path: str, *, overrides: Mapping[str, Any] | None = None, cwd: str | Path | None = None) -> Profile:
     """Return the resolved profile of a name, an alias or a file (names.is_path; relative to ``cwd``).
 
-    ``overrides`` are laid over it (overrides.as_document). Raises DevenvError with a reason of exit code 2, or
+    ``overrides`` are applied to it (overrides.as_document). Raises DevenvError with a reason of exit code 2, or
     jsonschema_missing.
     """
-    schema = data.schema(configs)
-    document = _chain(name_or_path, Path(cwd or os.getcwd()), configs, schema, ())
+    document = _chain(name_or_path, Path(cwd or os.getcwd()), data.schema(), ())
     try:
-        return _over(document, names.of_environment(name_or_path), overrides, configs, schema)
+        return resolve_document(document, names.of_environment(name_or_path), overrides=overrides)
     except DevenvError as error:
         if error.where:
             raise
@@ -61,55 +53,42 @@ def resolve(
         raise DevenvError(error.reason.id, error.message, advice=error.advice, where=where) from None
 
 
-def resolve_document(
-    document: Mapping[str, Any],
-    name: str,
-    *,
-    overrides: Mapping[str, Any] | None = None,
-    configs: Path = paths.CONFIGS,
-) -> Profile:
-    """Like `resolve`, for a document that we made ourselves and that extends nothing; ``name`` is the environment's."""
-    return _over(document, name, overrides, configs, data.schema(configs))
+def resolve_document(document: Mapping[str, Any], name: str, *, overrides: Mapping[str, Any] | None = None) -> Profile:
+    """Resolve a valid document that extends nothing; ``name`` is the default name of an environment."""
+    schema = data.schema()
+    if overrides:
+        document = data.merge(document, override.as_document(overrides, schema))
+    return _compose(draft.make(document, schema), name)
 
 
-def _over(
-    document: Mapping[str, Any],
-    name: str,
-    overrides: Mapping[str, Any] | None,
-    configs: Path,
-    schema: Mapping[str, Any],
-) -> Profile:
-    whole = data.merge(document, override.as_document(overrides, schema)) if overrides else document
-    return _compose(whole, name, configs, schema)
-
-
-def _chain(wanted: str, base: Path, configs: Path, schema: Mapping[str, Any], seen: tuple[str, ...]) -> dict[str, Any]:
-    """Return the document of ``wanted`` merged over all that it extends."""
-    if not names.is_path(wanted):
-        path, document = names.find(wanted, configs, schema)
-        if path is None:
-            return document
+def _chain(profile: str, base: Path, schema: Mapping[str, Any], seen: tuple[str, ...]) -> dict[str, Any]:
+    """Return the document of ``profile``, merged over everything that it extends."""
+    if names.is_path(profile):
+        path = base / Path(profile).expanduser()
     else:
-        path = base / Path(wanted).expanduser()
+        file, document = names.find(profile, schema)
+        if file is None:
+            return document
+        path = file
     key = os.path.realpath(path)
     if key in seen:
         circle = " -> ".join(Path(step).name for step in (*seen[seen.index(key) :], key))
-        raise DevenvError("profile_loop", f"extends goes in a circle: {circle}", where=str(path))
+        raise DevenvError("profile_loop", f"extends forms a loop: {circle}", where=str(path))
     read = documents.read(path)
     document = migrations.migrate(read.data, str(path))
-    # A test checks our own files, not every command: jsonschema takes a quarter of a second to load.
-    if names.is_path(wanted):
+    # A test validates the files in configs/, not every command: jsonschema takes a quarter of a second to load.
+    if names.is_path(profile):
         documents.validate(document, schema, str(path), read.text)
     parent = document.pop("extends", None)
     if parent is None:
         return document
     try:
-        below = _chain(parent, path.parent, configs, schema, (*seen, key))
+        below = _chain(parent, path.parent, schema, (*seen, key))
     except DevenvError as error:
         if error.reason.id in _MISSING and not error.where.endswith(")"):
             error = DevenvError(error.reason.id, error.message, where=f"{error.where or parent} (extends in {path})")
         raise error from None
-    # A description is that of its own file.
+    # A description is not inherited.
     below.pop("description", None)
     return data.merge(below, document)
 
@@ -117,9 +96,7 @@ def _chain(wanted: str, base: Path, configs: Path, schema: Mapping[str, Any], se
 # --- from a merged document to the result ---------------------------------------------------------------------------
 
 
-def _compose(document: Mapping[str, Any], name: str, configs: Path, schema: Mapping[str, Any]) -> Profile:
-    """Return the resolved profile of a merged and valid document; ``name`` is the environment's default name."""
-    made = draft.make(document, configs, schema)
+def _compose(made: Draft, name: str) -> Profile:
     rules.check(made)
     settings = made.settings
     return {
@@ -143,10 +120,9 @@ def _compose(document: Mapping[str, Any], name: str, configs: Path, schema: Mapp
 
 
 def _kubernetes(settings: Mapping[str, Any]) -> Kubernetes:
-    """Version, engine, and the settings of this engine alone."""
-    engine = settings["engine"]
-    own = {engine: settings[engine]} if engine in settings else {}
-    return cast(Kubernetes, {"version": settings["version"], "engine": engine, **own})
+    """Return version, engine, and the settings of this engine only."""
+    kept = ("version", "engine", settings["engine"])
+    return cast(Kubernetes, {key: settings[key] for key in kept if key in settings})
 
 
 def _cluster(cluster: str, made: Draft) -> ClusterSpec:
@@ -176,6 +152,6 @@ def _node(name: str, made: Draft) -> Node:
 
 
 def _in_order(given: Iterable[str], families: Sequence[str]) -> list[str]:
-    """Return addresses as they are usually written, in the families' order."""
+    """Return addresses in their usual notation, in the families' order."""
     of_family = {addresses.family_of(text): str(ipaddress.ip_address(text)) for text in given}
     return [of_family[family] for family in families if family in of_family]

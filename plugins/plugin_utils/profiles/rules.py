@@ -1,4 +1,4 @@
-"""What a profile has to be beyond its schema: one function per rule, in the order in which they are checked."""
+"""Rules for profiles that the schema cannot express: one function per rule, in the order of the checks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _checks_have_different_names(draft: Draft) -> Iterator[str]:
     names = [check["name"] for check in draft.settings["validate"]["checks"]]
     for place, name in enumerate(names):
         if name in names[:place]:
-            yield f"validate.checks[{place}].name: {name} stands twice"
+            yield f"validate.checks[{place}].name: duplicate name {name}"
 
 
 # --- nodes -----------------------------------------------------------------------------------------------------------
@@ -44,40 +44,39 @@ def _checks_have_different_names(draft: Draft) -> Iterator[str]:
 def _workers_are_schedulable(draft: Draft) -> Iterator[str]:
     for name in draft.nodes:
         if group(name) == "workers" and draft.named[name].get("schedulable") is False:
-            yield f"nodes.{name}.schedulable: false is for control plane nodes; give a worker a taint"
+            yield f"nodes.{name}.schedulable: only a control plane node can have false; give a worker a taint"
 
 
 def _nodes_are_large_enough(draft: Draft) -> Iterator[str]:
     for name, node in draft.nodes.items():
         sizes = engines.group_of(group(name), draft.engine)["least"]
-        for key, least in (
-            ("memory", data.parse_quantity(sizes["memory"])),
-            ("disk", data.parse_quantity(sizes["disk"])),
-        ):
+        for key, size in (("memory", sizes["memory"]), ("disk", sizes["disk"])):
+            least = data.parse_quantity(size)
             if data.parse_quantity(node[key]) < least:
                 yield f"nodes.{name}.{key}: must be at least {least >> 20}MiB, is {node[key]}"
 
 
 def _taints_have_different_keys(draft: Draft) -> Iterator[str]:
     for name, node in draft.nodes.items():
-        # Kubernetes takes one value only for a key and an effect.
-        pairs = [f"{taint.rsplit(':', 1)[0].partition('=')[0]}:{taint.rsplit(':', 1)[1]}" for taint in node["taints"]]
+        # Kubernetes allows only one value per key and effect.
+        taints = [taint.rsplit(":", 1) for taint in node["taints"]]
+        pairs = [f"{key.partition('=')[0]}:{effect}" for key, effect in taints]
         for place, pair in enumerate(pairs):
             if pair in pairs[:place]:
-                yield f"nodes.{name}.taints: {pair} stands twice"
+                yield f"nodes.{name}.taints: duplicate key and effect {pair}"
 
 
-def _some_node_remains(draft: Draft) -> Iterator[str]:
+def _a_node_remains(draft: Draft) -> Iterator[str]:
     if not draft.nodes:
-        yield "nodes: none is left"
+        yield "nodes: no node remains"
 
 
-def _no_number_is_left_out(draft: Draft) -> Iterator[str]:
+def _numbers_have_no_gap(draft: Draft) -> Iterator[str]:
     for prefix in GROUPS:
         numbers = sorted(int(name.rpartition("-")[2]) for name in draft.named if name.startswith(f"{prefix}-"))
         for place, number in enumerate(numbers):
             if number != place:
-                template = f"topology {draft.topology} has {', '.join(draft.template) or 'none'}"
+                template = f"topology {draft.topology} has {', '.join(draft.template) or 'no nodes'}"
                 yield f"nodes.{prefix}-{number}: {template}; the next {prefix} to add is {prefix}-{place}"
 
 
@@ -101,7 +100,7 @@ def _clusters_of_nodes_are_listed(draft: Draft) -> Iterator[str]:
 
 def _clusters_are_few(draft: Draft) -> Iterator[str]:
     if len(draft.clusters) > addresses.LARGEST_CLUSTERS:
-        yield f"clusters: at most {addresses.LARGEST_CLUSTERS}, are {len(draft.clusters)}"
+        yield f"clusters: at most {addresses.LARGEST_CLUSTERS} are possible, the profile has {len(draft.clusters)}"
 
 
 def _clusters_have_a_control_plane(draft: Draft) -> Iterator[str]:
@@ -117,10 +116,10 @@ def _endpoints_have_the_addresses_they_need(draft: Draft) -> Iterator[str]:
     for name, cluster in draft.clusters.items():
         path, given = f"clusters.{name}.endpoint.addresses", cluster["endpoint"]["addresses"]
         kind = draft.endpoint_kind(name)
-        # On a network of our own an address is reserved for a virtual endpoint.
+        # The environment's own network has a reserved address for a virtual endpoint.
         if kind == "node" or (kind == "virtual" and not draft.has_hosts):
             if given:
-                yield f"{path}: are for kind external, is {cluster['endpoint']['kind']}"
+                yield f"{path}: only kind external has addresses, not {cluster['endpoint']['kind']}"
             continue
         if not given:
             yield f"{path}: kind {kind} needs at least one address"
@@ -129,17 +128,17 @@ def _endpoints_have_the_addresses_they_need(draft: Draft) -> Iterator[str]:
             yield from _unusable(f"{path}[{place}]", text, draft)
             families.append(addresses.family_of(text))
             if families.count(families[-1]) > 1:
-                yield f"{path}[{place}]: a second {families[-1]} address; one a family"
+                yield f"{path}[{place}]: a second {families[-1]} address; only one per family is allowed"
 
 
 def _unusable(path: str, text: str, draft: Draft) -> Iterator[str]:
-    """Why ``text`` is no address that the nodes can reach and that no pod or Service has."""
+    """Yield why ``text`` is not an address that the nodes can reach and that no pod or Service has."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
         yield f"{path}: must be an IP address, is {json.dumps(text)}"
         return
-    family = addresses.family_of(text)
+    family = addresses.family(address)
     if family not in draft.families:
         yield f"{path}: {text} is {family}, and the stack is {draft.settings['stack']}"
     if not addresses.is_ordinary(address):
@@ -149,18 +148,17 @@ def _unusable(path: str, text: str, draft: Draft) -> Iterator[str]:
 
 def _require_outside_the_cluster(path: str, text: str, draft: Draft) -> None:
     """Raise DevenvError subnet_overlap for an address of pods or Services."""
+    family = addresses.family_of(text)
     for key in ("pods", "services"):
-        if ipaddress.ip_address(text) in ipaddress.ip_network(
-            draft.settings["network"][key][addresses.family_of(text)]
-        ):
-            raise DevenvError("subnet_overlap", f"{path}: {text} lies in network.{key}.{addresses.family_of(text)}")
+        if ipaddress.ip_address(text) in ipaddress.ip_network(draft.settings["network"][key][family]):
+            raise DevenvError("subnet_overlap", f"{path}: {text} lies in network.{key}.{family}")
 
 
 # --- network ---------------------------------------------------------------------------------------------------------
 
 
 def _pools_are_networks(draft: Draft) -> Iterator[str]:
-    """Of both families, whatever the stack."""
+    """Check both families, whatever the stack."""
     network = draft.settings["network"]
     ranges = {
         "node_pools": {family: (1, prefix) for family, prefix in addresses.prefixes(network).items()},
@@ -202,11 +200,11 @@ def _hosts_are_for_their_providers(draft: Draft) -> Iterator[str]:
     provider = draft.settings["provider"]
     for name, node in draft.nodes.items():
         if "host" in node and not draft.has_hosts:
-            yield f"nodes.{name}.host: is for the provider {provider_traits.of_given_machines()}, is {provider}"
+            yield f"nodes.{name}.host: needs the provider {provider_traits.of_given_machines()}, not {provider}"
         if "host" not in node and draft.has_hosts:
-            yield f"nodes.{name}.host: is missing; the provider {provider} needs it"
+            yield f"nodes.{name}.host: is missing; the provider {provider} requires it"
     if draft.has_hosts and draft.settings["addressing"] != "static":
-        yield f"addressing: hosts of the provider {provider} have their addresses already"
+        yield f"addressing: must be static: hosts of the provider {provider} already have addresses"
 
 
 def _hosts_have_an_address_of_each_family(draft: Draft) -> Iterator[str]:
@@ -216,22 +214,22 @@ def _hosts_have_an_address_of_each_family(draft: Draft) -> Iterator[str]:
 
 
 def _wrong_addresses(path: str, given: Sequence[str], families: Sequence[str]) -> Iterator[str]:
-    found: set[str] = set()
+    present: set[str] = set()
     for place, text in enumerate(given):
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
             yield f"{path}[{place}]: must be an IP address, is {text!r}"
             return
-        family = addresses.family_of(text)
-        if family in found or family not in families:
-            yield f"{path}[{place}]: one address of each of {', '.join(families)}, no more"
+        family = addresses.family(address)
+        if family in present or family not in families:
+            yield f"{path}[{place}]: exactly one address of each of {', '.join(families)} is allowed"
         if not addresses.is_ordinary(address):
             yield f"{path}[{place}]: must be an ordinary unicast address, is {text}"
-        found.add(family)
+        present.add(family)
     for family in families:
-        if family not in found:
-            yield f"{path}: has no {family} address, which the stack needs"
+        if family not in present:
+            yield f"{path}: has no {family} address, which the stack requires"
 
 
 def _hosts_are_different(draft: Draft) -> Iterator[str]:
@@ -240,7 +238,7 @@ def _hosts_are_different(draft: Draft) -> Iterator[str]:
         for text in node.get("host", {}).get("addresses", ()):
             address, path = str(ipaddress.ip_address(text)), f"nodes.{name}.host.addresses"
             if address in owners:
-                yield f"{path}: {address} is {owners[address]}'s"
+                yield f"{path}: {address} is also an address of {owners[address]}"
             owners[address] = name
             _require_outside_the_cluster(path, address, draft)
 
@@ -260,23 +258,23 @@ RULES: tuple[Callable[[Draft], Iterator[str]], ...] = (
     _hosts_are_for_their_providers,
     _hosts_are_different,
     _endpoints_have_the_addresses_they_need,
-    _some_node_remains,
-    _no_number_is_left_out,
+    _a_node_remains,
+    _numbers_have_no_gap,
     _every_node_has_addresses,
 )
 
 
 def warnings(profile: Profile) -> list[str]:
-    """Return what a resolved profile allows and hardly anybody wants, a line each."""
-    found = []
+    """Return a line for each allowed setting of a resolved profile that is probably a mistake."""
+    lines = []
     for cluster in profile["clusters"]:
         members = [node for node in profile["nodes"] if node["cluster"] == cluster]
         voters = [node["name"] for node in members if node["group"] != "workers"]
         if len(voters) % 2 == 0:
-            found.append(
-                f"cluster {cluster}: {len(voters)} etcd members stand the loss of no more than {len(voters) - 1} would;"
-                " take an odd number"
+            lines.append(
+                f"cluster {cluster}: {len(voters)} etcd members tolerate no more failures than {len(voters) - 1} would;"
+                " use an odd number"
             )
         if not any(node["schedulable"] for node in members):
-            found.append(f"cluster {cluster}: no node takes ordinary pods; set schedulable, or add a worker")
-    return found
+            lines.append(f"cluster {cluster}: no node accepts ordinary pods; set schedulable, or add a worker")
+    return lines

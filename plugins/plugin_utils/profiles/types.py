@@ -1,7 +1,7 @@
-"""Types of a resolved profile: what `resolve` returns and the state folder keeps in profile.yml.
+"""Types of a resolved profile, which `resolve` returns and profile.yml in the state directory stores.
 
-It is plain data of JSON's types. tests/unit/test_types.py compares these types with configs/schema/profile.json and
-with what every canonical name resolves to.
+A resolved profile consists of JSON types only. tests/unit/test_types.py compares these types with
+configs/schema/profile.json and with what every canonical name resolves to.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ ByFamily = dict[str, str]
 
 
 class GravitySettings(TypedDict):
-    """kubernetes.gravity: what a cluster of this engine is made of."""
+    """kubernetes.gravity: the tarball and options of a cluster of this engine."""
 
     tarball: str
     sha256: str
@@ -23,7 +23,7 @@ class GravitySettings(TypedDict):
 
 
 class Kubernetes(TypedDict):
-    """Version and engine. Only the settings of the engine in use are kept, under its name."""
+    """Version and engine, with the settings of this engine only, under its name."""
 
     version: str
     engine: str
@@ -31,7 +31,7 @@ class Kubernetes(TypedDict):
 
 
 class AddressPools(TypedDict):
-    """The profile's ``network``: pools of both families, whatever the stack. ``node_prefix`` is for IPv4 subnets."""
+    """The profile's ``network``: pools of both families, whatever the stack; ``node_prefix`` is for IPv4 subnets."""
 
     node_pools: ByFamily
     node_prefix: int
@@ -40,7 +40,7 @@ class AddressPools(TypedDict):
 
 
 class Registry(TypedDict):
-    """Registry host to the URLs of its mirrors, in the order of preference."""
+    """Registry host to the URLs of its mirrors, in order of preference."""
 
     mirrors: dict[str, list[str]]
 
@@ -53,18 +53,18 @@ class Proxy(TypedDict):
     no_proxy: list[str]
 
 
-# "class" is no identifier.
+# Not class syntax: "class" is a keyword.
 Storage = TypedDict("Storage", {"enabled": bool, "class": str, "default": bool})
 
 
 class Metrics(TypedDict):
-    """Whether each cluster has metrics-server."""
+    """Whether to install metrics-server on each cluster."""
 
     enabled: bool
 
 
 class Check(TypedDict):
-    """A check of the profile's own: program and arguments, and the seconds that it may take."""
+    """A user's check: program and arguments, and its time limit in seconds."""
 
     name: str
     command: list[str]
@@ -72,13 +72,13 @@ class Check(TypedDict):
 
 
 class Validate(TypedDict):
-    """The profile's own checks."""
+    """The user's checks."""
 
     checks: list[Check]
 
 
 class Endpoint(TypedDict):
-    """What the name of a control plane stands for: ``kind`` is node, virtual or external, never auto."""
+    """The target of a control plane's name. ``kind`` is node, virtual or external, never auto."""
 
     kind: str
     addresses: list[str]
@@ -91,7 +91,7 @@ class ClusterSpec(TypedDict):
 
 
 class ExistingHost(TypedDict):
-    """The host that a node of the provider ``existing`` is; ``addresses`` in the families' order."""
+    """The existing host of a node; ``addresses`` in the families' order."""
 
     addresses: list[str]
     user: str
@@ -120,10 +120,10 @@ class Node(TypedDict):
 
 
 class ProfileSettings(TypedDict):
-    """A resolved profile without its nodes, as every host's variables have it (``devenv_profile``).
+    """A resolved profile without its nodes, as in every host's variable ``devenv_profile``.
 
-    ``profile`` is its canonical name, ``name`` the default name of an environment of it, ``families`` those of the
-    stack, the preferred one first.
+    ``profile`` is its canonical name, ``name`` the default name of its environment, ``families`` the stack's address
+    families, the preferred one first.
     """
 
     profile: str
@@ -144,7 +144,7 @@ class ProfileSettings(TypedDict):
 
 
 class Profile(ProfileSettings):
-    """A resolved profile. Its nodes in order: masters, arbiters, workers."""
+    """A resolved profile. Its nodes are in order: masters, arbiters, workers."""
 
     nodes: list[Node]
 
@@ -159,8 +159,8 @@ class Sizes(TypedDict):
 
 
 class EngineGroup(TypedDict):
-    """What an engine's file says of a group of nodes: the sizes of a node that sets none, the least that its start
-    needs, what it uses as measured, and how many of them there can be at most.
+    """An engine's traits of a group of nodes: default sizes, minimum sizes, measured usage, and the largest possible
+    number of nodes.
     """
 
     default: Sizes
@@ -170,7 +170,7 @@ class EngineGroup(TypedDict):
 
 
 class EngineValidation(TypedDict):
-    """What validation covers besides what every cluster has. ``versions``: bundle or engine."""
+    """What validation covers in addition to the checks of every cluster. ``versions``: bundle or engine."""
 
     versions: str
     control_plane_pods: list[str]
@@ -188,7 +188,7 @@ class EngineSettings(TypedDict):
 
 
 class EngineTraits(TypedDict):
-    """A file of configs/engines, which explains each key."""
+    """A file of configs/engines; kubeadm.yml explains each key."""
 
     description: str
     groups: dict[str, EngineGroup]
