@@ -98,8 +98,8 @@ def test_check_mode_calls_no_method_that_changes(provider: Recording, state: str
 @pytest.mark.parametrize(
     ("state", "reason", "message"),
     [
-        ("snapshot", "provider_cannot", "libvirt makes no snapshots"),
-        ("change_address", "provider_cannot", "libvirt gives a node no other address"),
+        ("snapshot", "provider_cannot", "libvirt cannot save snapshots"),
+        ("change_address", "provider_cannot", "libvirt cannot change the address of a node"),
         ("preflight", "memory_short", "memory: 1, needed: 2"),
         ("started", "libvirt_failed", "virsh ended with code 1"),
     ],
