@@ -78,20 +78,12 @@ kubeconfig_digest:
   type: str
   sample: "sha256:4f2a0b5f7c8d6d62d1a8a2f5c1f9b6a7f0c4a5b3c2d1e0f9a8b7c6d5e4f3a2b1"
 certificates: {description: "End of validity of each certificate on the node, by path.", returned: success, type: dict}
-hostname: {description: Name of the node as its kernel has it., returned: success, type: str}
-kernel: {description: Release of the kernel., returned: success, type: str}
-boot_id: {description: The kernel's boot id., returned: success, type: str}
 cgroup:
-  description: Keys C(version) (1 or 2), C(layout) (V(unified), V(hybrid), V(legacy)) and C(driver) (what kubelet and
-    runc should use).
+  description: Keys C(version) (1 or 2) and C(driver) (the driver that kubelet and runc should use).
   returned: success
   type: dict
 capabilities:
-  description: Keys C(bounding) (hexadecimal) and C(sys_resource) (whether CAP_SYS_RESOURCE is among them).
-  returned: success
-  type: dict
-versions:
-  description: Versions of kubelet, kubeadm, containerd and runc. Empty for a program that is not there.
+  description: Key C(sys_resource) (whether the bounding set has CAP_SYS_RESOURCE).
   returned: success
   type: dict
 addresses:
@@ -99,13 +91,6 @@ addresses:
   returned: success
   type: list
   elements: dict
-routes:
-  description: Routes through a gateway, each with C(family), C(destination), C(via), C(interface).
-  returned: success
-  type: list
-  elements: dict
-memory: {description: "Keys C(total) and C(available), in bytes.", returned: success, type: dict}
-disk: {description: "Keys C(total) and C(free) in bytes, by path.", returned: success, type: dict}
 observed:
   description: What M(devenv.lab.node_config) looks after as it is now, and what was asked for with O(files) and
     O(units).
@@ -125,12 +110,12 @@ from ansible_collections.devenv.lab.plugins.module_utils.node import facts as no
 from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes, observe, processes
 
 
-def status(files: list[str], units: list[str], keep: bool) -> dict[str, Any]:
+def status(files: list[str], units: list[str]) -> dict[str, Any]:
     """Everything but the processes."""
     names = dict(observe.managed(), asked={"files": files, "units": units})
-    found = node_facts.facts(keep)
     state = kubernetes.state()
-    found.update(
+    return dict(
+        node_facts.facts(),
         observed=observe.observe(names),
         kubernetes=state["state"],
         kubernetes_marker=state["marker"],
@@ -141,7 +126,6 @@ def status(files: list[str], units: list[str], keep: bool) -> dict[str, Any]:
         kubelet_healthy=kubernetes.kubelet_healthy(),
         apiserver_ready=kubernetes.apiserver_ready(),
     )
-    return found
 
 
 def main() -> None:
@@ -161,7 +145,7 @@ def main() -> None:
             module.fail_json(
                 msg=f"processes of an older run do not end: {stubborn}", devenv_reason="node_leftovers", ended=ended
             )
-    found = status(module.params["files"], module.params["units"], keep=not module.check_mode)
+    found = status(module.params["files"], module.params["units"])
     module.exit_json(changed=bool(ended), ended=ended, **found)
 
 

@@ -337,7 +337,7 @@ def test_files_and_logs_of_a_node_without_keys(tmp_path: Path) -> None:
     (tmp_path / "etc/devenv/network.d").mkdir()
     (tmp_path / "etc/devenv/network.d/10.conf").write_text("y\n")
     assert dict(archive.pod_logs(str(tmp_path))) == {"pods/kube-system_etcd_1/etcd/0.log": b"x\n"}
-    assert dict(archive.files(archive.FILES, str(tmp_path))) == {"files/etc/devenv/network.d/10.conf": b"y\n"}
+    assert dict(archive.matching(archive.FILES, str(tmp_path))) == {"files/etc/devenv/network.d/10.conf": b"y\n"}
 
 
 @pytest.mark.parametrize(
@@ -345,8 +345,8 @@ def test_files_and_logs_of_a_node_without_keys(tmp_path: Path) -> None:
     [
         (["echo", "x"], b"x\n"),
         (["sh", "-c", "echo x; exit 3"], b"x\n\nsh ended with code 3\n"),
-        (["sh", "-c", "echo x; exec sleep 30"], b"x\nsh did not end in 0.5 s and was ended\n"),
-        (["/there/is/none"], b"there is no program /there/is/none\n"),
+        (["sh", "-c", "echo x; exec sleep 30"], b"x\nsh did not end within 0.5 s and was killed\n"),
+        (["/there/is/none"], b"the program /there/is/none is not installed\n"),
     ],
 )
 def test_a_program_of_a_node(argv: list[str], said: bytes) -> None:

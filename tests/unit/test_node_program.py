@@ -136,7 +136,7 @@ def test_the_whole_group_ends_with_its_time(tmp_path: Path) -> None:
     began = time.monotonic()
     result = program.run(["sh", "-c", f"sleep 97 & echo $! > {tmp_path}/pid; printf half; wait"], timeout=0.5)
     assert time.monotonic() - began < 10
-    assert (result.code, result.lines) == (program.TIMED_OUT, ["half", "sh did not end in 0.5 s and was ended"])
+    assert (result.code, result.lines) == (program.TIMED_OUT, ["half", "sh did not end within 0.5 s and was killed"])
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 10
     while not processes.gone(pid) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""What is read of a node: files, sysctls and units."""
+"""The observed state of a node: files, sysctls and units."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ StateChangeTimestampMonotonic=0
 """
 
 
-def test_units_are_told_apart_and_their_start_is_wall_time() -> None:
+def test_the_start_of_a_unit_is_wall_time() -> None:
     assert observe.parse_units(SHOWN, monotonic=15.0, wall=1000.0) == {
         "containerd.service": {
             "active": "active",
@@ -48,7 +48,7 @@ def test_units_are_told_apart_and_their_start_is_wall_time() -> None:
     }
 
 
-def test_a_file_is_told_by_content_mode_and_owner(tmp_path: Path) -> None:
+def test_the_state_of_a_file_has_content_mode_and_owner(tmp_path: Path) -> None:
     path = tmp_path / "etc" / "a"
     path.parent.mkdir()
     path.write_text("x")
@@ -59,7 +59,7 @@ def test_a_file_is_told_by_content_mode_and_owner(tmp_path: Path) -> None:
     assert state["mtime"] == os.stat(path).st_mtime
 
 
-def test_a_link_is_there_and_is_not_the_file(tmp_path: Path) -> None:
+def test_a_link_exists_but_has_no_digest(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     state = observe.file_state("/link", str(tmp_path))
@@ -67,7 +67,7 @@ def test_a_link_is_there_and_is_not_the_file(tmp_path: Path) -> None:
     assert state["sha256"] == ""
 
 
-def test_absent_file_and_sysctl(tmp_path: Path) -> None:
+def test_an_absent_file_or_sysctl_is_none(tmp_path: Path) -> None:
     assert observe.file_state("/none", str(tmp_path)) is None
     assert observe.sysctl_value("net.none", str(tmp_path)) is None
 
@@ -79,11 +79,11 @@ def test_absent_file_and_sysctl(tmp_path: Path) -> None:
         ("net/ipv4/conf/eth0.1/forwarding", "/proc/sys/net/ipv4/conf/eth0.1/forwarding"),
     ],
 )
-def test_sysctl_path(name: str, path: str) -> None:
+def test_a_sysctl_has_a_path(name: str, path: str) -> None:
     assert observe.sysctl_path(name) == path
 
 
-def test_blanks_of_a_sysctl_do_not_matter(tmp_path: Path) -> None:
+def test_blanks_of_a_sysctl_are_normalised(tmp_path: Path) -> None:
     path = tmp_path / "proc/sys/net/ipv4/tcp_rmem"
     path.parent.mkdir(parents=True)
     path.write_text("4096\t131072\t6291456\n")
@@ -91,16 +91,16 @@ def test_blanks_of_a_sysctl_do_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "not json", "[1]", '{"parts": 3}'])
-def test_a_broken_record_is_as_good_as_none(tmp_path: Path, text: str) -> None:
+def test_a_damaged_record_is_empty(tmp_path: Path, text: str) -> None:
     path = tmp_path / observe.MANAGED.lstrip("/")
     path.parent.mkdir(parents=True)
     path.write_text(text)
     assert observe.managed(str(tmp_path)) == {}
 
 
-def test_everything_named_is_looked_at(tmp_path: Path) -> None:
-    seen = observe.observe(
+def test_every_name_is_observed(tmp_path: Path) -> None:
+    state = observe.observe(
         {"a": {"files": ["/x"], "watch": ["/y"]}, "b": {"checks": {"u.service": ["false"]}}}, str(tmp_path)
     )
-    assert seen["files"] == {"/x": None, "/y": None}
-    assert seen["checks"] == {"u.service": False}
+    assert state["files"] == {"/x": None, "/y": None}
+    assert state["checks"] == {"u.service": False}

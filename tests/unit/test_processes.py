@@ -1,4 +1,4 @@
-"""What a killed run left is found by its mark and ended; nothing else is."""
+"""Processes of a killed run are identified by their marker and stopped; others are not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUN = f"unit-test-{os.getpid()}"
 
 @pytest.fixture
 def old() -> Iterator[subprocess.Popen[bytes]]:
-    """A process of another run, with a child of its own."""
+    """A process of another run, with a child."""
     child = subprocess.Popen(
         ["sh", "-c", "sleep 60 & wait"], env={**os.environ, processes.MARKER: RUN}, start_new_session=True
     )
@@ -32,18 +32,18 @@ def old() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def mine(run_id: str) -> list[dict[str, object]]:
-    return [found for found in processes.leftovers(run_id) if found["run"] == RUN]
+    return [process for process in processes.leftovers(run_id) if process["run"] == RUN]
 
 
-def test_processes_of_another_run_are_ended_with_their_children(old: subprocess.Popen[bytes]) -> None:
+def test_processes_of_another_run_are_stopped_with_their_children(old: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 30
-    # A child is a second sh before it is sleep.
+    # The child is a second sh until it executes sleep.
     while {entry["command"] for entry in mine("other")} != {"sh", "sleep"} and time.monotonic() < deadline:
         time.sleep(0.01)
-    found = mine("other")
-    assert {entry["command"] for entry in found} == {"sh", "sleep"}
-    assert processes.end(found) == []
-    assert all(processes.gone(int(str(entry["pid"]))) for entry in found)
+    leftovers = mine("other")
+    assert {entry["command"] for entry in leftovers} == {"sh", "sleep"}
+    assert processes.end(leftovers) == []
+    assert all(processes.gone(int(str(entry["pid"]))) for entry in leftovers)
     assert old.wait(30) == -9
 
 
@@ -52,8 +52,8 @@ def test_processes_of_this_run_stay(old: subprocess.Popen[bytes]) -> None:
     assert old.poll() is None
 
 
-def test_neither_itself_nor_who_began_it() -> None:
-    """A module that carries an old mark, as one called by hand in a marked shell does."""
+def test_a_process_and_its_ancestors_are_not_leftovers() -> None:
+    """The module itself has an old marker, as if it were called in a marked shell."""
     code = (
         "import os\n"
         "from ansible_collections.devenv.lab.plugins.module_utils.node import processes\n"
@@ -61,10 +61,10 @@ def test_neither_itself_nor_who_began_it() -> None:
     )
     path = str(Path(__file__).resolve().parents[2] / "collections")
     env = {**os.environ, processes.MARKER: RUN + "b", "PYTHONPATH": path}
-    answer = subprocess.run(
+    result = subprocess.run(
         ["sh", "-c", f'{sys.executable} -c "$CODE"; true'], env={**env, "CODE": code}, capture_output=True, text=True
     )
-    assert answer.stdout.strip() == "True", answer.stderr
+    assert result.stdout.strip() == "True", result.stderr
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_neither_itself_nor_who_began_it() -> None:
         ("", False),
     ],
 )
-def test_services_and_pods_are_told_from_logins(text: str, service: bool) -> None:
+def test_services_and_pods_are_distinguished_from_logins(text: str, service: bool) -> None:
     assert processes.of_a_service(text) is service
 
 
@@ -90,13 +90,13 @@ def test_ancestors_end_at_the_first_process() -> None:
     assert processes.ancestors(0) == set()
 
 
-def test_one_that_is_gone_already() -> None:
+def test_a_process_that_has_ended_is_ignored() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
     assert processes.end([{"pid": child.pid, "run": "r", "command": "true"}]) == []
 
 
-def test_programs_are_found_by_their_file_name(tmp_path: Path) -> None:
+def test_running_programs_are_matched_by_file_name(tmp_path: Path) -> None:
     for pid, line in (("7", b"/usr/local/bin/etcd\0--name=x\0"), ("8", b"sh\0-c\0etcd\0"), ("9", b"")):
         (tmp_path / pid).mkdir()
         (tmp_path / pid / "cmdline").write_bytes(line)

@@ -1,8 +1,8 @@
-"""Collect what a node knows of itself, for someone who looks for a fault elsewhere and later. Reads only.
+"""Collect logs and state of a node for a later diagnosis. Reads only.
 
-Sent to nodes as a program by ``plugin_utils/ssh/remote.py``; writes a gzipped tar to stdout while it works, so that
-what a node gave before it hung is not lost. What may hold secrets is taken out by the receiver; files that are secrets
-themselves (keys, kubeconfigs) are never read.
+``plugin_utils/ssh/remote.py`` runs it on nodes as a program. It writes a gzipped tar to stdout while it works, so that
+the output of a node that hangs later is not lost. The receiver redacts secrets; files that are secret as a whole (keys,
+kubeconfigs) are never read.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes, program, report
+from ansible_collections.devenv.lab.plugins.module_utils.node import files, kubernetes, program, report
 
 JOURNAL_LINES = 6000
-LIMIT = 1 << 20  # bytes of a file, its end
-PODS_LIMIT = 12 << 20  # bytes of all logs of pods
+LIMIT = 1 << 20  # bytes from the end of a file
+PODS_LIMIT = 12 << 20  # bytes of all pod logs together
 COMMAND_SECONDS = 12
 
 COMMANDS: dict[str, Sequence[str]] = {
@@ -77,7 +77,7 @@ ETCD_COMMANDS = {
 
 
 def main(arguments: dict[str, Any]) -> None:
-    """Write the tar to stdout; ends itself after ``arguments["timeout"]`` seconds."""
+    """Write the tar to stdout, within ``arguments["timeout"]`` s."""
     signal.alarm(int(arguments.get("timeout") or 60))
     with (
         gzip.GzipFile(fileobj=sys.stdout.buffer, mode="wb", compresslevel=2) as packed,
@@ -96,7 +96,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def parts(root: str = "/") -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of everything, what is asked for most often first."""
+    """Yield the name and content of every file, the most useful first."""
     for unit in UNITS:
         yield (
             f"journal/{unit}.txt",
@@ -105,31 +105,31 @@ def parts(root: str = "/") -> Iterator[tuple[str, bytes]]:
     if os.path.exists(os.path.join(root, kubernetes.ETCD_MANIFEST.lstrip("/"))):
         for name, words in ETCD_COMMANDS.items():
             yield name, command(report.etcdctl(*words))
-    yield from files(FILES, root)
+    yield from matching(FILES, root)
     for name, argv in COMMANDS.items():
         yield name, command(argv)
     yield from pod_logs(root)
 
 
 def command(argv: Sequence[str], seconds: float = COMMAND_SECONDS) -> bytes:
-    """Return what a program prints, both streams, and how it ended; why it does not, where it cannot."""
-    done = program.run(argv, timeout=seconds, merged=True)
-    if not done.started:
-        return f"there is no program {argv[0]}\n".encode()
-    ending = "" if done.code in (0, program.TIMED_OUT) else f"\n{argv[0]} ended with code {done.code}\n"
-    return last(done.output.encode()) + ending.encode()
+    """Return both output streams of a program, and its exit code if that is not 0."""
+    result = program.run(argv, timeout=seconds, merged=True)
+    if not result.started:
+        return f"the program {argv[0]} is not installed\n".encode()
+    ending = "" if result.code in (0, program.TIMED_OUT) else f"\n{argv[0]} ended with code {result.code}\n"
+    return last(result.output.encode()) + ending.encode()
 
 
 def last(data: bytes, limit: int = LIMIT) -> bytes:
-    """Return the end of a text, from the beginning of a line on: half a line may hide that it holds a secret."""
+    """Return the end of a text, complete lines only: a secret in half a line may not be recognized."""
     if len(data) <= limit:
         return data
     cut = data[-limit:]
     return b"[cut]\n" + cut[cut.find(b"\n") + 1 :]
 
 
-def files(patterns: Sequence[str], root: str = "/") -> Iterator[tuple[str, bytes]]:
-    """Yield files by pattern, under ``files/`` with their path."""
+def matching(patterns: Sequence[str], root: str = "/") -> Iterator[tuple[str, bytes]]:
+    """Yield the files that match ``patterns``, as ``files/`` and their path."""
     for pattern in patterns:
         for path in sorted(glob.glob(os.path.join(root, pattern.lstrip("/")))):
             if os.path.isfile(path):
@@ -139,33 +139,29 @@ def files(patterns: Sequence[str], root: str = "/") -> Iterator[tuple[str, bytes
 def read(path: str, limit: int = LIMIT) -> bytes:
     """Return the end of a file, or why it cannot be read."""
     try:
-        with open(path, "rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            # One byte more than the limit tells that something was cut.
-            stream.seek(max(0, size - limit - 1))
-            return last(stream.read(limit + 1), limit)
+        return last(files.read_end(path, limit + 1), limit)  # one more byte shows that the file is longer
     except OSError as error:
         return f"cannot be read: {error.strerror}\n".encode()
 
 
 def pod_logs(root: str = "/") -> Iterator[tuple[str, bytes]]:
-    """Yield logs of all containers of pods, also of those that ended, the newest first, up to ``PODS_LIMIT`` bytes.
+    """Yield the logs of all containers, terminated ones included, the newest first, up to ``PODS_LIMIT`` bytes.
 
-    Layout: kubelet's, ``/var/log/pods/<namespace>_<pod>_<uid>/<container>/<restarts>.log``.
+    kubelet's layout is ``/var/log/pods/<namespace>_<pod>_<uid>/<container>/<restarts>.log``.
     """
     base = os.path.join(root, "var/log/pods")
-    left = PODS_LIMIT
+    remaining = PODS_LIMIT
     for path in sorted(glob.glob(os.path.join(base, "*", "*", "*.log")), key=modified, reverse=True):
         data = read(path)
-        left -= len(data)
-        if left < 0:
+        remaining -= len(data)
+        if remaining < 0:
             yield "pods/left-out.txt", f"older than {path}\n".encode()
             return
         yield "pods/" + os.path.relpath(path, base), data
 
 
 def modified(path: str) -> float:
-    """Return the time of the last change, 0 of a file that is gone."""
+    """Return the time of the last change, 0 for a file that no longer exists."""
     try:
         return os.path.getmtime(path)
     except OSError:

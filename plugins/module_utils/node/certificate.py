@@ -9,7 +9,7 @@ import re
 
 
 def _element(data: bytes, at: int) -> tuple[int, int, int]:
-    """Return tag, start of the content and end of the DER element at ``at`` (ITU-T X.690)."""
+    """Return the tag of the DER element at ``at``, and the start and end of its content (ITU-T X.690)."""
     length, start = data[at + 1], at + 2
     if length & 0x80:
         count = length & 0x7F
@@ -18,10 +18,9 @@ def _element(data: bytes, at: int) -> tuple[int, int, int]:
 
 
 def parse(pem: str) -> dict[str, str]:
-    """Return ``{"end": "2027-11-21T09:00:00Z", "key_hash": "sha256:..."}`` of the first certificate in a PEM text,
-    {} when there is none.
+    """Return ``{"end": "2027-11-21T09:00:00Z", "key_hash": "sha256:..."}`` of the first certificate in a PEM text.
 
-    ``key_hash`` is over the SubjectPublicKeyInfo, as kubeadm's discovery wants it (RFC 7469).
+    {} if there is none. ``key_hash`` is over the SubjectPublicKeyInfo, as kubeadm's discovery expects it (RFC 7469).
     """
     match = re.search("-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", pem, re.DOTALL)
     if match is None:
@@ -36,9 +35,8 @@ def parse(pem: str) -> dict[str, str]:
             if tag != 0xA0:
                 fields.append((at, start, end))
             at = end
-        validity = fields[3]
-        _ignored, _ignored, after_begin = _element(der, validity[1])
-        tag, start, end = _element(der, after_begin)
+        not_before_end = _element(der, fields[3][1])[2]
+        tag, start, end = _element(der, not_before_end)
         digest = hashlib.sha256(der[fields[5][0] : fields[5][2]]).hexdigest()
         return {"end": _time(tag, der[start:end].decode("ascii")), "key_hash": "sha256:" + digest}
     except (IndexError, ValueError, binascii.Error):
@@ -46,7 +44,7 @@ def parse(pem: str) -> dict[str, str]:
 
 
 def _time(tag: int, text: str) -> str:
-    """Convert UTCTime (0x17, two-digit year from 1950 on, RFC 5280 4.1.2.5.1) or GeneralizedTime to ISO 8601."""
+    """Convert UTCTime (0x17, two-digit years since 1950, RFC 5280 4.1.2.5.1) or GeneralizedTime to ISO 8601."""
     if tag == 0x17:
         text = ("19" if int(text[:2]) >= 50 else "20") + text
     return f"{text[:4]}-{text[4:6]}-{text[6:8]}T{text[8:10]}:{text[10:12]}:{text[12:14]}Z"

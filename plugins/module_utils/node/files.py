@@ -1,4 +1,4 @@
-"""Read and write files of a node: every write is whole or not there."""
+"""Read and write files of a node. A write is atomic: it is complete or did not happen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def under(root: str, path: str) -> str:
 
 
 def read_text(path: str) -> str:
-    """Return the content of a small text file, "" when it is not there or not readable."""
+    """Return the content of a small text file, "" if it does not exist or is not readable."""
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.read()
@@ -26,7 +26,7 @@ def read_text(path: str) -> str:
 
 
 def read_json(path: str) -> dict[str, Any]:
-    """Return a JSON object from a file, {} when it is absent or broken (a broken record is as good as none)."""
+    """Return a JSON object from a file, {} if it is missing or damaged."""
     try:
         value = json.loads(read_text(path) or "{}")
     except ValueError:
@@ -34,17 +34,24 @@ def read_json(path: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def read_end(path: str, limit: int) -> bytes:
+    """Return the last ``limit`` bytes of a file. Raises OSError."""
+    with open(path, "rb") as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - limit))
+        return stream.read(limit)
+
+
 def sha256(path: str) -> str:
     """Return the sha256 (hex) of a file. Raises OSError."""
-    found = hashlib.sha256()
+    result = hashlib.sha256()
     with open(path, "rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
-            found.update(block)
-    return found.hexdigest()
+            result.update(block)
+    return result.hexdigest()
 
 
 def digest(path: str) -> str:
-    """Return the sha256 (hex) of a file, "" when it cannot be read."""
+    """Return the sha256 (hex) of a file, "" if it cannot be read."""
     try:
         return sha256(path)
     except OSError:
@@ -54,15 +61,15 @@ def digest(path: str) -> str:
 def write(
     path: str, content: str | bytes, mode: int = 0o600, *, owner: str = "", group: str = "", durable: bool = False
 ) -> None:
-    """Write a file atomically, for its owner alone unless ``mode`` says otherwise; ``durable``: it survives a loss of
-    power. Raises OSError.
+    """Write a file atomically, private unless ``mode`` states otherwise; a ``durable`` one survives a power failure.
+    Raises OSError.
     """
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     _put(io.BytesIO(data), path, mode, owner, group, durable)
 
 
 def write_if_changed(path: str, content: str, mode: int = 0o600) -> bool:
-    """Write a file unless it has this content already; return whether it was written. Raises OSError."""
+    """Write a file unless it already has this content; return whether it was written. Raises OSError."""
     if read_text(path) == content:
         return False
     write(path, content, mode)
@@ -70,12 +77,12 @@ def write_if_changed(path: str, content: str, mode: int = 0o600) -> bool:
 
 
 def write_json(path: str, data: dict[str, Any], mode: int = 0o644) -> None:
-    """Write a record atomically. Raises OSError."""
+    """Write a JSON object atomically. Raises OSError."""
     write(path, json.dumps(data, indent=1, sort_keys=True) + "\n", mode)
 
 
 def install(source: str, target: str, mode: int = 0o755) -> None:
-    """Copy a file to ``target`` atomically: who runs or reads the old one keeps it. Raises OSError."""
+    """Copy a file to ``target`` atomically: processes that use the old file keep it. Raises OSError."""
     with open(source, "rb") as stream:
         _put(stream, target, mode, "", "", False)
 
@@ -83,7 +90,7 @@ def install(source: str, target: str, mode: int = 0o755) -> None:
 def _put(source: IO[bytes], path: str, mode: int, owner: str, group: str, durable: bool) -> None:
     folder, name = os.path.split(path)
     os.makedirs(folder, mode=0o755, exist_ok=True)
-    # One fixed name: the next run overwrites what a killed one left. kubelet and others skip names with a dot.
+    # A fixed name, so that the next run overwrites the file of a killed one. kubelet and others skip dotfiles.
     part = os.path.join(folder, f".{name}.devenv")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as stream:
         _fill(stream, source, mode, owner, group)

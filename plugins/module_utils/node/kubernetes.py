@@ -1,6 +1,6 @@
-"""Tell what state Kubernetes is in on this node, from its files.
+"""Determine the state of Kubernetes on this node from its files.
 
-The layout of /etc/kubernetes and /var/lib/kubelet is kubeadm's
+kubeadm defines the layout of /etc/kubernetes and /var/lib/kubelet
 (https://kubernetes.io/docs/reference/setup-tools/kubeadm/implementation-details/).
 """
 
@@ -9,35 +9,31 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.module_utils.node import certificate, files, net, observe
+from ansible_collections.devenv.lab.plugins.module_utils.node import certificate, files, net
 
-# Written only after kubeadm ended with 0, removed before it starts: without it, no state is a finished one.
+# Written after kubeadm succeeded, removed before it starts: a node without it is not finished.
 MARKER = "/var/lib/devenv/kubernetes.json"
 
 CA = "/etc/kubernetes/pki/ca.crt"
 ADMIN = "/etc/kubernetes/admin.conf"
 KUBELET = "/etc/kubernetes/kubelet.conf"
 ETCD_MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
-# What this node shows etcd as a client: authority, certificate, key.
+APISERVER_MANIFEST = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+# Credentials of this node as a client of etcd.
 ETCD_CA = "/etc/kubernetes/pki/etcd/ca.crt"
 ETCD_CERTIFICATE = "/etc/kubernetes/pki/etcd/healthcheck-client.crt"
 ETCD_KEY = "/etc/kubernetes/pki/etcd/healthcheck-client.key"
 KUBELET_CERTIFICATE = "/var/lib/kubelet/pki/kubelet-client-current.pem"
-NODE_FILES = (
-    KUBELET,
-    CA,
-    "/var/lib/kubelet/config.yaml",
-    KUBELET_CERTIFICATE,
-)
+NODE_FILES = (KUBELET, CA, "/var/lib/kubelet/config.yaml", KUBELET_CERTIFICATE)
 CONTROL_PLANE_FILES = (
     *NODE_FILES,
     ADMIN,
     "/etc/kubernetes/controller-manager.conf",
     "/etc/kubernetes/scheduler.conf",
-    "/etc/kubernetes/manifests/kube-apiserver.yaml",
+    APISERVER_MANIFEST,
     "/etc/kubernetes/manifests/kube-controller-manager.yaml",
     "/etc/kubernetes/manifests/kube-scheduler.yaml",
     "/etc/kubernetes/pki/apiserver.crt",
@@ -63,91 +59,88 @@ CERTIFICATES = (
     "/etc/kubernetes/pki/etcd/peer.crt",
     KUBELET_CERTIFICATE,
 )
+_FILES = {"control_plane": CONTROL_PLANE_FILES, "worker": NODE_FILES}
 
 
 def missing(role: str, root: str = "/") -> list[str]:
-    """Return the files that a finished node of ``role`` (control_plane or worker) has and this one lacks."""
-    wanted = CONTROL_PLANE_FILES if role == "control_plane" else NODE_FILES
-    return [path for path in wanted if not os.path.exists(files.under(root, path))]
+    """Return the files of a finished node of ``role`` (control_plane or worker) that this node lacks."""
+    return [path for path in _FILES[role] if not os.path.exists(files.under(root, path))]
 
 
 def traces(root: str = "/") -> list[str]:
-    """Return the files of Kubernetes that are there, finished or not."""
+    """Return the existing files of Kubernetes, finished or not."""
     return [path for path in TRACES if os.path.lexists(files.under(root, path))]
 
 
 def state(root: str = "/") -> dict[str, Any]:
     """Return ``{state, marker, missing}``; state is absent, partial, control_plane or worker.
 
-    partial without a marker: kubeadm was begun here and did not end well; nothing of it is worth keeping.
-    partial with a marker: the node was finished and has lost the files in ``missing``; that is damage, not a killed
-    run.
+    A partial node without a marker was never finished, and its files are worthless. One with a marker was finished and
+    has lost the files in ``missing``, which is damage and not the trace of a killed run.
     """
     marker = files.read_json(files.under(root, MARKER))
+    if not marker:
+        return {"state": "partial" if traces(root) else "absent", "marker": {}, "missing": []}
     role = str(marker.get("role", ""))
-    lacking = missing(role, root) if role in ("control_plane", "worker") else []
-    if marker:
-        return {"state": "partial" if lacking or not role else role, "marker": marker, "missing": lacking}
-    return {"state": "partial" if traces(root) else "absent", "marker": {}, "missing": []}
+    lost = missing(role, root) if role in _FILES else []
+    return {"state": "partial" if lost or not role else role, "marker": marker, "missing": lost}
 
 
 def mark(role: str, details: dict[str, Any], root: str = "/") -> None:
-    """Record that kubeadm ended with 0 on this node."""
+    """Record that kubeadm succeeded on this node."""
     files.write_json(files.under(root, MARKER), dict(details, role=role))
 
 
 def unmark(root: str = "/") -> None:
-    """Remove that record: something begins that may not end."""
+    """Remove the record, before a change that may be interrupted."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(files.under(root, MARKER))
 
 
-def certificate_ends(root: str = "/") -> dict[str, str]:
-    """End of validity by path, of the certificates that are there."""
-    ends = {path: certificate.parse(files.read_text(files.under(root, path))).get("end", "") for path in CERTIFICATES}
+def certificate_ends(root: str = "/", paths: Sequence[str] = CERTIFICATES) -> dict[str, str]:
+    """Return the expiry of each existing certificate by path."""
+    ends = {path: certificate.parse(files.read_text(files.under(root, path))).get("end", "") for path in paths}
     return {path: end for path, end in ends.items() if end}
 
 
 def ca_hash(root: str = "/") -> str:
-    """Return ``sha256:...`` of the cluster CA's public key (public information), "" when there is no CA here."""
+    """Return ``sha256:...`` of the cluster CA's public key, "" if there is no CA on this node."""
     return certificate.parse(files.read_text(files.under(root, CA))).get("key_hash", "")
 
 
 def kubeconfig_digest(root: str = "/") -> str:
-    """Return ``sha256:...`` of the administrator's kubeconfig, "" when there is none here."""
-    found = observe.file_state(ADMIN, root)
-    return "sha256:" + str(found["sha256"]) if found else ""
+    """Return ``sha256:...`` of the administrator's kubeconfig, "" if there is none on this node."""
+    digest = files.digest(files.under(root, ADMIN))
+    return digest and "sha256:" + digest
 
 
 def etcd_endpoint(root: str = "/") -> str:
-    """Return the URL at which this node's own etcd answers, from its manifest: ``https://[::1]:2379`` where IPv6 comes
-    first.
-    """
+    """Return the URL of this node's own etcd from its manifest: ``https://[::1]:2379`` if IPv6 is first."""
     manifest = files.read_text(files.under(root, ETCD_MANIFEST))
     match = re.search(r"--listen-client-urls=([^,\s]+)", manifest)
     return match.group(1) if match else "https://127.0.0.1:2379"
 
 
 def apiserver_address(root: str = "/") -> str | None:
-    """Return the address that this node's apiserver advertises, from its manifest."""
-    manifest = files.read_text(files.under(root, "/etc/kubernetes/manifests/kube-apiserver.yaml"))
+    """Return the address that this node's API server advertises, from its manifest."""
+    manifest = files.read_text(files.under(root, APISERVER_MANIFEST))
     match = re.search(r"--advertise-address=(\S+)", manifest)
     return match.group(1).strip("\"'") if match else None
 
 
 def etcdctl(*words: str, root: str = "/") -> list[str]:
-    """Return argv of etcdctl on this node's own member."""
+    """Return argv of etcdctl for this node's own member."""
     keys = {"cacert": ETCD_CA, "cert": ETCD_CERTIFICATE, "key": ETCD_KEY}
     flags = [f"--{name}={files.under(root, path)}" for name, path in keys.items()]
     return ["etcdctl", *flags, f"--endpoints={etcd_endpoint(root)}", *words]
 
 
 def kubelet_healthy(http_ok: Callable[..., bool] = net.http_ok) -> bool:
-    """Return whether kubelet answers its health check."""
+    """Return whether kubelet's health check succeeds."""
     return http_ok("127.0.0.1", 10248, "/healthz")
 
 
 def apiserver_ready(root: str = "/", http_ok: Callable[..., bool] = net.http_ok) -> bool:
-    """Return whether this node's own API server answers its readiness check."""
+    """Return whether the readiness check of this node's own API server succeeds."""
     address = apiserver_address(root)
     return bool(address) and http_ok(str(address), 6443, "/readyz", ca=files.under(root, CA))

@@ -1,4 +1,4 @@
-"""Show code that changes a node its files, programs and clock, and say how a step on it fails."""
+"""The node that code changes: its files, programs and clock, and the error of a failed step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TAIL = 60  # lines of an output in a result
 
 
 class StepFailed(Exception):
-    """A step ended badly. ``reason`` is an id of the catalogue, ``output`` redacted lines."""
+    """A failed step. ``reason`` is the id of a reason in the catalogue, ``output`` has redacted lines."""
 
     def __init__(self, reason: str, message: str, output: Sequence[str] = ()) -> None:
         self.reason = reason
@@ -22,12 +22,12 @@ class StepFailed(Exception):
         super().__init__(redact.redact(message))
 
     def result(self) -> dict[str, Any]:
-        """Return it as arguments of fail_json."""
+        """Return the arguments for fail_json."""
         return {"msg": str(self), "devenv_reason": self.reason, "output": self.output}
 
 
 class Machine:
-    """This node. A test gives a folder as ``root``, and programs, answers and a clock of its own."""
+    """This node. Tests pass a folder as ``root``, and their own programs, HTTP responses and clock."""
 
     def __init__(
         self,
@@ -40,11 +40,11 @@ class Machine:
         self.root, self.clock, self.run, self.http_ok = root, clock, run, http_ok
 
     def path(self, path: str) -> str:
-        """Return where ``path`` of the node is."""
+        """Return the actual path of the node's file ``path``."""
         return files.under(self.root, path)
 
     def log(self, name: str) -> str:
-        """Return the path of a log, in a folder that is there."""
+        """Return the path of a log file; its folder exists."""
         os.makedirs(self.path(LOGS), mode=0o755, exist_ok=True)
         return self.path(f"{LOGS}/{name}.log")
 
@@ -52,12 +52,12 @@ class Machine:
         return os.path.exists(self.path(path))
 
     def now(self) -> float:
-        """Return the time that deadlines count in."""
+        """Return the time on the clock of deadlines."""
         return self.clock.now()
 
 
 def carry_out(module: Any, work: Callable[[], dict[str, Any]], reason: str = "node_config_failed") -> None:
-    """Exit an Ansible module with what ``work`` returns, or fail as it failed; ``reason`` is that of an OSError."""
+    """Exit an Ansible module with the result of ``work``, or with its error; ``reason`` is that of an OSError."""
     try:
         result = work()
     except StepFailed as error:

@@ -1,4 +1,4 @@
-"""Run programs on a node: bounded in time, and without secrets in what is kept of their output."""
+"""Run programs on a node with a time limit, and keep secrets out of logs and messages."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from ansible_collections.devenv.lab.plugins.module_utils.node.redact import Reda
 
 TIMED_OUT = 124
 NOT_STARTED = 127
-LINGER = 1.0  # seconds that what a program left running may hold its pipes open
+LINGER = 1.0  # seconds in which processes that a program left may hold its pipes open
 _TICK = 0.1
 
 
 class ProgramResult(NamedTuple):
-    """How a program ended. ``code`` is 124 when its time was over and 127 when it could not be started. ``stdout``,
-    ``stderr`` and ``output`` may hold secrets; ``lines``, ``text`` and ``complaint`` hold none.
+    """The result of a program. ``code`` is 124 if it timed out and 127 if it could not be started.
+
+    ``stdout``, ``stderr`` and ``output`` may contain secrets; ``lines``, ``text`` and ``complaint`` do not.
     """
 
     code: int
     stdout: str = ""
     stderr: str = ""
-    blocks: Sequence[tuple[str, bytes]] = ()  # stream and data, as they came
+    blocks: Sequence[tuple[str, bytes]] = ()  # stream and data, in order
     secrets: tuple[str, ...] = ()
     started: bool = True
 
     @property
     def output(self) -> str:
-        """Return both streams as they came."""
+        """Return both streams in their original order."""
         return b"".join(data for _stream, data in self.blocks).decode(errors="replace") or self.stdout + self.stderr
 
     @property
@@ -50,7 +51,7 @@ class ProgramResult(NamedTuple):
         return "\n".join(self.lines)
 
     def json(self, default: Any = None) -> Any:
-        """Return the document on standard output, ``default`` when there is none."""
+        """Return the document on standard output, ``default`` if there is none."""
         try:
             return json.loads(self.stdout)
         except ValueError:
@@ -63,7 +64,7 @@ class ProgramResult(NamedTuple):
 
 
 class _Lines:
-    """Whole lines without secrets, of two streams whose pieces come in turns."""
+    """Complete lines without secrets, of two interleaved streams."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         self._streams = {name: RedactedLines(secrets) for name in ("stdout", "stderr")}
@@ -86,36 +87,36 @@ def run(
     cwd: str | None = None,
     merged: bool = False,
 ) -> ProgramResult:
-    """Run a program without a shell, with ``data`` as its input. Its whole group is ended after ``timeout`` s.
+    """Run a program without a shell, with ``data`` as its input. Its process group is killed after ``timeout`` s.
 
-    Every line of its output goes redacted into the file ``log`` as it comes, after its second or, with ``append``, its
-    time of day. ``secrets`` are further texts that must not appear there; ``merged`` keeps the order of both streams
-    exactly, as one ``stdout``. Raises OSError for the log alone.
+    Every line of its output is written to the file ``log`` at once, redacted, with the seconds since the start or, with
+    ``append``, the time of day. ``secrets`` are further texts to redact; ``merged`` keeps the exact order of both
+    streams, as one ``stdout``. Raises OSError only for the log.
     """
-    began = time.monotonic()
+    started_at = time.monotonic()
     blocks: list[tuple[str, bytes]] = []
     lines = _Lines(secrets)
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(open(log or os.devnull, "a" if append else "w", encoding="utf-8"))
-        given = stack.enter_context(_input(data)) if data is not None else subprocess.DEVNULL
+        stdin = stack.enter_context(_input(data)) if data is not None else subprocess.DEVNULL
         try:
-            child = start(argv, merged, stdin=given, cwd=cwd)
+            child = start(argv, merged, stdin=stdin, cwd=cwd)
         except OSError as error:
-            why = f"{argv[0]}: {error.strerror}"
-            return ProgramResult(NOT_STARTED, stderr=why, secrets=tuple(secrets), started=False)
+            cause = f"{argv[0]}: {error.strerror}"
+            return ProgramResult(NOT_STARTED, stderr=cause, secrets=tuple(secrets), started=False)
 
-        def note(whole: Sequence[str]) -> None:
-            stamp = time.strftime("%H:%M:%S") if append else f"{time.monotonic() - began:7.2f}"
-            sink.writelines(f"{stamp} {line}\n" for line in whole)
+        def write(complete: Sequence[str]) -> None:
+            stamp = time.strftime("%H:%M:%S") if append else f"{time.monotonic() - started_at:7.2f}"
+            sink.writelines(f"{stamp} {line}\n" for line in complete)
             sink.flush()
 
         def take(stream: str, data: bytes) -> None:
             blocks.append((stream, data))
             if log:
-                note(lines.feed(stream, data))
+                write(lines.feed(stream, data))
 
         with Pipes(child, take) as pipes:
-            while child.poll() is None and time.monotonic() < began + timeout:
+            while child.poll() is None and time.monotonic() < started_at + timeout:
                 pipes.step(_TICK)
             is_late = child.poll() is None
             if not is_late:
@@ -125,16 +126,16 @@ def run(
             code = TIMED_OUT
             for stream, piece in dict(blocks).items():  # the last piece of each
                 take(stream, b"" if piece.endswith(b"\n") else b"\n")
-            late = f"{os.path.basename(argv[0])} did not end in {timeout:g} s and was ended\n"
+            late = f"{os.path.basename(argv[0])} did not end within {timeout:g} s and was killed\n"
             take("stdout" if merged else "stderr", late.encode())
-        note(lines.end())
+        write(lines.end())
     streams = (b"".join(data for stream, data in blocks if stream == name) for name in ("stdout", "stderr"))
     out, complaint = (data.decode(errors="replace") for data in streams)
     return ProgramResult(code, out, complaint, blocks, tuple(secrets))
 
 
 def _input(text: str) -> IO[bytes]:
-    """Return a file in memory to read ``text`` from: unlike a pipe, it takes any length at once."""
+    """Return a file in memory with ``text``; unlike a pipe, it takes any length at once."""
     stream = os.fdopen(os.memfd_create("input"), "w+b")
     stream.write(text.encode("utf-8", "surrogateescape"))
     stream.seek(0)
@@ -142,13 +143,13 @@ def _input(text: str) -> IO[bytes]:
 
 
 def start(argv: Sequence[str], merged: bool, **more: Any) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own; ``merged``: both streams are one. Raises OSError."""
+    """Start a program in a new session; ``merged``: with both streams as one. Raises OSError."""
     errors = subprocess.STDOUT if merged else subprocess.PIPE
     return subprocess.Popen(list(argv), stdout=subprocess.PIPE, stderr=errors, start_new_session=True, **more)
 
 
 class Pipes:
-    """Hands what a program writes to ``take``, with the stream's name. Left, it ends the program's whole group."""
+    """Passes the output of a program to ``take``, with the stream's name. Leaving the block kills the process group."""
 
     def __init__(self, child: subprocess.Popen[bytes], take: Callable[[str, bytes], None]) -> None:
         self._child, self._take = child, take
@@ -161,7 +162,7 @@ class Pipes:
         return self
 
     def step(self, seconds: float) -> None:
-        """Take what comes within ``seconds``."""
+        """Pass on the output of the next ``seconds``."""
         if not self._selector.get_map():
             if self._child.returncode is not None:
                 time.sleep(seconds)
@@ -176,7 +177,7 @@ class Pipes:
                 self._selector.unregister(key.fileobj)
 
     def drain(self) -> None:
-        """Take what is left, of a program that has ended."""
+        """Pass on the remaining output of a program that has ended."""
         deadline = time.monotonic() + LINGER
         while self._selector.get_map() and time.monotonic() < deadline:
             self.step(_TICK)
@@ -193,13 +194,13 @@ class Pipes:
 
 
 def run_all(calls: Mapping[str, Sequence[str]], timeout: float = 30) -> dict[str, ProgramResult]:
-    """Run programs side by side; return their results by the same names."""
+    """Run programs in parallel; return their results by the same names."""
     results: dict[str, ProgramResult] = {}
 
-    def one(name: str, argv: Sequence[str]) -> None:
+    def call(name: str, argv: Sequence[str]) -> None:
         results[name] = run(argv, timeout=timeout)
 
-    threads = [threading.Thread(target=one, args=call) for call in calls.items()]
+    threads = [threading.Thread(target=call, args=item) for item in calls.items()]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,7 +1,7 @@
-"""Report what a node knows of itself when a cluster is validated, and when it did not come up. Reads only.
+"""Report the health of a node to the validation, and evidence after a failed start of a cluster. Reads only.
 
-Sent to nodes as a program by ``plugin_utils/ssh/remote.py``: the first line that it prints is the node's clock, the
-second the answer as JSON.
+``plugin_utils/ssh/remote.py`` runs it on nodes as a program: the first line of its output is the node's clock, the
+second the report as JSON.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import re
 import signal
-import sys
 import time
 from typing import Any
 
@@ -32,24 +31,22 @@ CONTAINER_LINES = 60
 
 
 def main(arguments: dict[str, Any]) -> None:
-    """Print the clock, then what ``arguments["part"]`` (health, evidence or fingerprint) asks for; ends itself after
-    ``timeout`` seconds.
+    """Print the clock, then the report ``arguments["part"]`` (health, evidence or fingerprint), within
+    ``arguments["timeout"]`` s.
     """
     signal.alarm(int(arguments.get("timeout") or 30))
-    sys.stdout.write(json.dumps({"time": time.time()}) + "\n")
-    sys.stdout.flush()
-    answer = {"health": health, "evidence": evidence, "fingerprint": fingerprint}[arguments["part"]]()
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+    print(json.dumps({"time": time.time()}), flush=True)
+    report = {"health": health, "evidence": evidence, "fingerprint": fingerprint}[arguments["part"]]()
+    print(json.dumps(report), flush=True)
 
 
 def etcdctl(*words: str) -> list[str]:
-    """Return argv of etcdctl that answers soon, in JSON."""
+    """Return argv of etcdctl with short timeouts and JSON output."""
     return kubernetes.etcdctl("--command-timeout=5s", "--dial-timeout=3s", "-w=json", *words)
 
 
 def health(root: str = "/") -> dict[str, Any]:
-    """Return ``{services: {unit: state}, certificates: {path: end}, etcd: None or {members, health, trouble}}``"""
+    """Return ``{services: {unit: state}, certificates: {path: end}, etcd: None or {members, healthy, trouble}}``."""
     return {
         "services": {name: state["active"] for name, state in observe.unit_states(UNITS).items()},
         "certificates": certificates(root),
@@ -58,19 +55,19 @@ def health(root: str = "/") -> dict[str, Any]:
 
 
 def fingerprint(root: str = "/") -> dict[str, str]:
-    """Return what stages decide by, as texts to compare with later ones: nothing in them changes by itself."""
-    seen = observe.observe(observe.managed(root), root)
-    found = {f"file {path}": _file(state) for path, state in seen["files"].items()}
-    found |= {f"sysctl {name}": str(value) for name, value in seen["sysctls"].items()}
-    found |= {f"check of {unit}": str(passed) for unit, passed in seen["checks"].items()}
-    for unit, state in (observe.unit_states(UNITS) | seen["units"]).items():
-        found[f"unit {unit}"] = f"{state['active']} {state['enabled']}{' changed on disk' if state['reload'] else ''}"
-    found["kubernetes"] = json.dumps(kubernetes.state(root), sort_keys=True)
-    found["kubeconfig"] = kubernetes.kubeconfig_digest(root)
-    found["kubelet"] = str(kubernetes.kubelet_healthy())
+    """Return the state that stages depend on, as texts to compare later; they change only if the node changes."""
+    observed = observe.observe(observe.managed(root), root)
+    texts = {f"file {path}": _file(state) for path, state in observed["files"].items()}
+    texts |= {f"sysctl {name}": str(value) for name, value in observed["sysctls"].items()}
+    texts |= {f"check of {unit}": str(passed) for unit, passed in observed["checks"].items()}
+    for unit, state in (observe.unit_states(UNITS) | observed["units"]).items():
+        texts[f"unit {unit}"] = f"{state['active']} {state['enabled']}{' changed on disk' if state['reload'] else ''}"
+    texts["kubernetes"] = json.dumps(kubernetes.state(root), sort_keys=True)
+    texts["kubeconfig"] = kubernetes.kubeconfig_digest(root)
+    texts["kubelet"] = str(kubernetes.kubelet_healthy())
     if kubernetes.apiserver_address(root):
-        found["API server"] = str(kubernetes.apiserver_ready(root))
-    return found
+        texts["API server"] = str(kubernetes.apiserver_ready(root))
+    return texts
 
 
 def _file(state: dict[str, Any] | None) -> str:
@@ -78,12 +75,8 @@ def _file(state: dict[str, Any] | None) -> str:
 
 
 def certificates(root: str = "/") -> dict[str, str]:
-    """End of validity by path, of the certificates in files and in kubeconfigs."""
-    ends = kubernetes.certificate_ends(root)
-    for path in MORE_CERTIFICATES:
-        end = certificate.parse(files.read_text(files.under(root, path))).get("end")
-        if end:
-            ends[path] = end
+    """Return the expiry of each certificate by path, those in kubeconfigs included."""
+    ends = kubernetes.certificate_ends(root, (*kubernetes.CERTIFICATES, *MORE_CERTIFICATES))
     for name in KUBECONFIGS:
         path = "/etc/kubernetes/" + name
         match = re.search(r"client-certificate-data:\s*([A-Za-z0-9+/=]+)", files.read_text(files.under(root, path)))
@@ -95,14 +88,12 @@ def certificates(root: str = "/") -> dict[str, str]:
 
 
 def etcd() -> dict[str, Any]:
-    """Return what etcdctl reports on this node, asked at this node's own member.
-
-    ``members``: ``[{name, started, learner, peers}]``; ``healthy``: whether this member answers; ``trouble``: why
-    something of it is not known.
+    """Return ``{members: [{name, started, learner, peers}], healthy, trouble}`` as this node's own etcd member reports
+    it; ``trouble`` states why a part of it is unknown.
     """
-    asked = {"members": etcdctl("member", "list"), "health": etcdctl("endpoint", "health")}
-    answers = program.run_all(asked, timeout=12)
-    listed, healthy = _answer(answers["members"]), _answer(answers["health"])
+    commands = {"members": etcdctl("member", "list"), "health": etcdctl("endpoint", "health")}
+    results = program.run_all(commands, timeout=12)
+    listing, health_report = _parse(results["members"]), _parse(results["health"])
     members = [
         {
             "name": str(member.get("name", "")),
@@ -110,15 +101,15 @@ def etcd() -> dict[str, Any]:
             "started": bool(member.get("clientURLs")),
             "peers": list(member.get("peerURLs") or []),
         }
-        for member in (listed["data"] or {}).get("members", [])
+        for member in (listing["data"] or {}).get("members", [])
     ]
-    first = (healthy["data"] or [{}])[0]
-    trouble = "" if first.get("health") else str(first.get("error") or healthy["trouble"] or "no answer")
-    return {"members": members, "healthy": bool(first.get("health")), "trouble": trouble or listed["trouble"]}
+    first = (health_report["data"] or [{}])[0]
+    trouble = "" if first.get("health") else str(first.get("error") or health_report["trouble"] or "no answer")
+    return {"members": members, "healthy": bool(first.get("health")), "trouble": trouble or listing["trouble"]}
 
 
-def _answer(result: program.ProgramResult) -> dict[str, Any]:
-    """Return ``{data, trouble}`` of a program that prints JSON (etcdctl does so when it ends badly, too)."""
+def _parse(result: program.ProgramResult) -> dict[str, Any]:
+    """Return ``{data, trouble}`` of etcdctl, which prints JSON even if it fails."""
     if not result.started or result.code == program.TIMED_OUT:
         return {"data": None, "trouble": result.stderr.strip()}
     data = result.json()
@@ -127,45 +118,41 @@ def _answer(result: program.ProgramResult) -> dict[str, Any]:
 
 
 def _last_line(text: str) -> str:
-    """Return the last line that says something; etcdctl's own log lines are JSON with the field ``error``."""
+    """Return the last line with an error; etcdctl's own log lines are JSON with the field ``error``."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for line in reversed(lines):
         if not line.startswith("{"):
             return line
         try:
-            found = json.loads(line)
+            entry = json.loads(line)
         except ValueError:
             continue
-        if isinstance(found, dict) and found.get("error"):
-            return str(found["error"])
+        if isinstance(entry, dict) and entry.get("error"):
+            return str(entry["error"])
     return lines[-1] if lines else ""
 
 
 def evidence(root: str = "/") -> dict[str, Any]:
-    """Return what may say why a cluster did not come up: ``{sources: {name: [[age in seconds or None, line], ...]}}``.
+    """Return lines that may explain a failed start of a cluster: ``{sources: {name: [[age or None, line], ...]}}``.
 
-    Sources: disk, services, the journals containerd and kubelet, kubeadm (its logs), and the last words of each
-    container of a static pod by the pod's name.
+    Sources: disk, services, containerd and kubelet (journals), kubeadm (logs), and the containers in kube-system as
+    ``<pod>/<container>``.
     """
     now = time.time()
+    idle = idle_services(observe.unit_states(UNITS), bool(kubernetes.state(root)["marker"]))
     sources: dict[str, list[list[Any]]] = {
         "disk": [[None, line] for line in full_disks()],
-        "services": [
-            [None, line] for line in idle_services(observe.unit_states(UNITS), bool(kubernetes.state(root)["marker"]))
-        ],
+        "services": [[None, line] for line in idle],
         "containerd": journal("containerd.service", now),
         "kubelet": journal("kubelet.service", now),
         "kubeadm": [[None, line] for line in _logs(files.under(root, "/var/log/devenv"), now)],
+        **containers(files.under(root, "/var/log/pods"), now),
     }
-    for name, lines in containers(files.under(root, "/var/log/pods"), now).items():
-        sources[name] = lines
     return {"sources": sources}
 
 
 def idle_services(states: dict[str, dict[str, Any]], joined: bool) -> list[str]:
-    """Return a line for each unit that should run and does not; kubelet waits for kubeadm on a node that has not
-    joined.
-    """
+    """Return one line per unit that should run but does not. kubelet of a node that has not joined may be inactive."""
     return [
         f"{name} is {state['active']}"
         for name, state in states.items()
@@ -176,8 +163,8 @@ def idle_services(states: dict[str, dict[str, Any]], joined: bool) -> list[str]:
 
 
 def full_disks() -> list[str]:
-    """Return a line for each file system that has less than 1 % or 64 MiB left, or no inodes."""
-    found = []
+    """Return one line per file system with less than 1 % or 64 MiB of free space, or without free inodes."""
+    lines = []
     for path in DISKS:
         try:
             info = os.statvfs(path)
@@ -185,30 +172,28 @@ def full_disks() -> list[str]:
             continue
         free, size = info.f_frsize * info.f_bavail, info.f_frsize * info.f_blocks
         if size and (free < 64 << 20 or free < size // 100):
-            found.append(f"{path}: {free >> 20} MiB of {size >> 20} MiB free")
+            lines.append(f"{path}: {free >> 20} MiB of {size >> 20} MiB free")
         elif info.f_files and not info.f_favail:
-            found.append(f"{path}: no inode of {info.f_files} free")
-    return found
+            lines.append(f"{path}: no inode of {info.f_files} free")
+    return lines
 
 
 def journal(unit: str, now: float) -> list[list[Any]]:
     """Return the last lines of a unit's journal with their age in seconds."""
-    answer = program.run(
+    journalctl = program.run(
         ["journalctl", "--no-pager", "-q", "-o", "short-unix", "-n", str(LINES), "-u", unit], timeout=10
     )
-    return [aged(line, now) for line in answer.stdout.splitlines()]
+    return [aged(line, now) for line in journalctl.stdout.splitlines()]
 
 
 def aged(line: str, now: float) -> list[Any]:
-    """Return ``[age, text]`` of a line that begins with seconds since 1970, host and program (journalctl -o
-    short-unix).
-    """
+    """Return ``[age, text]`` of a line in the format of ``journalctl -o short-unix``: Unix time, host, program."""
     match = re.match(r"(\d+\.\d+) \S+ [^:]*: (.*)", line)
     return [round(now - float(match.group(1)), 1), match.group(2)] if match else [None, line]
 
 
 def _logs(folder: str, now: float) -> list[str]:
-    """Return the last lines of kubeadm's logs, the newest log last, without those that are older than an hour."""
+    """Return the last lines of kubeadm's logs of the last hour, the newest log last."""
     paths = sorted(glob.glob(os.path.join(folder, "kubeadm-*.log")), key=os.path.getmtime)
     return [
         line
@@ -219,31 +204,27 @@ def _logs(folder: str, now: float) -> list[str]:
 
 
 def containers(folder: str, now: float) -> dict[str, list[list[Any]]]:
-    """Return the last lines of each container's newest log in kube-system, by ``<pod>/<container>``; all as old as the
-    log.
+    """Return the last lines of the newest log of each container in kube-system, by ``<pod>/<container>``.
 
-    Layout: kubelet's, ``<namespace>_<pod>_<uid>/<container>/<restarts>.log``.
+    Their age is that of the log. kubelet's layout is ``<namespace>_<pod>_<uid>/<container>/<restarts>.log``.
     """
-    found: dict[str, list[list[Any]]] = {}
+    result: dict[str, list[list[Any]]] = {}
     for place in sorted(glob.glob(os.path.join(folder, "kube-system_*", "*"))):
         logs = sorted(glob.glob(os.path.join(place, "*.log")), key=os.path.getmtime)
         if not logs:
             continue
         pod = os.path.basename(os.path.dirname(place)).split("_")[1]
         age = round(now - os.path.getmtime(logs[-1]), 1)
-        # "2026-11-21T09:00:00.0Z stderr F text" is containerd's form of a line.
+        # containerd's format of a line is "2026-11-21T09:00:00.0Z stderr F text".
         texts = [re.sub(r"^\S+ std(?:out|err) [FP] ", "", line) for line in tail(logs[-1], CONTAINER_LINES)]
         name = f"{pod}/{os.path.basename(place)}"
-        found[name] = [*found.get(name, []), *([age, text] for text in texts)]
-    return found
+        result[name] = [*result.get(name, []), *([age, text] for text in texts)]
+    return result
 
 
-def tail(path: str, count: int, limit: int = 200_000) -> list[str]:
-    """Return the last ``count`` lines of a file, of its last ``limit`` bytes."""
+def tail(path: str, count: int) -> list[str]:
+    """Return the last ``count`` lines of a file, of its last 200 kB."""
     try:
-        with open(path, "rb") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - limit))
-            return stream.read().decode("utf-8", "replace").splitlines()[-count:]
+        return files.read_end(path, 200_000).decode("utf-8", "replace").splitlines()[-count:]
     except OSError:
         return []

@@ -1,4 +1,4 @@
-"""Wait for something, up to a deadline."""
+"""Wait for a condition, up to a deadline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ T = TypeVar("T")
 
 
 class Clock(NamedTuple):
-    """Time as waiting needs it; a test gives its own. ``now`` and deadlines are monotonic, ``wall`` is Unix time."""
+    """The time functions that waiting uses; tests replace them. ``now`` and deadlines are monotonic, ``wall`` is Unix
+    time.
+    """
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -21,13 +23,11 @@ REAL = Clock()
 
 
 def poll(check: Callable[[], T], deadline: float, pause: float = 0.5, clock: Clock = REAL) -> T:
-    """Ask ``check`` every ``pause`` s, once at least, and return its first true answer, or its last one when the
-    deadline comes first.
-    """
+    """Call ``check`` every ``pause`` s, at least once; return its first true result, or the last at the deadline."""
     while True:
-        answer = check()
-        if answer or clock.now() + pause > deadline:
-            return answer
+        result = check()
+        if result or clock.now() + pause > deadline:
+            return result
         clock.sleep(pause)
 
 
@@ -38,8 +38,8 @@ def until(
     pause: float = 0.5,
     clock: Clock = REAL,
 ) -> T:
-    """Return the first true answer of ``check``. Raises what ``describe`` returns when the deadline comes first."""
-    answer = poll(check, deadline, pause, clock)
-    if not answer:
+    """Return the first true result of ``check``. Raises what ``describe`` returns if the deadline comes first."""
+    result = poll(check, deadline, pause, clock)
+    if not result:
         raise describe()
-    return answer
+    return result
