@@ -46,14 +46,14 @@ def test_the_command_answers(package) -> None:
 
 
 def test_pytest_knows_the_examples_and_the_plugin(package) -> None:
-    """What they ask for is checked when they are collected, against data that the wheel carries."""
+    """Demands are checked at collection, against data in the wheel."""
     words = ["-q", "--collect-only", "-p", "no:cacheprovider", str(collection_archive.ROOT / "examples")]
     shown = package.run("pytest", *words)
     assert "test_flows.py::test_hq_ha" in shown.stdout
     assert "6 tests collected" in shown.stdout
-    # Where no cluster is to be made, the test says how one would be.
+    # Without --install, the error names the option that creates the cluster.
     shown = package.run("pytest", "-q", "-o", "addopts=", *words[2:], "-k", "test_aio", code=1)
-    assert "no ready cluster for cluster1; --install makes one" in shown.stdout
+    assert "no ready cluster for cluster1; --install creates one" in shown.stdout
 
 
 def test_a_profile_lists_its_hosts(package) -> None:

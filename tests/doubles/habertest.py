@@ -1,7 +1,7 @@
-"""A habertest service: provisioner and heartbeat server in one, with as many machines as it is given.
+"""A habertest service: provisioner and heartbeat server in one, with a given list of machines.
 
-It asks for a client certificate of its own authority. Machines come in another order each time, as from a set; those
-of which nobody has said for ``lease`` seconds that they are in use are taken back.
+It requires a client certificate of its own CA. It returns machines in reverse order, since their order has no meaning,
+and takes machines back that had no heartbeat for ``lease`` seconds.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 @dataclass
 class Service:
-    """``free``: machines that nobody has; ``jobs``: machines by allocation; ``demands``: what was asked for, in order;
-    ``busy``: how many of the next requests are told to come again.
+    """``free``: unallocated machines; ``jobs``: machines by allocation; ``demands``: the requested machines, in order;
+    ``busy``: number of the next requests that get the answer busy.
     """
 
     free: list[dict[str, Any]]
@@ -39,8 +39,8 @@ class Service:
     released: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def allocate(self, said: dict[str, Any]) -> dict[str, Any]:
-        data = said["data"]
+    def allocate(self, message: dict[str, Any]) -> dict[str, Any]:
+        data = message["data"]
         with self.lock:
             self._expire()
             self.demands.append(data["demands"])
@@ -54,7 +54,6 @@ class Service:
             given, self.free = self.free[:count], self.free[count:]
             self.jobs[data["allocation_id"]] = given
             self.expires[data["allocation_id"]] = time.monotonic() + self.lease
-            # The order of a set.
             return {"status": "success", "hardware_details": list(reversed(given))}
 
     def give_back(self, allocation: str) -> bool:
@@ -77,7 +76,7 @@ class Service:
             return allocation in self.jobs
 
     def _expire(self) -> None:
-        for allocation in [one for one, end in self.expires.items() if end < time.monotonic()]:
+        for allocation in [name for name, end in self.expires.items() if end < time.monotonic()]:
             self._free(allocation)
 
     def _free(self, allocation: str) -> bool:
@@ -126,13 +125,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
         self.end_headers()
         answer = json.dumps(self.server.service.allocate(json.loads(self._frame()))).encode()
-        # Final text frame, unmasked as a server's has to be.
+        # A final text frame, unmasked, as RFC 6455 requires of a server.
         length = bytes([len(answer)]) if len(answer) < 126 else struct.pack(">BH", 126, len(answer))
         self.wfile.write(b"\x81" + length + answer)
         self.close_connection = True
 
     def _frame(self) -> bytes:
-        """The payload of one masked frame."""
+        """Return the payload of one masked frame."""
         length = self.rfile.read(2)[1] & 0x7F
         if length == 126:
             (length,) = struct.unpack(">H", self.rfile.read(2))
@@ -143,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """The service at ``url``. ``cert``, ``key`` and ``ca`` are its own and the authority of its clients."""
+    """The service at ``url``. ``cert`` and ``key`` are its own, ``ca`` is the CA of its clients."""
 
     def __init__(self, service: Service, cert: Path, key: Path, ca: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -156,4 +155,4 @@ class Server(ThreadingHTTPServer):
         self.url = f"https://localhost:{self.server_address[1]}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        return  # a client that is refused, or goes in the middle
+        return  # the client was refused or disconnected

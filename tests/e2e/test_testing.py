@@ -91,7 +91,7 @@ def test_kubernetes(base_config):
     kubectl.apply(manifest)
     assert kubectl.wait("ConfigMap", "mine", lambda found: found.data.a == "b").data.a == "b"
     kubectl.delete(manifest)
-    with pytest.raises(CommandTimeout, match="it was not there"):
+    with pytest.raises(CommandTimeout, match="it did not exist"):
         kubectl.wait("ConfigMap", "mine", timeout=1)
 
 
@@ -130,9 +130,9 @@ def test_a_project_with_a_cluster_and_a_bare_host(project: Typed) -> None:
     done = project.run("pytest", "-v", "--devenv-logs=logs", code=1)
     last = done.stdout.splitlines()[-1]
     assert "1 failed, 6 passed" in last, shown(done)
-    assert "test process was ended by SIGKILL" in done.stdout
+    assert "test process was killed by SIGKILL" in done.stdout
     # All tests used one environment, which is removed.
-    assert done.stdout.count(": makes 2 hosts, 1 cluster") == 1
+    assert done.stdout.count(": creating 2 hosts, 1 cluster") == 1
     assert environments(project) == []
     logs = project.cwd / "logs"
     assert [path.name for path in (logs / "failed").iterdir()] == ["test_it.py_test_crash"]

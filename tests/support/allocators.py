@@ -1,4 +1,4 @@
-"""An allocator that makes no environments: it writes down what it was asked for. For tests of what is around it."""
+"""An allocator that creates no environments and records its calls, for tests of the code around it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 
-from devenv.testing import demand_profile
-from devenv.testing.allocators.allocation import Allocation, ClusterFound, HostFound
+from devenv.testing.allocators.base import Allocator
 from devenv.testing.demand import Demand
 from devenv.testing.errors import AllocationFailed
+from devenv.testing.objects import BaseConfig, Cluster, Host, Named
 
 
 @dataclass(frozen=True)
-class Paper:
-    """Environments are folders. ``$PAPER_SECONDS`` is how long one takes, ``$PAPER_FAIL`` why none can be made."""
+class Paper(Allocator):
+    """Environments are folders. ``$PAPER_SECONDS`` is how long `up` takes, ``$PAPER_FAIL`` an error that it raises."""
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
     hosts: Mapping[str, Any] | None = None
@@ -28,52 +28,47 @@ class Paper:
     def need(self, demand: Demand) -> int:
         return 1
 
-    def up(self, name: str, demand: Demand, *, timeout: float | None, say: Callable[[str], None]) -> None:
-        note("up", name)
-        say("paper")
+    def up(self, name: str, demand: Demand, *, timeout: float | None, report: Callable[[str], None]) -> None:
+        record("up", name)
+        report("paper")
         time.sleep(float(os.environ.get("PAPER_SECONDS", "0")))
         if reason := os.environ.get("PAPER_FAIL"):
             raise AllocationFailed(reason)
         (folder() / name).mkdir(parents=True, exist_ok=True)
-        note("made", name)
+        record("made", name)
 
     def is_up(self, name: str) -> bool:
         return (folder() / name).is_dir()
 
     def down(self, name: str) -> None:
-        note("down", name)
+        record("down", name)
         if self.is_up(name):
             (folder() / name).rmdir()
 
-    def describe(self, name: str, demand: Demand) -> Allocation:
-        nodes = demand_profile.node_names(demand)
-        found = [HostFound(host.name, nodes[host.name], ["127.0.0.1"]) for host in demand.hosts]
-        grouped = [
-            ClusterFound(one.name, one.name, one.installer, list(one.hosts), [one.hosts[0]]) for one in demand.clusters
+    def describe(self, name: str, demand: Demand) -> BaseConfig:
+        nodes = demand.node_names
+        hosts = {host.name: Host(host.name, nodes[host.name], ("127.0.0.1",)) for host in demand.hosts}
+        clusters = [
+            Cluster(cluster.name, cluster.installer, Named({n: hosts[n] for n in cluster.hosts}), cluster.hosts[:1])
+            for cluster in demand.clusters
         ]
-        return Allocation("", name, "paper", found, grouped)
-
-    def hold(self, name: str) -> None:
-        return
-
-    def close(self) -> None:
-        return
+        return BaseConfig(name, hosts.values(), clusters)
 
 
 def folder() -> Path:
-    """Where environments of paper are."""
+    """Return the folder of all environments."""
     return paths.home() / "paper"
 
 
-def note(what: str, name: str) -> None:
-    """Add a line to the story."""
-    path = paths.home() / "story"
+def record(event: str, name: str) -> None:
+    """Append an event (up, made or down) to the record."""
+    path = paths.home() / "record"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
-        stream.write(json.dumps([what, name]) + "\n")
+        stream.write(json.dumps([event, name]) + "\n")
 
 
-def story(home: Path) -> list[tuple[str, str]]:
-    """What was asked of the allocator: (up, made or down, name)."""
-    path = home / "story"
+def events(home: Path) -> list[tuple[str, str]]:
+    """Return the recorded events and names."""
+    path = home / "record"
     return [tuple(json.loads(line)) for line in path.read_text().splitlines()] if path.is_file() else []

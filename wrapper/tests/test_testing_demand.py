@@ -1,4 +1,4 @@
-"""What a test may ask for, what is refused, and the profile that comes of it."""
+"""Demands of tests: what is accepted, what is refused, and the resulting profile."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve_document
 
-from devenv.testing import cluster, demand, demand_parse, demand_profile, hardware_config
-from devenv.testing.installers import catalogue, images, steps
+from devenv.testing import cluster, demand, demand_parse, hardware_config
+from devenv.testing.installers import catalogue, steps
 
 SEED: dict[str, Any] = {
     "hardware": {"host1": {}, "host2": {}, "host3": {}},
@@ -19,65 +19,63 @@ SEED: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def _own_installers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue, "_registered", {})
+def _no_registered_installers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue.INSTALLERS, "_registered", {})
 
 
-def refused(said: Mapping[str, Any], **words: Any) -> list[str]:
+def problems_of(arguments: Mapping[str, Any]) -> list[str]:
     with pytest.raises(demand.DemandError) as caught:
-        demand_parse.parse(said, **words)
+        demand_parse.parse(arguments)
     return list(caught.value.problems)
 
 
-def resolved(found: demand.Demand) -> dict[str, Any]:
-    return resolve_document(demand_profile.profile_document(found), "test")
+def resolved(requested: demand.Demand) -> dict[str, Any]:
+    return resolve_document(demand.profile_document(requested), "test")
 
 
-def test_the_seeds_decorator() -> None:
-    """The first host of a cluster is its master, a host of no cluster a bare node of the same environment."""
-    found = demand_parse.parse(SEED)
-    assert demand_profile.node_names(found) == {"host1": "master-0", "host2": "worker-0", "host3": "worker-1"}
-    assert demand_profile.cluster_names(found) == {"cluster1": "main"}
-    whole = resolved(found)
-    assert [(node["name"], node["cluster"]) for node in whole["nodes"]] == [
+def test_first_host_of_a_cluster_is_its_master_and_a_host_without_cluster_is_bare() -> None:
+    requested = demand_parse.parse(SEED)
+    assert requested.node_names == {"host1": "master-0", "host2": "worker-0", "host3": "worker-1"}
+    assert requested.cluster_names == {"cluster1": "main"}
+    profile = resolved(requested)
+    assert [(node["name"], node["cluster"]) for node in profile["nodes"]] == [
         ("master-0", "main"),
         ("worker-0", "main"),
         ("worker-1", None),
     ]
-    assert whole["kubernetes"]["engine"] == "kubeadm"
+    assert profile["kubernetes"]["engine"] == "kubeadm"
 
 
-def test_hosts_without_a_cluster() -> None:
-    found = demand_parse.parse({"hardware": {"host1": {"base_image": "ubuntu_clean"}}})
-    whole = resolved(found)
-    assert whole["clusters"] == {}
-    assert [(node["name"], node["cluster"]) for node in whole["nodes"]] == [("worker-0", None)]
-    assert found.engine == ""
+def test_a_demand_without_a_cluster_has_no_engine() -> None:
+    requested = demand_parse.parse({"hardware": {"host1": {"base_image": "ubuntu_clean"}}})
+    profile = resolved(requested)
+    assert profile["clusters"] == {}
+    assert [(node["name"], node["cluster"]) for node in profile["nodes"]] == [("worker-0", None)]
+    assert requested.engine == ""
 
 
-def test_the_names_of_nodes_follow_from_the_tests_words_alone() -> None:
-    """Not from what an allocator answers, in whatever order."""
-    said = {
+def test_node_names_depend_on_the_order_in_the_test_alone() -> None:
+    arguments = {
         "hardware": {name: {} for name in ("b", "a", "d", "c")},
         "grouping": {"two": {"hosts": ["d", "c"]}, "one": {"hosts": ["a"]}},
     }
     expected = {"b": "worker-1", "a": "master-1", "d": "master-0", "c": "worker-0"}
-    assert demand_profile.node_names(demand_parse.parse(said)) == expected
+    assert demand_parse.parse(arguments).node_names == expected
 
 
-def test_what_the_test_said_is_never_changed() -> None:
-    said = {
+def test_parsing_does_not_change_the_arguments() -> None:
+    arguments = {
         "hardware": {"host1": {"ram": 4, "k3s_config": {"role": "master", "labels": {"a": "b"}}, "labels": {"c": "d"}}},
         "grouping": {"cluster1": {"hosts": ["host1"], "installer": "core_k8s"}},
     }
-    before = copy.deepcopy(said)
-    first = demand_parse.parse(said)
-    demand_profile.profile_document(first)["nodes"]["master-0"]["labels"]["e"] = "f"
-    assert said == before
-    assert demand_parse.parse(said) == first
+    before = copy.deepcopy(arguments)
+    first = demand_parse.parse(arguments)
+    demand.profile_document(first)["nodes"]["master-0"]["labels"]["e"] = "f"
+    assert arguments == before
+    assert demand_parse.parse(arguments) == first
 
 
-def test_the_decorator_keeps_a_copy() -> None:
+def test_the_decorator_copies_its_arguments() -> None:
     hardware = {"host1": {"installer": "ssh"}}
     marker = hardware_config(hardware=hardware)
     hardware["host1"].pop("installer")
@@ -85,33 +83,32 @@ def test_the_decorator_keeps_a_copy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "wanted"),
+    ("arguments", "message"),
     [
         ({"hardware": {"host1": {"ramm": 4}}}, "hardware.host1: unknown key ramm; the nearest is ram"),
         ({"hardware": {"hardware_type": "vm"}}, "hardware.hardware_type: must be a mapping of keys, is \"vm\""),
-        ({"hardware": {"1host": {}}}, "hardware.1host: no name for a host"),
-        ({"hardware": {"host1": {"hardware_type": "abacus"}}}, "hardware.host1.hardware_type: \"abacus\" is not known"),
-        ({"hardware": {"host1": {"hardware_type": "ai_camera"}}}, "ai_camera is not to be had here"),
-        ({"hardware": {"host1": {"gpus": 1}}}, "hardware.host1.gpus: this machine's nodes have no such choice"),
-        ({"hardware": {"host1": {"base_image": "windows"}}}, "base_image: \"windows\" is not known; known: auto"),
-        ({"hardware": {"host1": {"installer": "k3s"}}}, "installer: k3s is not known; known: core_k8s"),
-        ({"hardware": {"host1": {"installer": "k8s"}}}, "k8s is for clusters, and no cluster has this host"),
-        ({"hardware": {"host1": {"role": "master"}}}, "hardware.host1.role: no cluster has this host"),
+        ({"hardware": {"1host": {}}}, "hardware.1host: is not a valid name of a host"),
+        ({"hardware": {"host1": {"hardware_type": "abacus"}}}, "hardware.host1.hardware_type: \"abacus\" is unknown"),
+        ({"hardware": {"host1": {"hardware_type": "ai_camera"}}}, "ai_camera needs a remote allocator; allowed here"),
+        ({"hardware": {"host1": {"gpus": 1}}}, "hardware.host1.gpus: needs a remote allocator"),
+        ({"hardware": {"host1": {"base_image": "windows"}}}, "base_image: \"windows\" is unknown; allowed: auto"),
+        ({"hardware": {"host1": {"installer": "k3s"}}}, "installer: k3s is unknown; known: core_k8s"),
+        ({"hardware": {"host1": {"installer": "k8s"}}}, "k8s is for clusters, but the host is in no cluster"),
+        ({"hardware": {"host1": {"role": "master"}}}, "hardware.host1.role: the host is in no cluster"),
         ({"hardware": {"host1": {"labels": {"a": "b"}}}}, "labels and taints are for hosts of a cluster"),
         ({"hardware": {"host1": {}}, "grouping": {"c": {"hosts": ["host2"]}}}, "host2 is not declared in hardware"),
         ({"hardware": {"host1": {}}, "grouping": {"c": {"hosts": []}}}, "grouping.c.hosts: the cluster has no host"),
         ({"hardware": {"host1": {}}, "grouping": {"c": {}}}, "grouping.c.hosts: the cluster has no host"),
         ({"hardware": {"host1": {}}, "grouping": {"c": {"hosts": "host1"}}}, "c.hosts: must be a list of names"),
-        ({"hardware": {"host1": {}}, "grouping": {"c": {"hosts": ["host1", "host1"]}}}, "host1 stands twice"),
+        ({"hardware": {"host1": {}}, "grouping": {"c": {"hosts": ["host1", "host1"]}}}, "host1 is listed twice"),
         (
             {"hardware": {"host1": {}}, "grouping": {"c": {"hosts": ["host1"]}, "d": {"hosts": ["host1"]}}},
-            "grouping.d.hosts: host1 belongs to c already",
+            "grouping.d.hosts: host1 already belongs to c",
         ),
         ({"hardware": {"host1": {}}, "grouping": {"c": {"hosts": ["host1"], "kind": 1}}}, "c: unknown key kind"),
         ({"hardware": {"host1": {}}, "grouping": {"c": {"hosts": ["host1"], "installer": "ssh"}}}, "ssh is for hosts"),
-        ({"grouping": {"c": {"template": "hq-hb"}}}, "template: hq-hb is not known; allowed: 4control"),
-        ({"grouping": {"c": {"template": "hq-ha", "hosts": ["a"]}}}, "hq-ha has 3 nodes, and 1 are named"),
-        ({"grouping": {"c": {"template": "tna"}}}, "none"),
+        ({"grouping": {"c": {"template": "hq-hb"}}}, "template: hq-hb is unknown; allowed: 4control"),
+        ({"grouping": {"c": {"template": "hq-ha", "hosts": ["a"]}}}, "hq-ha has 3 nodes, but 1 hosts are listed"),
         (
             {"hardware": {"host1": {"role": "node"}}, "grouping": {"c": {"hosts": ["host1"]}}},
             "grouping.c: none of its hosts is a master",
@@ -125,142 +122,146 @@ def test_the_decorator_keeps_a_copy() -> None:
             "hardware.host1.labels",
         ),
         ({"hardware": {"host1": {"k3s_config": {"rank": 1}}}}, "k3s_config: must be a mapping of role, labels, taints"),
-        ({"hardware": {"host1": {}}, "scope": "class"}, "scope: \"class\" is not known; allowed: function"),
+        ({"hardware": {"host1": {}}, "scope": "class"}, "scope: \"class\" is unknown; allowed: function"),
         ({"hardware": {"host1": {}}, "timeout": "1 h"}, "timeout: must be a number of seconds"),
-        ({"hardware": {}}, "hardware: no host is asked for"),
+        ({"hardware": {}}, "hardware: no host is requested"),
         ({"hardware": ["host1"]}, "hardware: must be a mapping"),
         ({"hardwear": {}}, "unknown argument hardwear"),
         ({"hardware": {"host1": {}}, "grouping": {"C": {"hosts": ["host1"]}, "c": {"hosts": []}}}, "no host"),
     ],
 )  # fmt: skip
-def test_refused(said: dict[str, Any], wanted: str) -> None:
-    if wanted == "none":
-        # An arbiter is what no engine here has; the template is known all the same.
-        assert demand_parse.parse(said).clusters[0].template == "tna"
-        return
-    assert wanted in "\n".join(refused(said))
+def test_a_mistake_is_refused_with_its_place(arguments: dict[str, Any], message: str) -> None:
+    assert message in "\n".join(problems_of(arguments))
 
 
-def test_all_problems_are_told_at_once() -> None:
-    said = {"hardware": {"host1": {"a": 1}, "host2": {"b": 1, "gpu": 2}}}
-    assert len(refused(said)) == 3
+def test_a_topology_with_an_arbiter_is_accepted_as_a_template() -> None:
+    assert len(demand_parse.parse({"grouping": {"c": {"template": "tna"}}}).hosts) == 3
 
 
-def test_a_template_names_masters_labels_and_how_many() -> None:
-    found = demand_parse.parse({"hardware": cluster("master-2pipe")})
-    assert [host.name for host in found.hosts] == ["host1", "host2", "host3"]
-    assert demand_profile.roles(found) == {"host1": "master", "host2": "worker", "host3": "worker"}
-    assert [node["labels"] for node in resolved(found)["nodes"]] == [{}, {"pipe": "true"}, {"pipe": "true"}]
+def test_all_problems_are_reported_at_once() -> None:
+    arguments = {"hardware": {"host1": {"a": 1}, "host2": {"b": 1, "gpu": 2}}}
+    assert len(problems_of(arguments)) == 3
 
 
-def test_templates_beside_hosts_that_are_declared() -> None:
-    said = {
+def test_a_template_determines_number_roles_and_labels_of_hosts() -> None:
+    requested = demand_parse.parse({"hardware": cluster("master-2pipe")})
+    assert [host.name for host in requested.hosts] == ["host1", "host2", "host3"]
+    assert requested.roles == {"host1": "master", "host2": "worker", "host3": "worker"}
+    assert [node["labels"] for node in resolved(requested)["nodes"]] == [{}, {"pipe": "true"}, {"pipe": "true"}]
+
+
+def test_hosts_of_a_template_get_names_that_are_not_declared() -> None:
+    arguments = {
         "hardware": {"host2": {"memory": "4GiB"}, "other": {}},
         "grouping": {"a": cluster("aio", hosts=["host2"]), "b": cluster("hq_ha"), "c": {"hosts": ["other"]}},
     }
-    found = demand_parse.parse(said)
-    assert {one.name: one.hosts for one in found.clusters} == {
+    requested = demand_parse.parse(arguments)
+    assert {cluster.name: cluster.hosts for cluster in requested.clusters} == {
         "a": ("host2",),
         "b": ("host1", "host3", "host4"),
         "c": ("other",),
     }
-    whole = resolved(found)
-    assert [node["group"] for node in whole["nodes"]] == ["control_plane"] * 5
-    assert whole["nodes"][0]["memory"] == 4 << 30
-    assert whole["nodes"][0]["labels"]["memsql"] == "true"
+    profile = resolved(requested)
+    assert [node["group"] for node in profile["nodes"]] == ["control_plane"] * 5
+    assert profile["nodes"][0]["memory"] == 4 << 30
+    assert profile["nodes"][0]["labels"]["memsql"] == "true"
 
 
-def test_roles_labels_and_sizes_of_other_labs() -> None:
-    said = {
+def test_keys_of_other_labs_are_translated() -> None:
+    arguments = {
         "hardware": {
             "host1": {"k3s_config": {"role": "node", "labels": {"pipe": "true"}, "taints": ["a=b:NoSchedule"]}},
             "host2": {"role": "master", "ram": 4, "size": 30, "cpus": 4, "node_type": "db", "hardware_type": "vm"},
         },
         "grouping": {"cluster1": {"hosts": ["host1", "host2"]}},
     }
-    one, two = resolved(demand_parse.parse(said))["nodes"]
-    assert (one["name"], one["memory"], one["disk"], one["cpus"]) == ("master-0", 4 << 30, 30 << 30, 4)
-    assert one["labels"] == {demand.NODE_TYPE_LABEL: "db"}
-    assert (two["name"], two["labels"], two["taints"]) == ("worker-0", {"pipe": "true"}, ["a=b:NoSchedule"])
+    master, worker = resolved(demand_parse.parse(arguments))["nodes"]
+    assert (master["name"], master["memory"], master["disk"], master["cpus"]) == ("master-0", 4 << 30, 30 << 30, 4)
+    assert master["labels"] == {demand.NODE_TYPE_LABEL: "db"}
+    assert (worker["name"], worker["labels"], worker["taints"]) == ("worker-0", {"pipe": "true"}, ["a=b:NoSchedule"])
 
 
-def test_installers_are_derived() -> None:
-    """The cluster's own, that of its hosts, the module's, k8s; a bare host has the module's or none."""
+def test_the_most_specific_installer_is_used() -> None:
+    """A cluster's own, that of its hosts, the module's, k8s; a bare host has the module's or none."""
 
-    def of(hardware: dict[str, Any], group: dict[str, Any], **module: str) -> list[str]:
-        found = demand_parse.parse({"hardware": hardware, "grouping": {"c": {"hosts": ["host1"], **group}}}, **module)
-        return [found.clusters[0].installer, *(host.installer for host in found.hosts)]
+    def installers(hardware: dict[str, Any], group: dict[str, Any], **module: str) -> list[str]:
+        grouping = {"c": {"hosts": ["host1"], **group}}
+        requested = demand_parse.parse({"hardware": hardware, "grouping": grouping}, **module)
+        return [requested.clusters[0].installer, *(host.installer for host in requested.hosts)]
 
-    assert of({"host1": {}}, {}) == ["k8s", ""]
-    assert of({"host1": {}}, {}, cluster_installer="core_k8s") == ["core_k8s", ""]
-    assert of({"host1": {"installer": "devops_k8s"}}, {}, cluster_installer="core_k8s") == ["devops_k8s", ""]
-    assert of({"host1": {"installer": "devops_k8s"}}, {"installer": "k8s"}) == ["k8s", ""]
-    assert of({"host1": {}, "host2": {}}, {}, installer="ssh") == ["k8s", "", "ssh"]
-
-
-def test_an_installers_needs_reach_the_profile() -> None:
-    found = demand_parse.parse({"hardware": {"h": {}}, "grouping": {"c": {"hosts": ["h"], "installer": "devops_k8s"}}})
-    whole = resolved(found)
-    assert whole["storage"]["enabled"]
-    assert whole["metrics"]["enabled"]
+    assert installers({"host1": {}}, {}) == ["k8s", ""]
+    assert installers({"host1": {}}, {}, cluster_installer="core_k8s") == ["core_k8s", ""]
+    assert installers({"host1": {"installer": "devops_k8s"}}, {}, cluster_installer="core_k8s") == ["devops_k8s", ""]
+    assert installers({"host1": {"installer": "devops_k8s"}}, {"installer": "k8s"}) == ["k8s", ""]
+    assert installers({"host1": {}, "host2": {}}, {}, installer="ssh") == ["k8s", "", "ssh"]
 
 
-def test_gravity_is_refused_while_there_is_no_such_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {"hardware": {"h": {}}, "grouping": {"c": {"hosts": ["h"], "installer": "devops_gravity"}}}
-    monkeypatch.setattr(catalogue, "is_built", lambda engine: engine != "gravity")
-    assert refused(said) == ["grouping.c.installer: devops_gravity needs engine gravity, not built yet"]
+def test_the_profile_has_the_keys_of_an_installer_and_its_needs() -> None:
+    grouping = {"c": {"hosts": ["h"], "installer": "devops_k8s"}}
+    requested = demand_parse.parse({"hardware": {"h": {}}, "grouping": grouping})
+    profile = resolved(requested)
+    assert profile["storage"]["enabled"]
+    assert profile["metrics"]["enabled"]
 
 
-def test_what_gravity_cannot_make_is_refused_and_its_tarball_is_the_runs() -> None:
-    """Collection knows no tarball, and an environment that is there needs none."""
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("other", "other needs the engine other, which does not exist"), ("", "none has no engine to create a cluster")],
+)
+def test_an_installer_without_a_usable_engine_is_refused(name: str, message: str) -> None:
+    class Other(catalogue.Installer):
+        engine = name
+
+    catalogue.register_installer(name or "none", Other)
+    arguments = {"hardware": {"h": {}}, "grouping": {"c": {"hosts": ["h"], "installer": name or "none"}}}
+    assert problems_of(arguments) == [f"grouping.c.installer: {message}"]
+
+
+def test_a_fourth_gravity_master_is_refused_but_not_a_missing_tarball() -> None:
+    """The tarball is a setting of the run, and an existing environment needs none."""
     hosts = {f"h{number}": {"role": "master"} for number in range(3)}
     grouping = {"c": {"hosts": list(hosts), "installer": "devops_gravity"}}
     assert demand_parse.parse({"hardware": hosts, "grouping": grouping}).engine == "gravity"
     hosts["h3"] = {"role": "master"}
-    (problem,) = refused({"hardware": hosts, "grouping": {"c": {**grouping["c"], "hosts": list(hosts)}}})
+    (problem,) = problems_of({"hardware": hosts, "grouping": {"c": {**grouping["c"], "hosts": list(hosts)}}})
     assert problem == "grouping.c: the engine gravity supports at most 3 masters, not 4"
 
 
-def test_one_environment_has_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Other(catalogue.Installer):
-        engine = "other"
-
-    catalogue.register("other", Other)
-    monkeypatch.setattr(catalogue, "is_built", lambda engine: True)
-    said = {
+def test_two_engines_in_one_environment_are_refused() -> None:
+    arguments = {
         "hardware": {"a": {}, "b": {}},
-        "grouping": {"c": {"hosts": ["a"]}, "d": {"hosts": ["b"], "installer": "other"}},
+        "grouping": {"c": {"hosts": ["a"]}, "d": {"hosts": ["b"], "installer": "devops_gravity"}},
     }
-    assert refused(said) == ["grouping: one environment has one engine, and these are kubeadm, other"]
+    assert problems_of(arguments) == ["grouping: an environment has one engine, but these are needed: gravity, kubeadm"]
 
 
-def test_equal_demands_have_one_digest_whatever_their_scope() -> None:
-    one = demand_parse.parse({**SEED, "scope": "module", "timeout": 5})
-    two = demand_parse.parse(SEED)
-    three = demand_parse.parse({**SEED, "hardware": {**SEED["hardware"], "host3": {"cpus": 4}}})
-    assert one.digest == two.digest != three.digest
-    assert (one.scope, one.timeout) == ("module", 5.0)
+def test_scope_and_timeout_do_not_change_the_digest() -> None:
+    scoped = demand_parse.parse({**SEED, "scope": "module", "timeout": 5})
+    plain = demand_parse.parse(SEED)
+    larger = demand_parse.parse({**SEED, "hardware": {**SEED["hardware"], "host3": {"cpus": 4}}})
+    assert scoped.digest == plain.digest != larger.digest
+    assert (scoped.scope, scoped.timeout) == ("module", 5.0)
 
 
-def test_base_images_are_documented_and_give_sizes() -> None:
+def test_a_base_image_sets_a_size_that_the_test_can_override() -> None:
     assert {"k8s_base", "gravity_base", "gravity_infra_230", "automation_infra_1.0", "ubuntu_clean"} == set(
-        images.BUILT_IN
+        catalogue.IMAGES.names()
     )
-    found = demand_parse.parse(
+    requested = demand_parse.parse(
         {"hardware": {"h": {"base_image": "gravity_infra_230"}, "i": {"base_image": "gravity_base", "ram": 8}}}
     )
-    assert [node["memory"] >> 30 for node in resolved(found)["nodes"]] == [4, 8]
+    assert [node["memory"] >> 30 for node in resolved(requested)["nodes"]] == [4, 8]
 
 
 # --- installers -------------------------------------------------------------------------------------------------------
 
 
-def test_what_an_installer_needs_comes_first() -> None:
-    assert catalogue.with_needs(["devops_k8s"], catalogue.BUILT_IN) == ["ssh", "k8s", "core_k8s", "devops_k8s"]
+def test_the_needs_of_an_installer_come_first() -> None:
+    assert catalogue.with_needs(["devops_k8s"], catalogue.INSTALLERS.all()) == ["ssh", "k8s", "core_k8s", "devops_k8s"]
 
 
-def test_needs_that_cannot_be() -> None:
-    class Wants(catalogue.Installer):
+def test_unknown_and_circular_needs_are_refused() -> None:
+    class Lost(catalogue.Installer):
         needs = ("nothing",)
         engine = "kubeadm"
 
@@ -268,14 +269,14 @@ def test_needs_that_cannot_be() -> None:
         needs = ("round",)
         engine = "kubeadm"
 
-    catalogue.register("wants", Wants)
-    catalogue.register("round", Round)
-    for name, wanted in (("wants", "wants needs nothing, which is not known"), ("round", "installers need each other")):
-        said = {"hardware": {"h": {}}, "grouping": {"c": {"hosts": ["h"], "installer": name}}}
-        assert wanted in refused(said)[0]
+    catalogue.register_installer("lost", Lost)
+    catalogue.register_installer("round", Round)
+    for name, message in (("lost", "lost needs nothing, which is unknown"), ("round", "installers need each other")):
+        arguments = {"hardware": {"h": {}}, "grouping": {"c": {"hosts": ["h"], "installer": name}}}
+        assert message in problems_of(arguments)[0]
 
 
-class _Told(catalogue.Installer):
+class _Recorder(catalogue.Installer):
     calls: ClassVar[list[tuple[str, str]]] = []
 
     def session(self, target: Any, request: Any) -> None:
@@ -284,11 +285,11 @@ class _Told(catalogue.Installer):
             raise RuntimeError("no")
 
 
-class _Base(_Told):
+class _Base(_Recorder):
     on = "host"
 
 
-class _Top(_Told):
+class _Top(_Recorder):
     needs = ("base",)
     engine = "kubeadm"
 
@@ -299,15 +300,15 @@ class _Config:
         self.clusters = {"c": "c", "d": "d"}
 
 
-def test_stages_go_to_each_target_in_order_and_errors_are_told() -> None:
-    _Told.calls.clear()
-    catalogue.register("base", _Base)
-    catalogue.register("top", _Top)
-    said = {
+def test_a_stage_runs_on_each_target_in_order_and_reports_errors() -> None:
+    _Recorder.calls.clear()
+    catalogue.register_installer("base", _Base)
+    catalogue.register_installer("top", _Top)
+    arguments = {
         "hardware": {"good": {}, "bad": {}, "bare": {}},
         "grouping": {"c": {"hosts": ["good"], "installer": "top"}, "d": {"hosts": ["bad"], "installer": "top"}},
     }
     with pytest.raises(steps.StageError, match=r"stage session: installer base on host bad: no$"):
-        steps.run_stage("session", _Config("good", "bad", "bare"), demand_parse.parse(said), None)  # type: ignore[arg-type]
-    # Nothing of a host without an installer; no cluster whose host failed; the other cluster all the same.
-    assert sorted(_Told.calls) == [("_Base", "bad"), ("_Base", "good"), ("_Top", "c")]
+        steps.run_stage("session", _Config("good", "bad", "bare"), demand_parse.parse(arguments), None)  # type: ignore[arg-type]
+    # Not on a host without an installer, nor on the cluster whose host failed, but on the other cluster.
+    assert sorted(_Recorder.calls) == [("_Base", "bad"), ("_Base", "good"), ("_Top", "c")]

@@ -1,4 +1,4 @@
-"""Machines of a remote service, as its protocol has it."""
+"""Machines of a remote service, tested against a double of its protocol."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Lab:
 
 
 def certificates(folder: Path) -> None:
-    """An authority, the service and us signed by it, and someone whom nobody has signed."""
+    """Create a CA, certificates of the service and the client signed by it, and a self-signed one."""
 
     def openssl(*words: str) -> None:
         subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
@@ -78,7 +78,7 @@ def lab(keys: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     server.server_close()
 
 
-def wanted() -> demand.Demand:
+def requested() -> demand.Demand:
     return demand_parse.parse(HARDWARE, remote=True)
 
 
@@ -90,23 +90,23 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def up(allocator: habertest.Habertest, name: str = "pytest-a") -> list[str]:
-    said: list[str] = []
-    allocator.up(name, wanted(), timeout=None, say=said.append)
-    return said
+    lines: list[str] = []
+    allocator.up(name, requested(), timeout=None, report=lines.append)
+    return lines
 
 
-def test_machines_come_and_go(lab: Lab) -> None:
+def test_machines_are_requested_and_released(lab: Lab) -> None:
     allocator = lab.allocator()
-    assert up(allocator) == ["asks for host1, host3", "asks for host2"]
+    assert up(allocator) == ["requesting host1, host3", "requesting host2"]
     assert allocator.is_up("pytest-a")
-    found = allocator.describe("pytest-a", wanted())
-    # Which machine is whose does not follow from the order of the answer, and those that differ are asked for apart.
-    assert [(host.name, host.addresses, host.vm_id) for host in found.hosts] == [
-        ("host1", ["192.0.2.1"], "vm1"),
-        ("host2", ["192.0.2.3"], "vm3"),
-        ("host3", ["192.0.2.2"], "vm2"),
+    config = allocator.describe("pytest-a", requested())
+    # The order of the answer does not matter, and hosts with different requirements are requested separately.
+    assert [(host.name, host.addresses, host.vm_id) for host in config.hosts.values()] == [
+        ("host1", ("192.0.2.1",), "vm1"),
+        ("host2", ("192.0.2.3",), "vm3"),
+        ("host3", ("192.0.2.2",), "vm2"),
     ]
-    assert found.provider == "habertest"
+    assert config.environment_name == ""
     image = {"hardware_type": "vm", "base_image": "automation_infra_1.0"}
     assert lab.service.demands == [{"host1": image, "host3": image}, {"host2": {**image, "gpus": 1}}]
     assert set(lab.service.requestors[0]) == {
@@ -121,13 +121,13 @@ def test_machines_come_and_go(lab: Lab) -> None:
 def test_secrets_are_private(lab: Lab) -> None:
     allocator = lab.allocator()
     up(allocator)
-    allocator.describe("pytest-a", wanted())
+    allocator.describe("pytest-a", requested())
     kept = [path for path in (paths.home() / "testing").rglob("*") if path.is_file()]
     assert any("KEY" in path.read_text() for path in kept)
     assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
 
 
-def test_busy_is_tried_again_until_the_time_is_over(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_service_is_retried_until_the_time_is_over(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.service.busy = 2
     allocator = lab.allocator()
     up(allocator)
@@ -139,7 +139,7 @@ def test_busy_is_tried_again_until_the_time_is_over(lab: Lab, monkeypatch: pytes
         up(allocator)
 
 
-def test_what_cannot_be_had_gives_back_what_came_before(lab: Lab) -> None:
+def test_a_failed_allocation_releases_its_machines(lab: Lab) -> None:
     lab.service.free.pop()
     allocator = lab.allocator()
     with pytest.raises(AllocationFailed, match="habertest: unfulfillable for host2: 0 machines are free"):
@@ -149,7 +149,7 @@ def test_what_cannot_be_had_gives_back_what_came_before(lab: Lab) -> None:
     assert lab.service.jobs == {}
 
 
-def test_signs_of_life_keep_the_machines(lab: Lab) -> None:
+def test_heartbeats_keep_the_machines(lab: Lab) -> None:
     lab.service.lease = 1.0
     allocator = lab.allocator()
     up(allocator)
@@ -157,7 +157,7 @@ def test_signs_of_life_keep_the_machines(lab: Lab) -> None:
     beats = lab.service.beats
     until(lambda: lab.service.beats > beats + 40)
     assert allocator.is_up("pytest-a")
-    # Without them, as after a crash of all that knew of it, the service takes them back, and they are asked for anew.
+    # Without heartbeats, as after a crash, the service takes the machines back, and they are requested again.
     allocator.close()
     until(lambda: not allocator.is_up("pytest-a"))
     up(allocator)
@@ -165,11 +165,11 @@ def test_signs_of_life_keep_the_machines(lab: Lab) -> None:
     allocator.down("pytest-a")
 
 
-def test_neither_side_trusts_a_stranger(lab: Lab, tmp_path: Path) -> None:
+def test_each_side_refuses_an_untrusted_certificate(lab: Lab, tmp_path: Path) -> None:
     for other in (
         {"ca": str(lab.folder / "other.pem")},
         {"cert": str(lab.folder / "other.pem"), "key": str(lab.folder / "other-key.pem")},
-        # Signed, and of another name.
+        # Signed by the CA, but for another name.
         {"provisioner": lab.server.url.replace("localhost", "127.0.0.1")},
     ):
         with pytest.raises(AllocationFailed):
@@ -180,7 +180,7 @@ def test_neither_side_trusts_a_stranger(lab: Lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_run_of_pytest_gives_back_what_it_took(lab: Lab, tmp_path: Path, killed: bool) -> None:
+def test_a_run_of_pytest_releases_its_machines(lab: Lab, tmp_path: Path, killed: bool) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_it.py").write_text(
         "import os, signal, time\n"
@@ -194,9 +194,9 @@ def test_a_run_of_pytest_gives_back_what_it_took(lab: Lab, tmp_path: Path, kille
     )
     (tmp_path / "conftest.py").write_text("import os\nos.environ['PYTEST_PID'] = str(os.getpid())\n")
     files = {"cert": "us", "key": "us-key", "ca": "ca"}
-    words = [f"--ssl-{name}={lab.folder / file}.pem" for name, file in files.items()]
+    options = [f"--ssl-{name}={lab.folder / file}.pem" for name, file in files.items()]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--provisioner={lab.server.url}", *words],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--provisioner={lab.server.url}", *options],
         cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == (-9 if killed else 0), done.stdout + done.stderr
@@ -205,7 +205,7 @@ def test_a_run_of_pytest_gives_back_what_it_took(lab: Lab, tmp_path: Path, kille
     assert lab.service.demands[0]["host1"]["gpus"] == 1
 
 
-def test_a_service_needs_certificates(tmp_path: Path) -> None:
+def test_a_service_without_certificates_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_it.py").write_text(
         "from devenv.testing import hardware_config\n@hardware_config(hardware={'a': {}})\ndef test_it(): pass\n"
@@ -218,6 +218,6 @@ def test_a_service_needs_certificates(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", [{}, {"hardware_details": None}, {"hardware_details": [{"user": "x"}, {"ip": "y"}]}])
-def test_an_answer_without_machines_is_an_error_that_says_so(answer: dict[str, Any]) -> None:
-    with pytest.raises(AllocationFailed, match="2 machines were asked for, and"):
+def test_an_answer_without_machines_is_an_error(answer: dict[str, Any]) -> None:
+    with pytest.raises(AllocationFailed, match="requested 2 machines with an address, but the answer has"):
         habertest.machines(["a", "b"], answer)

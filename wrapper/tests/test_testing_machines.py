@@ -1,24 +1,23 @@
-"""Where machines come from, who uses them, and commands on them (by an ssh that runs them here)."""
+"""Allocation of machines, leases on them, and commands on them (with an ssh that runs them locally)."""
 
 from __future__ import annotations
 
-import json
 import os
+import pickle
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, processes
 
-from devenv.testing import demand_parse, objects
-from devenv.testing.allocators import allocation, base, leases
-from devenv.testing.allocators.devenv import Devenv
-from devenv.testing.allocators.existing import existing
+from devenv.testing import demand_parse, objects, registry
+from devenv.testing.allocators import base, leases
+from devenv.testing.allocators.devenv import Devenv, existing
 from devenv.testing.allocators.hardware_file import read_file
 from devenv.testing.errors import (
     AllocationFailed,
@@ -29,8 +28,7 @@ from devenv.testing.errors import (
     SeveralFailed,
     Unreachable,
 )
-from devenv.testing.installers import roles
-from devenv.testing.plugins import registry
+from devenv.testing.installers import catalogue
 
 SEED: dict[str, Any] = {
     "hardware": {"host1": {}, "host2": {}, "host3": {}},
@@ -47,42 +45,47 @@ TWO: dict[str, Any] = {
 
 
 def test_machines_are_paired_by_name_whatever_their_order() -> None:
-    for there in (["b", "host1", "a"], ["a", "b", "host1"], {"host1", "a", "b"}):
-        assert base.pair(["host2", "host1"], list(there)) == {"host2": "a", "host1": "host1"}
-    with pytest.raises(AllocationFailed, match="2 hosts are asked for, and there are 1: a"):
+    for machines in (["b", "host1", "a"], ["a", "b", "host1"], {"host1", "a", "b"}):
+        assert base.pair(["host2", "host1"], list(machines)) == {"host2": "a", "host1": "host1"}
+    with pytest.raises(AllocationFailed, match="2 hosts are requested, but there are only 1: a"):
         base.pair(["x", "y"], ["a"])
 
 
-def test_an_environment_that_is_there(made: Callable[..., Path]) -> None:
+def test_hosts_are_matched_to_an_existing_environment(made: Callable[..., Path]) -> None:
     made("lab", "master-2pipe")
-    said = {"hardware": {"a": {}, "b": {}}, "grouping": {"c": {"hosts": ["a", "b"]}}}
-    found = existing("lab", demand_parse.parse(said))
-    assert [(host.name, host.node, host.cluster) for host in found.hosts] == [
+    arguments = {"hardware": {"a": {}, "b": {}}, "grouping": {"c": {"hosts": ["a", "b"]}}}
+    config = existing("lab", demand_parse.parse(arguments))
+    assert [(host.name, host.node, host.cluster) for host in config.hosts.values()] == [
         ("a", "master-0", "c"),
         ("b", "worker-0", "c"),
     ]
-    assert found.environment == "lab"
-    assert found.clusters[0].masters == ["a"]
-    assert found.clusters[0].profile_name == "main"
-    # Data travels between processes.
-    assert allocation.from_data(json.loads(json.dumps(found.data()))) == found
+    assert config.environment_name == "lab"
+    assert config.clusters.c.masters == ("a",)
+    # It is sent between processes.
+    received = pickle.loads(pickle.dumps(config))
+    assert received.has_same_machines(config)
+    assert received.clusters.c.hosts.a is received.hosts.a
+    received.hosts.a.addresses = ("192.0.2.1",)
+    assert not received.has_same_machines(config)
 
 
 @pytest.mark.parametrize(
-    ("said", "wanted"),
+    ("arguments", "message"),
     [
-        (SEED, "environment lab, hosts of no cluster: 1 are asked for, and there are 0"),
-        (TWO, "has 1 clusters"),
-        ({"hardware": {"template": "hq-ha"}}, "cluster main, masters: 3 are asked for, and there are 1"),
+        (SEED, "environment lab, hosts without a cluster: 1 hosts are requested, but there are only 0"),
+        (TWO, "has 1 clusters, but 2 are requested"),
+        ({"hardware": {"template": "hq-ha"}}, "cluster main, masters: 3 hosts are requested, but there are only 1"),
     ],
 )  # fmt: skip
-def test_an_environment_that_has_too_little(made: Callable[..., Path], said: dict[str, Any], wanted: str) -> None:
+def test_an_environment_that_is_too_small_is_refused(
+    made: Callable[..., Path], arguments: dict[str, Any], message: str
+) -> None:
     made("lab", "master-2pipe")
-    with pytest.raises(AllocationFailed, match=wanted):
-        existing("lab", demand_parse.parse(said))
+    with pytest.raises(AllocationFailed, match=message):
+        existing("lab", demand_parse.parse(arguments))
 
 
-def test_an_environment_that_is_not_there() -> None:
+def test_a_missing_environment_is_refused() -> None:
     with pytest.raises(AllocationFailed, match="has no nodes yet"):
         existing("nowhere", demand_parse.parse(SEED))
 
@@ -106,27 +109,30 @@ clusters:
 """
 
 
-def test_machines_of_a_file(tmp_path: Path) -> None:
+def test_hosts_are_matched_to_the_machines_of_a_file(tmp_path: Path) -> None:
     private = tmp_path / "private"
     machines = read_file(written(tmp_path, MACHINES))
-    found = machines.allocation(demand_parse.parse(SEED, remote=True), private)
-    one, two, three = found.hosts
-    assert [one.node, two.node, three.node] == ["host1", "y", "z"]
-    assert [Path(one.password_file).read_text(), Path(two.key_file).read_text()] == ["hunter22\n", "-----BEGIN\n"]
-    for path in (one.password_file, two.key_file):
+    config = machines.allocation(demand_parse.parse(SEED, remote=True), private)
+    first, second, third = config.hosts.values()
+    assert [first.node, second.node, third.node] == ["host1", "y", "z"]
+    assert [Path(first.password_file).read_text(), Path(second.key_file_path).read_text()] == [
+        "hunter22\n",
+        "-----BEGIN\n",
+    ]
+    for path in (first.password_file, second.key_file_path):
         assert Path(path).stat().st_mode & 0o777 == 0o600
-    assert "StrictHostKeyChecking=yes" in one.options
-    assert "StrictHostKeyChecking=accept-new" in two.options
-    assert (three.port, three.extra, two.vm_id) == (2222, {"rack": 7}, "vm-1")
-    assert found.clusters[0].kubeconfig == "/etc/some/kubeconfig"
+    assert "StrictHostKeyChecking=yes" in first.ssh_options
+    assert "StrictHostKeyChecking=accept-new" in second.ssh_options
+    assert (third.port, third.extra_config, second.vm_id) == (2222, {"rack": 7}, "vm-1")
+    assert config.clusters.cluster1.kubeconfig == Path("/etc/some/kubeconfig")
     assert machines.has_clusters(demand_parse.parse(SEED))
 
 
-def test_machines_of_a_file_as_existing_hosts(tmp_path: Path) -> None:
+def test_machines_of_a_file_become_existing_hosts_of_a_profile(tmp_path: Path) -> None:
     text = "hosts: {host1: {ip: 192.0.2.1, key_file_path: /k, user: admin}, a: {ip: 192.0.2.2}, b: {ip: 192.0.2.3}}"
     machines = read_file(written(tmp_path, text))
     allocator = Devenv(hosts=machines.for_profile())
-    document = allocator._document(demand_parse.parse(SEED))
+    document = allocator.document(demand_parse.parse(SEED))
     assert document["provider"] == "existing"
     assert document["nodes"]["master-0"]["host"] == {
         "addresses": ["192.0.2.1"], "user": "admin", "become": True, "key_file": "/k",
@@ -137,18 +143,18 @@ def test_machines_of_a_file_as_existing_hosts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "message"),
     [
         ("hosts: {a: {password: hunter22", "is neither YAML nor JSON"),
         ("[]", "must have hosts by name"),
         ("hosts: {a: {}}\nmore: 1", "must have hosts by name"),
         ("hosts: {a: {user: x}}", "hosts.a: ip is missing"),
-        ("hosts: {a: {ip: x, password: hunter22, key_file_path: /k}}", "one of password, key_file_path, not several"),
+        ("hosts: {a: {ip: x, password: hunter22, key_file_path: /k}}", "password, key_file_path: use only one of them"),
         ("hosts: {a: {ip: x}}\nclusters: {c: {kubeconfigs: x}}", "clusters.c: must be a mapping of hosts, kubeconfig"),
     ],
 )
-def test_files_that_are_refused(tmp_path: Path, text: str, wanted: str) -> None:
-    with pytest.raises(AllocationFailed, match=wanted) as caught:
+def test_an_invalid_file_is_refused_without_its_secrets(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(AllocationFailed, match=message) as caught:
         read_file(written(tmp_path, text))
     assert "hunter22" not in str(caught.value)
 
@@ -156,175 +162,170 @@ def test_files_that_are_refused(tmp_path: Path, text: str, wanted: str) -> None:
 # --- leases -----------------------------------------------------------------------------------------------------------
 
 
-class Story:
-    """What was made and taken down."""
+class Record:
+    """Environments that exist, and the events in their order."""
 
     def __init__(self) -> None:
         self.up: set[str] = set()
         self.lines: list[str] = []
 
-    def leases(self, policy: leases.Policy | None = None, **words: Any) -> leases.Leases:
-        return leases.Leases(policy or leases.Policy(), self.up.__contains__, self.down, **words)
+    def leases(self, policy: leases.Policy | None = None, **limits: Any) -> leases.Leases:
+        return leases.Leases(policy or leases.Policy(), self.up.__contains__, self.down, **limits)
 
-    def enter(self, held: leases.Leases, name: str) -> bool:
+    def enter(self, store: leases.Leases, name: str) -> bool:
         def make() -> None:
             self.lines.append(f"up {name}")
             self.up.add(name)
 
-        return held.enter(name, 1, make, self.lines.append)
+        return store.enter(name, 1, make, self.lines.append)
 
     def down(self, name: str) -> None:
         self.lines.append(f"down {name}")
         self.up.discard(name)
 
 
-def test_the_last_user_takes_it_down() -> None:
-    story = Story()
-    held = story.leases()
-    assert not story.enter(held, "a")
-    assert story.enter(held, "a")
-    other = leases.Process(os.getppid(), leases.start_of(os.getppid()))
-    lease = held.read("a")
-    held.write("a", leases.replace(lease, users=(*lease.users, other)))
-    assert not held.leave("a")
-    assert held.leave("a", other)
-    assert story.lines == ["up a", "down a"]
-    assert held.names() == []
+def test_the_last_user_removes_the_environment() -> None:
+    record = Record()
+    store = record.leases()
+    assert not record.enter(store, "a")
+    assert record.enter(store, "a")
+    parent = processes.read_process(os.getppid())
+    assert parent is not None
+    other = leases.Process(parent.pid, parent.start)
+    lease = store.read("a")
+    store.write("a", leases.replace(lease, users=(*lease.users, other)))
+    assert not store.leave("a")
+    assert store.leave("a", other)
+    assert record.lines == ["up a", "down a"]
+    assert store.names() == []
 
 
-def test_a_user_that_is_dead_does_not_count() -> None:
-    story = Story()
-    held = story.leases()
-    story.enter(held, "a")
+def test_a_dead_user_does_not_count() -> None:
+    record = Record()
+    store = record.leases()
+    record.enter(store, "a")
     child = subprocess.Popen([sys.executable, "-c", ""])
     dead = leases.Process(child.pid, 1)
     child.wait()
-    held.write("a", leases.replace(held.read("a"), users=(leases.me(), dead), busy=(dead,)))
-    assert held.leave("a")
+    store.write("a", leases.replace(store.read("a"), users=(leases.this_process(), dead), busy=(dead,)))
+    assert store.leave("a")
 
 
-def test_one_that_went_is_made_again() -> None:
-    story = Story()
-    held = story.leases()
-    story.enter(held, "a")
-    story.up.clear()
-    story.enter(held, "a")
-    assert story.lines == ["up a", "up a"]
+def test_an_environment_that_vanished_is_recreated() -> None:
+    record = Record()
+    store = record.leases()
+    record.enter(store, "a")
+    record.up.clear()
+    record.enter(store, "a")
+    assert record.lines == ["up a", "up a"]
 
 
-def test_one_that_is_not_busy_makes_room() -> None:
-    story = Story()
-    held = story.leases(most=1)
-    story.enter(held, "a")
-    held.idle("a")
-    story.enter(held, "b")
-    assert story.lines == ["up a", "down a", "up b"]
-    # Its user comes back, and gets it anew.
-    held.idle("b")
-    assert not story.enter(held, "a")
+def test_an_idle_environment_is_removed_to_make_room() -> None:
+    record = Record()
+    store = record.leases(most=1)
+    record.enter(store, "a")
+    store.idle("a")
+    record.enter(store, "b")
+    assert record.lines == ["up a", "down a", "up b"]
+    # Its user returns, and the environment is recreated.
+    store.idle("b")
+    assert not record.enter(store, "a")
 
 
-def test_one_that_is_busy_is_waited_for_in_vain() -> None:
-    story = Story()
-    held = story.leases(most=1, patience=0.1)
-    story.enter(held, "a")
+def test_a_busy_environment_is_not_removed_to_make_room() -> None:
+    record = Record()
+    store = record.leases(most=1, patience=0.1)
+    record.enter(store, "a")
     with pytest.raises(AllocationFailed, match=r"no room for another environment after 0\.1 s; there are a"):
-        story.enter(held, "b")
-    assert story.lines[0] == "up a"
-    assert story.up == {"a"}
+        record.enter(store, "b")
+    assert record.lines[0] == "up a"
+    assert record.up == {"a"}
 
 
-def test_a_failed_one_that_is_kept_is_not_taken_down_for_room() -> None:
-    story = Story()
-    held = story.leases(leases.Policy(keep=True), most=1)
-    story.enter(held, "a")
-    held.idle("a", failed=True)
-    assert not held.leave("a")
-    story.enter(held, "b")
-    assert story.up == {"a", "b"}
+def test_a_kept_failed_environment_is_not_removed_to_make_room() -> None:
+    record = Record()
+    store = record.leases(leases.Policy(keep=True), most=1)
+    record.enter(store, "a")
+    store.idle("a", failed=True)
+    assert not store.leave("a")
+    record.enter(store, "b")
+    assert record.up == {"a", "b"}
 
 
-def test_what_could_not_be_made_is_taken_down() -> None:
-    story = Story()
-    held = story.leases()
+def test_an_incomplete_environment_is_removed() -> None:
+    record = Record()
+    store = record.leases()
 
     def fail() -> None:
-        story.up.add("a")
+        record.up.add("a")
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        held.enter("a", 1, fail, story.lines.append)
-    held.leave("a")
-    assert story.lines == ["down a"]
+        store.enter("a", 1, fail, record.lines.append)
+    store.leave("a")
+    assert record.lines == ["down a"]
 
 
-def test_a_lease_that_cannot_be_read_is_none() -> None:
-    held = Story().leases()
-    held.write("a", leases.Lease("up"))
+def test_an_unreadable_lease_counts_as_none() -> None:
+    store = Record().leases()
+    store.write("a", leases.Lease("up"))
     (paths.home() / "testing" / "a" / "lease.json").write_text("{")
-    assert held.read("a") == leases.Lease()
+    assert store.read("a") == leases.Lease()
 
 
 # --- plugins ----------------------------------------------------------------------------------------------------------
 
 
-def host(**said: Any) -> objects.Host:
-    return objects.Host(allocation.HostFound("host1", "master-0", ["192.0.2.1"], **said))
+def host(**keys: Any) -> objects.Host:
+    return objects.Host("host1", "master-0", ("192.0.2.1",), **keys)
 
 
 class _Plugin:
+    created: ClassVar[list[objects.Host]] = []
+
     def __init__(self, owner: objects.Host) -> None:
-        self.owner = owner
-        self.closed = self.undone = False
+        self.created.append(owner)
+        self.closed = self.reset = False
 
     def close(self) -> None:
         self.closed = True
 
     def reset_state(self) -> None:
-        self.undone = True
+        self.reset = True
 
 
-def test_plugins_are_made_late_kept_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_is_created_on_first_use_kept_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry.HOST, "_registered", {})
     registry.register_host_plugin("Mine", _Plugin)
-    one = host()
-    assert one.plugins.made() == {}
-    mine = one.Mine
-    assert one.Mine is mine
-    assert mine.owner is one
-    one.plugins.reset()
-    assert (mine.undone, mine.closed) == (True, False)
-    one.clear_plugins()
-    assert mine.closed
-    assert one.Mine is not mine
+    owner = host()
+    assert _Plugin.created == []
+    plugin = owner.Mine
+    assert owner.Mine is plugin
+    assert _Plugin.created == [owner]
+    owner.plugins.reset()
+    assert (plugin.reset, plugin.closed) == (True, False)
+    owner.clear_plugins()
+    assert plugin.closed
+    assert owner.Mine is not plugin
 
 
-def test_a_plugin_that_is_not_known() -> None:
-    with pytest.raises(PluginUnknown, match="no host plugin is named Toaster; there are Iptables, Power, SshDirect"):
+def test_an_unknown_plugin_is_an_error_with_the_known_ones() -> None:
+    with pytest.raises(PluginUnknown, match="'Toaster' is not a plugin; known: Iptables, Power, SshDirect"):
         host().Toaster  # noqa: B018  # the access itself
     assert not hasattr(host(), "toaster")
-    with pytest.raises(ValueError, match="begins with a capital"):
+    with pytest.raises(ValueError, match="begins with a capital letter"):
         registry.register_cluster_plugin("toaster", _Plugin)
 
 
-def test_all_plugins_of_ours_can_be_imported() -> None:
-    for kind in (registry.HOST, registry.CLUSTER):
-        assert all(callable(kind.get(name)) for name in kind.names())
-
-
-def test_gravity_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from devenv.testing.installers import catalogue as installers
-
-    monkeypatch.setattr(installers, "is_built", lambda engine: False)
-    found = allocation.ClusterFound("c", "main", "k8s", ["host1"], ["host1"])
-    with pytest.raises(NotAvailable, match="needs engine gravity, not built yet"):
-        objects.Cluster(found, {"host1": host()}).Gravity  # noqa: B018  # the access itself
+def test_all_built_in_plugins_can_be_imported() -> None:
+    for plugins in (registry.HOST, registry.CLUSTER):
+        assert all(callable(plugins.get(name)) for name in plugins.names())
 
 
 def test_a_role_needs_an_environment() -> None:
-    with pytest.raises(NotAvailable, match="of no environment"):
-        roles.run_role("a.b.c", [host()], {})
-    (play,) = roles.playbook("a.b.c", ["master-0"], {"x": 1})
+    with pytest.raises(NotAvailable, match="do not belong to one devenv environment"):
+        catalogue.run_role("a.b.c", [host()], {})
+    (play,) = catalogue.playbook("a.b.c", ["master-0"], {"x": 1})
     assert yaml.safe_load(yaml.safe_dump(play))["tasks"][0]["ansible.builtin.include_role"] == {"name": "a.b.c"}
 
 
@@ -333,20 +334,20 @@ def test_a_role_needs_an_environment() -> None:
 
 @pytest.fixture
 def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """SshDirect of a host whose ssh runs the command here; its argv goes to a file."""
+    """Return SshDirect of a host whose ssh runs the command locally and writes its arguments to a file."""
     program = tmp_path / "bin" / "ssh"
     program.parent.mkdir()
     program.write_text(
         f'#!/bin/sh\nprintf "%s\\n" "$@" >> {tmp_path}/argv\n'
-        f'[ -z "$SSH_ASKPASS" ] || "$SSH_ASKPASS" > {tmp_path}/asked\n'
+        f'[ -z "$SSH_ASKPASS" ] || "$SSH_ASKPASS" > {tmp_path}/password\n'
         'for last; do :; done\nexec sh -c "$last"\n'
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    return host(user="admin", options=["-o", "ControlPath=/x"]).SshDirect
+    return host(user="admin", ssh_options=("-o", "ControlPath=/x")).SshDirect
 
 
-def test_execute(ssh: Any) -> None:
+def test_execute_returns_stdout_or_raises(ssh: Any) -> None:
     assert ssh.execute("echo a; echo b >&2") == "a\n"
     assert ssh.execute(["printf", "%s", "$HOME *"]) == "$HOME *"
     assert ssh.execute("cat", stdin="in") == "in"
@@ -359,17 +360,17 @@ def test_execute(ssh: Any) -> None:
         ssh.execute("exit 255")
 
 
-def test_a_command_that_takes_too_long_is_ended(ssh: Any) -> None:
+def test_a_command_that_takes_too_long_is_stopped(ssh: Any) -> None:
     begin = time.monotonic()
-    with pytest.raises(CommandTimeout, match=r"'sleep 4711' was not done within 0.5 s"):
+    with pytest.raises(CommandTimeout, match=r"'sleep 4711' did not end within 0.5 s"):
         ssh.execute("sleep 4711", timeout=0.5)
     assert time.monotonic() - begin < 15
     assert _running("sleep 4711") == []
-    # A command's own 124 is no timeout.
+    # If the command itself exits with 124, this is not a timeout.
     assert ssh.run("exit 124").code == 124
 
 
-def test_an_ssh_that_hangs_is_ended(ssh: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ssh_that_hangs_is_killed(ssh: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from devenv.testing.plugins import ssh as module
 
     monkeypatch.setattr(module, "GRACE", 0.2)
@@ -379,7 +380,7 @@ def test_an_ssh_that_hangs_is_ended(ssh: Any, tmp_path: Path, monkeypatch: pytes
     assert _running("sleep 4712") == []
 
 
-def test_in_the_background(ssh: Any) -> None:
+def test_a_background_command_can_be_awaited_and_stopped(ssh: Any) -> None:
     assert ssh.background("echo a; echo b >&2", deadline=20).wait() == "a\n"
     with pytest.raises(CommandFailed, match="ended with 3: no"):
         ssh.background("echo no >&2; exit 3", deadline=20).wait()
@@ -392,15 +393,14 @@ def test_in_the_background(ssh: Any) -> None:
     assert _running("sleep 4713") == []
 
 
-def test_the_deadline_holds_though_nothing_ever_fails(ssh: Any) -> None:
-    """Also while the command says something all the time, and when nobody waits."""
+def test_a_background_command_is_stopped_at_its_deadline_though_it_prints_output(ssh: Any) -> None:
     job = ssh.background("while :; do echo x; sleep 0.05; done", deadline=0.5)
     with pytest.raises(CommandTimeout):
         job.wait()
     assert not job.is_running()
 
 
-def test_several_at_once(ssh: Any) -> None:
+def test_commands_run_in_parallel_and_all_errors_are_reported(ssh: Any) -> None:
     assert ssh.run_parallel(["echo a", ["echo", "b"]]) == ["a\n", "b\n"]
     with pytest.raises(CommandFailed):
         ssh.run_parallel(["exit 1", "true"])
@@ -408,31 +408,31 @@ def test_several_at_once(ssh: Any) -> None:
         ssh.run_parallel(["exit 1", "exit 2"])
 
 
-def test_a_password_is_nowhere_on_a_command_line(ssh: Any, tmp_path: Path) -> None:
+def test_a_password_never_appears_on_a_command_line(ssh: Any, tmp_path: Path) -> None:
     text = "hosts: {host1: {ip: 192.0.2.1, password: hunter22}}"
     machines = read_file(written(tmp_path, text))
-    found = machines.allocation(demand_parse.parse({"hardware": {"host1": {}}}), tmp_path / "private")
-    assert objects.Host(found.hosts[0]).SshDirect.execute("echo a") == "a\n"
-    assert (tmp_path / "asked").read_text() == "hunter22\n"
+    config = machines.allocation(demand_parse.parse({"hardware": {"host1": {}}}), tmp_path / "private")
+    assert config.hosts.host1.SshDirect.execute("echo a") == "a\n"
+    assert (tmp_path / "password").read_text() == "hunter22\n"
     assert "hunter22" not in (tmp_path / "argv").read_text()
     assert "StrictHostKeyChecking=yes" in (tmp_path / "argv").read_text()
 
 
-def _running(words: str) -> list[str]:
-    found = []
+def _running(command: str) -> list[str]:
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if path.read_bytes().replace(b"\0", b" ").decode().strip() == words:
-                found.append(path.parent.name)
+            if path.read_bytes().replace(b"\0", b" ").decode().strip() == command:
+                pids.append(path.parent.name)
         except OSError:
             continue
-    return found
+    return pids
 
 
-def test_machines_of_a_file_are_no_environment(tmp_path: Path) -> None:
+def test_machines_of_a_file_do_not_belong_to_an_environment(tmp_path: Path) -> None:
     machines = read_file(written(tmp_path, "hosts: {a: {ip: 192.0.2.1}}"))
-    found = machines.allocation(demand_parse.parse({"hardware": {"a": {}}}), tmp_path)
-    with pytest.raises(NotAvailable, match="no environment of devenv"):
-        objects.BaseConfig(found).environment  # noqa: B018  # the access itself
-    with pytest.raises(NotAvailable, match="its power is not ours to switch"):
-        objects.BaseConfig(found).hosts.a.Power.on()
+    config = machines.allocation(demand_parse.parse({"hardware": {"a": {}}}), tmp_path)
+    with pytest.raises(NotAvailable, match="do not belong to a devenv environment"):
+        config.environment  # noqa: B018  # the access itself
+    with pytest.raises(NotAvailable, match="cannot switch the power of a machine that devenv did not create"):
+        config.hosts.a.Power.on()

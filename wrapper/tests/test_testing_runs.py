@@ -1,4 +1,4 @@
-"""Whole runs of pytest, in a process of their own, with an allocator that makes environments of paper."""
+"""Complete runs of pytest in a separate process, with an allocator whose environments are folders."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ two = hardware_config(hardware={"host1": {}, "host2": {}}, grouping={"c": {"host
 
 @dataclass(frozen=True)
 class Project:
-    """Somebody's tests."""
+    """A project with tests."""
 
     folder: Path
     home: Path
@@ -51,10 +51,10 @@ class Project:
     def write(self, text: str, name: str = "test_it.py") -> None:
         (self.folder / name).write_text(HEAD + textwrap.dedent(text))
 
-    def start(self, *words: str, install: bool = True, **env: str) -> subprocess.Popen[str]:
+    def start(self, *options: str, install: bool = True, **env: str) -> subprocess.Popen[str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "DEVENV_"))}
         argv = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "--color=no"]
-        argv += ["--devenv-allocator=support.allocators:Paper", *(["--install"] if install else []), *words]
+        argv += ["--devenv-allocator=support.allocators:Paper", *(["--install"] if install else []), *options]
         return subprocess.Popen(
             argv,
             cwd=self.folder,
@@ -63,33 +63,34 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # A shell's background job ignores it, and so would what we start.
+            # A background job of a shell ignores SIGINT, and so would its children.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # type: ignore[arg-type, return-value]
         )
 
-    def run(self, *words: str, code: int = 0, install: bool = True, **env: str) -> str:
-        child = self.start(*words, install=install, **env)
+    def run(self, *options: str, code: int = 0, install: bool = True, **env: str) -> str:
+        child = self.start(*options, install=install, **env)
         out = ended(child)
         assert child.returncode == code, out
         return out
 
-    def story(self, what: str = "") -> list[str]:
-        """Names in the order in which something was done; with ``what``, of that alone."""
-        return [name if what else f"{kind} {name}" for kind, name in allocators.story(self.home) if what in ("", kind)]
+    def events(self, kind: str = "") -> list[str]:
+        """Return all events with their names, or the names of the events of one kind, in their order."""
+        events = allocators.events(self.home)
+        return [name if kind else f"{event} {name}" for event, name in events if kind in ("", event)]
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         end = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end, self.story()
+            assert time.monotonic() < end, self.events()
             time.sleep(0.05)
 
-    def left(self) -> list[str]:
-        """Environments that are still there."""
+    def remaining(self) -> list[str]:
+        """Return the environments that still exist."""
         return sorted(path.name for path in (self.home / "paper").glob("*"))
 
 
 def ended(child: subprocess.Popen[str], seconds: float = 180) -> str:
-    """What a run said; one that does not end is killed."""
+    """Return the output of a run; kill it if it does not end."""
     try:
         return child.communicate(timeout=seconds)[0]
     except subprocess.TimeoutExpired:
@@ -115,7 +116,7 @@ def counts(out: str) -> dict[str, int]:
 # --- sharing ----------------------------------------------------------------------------------------------------------
 
 
-def test_twenty_tests_cost_one_up(project: Project) -> None:
+def test_twenty_tests_share_one_environment(project: Project) -> None:
     project.write("""
         @one
         @pytest.mark.parametrize("n", range(20))
@@ -123,13 +124,13 @@ def test_twenty_tests_cost_one_up(project: Project) -> None:
             assert base_config.clusters.c.hosts.host1 is base_config.hosts.host1
     """)
     assert counts(project.run()) == {"passed": 20}
-    (name,) = project.story("made")
-    assert project.story() == [f"up {name}", f"made {name}", f"down {name}"]
+    (name,) = project.events("made")
+    assert project.events() == [f"up {name}", f"made {name}", f"down {name}"]
     assert [path.name for path in (project.home / "testing").glob("[!.]*")] == []
 
 
 @pytest.mark.parametrize(("scope", "ups"), [("session", 1), ("module", 2), ("function", 4)])
-def test_scopes(project: Project, scope: str, ups: int) -> None:
+def test_the_scope_determines_the_number_of_environments(project: Project, scope: str, ups: int) -> None:
     for name in ("test_a.py", "test_b.py"):
         project.write("""
             @one
@@ -138,13 +139,12 @@ def test_scopes(project: Project, scope: str, ups: int) -> None:
             def test_2(base_config): pass
         """, name)  # fmt: skip
     assert counts(project.run("--fixture-scope", scope)) == {"passed": 4}
-    assert len(project.story("made")) == len(project.story("down")) == len(set(project.story("made"))) == ups
-    # One after the other: at no time more than was needed.
-    assert [line.split()[0] for line in project.story()] == ["up", "made", "down"] * ups
+    assert len(project.events("made")) == len(project.events("down")) == len(set(project.events("made"))) == ups
+    # One after the other: never more than necessary at once.
+    assert [line.split()[0] for line in project.events()] == ["up", "made", "down"] * ups
 
 
-def test_every_test_gets_what_it_asked_for_itself(project: Project) -> None:
-    """Not what the first test of the run asked for. Those that share machines run one after the other."""
+def test_every_test_gets_its_own_demand_and_tests_are_sorted_by_demand(project: Project) -> None:
     project.write("""
         @pytest.fixture(autouse=True)
         def order(request): open("order", "a").write(request.node.name + " ")
@@ -158,15 +158,14 @@ def test_every_test_gets_what_it_asked_for_itself(project: Project) -> None:
     """)
     assert counts(project.run()) == {"passed": 4}
     assert (project.folder / "order").read_text().split() == ["test_plain", "test_1", "test_3", "test_2"]
-    assert [line.split()[0] for line in project.story()] == ["up", "made", "down"] * 2
+    assert [line.split()[0] for line in project.events()] == ["up", "made", "down"] * 2
 
 
-def test_a_demand_is_the_same_in_every_test(project: Project) -> None:
-    """What a test does to dictionaries of its own, or of another, changes no other test's demand."""
+def test_changed_dictionaries_do_not_change_a_demand(project: Project) -> None:
     project.write("""
-        said = {"host1": {"cpus": 2}}
-        same = hardware_config(hardware=said, grouping={"c": {"hosts": ["host1"]}})
-        said.pop("host1")
+        hosts = {"host1": {"cpus": 2}}
+        same = hardware_config(hardware=hosts, grouping={"c": {"hosts": ["host1"]}})
+        hosts.pop("host1")
         @same
         def test_1(base_config, request):
             for mark in request.node.iter_markers("hardware_config"):
@@ -175,10 +174,10 @@ def test_a_demand_is_the_same_in_every_test(project: Project) -> None:
         def test_2(base_config): assert list(base_config.hosts) == ["host1"]
     """)
     assert counts(project.run("--devenv-no-isolation")) == {"passed": 2}
-    assert len(project.story("made")) == 1
+    assert len(project.events("made")) == 1
 
 
-def test_module_class_and_function_the_closest_counts(project: Project) -> None:
+def test_the_closest_marker_counts(project: Project) -> None:
     project.write("""
         pytestmark = one
         def test_module(base_config): assert len(base_config.hosts) == 1
@@ -192,23 +191,23 @@ def test_module_class_and_function_the_closest_counts(project: Project) -> None:
     assert counts(project.run()) == {"passed": 4}
 
 
-def test_a_second_run_uses_what_the_first_left(project: Project) -> None:
+def test_a_second_run_reuses_the_environments_of_the_first(project: Project) -> None:
     project.write("""
         @one
         def test_1(base_config): pass
     """)
     out = project.run("--devenv-reuse")
-    (name,) = project.left()
-    assert f"{name}: is kept" in out
-    # Without --install it is taken as it is; with it, it is brought to what it should be.
+    (name,) = project.remaining()
+    assert f"{name}: kept" in out
+    # Without --install it is used unchanged; with --install it converges.
     project.run("--devenv-reuse", install=False)
-    assert project.story("up") == [name]
+    assert project.events("up") == [name]
     project.run("--devenv-reuse")
-    assert project.story("up") == [name, name]
-    assert project.story("down") == []
+    assert project.events("up") == [name, name]
+    assert project.events("down") == []
 
 
-def test_without_install_a_cluster_is_not_made(project: Project) -> None:
+def test_without_install_a_cluster_is_not_created(project: Project) -> None:
     project.write("""
         @one
         def test_1(base_config): pass
@@ -216,12 +215,12 @@ def test_without_install_a_cluster_is_not_made(project: Project) -> None:
         def test_bare(base_config): assert base_config.hosts.host1.ip == "127.0.0.1"
     """)
     out = project.run(install=False, code=1)
-    assert "no ready cluster for c; --install makes one" in out
+    assert "no ready cluster for c; --install creates one" in out
     assert counts(out)["passed"] == 1
-    assert len(project.story("up")) == 1
+    assert len(project.events("up")) == 1
 
 
-def test_machines_that_cannot_be_had_fail_each_test_and_are_tried_once(project: Project) -> None:
+def test_a_failed_allocation_fails_each_test_and_is_tried_once(project: Project) -> None:
     project.write("""
         @one
         def test_1(base_config): pass
@@ -232,41 +231,41 @@ def test_machines_that_cannot_be_had_fail_each_test_and_are_tried_once(project: 
     out = project.run(code=1, PAPER_FAIL="the moon is full")
     assert "the moon is full" in out
     assert counts(out) == {"passed": 1, "errors": 2}
-    assert [line.split()[0] for line in project.story()] == ["up", "down"]
+    assert [line.split()[0] for line in project.events()] == ["up", "down"]
 
 
 # --- collection -------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_wrong_is_said_at_collection_with_the_tests_name(project: Project) -> None:
+def test_mistakes_are_reported_at_collection_with_the_name_of_the_test(project: Project) -> None:
     project.write("""
         @hardware_config(hardware={"host1": {}}, grouping={"c": {"hosts": ["host1", "host2"]}})
         def test_wrong(base_config): pass
     """)
     project.write("def test_right(): pass", "test_other.py")
     out = project.run(code=2)
-    assert "test_it.py::test_wrong: grouping.c.hosts: host2 is not declared in hardware (it has host1)" in out
+    assert "test_it.py::test_wrong: grouping.c.hosts: host2 is not declared in hardware, which has host1" in out
     assert "Traceback" not in out
-    assert project.story() == []
+    assert project.events() == []
 
 
-def test_base_config_without_hardware(project: Project) -> None:
+def test_base_config_without_hardware_config_is_an_error(project: Project) -> None:
     project.write("def test_bad(base_config): pass")
-    assert "test_it.py::test_bad: takes base_config, and no hardware_config says what of" in project.run(code=2)
+    assert "test_it.py::test_bad: uses base_config, but has no hardware_config" in project.run(code=2)
 
 
 # --- isolation --------------------------------------------------------------------------------------------------------
 
 CRASHES = {
-    "signal": ("os.kill(os.getpid(), signal.SIGSEGV)", "the test process was ended by SIGSEGV"),
-    "kill": ("os.kill(os.getpid(), signal.SIGKILL)", "the test process was ended by SIGKILL"),
-    "exit": ("os._exit(66)", "the test process ended with code 66 in the middle of the test"),
+    "signal": ("os.kill(os.getpid(), signal.SIGSEGV)", "the test process was killed by SIGSEGV"),
+    "kill": ("os.kill(os.getpid(), signal.SIGKILL)", "the test process was killed by SIGKILL"),
+    "exit": ("os._exit(66)", "the test process exited with code 66 during the test"),
 }
 
 
 @pytest.mark.parametrize("how", CRASHES)
-def test_a_crash_fails_one_test_and_the_rest_go_on(project: Project, how: str) -> None:
-    crash, told = CRASHES[how]
+def test_a_crash_fails_one_test_and_the_others_run(project: Project, how: str) -> None:
+    crash, message = CRASHES[how]
     project.write(f"""
         @one
         def test_1(base_config): pass
@@ -279,12 +278,12 @@ def test_a_crash_fails_one_test_and_the_rest_go_on(project: Project, how: str) -
     """)
     out = project.run(code=1)
     assert counts(out) == {"passed": 3, "failed": 1}
-    assert told in out
-    assert len(project.story("made")) == len(project.story("down")) == 2
-    assert project.left() == []
+    assert message in out
+    assert len(project.events("made")) == len(project.events("down")) == 2
+    assert project.remaining() == []
 
 
-def test_a_hang_is_ended_with_its_stack_and_its_fixtures(project: Project) -> None:
+def test_a_hanging_test_is_stopped_and_its_fixtures_are_finished(project: Project) -> None:
     project.write("""
         @pytest.fixture
         def mine():
@@ -298,14 +297,14 @@ def test_a_hang_is_ended_with_its_stack_and_its_fixtures(project: Project) -> No
     """)
     out = project.run(code=1)
     assert counts(out) == {"passed": 1, "failed": 1}
-    assert "not done within 1 s; the test process was ended" in out
+    assert "the test took longer than 1 s; its process was stopped" in out
     assert "in test_hangs" in out
     assert (project.folder / "finished").exists()
-    assert len(project.story("made")) == 1
-    assert project.left() == []
+    assert len(project.events("made")) == 1
+    assert project.remaining() == []
 
 
-def test_a_hang_that_heeds_nothing_is_killed_with_what_it_started(project: Project) -> None:
+def test_a_test_that_ignores_signals_is_killed_with_its_children(project: Project) -> None:
     project.write("""
         import subprocess
         @hardware_config(hardware={"host1": {}}, timeout=1)
@@ -325,7 +324,7 @@ def test_a_hang_that_heeds_nothing_is_killed_with_what_it_started(project: Proje
     project.wait_for(lambda: not Path(f"/proc/{pid}").exists())
 
 
-def test_fixtures_of_a_module_live_through_its_tests(project: Project) -> None:
+def test_a_module_fixture_is_shared_by_the_tests_of_the_module(project: Project) -> None:
     project.write("""
         made = []
         @pytest.fixture(scope="module")
@@ -356,7 +355,7 @@ HANGS = """
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_kill_9_of_pytest_releases_or_keeps(project: Project, keep: bool) -> None:
+def test_after_kill_9_of_pytest_environments_are_removed_or_kept(project: Project, keep: bool) -> None:
     project.write(HANGS)
     child = project.start(*(["--devenv-keep"] if keep else []))
     project.wait_for((project.folder / "started").exists)
@@ -364,32 +363,32 @@ def test_kill_9_of_pytest_releases_or_keeps(project: Project, keep: bool) -> Non
     os.kill(child.pid, signal.SIGKILL)
     child.communicate()
     project.wait_for(lambda: not any(_runs(pid) for pid in children))
-    assert bool(project.left()) == keep
-    assert len(project.story("down")) == (0 if keep else 1)
+    assert bool(project.remaining()) == keep
+    assert len(project.events("down")) == (0 if keep else 1)
 
 
-def test_kill_9_while_machines_are_made(project: Project) -> None:
+def test_after_kill_9_during_creation_the_environment_is_removed(project: Project) -> None:
     project.write(HANGS)
     child = project.start(PAPER_SECONDS="600")
-    project.wait_for(lambda: bool(project.story("up")))
+    project.wait_for(lambda: bool(project.events("up")))
     os.kill(child.pid, signal.SIGKILL)
     child.communicate()
-    project.wait_for(lambda: bool(project.story("down")))
+    project.wait_for(lambda: bool(project.events("down")))
 
 
-@pytest.mark.parametrize("words", [[], ["--devenv-no-isolation"]])
-def test_ctrl_c_finishes_fixtures_and_releases(project: Project, words: list[str]) -> None:
+@pytest.mark.parametrize("options", [[], ["--devenv-no-isolation"]])
+def test_ctrl_c_finishes_fixtures_and_removes_environments(project: Project, options: list[str]) -> None:
     project.write(HANGS)
-    child = project.start(*words)
+    child = project.start(*options)
     project.wait_for((project.folder / "started").exists)
     child.send_signal(signal.SIGINT)
     out = ended(child)
     assert child.returncode == 2, out
     assert (project.folder / "finished").exists()
-    assert project.left() == []
+    assert project.remaining() == []
 
 
-def test_the_first_failure_may_end_the_run(project: Project) -> None:
+def test_option_x_stops_the_run_at_the_first_failure(project: Project) -> None:
     project.write("""
         @one
         def test_1(base_config): assert False
@@ -398,7 +397,7 @@ def test_the_first_failure_may_end_the_run(project: Project) -> None:
     """)
     out = project.run("-x", code=1)
     assert counts(out) == {"failed": 1}
-    assert project.left() == []
+    assert project.remaining() == []
 
 
 @pytest.mark.parametrize("failed", [False, True])
@@ -410,25 +409,28 @@ def test_keep_leaves_an_environment_only_after_a_failure(project: Project, faile
         def test_2(base_config): pass
     """)
     project.run("--devenv-keep", code=int(failed))
-    assert len(project.left()) == int(failed)
+    assert len(project.remaining()) == int(failed)
 
 
-def test_output_properties_and_skips_come_through(project: Project) -> None:
+def test_output_properties_and_skips_reach_the_reports(project: Project) -> None:
     project.write("""
         @one
         def test_1(base_config, record_property):
-            print("said aloud")
+            print("hello from the child")
             record_property("a", "b")
+            record_property("object", lambda: None)
         @one
         def test_2(base_config): pytest.skip("not today")
         @one
         def test_3(base_config): assert 1 == 2
     """)
     out = project.run("--junitxml=out.xml", code=1)
-    assert "said aloud" in out
+    assert "hello from the child" in out
     assert "not today" in out
     assert "assert 1 == 2" in out
-    assert 'name="a" value="b"' in (project.folder / "out.xml").read_text()
+    properties = (project.folder / "out.xml").read_text()
+    assert 'name="a" value="b"' in properties
+    assert 'name="object" value="&lt;function' in properties
 
 
 # --- several processes ------------------------------------------------------------------------------------------------
@@ -441,7 +443,7 @@ def test_workers_share_an_environment(project: Project) -> None:
         def test_a(base_config, n): time.sleep(0.05)
     """)
     assert counts(project.run("-n", "2")) == {"passed": 8}
-    assert len(project.story("made")) == len(project.story("down")) == 1
+    assert len(project.events("made")) == len(project.events("down")) == 1
 
 
 def test_never_more_environments_than_allowed(project: Project) -> None:
@@ -458,15 +460,15 @@ def test_never_more_environments_than_allowed(project: Project) -> None:
     """)
     out = project.run("-n", "2", "--devenv-environments=1")
     assert counts(out) == {"passed": 9}
-    there: set[str] = set()
-    for line in project.story():
-        what, name = line.split()
-        if what == "up":
-            assert not there, project.story()
-            there.add(name)
-        elif what == "down":
-            there.discard(name)
-    assert project.left() == []
+    existing: set[str] = set()
+    for line in project.events():
+        event, name = line.split()
+        if event == "up":
+            assert not existing, project.events()
+            existing.add(name)
+        elif event == "down":
+            existing.discard(name)
+    assert project.remaining() == []
 
 
 KILLS = """
@@ -481,51 +483,51 @@ KILLS = """
 """
 
 
-def test_what_starts_test_processes_may_be_killed(project: Project) -> None:
+def test_the_run_continues_after_the_starter_was_killed(project: Project) -> None:
     project.write(KILLS.replace("TARGET", "os.getppid()"))
     assert counts(project.run(code=1)) == {"passed": 1, "failed": 1}
-    assert project.left() == []
+    assert project.remaining() == []
 
 
-def test_a_worker_that_is_killed_is_replaced_and_leaves_nothing(project: Project) -> None:
+def test_a_killed_worker_is_replaced_and_leaves_no_environment(project: Project) -> None:
     project.write(KILLS.replace("TARGET", "parent(os.getppid())"))
     out = project.run("-n", "1", code=1)
     assert counts(out) == {"passed": 1, "failed": 1}
     assert "crashed while running" in out
-    project.wait_for(lambda: project.left() == [])
+    project.wait_for(lambda: project.remaining() == [])
 
 
 # --- hooks and installers ---------------------------------------------------------------------------------------------
 
 
-def test_hooks_and_stages_in_their_order(project: Project) -> None:
+def test_hooks_and_stages_are_called_in_order(project: Project) -> None:
     (project.folder / "conftest.py").write_text(
         textwrap.dedent("""
         from devenv.testing import Installer, register_installer
 
-        def told(*words):
-            with open("told", "a") as stream:
-                print(*words, file=stream)
+        def record(*values):
+            with open("record", "a") as stream:
+                print(*values, file=stream)
 
         class Fake(Installer):
             engine = "kubeadm"
-            def session(self, target, request): told("session", target.name)
-            def session_install(self, target, request): told("session_install", target.name)
-            def runtest_setup(self, target, request): told("runtest_setup", target.name)
-            def setup(self, target, request): told("setup", target.name)
-            def teardown(self, target, request): told("teardown", target.name)
+            def session(self, target, request): record("session", target.name)
+            def session_install(self, target, request): record("session_install", target.name)
+            def runtest_setup(self, target, request): record("runtest_setup", target.name)
+            def setup(self, target, request): record("setup", target.name)
+            def teardown(self, target, request): record("teardown", target.name)
 
         register_installer("fake", Fake)
 
-        def pytest_before_provisioning(name, demand): told("before_provisioning", len(demand.hosts))
-        def pytest_after_provisioning(name, demand): told("after_provisioning")
-        def pytest_after_devops_installer(base_config, request): told("after_devops_installer", request.node.name)
-        def pytest_after_base_config(base_config, request): told("after_base_config", request.node.name)
-        def pytest_clean_between_tests(host, item): told("clean_between_tests", host.name, item.name)
-        def pytest_clean_base_btwn_tests(base_config, item): told("clean_base_btwn_tests", item.name)
-        def pytest_after_test(item, base_config): told("after_test", item.name)
-        def pytest_before_release(name): told("before_release")
-        def pytest_after_release(name, taken_down): told("after_release", taken_down)
+        def pytest_before_provisioning(name, demand): record("before_provisioning", len(demand.hosts))
+        def pytest_after_provisioning(name, demand): record("after_provisioning")
+        def pytest_after_devops_installer(base_config, request): record("after_devops_installer", request.node.name)
+        def pytest_after_base_config(base_config, request): record("after_base_config", request.node.name)
+        def pytest_clean_between_tests(host, item): record("clean_between_tests", host.name, item.name)
+        def pytest_clean_base_btwn_tests(base_config, item): record("clean_base_btwn_tests", item.name)
+        def pytest_after_test(item, base_config): record("after_test", item.name)
+        def pytest_before_release(name): record("before_release")
+        def pytest_after_release(name, taken_down): record("after_release", taken_down)
         """)
     )
     project.write("""
@@ -535,7 +537,7 @@ def test_hooks_and_stages_in_their_order(project: Project) -> None:
         def test_2(base_config): pass
     """)
     project.run()
-    assert (project.folder / "told").read_text().splitlines() == [
+    assert (project.folder / "record").read_text().splitlines() == [
         "before_provisioning 1", "after_provisioning", "session c", "session_install c",
         "after_devops_installer test_1", "runtest_setup c", "setup c", "after_base_config test_1", "after_test test_1",
         "teardown c",
@@ -544,7 +546,7 @@ def test_hooks_and_stages_in_their_order(project: Project) -> None:
     ]  # fmt: skip
 
 
-def test_an_installer_that_fails_is_an_error_of_the_test_and_tried_again(project: Project) -> None:
+def test_a_failed_installer_is_an_error_of_the_test_and_is_retried(project: Project) -> None:
     (project.folder / "conftest.py").write_text(
         textwrap.dedent("""
         import os
@@ -575,7 +577,7 @@ def test_an_installer_that_fails_is_an_error_of_the_test_and_tried_again(project
     assert (project.folder / "done").read_text() == "x"
 
 
-# --- what it costs ----------------------------------------------------------------------------------------------------
+# --- import time ----------------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_imported_until_it_is_used(project: Project) -> None:
@@ -585,8 +587,8 @@ def test_nothing_is_imported_until_it_is_used(project: Project) -> None:
 
         def pytest_sessionfinish():
             tops = ("devenv", "ansible_collections", "yaml")
-            ours = sorted(name for name in sys.modules if name.partition(".")[0] in tops)
-            print("\\nOURS", *ours)
+            loaded = sorted(name for name in sys.modules if name.partition(".")[0] in tops)
+            print("\\nLOADED", *loaded)
         """)
     )
     (project.folder / "test_it.py").write_text("def test_plain(): pass\n")
@@ -594,20 +596,20 @@ def test_nothing_is_imported_until_it_is_used(project: Project) -> None:
         [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"],
         cwd=project.folder, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    (line,) = [line for line in child.stdout.splitlines() if line.startswith("OURS")]
-    parts = ("hookspecs", "marks", "plugin")
+    (line,) = [line for line in child.stdout.splitlines() if line.startswith("LOADED")]
+    parts = ("hookspecs", "plugin")
     assert line.split()[1:] == ["devenv", "devenv.testing", *(f"devenv.testing.{part}" for part in parts)]
 
 
 def _below(pid: int) -> list[int]:
-    """Processes below ``pid``, the guard too."""
-    found, todo = [], [pid]
+    """Return the descendants of ``pid``, including the guard."""
+    pids, todo = [], [pid]
     while todo:
-        one = todo.pop()
-        for path in Path(f"/proc/{one}/task").glob("*/children"):
-            todo += [int(word) for word in path.read_text().split()]
-        found.append(one)
-    return found[1:]
+        parent = todo.pop()
+        for path in Path(f"/proc/{parent}/task").glob("*/children"):
+            todo += [int(child) for child in path.read_text().split()]
+        pids.append(parent)
+    return pids[1:]
 
 
 def _runs(pid: int) -> bool:

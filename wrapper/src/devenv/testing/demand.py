@@ -1,18 +1,25 @@
-"""What a test asks for: hosts and clusters, checked and frozen."""
+"""The validated hosts and clusters that a test requests, and the profile of an environment that serves them."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data, engines, provider_traits
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve_document
 
 NODE_TYPE_LABEL = "devenv.lab/node-type"
 
 
 class DemandError(ValueError):
-    """``problems`` has one line for everything that is wrong with a demand."""
+    """``problems`` has one line for each mistake in a demand."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
@@ -21,8 +28,8 @@ class DemandError(ValueError):
 
 @dataclass(frozen=True)
 class HostDemand:
-    """One host. ``role``: master, worker, or empty for a host of no cluster; ``node``: keys of a profile's node,
-    labels and taints included; ``remote``: all that the test said of it, for a remote allocator.
+    """One host. ``role``: master, worker or empty; ``node``: keys of a profile's node, labels and taints included;
+    ``remote``: the keys for a remote allocator.
     """
 
     name: str
@@ -35,17 +42,18 @@ class HostDemand:
 
 @dataclass(frozen=True)
 class ClusterDemand:
-    """One cluster of hosts, masters first as the test or its template names them."""
+    """One cluster; ``hosts`` in the order of the test or its topology."""
 
     name: str
     installer: str
     hosts: tuple[str, ...]
-    template: str = ""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """All that one test asks for. ``engine``: what makes its clusters, empty without any."""
+    """Everything that one test requests. ``engine`` creates the clusters, empty if there are none; ``profile``: keys
+    that installers add to the environment's profile.
+    """
 
     hosts: tuple[HostDemand, ...]
     clusters: tuple[ClusterDemand, ...] = ()
@@ -56,29 +64,100 @@ class Demand:
 
     @property
     def digest(self) -> str:
-        """Equal for demands that one environment can serve, whatever their scope and limit."""
-        return hashlib.sha256(json.dumps(self.data(), sort_keys=True).encode()).hexdigest()[:12]
-
-    def data(self) -> dict[str, Any]:
-        """The demand as plain data, in the order in which the test names things."""
-        return {
-            "hosts": [
-                {
-                    "name": host.name, "role": host.role, "installer": host.installer, "base_image": host.base_image,
-                    "node": dict(host.node), "remote": dict(host.remote),
-                }
-                for host in self.hosts
-            ],
-            "clusters": [
-                {"name": one.name, "installer": one.installer, "hosts": list(one.hosts), "template": one.template}
-                for one in self.clusters
-            ],
-            "engine": self.engine,
-            "profile": dict(self.profile),
-        }  # fmt: skip
-
-    def host(self, name: str) -> HostDemand:
-        return next(host for host in self.hosts if host.name == name)
+        """A digest, equal for demands that one environment can serve, whatever their scope and time limit."""
+        served = {key: value for key, value in asdict(self).items() if key not in ("scope", "timeout")}
+        return hashlib.sha256(json.dumps(served, sort_keys=True).encode()).hexdigest()[:12]
 
     def cluster_of(self, host: str) -> ClusterDemand | None:
-        return next((one for one in self.clusters if host in one.hosts), None)
+        """Return the cluster of a host, or None."""
+        return next((cluster for cluster in self.clusters if host in cluster.hosts), None)
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Host to role. In a cluster without a requested master, the first host without a role is the master."""
+        roles = {host.name: host.role for host in self.hosts}
+        for cluster in self.clusters:
+            undecided = [host for host in cluster.hosts if not roles[host]]
+            roles.update(dict.fromkeys(undecided, "worker"))
+            if undecided and not any(roles[host] == "master" for host in cluster.hosts):
+                roles[undecided[0]] = "master"
+        return roles
+
+    @property
+    def node_names(self) -> dict[str, str]:
+        """Host to node, ``{"host1": "master-0", ...}``, numbered in the order of clusters and hosts of the test.
+
+        A host without a cluster is a worker-N: a profile has no other names.
+        """
+        roles, counts, names = self.roles, {"master": 0, "worker": 0}, {}
+        members = [host for cluster in self.clusters for host in cluster.hosts]
+        for host in dict.fromkeys([*members, *roles]):
+            role = roles[host] or "worker"
+            names[host] = f"{role}-{counts[role]}"
+            counts[role] += 1
+        return {host.name: names[host.name] for host in self.hosts}
+
+    @property
+    def cluster_names(self) -> dict[str, str]:
+        """Cluster of the test to cluster of the profile. The first is ``main``, the default cluster, unless another
+        one has that name.
+        """
+        names = {
+            cluster.name: re.sub(r"[^a-z0-9]+", "-", cluster.name.lower()).strip("-")[:32].strip("-")
+            for cluster in self.clusters
+        }
+        if names and "main" not in names.values():
+            names[self.clusters[0].name] = "main"
+        return names
+
+
+def profile_document(demand: Demand, hosts: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    """Return the profile of an environment for the demand. ``hosts``: existing machines (key ``host`` of nodes) by the
+    test's names.
+    """
+    names, clusters, roles = demand.node_names, demand.cluster_names, demand.roles
+    document: dict[str, Any] = copy.deepcopy(dict(demand.profile))
+    if demand.engine:
+        document["kubernetes"] = {"engine": demand.engine}
+    document["clusters"] = {name: {} for name in clusters.values()}
+    if "main" not in document["clusters"]:
+        document["clusters"]["main"] = None
+    document["nodes"] = {}
+    has_types = demand.engine in engines.names() and engines.traits(demand.engine)["node_types"]
+    for host in demand.hosts:
+        cluster = demand.cluster_of(host.name)
+        node = {key: copy.deepcopy(value) for key, value in host.node.items() if value is not None}
+        if has_types and NODE_TYPE_LABEL in node.get("labels", {}):
+            node["node_type"] = node["labels"][NODE_TYPE_LABEL]
+        node["cluster"] = clusters[cluster.name] if cluster else None
+        if cluster and all(roles[member] == "master" for member in cluster.hosts):
+            node.setdefault("schedulable", True)
+        if hosts is not None:
+            node["host"] = dict(hosts[host.name])
+        document["nodes"][names[host.name]] = node
+    if hosts is not None:
+        document["provider"] = provider_traits.of_given_machines()
+    return document
+
+
+def check(demand: Demand) -> None:
+    """Raise DemandError, in the test's own terms, for what the profile's schema or its engine would refuse."""
+    clusters = list(demand.cluster_names.values())
+    if duplicate := next((name for name in clusters if clusters.count(name) > 1), None):
+        raise DemandError([f"grouping: two cluster names become '{duplicate}' in the profile"])
+    without_master = [
+        cluster.name for cluster in demand.clusters if not any(demand.roles[host] == "master" for host in cluster.hosts)
+    ]
+    if without_master:
+        raise DemandError([f"grouping.{name}: none of its hosts is a master" for name in without_master])
+    document = profile_document(demand)
+    try:
+        documents.validate(document, data.schema(), "profile")
+        engines.require(resolve_document(document, "test"), shape_only=True)
+    except DevenvError as error:
+        text = error.message
+        for host, node in demand.node_names.items():
+            text = re.sub(rf"nodes\.{re.escape(node)}(?![0-9])", f"hardware.{host}", text)
+        for name, actual in demand.cluster_names.items():
+            text = re.sub(rf"clusters\.{re.escape(actual)}(?![0-9a-z-])", f"grouping.{name}", text)
+        raise DemandError([text]) from None

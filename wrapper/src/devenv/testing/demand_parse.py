@@ -1,32 +1,30 @@
-"""From the decorator's dictionaries to a Demand.
+"""From the arguments of the decorator to a Demand.
 
-Keys of a host are those of the original decorator and of a profile's node. Every problem is found at once, before any
-machine is made; nothing is ever written to what the test said.
+Keys of a host are those of the original decorator and of a profile's node. All mistakes are reported at once, before
+any machine is created; the test's own dictionaries are never changed.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data, engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Node
 
-from devenv.testing import demand_profile
-from devenv.testing.demand import NODE_TYPE_LABEL, ClusterDemand, Demand, DemandError, HostDemand
+from devenv.testing.demand import NODE_TYPE_LABEL, ClusterDemand, Demand, DemandError, HostDemand, check
 from devenv.testing.installers import catalogue as installers
-from devenv.testing.installers import images
 
+ARGUMENTS = ("hardware", "grouping", "scope", "timeout")
 SCOPES = ("function", "module", "session")
-# Keys of a profile's node that are taken as they are.
+# Keys of a profile's node, used unchanged.
 NODE_KEYS = ("cpus", "memory", "disk", "labels", "taints", "schedulable")
-# Sizes in GiB, as resource managers of virtual machines name them: key -> key of a node.
+# Sizes in GiB, as resource managers of virtual machines name them, to keys of a node.
 SIZES = {"ram": "memory", "size": "disk"}
-# What only a remote allocator can choose by.
+# Criteria that only a remote allocator supports.
 REMOTE_KEYS = ("gpu", "gpus", "networks", "disks", "image", "instance_type", "arch")
 HARDWARE_TYPES = ("vm", "ai_camera", "table")
 HOST_KEYS = (
@@ -35,306 +33,262 @@ HOST_KEYS = (
 CLUSTER_KEYS = ("hosts", "installer", "template")
 K3S_KEYS = ("role", "labels", "taints")
 ROLES = {"master": "master", "control_plane": "master", "node": "worker", "worker": "worker"}
-Catalogue = Mapping[str, type[installers.Installer]]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 
 
-def parse(said: Mapping[str, Any], *, installer: str = "", cluster_installer: str = "", remote: bool = False) -> Demand:
-    """The Demand of a marker's arguments ``hardware``, ``grouping``, ``scope`` and ``timeout``.
+def parse(
+    arguments: Mapping[str, Any], *, installer: str = "", cluster_installer: str = "", remote: bool = False
+) -> Demand:
+    """Return the Demand of a marker's arguments ``hardware``, ``grouping``, ``scope`` and ``timeout``.
 
-    ``installer`` and ``cluster_installer`` are the module's own, for hosts and clusters that name none; ``remote``:
-    whether the allocator is one that knows REMOTE_KEYS. Raises DemandError.
+    ``installer`` and ``cluster_installer`` are the module's defaults for hosts and clusters; ``remote``: whether the
+    allocator supports REMOTE_KEYS. Raises DemandError.
     """
-    problems: list[str] = []
-    hardware, grouping = _sections(said, problems)
-    hosts = {name: _host_keys(name, keys, problems, remote) for name, keys in hardware.items()}
-    if problems:
-        raise DemandError(problems)
-    catalogue = installers.known()
-    clusters = _clusters(grouping, hosts, problems, catalogue, cluster_installer)
-    found = [_host(name, hosts[name], clusters, problems, catalogue, installer) for name in hosts]
-    engine = _engine(clusters, problems, catalogue)
-    scope, timeout = _scope(said, problems)
-    if not found and not problems:
-        problems.append("hardware: no host is asked for")
-    if problems:
-        raise DemandError(problems)
-    wanted = [one.installer for one in clusters] + [host.installer for host in found if host.installer]
-    demand = Demand(tuple(found), tuple(clusters), engine, installers.profile_of(wanted, catalogue), scope, timeout)
-    demand_profile.check(demand)
+    demand = _Parser(arguments, installer, cluster_installer, remote).parse(arguments)
+    check(demand)
     return demand
 
 
-def _sections(said: Mapping[str, Any], problems: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """hardware and grouping as the marker has them; a template given as hardware is its cluster1."""
-    unknown = sorted(set(said) - {"hardware", "grouping", "scope", "timeout"})
-    problems += [f"hardware_config: unknown argument {name}" for name in unknown]
-    hardware, grouping = said.get("hardware") or {}, said.get("grouping") or {}
-    for name, value in (("hardware", hardware), ("grouping", grouping)):
+class _Parser:
+    """Collects mistakes in ``problems``. ``hosts``: keys of each host, those of templates included."""
+
+    def __init__(self, arguments: Mapping[str, Any], installer: str, cluster_installer: str, remote: bool) -> None:
+        self.problems = [f"hardware_config: unknown argument {key}" for key in sorted(set(arguments) - {*ARGUMENTS})]
+        self.installer, self.cluster_installer, self.remote = installer, cluster_installer, remote
+        self.catalogue = installers.INSTALLERS.all()
+        hardware, self.grouping = (self._section(name, arguments.get(name) or {}) for name in ("hardware", "grouping"))
+        if "template" in hardware:
+            if self.grouping:
+                raise DemandError(["grouping: not possible, because hardware is a template, which is a cluster"])
+            hardware, self.grouping = {}, {"cluster1": hardware}
+        self.hosts = {name: self._host_keys(name, keys) for name, keys in hardware.items()}
+
+    def parse(self, arguments: Mapping[str, Any]) -> Demand:
+        if self.problems:
+            raise DemandError(self.problems)
+        clusters = self._clusters()
+        hosts = [self._host(name, keys, clusters) for name, keys in self.hosts.items()]
+        engine = self._engine(clusters)
+        scope, timeout = arguments.get("scope") or "", arguments.get("timeout") or 0
+        if scope:
+            self._check_choice("scope", scope, SCOPES)
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout < 0:
+            self._problem("timeout", f"must be a number of seconds, is {_shown(timeout)}")
+        if not hosts:
+            self._problem("hardware", "no host is requested")
+        if self.problems:
+            raise DemandError(self.problems)
+        names = [cluster.installer for cluster in clusters] + [host.installer for host in hosts if host.installer]
+        profile = installers.profile_of(names, self.catalogue)
+        return Demand(tuple(hosts), tuple(clusters), engine, profile, str(scope), float(timeout))
+
+    def _problem(self, where: str, text: str) -> None:
+        self.problems.append(f"{where}: {text}")
+
+    def _check_choice(self, where: str, value: Any, choices: Iterable[str]) -> bool:
+        if value not in choices:
+            self._problem(where, f"{_shown(value)} is unknown; allowed: {', '.join(choices)}")
+        return value in choices
+
+    def _check_name(self, where: str, name: Any, noun: str) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            self._problem(where, f"is not a valid name of a {noun}; use letters, digits, - and _, a letter first")
+
+    @staticmethod
+    def _section(name: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
             raise DemandError([f"{name}: must be a mapping, is {_shown(value)}"])
-    if "template" in hardware:
-        if grouping:
-            raise DemandError(["grouping: hardware is a template, which is a cluster by itself"])
-        return {}, {"cluster1": dict(hardware)}
-    return dict(hardware), dict(grouping)
+        return dict(value)
 
+    # --- hosts ---
 
-def _host_keys(name: Any, keys: Any, problems: list[str], remote: bool) -> dict[str, Any]:
-    where = f"hardware.{name}"
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        problems.append(f"{where}: no name for a host (letters, digits, - and _; a letter first)")
-    if not isinstance(keys, Mapping):
-        problems.append(f"{where}: must be a mapping of keys, is {_shown(keys)}")
-        return {}
-    for key in keys:
-        if key not in HOST_KEYS:
-            near = documents.nearest(str(key), HOST_KEYS)
-            problems.append(f"{where}: unknown key {key}{f'; the nearest is {near}' if near else ''}")
-        elif key in REMOTE_KEYS and keys[key] and not remote:
-            problems.append(f"{where}.{key}: this machine's nodes have no such choice; a remote allocator may have")
-    kind = keys.get("hardware_type", "vm")
-    if kind not in HARDWARE_TYPES:
-        problems.append(f"{where}.hardware_type: {_shown(kind)} is not known; allowed: {', '.join(HARDWARE_TYPES)}")
-    elif kind != "vm" and not remote:
-        problems.append(f"{where}.hardware_type: {kind} is not to be had here; allowed: vm")
-    return dict(keys)
-
-
-def _clusters(
-    grouping: Mapping[str, Any],
-    hosts: dict[str, dict[str, Any]],
-    problems: list[str],
-    catalogue: Catalogue,
-    fallback: str,
-) -> list[ClusterDemand]:
-    """The clusters; hosts that a template brings are added to ``hosts``."""
-    owners: dict[str, str] = {}
-    found = []
-    for name, keys in grouping.items():
-        where = f"grouping.{name}"
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            problems.append(f"{where}: no name for a cluster (letters, digits, - and _; a letter first)")
+    def _host_keys(self, name: Any, keys: Any) -> dict[str, Any]:
+        where = f"hardware.{name}"
+        self._check_name(where, name, "host")
         if not isinstance(keys, Mapping):
-            problems.append(f"{where}: must be a mapping of keys, is {_shown(keys)}")
-            continue
-        problems += [
-            f"{where}: unknown key {key}; known: {', '.join(CLUSTER_KEYS)}" for key in keys if key not in CLUSTER_KEYS
-        ]
-        members = _members(where, keys, hosts, problems, {**owners, **_named(grouping)})
-        for host in members:
-            if host in owners:
-                problems.append(f"{where}.hosts: {host} belongs to {owners[host]} already")
-            owners.setdefault(host, str(name))
-        chosen = _cluster_installer(where, keys, members, hosts, problems, catalogue, fallback)
-        found.append(ClusterDemand(str(name), chosen, tuple(members), str(keys.get("template", ""))))
-    return found
+            self._problem(where, f"must be a mapping of keys, is {_shown(keys)}")
+            return {}
+        for key in keys:
+            if key not in HOST_KEYS:
+                nearest = documents.nearest(str(key), HOST_KEYS)
+                self._problem(where, f"unknown key {key}{f'; the nearest is {nearest}' if nearest else ''}")
+            elif key in REMOTE_KEYS and keys[key] and not self.remote:
+                self._problem(f"{where}.{key}", "needs a remote allocator; nodes on this machine do not have it")
+        kind = keys.get("hardware_type", "vm")
+        if self._check_choice(f"{where}.hardware_type", kind, HARDWARE_TYPES) and kind != "vm" and not self.remote:
+            self._problem(f"{where}.hardware_type", f"{kind} needs a remote allocator; allowed here: vm")
+        return dict(keys)
 
+    def _host(self, name: str, keys: Mapping[str, Any], clusters: Sequence[ClusterDemand]) -> HostDemand:
+        where = f"hardware.{name}"
+        cluster = next((cluster for cluster in clusters if name in cluster.hosts), None)
+        installer = str(keys.get("installer") or ("" if cluster else self.installer))
+        is_known = installer and self._is_known(f"{where}.installer", installer)
+        if is_known and self.catalogue[installer].on == "cluster":
+            if cluster is None:
+                self._problem(f"{where}.installer", f"{installer} is for clusters, but the host is in no cluster")
+            # It is the cluster's installer; the host has none of its own.
+            installer = ""
+        node = {**self._image(where, keys), **{key: keys[key] for key in NODE_KEYS if key in keys}}
+        for key, node_key in SIZES.items():
+            if keys.get(key) is not None:
+                node[node_key] = f"{keys[key]}GiB"
+        role = self._role(where, keys, node)
+        if keys.get("node_type"):
+            node["labels"] = {**(node.get("labels") or {}), NODE_TYPE_LABEL: str(keys["node_type"])}
+        if cluster is None:
+            for key in ("role", "k3s_config"):
+                if keys.get(key):
+                    self._problem(f"{where}.{key}", "the host is in no cluster")
+            if node.get("labels") or node.get("taints"):
+                self._problem(where, "labels and taints are for hosts of a cluster")
+        remote = {key: value for key, value in keys.items() if key in (*REMOTE_KEYS, *SIZES, "cpus", "hardware_type")}
+        return HostDemand(name, role if cluster else "", installer, str(keys.get("base_image", "")), node, remote)
 
-def _named(grouping: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        str(host): str(name)
-        for name, keys in grouping.items()
-        if isinstance(keys, Mapping)
-        for host in keys.get("hosts") or ()
-    }
+    def _image(self, where: str, keys: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the keys of a node that the base image sets."""
+        image = keys.get("base_image")
+        if image is None or not self._check_choice(f"{where}.base_image", image, installers.IMAGES.names()):
+            return {}
+        return installers.IMAGES.get(image).node
 
+    def _role(self, where: str, keys: Mapping[str, Any], node: dict[str, Any]) -> str:
+        """Return master, worker or empty; merge the labels and taints of k3s_config into ``node``."""
+        role, config = keys.get("role"), keys.get("k3s_config")
+        if config is not None:
+            if not isinstance(config, Mapping) or set(config) - set(K3S_KEYS):
+                self._problem(f"{where}.k3s_config", f"must be a mapping of {', '.join(K3S_KEYS)}")
+                config = {}
+            role = role or config.get("role")
+            if config.get("labels"):
+                node["labels"] = {**config["labels"], **(node.get("labels") or {})}
+            if config.get("taints"):
+                node["taints"] = [*(node.get("taints") or []), *config["taints"]]
+        return ROLES[role] if role is not None and self._check_choice(f"{where}.role", role, ROLES) else ""
 
-def _members(
-    where: str, keys: Mapping[str, Any], hosts: dict[str, dict[str, Any]], problems: list[str], taken: Mapping[str, str]
-) -> list[str]:
-    listed = keys.get("hosts")
-    if listed is not None and (isinstance(listed, str) or not isinstance(listed, Sequence)):
-        problems.append(f"{where}.hosts: must be a list of names, is {_shown(listed)}")
-        return []
-    names = [str(host) for host in listed or ()]
-    for host in sorted({name for name in names if names.count(name) > 1}):
-        problems.append(f"{where}.hosts: {host} stands twice")
-    if "template" not in keys:
+    # --- clusters ---
+
+    def _clusters(self) -> list[ClusterDemand]:
+        owners: dict[str, str] = {}
+        clusters = []
+        for name, keys in self.grouping.items():
+            where = f"grouping.{name}"
+            self._check_name(where, name, "cluster")
+            if not isinstance(keys, Mapping):
+                self._problem(where, f"must be a mapping of keys, is {_shown(keys)}")
+                continue
+            for key in keys:
+                if key not in CLUSTER_KEYS:
+                    self._problem(where, f"unknown key {key}; known: {', '.join(CLUSTER_KEYS)}")
+            members = self._members(where, keys, owners)
+            for host in members:
+                if host in owners:
+                    self._problem(f"{where}.hosts", f"{host} already belongs to {owners[host]}")
+                owners.setdefault(host, str(name))
+            installer = self._cluster_installer(where, keys, members)
+            clusters.append(ClusterDemand(str(name), installer, tuple(members)))
+        return clusters
+
+    def _members(self, where: str, keys: Mapping[str, Any], owners: Iterable[str]) -> list[str]:
+        listed = keys.get("hosts")
+        if listed is not None and (isinstance(listed, str) or not isinstance(listed, Sequence)):
+            self._problem(f"{where}.hosts", f"must be a list of names, is {_shown(listed)}")
+            return []
+        names = [str(host) for host in listed or ()]
+        for host in sorted({name for name in names if names.count(name) > 1}):
+            self._problem(f"{where}.hosts", f"{host} is listed twice")
+        if "template" in keys:
+            return self._template_members(where, str(keys["template"]), names, owners)
         if not names:
-            problems.append(f"{where}.hosts: the cluster has no host")
-        problems += [
-            f"{where}.hosts: {host} is not declared in hardware (it has {', '.join(hosts) or 'none'})"
-            for host in names
-            if host not in hosts
-        ]
-        return [host for host in names if host in hosts]
-    return _template_members(where, str(keys["template"]), names, hosts, problems, taken)
+            self._problem(f"{where}.hosts", "the cluster has no host")
+        for host in names:
+            if host not in self.hosts:
+                declared = ", ".join(self.hosts) or "none"
+                self._problem(f"{where}.hosts", f"{host} is not declared in hardware, which has {declared}")
+        return [host for host in names if host in self.hosts]
 
+    def _template_members(self, where: str, template: str, names: list[str], owners: Iterable[str]) -> list[str]:
+        """Return the hosts of a template: ``names``, or new ones. The test's own keys override the template's."""
+        topology = template.replace("_", "-")
+        topologies = data.names_in("topologies")
+        if topology not in topologies:
+            self._problem(f"{where}.template", f"{template} is unknown; allowed: {', '.join(topologies)}")
+            return []
+        nodes = resolve(f"{topology}-ipv4-static")["nodes"]
+        if names and len(names) != len(nodes):
+            self._problem(f"{where}.hosts", f"{template} has {len(nodes)} nodes, but {len(names)} hosts are listed")
+            return []
+        listed = {
+            str(host)
+            for keys in self.grouping.values()
+            if isinstance(keys, Mapping)
+            for host in keys.get("hosts") or ()
+        }
+        numbers = range(1, 1 + len(nodes) + len(self.hosts) + len(listed))
+        free = [name for number in numbers if (name := f"host{number}") not in {*self.hosts, *listed, *owners}]
+        names = names or free[: len(nodes)]
+        for name, node in zip(names, nodes, strict=True):
+            is_master = node["group"] == "control_plane"
+            keys = self.hosts.setdefault(name, {})
+            keys.setdefault("role", "master" if is_master else "worker")
+            keys["labels"] = {**node["labels"], **(keys.get("labels") or {})}
+            keys.setdefault("taints", list(node["taints"]))
+            if is_master:
+                keys.setdefault("schedulable", node["schedulable"])
+        return names
 
-def _template_members(
-    where: str,
-    template: str,
-    names: list[str],
-    hosts: dict[str, dict[str, Any]],
-    problems: list[str],
-    taken: Mapping[str, str],
-) -> list[str]:
-    nodes = _template_nodes(template)
-    if nodes is None:
-        known = sorted(path.stem for path in (paths.CONFIGS / "topologies").glob("*.yml"))
-        problems.append(f"{where}.template: {template} is not known; allowed: {', '.join(known)}")
-        return []
-    if names and len(names) != len(nodes):
-        problems.append(f"{where}.hosts: {template} has {len(nodes)} nodes, and {len(names)} are named")
-        return []
-    number = 1
-    while len(names) < len(nodes):
-        if f"host{number}" not in hosts and f"host{number}" not in taken:
-            names.append(f"host{number}")
-        number += 1
-    for name, node in zip(names, nodes, strict=True):
-        own = hosts.setdefault(name, {})
-        # What the template says of the node is the least; the test's own keys count more.
-        own.setdefault("role", "master" if node["group"] == "control_plane" else "worker")
-        own["labels"] = {**node["labels"], **(own.get("labels") or {})}
-        own.setdefault("taints", list(node["taints"]))
-        if node["group"] == "control_plane":
-            own.setdefault("schedulable", node["schedulable"])
-    return names
+    # --- installers ---
 
+    def _cluster_installer(self, where: str, keys: Mapping[str, Any], members: Sequence[str]) -> str:
+        """Return the cluster's own installer, else that of its hosts, else the module's, else the default."""
+        of_hosts = sorted(
+            name
+            for name in {str(self.hosts[host].get("installer")) for host in members}
+            if name in self.catalogue and self.catalogue[name].on == "cluster"
+        )
+        if "installer" not in keys and len(of_hosts) > 1:
+            self._problem(where, f"its hosts name several installers: {', '.join(of_hosts)}")
+        candidates = (keys.get("installer"), *of_hosts, self.cluster_installer, installers.DEFAULT)
+        installer = str(next(filter(None, candidates)))
+        if self._is_known(f"{where}.installer", installer) and self.catalogue[installer].on != "cluster":
+            self._problem(f"{where}.installer", f"{installer} is for hosts")
+        return installer
 
-def _template_nodes(template: str) -> list[Node] | None:
-    plain = template.replace("_", "-")
-    if not (paths.CONFIGS / "topologies" / f"{plain}.yml").is_file():
-        return None
-    return resolve(f"{plain}-ipv4-static")["nodes"]
-
-
-def _cluster_installer(
-    where: str,
-    keys: Mapping[str, Any],
-    members: Sequence[str],
-    hosts: Mapping[str, Mapping[str, Any]],
-    problems: list[str],
-    catalogue: Catalogue,
-    fallback: str,
-) -> str:
-    """The cluster's own installer, else that of its hosts, else the module's, else k8s."""
-    of_hosts = {
-        str(hosts[host]["installer"])
-        for host in members
-        if hosts[host].get("installer") in catalogue and catalogue[hosts[host]["installer"]].on == "cluster"
-    }
-    if "installer" not in keys and len(of_hosts) > 1:
-        problems.append(f"{where}: its hosts name several installers: {', '.join(sorted(of_hosts))}")
-    chosen = str(keys.get("installer") or next(iter(sorted(of_hosts)), "") or fallback or installers.DEFAULT)
-    if not _known_installer(f"{where}.installer", chosen, problems, catalogue):
-        return chosen
-    if catalogue[chosen].on != "cluster":
-        problems.append(f"{where}.installer: {chosen} is for hosts")
-    return chosen
-
-
-def _known_installer(where: str, name: str, problems: list[str], catalogue: Catalogue) -> bool:
-    try:
-        installers.with_needs([name], catalogue)
-    except LookupError as error:
-        lacking = str(error.args[0])
-        what = f"{name} is not known" if lacking == name else f"{name} needs {lacking}, which is not known"
-        problems.append(f"{where}: {what}; known: {', '.join(sorted(catalogue))}")
-    except ValueError as error:
-        problems.append(f"{where}: {error}")
-    else:
-        return True
-    return False
-
-
-def _host(
-    name: str,
-    keys: Mapping[str, Any],
-    clusters: Sequence[ClusterDemand],
-    problems: list[str],
-    catalogue: Catalogue,
-    fallback: str,
-) -> HostDemand:
-    where = f"hardware.{name}"
-    cluster = next((one for one in clusters if name in one.hosts), None)
-    image = _image(where, keys, problems)
-    chosen = str(keys.get("installer") or ("" if cluster else fallback))
-    if chosen and _known_installer(f"{where}.installer", chosen, problems, catalogue):
-        if catalogue[chosen].on == "cluster" and cluster is None:
-            problems.append(f"{where}.installer: {chosen} is for clusters, and no cluster has this host")
-        if catalogue[chosen].on == "cluster":
-            # It says what the cluster is; the host itself has nothing of its own to install.
-            chosen = ""
-    if cluster is None:
-        problems += [f"{where}.{key}: no cluster has this host" for key in ("role", "k3s_config") if keys.get(key)]
-    node = {**(image.node if image else {}), **{key: keys[key] for key in NODE_KEYS if key in keys}}
-    for key, own in SIZES.items():
-        if keys.get(key) is not None:
-            node[own] = f"{keys[key]}GiB"
-    role = _role(where, keys, cluster, node, problems)
-    if keys.get("node_type"):
-        node["labels"] = {**(node.get("labels") or {}), NODE_TYPE_LABEL: str(keys["node_type"])}
-    if cluster is None and (node.get("labels") or node.get("taints")):
-        problems.append(f"{where}: labels and taints are for hosts of a cluster")
-    remote = {key: value for key, value in keys.items() if key in (*REMOTE_KEYS, *SIZES, "cpus", "hardware_type")}
-    return HostDemand(name, role, chosen, str(keys.get("base_image", "")), node, remote)
-
-
-def _image(where: str, keys: Mapping[str, Any], problems: list[str]) -> images.BaseImage | None:
-    wanted = keys.get("base_image")
-    if wanted is None:
-        return None
-    known = images.known()
-    if wanted not in known:
-        problems.append(f"{where}.base_image: {_shown(wanted)} is not known; known: {', '.join(sorted(known))}")
-        return None
-    return known[wanted]
-
-
-def _role(
-    where: str, keys: Mapping[str, Any], cluster: ClusterDemand | None, node: dict[str, Any], problems: list[str]
-) -> str:
-    """master or worker: as said, else the first host of a cluster is its master. Takes over what k3s_config says."""
-    said = keys.get("role")
-    config = keys.get("k3s_config")
-    if config is not None:
-        if not isinstance(config, Mapping) or set(config) - set(K3S_KEYS):
-            problems.append(f"{where}.k3s_config: must be a mapping of {', '.join(K3S_KEYS)}")
-            config = {}
-        said = said or config.get("role")
-        if config.get("labels"):
-            node["labels"] = {**config["labels"], **(node.get("labels") or {})}
-        if config.get("taints"):
-            node["taints"] = [*(node.get("taints") or []), *config["taints"]]
-    if said is not None and said not in ROLES:
-        problems.append(f"{where}.role: {_shown(said)} is not known; allowed: {', '.join(ROLES)}")
-        return ""
-    if cluster is None:
-        return ""
-    return ROLES[said] if said is not None else ""
-
-
-def _engine(clusters: Sequence[ClusterDemand], problems: list[str], catalogue: Catalogue) -> str:
-    engines: dict[str, str] = {}
-    for one in clusters:
-        if one.installer not in catalogue:
-            continue
+    def _is_known(self, where: str, name: str) -> bool:
         try:
-            engine = installers.engine_of(one.installer, catalogue)
-        except (LookupError, ValueError) as error:
-            problems.append(f"grouping.{one.name}.installer: {error}")
-            continue
-        if not engine:
-            problems.append(f"grouping.{one.name}.installer: {one.installer} has no engine that makes a cluster")
-        elif not installers.is_built(engine):
-            problems.append(f"grouping.{one.name}.installer: {one.installer} needs engine {engine}, not built yet")
-        engines[engine] = one.name
-    if len(engines) > 1:
-        problems.append(f"grouping: one environment has one engine, and these are {', '.join(sorted(engines))}")
-    return next(iter(engines), "")
+            installers.with_needs([name], self.catalogue)
+        except LookupError as error:
+            missing = str(error.args[0])
+            text = f"{name} is unknown" if missing == name else f"{name} needs {missing}, which is unknown"
+            self._problem(where, f"{text}; known: {', '.join(sorted(self.catalogue))}")
+        except ValueError as error:
+            self._problem(where, str(error))
+        else:
+            return True
+        return False
 
-
-def _scope(said: Mapping[str, Any], problems: list[str]) -> tuple[str, float]:
-    scope, timeout = said.get("scope") or "", said.get("timeout") or 0
-    if scope and scope not in SCOPES:
-        problems.append(f"scope: {_shown(scope)} is not known; allowed: {', '.join(SCOPES)}")
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout < 0:
-        problems.append(f"timeout: must be a number of seconds, is {_shown(timeout)}")
-        timeout = 0
-    return str(scope), float(timeout)
+    def _engine(self, clusters: Sequence[ClusterDemand]) -> str:
+        """Return the one engine of all clusters; empty without clusters."""
+        names = set()
+        for cluster in clusters:
+            where = f"grouping.{cluster.name}.installer"
+            try:
+                engine = installers.engine_of(cluster.installer, self.catalogue)
+            except LookupError:
+                continue  # reported already
+            except ValueError as error:
+                self._problem(where, str(error))
+                continue
+            if not engine:
+                self._problem(where, f"{cluster.installer} has no engine to create a cluster")
+            elif engine not in engines.names():
+                self._problem(where, f"{cluster.installer} needs the engine {engine}, which does not exist")
+            names.add(engine)
+        if len(names) > 1:
+            self._problem(
+                "grouping", f"an environment has one engine, but these are needed: {', '.join(sorted(names))}"
+            )
+        return next(iter(names), "")
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What goes wrong in tests with hardware."""
+"""Errors of tests with hardware."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 class TestingError(Exception):
     """Base of the errors of this package."""
 
-    # pytest takes classes of this name for tests.
+    # pytest would collect a class of this name.
     __test__ = False
 
 
 class PluginUnknown(TestingError, AttributeError):
-    """There is no host or cluster plugin of this name."""
+    """No host or cluster plugin has this name."""
 
 
 class NotAvailable(TestingError):
-    """What was asked for cannot be had here; the message says why."""
+    """The request cannot be met here; the message states why."""
 
 
 class AllocationFailed(TestingError):
@@ -25,28 +25,28 @@ class AllocationFailed(TestingError):
 
 
 class CommandFailed(TestingError):
-    """A command on a host ended with another code than 0. ``code``, ``stdout`` and ``stderr`` are what it left."""
+    """A command on a host ended with a code other than 0; ``code``, ``stdout`` and ``stderr`` are its results."""
 
     def __init__(self, host: str, command: str, code: int, stdout: str, stderr: str) -> None:
         self.host, self.command, self.code, self.stdout, self.stderr = host, command, code, stdout, stderr
-        said = (stderr.strip() or stdout.strip())[-2000:]
-        super().__init__(f"{host}: {command[:200]!r} ended with {code}{': ' + said if said else ''}")
+        output = (stderr.strip() or stdout.strip())[-2000:]
+        super().__init__(f"{host}: {command[:200]!r} ended with {code}{': ' + output if output else ''}")
 
 
 class Unreachable(CommandFailed):
-    """ssh itself failed: no connection, a key that is refused, a host key that is not known."""
+    """ssh itself failed: no connection, a refused key, an unknown host key."""
 
 
 class CommandTimeout(TestingError):
-    """A command did not end in time, and was ended."""
+    """A command did not end in time and was stopped."""
 
     def __init__(self, host: str, command: str, seconds: float) -> None:
         self.host, self.command, self.seconds = host, command, seconds
-        super().__init__(f"{host}: {command[:200]!r} was not done within {seconds:g} s")
+        super().__init__(f"{host}: {command[:200]!r} did not end within {seconds:g} s")
 
 
 class SeveralFailed(TestingError):
-    """Several hosts failed at the same call; ``errors`` has each one's."""
+    """Several hosts failed in the same call; ``errors`` has the error of each."""
 
     def __init__(self, errors: Sequence[Exception]) -> None:
         self.errors = tuple(errors)

@@ -1,4 +1,4 @@
-"""Hooks of test runs with hardware. All are optional; docs/testing.md says when each is called."""
+"""Hooks of test runs with hardware, all optional; docs/testing.md lists when each is called."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ if TYPE_CHECKING:
 
 
 def pytest_before_provisioning(name: str, demand: Demand) -> None:
-    """Before machines are made or looked up; ``name`` is the environment's."""
+    """Called before machines are created or looked up; ``name`` is the environment's."""
 
 
 def pytest_after_provisioning(name: str, demand: Demand) -> None:
-    """After machines were made."""
+    """Called after machines were created or looked up."""
 
 
 def pytest_before_release(name: str) -> None:
-    """Before this process gives an environment back."""
+    """Called before this process releases an environment."""
 
 
 def pytest_after_release(name: str, taken_down: bool) -> None:
-    """After it; ``taken_down``: nobody else used it, and it is gone."""
+    """Called after the release; ``taken_down``: it had no other user and was removed."""
 
 
 def pytest_after_base_config(base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
-    """Hosts and clusters are there, and installers have done their part."""
+    """Called when hosts and clusters exist and all installers have run."""
 
 
 def pytest_after_devops_installer(base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
-    """The install stage of all installers is over: once an environment, with --install."""
+    """Called after the install stage of all installers: once per environment, with --install."""
 
 
 def pytest_clean_between_tests(host: Host, item: pytest.Item) -> None:
-    """Before a test on hosts that another test used: once a host."""
+    """Called once per host before a test on hosts that another test used."""
 
 
 def pytest_clean_base_btwn_tests(base_config: BaseConfig, item: pytest.Item) -> None:
-    """Before a test on hosts that another test used: once."""
+    """Called once before a test on hosts that another test used."""
 
 
 def pytest_after_test(item: pytest.Item, base_config: BaseConfig) -> None:
-    """After a test, before its logs are taken."""
+    """Called after a test, before its logs are collected."""
 
 
 def pytest_download_logs(host: Host, dest_dir: Path) -> None:
-    """Put logs of a host of your own into ``dest_dir``, with --devenv-logs."""
+    """Called with --devenv-logs: write further logs of a host to ``dest_dir``."""

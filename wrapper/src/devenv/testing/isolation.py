@@ -1,10 +1,11 @@
-"""Tests with hardware run in a child process: when it crashes or hangs, the run goes on.
+"""Run tests with hardware in a child process: the run continues after a crash or a hang.
 
-Before the first test pytest's process forks a *starter*, which has seen no fixture and no thread. It forks a
-*child* for each group of tests that share an environment; a child runs them one after the other, fixtures of module
-and session scope included, and sends their reports. What needs the run's own state (machines) it asks of the parent.
+Before the first test, pytest's process forks a *starter*, which has no fixtures and no threads. The starter forks a
+*child* for each group of tests that share an environment. A child runs its tests one after the other, fixtures of
+module and session scope included, and sends their reports. It requests machines from the parent, which has the state of
+the run.
 
-Messages are JSON behind their length (4 bytes, big endian), on a socket pair of each child.
+Messages are tuples over a pipe per child: the kind, then its values.
 """
 
 from __future__ import annotations
@@ -12,61 +13,32 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
-import json
 import os
-import select
 import signal
-import socket
-import struct
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from multiprocessing import Pipe, reduction
+from multiprocessing.connection import Connection
+from typing import IO, Any
 
 import pytest
 
+from devenv.testing.demand import Demand
+from devenv.testing.objects import BaseConfig
+
 _PR_SET_PDEATHSIG = 1
-# Between asking a child to end and killing it, in seconds.
+# Seconds between the request to stop a child and its kill.
 PATIENCE = 15.0
 _DUMP = signal.SIGUSR1
+_GONE = (EOFError, OSError)
 
 
 class ChildGone(Exception):
-    """The child ended in the middle; the text says how."""
-
-
-class Channel:
-    """Messages over one socket."""
-
-    def __init__(self, end: socket.socket) -> None:
-        self._end = end
-
-    def send(self, message: dict[str, Any]) -> None:
-        data = json.dumps(message, default=str).encode()
-        self._end.sendall(struct.pack(">I", len(data)) + data)
-
-    def receive(self, seconds: float | None = None) -> dict[str, Any] | None:
-        """The next message, or None when none began within ``seconds``. Raises EOFError at the end."""
-        if seconds is not None and not select.select([self._end], [], [], max(0.0, seconds))[0]:
-            return None
-        (length,) = struct.unpack(">I", self._exactly(4))
-        found: dict[str, Any] = json.loads(self._exactly(length))
-        return found
-
-    def _exactly(self, count: int) -> bytes:
-        found = bytearray()
-        while len(found) < count:
-            part = self._end.recv(count - len(found))
-            if not part:
-                raise EOFError
-            found += part
-        return bytes(found)
-
-    def close(self) -> None:
-        self._end.close()
+    """The child ended during a test; the message states how."""
 
 
 # --- the starter and the child ----------------------------------------------------------------------------------------
@@ -82,20 +54,20 @@ def _fork() -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     with warnings.catch_warnings():
-        # Of threads that others have started: the child uses none of them.
+        # About threads that other code has started: the child uses none of them.
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
 
-def _starter(orders: socket.socket, child: Callable[[Channel, int], None], parent: int) -> None:
-    """Fork a child for each socket that comes, wait for its end, send its status."""
+def _starter(orders: Connection, child: Callable[[Connection, int], None], parent: int) -> None:
+    """For each pipe and trace file from ``orders``, fork a child, send its pid, and when it has ended its exit code."""
     _die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
-        data, descriptors, _, _ = socket.recv_fds(orders, 1, 2)
-        if not data:
-            os._exit(0)
-        end, trace = socket.socket(fileno=descriptors[0]), descriptors[1]
+        try:
+            pipe, trace = Connection(reduction.recv_handle(orders)), reduction.recv_handle(orders)
+        except EOFError:
+            return
         starter = os.getpid()
         pid = _fork()
         if pid == 0:
@@ -103,79 +75,85 @@ def _starter(orders: socket.socket, child: Callable[[Channel, int], None], paren
             _die_with_parent(starter)
             os.setpgid(0, 0)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            child(Channel(end), trace)
+            child(pipe, trace)
             os._exit(0)
-        end.close()
+        pipe.close()
         os.close(trace)
-        orders.sendall(struct.pack(">i", pid))
+        orders.send(pid)
         _, status = os.waitpid(pid, 0)
-        # What it started may still run; nobody else will end it.
+        # Programs that the test started may still run; nothing else would end them.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
-        orders.sendall(struct.pack(">i", os.waitstatus_to_exitcode(status)))
+        orders.send(os.waitstatus_to_exitcode(status))
 
 
-class Remote:
-    """In a child: what Manager is in the parent."""
+class RemoteManager:
+    """The interface of the parent's Manager in a child."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
 
-    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        self._channel.send(message)
-        answer = self._channel.receive()
-        assert answer is not None
+    def _request(self, kind: str, *values: Any) -> Any:
+        self._pipe.send((kind, *values))
+        answer = self._pipe.recv()
+        if isinstance(answer, Exception):
+            raise answer
         return answer
 
-    def acquire(self, index: int) -> tuple[dict[str, Any] | None, bool, str]:
-        """Data of an allocation for the item, whether a test used it before, and the text of a failure."""
-        answer = self._ask({"kind": "acquire", "index": index})
-        return answer.get("allocation"), bool(answer.get("used")), str(answer.get("error", ""))
+    def acquire(self, key: str, demand: Demand) -> tuple[BaseConfig, bool]:
+        machines: tuple[BaseConfig, bool] = self._request("acquire", key, demand)
+        return machines
 
     @contextlib.contextmanager
     def installing(self, key: str) -> Iterator[bool]:
-        todo = bool(self._ask({"kind": "install", "key": key})["todo"])
+        todo: bool = self._request("lock", key)
         try:
             yield todo
-        except BaseException:
-            self._ask({"kind": "installed", "ok": False})
-            raise
-        self._ask({"kind": "installed", "ok": True})
+        finally:
+            self._request("unlock")
+
+    def mark_installed(self, key: str) -> None:
+        self._request("mark_installed", key)
 
 
-def run_child(session: pytest.Session, channel: Channel, trace: int) -> None:
-    """Run the items that the parent names, until it names none."""
+def run_child(session: pytest.Session, pipe: Connection, trace: int) -> None:
+    """Run the items that the parent sends until it sends None."""
     from _pytest.runner import runtestprotocol
 
     faulthandler.register(_DUMP, file=trace, all_threads=True)
-    hook = session.config.hook
     try:
-        while True:
-            order = channel.receive()
-            if order is None or order["kind"] == "end":
-                break
-            item = session.items[order["index"]]
-            following = session.items[order["next"]] if order["next"] is not None else None
-            for report in runtestprotocol(item, log=False, nextitem=following):
-                data = hook.pytest_report_to_serializable(config=session.config, report=report)
-                channel.send({"kind": "report", "report": data})
-            channel.send({"kind": "done", "stop": str(session.shouldstop or ""), "fail": str(session.shouldfail or "")})
+        while order := pipe.recv():
+            index, following = order
+            nextitem = None if following is None else session.items[following]
+            for report in runtestprotocol(session.items[index], log=False, nextitem=nextitem):
+                pipe.send(("report", _serialized(session.config, report)))
+            pipe.send(("done", session.shouldstop, session.shouldfail))
     except EOFError:
         pass
     except pytest.exit.Exception as leave:
         _tear_down(session)
-        channel.send({"kind": "exit", "reason": leave.msg, "code": leave.returncode})
+        pipe.send(("exit", leave.msg, leave.returncode))
     except KeyboardInterrupt:
         _tear_down(session)
-        channel.send({"kind": "interrupted"})
+        pipe.send(("interrupted",))
     else:
         _tear_down(session)
     sys.stdout.flush()
     sys.stderr.flush()
 
 
+def _serialized(config: pytest.Config, report: pytest.TestReport) -> dict[str, Any]:
+    # A test may record a value that cannot be sent.
+    report.user_properties = [
+        (name, value if isinstance(value, str | int | float | None) else str(value))
+        for name, value in report.user_properties
+    ]
+    data: dict[str, Any] = config.hook.pytest_report_to_serializable(config=config, report=report)
+    return data
+
+
 def _tear_down(session: pytest.Session) -> None:
-    """Finish the fixtures that are still up, as pytest does at the end of a session."""
+    """Finish the fixtures that are still set up, as pytest does at the end of a session."""
     from _pytest.runner import pytest_sessionfinish
 
     with contextlib.suppress(Exception, KeyboardInterrupt):
@@ -187,181 +165,153 @@ def _tear_down(session: pytest.Session) -> None:
 
 @dataclass
 class _Child:
-    channel: Channel
+    pipe: Connection
     pid: int
     group: str
-    trace: Any
+    trace: IO[bytes]
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
 
 class Runner:
-    """Runs items in children. ``answer`` serves what a child asks for: message -> answer."""
+    """Runs items in children. ``prepare`` is called in a new child; ``answer`` returns the answer to a request."""
 
-    def __init__(self, session: pytest.Session, prepare: Callable[[Remote], None]) -> None:
+    def __init__(
+        self, session: pytest.Session, prepare: Callable[[RemoteManager], None], answer: Callable[..., Any]
+    ) -> None:
         self._session = session
         self._prepare = prepare
+        self._answer = answer
         self._child: _Child | None = None
         self._start()
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
+        self._orders, theirs = Pipe()
         parent = os.getpid()
 
-        def child(channel: Channel, trace: int) -> None:
-            self._prepare(Remote(channel))
-            run_child(self._session, channel, trace)
+        def child(pipe: Connection, trace: int) -> None:
+            self._prepare(RemoteManager(pipe))
+            run_child(self._session, pipe, trace)
 
         self._pid = _fork()
         if self._pid == 0:
+            code = 3
             try:
-                ours.close()
+                self._orders.close()
                 _starter(theirs, child, parent)
+                code = 0
             finally:
-                # Nothing of the parent's is to be run here, whatever happened.
-                os._exit(3)
+                # The code of the parent must never run here.
+                os._exit(code)
         theirs.close()
-        self._orders = ours
 
-    def run(
-        self,
-        index: int,
-        following: int | None,
-        group: str,
-        limit: float,
-        answer: Callable[[dict[str, Any]], dict[str, Any]],
-    ) -> Iterator[pytest.TestReport]:
-        """Reports of one item. Raises ChildGone, which says how the child ended or that it was ended for its time."""
+    def run(self, index: int, following: int | None, group: str, limit: float) -> Iterator[pytest.TestReport]:
+        """Yield the reports of an item. Raises ChildGone if the child ended, or was stopped after ``limit`` seconds."""
         if self._child is not None and self._child.group != group:
             self.end()
-        child = self._child or self._new(group)
-        self._child = child
-        child.channel.send({"kind": "run", "index": index, "next": following})
+        child = self._child = self._child or self._new(group)
+        child.pipe.send((index, following))
         deadline = time.monotonic() + limit if limit else None
+        config = self._session.config
         while True:
             try:
-                message = child.channel.receive(None if deadline is None else deadline - time.monotonic())
-            except (EOFError, ConnectionError):
+                if deadline is not None and not child.pipe.poll(max(0.0, deadline - time.monotonic())):
+                    raise ChildGone(self._stop_late(child, limit))
+                kind, *values = child.pipe.recv()
+            except _GONE:
                 raise ChildGone(self._how_it_ended()) from None
-            if message is None:
-                raise ChildGone(self._too_late(limit))
-            kind = message["kind"]
             if kind == "report":
-                yield self._report(message["report"])
+                yield config.hook.pytest_report_from_serializable(config=config, data=values[0])
             elif kind == "done":
-                self._session.shouldstop = message["stop"] or self._session.shouldstop
-                self._session.shouldfail = message["fail"] or self._session.shouldfail
+                self._session.shouldstop = values[0] or self._session.shouldstop
+                self._session.shouldfail = values[1] or self._session.shouldfail
                 if following is None:
                     self.end()
                 return
             elif kind == "exit":
                 self._reap()
-                pytest.exit(message["reason"], message["code"])
+                pytest.exit(*values)
             elif kind == "interrupted":
                 self._reap()
                 raise KeyboardInterrupt
             else:
                 began = time.monotonic()
-                child.channel.send(answer(message))
+                child.pipe.send(self._answer(kind, *values))
                 if deadline is not None:
-                    # Machines have a time limit of their own.
+                    # Creating machines has a time limit of its own.
                     deadline += time.monotonic() - began
-
-    def _report(self, data: dict[str, Any]) -> pytest.TestReport:
-        # JSON has no tuples, and pytest tells a skip's reason by its being one.
-        for key in ("location", "longrepr"):
-            data[key] = tuple(data[key]) if isinstance(data.get(key), list) else data.get(key)
-        for key in ("sections", "user_properties"):
-            data[key] = [tuple(one) for one in data.get(key) or ()]
-        hook = self._session.config.hook
-        report: pytest.TestReport = hook.pytest_report_from_serializable(config=self._session.config, data=data)
-        return report
 
     def _new(self, group: str) -> _Child:
         try:
-            return self._ordered(group)
-        except (ConnectionError, ChildGone):
-            # Somebody has killed the starter. Another is as good, though not as fresh.
+            return self._order(group)
+        except _GONE:
+            # The starter was killed. Another one works as well, but is forked from a process that has run tests.
             self._end_starter()
             self._start()
-            return self._ordered(group)
+            return self._order(group)
 
-    def _ordered(self, group: str) -> _Child:
-        ours, theirs = socket.socketpair()
+    def _order(self, group: str) -> _Child:
+        ours, theirs = Pipe()
         trace = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the child
         with theirs:
-            socket.send_fds(self._orders, [b"c"], [theirs.fileno(), trace.fileno()])
-        return _Child(Channel(ours), self._status(), group, trace)
+            for file in (theirs, trace):
+                reduction.send_handle(self._orders, file.fileno(), self._pid)
+        return _Child(ours, self._orders.recv(), group, trace)
 
     def _end_starter(self) -> None:
         self._orders.close()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self._pid, 0)
 
-    def _status(self) -> int:
-        data = b""
-        while len(data) < 4:
-            part = self._orders.recv(4 - len(data))
-            if not part:
-                raise ChildGone("the process that starts test processes is gone")
-            data += part
-        return int(struct.unpack(">i", data)[0])
-
     def _reap(self) -> int:
-        """The exit code of the child, which ends."""
+        """Return the exit code of the child, which has ended or is about to."""
         child, self._child = self._child, None
         assert child is not None
-        child.channel.close()
+        child.pipe.close()
         child.trace.close()
-        return self._status()
+        try:
+            code: int = self._orders.recv()
+        except _GONE:
+            raise ChildGone("the process that starts test processes was killed") from None
+        return code
 
     def _how_it_ended(self) -> str:
         code = self._reap()
         if code < 0:
-            return f"the test process was ended by {signal.Signals(-code).name}"
-        return f"the test process ended with code {code} in the middle of the test"
+            return f"the test process was killed by {signal.Signals(-code).name}"
+        return f"the test process exited with code {code} during the test"
 
-    def _too_late(self, limit: float) -> str:
-        """End a child whose time is over; what it was doing goes into the text."""
-        child = self._child
-        assert child is not None
-        self._signal(_DUMP)
+    def _stop_late(self, child: _Child, limit: float) -> str:
+        """Stop a child whose time is over; return a message with the stacks of its threads."""
+        child.signal(_DUMP)
         time.sleep(0.3)
         child.trace.seek(0)
         stacks = child.trace.read().decode(errors="replace").strip()
-        self._ask_to_end(signal.SIGINT)
+        child.signal(signal.SIGINT)
+        self._finish(child, PATIENCE)
+        return f"the test took longer than {limit:g} s; its process was stopped. It was at:\n{stacks}"
+
+    def _finish(self, child: _Child, patience: float) -> None:
+        """Let the child finish its fixtures; kill it if that takes longer than ``patience`` seconds."""
+        end = time.monotonic() + patience
+        with contextlib.suppress(*_GONE):
+            while child.pipe.poll(max(0.0, end - time.monotonic())):
+                child.pipe.recv()
+        child.signal(signal.SIGKILL)
         self._reap()
-        return f"not done within {limit:g} s; the test process was ended. It was at:\n{stacks}"
-
-    def _signal(self, number: int) -> None:
-        if self._child is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._child.pid, number)
-
-    def _ask_to_end(self, number: int) -> None:
-        """Let the child finish its fixtures; kill it when that takes too long."""
-        child = self._child
-        assert child is not None
-        self._signal(number)
-        end = time.monotonic() + PATIENCE
-        with contextlib.suppress(EOFError, ConnectionError):
-            while time.monotonic() < end:
-                child.channel.receive(end - time.monotonic())
-        self._signal(signal.SIGKILL)
 
     def end(self, *, interrupt: bool = False) -> None:
         """End the child, if there is one, after its fixtures are finished."""
         if self._child is None:
             return
         if interrupt:
-            self._ask_to_end(signal.SIGINT)
+            self._child.signal(signal.SIGINT)
         else:
-            with contextlib.suppress(ConnectionError):
-                self._child.channel.send({"kind": "end"})
-            end = time.monotonic() + PATIENCE * 4
-            with contextlib.suppress(EOFError, ConnectionError):
-                while time.monotonic() < end:
-                    self._child.channel.receive(end - time.monotonic())
-            self._signal(signal.SIGKILL)
-        self._reap()
+            with contextlib.suppress(OSError):
+                self._child.pipe.send(None)
+        self._finish(self._child, PATIENCE if interrupt else PATIENCE * 4)
 
     def close(self, *, interrupt: bool = False) -> None:
         """End the child and the starter."""
@@ -372,7 +322,7 @@ class Runner:
 
 
 def failed_reports(item: pytest.Item, text: str, seconds: float) -> list[pytest.TestReport]:
-    """Reports of an item whose process could make none."""
+    """Return the reports of an item whose process did not send them."""
     now = time.time()
 
     def report(when: Any, outcome: Any, longrepr: Any) -> pytest.TestReport:

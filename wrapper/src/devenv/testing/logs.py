@@ -1,10 +1,11 @@
-"""Logs of hosts and clusters, a folder a test, with links by outcome."""
+"""Logs of hosts and clusters: one folder per test, with links by outcome."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,32 +19,32 @@ if TYPE_CHECKING:
 
     from devenv.testing.objects import BaseConfig, Cluster, Host
 
-# Of one container or host, in lines.
+# Lines per container or host.
 MOST = 5000
 SECONDS = 60
 
 
 def folder(top: Path, nodeid: str) -> Path:
-    """The folder of a test."""
+    """Return the folder of a test."""
     return top / "tests" / re.sub(r"[^\w.\[\]=-]+", "_", nodeid)[:180]
 
 
-def collect(base_config: BaseConfig, item: pytest.Item, target: Path, since: float) -> None:
-    """Write what hosts and clusters have said since ``since`` (seconds of the epoch). What cannot be had is a line in
-    ``trouble.txt``: a test that passed does not fail for it.
+def collect(base_config: BaseConfig, item: pytest.Item, top: Path, since: float) -> None:
+    """Write the logs of hosts and clusters since ``since`` (seconds of the epoch) to the folder of the test.
+
+    An error becomes a line in ``trouble.txt``: a test that passed does not fail for it.
     """
-    trouble: list[str] = []
+    target = folder(top, item.nodeid)
     hosts, clusters = base_config.hosts.values(), base_config.clusters.values()
-    calls: list[tuple[str, Callable[[], None]]] = [
-        *((f"host {one.name}", partial(_host, one, item, target / "hosts" / one.name, since)) for one in hosts),
-        *((f"cluster {one.name}", partial(_cluster, one, target / "clusters" / one.name, since)) for one in clusters),
-    ]
+    calls: dict[str, Callable[[], None]] = {
+        **{f"host {host.name}": partial(_host, host, item, target / "hosts" / host.name, since) for host in hosts},
+        **{f"cluster {cluster.name}": partial(_cluster, cluster, target, since) for cluster in clusters},
+    }
     with ThreadPoolExecutor(8) as pool:
-        for name, future in [(name, pool.submit(call)) for name, call in calls]:
-            if error := future.exception():
-                trouble.append(f"{name}: {redact(str(error))}")
+        errors = {name: future.exception() for name, future in [(name, pool.submit(calls[name])) for name in calls]}
+    trouble = [f"{name}: {error}\n" for name, error in errors.items() if error]
     if trouble:
-        _write(target / "trouble.txt", "\n".join(trouble) + "\n")
+        _write(target / "trouble.txt", "".join(trouble))
 
 
 def _host(host: Host, item: pytest.Item, target: Path, since: float) -> None:
@@ -53,28 +54,25 @@ def _host(host: Host, item: pytest.Item, target: Path, since: float) -> None:
     item.config.hook.pytest_download_logs(host=host, dest_dir=target)
 
 
-def _cluster(cluster: Cluster, target: Path, since: float) -> None:
-    import time
-
-    kubectl = cluster.Kubectl
+def _cluster(cluster: Cluster, top: Path, since: float) -> None:
+    target, kubectl = top / "clusters" / cluster.name, cluster.Kubectl
     pods = kubectl.get_pods()
     rows = [
         f"{pod.metadata.namespace} {pod.metadata.name} {pod.status.phase} {pod.spec.node_name} "
-        f"restarts={sum(one.restart_count for one in pod.status.container_statuses or [])}"
+        f"restarts={sum(status.restart_count for status in pod.status.container_statuses or [])}"
         for pod in pods
     ]
     _write(target / "pods.txt", "\n".join(rows) + "\n")
-    events = kubectl.core.list_event_for_all_namespaces(_request_timeout=SECONDS).items
-    told = [
+    events = [
         f"{event.last_timestamp or event.event_time} {event.type} {event.reason} "
         f"{event.involved_object.kind}/{event.involved_object.name} {event.message}"
-        for event in events
+        for event in kubectl.core.list_event_for_all_namespaces(_request_timeout=SECONDS).items
     ]
-    _write(target / "events.txt", "\n".join(sorted(told)) + "\n")
+    _write(target / "events.txt", "\n".join(sorted(events)) + "\n")
     seconds = max(1, int(time.time() - since) + 1)
     for pod in pods:
         for container in pod.spec.containers:
-            # A pod that went, or has not started yet, has none.
+            # A pod that was removed or has not started yet has no log.
             with contextlib.suppress(Exception):
                 text = kubectl.core.read_namespaced_pod_log(
                     pod.metadata.name, pod.metadata.namespace, container=container.name, since_seconds=seconds,
@@ -91,13 +89,12 @@ def _write(path: Path, text: str) -> None:
 
 
 def link(top: Path, nodeid: str, outcome: str) -> None:
-    """``<top>/<outcome>/<test>`` leads to the test's folder; links of an earlier run's outcome go."""
+    """Link ``<top>/<outcome>/<test>`` to the test's folder, and remove the link of an earlier run's outcome."""
     target = folder(top, nodeid)
     if not target.is_dir():
         return
     for other in ("passed", "failed", "skipped"):
-        with contextlib.suppress(FileNotFoundError):
-            (top / other / target.name).unlink()
+        (top / other / target.name).unlink(missing_ok=True)
     place = top / outcome / target.name
     place.parent.mkdir(parents=True, exist_ok=True)
     os.symlink(os.path.relpath(target, place.parent), place)

@@ -1,30 +1,27 @@
-"""What the fixture ``base_config`` gives: hosts and clusters by name, with their plugins."""
+"""Values of the fixture ``base_config``, which allocators create: hosts and clusters by name, with their plugins."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from devenv.testing.allocators.allocation import Allocation, ClusterFound, HostFound
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.command import Connection
+
 from devenv.testing.errors import NotAvailable
-from devenv.testing.plugins import registry
+from devenv.testing.registry import CLUSTER, HOST, Plugin, Plugins, Registry
 
 if TYPE_CHECKING:
     from devenv.environment import Environment
-    from devenv.testing.plugins.gravity import Gravity as GravityPlugin
-    from devenv.testing.plugins.iptables import Iptables as IptablesPlugin
-    from devenv.testing.plugins.kubectl import K8SMaster as K8SMasterPlugin
-    from devenv.testing.plugins.kubectl import Kubectl as KubectlPlugin
-    from devenv.testing.plugins.power import Power as PowerPlugin
-    from devenv.testing.plugins.ssh import SshDirect as SshDirectPlugin
-    from devenv.testing.plugins.tunnels import TunnelManager as TunnelManagerPlugin
+    from devenv.testing.plugins import gravity, iptables, kubectl, power, ssh, tunnels
 
 T = TypeVar("T")
 
 
 class Named(Mapping[str, T], Generic[T]):
-    """Things by name, as items and as attributes: ``hosts["host1"] is hosts.host1``. In the test's order."""
+    """Objects by name, as items and as attributes: ``hosts["host1"] is hosts.host1``; in the test's order."""
 
     def __init__(self, items: Mapping[str, T]) -> None:
         self._items = dict(items)
@@ -33,8 +30,10 @@ class Named(Mapping[str, T], Generic[T]):
         return self._items[name]
 
     def __getattr__(self, name: str) -> T:
-        if name.startswith("_") or name not in self._items:
-            raise AttributeError(f"there is no {name}; there are {', '.join(self._items) or 'none'}")
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name not in self._items:
+            raise AttributeError(f"'{name}' does not exist; there are {', '.join(self._items) or 'none'}")
         return self._items[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -50,115 +49,128 @@ class Named(Mapping[str, T], Generic[T]):
         return f"Named({', '.join(self._items)})"
 
 
-class Host:
-    """One host. ``alias`` is the test's name for it, ``node`` its own, ``ip`` the first of ``addresses``; plugins are
-    attributes that begin with a capital.
-    """
+class WithPlugins:
+    """Base of hosts and clusters: plugins are attributes that begin with a capital letter."""
 
-    if TYPE_CHECKING:
-        Iptables: IptablesPlugin
-        Power: PowerPlugin
-        SshDirect: SshDirectPlugin
-        TunnelManager: TunnelManagerPlugin
+    registry: ClassVar[Registry[Plugin]]
 
-    def __init__(self, found: HostFound, environment: str = "") -> None:
-        self.alias = self.name = found.name
-        self.node = found.node
-        self.addresses = tuple(found.addresses)
-        self.ip = found.addresses[0] if found.addresses else ""
-        self.user = found.user
-        self.port = found.port
-        self.key_file_path = found.key_file
-        self.cluster = found.cluster
-        self.group = found.group
-        self.labels = dict(found.labels)
-        self.vm_id = found.vm_id
-        self.resource_manager_ep = found.resource_manager_ep
-        self.extra_config = dict(found.extra)
-        self.environment_name = environment
-        self.found = found
-        self.plugins = registry.Plugins(self, registry.HOST)
+    @cached_property
+    def plugins(self) -> Plugins:
+        return Plugins(self, self.registry)
 
     def __getattr__(self, name: str) -> Any:
-        return _plugin(self, name)
+        # Python looks up many attributes that begin with a small letter or an underscore.
+        if not name[:1].isupper():
+            raise AttributeError(f"{type(self).__name__} has no attribute {name}")
+        return self.plugins.get(name)
 
     def clear_plugins(self) -> None:
         """Close and forget all plugins that were used."""
         self.plugins.clear()
+
+
+@dataclass(eq=False, repr=False)
+class Host(WithPlugins):
+    """One host. ``name`` is the test's, ``node`` the machine's own; ``ssh_options`` are ssh's options without the
+    destination; ``password_file`` contains a password (mode 0600), empty if a key is used; ``extra_config`` has other
+    keys of a file of machines. ``environment_name`` is the devenv environment, or empty.
+    """
+
+    name: str
+    node: str
+    addresses: tuple[str, ...]
+    user: str = "root"
+    port: int = 22
+    key_file_path: str = ""
+    password_file: str = ""
+    ssh_options: tuple[str, ...] = ()
+    cluster: str = ""
+    group: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    vm_id: str = ""
+    resource_manager_ep: str = ""
+    extra_config: dict[str, Any] = field(default_factory=dict)
+    environment_name: str = ""
+
+    registry = HOST
+    if TYPE_CHECKING:
+        Iptables: ClassVar[iptables.Iptables]
+        Power: ClassVar[power.Power]
+        SshDirect: ClassVar[ssh.SshDirect]
+        TunnelManager: ClassVar[tunnels.TunnelManager]
+
+    @property
+    def alias(self) -> str:
+        return self.name
+
+    @property
+    def ip(self) -> str:
+        """The first address."""
+        return self.addresses[0]
+
+    @property
+    def connection(self) -> Connection:
+        return Connection(self.ip, self.user, self.port, self.key_file_path, self.ssh_options)
 
     def __repr__(self) -> str:
         return f"Host({self.name!r}, {self.ip!r})"
 
 
-class Cluster:
-    """One cluster. ``hosts`` are those of ``base_config`` themselves; ``masters`` names its control plane nodes."""
+@dataclass(eq=False, repr=False)
+class Cluster(WithPlugins):
+    """One cluster. ``hosts`` are the objects of ``base_config.hosts``; ``masters`` names its control plane nodes."""
 
+    name: str
+    installer: str
+    hosts: Named[Host]
+    masters: tuple[str, ...]
+    kubeconfig: Path | None = None
+
+    registry = CLUSTER
     if TYPE_CHECKING:
-        Gravity: GravityPlugin
-        K8SMaster: K8SMasterPlugin
-        Kubectl: KubectlPlugin
-
-    def __init__(self, found: ClusterFound, hosts: Mapping[str, Host]) -> None:
-        self.name = found.name
-        self.installer = found.installer
-        self.hosts: Named[Host] = Named({name: hosts[name] for name in found.hosts})
-        self.masters = tuple(found.masters)
-        self.kubeconfig = Path(found.kubeconfig) if found.kubeconfig else None
-        self.found = found
-        self.plugins = registry.Plugins(self, registry.CLUSTER)
-
-    def __getattr__(self, name: str) -> Any:
-        return _plugin(self, name)
-
-    def clear_plugins(self) -> None:
-        """Close and forget all plugins that were used."""
-        self.plugins.clear()
+        Gravity: ClassVar[gravity.Gravity]
+        K8SMaster: ClassVar[kubectl.K8SMaster]
+        Kubectl: ClassVar[kubectl.Kubectl]
 
     def __repr__(self) -> str:
         return f"Cluster({self.name!r}, {', '.join(self.hosts)})"
 
 
-def _plugin(owner: Host | Cluster, name: str) -> Any:
-    # Python asks objects for much that begins with a small letter or an underscore.
-    if not name[:1].isupper():
-        raise AttributeError(f"{type(owner).__name__} has no attribute {name}")
-    return owner.plugins.get(name)
-
-
 class BaseConfig:
-    """``hosts`` and ``clusters`` of one test, by the names that the test gave them. ``environment`` is the name of the
-    devenv environment that they are, or empty.
+    """``hosts`` and ``clusters`` of one test, by the test's names. ``environment_name`` is empty if the machines do
+    not belong to a devenv environment.
     """
 
-    def __init__(self, allocation: Allocation) -> None:
-        self.environment_name = allocation.environment
-        hosts = {found.name: Host(found, allocation.environment) for found in allocation.hosts}
-        self.hosts: Named[Host] = Named(hosts)
-        self.clusters: Named[Cluster] = Named({found.name: Cluster(found, hosts) for found in allocation.clusters})
-        self.allocation = allocation
+    def __init__(self, environment_name: str, hosts: Iterable[Host], clusters: Iterable[Cluster]) -> None:
+        self.environment_name = environment_name
+        self.hosts: Named[Host] = Named({host.name: host for host in hosts})
+        self.clusters: Named[Cluster] = Named({cluster.name: cluster for cluster in clusters})
 
     @property
     def environment(self) -> Environment:
-        """The environment as an object of the Python API. Raises NotAvailable when the machines are no environment of
-        devenv.
-        """
+        """The environment as an object of the Python API. Raises NotAvailable for machines of another origin."""
         from devenv.environment import Environment
 
         if not self.environment_name:
-            raise NotAvailable("the machines are no environment of devenv")
+            raise NotAvailable("the machines do not belong to a devenv environment")
         return Environment.open(self.environment_name)
+
+    def has_same_machines(self, other: BaseConfig) -> bool:
+        """Return whether hosts and connections are those of ``other``."""
+        mine, others = ([host.connection for host in config.hosts.values()] for config in (self, other))
+        return mine == others
 
     def clear_plugins(self) -> None:
         """Close and forget all plugins of all hosts and clusters."""
-        for one in self._all():
-            one.clear_plugins()
+        for owner in self._owners():
+            owner.clear_plugins()
 
     def reset_state(self) -> None:
         """Undo what tests did through plugins: their ``reset_state``."""
-        for one in self._all():
-            one.plugins.reset()
+        for owner in self._owners():
+            owner.plugins.reset()
 
-    def _all(self) -> list[Host | Cluster]:
+    def _owners(self) -> list[Host | Cluster]:
         return [*self.clusters.values(), *self.hosts.values()]
 
     def __repr__(self) -> str:

@@ -1,7 +1,6 @@
-"""The pytest plugin of devenv, loaded by every pytest of an environment where devenv is installed.
+"""The pytest plugin of devenv, loaded by every pytest of a Python environment that has devenv.
 
-It imports nothing but the standard library and pytest, and does nothing, until a test asks for hardware; then
-`devenv.testing.session` takes over.
+It imports only the standard library and pytest until a test requests hardware; `devenv.testing.session` does the work.
 """
 
 from __future__ import annotations
@@ -11,59 +10,59 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from devenv.testing.marks import MARK, SESSION
+from devenv.testing import MARK
 
 if TYPE_CHECKING:
     from devenv.testing.objects import BaseConfig
 
 
-def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("devenv", "hardware and clusters (devenv)")
 
-    def add(short: str, name: str, **words: Any) -> None:
-        # Another plugin may have the short name already: ours with the prefix is there in any case.
+    def add(short: str, name: str, **settings: Any) -> None:
+        # Another plugin may have the short name already; the name with the prefix always works.
         try:
-            group.addoption(*filter(None, (short, f"--devenv-{name}")), **words)
+            group.addoption(*filter(None, (short, f"--devenv-{name}")), **settings)
         except ValueError:
-            group.addoption(f"--devenv-{name}", **words)
+            group.addoption(f"--devenv-{name}", **settings)
 
-    add("--install", "install", action="store_true", dest="devenv_install", help="make clusters that are not there")
+    add("--install", "install", action="store_true", dest="devenv_install", help="create missing clusters")
     add(
         "--fixture-scope", "scope", choices=("function", "module", "session"), default="session", dest="devenv_scope",
-        help="how far tests with equal demands share an environment (default: session)",
+        help="scope in which tests with equal demands share an environment (default: session)",
     )  # fmt: skip
     add("", "reuse", action="store_true", dest="devenv_reuse", help="leave environments for the next run")
     add("", "keep", action="store_true", dest="devenv_keep", help="leave environments on which a test failed")
     add("", "env", metavar="NAME", dest="devenv_env", help="use the machines of this environment")
-    add("--hardware", "hardware", metavar="FILE", dest="devenv_hardware", help="use machines that a YAML file lists")
+    add("--hardware", "hardware", metavar="FILE", dest="devenv_hardware", help="use the machines in a YAML file")
     add(
         "--provisioned-hardware", "provisioned-hardware", metavar="FILE", dest="devenv_provisioned",
-        help="use machines that a JSON file lists",
+        help="use the machines in a JSON file",
     )  # fmt: skip
-    add("", "set", action="append", default=[], metavar="KEY=VALUE", dest="devenv_set", help="a key of the profile")
+    add("", "set", action="append", default=[], metavar="KEY=VALUE", dest="devenv_set", help="set a key of the profile")
     add(
         "", "environments", type=int, default=0, metavar="N", dest="devenv_most",
-        help="how many environments there may be at once (default: one a CPU)",
+        help="maximum number of environments at once (default: the number of CPUs)",
     )  # fmt: skip
     add(
         "", "up-timeout", type=float, default=1800, metavar="SECONDS", dest="devenv_up_timeout",
-        help="how long an environment may take to be made (default: 1800)",
+        help="time limit for creating an environment (default: 1800)",
     )  # fmt: skip
     add(
         "", "test-timeout", type=float, default=3600, metavar="SECONDS", dest="devenv_test_timeout",
-        help="how long a test with hardware may take (default: 3600; 0: for ever)",
+        help="time limit for a test with hardware (default: 3600; 0: no limit)",
     )  # fmt: skip
     add("", "no-isolation", action="store_true", dest="devenv_no_isolation", help="run all tests in this process")
-    add("", "logs", metavar="DIR", dest="devenv_logs", help="collect logs of hosts and clusters, a folder a test")
-    add("", "allocator", metavar="NAME", dest="devenv_allocator", help="what makes machines: devenv, habertest")
-    for short, name, what in (
-        ("--provisioner", "provisioner", "address of a habertest service, which then makes the machines"),
-        ("--heartbeat", "heartbeat", "address of its heartbeat server (default: the same)"),
-        ("--ssl-cert", "cert", "certificate to show there"),
-        ("--ssl-key", "key", "key of the certificate"),
-        ("--ssl-ca", "ca", "authorities that may have signed the service's (default: those of this machine)"),
+    add("", "logs", metavar="DIR", dest="devenv_logs", help="collect logs of hosts and clusters, one folder per test")
+    add("", "allocator", metavar="NAME", dest="devenv_allocator", help="allocator of machines: devenv, habertest")
+    for short, name, metavar, text in (
+        ("--provisioner", "provisioner", "URL", "address of a habertest service, which then supplies the machines"),
+        ("--heartbeat", "heartbeat", "URL", "address of its heartbeat server (default: the same)"),
+        ("--ssl-cert", "cert", "FILE", "client certificate for the service"),
+        ("--ssl-key", "key", "FILE", "key of the client certificate"),
+        ("--ssl-ca", "ca", "FILE", "CAs for the service's certificate (default: those of this machine)"),
     ):
-        add(short, name, metavar="URL" if "address" in what else "FILE", dest=f"devenv_{name}", help=what)
+        add(short, name, metavar=metavar, dest=f"devenv_{name}", help=text)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -79,30 +78,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, Any, Any]:
-    found = yield
-    if isinstance(found, list):
-        for item in found:
-            if isinstance(item, pytest.Function) and (
-                "base_config" in item.fixturenames or item.get_closest_marker(MARK) is not None
-            ):
-                from devenv.testing import session
+def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
+    items = yield
+    for item in items if isinstance(items, list) else ():
+        if isinstance(item, pytest.Function) and (
+            "base_config" in item.fixturenames or item.get_closest_marker(MARK) is not None
+        ):
+            from devenv.testing import session
 
-                session.collected(item)
-    return found
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.pluginmanager.has_plugin(SESSION):
-        from devenv.testing import session as active
-
-        active.arrange(config, items)
+            session.collected(item)
+    return items
 
 
 @pytest.fixture
 def base_config(request: pytest.FixtureRequest) -> Iterator[BaseConfig]:
-    """Hosts and clusters that the test asked for by ``hardware_config``."""
+    """Hosts and clusters that the test requested with ``hardware_config``."""
     from devenv.testing import session
 
-    yield from session.base_config(request)
+    yield from session.active_session(request.config).serve(request)

@@ -1,63 +1,70 @@
-"""Where a test's machines come from.
-
-An *allocator* makes environments and takes them down. What is there already (an environment, a file that lists
-machines) is only looked up.
-"""
+"""Interface of allocators, which supply the machines of a test."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 
-from devenv.testing.allocators.allocation import Allocation
 from devenv.testing.demand import Demand
 from devenv.testing.errors import AllocationFailed
+from devenv.testing.objects import BaseConfig
+
+BUILT_IN = {
+    "devenv": "devenv.testing.allocators.devenv:Devenv",
+    "habertest": "devenv.testing.allocators.habertest:Habertest",
+}
 
 
 class Allocator(Protocol):
-    """Makes environments. Called from several processes; the caller sees to it that never two work on one name."""
+    """Creates environments. Several processes call it; the caller ensures that only one works on a name at a time."""
 
     def need(self, demand: Demand) -> int:
-        """Memory that the machines will use, in bytes."""
+        """Return the memory that the machines will use, in bytes."""
 
-    def up(self, name: str, demand: Demand, *, timeout: float | None, say: Callable[[str], None]) -> None:
-        """Make the environment, or finish it. Raises devenv.Error or AllocationFailed."""
+    def up(self, name: str, demand: Demand, *, timeout: float | None, report: Callable[[str], None]) -> None:
+        """Create or complete the environment. Raises devenv.Error or AllocationFailed."""
 
     def is_up(self, name: str) -> bool:
-        """Whether it was made whole once and is still there."""
+        """Return whether the environment was completed once and still exists."""
 
     def down(self, name: str) -> None:
-        """Take it down; once more is no error."""
+        """Remove the environment; does nothing if it does not exist."""
 
-    def describe(self, name: str, demand: Demand) -> Allocation:
-        """The machines of an environment that is up."""
+    def describe(self, name: str, demand: Demand) -> BaseConfig:
+        """Return the machines of an environment that is up."""
 
     def hold(self, name: str) -> None:
-        """This process uses it from now on."""
+        """Keep the environment for this process from now on."""
+        return
 
     def close(self) -> None:
-        """This process uses none any more."""
+        """Stop keeping environments for this process."""
+        return
+
+
+def load(name: str, settings: Mapping[str, Any]) -> Allocator:
+    """Return the allocator ``name`` with ``settings``: devenv, habertest or ``module:attribute``."""
+    allocator: Allocator = pkgutil.resolve_name(BUILT_IN.get(name, name))(**settings)
+    return allocator
 
 
 def folder(name: str) -> Path:
-    """Where what tests know of the environment ``name`` is kept."""
+    """Return the folder of test data about the environment ``name``."""
     return paths.home() / "testing" / name
 
 
-def pair(wanted: Sequence[str], there: Sequence[str]) -> dict[str, str]:
-    """Which machine each host of a test is: the one of its own name, else in order those that are left, sorted.
+def pair(hosts: Sequence[str], machines: Sequence[str], where: str = "") -> dict[str, str]:
+    """Return the machine of each of a test's hosts: the one of the same name, else the next of the remaining, sorted.
 
-    Both orders are the caller's words' alone, so that it is the same machine each time. Raises AllocationFailed when
-    there are too few.
+    The result depends on names only, so that it is the same each time. Raises AllocationFailed if there are too few
+    machines; the message begins with ``where``.
     """
-    found = {name: name for name in wanted if name in there}
-    rest = sorted(name for name in there if name not in found)
-    missing = [name for name in wanted if name not in found]
-    if len(missing) > len(rest):
-        raise AllocationFailed(
-            f"{len(wanted)} hosts are asked for, and there are {len(there)}: {', '.join(sorted(there))}"
-        )
-    return {name: found.get(name) or rest[missing.index(name)] for name in wanted}
+    if len(hosts) > len(machines):
+        names = ", ".join(sorted(machines)) or "none"
+        raise AllocationFailed(f"{where}{len(hosts)} hosts are requested, but there are only {len(machines)}: {names}")
+    remaining = iter(sorted(machine for machine in machines if machine not in hosts))
+    return {host: host if host in machines else next(remaining) for host in hosts}

@@ -1,4 +1,4 @@
-"""The allocator ``devenv``: environments of this machine, and the machines of one that is up."""
+"""The allocator ``devenv``, which creates environments on this machine, and the lookup of existing environments."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve_document
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import command
 
+from devenv import errors as devenv_errors
 from devenv.environments import access
-from devenv.testing import demand_profile
+from devenv.runs.supervision import Watcher
 from devenv.testing.allocators import base
-from devenv.testing.allocators.allocation import Allocation, ClusterFound, HostFound
-from devenv.testing.demand import ClusterDemand, Demand
+from devenv.testing.demand import Demand, profile_document
+from devenv.testing.errors import AllocationFailed
+from devenv.testing.objects import BaseConfig, Cluster, Host, Named
 
 
 @dataclass(frozen=True)
-class Devenv:
-    """Environments by `Environment.up` of a generated profile. ``overrides``: keys of the profile, as --set has them;
-    ``hosts``: machines that exist, by the test's names (key ``host`` of a profile's nodes).
+class Devenv(base.Allocator):
+    """Creates environments with `Environment.up` from a generated profile. ``overrides``: keys of the profile, as for
+    --set; ``hosts``: existing machines by the test's names (key ``host`` of a profile's nodes).
     """
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -31,21 +33,20 @@ class Devenv:
     def need(self, demand: Demand) -> int:
         if self.hosts is not None:
             return 0
-        resolved = resolve_document(self._document(demand), "test", overrides=self.overrides or None)
+        resolved = resolve_document(self.document(demand), "test", overrides=self.overrides or None)
         return engines.in_use(resolved["nodes"], resolved["kubernetes"]["engine"])["memory"]
 
-    def up(self, name: str, demand: Demand, *, timeout: float | None, say: Callable[[str], None]) -> None:
+    def up(self, name: str, demand: Demand, *, timeout: float | None, report: Callable[[str], None]) -> None:
         from devenv.environment import Environment
 
         path = base.folder(name) / "profile.yml"
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        files.write(path, yaml.safe_dump(self._document(demand), sort_keys=False))
+        files.write(path, yaml.safe_dump(self.document(demand), sort_keys=False))
         Environment.up(
             profile=path,
             name=name,
             overrides=self.overrides or None,
             timeout=timeout,
-            watcher=StageReporter(say),
+            watcher=StageReporter(report),
             keep=True,
         )
 
@@ -57,79 +58,98 @@ class Devenv:
 
         Environment(name).down()
 
-    def describe(self, name: str, demand: Demand) -> Allocation:
-        nodes, clusters = demand_profile.node_names(demand), demand_profile.cluster_names(demand)
-        return describe(name, demand, nodes, clusters)
+    def describe(self, name: str, demand: Demand) -> BaseConfig:
+        return describe(name, demand, demand.node_names, demand.cluster_names)
 
-    def hold(self, name: str) -> None:
-        return
-
-    def close(self) -> None:
-        return
-
-    def _document(self, demand: Demand) -> dict[str, Any]:
+    def document(self, demand: Demand) -> dict[str, Any]:
+        """Return the profile of an environment for the demand."""
         hosts = self.hosts
         if hosts is not None:
-            places = base.pair([host.name for host in demand.hosts], list(hosts))
-            hosts = {name: hosts[place] for name, place in places.items()}
-        return demand_profile.profile_document(demand, hosts)
+            machines = base.pair([host.name for host in demand.hosts], list(hosts))
+            hosts = {name: hosts[machine] for name, machine in machines.items()}
+        return profile_document(demand, hosts)
 
 
-class StageReporter:
+class StageReporter(Watcher):
     """A watcher of a run that reports the name of each stage."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        from devenv.runs.progress import stage_of
-
-        self._say, self._stage_of, self._stage = say, stage_of, ""
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report, self._stage = report, ""
 
     def event(self, event: Mapping[str, Any]) -> None:
+        from devenv.runs.progress import stage_of
+
         if event.get("event") == "playbook_on_play_start":
-            stage = self._stage_of(str((event.get("event_data") or {}).get("play") or ""))
+            stage = stage_of(str((event.get("event_data") or {}).get("play") or ""))
             if stage and stage != self._stage:
                 self._stage = stage
-                self._say(stage)
-
-    def tick(self) -> None:
-        return
-
-    def end(self) -> None:
-        return
+                self._report(stage)
 
 
-def describe(name: str, demand: Demand, nodes: Mapping[str, str], clusters: Mapping[str, str]) -> Allocation:
-    """The machines of the devenv environment ``name``; ``nodes`` and ``clusters`` map the test's names to its own."""
-    there = access.hosts(name)
-    found = [_host(host.name, nodes[host.name], there[nodes[host.name]], demand) for host in demand.hosts]
-    grouped = [_cluster(name, one, clusters[one.name], nodes, there) for one in demand.clusters]
-    provider = str(access.inventory(name).get("all", {}).get("vars", {}).get("devenv_provider", ""))
-    return Allocation("", name, provider, found, grouped)
+def existing(name: str, demand: Demand) -> BaseConfig:
+    """Return the machines of an environment that already exists, for the demand.
+
+    Hosts and clusters are matched by name, the others in the environment's order: masters to control plane nodes,
+    workers to workers. Raises AllocationFailed with what is missing.
+    """
+    try:
+        nodes = access.hosts(name)
+    except devenv_errors.Error as error:
+        raise AllocationFailed(f"{error.message}; {error.advice}") from None
+    cluster_of = {node: str(variables.get("devenv_cluster") or "") for node, variables in nodes.items()}
+    clusters = _match_clusters(name, demand, list(dict.fromkeys(filter(None, cluster_of.values()))))
+    machines: dict[str, str] = {}
+    for cluster in demand.clusters:
+        for role, group in (("master", "control_plane"), ("worker", "workers")):
+            hosts = [host for host in cluster.hosts if demand.roles[host] == role]
+            actual = clusters[cluster.name]
+            members = [n for n in nodes if cluster_of[n] == actual and nodes[n].get("devenv_group") == group]
+            machines |= base.pair(hosts, members, f"environment {name}, cluster {actual}, {role}s: ")
+    bare = [host.name for host in demand.hosts if demand.cluster_of(host.name) is None]
+    bare_nodes = [node for node in nodes if not cluster_of[node]]
+    machines |= base.pair(bare, bare_nodes, f"environment {name}, hosts without a cluster: ")
+    return describe(name, demand, machines, clusters)
 
 
-def _host(name: str, node: str, variables: Mapping[str, Any], demand: Demand) -> HostFound:
-    cluster = demand.cluster_of(name)
-    reached = command.connection(node, variables)
-    return HostFound(
+def _match_clusters(name: str, demand: Demand, actual: list[str]) -> dict[str, str]:
+    if len(demand.clusters) > len(actual):
+        raise AllocationFailed(
+            f"the environment {name} has {len(actual)} clusters, but {len(demand.clusters)} are requested"
+        )
+    clusters: dict[str, str] = {}
+    for cluster in demand.clusters:
+        preferred = [known for known in (cluster.name, demand.cluster_names[cluster.name]) if known in actual]
+        clusters[cluster.name] = (preferred or actual)[0]
+        actual.remove(clusters[cluster.name])
+    return clusters
+
+
+def describe(name: str, demand: Demand, nodes: Mapping[str, str], clusters: Mapping[str, str]) -> BaseConfig:
+    """Return the machines of the environment ``name``; ``nodes`` and ``clusters`` map the test's names to its own."""
+    variables = access.hosts(name)
+    hosts = {host.name: _host(name, host.name, nodes[host.name], variables, demand) for host in demand.hosts}
+    allocated = []
+    for cluster in demand.clusters:
+        members = Named({host: hosts[host] for host in cluster.hosts})
+        masters = tuple(host for host in members if members[host].group == "control_plane")
+        path = paths.environment(name) / "clusters" / clusters[cluster.name] / "kubeconfig"
+        allocated.append(Cluster(cluster.name, cluster.installer, members, masters, path if path.is_file() else None))
+    return BaseConfig(name, hosts.values(), allocated)
+
+
+def _host(environment: str, name: str, node: str, inventory: Mapping[str, Mapping[str, Any]], demand: Demand) -> Host:
+    variables, cluster = inventory[node], demand.cluster_of(name)
+    connection = command.connection(node, variables)
+    return Host(
         name=name,
         node=node,
-        addresses=[str(one) for one in variables.get("devenv_addresses") or [reached.address]],
-        user=reached.user,
-        port=reached.port or 22,
-        key_file=reached.key_file,
-        options=list(reached.options),
+        addresses=tuple(str(address) for address in variables.get("devenv_addresses") or [connection.address]),
+        user=connection.user,
+        port=connection.port or 22,
+        key_file_path=connection.key_file,
+        ssh_options=connection.options,
         cluster=cluster.name if cluster else "",
         group=str(variables.get("devenv_group", "")),
         labels=dict(variables.get("devenv_labels") or {}),
+        environment_name=environment,
     )
-
-
-def _cluster(
-    environment: str,
-    one: ClusterDemand,
-    own: str,
-    nodes: Mapping[str, str],
-    there: Mapping[str, Mapping[str, Any]],
-) -> ClusterFound:
-    masters = [name for name in one.hosts if there[nodes[name]].get("devenv_group") == "control_plane"]
-    path = paths.environment(environment) / "clusters" / own / "kubeconfig"
-    return ClusterFound(one.name, own, one.installer, list(one.hosts), masters, str(path) if path.is_file() else "")

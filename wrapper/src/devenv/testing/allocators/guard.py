@@ -1,11 +1,12 @@
-"""Releases what a test process used when that process was killed: ``python -m devenv.testing.allocators.guard``.
+"""Release the environments of a killed test process: ``python -m devenv.testing.allocators.guard``.
 
-Its settings come on stdin. It waits for the end of one process, by pid and start time. A test run that ends by itself
-releases its environments itself and ends this one.
+It reads its settings from stdin and waits for the end of one process. A test run that ends normally releases its
+environments and stops its guard.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import signal
@@ -34,34 +35,30 @@ def start(settings: Mapping[str, Any]) -> subprocess.Popen[bytes]:
     return child
 
 
-def main() -> int:
-    """Settings: ``process`` (pid and start), ``allocator`` and ``allocator_settings`` (load.load), ``policy``, ``path``
+def main() -> None:
+    """Settings: ``process`` (pid and start), ``allocator`` and ``allocator_settings`` (base.load), ``policy``, ``path``
     (of modules).
     """
     settings = json.load(sys.stdin)
     sys.path[:0] = [path for path in settings["path"] if path not in sys.path]
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # Imported now: what lies on disk may change while it waits.
+    # Imported before the wait: the files may change meanwhile.
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
 
-    from devenv.testing.allocators import leases
-    from devenv.testing.allocators.load import load
+    from devenv.testing.allocators import base, leases
 
-    watched = leases.Process(**settings["process"])
-    wait.until(lambda: not watched.is_alive, math.inf, pause=PAUSE)
-    allocator = load(settings["allocator"], settings["allocator_settings"])
-    held = leases.Leases(leases.Policy(**settings["policy"]), allocator.is_up, allocator.down)
-    code = 0
-    for name in held.names():
-        lease = held.read(name)
-        if watched in lease.users or watched in lease.busy:
-            try:
-                held.leave(name, watched, failed=watched in lease.busy)
-            except Exception:  # the others shall be released, too
-                code = 1
-    return code
+    process = leases.Process(**settings["process"])
+    wait.until(lambda: not process.is_alive, math.inf, pause=PAUSE)
+    allocator = base.load(settings["allocator"], settings["allocator_settings"])
+    store = leases.Leases(leases.Policy(**settings["policy"]), allocator.is_up, allocator.down)
+    for name in store.names():
+        lease = store.read(name)
+        if process in lease.users or process in lease.busy:
+            # An error must not keep the other environments from being released.
+            with contextlib.suppress(Exception):
+                store.leave(name, process, failed=process in lease.busy)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

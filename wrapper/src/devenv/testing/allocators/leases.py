@@ -1,8 +1,9 @@
-"""Who uses an environment that tests made: one record a name, under a file lock, for all processes of this DEVENV_HOME.
+"""Users of the environments that tests created: one record per name, for all processes of this DEVENV_HOME.
 
-``testing/<name>/lease.json``: ``users`` are processes that may come back to it, ``busy`` those in which a test uses it
-now; a process counts only while it lives. An environment without users is taken down, unless it is to be kept; one that
-is not busy may be taken down when another needs the room, and its users make it anew.
+``testing/<name>/lease.json`` is protected by a file lock. ``users`` are processes that may return to the environment,
+``busy`` those in which a test uses it now; a process counts only while it lives. An environment without users is
+removed unless it must be kept. One that is not busy may be removed when another needs the room; its users then
+recreate it.
 """
 
 from __future__ import annotations
@@ -16,71 +17,60 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths, processes
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import probes as host
 
 from devenv.testing.errors import AllocationFailed
 
-# Between two looks at whether there is room.
+# Seconds between two checks for room.
 PAUSE = 0.5
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process that cannot be taken for a later one with its pid: ``start`` in clock ticks after boot."""
+    """A process, distinct from a later one with the same pid: ``start`` is in clock ticks after boot."""
 
     pid: int
     start: int
 
     @property
     def is_alive(self) -> bool:
-        return start_of(self.pid) == self.start
+        return processes.alive(self.pid, self.start)
 
 
-def start_of(pid: int) -> int:
-    """When a process started, in clock ticks after boot; 0 for one that is gone, or ended without being waited for."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return 0 if fields[0] in "ZX" else int(fields[19])
-
-
-def me() -> Process:
-    """This process."""
-    return Process(os.getpid(), start_of(os.getpid()))
+def this_process() -> Process:
+    """Return the calling process."""
+    process = processes.read_process(os.getpid())
+    assert process is not None
+    return Process(process.pid, process.start)
 
 
 @dataclass(frozen=True)
 class Lease:
-    """``state``: absent, making, up, kept (no run takes it down any more). ``ups`` counts how often it was made,
-    ``tests`` the tests that began on it; ``need`` is memory in bytes, ``failed`` says whether a test on it failed,
-    ``installed`` whether installers have done their part.
+    """Record of an environment. ``state``: absent, making, up, kept (left for a later run); ``need``: memory in bytes;
+    ``failed``: a test on it failed; ``installed``: the install stage is complete.
     """
 
     state: str = "absent"
-    ups: int = 0
     need: int = 0
-    tests: int = 0
     failed: bool = False
     installed: bool = False
     users: tuple[Process, ...] = ()
     busy: tuple[Process, ...] = ()
 
-    def alive(self) -> Lease:
-        """Without processes that are gone."""
-        return replace(
-            self,
-            users=tuple(one for one in self.users if one.is_alive),
-            busy=tuple(one for one in self.busy if one.is_alive),
-        )
+    def alive(self, without: Process | None = None) -> Lease:
+        """Return the lease without dead processes and without the given one."""
+
+        def counted(processes: tuple[Process, ...]) -> tuple[Process, ...]:
+            return tuple(process for process in processes if process != without and process.is_alive)
+
+        return replace(self, users=counted(self.users), busy=counted(self.busy))
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is to become of environments: ``reuse`` leaves all for the next run, ``keep`` those with a failed test."""
+    """Which environments a run leaves: with ``reuse`` all, with ``keep`` those on which a test failed."""
 
     reuse: bool = False
     keep: bool = False
@@ -91,7 +81,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Leases:
-    """All leases below one DEVENV_HOME. ``most``: how many environments there may be at once."""
+    """All leases below one DEVENV_HOME. ``most``: maximum number of environments at once, 0 for no limit."""
 
     policy: Policy
     is_up: Callable[[str], bool]
@@ -101,16 +91,11 @@ class Leases:
     top: Path = field(default_factory=lambda: paths.home() / "testing")
 
     def read(self, name: str) -> Lease:
-        """The lease as it is written; one that cannot be read is none."""
+        """Return the stored lease, or an empty one if it is missing or invalid."""
         data = files.read_json(self.top / name / "lease.json", dict) or {}
         try:
-            return Lease(
-                **{
-                    **data,
-                    "users": tuple(Process(**one) for one in data["users"]),
-                    "busy": tuple(Process(**one) for one in data["busy"]),
-                }
-            )
+            members = {key: tuple(Process(**process) for process in data[key]) for key in ("users", "busy")}
+            return Lease(**{**data, **members})
         except (TypeError, KeyError):
             return Lease()
 
@@ -118,115 +103,112 @@ class Leases:
         files.write(self.top / name / "lease.json", json.dumps(asdict(lease)))
 
     def names(self) -> list[str]:
-        """Names of which there is a lease."""
+        """Return the names that have a lease."""
         return sorted(path.parent.name for path in self.top.glob("*/lease.json"))
 
     def enter(
-        self, name: str, need: int, make: Callable[[], None], say: Callable[[str], None], *, refresh: bool = False
+        self, name: str, need: int, make: Callable[[], None], report: Callable[[str], None], *, refresh: bool = False
     ) -> bool:
-        """Be a user of ``name``, busy with it; call ``make`` when it is not up, with ``refresh`` also when another run
-        has left it. Return whether a test began on it before. Raises what ``make`` raises, AllocationFailed when there
-        was no room in time.
+        """Register this process as a busy user of ``name``. Return whether tests used the environment before.
+
+        Calls ``make`` if the environment is not up, with ``refresh`` also if an earlier run left it. Raises what
+        ``make`` raises, and AllocationFailed if there was no room in time.
         """
         with self._locked(name):
-            lease = self.read(name).alive()
-            own = me()
-            lease = replace(lease, users=_with(lease.users, own), busy=_with(lease.busy, own))
-            left = lease.state == "kept"
+            process = this_process()
+            others = self.read(name).alive(without=process)
+            lease = replace(others, users=(*others.users, process), busy=(*others.busy, process))
             if lease.state in ("up", "kept") and self.is_up(name):
-                if left and refresh:
+                kept = lease.state == "kept"
+                if kept and refresh:
                     make()
-                self.write(name, replace(lease, state="up", tests=lease.tests + 1, failed=lease.failed and not left))
-                return lease.tests > 0
-            self._make_room(name, need, replace(lease, state="making", need=need, installed=False), say)
+                self.write(name, replace(lease, state="up", failed=lease.failed and not kept))
+                return True
+            self._make_room(name, replace(lease, state="making", need=need, installed=False), report)
             try:
                 make()
             except BaseException:
-                # It is there in part: whoever leaves last takes it down.
-                self.write(name, replace(lease, state="making", busy=_without(lease.busy, own), failed=True))
+                # Parts of it exist: the last user removes them.
+                self.write(name, replace(lease, state="making", busy=others.busy, failed=True))
                 raise
-            self.write(name, replace(lease, state="up", ups=lease.ups + 1, need=need, tests=1, installed=False))
+            self.write(name, replace(lease, state="up", need=need, installed=False))
             return False
 
     def idle(self, name: str, *, failed: bool = False) -> None:
-        """A test of this process has ended."""
+        """Record the end of a test of this process."""
         with self._locked(name):
             lease = self.read(name)
-            self.write(name, replace(lease, busy=_without(lease.busy, me()), failed=lease.failed or failed))
+            busy = tuple(process for process in lease.busy if process != this_process())
+            self.write(name, replace(lease, busy=busy, failed=lease.failed or failed))
 
-    def leave(self, name: str, who: Process | None = None, *, failed: bool = False) -> bool:
-        """Be no user any more; the last one takes it down, unless it is to be kept. Return whether it is gone."""
+    def leave(self, name: str, process: Process | None = None, *, failed: bool = False) -> bool:
+        """Remove a process (default: this one) from the users; the last one removes the environment unless it must be
+        kept. Return whether it was removed.
+        """
         with self._locked(name):
-            lease, one = self.read(name), who or me()
-            lease = replace(lease, users=_without(lease.users, one), busy=_without(lease.busy, one)).alive()
+            lease = self.read(name).alive(without=process or this_process())
             lease = replace(lease, failed=lease.failed or failed)
-            if not lease.users and lease.state == "absent":
-                self._forget(name)
-                return False
             if lease.users:
                 self.write(name, lease)
-                return False
-            if self.policy.keeps(lease):
+            elif lease.state == "absent":
+                self._forget(name)
+            elif self.policy.keeps(lease):
                 self.write(name, replace(lease, state="kept"))
-                return False
-            self._take_down(name, lease)
-            return True
+            else:
+                self._take_down(name, lease)
+                return True
+            return False
 
     @contextlib.contextmanager
     def installing(self, name: str) -> Iterator[bool]:
-        """Whether installers have still to do their part; nobody else does it meanwhile. It counts as done when the
-        block ends well.
-        """
-        path = self.top / name / "install.lock"
-        with files.exclusive(path):
-            with self._locked(name):
-                todo = not self.read(name).installed
-            yield todo
-            if todo:
-                with self._locked(name):
-                    self.write(name, replace(self.read(name), installed=True))
+        """Hold the lock of the install stage. Yield whether the stage still has to run; see `mark_installed`."""
+        with files.exclusive(self.top / name / "install.lock"):
+            yield not self.read(name).installed
 
-    def _make_room(self, name: str, need: int, lease: Lease, say: Callable[[str], None]) -> None:
-        """Wait until the machine has room for one more, then write ``lease``."""
+    def mark_installed(self, name: str) -> None:
+        """Record that the install stage is complete."""
+        with self._locked(name):
+            self.write(name, replace(self.read(name), installed=True))
+
+    def _make_room(self, name: str, lease: Lease, report: Callable[[str], None]) -> None:
+        """Wait until there is room for one more environment, then write ``lease``."""
         end = time.monotonic() + self.patience
-        told = False
+        reported = False
         while True:
             with self._locked(".room"):
-                others = {one: self.read(one).alive() for one in self.names() if one != name}
-                # One that someone else has taken down takes no room.
-                others = {one: o for one, o in others.items() if o.state == "making" or self.is_up(one)}
-                if self._has_room(need, others):
+                others = {other: self.read(other).alive() for other in self.names() if other != name}
+                # One that was removed by other means takes no room.
+                others = {other: o for other, o in others.items() if o.state == "making" or self.is_up(other)}
+                if self._has_room(lease.need, others):
                     self.write(name, lease)
                     return
-            if any(self._evict(one) for one in others if not others[one].busy):
+            if any(self._evict(other) for other in others if not others[other].busy):
                 continue
             if time.monotonic() > end:
                 raise AllocationFailed(
                     f"no room for another environment after {self.patience:g} s; there are {', '.join(others)}"
                 )
-            if not told:
-                say(f"waits for room: {', '.join(others)}")
-                told = True
+            if not reported:
+                report(f"waiting for room: {', '.join(others)}")
+                reported = True
             time.sleep(PAUSE)
 
     def _has_room(self, need: int, others: Mapping[str, Lease]) -> bool:
-        # What was kept because a test failed stays, whatever the limit; the memory that it takes is taken.
+        # An environment that was kept for a failed test does not count against the limit; its memory does.
         counted = [other for other in others.values() if not (other.state == "kept" and other.failed)]
         if not counted:
-            return True  # the preflight of the environment says what is lacking
+            return True  # the environment's own preflight reports a lack of memory
         if self.most and len(counted) >= self.most:
             return False
-        # What is being made has not taken its memory yet.
+        # An environment in the making has not taken its memory yet.
         promised = sum(other.need for other in counted if other.state == "making" and other.users)
         return host.available_memory() >= need + promised
 
     def _evict(self, name: str) -> bool:
-        """Take down one that nobody is busy with, unless it is kept for its failure or someone works on it."""
-        with self._locked(name, wait=False) as got:
-            if not got:
-                return False
+        """Remove an environment unless it is busy, locked, or kept for a failed test."""
+        with self._locked(name, wait=False) as locked:
             lease = self.read(name).alive()
-            if lease.busy or lease.state == "absent" or (lease.failed and self.policy.keep):
+            if not locked or lease.busy or lease.state == "absent" or (lease.failed and self.policy.keep):
                 return False
             self._take_down(name, lease)
             return True
@@ -244,7 +226,7 @@ class Leases:
 
     @contextlib.contextmanager
     def _locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:
-        """Hold the lock of a name. Its file lies beside the folder and is removed, while held, with the name's last."""
+        """Hold the lock of a name. Its file is next to the folder and is removed, while locked, with the folder."""
         self.top.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self.top / f"{name}.lock"
         while True:
@@ -254,20 +236,7 @@ class Leases:
                 except BlockingIOError:
                     yield False
                     return
-                # A file that was removed meanwhile locks nobody out.
+                # A lock on a removed file excludes nobody.
                 if path.exists() and os.path.samestat(path.stat(), os.fstat(stream.fileno())):
                     yield True
                     return
-
-
-def _with(processes: tuple[Process, ...], one: Process) -> tuple[Process, ...]:
-    return processes if one in processes else (*processes, one)
-
-
-def _without(processes: tuple[Process, ...], one: Process) -> tuple[Process, ...]:
-    return tuple(other for other in processes if other != one)
-
-
-def as_data(policy: Policy, most: int) -> dict[str, Any]:
-    """What the guard has to know."""
-    return {"policy": asdict(policy), "most": most}

@@ -1,225 +1,193 @@
-"""Environments of one test run, in the process that pytest runs in: made on first use, shared, given back."""
+"""Environments of a test run in pytest's own process: created on first use, shared, released."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from devenv import errors as devenv_errors
-from devenv.testing.allocators import existing, guard, hardware_file, leases
-from devenv.testing.allocators.allocation import Allocation
-from devenv.testing.allocators.base import Allocator
-from devenv.testing.allocators.hardware_file import Provisioned
-from devenv.testing.allocators.load import load
+from devenv.testing.allocators import base, devenv, guard, hardware_file, leases
 from devenv.testing.demand import Demand
 from devenv.testing.errors import AllocationFailed, TestingError
+from devenv.testing.objects import BaseConfig
 from devenv.testing.settings import Settings
-
-NO_CLUSTER = (
-    "no ready cluster for {}; --install makes one (or name what is there: --devenv-env, --provisioned-hardware)"
-)
 
 
 class Manager:
-    """Finds machines for demands. ``say`` is for lines that people read while they wait."""
+    """Supplies machines for demands; ``report`` prints progress.
 
-    def __init__(self, settings: Settings, hook: Any, say: Callable[[str], None]) -> None:
+    ``entered``: environments that this process uses, and whether it has a lease on them.
+    """
+
+    def __init__(self, settings: Settings, hook: Any, report: Callable[[str], None]) -> None:
         self.settings = settings
+        self.entered: dict[str, bool] = {}
         self._hook = hook
-        self._say = say
-        self._guard: subprocess.Popen[bytes] | None = None
-        self._private: tempfile.TemporaryDirectory[str] | None = None
+        self._report = report
         self._used: Counter[str] = Counter()
-        # Machines that could not be had: the next test is told the same at once.
+        # Failed attempts: the next test gets the same message without another attempt.
         self._failed: dict[str, str] = {}
-        self._entered: dict[str, Demand] = {}
-        self._allocator: Allocator | None = None
-        self._allocator_settings: dict[str, Any] = {}
-
-    # --- names ---
+        self._resources = ExitStack()
+        self._policy = leases.Policy(settings.reuse, settings.keep)
+        self._leases = leases.Leases(
+            self._policy,
+            lambda name: self._allocator.is_up(name),
+            lambda name: self._allocator.down(name),
+            settings.most,
+        )
 
     def key(self, demand: Demand, place: str) -> str:
-        """Name of the environment that serves the demand. ``place``: the module or test that it is not shared beyond;
-        empty for the whole run. Environments that are to be used again have the same name in every run.
+        """Return the name of the environment for the demand.
+
+        ``place``: the module or test that it is limited to; empty for the whole run. Environments for reuse have the
+        same name in every run.
         """
-        words = [demand.digest, place, repr(sorted(self.settings.overrides.items()))]
-        digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
+        parts = [demand.digest, place, repr(sorted(self.settings.overrides.items()))]
+        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
         return f"pytest-{digest}" if self.settings.reuse else f"pytest-{digest}-{self.settings.run}"
 
     # --- machines ---
 
-    def acquire(self, key: str, demand: Demand) -> tuple[Allocation, bool]:
-        """The machines of ``key``, and whether a test used them before. Raises AllocationFailed."""
+    def acquire(self, key: str, demand: Demand) -> tuple[BaseConfig, bool]:
+        """Return the machines of ``key``, and whether a test used them before. Raises AllocationFailed."""
         if key in self._failed:
             raise AllocationFailed(f"as before: {self._failed[key]}")
         try:
-            found, used = self._found(key, demand)
+            return self._acquire(key, demand)
         except devenv_errors.Error as error:
-            text = "\n".join(filter(None, (str(error), error.advice, f"log: {error.log}" if error.log else "")))
-            self._failed[key] = text
-            raise AllocationFailed(text) from error
+            lines = (str(error), error.advice, f"log: {error.log}" if error.log else "")
+            self._failed[key] = "\n".join(filter(None, lines))
+            raise AllocationFailed(self._failed[key]) from error
         except TestingError as error:
             self._failed[key] = str(error)
             raise
-        return replace(found, key=key), used
 
-    def _found(self, key: str, demand: Demand) -> tuple[Allocation, bool]:
+    def _acquire(self, key: str, demand: Demand) -> tuple[BaseConfig, bool]:
+        machines, install = self._machines, self.settings.install
         if self.settings.environment:
-            return self._looked_up(key, demand, lambda: existing.existing(self.settings.environment, demand))
-        provisioned = hardware_file.read_file(self.settings.hardware) if self.settings.hardware else None
-        if provisioned:
-            if provisioned.has_clusters(demand):
-                return self._looked_up(key, demand, lambda: provisioned.allocation(demand, self.private))
-            if not self.settings.install:
-                raise AllocationFailed(NO_CLUSTER.format(_clusters(demand)))
-        return self._made(key, demand, provisioned)
+            return self._look_up(key, demand, lambda: devenv.existing(self.settings.environment, demand))
+        if machines and machines.has_clusters(demand):
+            return self._look_up(key, demand, lambda: machines.allocation(demand, self._private))
+        if demand.clusters and not install and (machines or not self._allocator.is_up(key)):
+            names = ", ".join(cluster.name for cluster in demand.clusters)
+            raise AllocationFailed(
+                f"no ready cluster for {names}; --install creates one (or use an existing one: --devenv-env, "
+                "--provisioned-hardware)"
+            )
+        return self._create(key, demand)
 
-    def _looked_up(self, key: str, demand: Demand, look: Callable[[], Allocation]) -> tuple[Allocation, bool]:
-        if key not in self._entered:
+    def _look_up(self, key: str, demand: Demand, look_up: Callable[[], BaseConfig]) -> tuple[BaseConfig, bool]:
+        if key in self.entered:
+            base_config = look_up()
+        else:
             self._hook.pytest_before_provisioning(name=key, demand=demand)
-        found = look()
-        if key not in self._entered:
-            self._entered[key] = demand
+            base_config = look_up()
+            self.entered[key] = False
             self._hook.pytest_after_provisioning(name=key, demand=demand)
         self._used[key] += 1
-        return found, self._used[key] > 1
+        return base_config, self._used[key] > 1
 
-    def _made(self, key: str, demand: Demand, provisioned: Provisioned | None) -> tuple[Allocation, bool]:
-        allocator = self.allocator(provisioned)
-        if demand.clusters and not self.settings.install and not allocator.is_up(key):
-            raise AllocationFailed(NO_CLUSTER.format(_clusters(demand)))
-        self._start_guard()
+    def _create(self, key: str, demand: Demand) -> tuple[BaseConfig, bool]:
+        def report(text: str) -> None:
+            self._report(f"{key}: {text}")
 
         def make() -> None:
-            self._say(f"{key}: makes {_shape(demand)}")
+            report(f"creating {_shape(demand)}")
             self._hook.pytest_before_provisioning(name=key, demand=demand)
-            allocator.up(
-                key, demand, timeout=self.settings.up_timeout or None, say=lambda stage: self._say(f"{key}: {stage}")
-            )
+            self._allocator.up(key, demand, timeout=self.settings.up_timeout or None, report=report)
             self._hook.pytest_after_provisioning(name=key, demand=demand)
 
-        self._entered[key] = demand
-        used = self.leases.enter(
-            key, allocator.need(demand), make, lambda text: self._say(f"{key}: {text}"), refresh=self.settings.install
+        need = self._allocator.need(demand)
+        self.entered[key] = True
+        used = self._leases.enter(key, need, make, report, refresh=self.settings.install)
+        self._allocator.hold(key)
+        return self._allocator.describe(key, demand), used
+
+    @cached_property
+    def _machines(self) -> hardware_file.Provisioned | None:
+        return hardware_file.read_file(self.settings.hardware) if self.settings.hardware else None
+
+    @cached_property
+    def _allocator(self) -> base.Allocator:
+        hosts = {"hosts": self._machines.for_profile()} if self._machines else {}
+        settings = {"overrides": self.settings.overrides, **self.settings.service, **hosts}
+        allocator = base.load(self.settings.allocator, settings)
+        child = guard.start(
+            {
+                "process": asdict(leases.this_process()),
+                "allocator": self.settings.allocator,
+                "allocator_settings": settings,
+                "policy": asdict(self._policy),
+                "path": [path for path in sys.path if path],
+            }
         )
-        allocator.hold(key)
-        return allocator.describe(key, demand), used
+        for finish in (child.wait, child.kill, allocator.close):
+            self._resources.callback(finish)
+        return allocator
 
-    def allocator(self, provisioned: Provisioned | None = None) -> Allocator:
-        if self._allocator is None:
-            self._allocator_settings = {"overrides": self.settings.overrides, **self.settings.service}
-            if provisioned:
-                self._allocator_settings["hosts"] = provisioned.for_profile()
-            self._allocator = load(self.settings.allocator, self._allocator_settings)
-        return self._allocator
+    @cached_property
+    def _private(self) -> Path:
+        """A folder of this process for secrets and sockets."""
+        return Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="devenv-test-")))
 
-    @property
-    def leases(self) -> leases.Leases:
-        allocator = self.allocator()
-        policy = leases.Policy(self.settings.reuse, self.settings.keep)
-        return leases.Leases(policy, allocator.is_up, allocator.down, self.settings.most)
+    def _is_leased(self, key: str) -> bool:
+        return self.entered.get(key, False) and key in self._leases.names()
 
-    @property
-    def private(self) -> Path:
-        """A folder of this process for secrets and sockets; gone with it."""
-        if self._private is None:
-            self._private = tempfile.TemporaryDirectory(prefix="devenv-test-")
-        return Path(self._private.name)
-
-    @contextlib.contextmanager
+    @contextmanager
     def installing(self, key: str) -> Iterator[bool]:
-        """Whether the install stage is still to be run on the machines of ``key``; see Leases.installing."""
-        if self._is_ours(key):
-            with self.leases.installing(key) as todo:
+        """Yield whether the install stage still has to run on the machines of ``key``; see Leases.installing."""
+        if self._is_leased(key):
+            with self._leases.installing(key) as todo:
                 yield todo
         else:
             yield self._used[key] <= 1
 
-    def _is_ours(self, key: str) -> bool:
-        return key in self._entered and bool(self._allocator) and key in self.leases.names()
+    def mark_installed(self, key: str) -> None:
+        """Record that the install stage is complete."""
+        if self._is_leased(key):
+            self._leases.mark_installed(key)
 
     # --- the end of tests ---
 
     def after_test(self, key: str, *, failed: bool) -> None:
-        """A test on the machines of ``key`` has ended, or its process."""
-        if self._is_ours(key):
-            self.leases.idle(key, failed=failed)
+        """Record the end of a test on the machines of ``key``, or of its process."""
+        if self._is_leased(key):
+            self._leases.idle(key, failed=failed)
 
     def release(self, keys: Iterable[str]) -> None:
-        """Give environments back. All are tried; the first error is raised then."""
-        errors: list[Exception] = []
-        for key in list(keys):
-            if key not in self._entered:
-                continue
-            try:
-                self._release(key)
-            except Exception as error:  # the others shall be given back, too
-                errors.append(error)
-        if errors:
-            raise errors[0]
+        """Release all of these environments that this process uses, then raise the last error, if there was one."""
+        with ExitStack() as stack:
+            for key in keys:
+                if key in self.entered:
+                    stack.callback(self._release, key)
 
     def _release(self, key: str) -> None:
-        del self._entered[key]
+        leased = self._is_leased(key)
+        del self.entered[key]
         self._hook.pytest_before_release(name=key)
-        gone = False
-        if self._allocator and key in self.leases.names():
-            lease = self.leases.read(key)
-            if self.leases.policy.keeps(lease):
-                self._say(f"{key}: is kept (devenv status -n {key}; devenv down -n {key})")
-            gone = self.leases.leave(key)
-            if gone:
-                self._say(f"{key}: taken down")
-        self._hook.pytest_after_release(name=key, taken_down=gone)
+        removed = False
+        if leased:
+            if self._policy.keeps(self._leases.read(key)):
+                self._report(f"{key}: kept (devenv status -n {key}; devenv down -n {key})")
+            removed = self._leases.leave(key)
+            if removed:
+                self._report(f"{key}: removed")
+        self._hook.pytest_after_release(name=key, taken_down=removed)
 
     def close(self) -> None:
-        """Give everything back, and end the guard."""
-        try:
-            self.release(list(self._entered))
-        finally:
-            if self._allocator:
-                self._allocator.close()
-            if self._guard:
-                self._guard.kill()
-                self._guard.wait()
-                self._guard = None
-            if self._private:
-                self._private.cleanup()
-                self._private = None
-
-    def _start_guard(self) -> None:
-        if self._guard is not None:
-            return
-        policy = leases.as_data(leases.Policy(self.settings.reuse, self.settings.keep), self.settings.most)
-        self._guard = guard.start(
-            {
-                "process": asdict(leases.me()),
-                "allocator": self.settings.allocator,
-                "allocator_settings": self._allocator_settings,
-                "path": [path for path in sys.path if path],
-                **policy,
-            }
-        )
-
-    @property
-    def entered(self) -> Mapping[str, Demand]:
-        """Environments of which this process is a user."""
-        return dict(self._entered)
-
-
-def _clusters(demand: Demand) -> str:
-    return ", ".join(one.name for one in demand.clusters)
+        """Release everything and stop the guard."""
+        with self._resources:
+            self.release(list(self.entered))
 
 
 def _shape(demand: Demand) -> str:
-    hosts, clusters = len(demand.hosts), len(demand.clusters)
-    return f"{hosts} host{'s' if hosts != 1 else ''}" + (
-        f", {clusters} cluster{'s' if clusters != 1 else ''}" if clusters else ""
-    )
+    counts = [(len(demand.hosts), "host"), (len(demand.clusters), "cluster")]
+    return ", ".join(f"{count} {noun}{'s' if count != 1 else ''}" for count, noun in counts if count)

@@ -3,123 +3,86 @@
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from devenv.testing.installers.catalogue import Installer, known, with_needs
+from devenv.testing.installers.catalogue import INSTALLERS, Catalogue, with_needs
 
 if TYPE_CHECKING:
     import pytest
 
     from devenv.testing.demand import Demand
-    from devenv.testing.objects import BaseConfig, Cluster, Host
+    from devenv.testing.objects import BaseConfig
 
 
-@dataclass(frozen=True)
-class Step:
-    """One installer for one target; ``after`` are the steps that it waits for."""
+class Step(NamedTuple):
+    """One installer on one target; ``kind`` is cluster or host, ``target`` its name."""
 
     installer: str
     kind: str
     target: str
-    after: tuple[tuple[str, str, str], ...]
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        return (self.installer, self.kind, self.target)
-
-
-def steps(demand: Demand, catalogue: Mapping[str, type[Installer]]) -> list[Step]:
-    """Every installer of a demand with its target, in an order that respects what they need. Hosts without an
-    installer have no step.
-    """
-    wanted: dict[tuple[str, str, str], Step] = {}
-    for cluster in demand.clusters:
-        _add(wanted, cluster.installer, "cluster", cluster.name, cluster.hosts, catalogue)
-    for host in demand.hosts:
-        if host.installer:
-            _add(wanted, host.installer, "host", host.name, (host.name,), catalogue)
-    return list(wanted.values())
-
-
-def _add(
-    wanted: dict[tuple[str, str, str], Step],
-    name: str,
-    kind: str,
-    target: str,
-    hosts: Sequence[str],
-    catalogue: Mapping[str, type[Installer]],
-) -> None:
-    def targets(one: str) -> list[tuple[str, str, str]]:
-        if catalogue[one].on == kind:
-            return [(one, kind, target)]
-        return [(one, "host", host) for host in hosts]
-
-    for one in with_needs([name], catalogue):
-        after = tuple(key for need in catalogue[one].needs for key in targets(need))
-        for key in targets(one):
-            # Of a host's need only that host's own step counts.
-            mine = tuple(step for step in after if key[1] != "host" or step[2] == key[2])
-            wanted.setdefault(key, Step(*key, mine))
 
 
 class StageError(Exception):
     """Installers failed; the message names each with its target."""
 
 
-def run_stage(
-    stage: str, base_config: BaseConfig, demand: Demand, request: pytest.FixtureRequest, workers: int = 8
-) -> None:
-    """Call ``stage`` of every installer of the demand, those that do not wait for each other at the same time; the
-    stage teardown goes backwards. Raises StageError when all that could run has run.
+def steps(demand: Demand, catalogue: Catalogue) -> dict[Step, set[Step]]:
+    """Return every step of a demand, and the steps that it waits for. Hosts without an installer have no step."""
+    graph: dict[Step, set[Step]] = {}
+
+    def add(installer: str, kind: str, target: str, hosts: Sequence[str]) -> None:
+        def steps_of(name: str) -> list[Step]:
+            if catalogue[name].on == kind:
+                return [Step(name, kind, target)]
+            return [Step(name, "host", host) for host in hosts]
+
+        for name in with_needs([installer], catalogue):
+            needed = [step for need in catalogue[name].needs for step in steps_of(need)]
+            for step in steps_of(name):
+                # A step on a host waits only for the steps on the same host.
+                graph.setdefault(step, {s for s in needed if step.kind != "host" or s.target == step.target})
+
+    for cluster in demand.clusters:
+        add(cluster.installer, "cluster", cluster.name, cluster.hosts)
+    for host in demand.hosts:
+        if host.installer:
+            add(host.installer, "host", host.name, (host.name,))
+    return graph
+
+
+def run_stage(stage: str, base_config: BaseConfig, demand: Demand, request: pytest.FixtureRequest) -> None:
+    """Call ``stage`` of every installer of the demand: independent ones at the same time, the stage teardown in reverse
+    order. Steps that need a failed one are skipped. Raises StageError after all others have run.
     """
     __tracebackhide__ = True
-    catalogue = known()
-    todo = {step.key: step for step in steps(demand, catalogue)}
-    if not any(_has(catalogue[step.installer], stage) for step in todo.values()):
-        return
-    graph = graphlib.TopologicalSorter({key: set(step.after) for key, step in todo.items()})
-    order = _levels(graph)
-    failed: dict[tuple[str, str, str], BaseException] = {}
-    skipped: set[tuple[str, str, str]] = set()
-    with ThreadPoolExecutor(workers) as pool:
-        for level in reversed(order) if stage == "teardown" else order:
+    catalogue = INSTALLERS.all()
+    graph = steps(demand, catalogue)
+    levels = _levels(graph)
+    failed: dict[Step, BaseException] = {}
+    skipped: set[Step] = set()
+    with ThreadPoolExecutor(8) as pool:
+        for level in reversed(levels) if stage == "teardown" else levels:
             running = {}
-            for key in level:
-                if stage != "teardown" and (set(todo[key].after) & (failed.keys() | skipped)):
-                    skipped.add(key)
+            for step in level:
+                if stage != "teardown" and graph[step] & (failed.keys() | skipped):
+                    skipped.add(step)
                     continue
-                running[key] = pool.submit(_call(catalogue[key[0]], stage, _target(base_config, key), request))
-            for key, future in running.items():
-                if error := future.exception():
-                    failed[key] = error
+                targets: Mapping[str, Any] = base_config.clusters if step.kind == "cluster" else base_config.hosts
+                method = getattr(catalogue[step.installer](), stage)
+                running[step] = pool.submit(method, targets[step.target], request)
+            failed |= {step: error for step, future in running.items() if (error := future.exception())}
     if failed:
-        told = "; ".join(
-            f"installer {name} on {kind} {target}: {error}" for (name, kind, target), error in failed.items()
-        )
-        raise StageError(f"stage {stage}: {told}") from next(iter(failed.values()))
+        texts = [f"installer {step.installer} on {step.kind} {step.target}: {failed[step]}" for step in failed]
+        raise StageError(f"stage {stage}: {'; '.join(texts)}") from next(iter(failed.values()))
 
 
-def _has(kind: type[Installer], stage: str) -> bool:
-    return getattr(kind, stage) is not getattr(Installer, stage) or (stage == "session_install" and bool(kind.role))
-
-
-def _levels(graph: graphlib.TopologicalSorter[tuple[str, str, str]]) -> list[list[tuple[str, str, str]]]:
-    graph.prepare()
-    found = []
-    while graph.is_active():
-        ready = sorted(graph.get_ready())
-        found.append(ready)
-        graph.done(*ready)
-    return found
-
-
-def _call(kind: type[Installer], stage: str, target: Any, request: pytest.FixtureRequest) -> Callable[[], None]:
-    return lambda: getattr(kind(), stage)(target, request)
-
-
-def _target(base_config: BaseConfig, key: tuple[str, str, str]) -> Host | Cluster:
-    _, kind, name = key
-    return base_config.clusters[name] if kind == "cluster" else base_config.hosts[name]
+def _levels(graph: dict[Step, set[Step]]) -> list[list[Step]]:
+    sorter = graphlib.TopologicalSorter(graph)
+    sorter.prepare()
+    levels = []
+    while sorter.is_active():
+        levels.append(sorted(sorter.get_ready()))
+        sorter.done(*levels[-1])
+    return levels

@@ -1,4 +1,4 @@
-"""The cluster plugins Kubectl and K8SMaster: the package ``kubernetes``, with the cluster's own authority."""
+"""The cluster plugins Kubectl and K8SMaster, based on the package ``kubernetes``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from devenv.testing.objects import Cluster, Host
 
-# One request, in seconds: connect and read.
+# Seconds to connect and to read, for one request.
 REQUEST = (10, 60)
 
 
 class Kubectl:
-    """What tests do with a cluster's API. Objects are those of the package ``kubernetes``."""
+    """The API of a cluster. Objects are those of the package ``kubernetes``."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -37,7 +37,7 @@ class Kubectl:
     # --- the API ---
 
     def client(self) -> ApiClient:
-        """A client of the package ``kubernetes``, configured by the cluster's kubeconfig and by nothing else."""
+        """Return a client of the package ``kubernetes``, configured by the cluster's kubeconfig alone."""
         from kubernetes import config
 
         with self._lock:
@@ -55,34 +55,31 @@ class Kubectl:
     def _kubeconfig(self) -> Path:
         path = self._cluster.kubeconfig
         if path is None or not path.is_file():
-            raise NotAvailable(f"{self._cluster.name}: there is no kubeconfig of it")
+            raise NotAvailable(f"{self._cluster.name} has no kubeconfig")
         return path
 
     def get_pods(self, namespace: str | None = None, label_selector: str = "") -> list[Any]:
-        """Pods of a namespace, or of all."""
-        core = self.core
-        words: dict[str, Any] = {"label_selector": label_selector, "_request_timeout": REQUEST}
-        listed = (
-            core.list_namespaced_pod(namespace, **words) if namespace else core.list_pod_for_all_namespaces(**words)
-        )
-        return list(listed.items)
+        """Return the pods of a namespace, or of all."""
+        options: dict[str, Any] = {"label_selector": label_selector, "_request_timeout": REQUEST}
+        if namespace:
+            return list(self.core.list_namespaced_pod(namespace, **options).items)
+        return list(self.core.list_pod_for_all_namespaces(**options).items)
 
     def get_nodes(self) -> list[Any]:
-        """The cluster's Node objects."""
+        """Return the cluster's Node objects."""
         return list(self.core.list_node(_request_timeout=REQUEST).items)
 
     def nodes_by_host(self) -> dict[str, Any]:
-        """Node objects by the test's names of hosts. An engine may call a Node by its address and not by its name."""
-        found = {node.metadata.name: node for node in self.get_nodes()}
-        names = {name: (host.node, *host.addresses) for name, host in self._cluster.hosts.items()}
-        return {name: found[own] for name, known in names.items() for own in known if own in found}
+        """Return Node objects by the test's host names. With some engines, a Node's name is its address."""
+        nodes = {node.metadata.name: node for node in self.get_nodes()}
+        hosts = self._cluster.hosts.items()
+        return {name: nodes[key] for name, host in hosts for key in (host.node, *host.addresses) if key in nodes}
 
     def logs(self, pod: str, namespace: str = "default", container: str = "", *, tail: int | None = None) -> str:
-        """What a container has written; of a pod with several, ``container`` names one."""
-        words: dict[str, Any] = {"container": container} if container else {}
-        if tail is not None:
-            words["tail_lines"] = tail
-        return str(self.core.read_namespaced_pod_log(pod, namespace, _request_timeout=REQUEST, **words))
+        """Return the log of a container, the last ``tail`` lines if given; a pod with several needs ``container``."""
+        optional = {"container": container or None, "tail_lines": tail}
+        options: dict[str, Any] = {key: value for key, value in optional.items() if value is not None}
+        return str(self.core.read_namespaced_pod_log(pod, namespace, _request_timeout=REQUEST, **options))
 
     def exec(
         self,
@@ -93,18 +90,18 @@ class Kubectl:
         *,
         timeout: float = 60,
     ) -> str:
-        """stdout of a command in a container. Raises CommandFailed for a code other than 0, CommandTimeout."""
+        """Return stdout of a command in a container. Raises CommandFailed for a code other than 0, CommandTimeout."""
         from kubernetes.stream import stream
 
-        words = ["sh", "-c", command] if isinstance(command, str) else list(command)
-        shown = command if isinstance(command, str) else " ".join(words)
-        # A client of its own: the library puts its websocket into the client that it is called with.
+        argv = ["sh", "-c", command] if isinstance(command, str) else list(command)
+        shown = command if isinstance(command, str) else " ".join(argv)
+        # A separate client, because the library puts its websocket into the client that it is called with.
         with self._fresh() as api:
             from kubernetes import client
 
             answer = stream(
                 client.CoreV1Api(api).connect_get_namespaced_pod_exec,
-                pod, namespace, command=words, stderr=True, stdin=False, stdout=True, tty=False,
+                pod, namespace, command=argv, stderr=True, stdin=False, stdout=True, tty=False,
                 _preload_content=False, **({"container": container} if container else {}),
             )  # fmt: skip
             try:
@@ -120,33 +117,34 @@ class Kubectl:
         return str(out)
 
     def apply(self, manifest: str | os.PathLike[str] | Mapping[str, Any], namespace: str = "default") -> list[Any]:
-        """Apply objects on the server's side: the path of a file, the text of one, or one object. Returns them as
-        they are then. ``namespace`` is for objects that name none.
-        """
-        from kubernetes import dynamic
+        """Apply objects on the server's side and return them: the path of a file, its text, or one object.
 
-        api = dynamic.DynamicClient(self.client())  # type: ignore[no-untyped-call]
-        found = []
-        for body in _objects(manifest):
-            resource = api.resources.get(api_version=body["apiVersion"], kind=body["kind"])
-            space = body.get("metadata", {}).get("namespace", namespace) if resource.namespaced else None
-            found.append(
-                resource.server_side_apply(
-                    body=body, namespace=space, field_manager="devenv-test", force_conflicts=True
-                )
-            )
-        return found
+        ``namespace`` is for objects that name none.
+        """
+        return [
+            resource.server_side_apply(body=body, namespace=space, field_manager="devenv-test", force_conflicts=True)
+            for body, resource, space in self._resources(_objects(manifest), namespace)
+        ]
 
     def delete(self, manifest: str | os.PathLike[str] | Mapping[str, Any], namespace: str = "default") -> None:
-        """Delete what `apply` made; what is gone already is no error."""
+        """Delete the objects of a manifest that exist, the last one first."""
+        from kubernetes import dynamic
+
+        for body, resource, space in self._resources(reversed(_objects(manifest)), namespace):
+            with contextlib.suppress(dynamic.exceptions.NotFoundError):
+                resource.delete(name=body["metadata"]["name"], namespace=space)
+
+    def _resources(
+        self, bodies: Iterable[dict[str, Any]], namespace: str
+    ) -> Iterator[tuple[dict[str, Any], Any, str | None]]:
+        """Yield each object, the resource of its kind, and its namespace if the kind has one."""
         from kubernetes import dynamic
 
         api = dynamic.DynamicClient(self.client())  # type: ignore[no-untyped-call]
-        for body in reversed(_objects(manifest)):
+        for body in bodies:
             resource = api.resources.get(api_version=body["apiVersion"], kind=body["kind"])
             space = body.get("metadata", {}).get("namespace", namespace) if resource.namespaced else None
-            with contextlib.suppress(dynamic.exceptions.NotFoundError):
-                resource.delete(name=body["metadata"]["name"], namespace=space)
+            yield body, resource, space
 
     def wait(
         self,
@@ -158,65 +156,55 @@ class Kubectl:
         api_version: str = "v1",
         timeout: float = 120,
     ) -> Any:
-        """Wait until an object has a condition (the type of one of ``status.conditions``, or a function that says so of
-        the object); return it. Raises CommandTimeout with what was seen last.
+        """Wait until an object has a condition, and return it: a type of ``status.conditions``, or a predicate of the
+        object. Raises CommandTimeout with the last status.
         """
         from kubernetes import dynamic
 
         resource = dynamic.DynamicClient(self.client()).resources.get(api_version=api_version, kind=kind)  # type: ignore[no-untyped-call]
         space = namespace if resource.namespaced else None
-        seen = ""
+        status = ""
 
-        def look() -> Any:
-            nonlocal seen
+        def check() -> Any:
+            nonlocal status
             try:
-                found = resource.get(name=name, namespace=space)
+                item = resource.get(name=name, namespace=space)
             except dynamic.exceptions.NotFoundError:
-                seen = "it was not there"
+                status = "it did not exist"
                 return None
-            seen = str(found.to_dict().get("status"))[:600]
-            return found if (condition(found) if callable(condition) else _has(found, condition)) else None
+            status = str(item.to_dict().get("status"))[:600]
+            return item if (condition(item) if callable(condition) else _has(item, condition)) else None
 
         def late() -> CommandTimeout:
-            what = condition if isinstance(condition, str) else "the condition"
-            return CommandTimeout(self._cluster.name, f"{kind} {name}: {what}; last: {seen}", timeout)
+            shown = condition if isinstance(condition, str) else "the condition"
+            return CommandTimeout(self._cluster.name, f"{kind} {name}: {shown}; last: {status}", timeout)
 
-        return wait.until(look, time.monotonic() + timeout, late, pause=0.5)
+        return wait.until(check, time.monotonic() + timeout, late, pause=0.5)
 
     # --- conventions ---
 
     def ping(self, timeout: float = 60) -> None:
-        """Wait until the API answers what it has to ask etcd for. Raises CommandTimeout."""
+        """Wait until the API answers a request for which it needs etcd. Raises CommandTimeout."""
         trouble = ""
 
         def answers() -> bool:
             nonlocal trouble
-            try:
-                self._ready(self.client())
-            except Exception as error:  # the library's, urllib3's and the system's own
-                trouble = f"list namespaces: {error}"
-                return False
-            return True
+            trouble = _trouble(self.client())
+            return not trouble
 
         def late() -> CommandTimeout:
-            return CommandTimeout(self._cluster.name, trouble, timeout)
+            return CommandTimeout(self._cluster.name, f"list namespaces: {trouble}", timeout)
 
         wait.until(answers, time.monotonic() + timeout, late, pause=1)
 
-    def _ready(self, api: ApiClient) -> None:
-        from kubernetes import client
-
-        client.CoreV1Api(api).list_namespace(limit=1, _request_timeout=(5, 10))
-
     def verify_functionality(self) -> None:
-        """Every node of the cluster is there and Ready."""
-        nodes = self.get_nodes()
-        bad = [node.metadata.name for node in nodes if not _has(node, "Ready")]
-        if bad:
-            raise TestingError(f"{self._cluster.name}: not Ready: {', '.join(bad)}")
-        lacking = self._cluster.hosts.keys() - self.nodes_by_host().keys()
-        if lacking:
-            raise TestingError(f"{self._cluster.name}: no Node object of {', '.join(sorted(lacking))}")
+        """Raise TestingError unless every host of the cluster is a Ready node."""
+        not_ready = [node.metadata.name for node in self.get_nodes() if not _has(node, "Ready")]
+        if not_ready:
+            raise TestingError(f"{self._cluster.name}: not Ready: {', '.join(not_ready)}")
+        missing = self._cluster.hosts.keys() - self.nodes_by_host().keys()
+        if missing:
+            raise TestingError(f"{self._cluster.name}: no Node object for {', '.join(sorted(missing))}")
 
     def close(self) -> None:
         with self._lock:
@@ -226,7 +214,7 @@ class Kubectl:
 
     @contextlib.contextmanager
     def _fresh(self, host: str = "") -> Iterator[ApiClient]:
-        """A client of its own. ``host``: another address of the API than that of the kubeconfig, tried once."""
+        """Yield a separate client. ``host``: replaces the kubeconfig's API address, without retries."""
         from kubernetes import client, config
 
         settings = client.Configuration()
@@ -240,17 +228,13 @@ class Kubectl:
             api.close()  # type: ignore[no-untyped-call]
 
     def is_ready_on(self, address: str) -> bool:
-        """Whether the API server of the node with this address is ready."""
+        """Return whether the API server of the node with this address is ready."""
         with self._fresh(f"https://{bracketed(address)}:6443") as api:
-            try:
-                self._ready(api)
-            except Exception:  # the library's, urllib3's and the system's own: this one is not ready
-                return False
-        return True
+            return not _trouble(api)
 
 
 class K8SMaster:
-    """``cluster.K8SMaster()`` is the first host of the cluster whose own API server is ready, whichever that is."""
+    """``cluster.K8SMaster()`` returns the first host of the cluster whose own API server is ready."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -259,12 +243,12 @@ class K8SMaster:
         masters, kubectl = self._cluster.masters, self._cluster.Kubectl
         hosts = [self._cluster.hosts[name] for name in masters]
         late = TestingError(f"{self._cluster.name}: no master's API is ready ({', '.join(masters)})")
-        found = wait.until(
+        ready = wait.until(
             lambda: next((host for host in hosts if kubectl.is_ready_on(host.ip)), None),
             time.monotonic() + timeout, lambda: late, pause=1,
         )  # fmt: skip
-        assert found is not None
-        return found
+        assert ready is not None
+        return ready
 
     def ping(self) -> None:
         self()
@@ -273,12 +257,25 @@ class K8SMaster:
 def _objects(manifest: str | os.PathLike[str] | Mapping[str, Any]) -> list[dict[str, Any]]:
     if isinstance(manifest, Mapping):
         return [dict(manifest)]
-    # A manifest has a colon in its first line that is no comment; a path may have one, but no line break.
+    # The text of a manifest has a line break or is JSON; a path has no line break.
     text = manifest if isinstance(manifest, str) and re.search(r"\n|^\s*[{]", manifest) else Path(manifest).read_text()
-    found = [body for body in yaml.safe_load_all(text) if body]
-    return [item for body in found for item in (body["items"] if body.get("kind") == "List" else [body])]
+    bodies = [body for body in yaml.safe_load_all(text) if body]
+    return [item for body in bodies for item in (body["items"] if body.get("kind") == "List" else [body])]
 
 
-def _has(found: Any, condition: str) -> bool:
-    status = found.to_dict().get("status") or {}
-    return any(one.get("type") == condition and one.get("status") == "True" for one in status.get("conditions") or [])
+def _trouble(api: ApiClient) -> str:
+    """Return why the API does not answer, or an empty string."""
+    from kubernetes import client
+
+    try:
+        client.CoreV1Api(api).list_namespace(limit=1, _request_timeout=(5, 10))
+    except Exception as error:  # of the library, urllib3 or the system
+        return str(error) or type(error).__name__
+    return ""
+
+
+def _has(item: Any, condition: str) -> bool:
+    status = item.to_dict().get("status") or {}
+    return any(
+        entry.get("type") == condition and entry.get("status") == "True" for entry in status.get("conditions") or []
+    )

@@ -1,4 +1,4 @@
-"""The host plugin Power: machines off and on again."""
+"""The host plugin Power: switch machines off and on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
 
-from devenv.testing.errors import CommandFailed, CommandTimeout, NotAvailable, Unreachable
+from devenv.testing.errors import CommandFailed, CommandTimeout, NotAvailable
 
 if TYPE_CHECKING:
     from devenv.environment import Environment
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Power:
-    """Off by the machine's own shutdown, or at once; on by the provider of the environment."""
+    """Switches a machine off with its own shutdown or at once, and on with the provider of the environment."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -26,7 +26,7 @@ class Power:
         if hard:
             self._kill()
         else:
-            with contextlib.suppress(Unreachable, CommandFailed, CommandTimeout):
+            with contextlib.suppress(CommandFailed, CommandTimeout):
                 self._host.SshDirect.execute("systemctl poweroff", sudo=True, timeout=15)
         late = CommandTimeout(self._host.name, "power off", timeout)
         wait.until(lambda: not self.is_on(), time.monotonic() + timeout, lambda: late, pause=0.5)
@@ -37,12 +37,12 @@ class Power:
         self._host.SshDirect.ping()
 
     def reboot(self, *, hard: bool = False) -> None:
-        """Off and on."""
+        """Switch the machine off and on."""
         self.off(hard=hard)
         self.on()
 
     def is_on(self) -> bool:
-        """Whether the machine answers ssh."""
+        """Return whether the machine answers over ssh."""
         try:
             self._host.SshDirect.execute("true", timeout=10)
         except (CommandFailed, CommandTimeout):
@@ -53,11 +53,11 @@ class Power:
         self._host.SshDirect.ping()
 
     def verify_functionality(self) -> None:
-        """Whether this machine's power is ours to switch."""
+        """Raise NotAvailable unless devenv can switch this machine."""
         self._environment()
 
     def reset_state(self) -> None:
-        """On, if it is off."""
+        """Switch the machine on if it is off."""
         if not self.is_on():
             self.on()
 
@@ -65,7 +65,7 @@ class Power:
         from devenv.environment import Environment
 
         if not self._host.environment_name:
-            raise NotAvailable(f"{self._host.name}: its power is not ours to switch; devenv did not make it")
+            raise NotAvailable(f"{self._host.name}: cannot switch the power of a machine that devenv did not create")
         return Environment.open(self._host.environment_name)
 
     def _kill(self) -> None:

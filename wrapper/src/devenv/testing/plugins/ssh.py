@@ -1,7 +1,7 @@
-"""The host plugin SshDirect: OpenSSH's own programs, with the environment's keys and host keys.
+"""The host plugin SshDirect: OpenSSH's programs with the environment's keys and host keys.
 
-Connections are shared (ControlMaster), so a command costs one round trip. What a command may take is kept on the host
-too, by ``timeout`` of coreutils: nothing runs on after the test has given up.
+Connections are shared (ControlMaster), so a command costs one round trip. The host enforces a command's time limit as
+well, with ``timeout`` of coreutils: nothing continues to run there after the test has given up.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SECONDS = 600.0
-# Between the end of a command's time on the host and that of ssh here.
+# Seconds between the time limit of a command on the host and that of ssh here.
 GRACE = 15.0
 _TIMED_OUT = (124, 137)
 _SSH_FAILED = 255
@@ -36,19 +37,19 @@ _MULTIPLEXED = (
     "-o", "ControlMaster=auto", "-o", "ControlPersist=120", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=10",
     "-o", "ServerAliveCountMax=3", "-o", "LogLevel=ERROR",
 )  # fmt: skip
-# A password's file has this program beside it, which ssh asks (OpenSSH 8.4).
+# Program next to a password file, from which ssh gets the password (OpenSSH 8.4).
 ASKPASS = "askpass"
 
 
 class SshDirect:
-    """Commands and files on one host, as the user of the host (root, where devenv made it)."""
+    """Commands and files on one host, as the user of the host (root on nodes that devenv created)."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._found = host.found
-        batch = () if host.found.password_file else ("-o", "BatchMode=yes")
-        reached = host.found.connection
-        self.connection = replace(reached, options=(*reached.options, *batch, *_MULTIPLEXED))
+        self._password_file = host.password_file
+        batch = () if self._password_file else ("-o", "BatchMode=yes")
+        connection = host.connection
+        self.connection = replace(connection, options=(*connection.options, *batch, *_MULTIPLEXED))
         self._background: list[Background] = []
 
     # --- commands ---
@@ -56,8 +57,9 @@ class SshDirect:
     def execute(
         self, command: str | Sequence[str], *, timeout: float = SECONDS, stdin: str | bytes = "", sudo: bool = False
     ) -> str:
-        """stdout of ``command``: a line for the host's shell, or words. Raises CommandFailed for a code other than 0,
-        Unreachable when ssh fails, CommandTimeout after ``timeout`` seconds.
+        """Return stdout of ``command``: a line for the host's shell, or a list of arguments.
+
+        Raises CommandFailed for a code other than 0, Unreachable if ssh fails, CommandTimeout after the ``timeout``.
         """
         result = self.run(command, timeout=timeout, stdin=stdin, sudo=sudo)
         if result.code:
@@ -67,9 +69,9 @@ class SshDirect:
     def run(
         self, command: str | Sequence[str], *, timeout: float = SECONDS, stdin: str | bytes = "", sudo: bool = False
     ) -> Result:
-        """Like `execute`, whatever the code."""
+        """Return the result of ``command`` like `execute`, whatever its code."""
         line = _line(command)
-        remote = _bounded(line, timeout, sudo and self._found.user != "root")
+        remote = _bounded(line, timeout, self._needs_sudo(sudo))
         begin = time.monotonic()
         try:
             result = program.run(
@@ -91,38 +93,35 @@ class SshDirect:
         interpreter: str = "bash",
         sudo: bool = False,
     ) -> str:
-        """stdout of a script: the path of a file here (a PathLike), or the script's text. It goes to the host on
-        stdin.
-        """
+        """Return stdout of a script, sent on stdin: a local file (a PathLike) or the script's text."""
         text = script if isinstance(script, str) else Path(script).read_text()
         return self.execute([interpreter, "-s", "--", *arguments], stdin=text, timeout=timeout, sudo=sudo)
 
     def run_parallel(self, commands: Iterable[str | Sequence[str]], *, timeout: float = SECONDS) -> list[str]:
-        """stdout of each of several commands that run at the same time. Raises SeveralFailed after all have ended."""
-        return _at_once([lambda one=one: self.execute(one, timeout=timeout) for one in commands])  # type: ignore[misc]
+        """Run commands at the same time and return stdout of each. Raises the only error, or SeveralFailed."""
+        return _at_once([partial(self.execute, command, timeout=timeout) for command in commands])
 
     def background(self, command: str | Sequence[str], *, deadline: float, sudo: bool = False) -> Background:
-        """Start ``command`` and return; it is ended on the host after ``deadline`` seconds at the latest."""
-        job = Background(self, self._host.name, _line(command), deadline, sudo=sudo and self._found.user != "root")
+        """Start ``command`` and return; the host stops it after ``deadline`` seconds at the latest."""
+        job = Background(self, self._host.name, _line(command), deadline, sudo=self._needs_sudo(sudo))
         self._background.append(job)
         return job
 
     # --- files ---
 
     def upload(self, source: str | os.PathLike[str], target: str, *, timeout: float = SECONDS) -> None:
-        """Copy a file or folder to the path ``target`` of the host."""
+        """Copy a local file or folder to the path ``target`` of the host."""
         self._copy([os.fspath(source), self.connection.place(target)], timeout)
 
     def download(self, source: str, target: str | os.PathLike[str], *, timeout: float = SECONDS) -> Path:
-        """Copy a file or folder of the host here; return where it is."""
+        """Copy a file or folder of the host to the local path ``target``; return that path."""
         self._copy([self.connection.place(source), os.fspath(target)], timeout)
         return Path(target)
 
     def put(self, content: str | bytes, target: str, *, mode: int = 0o600, timeout: float = SECONDS) -> None:
-        """Write ``content`` to the path ``target`` of the host; it is there whole or not at all."""
-        part = f"{target}.part"
-        words = shlex.quote(part), f"{mode:o}", shlex.quote(target)
-        script = "umask 077 && cat > {0} && chmod {1} {0} && mv -f {0} {2}".format(*words)
+        """Write ``content`` to the path ``target`` of the host, atomically."""
+        part, path = shlex.quote(f"{target}.part"), shlex.quote(target)
+        script = f"umask 077 && cat > {part} && chmod {mode:o} {part} && mv -f {part} {path}"
         self.execute(script, stdin=content, timeout=timeout)
 
     def rsync(
@@ -133,8 +132,9 @@ class SshDirect:
         options: Sequence[str] = ("--archive",),
         timeout: float = SECONDS,
     ) -> None:
-        """rsync a file or folder of this machine to the host. One that has no rsync gets a copy by tar, with the same
-        meaning of ``/`` at the end of ``source``; ``options`` are for rsync then only.
+        """Copy a local file or folder to the host with rsync and its ``options``, or with tar if the host has no rsync.
+
+        In both cases, ``/`` at the end of ``source`` means its content.
         """
         if self.run("command -v rsync > /dev/null", timeout=30).code:
             self._tar(os.fspath(source), target, timeout)
@@ -145,14 +145,11 @@ class SshDirect:
 
     def _tar(self, source: str, target: str, timeout: float) -> None:
         path = Path(source)
-        whole = path.is_dir()
-        inside = whole and not source.endswith("/")
-        words = ["tar", "--create", "--directory", str(path if whole and not inside else path.parent), "--"]
-        packed = subprocess.run(
-            [*words, "." if whole and not inside else path.name], capture_output=True, check=True, timeout=timeout
-        ).stdout
+        folder, name = (path, ".") if path.is_dir() and source.endswith("/") else (path.parent, path.name)
+        argv = ["tar", "--create", "--directory", str(folder), "--", name]
+        packed = subprocess.run(argv, capture_output=True, check=True, timeout=timeout).stdout
         into = shlex.quote(target)
-        if whole or target.endswith("/"):
+        if path.is_dir() or target.endswith("/"):
             unpack = f"mkdir -p {into} && tar --extract --directory {into}"
         else:
             unpack = f"tar --extract --to-stdout > {into}.part && mv -f {into}.part {into}"
@@ -161,26 +158,26 @@ class SshDirect:
     # --- conventions ---
 
     def ping(self, timeout: float = 60) -> None:
-        """Wait until the host answers. Raises Unreachable, or CommandTimeout."""
-        troubles: list[Exception] = []
+        """Wait until the host answers. Raises Unreachable or CommandTimeout."""
+        trouble: list[Exception] = []
 
         def answers() -> bool:
             try:
                 self.execute("true", timeout=15)
             except (Unreachable, CommandTimeout) as error:
-                troubles[:] = [error]
+                trouble[:] = [error]
                 return False
             return True
 
-        wait.until(answers, time.monotonic() + timeout, lambda: troubles[0], pause=1)
+        wait.until(answers, time.monotonic() + timeout, lambda: trouble[0], pause=1)
 
     def verify_functionality(self) -> None:
-        """What was sent comes back."""
+        """Check that a command returns its input."""
         if self.execute("cat", stdin="devenv") != "devenv":
-            raise TestingError(f"{self._host.name}: a command does not give back what it was sent")
+            raise TestingError(f"{self._host.name}: a command does not return its input")
 
     def reset_state(self) -> None:
-        """End what runs in the background."""
+        """Stop all background commands."""
         jobs, self._background = self._background, []
         for job in jobs:
             job.stop()
@@ -188,18 +185,23 @@ class SshDirect:
     def close(self) -> None:
         self.reset_state()
 
-    # --- how ssh is called ---
+    # --- calls of ssh ---
 
     def argv(self, command: str) -> list[str]:
-        """ssh with a line for the host's shell."""
+        """Return the arguments of ssh with a line for the host's shell."""
         return [*self.connection.ssh(), command]
 
     def environment(self) -> dict[str, str]:
-        """Further variables for ssh: with a password it asks a program of ours, which reads a private file."""
-        if not self._found.password_file:
+        """Return further variables for ssh; a password comes from a program that reads a private file."""
+        if not self._password_file:
             return {}
-        asked = {"SSH_ASKPASS": str(Path(self._found.password_file).with_name(ASKPASS)), "SSH_ASKPASS_REQUIRE": "force"}
-        return {**asked, "DEVENV_ASKPASS_FILE": self._found.password_file}
+        askpass = str(Path(self._password_file).with_name(ASKPASS))
+        return {
+            "SSH_ASKPASS": askpass, "SSH_ASKPASS_REQUIRE": "force", "DEVENV_ASKPASS_FILE": self._password_file,
+        }  # fmt: skip
+
+    def _needs_sudo(self, sudo: bool) -> bool:
+        return sudo and self.connection.user != "root"
 
     def _copy(self, words: Sequence[str], timeout: float) -> None:
         self._local(["scp", "-q", "-r", *self.connection.words(), "--", *words], timeout)
@@ -215,21 +217,21 @@ class SshDirect:
 
 
 class Background:
-    """A command that runs on a host. It is ended there when its deadline is over, whether or not anyone waits."""
+    """A command that runs on a host. It is stopped there at its deadline, whether or not anything waits for it."""
 
     def __init__(self, ssh: SshDirect, host: str, command: str, deadline: float, *, sudo: bool = False) -> None:
         self.host, self.command, self.deadline = host, command, deadline
         self._ssh = ssh
         self._sudo = sudo
         self._end = time.monotonic() + deadline
-        # The shell's pid, told first, is the one that ``timeout`` gets by exec.
+        # The shell prints its pid, which ``timeout`` keeps because of exec.
         remote = f"echo $$; exec {_bounded(command, deadline, sudo)}"
         self._child = subprocess.Popen(
             ssh.argv(remote), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
             env={**os.environ, **ssh.environment()},
         )  # fmt: skip
         self._pid = ""
-        self._told = threading.Event()
+        self._has_pid = threading.Event()
         self._collected: tuple[bytes, bytes] = (b"", b"")
         self._reader = threading.Thread(target=self._read, name=f"devenv-ssh-{host}", daemon=True)
         self._reader.start()
@@ -237,18 +239,20 @@ class Background:
     def _read(self) -> None:
         assert self._child.stdout is not None
         self._pid = self._child.stdout.readline().decode(errors="replace").strip()
-        self._told.set()
+        self._has_pid.set()
         self._collected = self._child.communicate()
 
     def is_running(self) -> bool:
         return self._child.poll() is None
 
     def wait(self, timeout: float | None = None) -> str:
-        """stdout, once the command has ended. Raises CommandFailed for a code other than 0, and CommandTimeout when it
-        has not ended after ``timeout`` seconds (it runs on) or at its deadline (it is ended).
+        """Return stdout once the command has ended.
+
+        Raises CommandFailed for a code other than 0, and CommandTimeout if the command has not ended after ``timeout``
+        seconds (it continues to run) or at its deadline (it is stopped).
         """
-        left = self._end + GRACE - time.monotonic()
-        self._reader.join(max(0.0, left if timeout is None else min(timeout, left)))
+        remaining = self._end + GRACE - time.monotonic()
+        self._reader.join(max(0.0, remaining if timeout is None else min(timeout, remaining)))
         if self._reader.is_alive():
             if time.monotonic() >= self._end:
                 self.stop()
@@ -262,8 +266,8 @@ class Background:
         return out
 
     def stop(self) -> None:
-        """End the command on the host, if it still runs, and wait for it."""
-        self._told.wait(10)
+        """Stop the command on the host if it still runs, and wait for its end."""
+        self._has_pid.wait(10)
         if self.is_running() and self._pid.isdigit():
             with contextlib.suppress(CommandFailed, CommandTimeout):
                 self._ssh.run(f"kill -TERM {self._pid}", timeout=15, sudo=self._sudo)
@@ -274,10 +278,12 @@ class Background:
 
 
 def on_all(hosts: Iterable[Host] | Mapping[str, Host], command: str, *, timeout: float = SECONDS) -> dict[str, str]:
-    """stdout of ``command`` on each host, by name; all at the same time. Raises the one error, or SeveralFailed."""
-    wanted = list(hosts.values()) if isinstance(hosts, Mapping) else list(hosts)
-    found = _at_once([lambda host=host: host.SshDirect.execute(command, timeout=timeout) for host in wanted])  # type: ignore[misc]
-    return dict(zip((host.name for host in wanted), found, strict=True))
+    """Run ``command`` on all hosts at the same time and return stdout by host name. Raises the only error, or
+    SeveralFailed.
+    """
+    targets = list(hosts.values()) if isinstance(hosts, Mapping) else list(hosts)
+    outputs = _at_once([partial(host.SshDirect.execute, command, timeout=timeout) for host in targets])
+    return dict(zip((host.name for host in targets), outputs, strict=True))
 
 
 def _at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
@@ -298,6 +304,6 @@ def _line(command: str | Sequence[str]) -> str:
 
 
 def _bounded(line: str, seconds: float, sudo: bool) -> str:
-    """A line for the host's shell that ends the command and all it started when its time is over."""
-    words = ["timeout", "--kill-after=5", f"{seconds:g}", "sh", "-c", line]
-    return shlex.join(["sudo", "-n", "--", *words] if sudo else words)
+    """Return a line for the host's shell that stops the command and its children when its time is over."""
+    argv = ["timeout", "--kill-after=5", f"{seconds:g}", "sh", "-c", line]
+    return shlex.join(["sudo", "-n", "--", *argv] if sudo else argv)

@@ -1,4 +1,4 @@
-"""The host plugin TunnelManager: ports that a host reaches, on an address of this machine."""
+"""The host plugin TunnelManager: ports that a host reaches, on a local address."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Tunnel:
-    """``127.0.0.1:local_port`` here is ``address:port`` as the host sees it."""
+class Tunnel(contextlib.AbstractContextManager["Tunnel"]):
+    """Connects ``127.0.0.1:local_port`` here with ``address:port`` as the host sees it."""
 
     address: str
     port: int
@@ -36,47 +36,40 @@ class Tunnel:
         """End the tunnel."""
         self._child.terminate()
         try:
-            self._child.communicate(timeout=5)
+            self._child.wait(5)
         except subprocess.TimeoutExpired:
             self._child.kill()
-            self._child.communicate()
-
-    def __enter__(self) -> Tunnel:
-        return self
+            self._child.wait()
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
 
 class TunnelManager:
-    """Tunnels of one host, each an ssh of its own; all end with the test."""
+    """Tunnels of one host, each with its own ssh process; all end with the test."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._tunnels: list[Tunnel] = []
 
     def open(self, port: int, address: str = "127.0.0.1", *, timeout: float = 30) -> Tunnel:
-        """A tunnel to ``address:port`` as the host sees it, open when this returns. Raises Unreachable."""
-        for attempt in range(3):
-            local = _free_port()
-            tunnel = self._start(local, address, port)
+        """Return an open tunnel to ``address:port`` as the host sees it. Raises Unreachable."""
+        # Another process may take the free port before ssh does.
+        for _attempt in range(3):
+            tunnel = self._start(_free_port(), address, port)
             if _answers(tunnel, timeout):
                 self._tunnels.append(tunnel)
                 return tunnel
             tunnel.close()
-            # The port was free a moment ago; another may have taken it.
-            if attempt == 2:
-                break
-        said = f"no tunnel to {address}:{port}"
-        raise Unreachable(self._host.name, said, 255, "", said)
+        message = f"no tunnel to {address}:{port}"
+        raise Unreachable(self._host.name, message, 255, "", message)
 
     def _start(self, local: int, address: str, port: int) -> Tunnel:
         ssh = self._host.SshDirect
-        # Without the shared connection: it would keep the tunnel when this ssh ends.
-        own = ["-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "ExitOnForwardFailure=yes", "-N"]
-        argv = ssh.connection.ssh(*own, "-L", f"127.0.0.1:{local}:{bracketed(address)}:{port}")
+        # Without the shared connection, which would keep the tunnel when this ssh ends.
+        options = ["-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "ExitOnForwardFailure=yes", "-N"]
         child = subprocess.Popen(
-            argv,
+            ssh.connection.ssh(*options, "-L", f"127.0.0.1:{local}:{bracketed(address)}:{port}"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -85,17 +78,17 @@ class TunnelManager:
         return Tunnel(address, port, local, child)
 
     def ping(self) -> None:
-        """The host answers ssh."""
+        """Check that the host answers over ssh."""
         self._host.SshDirect.ping()
 
     def verify_functionality(self) -> None:
-        """What the host's own ssh server says can be read through a tunnel."""
-        with self.open(self._host.port if self._host.port != 22 else 22) as tunnel:
-            with socket.create_connection(("127.0.0.1", tunnel.local_port), timeout=15) as connection:
-                connection.settimeout(15)
-                if not connection.recv(4).startswith(b"SSH"):
-                    raise Unreachable(self._host.name, "tunnel", 255, "", "the tunnel leads nowhere")
-            tunnel.close()
+        """Read the greeting of the host's own ssh server through a tunnel."""
+        with (
+            self.open(self._host.port) as tunnel,
+            socket.create_connection(("127.0.0.1", tunnel.local_port), timeout=15) as connection,
+        ):
+            if not connection.recv(4).startswith(b"SSH"):
+                raise Unreachable(self._host.name, "tunnel", 255, "", "the tunnel leads to no ssh server")
 
     def reset_state(self) -> None:
         """Close all tunnels."""
@@ -108,9 +101,9 @@ class TunnelManager:
 
 
 def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _answers(tunnel: Tunnel, timeout: float) -> bool:

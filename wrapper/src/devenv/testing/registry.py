@@ -1,0 +1,133 @@
+"""Named extensions of the test plugin: built in, from entry points, and registered by a conftest.py.
+
+A host plugin or cluster plugin, which a test uses as ``host.SshDirect`` or ``cluster.Kubectl``, is a class that takes
+its host or cluster. It can have these methods: ``ping()`` raises if the plugin's target does not answer,
+``verify_functionality()`` if it does not work, ``reset_state()`` undoes what a test did with the plugin, ``close()``
+frees its resources.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pkgutil
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+
+from devenv.testing.errors import PluginUnknown
+
+T = TypeVar("T")
+Plugin = Callable[[Any], Any]
+
+
+@lru_cache
+def installed(group: str) -> Mapping[str, importlib.metadata.EntryPoint]:
+    """Return the entry points of a group by name; cached, as it reads the metadata of every installed package."""
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=group)}
+
+
+class Registry(Generic[T]):
+    """Extensions of one kind by name. A registered one replaces an installed one, which replaces a built-in one.
+
+    ``group``: of the entry points; ``built_in``: objects, or ``module:attribute`` to import on first use.
+    """
+
+    def __init__(self, group: str, built_in: Mapping[str, T | str], is_valid: Callable[[Any], bool] = callable) -> None:
+        self._group = group
+        self._built_in = built_in
+        self._is_valid = is_valid
+        self._registered: dict[str, T] = {}
+
+    def register(self, name: str, extension: T) -> None:
+        self._registered[name] = extension
+
+    def names(self) -> list[str]:
+        return sorted({*self._built_in, *installed(self._group), *self._registered})
+
+    def get(self, name: str) -> T:
+        """Return the extension ``name``. Raises KeyError; TypeError for an entry point of the wrong type."""
+        if name in self._registered:
+            return self._registered[name]
+        if entry := installed(self._group).get(name):
+            extension: T = entry.load()
+            if not self._is_valid(extension):
+                raise TypeError(f"entry point {entry.value} of {self._group} has the wrong type")
+            return extension
+        known = self._built_in[name]
+        return pkgutil.resolve_name(known) if isinstance(known, str) else known
+
+    def all(self) -> dict[str, T]:
+        return {name: self.get(name) for name in self.names()}
+
+
+HOST: Registry[Plugin] = Registry(
+    "devenv.host_plugins",
+    {
+        "Iptables": "devenv.testing.plugins.iptables:Iptables",
+        "Power": "devenv.testing.plugins.power:Power",
+        "SshDirect": "devenv.testing.plugins.ssh:SshDirect",
+        "TunnelManager": "devenv.testing.plugins.tunnels:TunnelManager",
+    },
+)
+CLUSTER: Registry[Plugin] = Registry(
+    "devenv.cluster_plugins",
+    {
+        "Gravity": "devenv.testing.plugins.gravity:Gravity",
+        "K8SMaster": "devenv.testing.plugins.kubectl:K8SMaster",
+        "Kubectl": "devenv.testing.plugins.kubectl:Kubectl",
+    },
+)
+
+
+def register_host_plugin(name: str, plugin: Plugin) -> None:
+    """Make ``host.NAME`` an instance of ``plugin``."""
+    HOST.register(_checked(name), plugin)
+
+
+def register_cluster_plugin(name: str, plugin: Plugin) -> None:
+    """Make ``cluster.NAME`` an instance of ``plugin``."""
+    CLUSTER.register(_checked(name), plugin)
+
+
+def _checked(name: str) -> str:
+    if not name.isidentifier() or not name[0].isupper():
+        raise ValueError(f"'{name}' is not a valid plugin name; use an identifier that begins with a capital letter")
+    return name
+
+
+class Plugins:
+    """The plugins of one host or cluster, created on first use and kept until cleared; safe for several threads."""
+
+    def __init__(self, owner: Any, registry: Registry[Plugin]) -> None:
+        self._owner = owner
+        self._registry = registry
+        self._created: dict[str, Any] = {}
+        self._lock = threading.RLock()
+
+    def get(self, name: str) -> Any:
+        """Return the plugin ``name``. Raises PluginUnknown, which is an AttributeError."""
+        with self._lock:
+            if name not in self._created:
+                if name not in (names := self._registry.names()):
+                    raise PluginUnknown(f"'{name}' is not a plugin; known: {', '.join(names)}")
+                self._created[name] = self._registry.get(name)(self._owner)
+            return self._created[name]
+
+    def reset(self) -> None:
+        """Call ``reset_state`` of the used plugins that have it, the latest first."""
+        with self._lock:
+            plugins = list(self._created.values())
+        for plugin in reversed(plugins):
+            if callable(reset := getattr(plugin, "reset_state", None)):
+                reset()
+
+    def clear(self) -> None:
+        """Close the used plugins, the latest first, and forget them. An error does not keep the others open."""
+        with self._lock:
+            created, self._created = self._created, {}
+        with ExitStack() as stack:
+            for plugin in created.values():
+                if callable(close := getattr(plugin, "close", None)):
+                    stack.callback(close)
