@@ -28,7 +28,7 @@ class ActionModule(Action, ActionBase):
     def _list(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         machines = dict.fromkeys(args["running"], "running")
         folder = inventory.state_folder(variables)
-        rows = node_changes.rows(folder, machines, lambda path: readiness.ask(path, args["timeout"])[1])
+        rows = node_changes.rows(folder, machines, lambda path: readiness.nodes(path, args["timeout"])[1])
         return {"changed": False, "nodes": rows}
 
     def _add(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:

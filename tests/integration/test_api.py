@@ -1,6 +1,4 @@
-"""Labels, sets of objects and validation against a real etcd and kube-apiserver of the bundle, on loopback, without any
-node.
-"""
+"""Labels, sets of objects and validation with a real etcd and kube-apiserver on loopback, without nodes."""
 
 from __future__ import annotations
 
@@ -32,11 +30,11 @@ NODES = "/api/v1/nodes"
 
 
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for endpoint in sockets:
+            endpoint.bind(("127.0.0.1", 0))
+        return [endpoint.getsockname()[1] for endpoint in sockets]
 
 
 @contextlib.contextmanager
@@ -58,7 +56,7 @@ def running(log: Path, *argv: str) -> Iterator[None]:
 def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A kubeconfig of an API server without controllers and nodes."""
     bundle = store.find()
-    assert bundle is not None, "there is no bundle: make setup builds it"
+    assert bundle is not None, "no bundle; make setup builds it"
     folder = tmp_path_factory.mktemp("api")
     client, peer, secure = free_ports(3)
     token = secrets.token_hex(16)
@@ -95,7 +93,7 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def write_kubeconfig(path: Path, port: int, token: str, certificate: Path) -> None:
-    """Wait until the server answers; its own certificate's issuer comes last in its file."""
+    """Wait until the server answers. The issuer of its certificate is the last one in the file."""
     deadline = time.monotonic() + 120
     while True:
         with contextlib.suppress(OSError, IndexError, kube.ApiError, kube.ApiUnreachable):
@@ -128,7 +126,7 @@ def api(kubeconfig: Path) -> Iterator[kube.Api]:
 
 
 def cluster(kubeconfig: Path, **nodes: dict[str, Any]) -> clusters.Cluster:
-    made = tuple(
+    specs = tuple(
         NodeSpec(
             name.replace("_", "-"),
             "workers" if "worker" in name else "control_plane",
@@ -138,7 +136,7 @@ def cluster(kubeconfig: Path, **nodes: dict[str, Any]) -> clusters.Cluster:
         )
         for name, given in nodes.items()
     )
-    return clusters.Cluster("main", kubeconfig, "kubeadm", "1.36.3", ("ipv4",), made)
+    return clusters.Cluster("main", kubeconfig, "kubeadm", "1.36.3", ("ipv4",), specs)
 
 
 def register(api: kube.Api, name: str, **metadata: Any) -> None:
@@ -146,18 +144,18 @@ def register(api: kube.Api, name: str, **metadata: Any) -> None:
     api.create(NODES, {"metadata": {"name": name, **metadata}, "spec": {"taints": [taint]}})
 
 
-def test_nodes_become_what_the_profile_wants_and_stay(kubeconfig: Path, api: kube.Api) -> None:
-    wanted = cluster(
+def test_nodes_converge_to_the_profile_and_a_second_run_changes_nothing(kubeconfig: Path, api: kube.Api) -> None:
+    desired = cluster(
         kubeconfig,
         master_0={"labels": {"memsql": "true"}, "cidrs": ["10.244.0.0/24"]},
         worker_0={"taints": ["dedicated=db:NoSchedule"], "cidrs": ["10.244.1.0/24", "fd01:0:0:1::/64"]},
     )
-    for node in wanted.nodes:
+    for node in desired.nodes:
         register(api, node.name)
-    assert labels.apply(wanted, api, timeout=30, check=True).changed == ["master-0", "worker-0"]
+    assert labels.apply(desired, api, timeout=30, check=True).changed == ["master-0", "worker-0"]
     assert "podCIDR" not in api.get(f"{NODES}/worker-0")["spec"]
 
-    assert labels.apply(wanted, api, timeout=30).changed == ["master-0", "worker-0"]
+    assert labels.apply(desired, api, timeout=30).changed == ["master-0", "worker-0"]
     worker = api.get(f"{NODES}/worker-0")
     assert worker["spec"]["podCIDRs"] == ["10.244.1.0/24", "fd01:0:0:1::/64"]
     assert {"key": "dedicated", "value": "db", "effect": "NoSchedule"} in worker["spec"]["taints"]
@@ -165,34 +163,34 @@ def test_nodes_become_what_the_profile_wants_and_stay(kubeconfig: Path, api: kub
     assert worker["metadata"]["labels"] == {"node-role.kubernetes.io/worker": ""}
     assert json.loads(worker["metadata"]["annotations"]["devenv.lab/labels"]) == {"node-role.kubernetes.io/worker": ""}
 
-    assert labels.apply(wanted, api, timeout=30).changed == []
+    assert labels.apply(desired, api, timeout=30).changed == []
     assert api.get(f"{NODES}/worker-0")["metadata"]["resourceVersion"] == worker["metadata"]["resourceVersion"]
 
 
-def test_a_conflict_writes_nothing_anywhere(kubeconfig: Path, api: kube.Api) -> None:
+def test_nothing_is_written_if_a_node_has_a_conflict(kubeconfig: Path, api: kube.Api) -> None:
     register(api, "master-0")
     register(api, "worker-0", labels={"pipe": "theirs"})
-    wanted = cluster(kubeconfig, master_0={"labels": {"pipe": "true"}}, worker_0={"labels": {"pipe": "true"}})
+    desired = cluster(kubeconfig, master_0={"labels": {"pipe": "true"}}, worker_0={"labels": {"pipe": "true"}})
     with pytest.raises(DevenvError, match="worker-0: label pipe is 'theirs'") as caught:
-        labels.apply(wanted, api, timeout=30)
+        labels.apply(desired, api, timeout=30)
     assert caught.value.exit_code == 6
     assert "pipe" not in (api.get(f"{NODES}/master-0")["metadata"].get("labels") or {})
 
 
-def test_a_label_that_the_api_refuses(kubeconfig: Path, api: kube.Api) -> None:
+def test_a_label_that_the_api_rejects_is_an_error(kubeconfig: Path, api: kube.Api) -> None:
     register(api, "master-0")
     with pytest.raises(DevenvError, match=r"master-0: .*bad key"):
         labels.apply(cluster(kubeconfig, master_0={"labels": {"bad key": "x"}}), api, timeout=30)
 
 
-def test_nodes_that_come_later_are_waited_for(kubeconfig: Path, api: kube.Api) -> None:
-    wanted = cluster(kubeconfig, master_0={"labels": {"pipe": "true"}}, worker_0={})
+def test_labels_wait_for_nodes_that_register_later(kubeconfig: Path, api: kube.Api) -> None:
+    desired = cluster(kubeconfig, master_0={"labels": {"pipe": "true"}}, worker_0={})
     register(api, "master-0")
     with pytest.raises(DevenvError, match="no Node object of worker-0"):
-        labels.apply(wanted, api, timeout=0.5)
+        labels.apply(desired, api, timeout=0.5)
     assert "pipe" not in (api.get(f"{NODES}/master-0")["metadata"].get("labels") or {})
 
-    told: list[str] = []
+    progress: list[str] = []
 
     def later() -> None:
         with kube.Api(kube.read_access(kubeconfig)) as other:
@@ -201,15 +199,15 @@ def test_nodes_that_come_later_are_waited_for(kubeconfig: Path, api: kube.Api) -
     timer = threading.Timer(0.7, later)
     timer.start()
     try:
-        outcome = labels.apply(wanted, api, timeout=20, progress=told.append)
+        outcome = labels.apply(desired, api, timeout=20, progress=progress.append)
     finally:
         timer.join()
     assert outcome.changed == ["master-0", "worker-0"]
-    assert told == ["waiting for Node objects: worker-0"]
+    assert progress == ["waiting for Node objects: worker-0"]
 
 
-def test_writers_at_the_same_time_lose_nothing(kubeconfig: Path, api: kube.Api) -> None:
-    """Another client puts taints on and off all the time, as controllers do while nodes join."""
+def test_concurrent_writers_lose_nothing(kubeconfig: Path, api: kube.Api) -> None:
+    """Another client adds and removes taints continuously, as controllers do while nodes join."""
     register(api, "master-0")
     stop = threading.Event()
     writes = 0
@@ -220,18 +218,18 @@ def test_writers_at_the_same_time_lose_nothing(kubeconfig: Path, api: kube.Api) 
             while not stop.is_set():
                 node = other.get(f"{NODES}/master-0")
                 taints = [t for t in node["spec"].get("taints") or [] if t["key"] != "theirs"]
-                mine = [{"key": "theirs", "value": str(writes), "effect": "PreferNoSchedule"}]
+                added = [{"key": "theirs", "value": str(writes), "effect": "PreferNoSchedule"}]
                 version = {"resourceVersion": node["metadata"]["resourceVersion"]}
                 with contextlib.suppress(kube.ApiError):
-                    other.merge(f"{NODES}/master-0", {"metadata": version, "spec": {"taints": taints + mine}})
+                    other.merge(f"{NODES}/master-0", {"metadata": version, "spec": {"taints": taints + added}})
                     writes += 1
 
     thread = threading.Thread(target=writer)
     thread.start()
     try:
         for number in range(20):
-            wanted = cluster(kubeconfig, master_0={"taints": [f"own-{number}:NoSchedule"]})
-            assert labels.apply(wanted, api, timeout=30).changed == ["master-0"]
+            desired = cluster(kubeconfig, master_0={"taints": [f"own-{number}:NoSchedule"]})
+            assert labels.apply(desired, api, timeout=30).changed == ["master-0"]
     finally:
         stop.set()
         thread.join()
@@ -240,8 +238,8 @@ def test_writers_at_the_same_time_lose_nothing(kubeconfig: Path, api: kube.Api) 
     assert writes > 0
 
 
-def test_a_cluster_that_is_not_ready_says_what_is_missing(kubeconfig: Path, api: kube.Api) -> None:
-    """Nobody makes service accounts here and no node runs: validation ends in time, names it, removes what it made."""
+def test_validation_of_a_cluster_that_is_not_ready_lists_what_is_missing(kubeconfig: Path, api: kube.Api) -> None:
+    """Without service accounts and running nodes, validation ends in time, lists both, and removes its objects."""
     register(api, "master-0")
     report = validate.run(
         cluster(kubeconfig, master_0={}, worker_0={}),
@@ -253,28 +251,28 @@ def test_a_cluster_that_is_not_ready_says_what_is_missing(kubeconfig: Path, api:
     assert report.failure is not None
     assert report.failure.exit_code == 8
     text = str(report.failure)
-    for wanted in (
+    for message in (
         "master-0 is not Ready",
         "worker-0 is not registered",
         "no pod kube-apiserver-master-0",
         "probe_pods: ",
         "service account",
         "Service kube-dns has no ready endpoint",
-        "default_service_account: the API answers 404",
+        "default_service_account: the API returns 404",
     ):
-        assert wanted in text
+        assert message in text
     states = {check.name: check.ok for check in report.checks}
     assert states.pop("api")
-    # None is wanted.
+    # The profile has no labels.
     assert states.pop("labels")
     assert states
     assert not any(states.values())
-    left = api.get("/api/v1/namespaces", {"labelSelector": "devenv.lab/validate"})["items"]
-    assert all("deletionTimestamp" in namespace["metadata"] for namespace in left)
+    remaining = api.get("/api/v1/namespaces", {"labelSelector": "devenv.lab/validate"})["items"]
+    assert all("deletionTimestamp" in namespace["metadata"] for namespace in remaining)
     assert json.loads(kubeconfig.with_name("validated.json").read_text())["ok"] is False
 
 
-def test_check_mode_makes_nothing(kubeconfig: Path, api: kube.Api) -> None:
+def test_check_mode_creates_nothing(kubeconfig: Path, api: kube.Api) -> None:
     report = validate.run(
         cluster(kubeconfig, master_0={}), probes="always", changed=True, timeout=60, domain="cluster.local", check=True
     )
@@ -290,7 +288,7 @@ WIDGET = "/apis/example.org/v1/namespaces/shop/widgets/one"
 
 
 def widgets(size: int) -> list[dict[str, Any]]:
-    """A namespace, a widget in it and the definition of widgets, in an order that only a wait can satisfy."""
+    """Return a namespace, a widget in it and the definition of widgets, which has to be established first."""
     schema = {
         "type": "object",
         "properties": {"spec": {"type": "object", "properties": {"size": {"type": "integer"}}}},
@@ -336,7 +334,7 @@ def test_custom_resources_are_applied_with_their_definition_and_pruned(api: kube
     with pytest.raises(kube.ApiError) as caught:
         api.get(WIDGET)
     assert caught.value.status == 404
-    assert api.get("/apis/example.org/v1/namespaces/shop/widgets")["items"] == [], "the definition is still there"
+    assert api.get("/apis/example.org/v1/namespaces/shop/widgets")["items"] == [], "the definition still exists"
     removed = ApplySet(api, "e2e", 60).converge([]).removed
     assert removed == ["Namespace shop", "CustomResourceDefinition widgets.example.org"]
 

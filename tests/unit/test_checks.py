@@ -1,4 +1,4 @@
-"""The read-only checks on real objects' shapes, and why a pod is not ready."""
+"""The read-only checks with objects in the form of the API, and why a pod is not ready."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
@@ -14,7 +14,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.pods import not_ready
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.readiness import not_ready
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks
 
 Object = dict[str, Any]
@@ -52,12 +52,12 @@ def node(name: str, ready: str = "True", version: str = "v1.36.3", message: str 
         ([node("master-0"), node("worker-0"), node("stranger", version="v1.30.0")], (), False),
         (
             [node("master-0"), node("worker-0"), node("stranger", "Unknown", message="gone")],
-            ("stranger is not Ready (gone), and not of the profile",),
+            ("stranger is not Ready (gone) and not in the profile",),
             False,
         ),
     ],
 )
-def test_nodes(nodes: list[Object], missing: tuple[str, ...], hopeless: bool) -> None:
+def test_all_nodes_of_the_profile_must_be_ready(nodes: list[Object], missing: tuple[str, ...], hopeless: bool) -> None:
     finding = checks.check_nodes(nodes, cluster("master-0", "worker-0"))
     assert (finding.missing, finding.hopeless) == (missing, hopeless)
     assert finding.ok or missing
@@ -71,21 +71,21 @@ RUNTIME = f"containerd://{versions.resolve('1.36.3').containerd}"
     [
         ("v1.36.3", "v1.36.3", RUNTIME, ()),
         ("v1.36.3", "v1.36.3", RUNTIME.replace("://", "://v"), ()),
-        ("v1.36.2", "v1.36.3", RUNTIME, ("API server v1.36.2, wanted v1.36.3",)),
-        ("v1.36.3", "v1.35.0", RUNTIME, ("worker-0 runs kubelet v1.35.0, wanted v1.36.3",)),
+        ("v1.36.2", "v1.36.3", RUNTIME, ("API server v1.36.2, expected v1.36.3",)),
+        ("v1.36.3", "v1.35.0", RUNTIME, ("worker-0 runs kubelet v1.35.0, expected v1.36.3",)),
         (
             "v1.36.3",
             "v1.36.3",
             "containerd://1.6.20",
-            (f"worker-0 runs containerd 1.6.20, wanted {RUNTIME.replace('://', ' ')}",),
+            (f"worker-0 runs containerd 1.6.20, expected {RUNTIME.replace('://', ' ')}",),
         ),
     ],
 )
-def test_versions(api: str, kubelet: str, runtime: str, missing: tuple[str, ...]) -> None:
+def test_versions_must_be_those_of_the_bundle(api: str, kubelet: str, runtime: str, missing: tuple[str, ...]) -> None:
     nodes = [node("master-0"), node("worker-0", version=kubelet)]
-    for one, runs in zip(nodes, (RUNTIME, runtime), strict=True):
-        one["status"]["nodeInfo"]["containerRuntimeVersion"] = runs
-    # A node that is not there is missing to another check.
+    for item, version in zip(nodes, (RUNTIME, runtime), strict=True):
+        item["status"]["nodeInfo"]["containerRuntimeVersion"] = version
+    # worker-1 is not registered, which is the subject of another check.
     finding = checks.check_versions(nodes, api, cluster("master-0", "worker-0", "worker-1"))
     assert finding.missing == missing
 
@@ -96,24 +96,23 @@ def labelled(labels: Mapping[str, str], taints: Sequence[Mapping[str, str]] = ()
 
 
 @pytest.mark.parametrize(
-    ("there", "missing"),
+    ("item", "missing"),
     [
         (labelled({"pipe": "true", "own": "x"}, [{"key": "d", "value": "db", "effect": "NoSchedule"}]), ()),
         (
             labelled({}, [{"key": "d", "value": "db", "effect": "NoSchedule"}]),
-            ("worker-0: label pipe is not there, wanted 'true'",),
+            ("worker-0: label pipe is missing, expected 'true'",),
         ),
-        (labelled({"pipe": "true"}), ("worker-0: taints are [], wanted ['d=db:NoSchedule']",)),
+        (labelled({"pipe": "true"}), ("worker-0: taints are [], expected ['d=db:NoSchedule']",)),
         (
             labelled({"pipe": "false"}, [{"key": "d", "value": "db", "effect": "NoSchedule"}]),
-            ("worker-0: label pipe is 'false', set by someone else; the profile wants 'true'",),
+            ("worker-0: label pipe is 'false', set by another program; the profile has 'true'",),
         ),
     ],
 )
-def test_labels(there: Object, missing: tuple[str, ...]) -> None:
-    wanted = NodeSpec("worker-0", "workers", labels={"pipe": "true"}, taints=("d=db:NoSchedule",))
-    one = Cluster("main", Path("kubeconfig"), "kubeadm", "1.36.3", ("ipv4",), (wanted,))
-    assert checks.check_labels([there], one).missing == missing
+def test_labels_and_taints_must_be_those_of_the_profile(item: Object, missing: tuple[str, ...]) -> None:
+    spec = NodeSpec("worker-0", "workers", labels={"pipe": "true"}, taints=("d=db:NoSchedule",))
+    assert checks.check_labels([item], dataclasses.replace(cluster(), nodes=(spec,))).missing == missing
 
 
 @pytest.mark.parametrize(
@@ -122,34 +121,36 @@ def test_labels(there: Object, missing: tuple[str, ...]) -> None:
         (0o600, "https://10.0.0.5:6443", ""),
         (0o600, "https://[fd00::10]:6443", ""),
         (0o644, "https://10.0.0.5:6443", "can be read by others (mode 0644)"),
-        (0o600, "https://10.0.0.9:6443", "its server 10.0.0.9 is no address of the control plane"),
+        (0o600, "https://10.0.0.9:6443", "its server 10.0.0.9 is not an address of the control plane"),
     ],
 )
-def test_kubeconfig(tmp_path: Path, mode: int, server: str, missing: str) -> None:
+def test_the_kubeconfig_must_be_private_and_point_to_the_control_plane(
+    tmp_path: Path, mode: int, server: str, missing: str
+) -> None:
     file = tmp_path / "kubeconfig"
     file.touch()
     file.chmod(mode)
-    one = dataclasses.replace(
+    with_endpoint = dataclasses.replace(
         cluster(),
         nodes=(NodeSpec("master-0", "control_plane", addresses=("10.0.0.10", "fd00::10")),),
         endpoint="main.x.devenv.internal",
         endpoint_addresses=("10.0.0.5",),
     )
-    finding = checks.check_kubeconfig(file, client.Access(server, "ca"), one)
+    finding = checks.check_kubeconfig(file, client.Access(server, "ca"), with_endpoint)
     assert finding.ok == (not missing)
     assert missing in " ".join(finding.missing)
-    assert not checks.check_kubeconfig(tmp_path / "none", client.Access(server, "ca"), one).ok
+    assert not checks.check_kubeconfig(tmp_path / "none", client.Access(server, "ca"), with_endpoint).ok
 
 
-def test_no_way_to_the_api_hides_nothing() -> None:
+def test_without_a_usable_kubeconfig_every_check_fails() -> None:
     broken = DevenvError("kubeconfig_invalid", "is not YAML", where="kubeconfig")
     level = checks.ReadOnly(cluster("master-0"), broken)
     with client.NoApi(str(broken)) as api:
-        found = level.look(api)
-    assert len(found) == 8
-    assert [name for name, finding in found.items() if finding.ok] == []
-    assert found["kubeconfig"].missing == ("kubeconfig: is not YAML",)
-    assert "is not YAML" in found["nodes"].missing[0]
+        findings = level.look(api)
+    assert len(findings) == 8
+    assert [name for name, finding in findings.items() if finding.ok] == []
+    assert findings["kubeconfig"].missing == ("kubeconfig: is not YAML",)
+    assert "is not YAML" in findings["nodes"].missing[0]
 
 
 def pod(name: str, node_name: str = "master-0", app: str = "", ready: str = "True", **status: Any) -> Object:
@@ -173,18 +174,18 @@ WAITING = {"containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBack
 
 
 def changed(name: str, **changes: Any) -> list[Object]:
-    """SYSTEM with one pod changed; None removes it."""
+    """SYSTEM with one pod changed."""
     pods = copy.deepcopy(SYSTEM)
-    for one in pods:
-        if one["metadata"]["name"] == name:
+    for item in pods:
+        if item["metadata"]["name"] == name:
             for key, value in changes.items():
-                one[key] = one[key] | value
+                item[key] = item[key] | value
     return pods
 
 
-def once(one: Object) -> Object:
-    """A pod that is to end."""
-    return one | {"spec": one["spec"] | {"restartPolicy": "Never"}}
+def once(item: Object) -> Object:
+    """A pod that is expected to complete."""
+    return item | {"spec": item["spec"] | {"restartPolicy": "Never"}}
 
 
 @pytest.mark.parametrize(
@@ -209,11 +210,11 @@ def once(one: Object) -> Object:
         ),
     ],
 )
-def test_system_pods(pods: list[Object], missing: tuple[str, ...]) -> None:
+def test_pods_of_the_system_must_exist_and_be_ready(pods: list[Object], missing: tuple[str, ...]) -> None:
     assert checks.check_system_pods(pods, cluster("master-0", "worker-0")).missing == missing
 
 
-def test_no_system_pods_at_all() -> None:
+def test_a_cluster_without_system_pods_fails() -> None:
     assert "no CoreDNS pod" in checks.check_system_pods([], cluster("master-0")).missing
     assert checks.check_system_pods([], cluster("master-0", engine="gravity")).missing == ("no pods",)
 
@@ -251,7 +252,7 @@ def test_why_a_pod_is_not_ready(status: Object, why: str) -> None:
     assert not_ready({"metadata": {"name": "p"}, "status": status}) == why
 
 
-def piece(service: str, *endpoints: Object) -> Object:
+def endpoint_slice(service: str, *endpoints: Object) -> Object:
     return {"metadata": {"labels": {"kubernetes.io/service-name": service}}, "endpoints": list(endpoints) or None}
 
 
@@ -262,14 +263,54 @@ UNREADY = {"addresses": ["10.244.0.3"], "conditions": {"ready": False}}
 @pytest.mark.parametrize(
     ("slices", "ok", "seen"),
     [
-        ([piece("kube-dns", READY, UNREADY)], True, "ready endpoints 10.244.0.2"),
-        ([piece("kube-dns", {"addresses": ["10.244.0.4"]})], True, "ready endpoints 10.244.0.4"),
-        ([piece("kube-dns", UNREADY)], False, "10.244.0.3 not ready"),
-        ([piece("kube-dns")], False, "no endpoint"),
-        ([piece("other", READY)], False, "no endpoint"),
+        ([endpoint_slice("kube-dns", READY, UNREADY)], True, "ready endpoints 10.244.0.2"),
+        ([endpoint_slice("kube-dns", {"addresses": ["10.244.0.4"]})], True, "ready endpoints 10.244.0.4"),
+        ([endpoint_slice("kube-dns", UNREADY)], False, "10.244.0.3 not ready"),
+        ([endpoint_slice("kube-dns")], False, "no endpoint"),
+        ([endpoint_slice("other", READY)], False, "no endpoint"),
         ([], False, "no endpoint"),
     ],
 )
-def test_dns_service(slices: list[Object], ok: bool, seen: str) -> None:
+def test_the_dns_service_needs_a_ready_endpoint(slices: list[Object], ok: bool, seen: str) -> None:
     finding = checks.check_dns_service(slices)
     assert (finding.ok, finding.seen) == (ok, seen)
+
+
+class MetricsApi:
+    """An API with node metrics and nothing else."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def get(self, path: str) -> Any:
+        if path != "/apis/metrics.k8s.io/v1beta1/nodes":
+            raise client.ApiUnreachable("not part of this test")
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return {"items": self.answer}
+
+    def text(self, path: str, query: object = None) -> Any:
+        return self.get(path)
+
+
+def metrics(name: str, usage: dict[str, str] | None = None) -> Object:
+    return {"metadata": {"name": name}, "usage": {"cpu": "1m", "memory": "2Ki"} if usage is None else usage}
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ([metrics("a"), metrics("b")], []),
+        ([metrics("b")], ["no metrics of a yet"]),
+        ([metrics("a", {}), metrics("b")], ["no metrics of a yet"]),
+        ([], ["no metrics of a yet", "no metrics of b yet"]),
+        (client.ApiError(503, "", "unavailable"), ["the metrics API returns 503: unavailable"]),
+        (client.ApiError(404, "NotFound", "no such page"), ["the metrics API returns 404: no such page"]),
+        (client.ApiUnreachable("cut"), ["the API does not answer: cut"]),
+    ],
+)
+def test_every_node_must_have_metrics(answer: Any, missing: list[str]) -> None:
+    with_metrics = dataclasses.replace(cluster("a", "b"), metrics=True)
+    level = checks.ReadOnly(with_metrics, client.Access("https://x", "ca"))
+    finding = level.look(cast(client.Api, MetricsApi(answer)))["metrics"]
+    assert list(finding.missing) == missing

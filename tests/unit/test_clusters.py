@@ -1,4 +1,4 @@
-"""Clusters from host variables."""
+"""The clusters of a run, from host variables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def host(cluster: str, **more: Any) -> dict[str, Any]:
     } | more
 
 
-def test_clusters_in_the_order_of_hosts() -> None:
+def test_hosts_are_grouped_by_cluster_in_their_order() -> None:
     hostvars = {
         "a": host("main", devenv_labels={"pipe": True, "n": 1}, devenv_taints=["x:NoSchedule"]),
         "b": host("blue", devenv_pod_cidrs=["10.244.1.0/24"]),
@@ -41,20 +41,20 @@ def test_clusters_in_the_order_of_hosts() -> None:
     assert blue.nodes[0].pod_cidrs == ("10.244.1.0/24",)
 
 
-def test_the_endpoint_and_addresses() -> None:
-    said = {
+def test_endpoint_and_addresses_of_a_cluster() -> None:
+    variables = {
         "devenv_endpoint": "main.lab.devenv.internal",
         "devenv_endpoint_kind": "virtual",
         "devenv_endpoint_addresses": ["10.213.4.5"],
         "devenv_addresses": ["10.213.4.10"],
     }
-    (one,) = clusters.from_hostvars(["a"], {"a": host("main", **said)})
-    assert (one.endpoint, one.endpoint_kind, one.endpoint_addresses) == (
+    (cluster,) = clusters.from_hostvars(["a"], {"a": host("main", **variables)})
+    assert (cluster.endpoint, cluster.endpoint_kind, cluster.endpoint_addresses) == (
         "main.lab.devenv.internal",
         "virtual",
         ("10.213.4.5",),
     )
-    assert one.nodes[0].addresses == ("10.213.4.10",)
+    assert cluster.nodes[0].addresses == ("10.213.4.10",)
     (plain,) = clusters.from_hostvars(["a"], {"a": host("main")})
     assert (plain.endpoint_kind, plain.endpoint_addresses, plain.nodes[0].addresses) == ("node", (), ())
 
@@ -66,5 +66,5 @@ def test_a_missing_variable_is_named() -> None:
         clusters.from_hostvars(["a"], hostvars)
 
 
-def test_no_hosts() -> None:
+def test_no_hosts_no_clusters() -> None:
     assert clusters.from_hostvars([], {}) == []

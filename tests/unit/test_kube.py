@@ -1,4 +1,4 @@
-"""The API client against a real TLS server, and what it takes from a kubeconfig."""
+"""The API client with a real TLS server, and the credentials in a kubeconfig."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client as kube
 from support import tls
 
-ROW = dict[str, Any]
+Json = dict[str, Any]
 
 
 def encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def document(**changes: Any) -> ROW:
+def document(**changes: Any) -> Json:
     """A kubeconfig in kubeadm's form."""
-    base: ROW = {
+    base: Json = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "kubernetes-admin@kubernetes",
@@ -52,21 +52,21 @@ def document(**changes: Any) -> ROW:
     return base | changes
 
 
-def test_access_of_kubeadm() -> None:
+def test_credentials_of_a_kubeconfig_of_kubeadm() -> None:
     access = kube.parse_access(yaml.safe_dump(document()), "f")
     assert access == kube.Access("https://m.devenv.internal:6443", "AUTHORITY", "CERT", "KEY")
     assert "KEY" not in repr(access)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", "form of a kubeconfig"),
         ("[]", "form of a kubeconfig"),
         ("a: {", "not YAML"),
         (yaml.safe_dump(document(**{"current-context": "other"})), "context other"),
         (yaml.safe_dump(document(clusters=[])), "cluster kubernetes"),
-        (yaml.safe_dump(document(users=[{"name": "kubernetes-admin", "user": {}}])), "no client certificate"),
+        (yaml.safe_dump(document(users=[{"name": "kubernetes-admin", "user": {}}])), "neither a client certificate"),
         (
             yaml.safe_dump(document(users=[{"name": "kubernetes-admin", "user": {"client-key-data": "%%"}}])),
             "form of a kubeconfig",
@@ -95,21 +95,21 @@ def test_access_of_kubeadm() -> None:
         ),
     ],
 )
-def test_refused_kubeconfigs(text: str, says: str) -> None:
-    with pytest.raises(DevenvError, match=says) as caught:
+def test_invalid_kubeconfigs(text: str, message: str) -> None:
+    with pytest.raises(DevenvError, match=message) as caught:
         kube.parse_access(text, "place")
     assert caught.value.reason.id == "kubeconfig_invalid"
     assert caught.value.where == "place"
 
 
-def test_a_broken_kubeconfig_is_not_quoted() -> None:
+def test_the_error_for_a_broken_kubeconfig_does_not_quote_it() -> None:
     with pytest.raises(DevenvError) as caught:
         kube.parse_access("client-key-data: SECRET\n  token: {SECRET", "place")
     assert "SECRET" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
-def test_unreadable_kubeconfig(tmp_path: Path, content: bytes | None) -> None:
+def test_an_unreadable_kubeconfig_is_rejected(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "kubeconfig"
     if content is not None:
         file.write_bytes(content)
@@ -118,10 +118,10 @@ def test_unreadable_kubeconfig(tmp_path: Path, content: bytes | None) -> None:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers by path; remembers what was asked."""
+    """Answers by path; records the requests."""
 
     protocol_version = "HTTP/1.1"
-    asked: ClassVar[list[tuple[str, str, str, str]]] = []
+    requests: ClassVar[list[tuple[str, str, str, str]]] = []
     answers: ClassVar[dict[str, tuple[int, str]]] = {
         "/ok": (200, '{"kind": "Node"}'),
         "/readyz": (500, "[-]etcd failed: reason withheld"),
@@ -133,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-        Handler.asked.append((self.command, self.path, self.headers.get("Content-Type") or "", body))
+        Handler.requests.append((self.command, self.path, self.headers.get("Content-Type") or "", body))
         if self.path == "/cut":
             self.close_connection = True
             return
@@ -144,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text.encode())
         if "close" in self.path:
-            # Without a word about it, as a server does with a connection that was idle for long.
+            # Unannounced, as a server closes an idle connection.
             self.close_connection = True
 
     do_GET = do_POST = do_PATCH = do_DELETE = answer
@@ -165,18 +165,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kube.Access]:
 
 @pytest.fixture
 def api(server: kube.Access) -> Iterator[kube.Api]:
-    Handler.asked.clear()
+    Handler.requests.clear()
     with kube.Api(server, timeout=30) as client:
         yield client
 
 
-def test_requests(api: kube.Api) -> None:
+def test_requests_have_method_query_and_content_type(api: kube.Api) -> None:
     assert api.get("/ok", {"labelSelector": "a=b,c"}) == {"kind": "Node"}
     assert api.text("/text") == "not json"
     api.create("/ok", {"a": 1})
     api.merge("/ok", {"b": None})
     api.delete("/ok")
-    assert Handler.asked == [
+    assert Handler.requests == [
         ("GET", "/ok?labelSelector=a%3Db%2Cc", "", ""),
         ("GET", "/text", "", ""),
         ("POST", "/ok", "application/json", '{"a": 1}'),
@@ -192,55 +192,57 @@ def test_requests(api: kube.Api) -> None:
         ("/readyz", 500, "", "[-]etcd failed: reason withheld"),
     ],
 )
-def test_refusals(api: kube.Api, path: str, status: int, reason: str, text: str) -> None:
+def test_a_rejected_request_raises_status_and_reason(
+    api: kube.Api, path: str, status: int, reason: str, text: str
+) -> None:
     with pytest.raises(kube.ApiError) as caught:
         api.get(path)
     assert (caught.value.status, caught.value.reason, str(caught.value)) == (status, reason, text)
 
 
 @pytest.mark.parametrize("path", ["/text", "/list"])
-def test_an_answer_that_is_no_object(api: kube.Api, path: str) -> None:
+def test_an_answer_other_than_an_object_is_an_error(api: kube.Api, path: str) -> None:
     with pytest.raises(kube.ApiUnreachable, match="not"):
         api.get(path)
 
 
 @pytest.mark.parametrize("path", ["/absent", "/gone"])
-def test_removing_what_is_not_there(api: kube.Api, path: str) -> None:
+def test_removing_an_absent_object_is_no_error(api: kube.Api, path: str) -> None:
     api.delete(path)
-    assert Handler.asked[-1][:2] == ("DELETE", path)
+    assert Handler.requests[-1][:2] == ("DELETE", path)
 
 
-def test_a_refused_removal_is_told(api: kube.Api) -> None:
+def test_a_rejected_removal_raises(api: kube.Api) -> None:
     with pytest.raises(kube.ApiError, match="etcd failed"):
         api.delete("/readyz")
 
 
-def test_a_kept_connection_that_the_server_closed(api: kube.Api) -> None:
+def test_a_request_is_repeated_if_the_server_closed_the_idle_connection(api: kube.Api) -> None:
     api.get("/ok", {"close": ""})
     assert api.get("/ok") == {"kind": "Node"}
 
 
-def test_a_connection_that_is_cut(api: kube.Api) -> None:
+def test_a_request_is_not_repeated_if_a_new_connection_is_cut(api: kube.Api) -> None:
     with pytest.raises(kube.ApiUnreachable):
         api.get("/cut")
-    assert [row[1] for row in Handler.asked] == ["/cut"]
+    assert [row[1] for row in Handler.requests] == ["/cut"]
     assert api.get("/ok") == {"kind": "Node"}
 
 
-def test_nobody_listens(server: kube.Access) -> None:
-    nobody = kube.Access("https://127.0.0.1:1", server.authority, token="t")
-    with kube.Api(nobody) as client, pytest.raises(kube.ApiUnreachable, match="connection refused"):
+def test_connection_refused(server: kube.Access) -> None:
+    access = kube.Access("https://127.0.0.1:1", server.authority, token="t")
+    with kube.Api(access) as client, pytest.raises(kube.ApiUnreachable, match="connection refused"):
         client.get("/ok")
 
 
-def test_a_server_of_another_authority(server: kube.Access, tmp_path: Path) -> None:
+def test_a_certificate_of_another_ca_does_not_verify(server: kube.Access, tmp_path: Path) -> None:
     tls.self_signed(tmp_path / "key", tmp_path / "certificate")
     other = kube.Access(server.server, (tmp_path / "certificate").read_text(), token="t")
     with kube.Api(other) as client, pytest.raises(kube.ApiUnreachable, match="does not verify"):
         client.get("/ok")
 
 
-def test_certificates_that_are_none() -> None:
+def test_invalid_certificates_are_rejected_without_quoting_them() -> None:
     with pytest.raises(DevenvError, match="certificates cannot be used") as caught:
         kube.Api(kube.Access("https://127.0.0.1:1", "AUTHORITY", "CERT", "SECRET"))
     assert "SECRET" not in str(caught.value)

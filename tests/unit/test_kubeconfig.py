@@ -46,7 +46,7 @@ def test_server_url(address: str, url: str) -> None:
     assert kubeconfig.server_url(address) == url
 
 
-def test_rewrite() -> None:
+def test_rewrite_keeps_only_the_current_context() -> None:
     assert yaml.safe_load(kubeconfig.rewrite(ADMIN, name="devenv-x", server="https://10.0.0.1:6443")) == {
         "apiVersion": "v1",
         "kind": "Config",
@@ -62,13 +62,13 @@ def test_rewrite() -> None:
     }
 
 
-def test_rewrite_refuses_what_names_a_file() -> None:
+def test_rewrite_rejects_a_kubeconfig_that_names_a_key_file() -> None:
     text = ADMIN.replace("client-key-data: S0VZ", "client-key: /etc/kubernetes/pki/key")
-    with pytest.raises(DevenvError, match="no client certificate with key"):
+    with pytest.raises(DevenvError, match="neither a client certificate with key"):
         kubeconfig.rewrite(text, name="devenv-x", server="https://10.0.0.1:6443")
 
 
-def test_write_then_nothing_to_do(tmp_path: Path) -> None:
+def test_a_second_write_changes_nothing(tmp_path: Path) -> None:
     assert not kubeconfig.is_current(tmp_path, "main", "one")
     assert kubeconfig.write(tmp_path, "main", "one")
     file, link = tmp_path / "clusters" / "main" / "kubeconfig", tmp_path / "kubeconfig"
@@ -82,7 +82,7 @@ def test_write_then_nothing_to_do(tmp_path: Path) -> None:
     assert file.read_text() == "two"
 
 
-def test_a_wrong_mode_or_link_is_put_right(tmp_path: Path) -> None:
+def test_a_wrong_mode_or_link_is_corrected(tmp_path: Path) -> None:
     kubeconfig.write(tmp_path, "main", "one")
     kubeconfig.path_of(tmp_path, "main").chmod(0o644)
     assert not kubeconfig.is_current(tmp_path, "main", "one")
@@ -101,14 +101,14 @@ def test_other_clusters_have_no_link(tmp_path: Path) -> None:
     assert not (tmp_path / "kubeconfig").is_symlink()
 
 
-def test_a_folder_in_the_way(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_link_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "kubeconfig").mkdir()
     with pytest.raises(DevenvError, match="cannot be replaced"):
         kubeconfig.write(tmp_path, "main", "one")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clusters", "kubeconfig"]
 
 
-def test_what_was_made_of_a_source_is_known_again(tmp_path: Path) -> None:
+def test_a_file_is_recognized_by_its_source_and_server(tmp_path: Path) -> None:
     server, source = "https://10.0.0.1:6443", kubeconfig.digest(ADMIN)
     assert not kubeconfig.is_made_of(tmp_path, "main", source, server)
     kubeconfig.write(tmp_path, "main", kubeconfig.rewrite(ADMIN, name="devenv-x", server=server))
@@ -118,7 +118,7 @@ def test_what_was_made_of_a_source_is_known_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["text", "mode", "link", "heading"])
-def test_a_copy_that_was_touched_is_fetched_again(tmp_path: Path, harm: str) -> None:
+def test_a_modified_file_is_not_recognized(tmp_path: Path, harm: str) -> None:
     server = "https://10.0.0.1:6443"
     kubeconfig.write(tmp_path, "main", kubeconfig.rewrite(ADMIN, name="devenv-x", server=server))
     path = kubeconfig.path_of(tmp_path, "main")

@@ -1,4 +1,4 @@
-"""Merging by client-go's rules."""
+"""Merging kubeconfigs by client-go's rules."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def env_of(tmp_path: Path, *files: Path) -> dict[str, str]:
     return {"HOME": str(tmp_path), "KUBECONFIG": os.pathsep.join(map(str, files))}
 
 
-def test_without_a_file_it_is_made_private(tmp_path: Path, source: Path) -> None:
+def test_a_new_file_is_private(tmp_path: Path, source: Path) -> None:
     assert kubeconfig_merge.merge(source, {"HOME": str(tmp_path)}) == [tmp_path / ".kube" / "config"]
-    made = tmp_path / ".kube" / "config"
-    assert contexts(made) == ["devenv-x"]
-    assert made.stat().st_mode & 0o777 == 0o600
-    assert "current-context" not in yaml.safe_load(made.read_text())
+    config_file = tmp_path / ".kube" / "config"
+    assert contexts(config_file) == ["devenv-x"]
+    assert config_file.stat().st_mode & 0o777 == 0o600
+    assert "current-context" not in yaml.safe_load(config_file.read_text())
 
 
-def test_others_and_the_current_context_stay(tmp_path: Path, source: Path) -> None:
+def test_other_entries_and_the_current_context_stay(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "config"
     path.write_text(config("other", current="other", extensions=[{"name": "kept"}]))
     path.chmod(0o640)
@@ -64,7 +64,7 @@ def test_others_and_the_current_context_stay(tmp_path: Path, source: Path) -> No
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-def test_again_changes_nothing(tmp_path: Path, source: Path) -> None:
+def test_a_second_merge_changes_nothing(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "config"
     path.write_text(config("other"))
     assert kubeconfig_merge.merge(source, env_of(tmp_path, path)) == [path]
@@ -73,7 +73,7 @@ def test_again_changes_nothing(tmp_path: Path, source: Path) -> None:
     assert path.stat().st_mtime_ns == before
 
 
-def test_an_entry_is_replaced_where_it_is(tmp_path: Path, source: Path) -> None:
+def test_an_entry_is_replaced_in_the_file_that_has_it(tmp_path: Path, source: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text(config("other"))
     second.write_text(config("devenv-x").replace("https://devenv-x", "https://old"))
@@ -89,12 +89,12 @@ def test_a_new_entry_goes_to_the_first_file_that_exists(tmp_path: Path, source: 
     assert not first.exists()
 
 
-def test_when_none_exists_it_is_the_last(tmp_path: Path, source: Path) -> None:
+def test_a_new_entry_goes_to_the_last_file_if_none_exists(tmp_path: Path, source: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert kubeconfig_merge.merge(source, env_of(tmp_path, first, second)) == [second]
 
 
-def test_the_environments_own_file_is_no_target(tmp_path: Path, source: Path) -> None:
+def test_merge_skips_the_environments_own_file(tmp_path: Path, source: Path) -> None:
     before = source.read_text()
     assert kubeconfig_merge.merge(source, env_of(tmp_path, source)) == [tmp_path / ".kube" / "config"]
     assert source.read_text() == before
@@ -109,7 +109,7 @@ def test_a_link_stays_a_link(tmp_path: Path, source: Path) -> None:
     assert contexts(real) == ["other", "devenv-x"]
 
 
-def test_unmerge_takes_out_only_its_own(tmp_path: Path, source: Path) -> None:
+def test_unmerge_removes_only_the_entries_of_the_environment(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "config"
     path.write_text(config("other", "devenv-x-2", current="devenv-x"))
     env = env_of(tmp_path, path)
@@ -126,20 +126,20 @@ def test_unmerge_finds_files_of_another_shell(tmp_path: Path, source: Path) -> N
         path.write_text(config("other"))
         kubeconfig_merge.merge(source, env_of(tmp_path, path))
     second.unlink()
-    here = {"HOME": str(tmp_path)}
-    assert kubeconfig_merge.unmerge(tmp_path / "x", here) == [first]
+    env = {"HOME": str(tmp_path)}
+    assert kubeconfig_merge.unmerge(tmp_path / "x", env) == [first]
     assert contexts(first) == ["other"]
     assert not source.with_name("merged.json").exists()
-    assert kubeconfig_merge.unmerge(tmp_path / "gone", here) == []
+    assert kubeconfig_merge.unmerge(tmp_path / "gone", env) == []
 
 
-def test_unmerge_leaves_the_environments_own_file(tmp_path: Path, source: Path) -> None:
+def test_unmerge_skips_the_environments_own_file(tmp_path: Path, source: Path) -> None:
     before = source.read_text()
     assert kubeconfig_merge.unmerge(tmp_path / "x", env_of(tmp_path, source)) == []
     assert source.read_text() == before
 
 
-def test_a_broken_file_is_refused_without_its_content(tmp_path: Path, source: Path) -> None:
+def test_the_error_for_a_broken_file_does_not_quote_it(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "config"
     path.write_text("token: secret-word\n  bad: [")
     with pytest.raises(DevenvError, match="cannot be read") as caught:
@@ -150,7 +150,7 @@ def test_a_broken_file_is_refused_without_its_content(tmp_path: Path, source: Pa
     assert not path.with_name("config.lock").exists()
 
 
-def test_the_lock_of_another_program_is_waited_for(tmp_path: Path, source: Path) -> None:
+def test_merge_waits_for_the_lock_of_another_program(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "config"
     path.write_text(config("other"))
     lock = tmp_path / "config.lock"
@@ -163,7 +163,7 @@ def test_the_lock_of_another_program_is_waited_for(tmp_path: Path, source: Path)
     assert not lock.exists()
 
 
-def test_a_lock_that_stays_is_told(tmp_path: Path, source: Path) -> None:
+def test_merge_fails_if_the_lock_stays(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "config"
     path.write_text(config("other"))
     (tmp_path / "config.lock").touch()

@@ -1,4 +1,4 @@
-"""The lines that say how to use an environment and how to end it."""
+"""The lines that state how to use an environment and how to remove it."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import next_
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
 
-@pytest.mark.parametrize(("only_one", "which"), [(True, ""), (False, " -n lab")])
-def test_with_devenv(only_one: bool, which: str) -> None:
+@pytest.mark.parametrize(("only_one", "option"), [(True, ""), (False, " -n lab")])
+def test_commands_of_devenv_name_the_environment_unless_it_is_the_only_one(only_one: bool, option: str) -> None:
     resolved = resolve("master-2pipe")
     assert next_steps.with_devenv("lab", resolved, "1.3s", only_one=only_one) == [
         f"lab is up: 3 nodes, Kubernetes {resolved['kubernetes']['version']}, in 1.3s",
-        f'use it:  eval "$(devenv env{which})" && kubectl get nodes',
-        f"end it:  devenv down{which}",
+        f'use it:     eval "$(devenv env{option})" && kubectl get nodes',
+        f"remove it:  devenv down{option}",
     ]
 
 
-def test_with_ansible_from_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_of_ansible_in_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resolved = resolve("aio")
     monkeypatch.chdir(tmp_path)
     path = paths.COLLECTION / "playbooks" / "destroy.yml"
     assert next_steps.with_ansible("aio", resolved, Path("/state/a b")) == [
         f"aio is up: 1 node, Kubernetes {resolved['kubernetes']['version']}",
-        "use it:  export KUBECONFIG='/state/a b/clusters/main/kubeconfig' && kubectl get nodes",
-        f"end it:  ansible-playbook {path} -e devenv_name=aio",
+        "use it:     export KUBECONFIG='/state/a b/clusters/main/kubeconfig' && kubectl get nodes",
+        f"remove it:  ansible-playbook {path} -e devenv_name=aio",
     ]
     monkeypatch.chdir(paths.COLLECTION)
     assert "ansible-playbook playbooks/destroy.yml" in next_steps.with_ansible("aio", resolved, tmp_path)[-1]
 
 
-def test_with_ansible_from_an_installed_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_of_ansible_with_an_installed_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "COLLECTION", tmp_path)
     last = next_steps.with_ansible("aio", resolve("aio"), tmp_path)[-1]
-    assert last == "end it:  ansible-playbook devenv.lab.destroy -e devenv_name=aio"
+    assert last == "remove it:  ansible-playbook devenv.lab.destroy -e devenv_name=aio"
 
 
-def test_without_a_cluster_there_is_no_kubeconfig() -> None:
+def test_commands_of_ansible_without_a_cluster() -> None:
     resolved = {**resolve("aio"), "clusters": {}}
     assert "ansible -i /state/inventory.yml nodes" in next_steps.with_ansible("aio", resolved, Path("/state"))[1]

@@ -1,4 +1,4 @@
-"""Node objects of an engine that calls nodes by their address are those of the inventory's nodes."""
+"""Node objects that an engine names by address are matched to the inventory's nodes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clusters, labels
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks, metrics
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks
 
 CLUSTER = Cluster(
     name="main",
@@ -24,52 +24,52 @@ CLUSTER = Cluster(
 
 
 def node(name: str, **info: str) -> dict[str, Any]:
-    told = {"kubeletVersion": "v1.17.9", "containerRuntimeVersion": "docker://18.9.9", **info}
+    node_info = {"kubeletVersion": "v1.17.9", "containerRuntimeVersion": "docker://18.9.9", **info}
     return {
         "metadata": {"name": name, "resourceVersion": "1", "labels": {}},
         "spec": {"podCIDRs": ["10.244.7.0/24"]},
-        "status": {"nodeInfo": told, "conditions": [{"type": "Ready", "status": "True"}]},
+        "status": {"nodeInfo": node_info, "conditions": [{"type": "Ready", "status": "True"}]},
     }
 
 
 NODES = [node("10.0.0.20"), node("10.0.0.10"), node("10.0.0.99")]
 
 
-def test_by_address_and_by_name() -> None:
-    found = clusters.by_node([*NODES[:1], node("master-0"), NODES[2]], CLUSTER)
-    assert {key: one["metadata"]["name"] for key, one in found.items()} == {
+def test_node_objects_are_matched_by_address_and_by_name() -> None:
+    by_name = clusters.by_node([*NODES[:1], node("master-0"), NODES[2]], CLUSTER)
+    assert {key: item["metadata"]["name"] for key, item in by_name.items()} == {
         "worker-0": "10.0.0.20",
         "master-0": "master-0",
         "10.0.0.99": "10.0.0.99",
     }
 
 
-def test_nodes_are_ready() -> None:
+def test_readiness_of_nodes_named_by_address() -> None:
     assert checks.check_nodes(NODES, CLUSTER).ok
     assert checks.check_nodes(NODES[1:], CLUSTER).missing == ("worker-0 is not registered",)
 
 
-def test_the_engine_brings_its_own_version_one_for_all_nodes() -> None:
+def test_the_version_of_the_engine_must_be_the_same_on_all_nodes() -> None:
     assert checks.check_versions(NODES, "v1.17.9", CLUSTER).seen == "v1.17.9, docker 18.9.9"
     other = [node("10.0.0.10"), node("10.0.0.20", kubeletVersion="v1.16.3")]
-    found = checks.check_versions(other, "v1.17.9", CLUSTER)
-    assert found.missing == ("worker-0 runs kubelet v1.16.3, wanted v1.17.9",)
+    finding = checks.check_versions(other, "v1.17.9", CLUSTER)
+    assert finding.missing == ("worker-0 runs kubelet v1.16.3, expected v1.17.9",)
 
 
-def test_labels_are_missed_where_they_are_wanted() -> None:
+def test_missing_labels_of_nodes_named_by_address() -> None:
     missing = checks.check_labels(NODES, CLUSTER).missing
-    assert "master-0: label db is not there, wanted 'true'" in missing
-    assert not [text for text in missing if "pod ranges" in text], "the cluster gives them out itself"
+    assert "master-0: label db is missing, expected 'true'" in missing
+    assert not [text for text in missing if "pod ranges" in text], "the cluster assigns them"
 
 
-def test_metrics() -> None:
-    told = [{"metadata": {"name": name}, "usage": {"cpu": "1"}} for name in ("10.0.0.10", "10.0.0.20")]
-    assert metrics.check(told, CLUSTER).ok
-    assert metrics.check(told[:1], CLUSTER).missing == ("no metrics of worker-0 yet",)
+def test_metrics_of_nodes_named_by_address() -> None:
+    items = [{"metadata": {"name": name}, "usage": {"cpu": "1"}} for name in ("10.0.0.10", "10.0.0.20")]
+    assert checks.check_metrics(items, CLUSTER).ok
+    assert checks.check_metrics(items[:1], CLUSTER).missing == ("no metrics of worker-0 yet",)
 
 
 class Api:
-    """Keeps what is written."""
+    """Records the patches."""
 
     def __init__(self) -> None:
         self.written: dict[str, Any] = {}
@@ -83,6 +83,6 @@ class Api:
 
 def test_labels_are_written_to_the_object_of_the_address() -> None:
     api = Api()
-    outcome = labels.apply(CLUSTER, api, timeout=1)  # type: ignore[arg-type]  # what is used of it is there
+    outcome = labels.apply(CLUSTER, api, timeout=1)  # type: ignore[arg-type]  # it has the methods that are used
     assert sorted(outcome.changed) == ["master-0", "worker-0"]
     assert sorted(api.written) == ["/api/v1/nodes/10.0.0.10", "/api/v1/nodes/10.0.0.20"]

@@ -1,4 +1,4 @@
-"""Sets of objects: applied, told apart from those of others, pruned; API discovery; and the add-ons' own objects."""
+"""Sets of objects: apply, ownership, prune; API discovery; the objects of the add-ons."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 def resources(group_version: str, *rows: tuple[str, str, bool]) -> Row:
-    """A discovery document (name, kind, namespaced) as the API gives it, with the subresources of each row."""
+    """Return a discovery document (name, kind, namespaced) in the form of the API, with subresources of each row."""
     listed: list[Row] = []
     for name, kind, namespaced in rows:
         listed.append(
@@ -90,25 +90,25 @@ class Api:
             return {"kind": "List", "items": []}
         if path not in self.objects:
             raise client.ApiError(404, "NotFound", f"{path} not found")
-        found = self.objects[path]
-        if found["kind"] == "CustomResourceDefinition":
-            found["status"]["reads"] += 1
-            ready = str(found["status"]["reads"] > self.slow)
-            found["status"]["conditions"] = [{"type": "Established", "status": ready, "message": "is being looked at"}]
-        return copy.deepcopy(found)
+        stored = self.objects[path]
+        if stored["kind"] == "CustomResourceDefinition":
+            stored["status"]["reads"] += 1
+            ready = str(stored["status"]["reads"] > self.slow)
+            stored["status"]["conditions"] = [{"type": "Established", "status": ready, "message": "is being checked"}]
+        return copy.deepcopy(stored)
 
     def documents(self) -> dict[str, Row]:
         """Discovery documents, with those of the kinds that are established."""
-        found = dict(DOCUMENTS)
+        documents = dict(DOCUMENTS)
         for stored in self.objects.values():
             if client.condition(stored, "Established").get("status") == "True":
                 names, group = stored["spec"]["names"], stored["spec"]["group"]
                 row = (names["plural"], names["kind"], stored["spec"]["scope"] == "Namespaced")
-                found |= {
+                documents |= {
                     f"/apis/{group}/{v['name']}": resources(f"{group}/{v['name']}", row)
                     for v in stored["spec"]["versions"]
                 }
-        return found
+        return documents
 
     def served(self) -> set[str]:
         """Paths of all collections."""
@@ -122,8 +122,11 @@ class Api:
             if path != "/api/v1":
                 versions.setdefault(group, []).append(version)
         rows = [
-            {"name": group, "versions": [{"groupVersion": f"{group}/{one}", "version": one} for one in found]}
-            for group, found in versions.items()
+            {
+                "name": group,
+                "versions": [{"groupVersion": f"{group}/{version}", "version": version} for version in names],
+            }
+            for group, names in versions.items()
         ]
         return {"kind": "APIGroupList", "apiVersion": "v1", "groups": rows}
 
@@ -176,7 +179,7 @@ def test_paths(ref: Ref, plural: str, expected: str) -> None:
     assert ref.path(plural) == expected
 
 
-def test_made_then_nothing_to_do_then_gone() -> None:
+def test_a_set_is_created_unchanged_and_removed() -> None:
     api = Api()
     first = converge(api, item("a", data={"k": "1"}), item("b"))
     assert first.changed == ["ConfigMap kube-system/a", "ConfigMap kube-system/b"]
@@ -207,7 +210,7 @@ def test_made_then_nothing_to_do_then_gone() -> None:
     assert converge(api).removed == []
 
 
-def test_only_what_left_the_set_is_removed() -> None:
+def test_only_objects_that_left_the_set_are_removed() -> None:
     api = Api()
     converge(api, item("a"), item("b"))
     outcome = converge(api, item("b"), item("c"))
@@ -216,10 +219,10 @@ def test_only_what_left_the_set_is_removed() -> None:
     assert [row[3] for row in rows] == ["b", "c"]
 
 
-def test_what_someone_else_made_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_outside_the_set_are_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     api = Api()
     api.objects[path("a")] = item("a", data={"theirs": "1"})
-    with pytest.raises(DevenvError, match="someone else: ConfigMap kube-system/a") as caught:
+    with pytest.raises(DevenvError, match="already exist: ConfigMap kube-system/a") as caught:
         converge(api, item("b"), item("a"))
     assert (caught.value.reason.id, caught.value.exit_code) == ("objects_refused", 6)
     assert api.written == [], "nothing is written at all"
@@ -244,7 +247,7 @@ def test_check_writes_nothing() -> None:
 
 
 @pytest.mark.parametrize("killed_after", range(4))
-def test_a_killed_run_is_finished_by_the_next(killed_after: int) -> None:
+def test_the_next_run_completes_a_killed_one(killed_after: int) -> None:
     class Killed(BaseException):
         pass
 
@@ -278,7 +281,7 @@ def test_a_killed_run_is_finished_by_the_next(killed_after: int) -> None:
     "error",
     [client.ApiUnreachable("cut"), client.ApiError(503, "", "starts"), client.ApiError(409, "Conflict", "again")],
 )
-def test_requests_are_repeated(error: Exception) -> None:
+def test_temporary_failures_are_repeated(error: Exception) -> None:
     api = Api()
     api.wrong = [error]
     assert converge(api, item("a")).changed == ["ConfigMap kube-system/a"]
@@ -292,7 +295,7 @@ def test_requests_are_repeated(error: Exception) -> None:
         (client.ApiError(503, "", "starts"), "objects_refused"),
     ],
 )
-def test_refusals_and_ends_of_patience(error: Exception, reason: str) -> None:
+def test_permanent_failures_and_timeouts(error: Exception, reason: str) -> None:
     api = Api()
     api.wrong = [error]
     with pytest.raises(DevenvError) as caught:
@@ -303,13 +306,13 @@ def test_refusals_and_ends_of_patience(error: Exception, reason: str) -> None:
 @pytest.mark.parametrize(
     "wanted", [[{}], [{"kind": "X", "apiVersion": "v1", "metadata": {}}], [item("a", kind="Pod")], [item("a")] * 2]
 )
-def test_objects_that_are_none(wanted: list[Row]) -> None:
+def test_invalid_objects_are_refused(wanted: list[Row]) -> None:
     with pytest.raises(DevenvError) as caught:
         converge(Api(), *wanted)
     assert caught.value.reason.id == "objects_refused"
 
 
-def test_an_unreadable_record_is_written_anew() -> None:
+def test_an_unreadable_record_is_rewritten() -> None:
     api = Api()
     converge(api, item("a"))
     api.objects[RECORD]["data"]["objects"] = "{"
@@ -356,7 +359,7 @@ def test_each_group_version_in_use_is_discovered_once() -> None:
     assert api.discovered == [], "the record knows where its members are"
 
 
-def test_an_object_without_a_namespace_is_in_the_default_one() -> None:
+def test_an_object_without_a_namespace_is_in_default() -> None:
     api = Api()
     row = item("a")
     del row["metadata"]["namespace"]
@@ -404,7 +407,7 @@ def test_a_definition_is_established_before_its_resources_are_applied(scope: str
     assert api.objects == {}
 
 
-def test_resources_of_a_definition_of_someone_else_are_applied() -> None:
+def test_resources_of_a_definition_outside_the_set_are_applied() -> None:
     api = Api()
     api.objects[DEFINITION] = definition() | {"status": {"reads": 9}}
     api.get(DEFINITION)
@@ -417,7 +420,7 @@ def test_resources_of_a_definition_of_someone_else_are_applied() -> None:
 def test_a_definition_that_is_not_established_in_time_is_named() -> None:
     api = Api()
     api.slow = 10**6
-    with pytest.raises(DevenvError, match=r"widgets\.example\.org is not established: is being looked at"):
+    with pytest.raises(DevenvError, match=r"widgets\.example\.org is not established: is being checked"):
         converge(api, definition(), widget(), timeout=0)
     assert not any("widgets/one" in text for text in api.written)
 
@@ -430,7 +433,7 @@ def test_a_definition_that_lacks_a_key_is_refused(broken: Row) -> None:
     assert discovery.defined(definition()).keys() == {("example.org/v1", "Widget")}, "only what is served"
 
 
-def test_check_shows_what_a_new_definition_and_a_new_namespace_will_hold() -> None:
+def test_check_shows_objects_of_a_new_definition_and_a_new_namespace() -> None:
     api = Api()
     rows = [item("n", "Namespace"), definition(), widget(namespace="n")]
     assert converge(api, *rows, check=True).changed == [
@@ -459,9 +462,9 @@ def rendered() -> Callable[[str], list[Row]]:
         environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
         environment.filters["to_json"] = json.dumps
         constants = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
-        found = {"__cluster_addons_versions": yaml.safe_load(versions.FILE.read_text())}
+        variables = {"__cluster_addons_versions": yaml.safe_load(versions.FILE.read_text())}
         images = {
-            key: environment.from_string(text).render(found)
+            key: environment.from_string(text).render(variables)
             for key, text in constants["__cluster_addons_images"].items()
         }
         variables = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text()) | {"__cluster_addons_images": images}
@@ -472,15 +475,15 @@ def rendered() -> Callable[[str], list[Row]]:
 
 
 @pytest.mark.parametrize("template", ["storage.yml.j2", "metrics.yml.j2"])
-def test_objects_of_the_add_ons(rendered: Callable[[str], list[Row]], template: str) -> None:
+def test_objects_of_the_add_ons_are_valid(rendered: Callable[[str], list[Row]], template: str) -> None:
     items = rendered(template)
-    refs = [objects.ref_of(one) for one in items]
+    refs = [objects.ref_of(entry) for entry in items]
     assert len(set(refs)) == len(refs)
     api = Api()
     converge(api, *items)
     assert sorted(map(objects.ref_of, api.objects.values())) == sorted([*refs, RECORD_REF])
     accounts = {ref.name for ref in refs if ref.kind == "ServiceAccount"}
-    (deployment,) = (one for one in items if one["kind"] == "Deployment")
+    (deployment,) = (entry for entry in items if entry["kind"] == "Deployment")
     spec = deployment["spec"]["template"]["spec"]
     assert spec["serviceAccountName"] in accounts
     assert deployment["spec"]["selector"]["matchLabels"] == deployment["spec"]["template"]["metadata"]["labels"]
@@ -491,17 +494,17 @@ def test_images_of_the_add_ons_are_in_the_bundle(rendered: Callable[[str], list[
         there = versions.resolve(version).images
         used = []
         for template in ("storage.yml.j2", "metrics.yml.j2"):
-            for one in rendered(template):
-                if one["kind"] == "Deployment":
-                    used += [container["image"] for container in one["spec"]["template"]["spec"]["containers"]]
-                if one["kind"] == "ConfigMap":
-                    helper = yaml.safe_load(one["data"]["helperPod.yaml"])
+            for entry in rendered(template):
+                if entry["kind"] == "Deployment":
+                    used += [container["image"] for container in entry["spec"]["template"]["spec"]["containers"]]
+                if entry["kind"] == "ConfigMap":
+                    helper = yaml.safe_load(entry["data"]["helperPod.yaml"])
                     used += [container["image"] for container in helper["spec"]["containers"]]
         assert sorted(used) == sorted(there[short] for short in ("local-path-provisioner", "metrics-server", "probe"))
 
 
-def test_volumes_are_made_in_the_folder_that_was_asked_for(rendered: Callable[[str], list[Row]]) -> None:
-    (config,) = (one for one in rendered("storage.yml.j2") if one["kind"] == "ConfigMap")
+def test_volumes_are_in_the_configured_folder(rendered: Callable[[str], list[Row]]) -> None:
+    (config,) = (entry for entry in rendered("storage.yml.j2") if entry["kind"] == "ConfigMap")
     assert json.loads(config["data"]["config.json"]) == {
         "nodePathMap": [{"node": "DEFAULT_PATH_FOR_NON_LISTED_NODES", "paths": ["/var/lib/devenv/volumes"]}]
     }

@@ -1,4 +1,4 @@
-"""What probe pods are asked, and what is read from their logs."""
+"""The objects of probe pods, and the evaluation of their logs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters imp
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import probe_pods, probe_results
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes import Probes
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_pods import Plan
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_results import Line, ProbeState, Wanted
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_results import (
+    Expected,
+    ProbeState,
+    Result,
+    Results,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +27,7 @@ def plan(*nodes: str, families: tuple[str, ...] = ("ipv4",)) -> Plan:
     return Plan("devenv-validate-1", "devenv.lab/probe:1.0.0", 60, "cluster.local", families, nodes)
 
 
-def test_parse_log() -> None:
+def test_the_last_result_of_each_check_is_read_from_the_log() -> None:
     text = (
         "probe\tno\tdns\ta x\tNXDOMAIN\n"
         "probe\tok\tapi\thost\tanswers\n"
@@ -33,8 +38,8 @@ def test_parse_log() -> None:
     )
     lines, ended = probe_results.parse_log(text)
     assert lines == {
-        ("dns", "a x"): Line(True, "dns", "a x", "10.96.0.1"),
-        ("api", "host"): Line(True, "api", "host", "answers"),
+        ("dns", "a x"): Result(True, "10.96.0.1"),
+        ("api", "host"): Result(True, "answers"),
     }
     assert not ended
     assert probe_results.parse_log(text + "\nprobe\tend\n")[1]
@@ -42,14 +47,14 @@ def test_parse_log() -> None:
 
 @given(st.text())
 def test_any_log_can_be_read(text: str) -> None:
-    lines, _ = probe_results.parse_log(text)
-    assert all(line.check == key[0] for key, line in lines.items())
+    results, _ = probe_results.parse_log(text)
+    assert all(isinstance(result.ok, bool) for result in results.values())
 
 
-def test_pod_names() -> None:
+def test_names_of_pods_are_valid_host_names() -> None:
     long = "n" * 63
-    here = plan("master-0", "worker-0.example.org", long)
-    names = [here.pod(node) for node in here.nodes]
+    probes = plan("master-0", "worker-0.example.org", long)
+    names = [probes.pod(node) for node in probes.nodes]
     assert names == ["probe-0-master-0", "probe-1-worker-0-example-org", f"probe-2-{'n' * 55}"]
     assert len(names[2]) == 63
 
@@ -62,7 +67,7 @@ def test_pod_names() -> None:
         (12, "n10", ["n11", "n0", "n1", "n2", "n3", "n4", "n5", "n6"]),
     ],
 )
-def test_peers(count: int, node: str, peers: list[str]) -> None:
+def test_each_pod_reaches_its_next_neighbours(count: int, node: str, peers: list[str]) -> None:
     assert plan(*(f"n{i}" for i in range(count))).peers(node) == peers
 
 
@@ -74,7 +79,7 @@ def test_peers(count: int, node: str, peers: list[str]) -> None:
         (("ipv6", "ipv4"), "RequireDualStack", ["IPv6", "IPv4"]),
     ],
 )
-def test_service(families: tuple[str, ...], policy: str, names: list[str]) -> None:
+def test_the_service_has_the_families_of_the_stack(families: tuple[str, ...], policy: str, names: list[str]) -> None:
     path, service = probe_pods.preparation(plan("a", families=families))[-1]
     assert path == "/api/v1/namespaces/devenv-validate-1/services"
     assert (service["spec"]["ipFamilyPolicy"], service["spec"]["ipFamilies"]) == (policy, names)
@@ -83,95 +88,98 @@ def test_service(families: tuple[str, ...], policy: str, names: list[str]) -> No
 ADDRESSES = {"kubernetes": ["10.96.0.1"], "probe": ["10.96.7.7", "fd02::7"]}
 
 
-def test_pod() -> None:
-    here = plan("master-0", "worker-0", families=("ipv4", "ipv6"))
-    spec = probe_pods.pod(here, "worker-0", "SCRIPT", ADDRESSES)["spec"]
+def test_the_probe_pod_has_the_addresses_and_names_to_try() -> None:
+    probes = plan("master-0", "worker-0", families=("ipv4", "ipv6"))
+    spec = probe_pods.pod(probes, "worker-0", "SCRIPT", ADDRESSES)["spec"]
     container = spec["containers"][0]
     assert (container["image"], container["imagePullPolicy"]) == ("devenv.lab/probe:1.0.0", "Never")
     assert container["args"] == ["sh", "-c", "SCRIPT"]
     assert spec["tolerations"] == [{"operator": "Exists"}]
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
-    own = "probe.devenv-validate-1.svc.cluster.local"
+    service = "probe.devenv-validate-1.svc.cluster.local"
     assert environment == {
         "PROBE_LIMIT": "60",
         "PROBE_NAMESPACE": "devenv-validate-1",
         "PROBE_API": "kubernetes.default.svc.cluster.local 10.96.0.1",
-        "PROBE_NAMES": f"a/kubernetes.default.svc.cluster.local/10.96.0.1 a/{own}/10.96.7.7 aaaa/{own}/fd02::7",
+        "PROBE_NAMES": f"a/kubernetes.default.svc.cluster.local/10.96.0.1 a/{service}/10.96.7.7 aaaa/{service}/fd02::7",
         "PROBE_PEERS": "probe-0-master-0",
         "PROBE_SERVICES": "10.96.7.7 fd02::7",
     }
 
 
-def test_wanted_results() -> None:
-    wanted = probe_results.wanted_results(plan("a", "b", families=("ipv4", "ipv6")), ADDRESSES)
-    assert sorted(wanted) == sorted(
+def test_expected_results_of_two_nodes() -> None:
+    expected = probe_results.expected_results(plan("a", "b", families=("ipv4", "ipv6")), ADDRESSES)
+    assert sorted(expected) == sorted(
         set(probe_results.check_names(("ipv4", "ipv6"), False)) - {"probe_pods", "pod_families"}
     )
-    assert wanted["pod_to_pod_ipv6"] == [
-        Wanted("a", "pod", "probe-1-b ipv6", "b"),
-        Wanted("b", "pod", "probe-0-a ipv6", "a"),
+    assert expected["pod_to_pod_ipv6"] == [
+        Expected("a", "pod", "probe-1-b ipv6", "b"),
+        Expected("b", "pod", "probe-0-a ipv6", "a"),
     ]
-    assert wanted["pod_to_service_ipv4"] == [Wanted("a", "service", "ipv4"), Wanted("b", "service", "ipv4")]
-    own = "probe.devenv-validate-1.svc.cluster.local"
-    assert wanted["dns_ipv6"] == [Wanted("a", "dns", f"aaaa {own}"), Wanted("b", "dns", f"aaaa {own}")]
-    # The API by its name is a matter of DNS, by its address it is not.
-    assert Wanted("a", "api", "kubernetes.default.svc.cluster.local") in wanted["dns_ipv4"]
-    assert wanted["pod_to_api"] == [Wanted("a", "api", "10.96.0.1"), Wanted("b", "api", "10.96.0.1")]
-    assert all(wanted.values())
+    assert expected["pod_to_service_ipv4"] == [Expected("a", "service", "ipv4"), Expected("b", "service", "ipv4")]
+    service = "probe.devenv-validate-1.svc.cluster.local"
+    assert expected["dns_ipv6"] == [Expected("a", "dns", f"aaaa {service}"), Expected("b", "dns", f"aaaa {service}")]
+    # The API by its name is a check of DNS, by its address it is not.
+    assert Expected("a", "api", "kubernetes.default.svc.cluster.local") in expected["dns_ipv4"]
+    assert expected["pod_to_api"] == [Expected("a", "api", "10.96.0.1"), Expected("b", "api", "10.96.0.1")]
+    assert all(expected.values())
 
 
-def test_one_node_has_no_other_to_reach() -> None:
-    assert "pod_to_pod_ipv4" not in probe_results.wanted_results(plan("a"), ADDRESSES)
+def test_a_single_node_has_no_pod_to_pod_check() -> None:
+    assert "pod_to_pod_ipv4" not in probe_results.expected_results(plan("a"), ADDRESSES)
     assert probe_results.check_names(("ipv4",), True) == [
         "probe_pods", "pod_families", "pod_to_api", "dns_ipv4", "pod_to_service_ipv4",
     ]  # fmt: skip
 
 
-def saw(*lines: Line, trouble: str = "", ended: bool = True) -> ProbeState:
-    return ProbeState(trouble, ended=ended, lines={(line.check, line.target): line for line in lines})
+def reported(results: Results | None = None, *, trouble: str = "", ended: bool = True) -> ProbeState:
+    return ProbeState(trouble, ended=ended, results=results or {})
 
 
-def test_a_pod_that_never_ran_is_missing_to_one_check_alone() -> None:
-    good = saw(Line(True, "pod", "probe-1-b ipv4", "x"), Line(True, "service", "ipv4", "x"))
-    states = {"a": good, "b": good, "c": saw(trouble="is Pending", ended=False)}
-    here = plan("a", "b", "c")
+def test_a_pod_that_never_ran_fails_only_probe_pods() -> None:
+    good = reported({("pod", "probe-1-b ipv4"): Result(True, "x"), ("service", "ipv4"): Result(True, "x")})
+    states = {"a": good, "b": good, "c": reported(trouble="is Pending", ended=False)}
+    probes = plan("a", "b", "c")
     assert probe_results.check_pods(states, []).missing == ("c: pod is Pending",)
-    found = probe_results.check_results(
-        [Wanted("a", "pod", "probe-1-b ipv4", "b"), Wanted("a", "pod", "probe-2-c ipv4", "c")], here, states
+    finding = probe_results.check_results(
+        [Expected("a", "pod", "probe-1-b ipv4", "b"), Expected("a", "pod", "probe-2-c ipv4", "c")], probes, states
     )
-    assert (found.missing, found.seen) == ((), "1 of 1 reached; without c, where no pod runs")
-    untried = probe_results.check_results([Wanted("a", "dns", "a x")], here, states)
+    assert (finding.missing, finding.seen) == ((), "1 of 1 reached; without c (no pod runs there)")
+    untried = probe_results.check_results([Expected("a", "dns", "a x")], probes, states)
     assert untried.missing == ("a -> a x: not tried yet",)
 
 
-def test_a_pod_alone_proves_nothing_of_a_service() -> None:
-    states = {"a": saw(Line(False, "service", "ipv4", "self")), "b": saw(trouble="is Pending", ended=False)}
-    alone = probe_results.check_results([Wanted("a", "service", "ipv4")], plan("a", "b"), states)
-    assert alone.missing == ("nothing to reach without b, where no pod runs",)
-    both = probe_results.check_results([Wanted("a", "service", "ipv4")], plan("a", "b"), states | {"b": saw()})
+def test_an_answer_of_the_pod_itself_does_not_prove_a_service() -> None:
+    states = {
+        "a": reported({("service", "ipv4"): Result(False, "self")}),
+        "b": reported(trouble="is Pending", ended=False),
+    }
+    alone = probe_results.check_results([Expected("a", "service", "ipv4")], plan("a", "b"), states)
+    assert alone.missing == ("nothing to reach except b (no pod runs there)",)
+    both = probe_results.check_results([Expected("a", "service", "ipv4")], plan("a", "b"), states | {"b": reported()})
     assert both.missing == ("a -> ipv4: self",)
 
 
-def test_without_any_pod_nothing_passes() -> None:
-    assert not probe_results.check_results([Wanted("a", "dns", "a x")], plan("a"), {"a": ProbeState()}).ok
-    every_one = probe_results.check_pods({}, ["a"])
-    assert (every_one.missing, every_one.hopeless) == (("every node is cordoned",), True)
+def test_without_pods_no_check_passes() -> None:
+    assert not probe_results.check_results([Expected("a", "dns", "a x")], plan("a"), {"a": ProbeState()}).ok
+    all_cordoned = probe_results.check_pods({}, ["a"])
+    assert (all_cordoned.missing, all_cordoned.hopeless) == (("every node is cordoned",), True)
 
 
 @pytest.mark.parametrize(
     ("seen", "missing", "hopeless"),
     [
         (("ipv4",), (), False),
-        (("ipv4", "ipv6"), ("a: a pod has ipv4, ipv6, wanted: ipv4",), True),
-        (("ipv6",), ("a: a pod has ipv6, wanted: ipv4",), True),
+        (("ipv4", "ipv6"), ("a: a pod has ipv4, ipv6, expected: ipv4",), True),
+        (("ipv6",), ("a: a pod has ipv6, expected: ipv4",), True),
         ((), ("no pod has addresses yet",), False),
     ],
 )
 def test_pods_have_the_families_of_the_stack_in_its_order(
     seen: tuple[str, ...], missing: tuple[str, ...], hopeless: bool
 ) -> None:
-    found = probe_results.check_families({"a": ProbeState("", families=seen)}, ("ipv4",))
-    assert (found.missing, found.hopeless) == (missing, hopeless)
+    finding = probe_results.check_families({"a": ProbeState("", families=seen)}, ("ipv4",))
+    assert (finding.missing, finding.hopeless) == (missing, hopeless)
 
 
 RUNNING = {
@@ -182,9 +190,9 @@ RUNNING = {
 
 
 @pytest.mark.parametrize(
-    ("item", "state"),
+    ("item", "expected"),
     [
-        (None, ProbeState("was removed by someone", hopeless=True)),
+        (None, ProbeState("was removed by another program", hopeless=True)),
         ({"status": {"phase": "Pending"}}, ProbeState("is Pending")),
         ({"status": RUNNING}, ProbeState("", has_log=True, families=("ipv6", "ipv4"))),
         ({"status": {"phase": "Failed", "message": "evicted"}}, ProbeState("is Failed: evicted", True, True)),
@@ -199,14 +207,14 @@ RUNNING = {
         ),
     ],
 )
-def test_the_state_of_a_pod(item: dict[str, Any] | None, state: ProbeState) -> None:
-    found = ProbeState()
-    found.update(item)
-    assert found == state
+def test_the_state_of_a_pod(item: dict[str, Any] | None, expected: ProbeState) -> None:
+    state = ProbeState()
+    state.update(item)
+    assert state == expected
 
 
 class Api:
-    """A cluster whose pods run at once, with the log that their environment asks for."""
+    """A cluster whose pods run immediately and log what their environment requests."""
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Any]] = {
@@ -215,7 +223,7 @@ class Api:
             "/api/v1/nodes/b": {"metadata": {"name": "b"}, "spec": {"unschedulable": True}},
             "/api/v1/namespaces/default/services/kubernetes": {"spec": {"clusterIPs": ["10.96.0.1"]}},
         }
-        # What the next creation of an object in a collection meets.
+        # The failure of the next creation in a collection.
         self.refused: dict[str, client.ApiFailure] = {}
 
     def get(self, path: str, query: dict[str, str] | None = None) -> dict[str, Any]:
@@ -234,8 +242,8 @@ class Api:
         return body
 
     def text(self, path: str) -> str:
-        own = self.objects[path.removesuffix("/log")]["spec"]["containers"][0]["env"]
-        given = {row["name"]: row["value"] for row in own}
+        env = self.objects[path.removesuffix("/log")]["spec"]["containers"][0]["env"]
+        given = {row["name"]: row["value"] for row in env}
         names = [row.split("/") for row in given["PROBE_NAMES"].split()]
         api = given["PROBE_API"].split()
         rows = [("dns", f"{kind} {name}") for kind, name, _address in names] + [("api", host) for host in api]
@@ -245,7 +253,7 @@ class Api:
         self.objects.pop(path)
 
 
-def test_a_level_takes_one_step_after_another_and_removes_what_it_created() -> None:
+def test_the_level_creates_its_objects_step_by_step_and_removes_them() -> None:
     nodes = tuple(NodeSpec(name, "") for name in ("a", "b"))
     level, fake = Probes(Cluster("main", Path("k"), "kubeadm", "1.36.3", ("ipv4",), nodes), "image", 60), Api()
     api: Any = fake
@@ -254,15 +262,15 @@ def test_a_level_takes_one_step_after_another_and_removes_what_it_created() -> N
     assert {finding.seen for finding in first.values()} == {"the API does not answer: cut"}
     assert "/api/v1/namespaces/devenv-validate-old" not in fake.objects
     second = level.look(api)
-    assert second["probe_pods"].missing == ("no account yet", "a: pod is not made yet")
+    assert second["probe_pods"].missing == ("no account yet", "a: pod is not created yet")
     assert not any(finding.ok for finding in second.values())
     third = level.look(api)
-    assert third["probe_pods"].seen == "1 pods ran; cordoned, not tried: b"
+    assert third["probe_pods"].seen == "1 pods ran; skipped cordoned nodes: b"
     assert {name for name, finding in third.items() if not finding.ok} == set()
     assert set(third) == set(probe_results.check_names(("ipv4",), True)) == set(first)
     level.remove(api)
     assert f"/api/v1/namespaces/{level.namespace}" not in fake.objects
 
 
-def test_the_script_is_a_shell_script() -> None:
+def test_the_script_is_valid_shell() -> None:
     subprocess.run(["sh", "-n", str(probe_pods.SCRIPT)], check=True)

@@ -1,4 +1,4 @@
-"""Validation as a whole: levels in the background, the loop over all checks, reports, the profile's own checks."""
+"""Levels and their loop, reports, the profile's own checks, the table of checks."""
 
 from __future__ import annotations
 
@@ -20,32 +20,29 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.validation import (
     node_checks,
     profile_checks,
     report,
-    wait,
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.checks import ReadOnly
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Background, Finding, Level
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation.metrics import Metrics
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Background, Check, Finding, Level
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes import Probes
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.storage_probe import Storage
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation.wait import Check
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, ""), (2, "p0; p1"), (9, "p0; p1; p2; p3; p4; p5 and 3 more")])
-def test_problems(count: int, text: str) -> None:
+def test_a_long_list_of_problems_is_cut(count: int, text: str) -> None:
     assert levels.problems([f"p{i}" for i in range(count)]) == text
 
 
 class Script(Level):
-    """A level that gives prepared rounds, the last one again and again; counts how often it was asked."""
+    """A level with prepared rounds, of which the last one repeats; counts the rounds."""
 
     def __init__(self, *rounds: Mapping[str, Finding], events: str = "") -> None:
         self.rounds = list(rounds)
-        self.asked = 0
+        self.rounds_used = 0
         self.events = events
 
     def look(self, api: client.Api) -> dict[str, Finding]:
-        self.asked += 1
-        return dict(self.rounds[min(self.asked, len(self.rounds)) - 1])
+        self.rounds_used += 1
+        return dict(self.rounds[min(self.rounds_used, len(self.rounds)) - 1])
 
     def explain(self, api: client.Api) -> dict[str, str]:
         return dict.fromkeys(self.rounds[0], self.events)
@@ -53,25 +50,25 @@ class Script(Level):
 
 OK = Finding("fine")
 BAD = Finding("x", ("x is bad",))
-NEVER = Finding("y", ("y is wrong for ever",), hopeless=True)
+HOPELESS = Finding("y", ("y is wrong forever",), hopeless=True)
 NO_API: Any = None
 
 
 def test_all_checks_must_pass_in_the_same_round() -> None:
     level = Script({"a": OK, "b": BAD}, {"a": BAD, "b": OK}, {"a": OK, "b": OK})
-    told: list[str] = []
-    found = wait.until_ready(NO_API, [level], timeout=30, progress=told.append)
-    assert level.asked == 3
-    assert [(check.name, check.ok, check.seen) for check in found] == [("a", True, "fine"), ("b", True, "fine")]
-    assert told == ["waiting for b", "waiting for a"]
+    progress: list[str] = []
+    results = levels.until_ready(NO_API, [level], timeout=30, progress=progress.append)
+    assert level.rounds_used == 3
+    assert [(check.name, check.ok, check.seen) for check in results] == [("a", True, "fine"), ("b", True, "fine")]
+    assert progress == ["waiting for b", "waiting for a"]
 
 
-def test_the_time_is_over() -> None:
-    found = wait.until_ready(NO_API, [Script({"a": OK}), Script({"b": BAD}, events="e1")], timeout=0.25)
-    assert [check.ok for check in found] == [True, False]
-    assert found[1].seconds >= 0.25
-    assert found[1].seen == "x is bad (events: e1)"
-    error = wait.failure("main", found)
+def test_failing_checks_are_listed_when_the_time_is_over() -> None:
+    results = levels.until_ready(NO_API, [Script({"a": OK}), Script({"b": BAD}, events="e1")], timeout=0.25)
+    assert [check.ok for check in results] == [True, False]
+    assert results[1].seconds >= 0.25
+    assert results[1].seen == "x is bad (events: e1)"
+    error = levels.failure("main", results)
     assert error is not None
     assert (error.reason.id, error.exit_code) == ("validate_failed", 8)
     assert "b: x is bad" in str(error)
@@ -79,25 +76,25 @@ def test_the_time_is_over() -> None:
     assert "a:" not in str(error)
 
 
-def test_no_waiting_for_what_cannot_get_better() -> None:
-    level = Script({"a": BAD, "b": NEVER}, {"a": OK, "b": NEVER})
-    found = wait.until_ready(NO_API, [level], timeout=30)
-    assert level.asked == 2
-    assert [check.ok for check in found] == [True, False]
+def test_hopeless_checks_end_the_wait() -> None:
+    level = Script({"a": BAD, "b": HOPELESS}, {"a": OK, "b": HOPELESS})
+    results = levels.until_ready(NO_API, [level], timeout=30)
+    assert level.rounds_used == 2
+    assert [check.ok for check in results] == [True, False]
 
 
-def test_one_look_in_check_mode() -> None:
+def test_each_check_runs_once_without_a_timeout() -> None:
     level = Script({"a": BAD}, {"a": OK})
-    assert [check.ok for check in wait.until_ready(NO_API, [level], timeout=0)] == [False]
-    assert level.asked == 1
+    assert [check.ok for check in levels.until_ready(NO_API, [level], timeout=0)] == [False]
+    assert level.rounds_used == 1
 
 
-def test_no_failure() -> None:
-    assert wait.failure("main", [Check("a", ok=True)]) is None
+def test_there_is_no_failure_if_all_checks_pass() -> None:
+    assert levels.failure("main", [Check("a", OK)]) is None
 
 
 @pytest.mark.parametrize(
-    ("mode", "was_changed", "record", "wanted"),
+    ("mode", "was_changed", "record", "expected"),
     [
         ("always", False, '{"ok": true}', True),
         ("never", True, None, False),
@@ -109,18 +106,18 @@ def test_no_failure() -> None:
         ("auto", False, "[]", True),
     ],
 )
-def test_when_probes_run(tmp_path: Path, mode: str, was_changed: bool, record: str | None, wanted: bool) -> None:
+def test_when_probe_pods_run(tmp_path: Path, mode: str, was_changed: bool, record: str | None, expected: bool) -> None:
     file = tmp_path / "validated.json"
     if record is not None:
         file.write_text(record)
-    assert report.needs_probes(mode, changed=was_changed, record=file) is wanted
+    assert report.needs_probes(mode, changed=was_changed, record=file) is expected
 
 
-def test_record(tmp_path: Path) -> None:
+def test_the_record_of_a_validation(tmp_path: Path) -> None:
     file = tmp_path / "validated.json"
-    report.write_record(file, True, [Check("a", ok=True)])
+    report.write_record(file, True, [Check("a", OK)])
     assert file.stat().st_mode & 0o777 == 0o600
-    assert json.loads(file.read_text())["checks"] == report.rows(tmp_path.name, [Check("a", ok=True)])
+    assert json.loads(file.read_text())["checks"] == report.rows(tmp_path.name, [Check("a", OK)])
     assert not report.needs_probes("auto", changed=False, record=file)
 
 
@@ -131,12 +128,12 @@ def wait_for(level: Background, name: str) -> Finding:
         if finding.seen != "" or finding.hopeless:
             return finding
         time.sleep(0.02)
-    raise AssertionError("never looked at")
+    raise AssertionError("never checked")
 
 
-def test_a_level_in_the_background() -> None:
+def test_a_background_level_reports_results_and_exceptions() -> None:
     level = Background(["a"], lambda: {"a": Finding("fine")})
-    assert level.look(NO_API)["a"].missing == ("not looked at yet",)
+    assert level.look(NO_API)["a"].missing == ("not checked yet",)
     assert wait_for(level, "a") == Finding("fine")
 
     def breaks() -> dict[str, Finding]:
@@ -145,7 +142,7 @@ def test_a_level_in_the_background() -> None:
     assert "RuntimeError: odd" in wait_for(Background(["b"], breaks), "b").missing[0]
 
 
-# --- checks of the profile's own -------------------------------------------------------------------------------------
+# --- the profile's own checks -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -159,7 +156,7 @@ def test_a_level_in_the_background() -> None:
         ("echo password=hunter2hunter2", True, "password=[credential redacted]"),
     ],
 )
-def test_a_command_of_the_profile(script: str, ok: bool, text: str) -> None:
+def test_the_result_of_a_command_of_the_profile(script: str, ok: bool, text: str) -> None:
     check = {"name": "mine", "command": ["sh", "-c", script], "timeout": 7}
     finding = profile_checks.run(
         check, {"KUBECONFIG": "/k/config", "DEVENV_NAME": "mine"}, 0.5 if "sleep" in script else 7
@@ -168,7 +165,7 @@ def test_a_command_of_the_profile(script: str, ok: bool, text: str) -> None:
     assert text in (finding.seen if ok else finding.missing[0])
 
 
-def test_own_checks_are_tried_again_and_end(tmp_path: Path) -> None:
+def test_a_command_of_the_profile_is_repeated_until_it_passes(tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     script = f"test -e {flag} && exit 0; touch {flag}; exit 1"
     (level,) = profile_checks.levels(
@@ -183,15 +180,16 @@ def test_own_checks_are_tried_again_and_end(tmp_path: Path) -> None:
         ),
         "mine",
     )
-    found = wait.until_ready(NO_API, [level], timeout=15)
-    assert [(check.name, check.ok) for check in found] == [("profile.late", True)]
+    results = levels.until_ready(NO_API, [level], timeout=15)
+    assert [(check.name, check.ok) for check in results] == [("profile.late", True)]
     missing = {"name": "x", "command": ["/there/is/no/program"], "timeout": 5}
     assert profile_checks.run(missing, {}, 5).hopeless
 
 
-def test_junit_of_a_report(tmp_path: Path) -> None:
-    good = Check("api", True, 0.5, "fine")
-    bad = Check("labels", False, 3.0, "worker-0: token abcdef." + "0123456789abcdef", warnings=("soon",))
+def test_rows_and_junit_of_a_report(tmp_path: Path) -> None:
+    good = Check("api", OK, 0.5)
+    secret = "worker-0: token abcdef." + "0123456789abcdef"
+    bad = Check("labels", Finding("", (secret,), warnings=("soon",)), 3.0)
     rows = report.rows("main", [good, bad])
     assert "0123456789abcdef" not in json.dumps(rows)
     assert rows[0] == {
@@ -206,10 +204,10 @@ def test_junit_of_a_report(tmp_path: Path) -> None:
     assert 'name="other: api"' in (tmp_path / "j.xml").read_text()
 
 
-def test_all_clusters_are_in_one_error() -> None:
+def test_failures_of_several_clusters_are_combined() -> None:
     def of_cluster(name: str) -> report.Report:
-        bad = [Check("api", False, 1.0, f"{name} is down")]
-        return report.Report(bad, wait.failure("main", bad))
+        bad = [Check("api", Finding("", (f"{name} is down",)), 1.0)]
+        return report.Report(bad, levels.failure(name, bad))
 
     both = report.combined({"a": of_cluster("a"), "b": of_cluster("b")})
     assert both is not None
@@ -218,7 +216,7 @@ def test_all_clusters_are_in_one_error() -> None:
     assert report.combined({"a": report.Report()}) is None
 
 
-# --- the table
+# --- the table of checks
 
 
 class Silent:
@@ -230,19 +228,19 @@ class Silent:
     text = get
 
 
-def test_the_table_has_every_check_and_no_other() -> None:
+def test_the_table_lists_exactly_the_checks() -> None:
     table = yaml.safe_load((paths.CONFIGS / "checks.yml").read_text())
     access = client.Access("https://127.0.0.1:6443", "")
     nodes = tuple(NodeSpec(name, "control_plane", addresses=("127.0.0.1",)) for name in ("a", "b"))
     cluster = Cluster(
         "main", Path("k"), "kubeadm", "1.36.3", ("ipv4", "ipv6"), nodes, endpoint_addresses=("127.0.0.1",),
-        checks=({"name": "mine", "command": ["true"], "timeout": 1},),
+        checks=({"name": "mine", "command": ["true"], "timeout": 1},), metrics=True,
     )  # fmt: skip
     api: Any = Silent()
     probes = Probes(cluster, "image", 60)
     servers = node_checks.api_servers(cluster, access)
     assert servers is not None
-    always: list[Level] = [ReadOnly(cluster, access), Metrics(cluster)]
+    always: list[Level] = [ReadOnly(cluster, access)]
     full: list[Level] = [servers, node_checks.nodes(cluster, {}), probes, Storage(probes, "image", "c")]
     full += profile_checks.levels(cluster, "mine")
     for key, group in (("always", always), ("full", full)):

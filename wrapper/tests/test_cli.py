@@ -72,7 +72,7 @@ def test_up_asks_for_the_profile_and_ends_with_how_to_go_on(devenv: Devenv, runs
     code, out, err = devenv("up", "--profile", "aio")
     assert code == 0
     assert out == "changed=3\n"
-    assert [line.split(":")[0] for line in err.splitlines()[-3:]] == ["aio is up", "use it", "end it"]
+    assert [line.split(":")[0] for line in err.splitlines()[-3:]] == ["aio is up", "use it", "remove it"]
     request = runs.requests[0]
     assert request.playbook == "cluster"
     assert dict(request.variables) == {"devenv_name": "aio", "profile": "aio", "devenv_full": True}

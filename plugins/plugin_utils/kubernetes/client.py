@@ -1,7 +1,7 @@
-"""The Kubernetes API as the checks and labels need it: a few JSON requests over one kept-alive TLS connection.
+"""A small client of the Kubernetes API: JSON requests over one kept-alive TLS connection.
 
-A kubectl process costs 60-120 ms a call, a request on an open connection 2-5 ms, and waiting for a cluster asks many
-times. So this speaks to the API by itself, with the standard library, from a kubeconfig that holds everything inline.
+A kubectl process costs 60-120 ms per call, a request on an open connection 2-5 ms, and waiting for a cluster sends many
+requests. So this module uses the standard library only, with credentials that are inline in the kubeconfig.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Access:
-    """How to reach an API: ``server`` is a URL; certificates and key are PEM text, any of them may be empty."""
+    """Address and credentials of an API: ``server`` is a URL; certificates and key are PEM text and may be empty."""
 
     server: str
     authority: str
@@ -37,12 +37,11 @@ class Access:
 
 
 class ApiFailure(Exception):
-    """A request failed: refused by the API, or not answered."""
+    """A request failed: the API rejected it or did not answer."""
 
 
 class ApiError(ApiFailure):
-    """The API refused a request. ``status`` is the HTTP status, ``reason`` Kubernetes' word for it (``NotFound``,
-    ...)."""
+    """The API rejected a request. ``status`` is the HTTP status, ``reason`` that of Kubernetes (``NotFound``, ...)."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         self.status = status
@@ -51,11 +50,11 @@ class ApiError(ApiFailure):
 
 
 class ApiUnreachable(ApiFailure):
-    """No answer: refused, timed out, cut, or TLS did not verify."""
+    """No answer: connection refused or cut, timeout, or a certificate that does not verify."""
 
 
 def read_access(path: Path) -> Access:
-    """The Access of a kubeconfig's current context. Raises DevenvError ``kubeconfig_invalid``."""
+    """Return the Access of a kubeconfig's current context. Raises DevenvError ``kubeconfig_invalid``."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -64,10 +63,10 @@ def read_access(path: Path) -> Access:
 
 
 def parse_access(text: str, where: str) -> Access:
-    """The Access in a kubeconfig's text (format: Kubernetes' client-go, ``clientcmd/api/v1``).
+    """Return the Access in a kubeconfig's text (format: Kubernetes' client-go, ``clientcmd/api/v1``).
 
-    Only credentials that stand in the file are taken (``*-data``, ``token``), as kubeadm writes them: a file or a
-    program named in it would belong to another machine. Raises DevenvError ``kubeconfig_invalid``.
+    Only inline credentials (``*-data``, ``token``) are used, as kubeadm writes them: a file or a program that it names
+    would be one of another machine. Raises DevenvError ``kubeconfig_invalid``.
     """
     try:
         document = yaml.safe_load(text)
@@ -82,16 +81,16 @@ def parse_access(text: str, where: str) -> Access:
             token=str(user.get("token", "")),
         )
     except yaml.YAMLError:
-        # The parser's text quotes the line at fault, which may hold the key.
+        # The parser's message quotes the faulty line, which may contain the key.
         raise DevenvError("kubeconfig_invalid", "is not YAML", where=where) from None
     except (KeyError, TypeError, AttributeError, binascii.Error, UnicodeDecodeError, LookupError) as error:
         missing = f"lacks {error}" if isinstance(error, KeyError) else "does not have the form of a kubeconfig"
         raise DevenvError("kubeconfig_invalid", missing, where=where) from None
     if not access.authority:
-        # Without it, whatever the controller's own certificate store trusts would pass for this API.
-        raise DevenvError("kubeconfig_invalid", "holds no certificate authority", where=where)
+        # Without a CA, any certificate that the controller's certificate store trusts would be accepted.
+        raise DevenvError("kubeconfig_invalid", "has no certificate authority", where=where)
     if not (access.token or (access.certificate and access.key)):
-        raise DevenvError("kubeconfig_invalid", "holds no client certificate with key and no token", where=where)
+        raise DevenvError("kubeconfig_invalid", "has neither a client certificate with key nor a token", where=where)
     if urlsplit(access.server).scheme != "https":
         raise DevenvError("kubeconfig_invalid", f"server {access.server} is not an https address", where=where)
     return access
@@ -100,8 +99,7 @@ def parse_access(text: str, where: str) -> Access:
 def _named(entries: list[Json], kind: str, name: str) -> Json:
     for entry in entries:
         if entry["name"] == name:
-            found: Json = entry[kind]
-            return found
+            return dict(entry[kind])
     raise KeyError(f"{kind} {name}")
 
 
@@ -122,7 +120,7 @@ def _tls(access: Access) -> ssl.SSLContext:
     return context
 
 
-# What a server's end of a kept-open connection looks like from here.
+# Errors of a kept-alive connection that the server has closed.
 _CLOSED = (
     http.client.RemoteDisconnected,
     ConnectionResetError,
@@ -133,7 +131,7 @@ _CLOSED = (
 
 
 class Api:
-    """One connection to one API server; not for use by several threads. ``timeout`` in seconds is for each request."""
+    """One connection to one API server; not thread-safe. ``timeout`` is that of each request, in seconds."""
 
     def __init__(self, access: Access, timeout: float = 10) -> None:
         url = urlsplit(access.server)
@@ -157,11 +155,11 @@ class Api:
         self._connection.close()
 
     def get(self, path: str, query: Mapping[str, str] | None = None) -> Json:
-        """The object or list at ``path``. Raises ApiError, ApiUnreachable."""
+        """Return the object or list at ``path``. Raises ApiError, ApiUnreachable."""
         return _object(self._request("GET", path, query))
 
     def text(self, path: str, query: Mapping[str, str] | None = None) -> str:
-        """What stands at ``path``, as it is (health endpoints, logs)."""
+        """Return the text at ``path`` (health endpoints, logs)."""
         return self._request("GET", path, query).decode(errors="replace")
 
     def create(self, path: str, body: Json) -> Json:
@@ -173,20 +171,20 @@ class Api:
         return _object(self._request("PATCH", path, None, json.dumps(patch), "application/merge-patch+json"))
 
     def apply(self, path: str, body: Json, manager: str, *, dry_run: bool = False) -> Json:
-        """Server-side apply of ``body`` as the field manager ``manager``, who wins over others; returns the object.
+        """Apply ``body`` on the server as the field manager ``manager``, overriding other managers; return the object.
 
-        With ``dry_run`` the API says what it would store.
+        With ``dry_run``, return the object that the API would store.
         """
         query = {"fieldManager": manager, "force": "true"} | ({"dryRun": "All"} if dry_run else {})
         # JSON is YAML too.
         return _object(self._request("PATCH", path, query, json.dumps(body), "application/apply-patch+yaml"))
 
     def delete(self, path: str) -> None:
-        """DELETE what is at ``path``; what is not there counts as done."""
+        """DELETE the object at ``path``; an absent object is no error."""
         try:
             self._request("DELETE", path, None)
         except ApiError as error:
-            # 409: it is being removed already.
+            # 409: it is already being removed.
             if error.status not in (404, 409):
                 raise
 
@@ -200,14 +198,14 @@ class Api:
             status, data = self._exchange(method, target, body, headers)
         except (http.client.HTTPException, OSError) as error:
             self._connection.close()
-            # The server may have closed a connection that was kept open; a request that was not read may be sent again.
+            # The server may have closed an idle connection; it did not read the request, which can be sent again.
             if fresh or not isinstance(error, _CLOSED):
-                raise ApiUnreachable(_why(error)) from error
+                raise ApiUnreachable(_cause(error)) from error
             try:
                 status, data = self._exchange(method, target, body, headers)
             except (http.client.HTTPException, OSError) as again:
                 self._connection.close()
-                raise ApiUnreachable(_why(again)) from again
+                raise ApiUnreachable(_cause(again)) from again
         if status >= 300:
             raise _refusal(status, data)
         return data
@@ -219,27 +217,25 @@ class Api:
 
 
 class NoApi(Api):
-    """Stands in where there is no way to an API: every request fails with ``why``."""
+    """An API without usable access: every request fails with ``why``."""
 
     def __init__(self, why: str) -> None:
         super().__init__(Access(server="https://[::1]:1", authority=""))
-        self._no = why
+        self._why = why
 
     def _request(
         self, method: str, path: str, query: Mapping[str, str] | None, body: str | None = None, kind: str = ""
     ) -> bytes:
-        raise ApiUnreachable(self._no)
+        raise ApiUnreachable(self._why)
 
 
 def condition(item: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """Return the condition ``kind`` of an object's status, or an empty one."""
-    for entry in item.get("status", {}).get("conditions") or []:
-        if entry.get("type") == kind:
-            return dict(entry)
-    return {}
+    """Return the condition ``kind`` of an object's status; empty if it has none."""
+    conditions: list[Json] = item.get("status", {}).get("conditions") or []
+    return next((entry for entry in conditions if entry.get("type") == kind), {})
 
 
-def _why(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate does not verify: {error.verify_message}"
     if isinstance(error, TimeoutError):
@@ -258,7 +254,7 @@ def _object(data: bytes) -> Json:
 
 
 def _refusal(status: int, data: bytes) -> ApiError:
-    """An ApiError from Kubernetes' Status object, or from plain text as health endpoints give."""
+    """Return the ApiError for a Status object, or for plain text as health endpoints return it."""
     try:
         document = json.loads(data)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Which clusters a run is about, seen from the inventory's host variables."""
+"""The clusters of a run, from the inventory's host variables."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types impo
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster of the environment: its nodes in the inventory's order and what all of them share.
+    """A cluster of the environment: its nodes in the inventory's order and what they share.
 
-    ``endpoint`` is the name of its control plane (port 6443), ``endpoint_kind`` node, virtual or external and
-    ``endpoint_addresses`` what the name stands for, in the families' order. ``storage_class``: what the profile puts on
-    it (empty: none); ``metrics``: whether the metrics API is wanted; ``checks``: the profile's own, each
+    ``endpoint`` is the name of its control plane (port 6443), ``endpoint_kind`` node, virtual or external, and
+    ``endpoint_addresses`` are the addresses of the name, in the families' order. ``storage_class`` is that of the
+    profile (empty: none); ``metrics``: whether it has the metrics API; ``checks``: the profile's own, each
     ``{name, command, timeout}``.
     """
 
@@ -42,8 +42,8 @@ class Cluster:
 
 
 def by_node(objects: Iterable[Mapping[str, Any]], cluster: Cluster) -> dict[str, dict[str, Any]]:
-    """Node objects by the inventory's names. Some engines register a node by its address; an object that is no node of
-    ``cluster`` keeps its own name.
+    """Return Node objects by the inventory's names. Some engines register a node by its address; an object that is not
+    a node of ``cluster`` keeps its own name.
     """
     names = {address: node.name for node in cluster.nodes for address in node.addresses}
     names |= {node.name: node.name for node in cluster.nodes}
@@ -52,9 +52,9 @@ def by_node(objects: Iterable[Mapping[str, Any]], cluster: Cluster) -> dict[str,
 
 
 def from_hostvars(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[Cluster]:
-    """The clusters that ``hosts`` belong to; bare nodes (no cluster) are left out.
+    """Return the clusters of ``hosts``; bare nodes are left out.
 
-    Raises DevenvError ``inventory_incomplete`` when a host lacks a variable that the profile inventory sets.
+    Raises DevenvError ``inventory_incomplete`` if a host lacks a variable that the profile inventory sets.
     """
     members: dict[str, list[str]] = {}
     for host in hosts:
@@ -65,21 +65,24 @@ def from_hostvars(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]
 
 
 def _cluster(name: str, hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> Cluster:
-    def of_first(variable: str) -> Any:
+    # All nodes of a cluster have the same values.
+    variables = hostvars[hosts[0]]
+
+    def required(variable: str) -> Any:
         return _variable(hostvars, hosts[0], variable)
 
-    profile = hostvars[hosts[0]].get("devenv_profile") or {}
+    profile = variables.get("devenv_profile") or {}
     storage = profile.get("storage") or {}
     return Cluster(
         name=name,
-        kubeconfig=Path(str(of_first("devenv_kubeconfig"))),
-        engine=str(of_first("devenv_engine")),
-        version=str(of_first("devenv_kubernetes_version")),
-        families=tuple(str(family) for family in of_first("devenv_families")),
+        kubeconfig=Path(str(required("devenv_kubeconfig"))),
+        engine=str(required("devenv_engine")),
+        version=str(required("devenv_kubernetes_version")),
+        families=tuple(str(family) for family in required("devenv_families")),
         nodes=tuple(nodes.from_variables(host, cast(NodeVariables, hostvars[host])) for host in hosts),
-        endpoint=str(hostvars[hosts[0]].get("devenv_endpoint") or ""),
-        endpoint_kind=str(hostvars[hosts[0]].get("devenv_endpoint_kind") or "node"),
-        endpoint_addresses=tuple(str(address) for address in hostvars[hosts[0]].get("devenv_endpoint_addresses") or ()),
+        endpoint=str(variables.get("devenv_endpoint") or ""),
+        endpoint_kind=str(variables.get("devenv_endpoint_kind") or "node"),
+        endpoint_addresses=tuple(str(address) for address in variables.get("devenv_endpoint_addresses") or ()),
         storage_class=str(storage["class"]) if storage.get("enabled") else "",
         metrics=bool((profile.get("metrics") or {}).get("enabled")),
         checks=tuple(dict(check) for check in (profile.get("validate") or {}).get("checks") or ()),

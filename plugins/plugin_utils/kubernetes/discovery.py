@@ -1,6 +1,6 @@
-"""Which resources an API has: how each kind is called in paths, and whether its objects have a namespace.
+"""The resources of an API: the plural of each kind in paths, and whether its objects have a namespace.
 
-From the documents of API discovery (``APIResourceList``, ``APIGroupList``;
+Source: the documents of API discovery (``APIResourceList``, ``APIGroupList``;
 https://kubernetes.io/docs/concepts/overview/kubernetes-api/#unaggregated-discovery).
 """
 
@@ -17,7 +17,7 @@ DEFINITION = ("apiextensions.k8s.io/v1", "CustomResourceDefinition")
 
 
 class Resource(NamedTuple):
-    """The word for a kind in paths, and whether its objects have a namespace."""
+    """The plural of a kind in paths, and whether its objects have a namespace."""
 
     plural: str
     namespaced: bool
@@ -31,7 +31,7 @@ def base_path(api_version: str) -> str:
 def defined(definition: Mapping[str, Any]) -> dict[tuple[str, str], Resource]:
     """Return the resource of each apiVersion and kind that a CustomResourceDefinition serves.
 
-    Raises DevenvError ``objects_refused`` when it lacks a key.
+    Raises DevenvError ``objects_refused`` if a key is missing.
     """
     try:
         spec = definition["spec"]
@@ -44,8 +44,8 @@ def defined(definition: Mapping[str, Any]) -> dict[tuple[str, str], Resource]:
 
 
 class Discovery:
-    """The resources of one API. ``get`` returns the document at a path, None where there is none; it is called once
-    for each group version whose kinds are looked up.
+    """The resources of one API. ``get`` returns the document at a path, None if there is none; it is called once per
+    group version.
     """
 
     def __init__(self, get: Callable[[str], Json | None]) -> None:
@@ -57,11 +57,11 @@ class Discovery:
         if api_version not in self._kinds:
             document = self._get(base_path(api_version))
             if document is None:
-                raise self._unknown(f"no {api_version}", api_version.rpartition("/")[0])
+                raise _refusal(f"no {api_version}", self._versions(api_version.rpartition("/")[0]))
             self._kinds[api_version] = {
                 str(row["kind"]): Resource(str(row["name"]), bool(row["namespaced"]))
                 for row in document["resources"]
-                # Not of subresources, such as deployments/scale.
+                # Without subresources, such as deployments/scale.
                 if "/" not in row["name"]
             }
         kinds = self._kinds[api_version]
@@ -69,16 +69,14 @@ class Discovery:
             raise _refusal(f"no kind {kind} in {api_version}", difflib.get_close_matches(kind, kinds, n=1))
         return kinds[kind]
 
-    def _unknown(self, problem: str, group: str) -> DevenvError:
+    def _versions(self, group: str) -> list[str]:
         groups = (self._get("/apis") or {}).get("groups", [])
-        return _refusal(
-            problem, [version["groupVersion"] for row in groups if row["name"] == group for version in row["versions"]]
-        )
+        return [version["groupVersion"] for row in groups if row["name"] == group for version in row["versions"]]
 
 
 def _refusal(problem: str, alternatives: list[str]) -> DevenvError:
     return DevenvError(
         "objects_refused",
         f"the API of the cluster has {problem}" + (f", but {', '.join(alternatives)}" if alternatives else ""),
-        advice="kubectl api-resources lists what the API has; a CustomResourceDefinition can be part of the same set.",
+        advice="kubectl api-resources lists the kinds; the set itself can include a CustomResourceDefinition.",
     )

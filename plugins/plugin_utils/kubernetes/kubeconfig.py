@@ -1,7 +1,8 @@
-"""The environment's own kubeconfig, made from the one that kubeadm leaves on a control plane node."""
+"""The environment's kubeconfig, created from the one that kubeadm writes on a control plane node."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from pathlib import Path
 
@@ -15,8 +16,9 @@ DEFAULT_CLUSTER = "main"
 
 
 def context_name(environment: str, cluster: str) -> str:
-    """Name of the context, the cluster and the user: ``devenv-<environment>``, other clusters than ``main``
-    appended."""
+    """Return the name of context, cluster and user: ``devenv-<environment>``, with the cluster's name unless it is
+    ``main``.
+    """
     return f"devenv-{environment}" if cluster == DEFAULT_CLUSTER else f"devenv-{environment}-{cluster}"
 
 
@@ -26,52 +28,40 @@ def server_url(address: str, port: int = 6443) -> str:
 
 
 def rewrite(text: str, *, name: str, server: str, where: str = "admin.conf") -> str:
-    """Return a kubeconfig with one cluster, user and context, all called ``name``, that reaches ``server``.
+    """Return a kubeconfig with one cluster, user and context, all called ``name``, for the API at ``server``.
 
-    Credentials are those of the current context in ``text``. A comment above has the digest of its source, by which
-    ``is_made_of`` recognises it. Raises DevenvError ``kubeconfig_invalid``, also for what could not be used from
-    another machine.
+    Its credentials are those of the current context in ``text``. A comment at the top has the digest of the source, by
+    which ``is_made_of`` recognizes it. Raises DevenvError ``kubeconfig_invalid``, also for credentials that cannot be
+    used from another machine.
     """
-    client.parse_access(text, where)
-    document = yaml.safe_load(text)
-    context = next(c["context"] for c in document["contexts"] if c["name"] == document["current-context"])
-    cluster = next(c["cluster"] for c in document["clusters"] if c["name"] == context["cluster"])
-    user = next(u["user"] for u in document["users"] if u["name"] == context["user"])
-    kept = ("client-certificate-data", "client-key-data", "token")
-    authority = cluster["certificate-authority-data"]
+    access = client.parse_access(text, where)
+    pem = {"client-certificate-data": access.certificate, "client-key-data": access.key}
+    user = {key: _encoded(value) for key, value in pem.items() if value}
+    user |= {"token": access.token} if access.token else {}
+    cluster = {"certificate-authority-data": _encoded(access.authority), "server": server}
     config = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": name, "cluster": {"certificate-authority-data": authority, "server": server}}],
-        "users": [{"name": name, "user": {key: user[key] for key in kept if key in user}}],
+        "clusters": [{"name": name, "cluster": cluster}],
+        "users": [{"name": name, "user": user}],
         "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
         "current-context": name,
     }
-    made = yaml.safe_dump(config, sort_keys=False, width=1 << 30)
-    return f"{_heading(digest(text), made)}\n{made}"
+    body = yaml.safe_dump(config, sort_keys=False, width=1 << 30)
+    return f"{_heading(digest(text), body)}\n{body}"
+
+
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 def digest(text: str) -> str:
-    """Return ``sha256:<hexadecimal>`` of a text, as the module node_status returns it for a node's kubeconfig."""
+    """Return ``sha256:<hexadecimal>`` of a text, in the form in which the module node_status reports a kubeconfig."""
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def is_made_of(state: Path, cluster: str, source: str, server: str) -> bool:
-    """Return whether the file in the state folder is whole, comes from the kubeconfig with the digest ``source``, and
-    reaches ``server``: then there is nothing to fetch.
-    """
-    path = path_of(state, cluster)
-    try:
-        heading, made = path.read_text().partition("\n")[::2]
-        private = path.stat().st_mode & 0o777 == 0o600
-    except (OSError, UnicodeDecodeError):
-        return False
-    linked = cluster != DEFAULT_CLUSTER or _link_is_right(state, cluster)
-    return private and linked and heading == _heading(source, made) and f"\n    server: {server}\n" in made
-
-
-def _heading(source: str, made: str) -> str:
-    return f"# Digests of its source and of what follows: {source} {digest(made)}"
+def _heading(source: str, body: str) -> str:
+    return f"# Digests of its source and of what follows: {source} {digest(body)}"
 
 
 def path_of(state: Path, cluster: str) -> Path:
@@ -79,21 +69,35 @@ def path_of(state: Path, cluster: str) -> Path:
     return state / "clusters" / cluster / "kubeconfig"
 
 
+def is_made_of(state: Path, cluster: str, source: str, server: str) -> bool:
+    """Return whether the file in the state folder is intact, comes from the kubeconfig with the digest ``source``, and
+    points to ``server``, so that it need not be fetched.
+    """
+    heading, body = _read(state, cluster).partition("\n")[::2]
+    return heading == _heading(source, body) and f"\n    server: {server}\n" in body
+
+
 def is_current(state: Path, cluster: str, content: str) -> bool:
-    """Return whether file, mode and link are already as ``write`` would leave them."""
+    """Return whether ``write`` would change nothing."""
+    return _read(state, cluster) == content
+
+
+def _read(state: Path, cluster: str) -> str:
+    """Return the content of the file; an empty text if it is unreadable or its mode or link is not that of `write`."""
     path = path_of(state, cluster)
     try:
-        same = path.read_text() == content and path.stat().st_mode & 0o777 == 0o600
+        text, mode = path.read_text(), path.stat().st_mode & 0o777
     except (OSError, UnicodeDecodeError):
-        return False
-    return same and (cluster != DEFAULT_CLUSTER or _link_is_right(state, cluster))
+        return ""
+    return text if mode == 0o600 and _is_linked(state, cluster) else ""
 
 
 def write(state: Path, cluster: str, content: str) -> bool:
-    """Write it (mode 0600) and, for the default cluster, the link ``<state>/kubeconfig``. Return whether anything
-    changed."""
+    """Write the file (mode 0600) and, for the default cluster, the link ``<state>/kubeconfig``. Return whether anything
+    changed.
+    """
     changed = files.write(path_of(state, cluster), content, 0o600)
-    if cluster != DEFAULT_CLUSTER or _link_is_right(state, cluster):
+    if _is_linked(state, cluster):
         return changed
     link = state / "kubeconfig"
     temporary = state / ".kubeconfig.link"
@@ -110,10 +114,11 @@ def write(state: Path, cluster: str, content: str) -> bool:
 
 
 def _target(cluster: str) -> str:
-    # Relative, so that the state folder may be moved.
+    # Relative, so that the state folder can be moved.
     return f"clusters/{cluster}/kubeconfig"
 
 
-def _link_is_right(state: Path, cluster: str) -> bool:
+def _is_linked(state: Path, cluster: str) -> bool:
+    """Return whether the link exists; clusters other than the default one need none."""
     link = state / "kubeconfig"
-    return link.is_symlink() and str(link.readlink()) == _target(cluster)
+    return cluster != DEFAULT_CLUSTER or (link.is_symlink() and str(link.readlink()) == _target(cluster))

@@ -1,11 +1,11 @@
 """Merge an environment's kubeconfig into the user's, by the rules of Kubernetes' client-go.
 
-Those rules (client-go, tools/clientcmd: loader.go, config.go): ``KUBECONFIG`` is a list of files, empty items and
-duplicates left out; without it ``~/.kube/config`` is the only one. An entry is changed in the file that has it; a new
-one goes to the first file that exists, else to the last of the list. ``<file>.lock``, made exclusively, locks a file.
+The rules (client-go, tools/clientcmd: loader.go, config.go): ``KUBECONFIG`` is a list of files without empty items and
+duplicates; without it, ``~/.kube/config`` is the only file. An entry is changed in the file that contains it; a new one
+goes to the first file that exists, else to the last of the list. ``<file>.lock``, created exclusively, locks a file.
 
-``merged.json`` beside the environment's kubeconfig (a JSON list of paths) records which files got entries of it, so
-that they are found again from a shell with another ``KUBECONFIG``.
+``merged.json`` next to the environment's kubeconfig (a JSON list of paths) records the files that have its entries, so
+that they are found from a shell with another ``KUBECONFIG``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KINDS = ("clusters", "users", "contexts")
 
 
 def files(env: Mapping[str, str] | None = None) -> list[Path]:
-    """The user's kubeconfig files, in client-go's order."""
+    """Return the user's kubeconfig files, in client-go's order."""
     env = os.environ if env is None else env
     listed = [item for item in env.get("KUBECONFIG", "").split(os.pathsep) if item]
     if not listed:
@@ -37,14 +37,13 @@ def files(env: Mapping[str, str] | None = None) -> list[Path]:
 
 
 def merge(source: Path, env: Mapping[str, str] | None = None, *, wait: float = 30) -> list[Path]:
-    """Put the cluster, user and context of ``source`` into the user's files; return the files that changed.
+    """Add or replace the cluster, user and context of ``source`` in the user's files; return the changed files.
 
-    Only entries of these names are added or replaced; the current context stays. ``wait`` is how long, in seconds,
-    another program's lock is waited for. Raises DevenvError ``user_kubeconfig_invalid`` (a file that is no kubeconfig)
-    and ``user_kubeconfig_locked``.
+    The current context stays. ``wait`` is the time limit for another program's lock, in seconds. Raises DevenvError
+    ``user_kubeconfig_invalid`` (a file that is not a kubeconfig) and ``user_kubeconfig_locked``.
     """
     new = _read(source)
-    # A file of the environment itself is no file of the user's: `eval "$(devenv env)"` puts it into KUBECONFIG.
+    # `eval "$(devenv env)"` puts the environment's own file into KUBECONFIG; it is not one of the user's.
     candidates = [path for path in files(env) if path.resolve() != source.resolve()] or files(
         {"HOME": (os.environ if env is None else env).get("HOME", "")}
     )
@@ -58,7 +57,7 @@ def merge(source: Path, env: Mapping[str, str] | None = None, *, wait: float = 3
             for entry in new.get(kind) or []:
                 _place(documents, home, kind, entry)
         record = source.resolve().with_name(RECORD)
-        # Before the entries are there: what a killed run wrote is found, too.
+        # Before the entries are written, so that those of a killed run are found.
         _record(record, [*_recorded([record]), *documents])
         changed = [path for path, document in documents.items() if before.get(path) != yaml.safe_dump(document)]
         for path in changed:
@@ -67,15 +66,15 @@ def merge(source: Path, env: Mapping[str, str] | None = None, *, wait: float = 3
 
 
 def unmerge(folder: Path, env: Mapping[str, str] | None = None, *, wait: float = 30) -> list[Path]:
-    """Remove the entries of the environment whose state folder is ``folder``, which may be gone, from the user's files
-    and from those on record; return the files that changed. Raises as `merge`.
+    """Remove the entries of the environment with the state folder ``folder``, which may be absent, from the user's and
+    the recorded files; return the changed files. Raises as `merge`.
     """
     name, changed = f"devenv-{folder.name}", []
     records = sorted(folder.glob(f"clusters/*/{RECORD}"))
     for path in dict.fromkeys([*files(env), *_recorded(records)]):
         # `eval "$(devenv env)"` puts the environment's own file into KUBECONFIG.
-        own = path.resolve().is_relative_to(folder.resolve())
-        if own or not path.is_file() or name not in path.read_text(errors="replace"):
+        is_environments = path.resolve().is_relative_to(folder.resolve())
+        if is_environments or not path.is_file() or name not in path.read_text(errors="replace"):
             continue
         with _locked(path, wait):
             document = _read(path)
@@ -88,11 +87,8 @@ def unmerge(folder: Path, env: Mapping[str, str] | None = None, *, wait: float =
 
 
 def _recorded(records: Iterable[Path]) -> list[Path]:
-    """Return the files on the records that can be read."""
-    found: list[Path] = []
-    for record in records:
-        found += [Path(path) for path in whole_files.read_json(record, list) or []]
-    return found
+    """Return the files in the readable records."""
+    return [Path(path) for record in records for path in whole_files.read_json(record, list) or []]
 
 
 def _record(record: Path, paths: Iterable[Path]) -> None:
@@ -102,8 +98,8 @@ def _record(record: Path, paths: Iterable[Path]) -> None:
 def _place(documents: dict[Path, dict[str, Any]], home: Path, kind: str, entry: Mapping[str, Any]) -> None:
     for document in documents.values():
         entries = document.get(kind) or []
-        for number, found in enumerate(entries):
-            if isinstance(found, dict) and found.get("name") == entry["name"]:
+        for number, existing in enumerate(entries):
+            if _is_named(existing, entry["name"]):
                 entries[number] = dict(entry)
                 return
     document = documents.setdefault(home, {"apiVersion": "v1", "kind": "Config", "preferences": {}})
@@ -111,23 +107,27 @@ def _place(documents: dict[Path, dict[str, Any]], home: Path, kind: str, entry: 
 
 
 def _drop(document: dict[str, Any], name: str) -> bool:
-    found = False
+    """Remove the entries called ``name``; return whether there were any."""
+    dropped = False
     for kind in _KINDS:
-        kept = [
-            entry for entry in document.get(kind) or [] if not (isinstance(entry, dict) and entry.get("name") == name)
-        ]
-        if len(kept) != len(document.get(kind) or []):
-            document[kind], found = kept, True
-    if found and document.get("current-context") == name:
+        entries = document.get(kind) or []
+        kept = [entry for entry in entries if not _is_named(entry, name)]
+        if len(kept) != len(entries):
+            document[kind], dropped = kept, True
+    if dropped and document.get("current-context") == name:
         document["current-context"] = ""
-    return found
+    return dropped
+
+
+def _is_named(entry: object, name: str) -> bool:
+    return isinstance(entry, dict) and entry.get("name") == name
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        # Not the parser's own words: they quote the file, which holds keys.
+        # Without the parser's message, which quotes the file, which contains keys.
         raise DevenvError(
             "user_kubeconfig_invalid", f"cannot be read as a kubeconfig ({type(error).__name__})", where=str(path)
         ) from None
@@ -137,7 +137,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
-    """Replace the file at once; a link stays a link, the mode stays as it is (a new file is private)."""
+    """Replace the file atomically. A link stays a link and the mode is kept; a new file is private."""
     real = path.resolve()
     mode = real.stat().st_mode & 0o777 if real.exists() else 0o600
     whole_files.write(real, yaml.safe_dump(dict(document), sort_keys=False, width=1 << 30), mode)
@@ -145,11 +145,11 @@ def _write(path: Path, document: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path, wait: float) -> Iterator[None]:
-    """Hold client-go's lock of ``path``, waiting for who has it."""
+    """Hold client-go's lock of ``path``; wait up to ``wait`` seconds for another holder."""
     lock = path.with_name(f"{path.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     waiting.until(
-        lambda: _made(lock),
+        lambda: _create(lock),
         time.monotonic() + wait,
         lambda: DevenvError("user_kubeconfig_locked", f"another program holds the lock of {path}", where=str(lock)),
         pause=0.05,
@@ -160,8 +160,8 @@ def _locked(path: Path, wait: float) -> Iterator[None]:
         lock.unlink(missing_ok=True)
 
 
-def _made(lock: Path) -> bool:
-    """Return whether the lock file is new, and so ours."""
+def _create(lock: Path) -> bool:
+    """Create the lock file; return False if it exists."""
     try:
         os.close(os.open(lock, os.O_CREAT | os.O_EXCL, 0))
     except FileExistsError:

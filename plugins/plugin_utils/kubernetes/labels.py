@@ -1,7 +1,7 @@
-"""Labels, taints and pod ranges of Node objects: plan and send the smallest patch to what the profile wants.
+"""Labels, taints and pod ranges of Node objects: plan and send the smallest patch to the profile's values.
 
 The annotations ``devenv.lab/labels`` and ``devenv.lab/taints`` of a node (JSON, name to value) record what devenv set,
-so that what leaves the profile is removed, and what others set never is.
+so that a label that leaves the profile is removed, and one of another program never is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
@@ -30,8 +30,8 @@ _TAINT = re.compile(r"(?P<key>[^=:]+)(?:=(?P<value>[^=:]*))?:(?P<effect>NoSchedu
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be done to one node. ``patch`` is a JSON merge patch, empty when nothing is to be done; ``before`` and
-    ``after`` show the parts that devenv manages; ``conflicts`` name what others set to another value.
+    """The change of one node. ``patch`` is a JSON merge patch, empty if there is nothing to change; ``before`` and
+    ``after`` show the parts that devenv manages; ``conflicts`` name what other programs set to another value.
     """
 
     node: str
@@ -43,7 +43,7 @@ class Change:
 
 @dataclass
 class LabelOutcome:
-    """Names of nodes that were written to (in check mode: would be), of those without a Node object; all changes."""
+    """Names of changed nodes (in check mode: that would change), names of nodes without a Node object, all changes."""
 
     changed: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
@@ -51,7 +51,7 @@ class LabelOutcome:
 
 
 def parse_taint(text: str) -> dict[str, str]:
-    """Return ``key[=value]:Effect`` as a taint of the API. Raises DevenvError ``labels_refused`` for anything else."""
+    """Return the taint ``key[=value]:Effect`` in the form of the API. Raises DevenvError ``labels_refused``."""
     match = _TAINT.fullmatch(text)
     if match is None:
         raise DevenvError(
@@ -61,81 +61,81 @@ def parse_taint(text: str) -> dict[str, str]:
     return taint | ({"value": match["value"]} if match["value"] else {})
 
 
-def wanted_labels(node: NodeSpec) -> dict[str, str]:
-    """Return the profile's labels, and the worker role, which kubeadm does not set."""
-    role = {WORKER_LABEL: ""} if node.group == "workers" else {}
-    return role | dict(node.labels)
-
-
 def plan(current: Json, node: NodeSpec) -> Change:
-    """Return the Change that brings the Node object ``current`` to what ``node`` wants."""
+    """Return the Change that converges the Node object ``current`` to ``node``."""
     metadata, spec = current["metadata"], current.get("spec", {})
     annotations = metadata.get("annotations") or {}
     labels, taints = metadata.get("labels") or {}, spec.get("taints") or []
-    label_patch, label_record, label_conflicts = _plan_values(
-        "label", labels, dict(sorted(wanted_labels(node).items())), _record(annotations, LABELS_RECORD)
-    )
-    wanted_taints = [parse_taint(taint) for taint in node.taints]
-    known_taints = _record(annotations, TAINTS_RECORD)
-    if TAINTS_RECORD not in annotations:
-        # A node registers with its taints: what it has of them before the first record is ours.
-        present = _named(taints)
-        known_taints = {name: value for name, value in _named(wanted_taints).items() if present.get(name) == value}
-    taint_patch, taint_record, taint_conflicts = _plan_values(
-        "taint", _named(taints), _named(wanted_taints), known_taints
-    )
-    # The API replaces the list as a whole.
-    new_taints = [dict(taint) for taint in taints if _taint_id(taint) not in taint_patch]
-    new_taints += [dict(taint) for taint in wanted_taints if taint_patch.get(_taint_id(taint)) is not None]
     pod_cidrs = spec.get("podCIDRs") or []
+    records = {name: _record(annotations, name) for name in (LABELS_RECORD, TAINTS_RECORD)}
+    # kubeadm does not set the worker role.
+    role = {WORKER_LABEL: ""} if node.group == "workers" else {}
+    label_plan = _plan_values("label", labels, dict(sorted((role | dict(node.labels)).items())), records[LABELS_RECORD])
+    desired_taints = [parse_taint(taint) for taint in node.taints]
+    actual, desired, owned = _taint_values(taints), _taint_values(desired_taints), records[TAINTS_RECORD]
+    if TAINTS_RECORD not in annotations:
+        # A node registers with its taints, so those that it has before the first record are owned by devenv.
+        owned = {name: value for name, value in desired.items() if actual.get(name) == value}
+    taint_plan = _plan_values("taint", actual, desired, owned)
+    # The API replaces the list as a whole.
+    new_taints = [dict(taint) for taint in taints if _taint_id(taint) not in taint_plan.patch]
+    new_taints += [dict(taint) for taint in desired_taints if taint_plan.patch.get(_taint_id(taint)) is not None]
     cidrs, cidr_conflicts = _plan_pod_cidrs(pod_cidrs, node.pod_cidrs)
-    records = {
-        name: _written(record)
-        for name, record in ((LABELS_RECORD, label_record), (TAINTS_RECORD, taint_record))
-        # On a new node, even an empty record: whatever is set from here on is someone else's.
-        if cidrs or _record(annotations, name) != record
+    new_records = {
+        name: json.dumps(owned, sort_keys=True, separators=(",", ":"))
+        for name, owned in ((LABELS_RECORD, label_plan.owned), (TAINTS_RECORD, taint_plan.owned))
+        # On a new node even an empty record: what is set from now on is set by other programs.
+        if cidrs or records[name] != owned
     }
-    meta_patch: Json = {key: value for key, value in (("labels", label_patch), ("annotations", records)) if value}
-    spec_patch: Json = {"taints": new_taints} if taint_patch else {}
+    parts = (("labels", label_plan.patch), ("annotations", new_records))
+    meta_patch: Json = {key: value for key, value in parts if value}
+    spec_patch: Json = {"taints": new_taints} if taint_plan.patch else {}
     spec_patch |= {"podCIDR": cidrs[0], "podCIDRs": cidrs} if cidrs else {}
     patch: Json = {"spec": spec_patch} if spec_patch else {}
     if meta_patch or spec_patch:
-        # The version makes the API refuse the patch when someone else wrote in between: a list is replaced whole.
+        # With the version, the API rejects the patch if another program wrote in between: a list is replaced whole.
         patch["metadata"] = meta_patch | {"resourceVersion": metadata["resourceVersion"]}
-    old_labels = {key: labels[key] for key in label_patch if key in labels}
-    new_labels = {key: value for key, value in label_patch.items() if value is not None}
+    old_labels = {key: labels[key] for key in label_plan.patch if key in labels}
+    new_labels = {key: value for key, value in label_plan.patch.items() if value is not None}
     return Change(
         node=node.name,
         patch=patch,
-        before=_shown(old_labels, taints, pod_cidrs, _recorded(annotations)),
-        after=_shown(new_labels, new_taints, cidrs or pod_cidrs, label_record | taint_record),
-        conflicts=(*label_conflicts, *taint_conflicts, *cidr_conflicts),
+        before=_shown(old_labels, taints, pod_cidrs, records[LABELS_RECORD] | records[TAINTS_RECORD]),
+        after=_shown(new_labels, new_taints, cidrs or pod_cidrs, label_plan.owned | taint_plan.owned),
+        conflicts=(*label_plan.conflicts, *taint_plan.conflicts, *cidr_conflicts),
     )
 
 
-def _plan_values(
-    kind: str, current: Mapping[str, str], wanted: Mapping[str, str], record: Mapping[str, str]
-) -> tuple[dict[str, str | None], dict[str, str], list[str]]:
-    """Return the patch (None: remove it), what is ours afterwards, the conflicts.
+class _ValuesPlan(NamedTuple):
+    """The patch (None removes a key), the values that devenv owns afterwards, the conflicts."""
 
-    What left the profile is removed while it has the value that devenv set; otherwise someone else owns it.
+    patch: dict[str, str | None]
+    owned: dict[str, str]
+    conflicts: list[str]
+
+
+def _plan_values(
+    kind: str, actual: Mapping[str, str], desired: Mapping[str, str], record: Mapping[str, str]
+) -> _ValuesPlan:
+    """Plan labels or taints. A value that left the profile is removed only if it is still the one that devenv set;
+    otherwise another program owns it.
     """
     patch: dict[str, str | None] = {
-        key: None for key, value in sorted(record.items()) if key not in wanted and current.get(key) == value
+        key: None for key, value in sorted(record.items()) if key not in desired and actual.get(key) == value
     }
-    ours = {key: value for key, value in record.items() if key in wanted}
+    owned = {key: value for key, value in record.items() if key in desired}
     conflicts: list[str] = []
-    for key, value in wanted.items():
-        if key in current and key not in record and current[key] != value:
-            conflicts.append(f"{kind} {key} is {current[key]!r}, set by someone else; the profile wants {value!r}")
-        elif current.get(key) != value:
-            patch[key] = ours[key] = value
-        elif key in ours:
-            ours[key] = value
-    return patch, ours, conflicts
+    for key, value in desired.items():
+        if key in actual and key not in record and actual[key] != value:
+            conflicts.append(f"{kind} {key} is {actual[key]!r}, set by another program; the profile has {value!r}")
+        elif actual.get(key) != value:
+            patch[key] = owned[key] = value
+        elif key in owned:
+            owned[key] = value
+    return _ValuesPlan(patch, owned, conflicts)
 
 
-def _named(taints: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _taint_values(taints: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {_taint_id(taint): str(taint.get("value", "")) for taint in taints}
 
 
@@ -143,13 +143,14 @@ def _taint_id(taint: Mapping[str, Any]) -> str:
     return f"{taint['key']}:{taint['effect']}"
 
 
-def _plan_pod_cidrs(present: Sequence[str], wanted: Sequence[str]) -> tuple[list[str], list[str]]:
-    if not wanted or list(present) == list(wanted):
+def _plan_pod_cidrs(actual: Sequence[str], desired: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the pod ranges to set, and the conflicts."""
+    if not desired or list(actual) == list(desired):
         return [], []
-    if present:
-        # The API never lets them change once they are set.
-        return [], [f"pod ranges are {', '.join(present)}; the profile's network gives {', '.join(wanted)}"]
-    return list(wanted), []
+    if actual:
+        # The API does not allow a change of pod ranges.
+        return [], [f"pod ranges are {', '.join(actual)}; those of the profile's network are {', '.join(desired)}"]
+    return list(desired), []
 
 
 def _record(annotations: Mapping[str, str], name: str) -> dict[str, str]:
@@ -160,27 +161,19 @@ def _record(annotations: Mapping[str, str], name: str) -> dict[str, str]:
     return {str(key): str(value) for key, value in record.items()} if isinstance(record, dict) else {}
 
 
-def _recorded(annotations: Mapping[str, str]) -> dict[str, str]:
-    return _record(annotations, LABELS_RECORD) | _record(annotations, TAINTS_RECORD)
-
-
-def _written(record: Mapping[str, str]) -> str:
-    return json.dumps(record, sort_keys=True, separators=(",", ":"))
-
-
 def _shown(
-    labels: Mapping[str, str], taints: Sequence[Mapping[str, Any]], cidrs: Sequence[str], ours: Mapping[str, str]
+    labels: Mapping[str, str], taints: Sequence[Mapping[str, Any]], cidrs: Sequence[str], owned: Mapping[str, str]
 ) -> Json:
     return {
         "labels": dict(sorted(labels.items())),
         "taints": sorted(f"{t['key']}={t.get('value', '')}:{t['effect']}" for t in taints),
         "podCIDRs": list(cidrs),
-        "ours": dict(sorted(ours.items())),
+        "owned": dict(sorted(owned.items())),
     }
 
 
 def is_applied(cluster: Cluster, api: client.Api) -> bool:
-    """Return whether all nodes are registered and `apply` would change none. Raises DevenvError as `apply`."""
+    """Return whether all nodes are registered and have converged. Raises DevenvError as `apply`."""
     outcome = apply(cluster, api, timeout=0, check=True)
     return not outcome.changed and not outcome.absent
 
@@ -193,10 +186,10 @@ def apply(
     check: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> LabelOutcome:
-    """Bring all nodes of ``cluster`` to what the profile wants; waits up to ``timeout`` seconds for their objects.
+    """Converge all nodes of ``cluster`` to the profile; wait up to ``timeout`` seconds for their Node objects.
 
-    Nothing is written before every node is registered and none has a conflict. With ``check`` nothing is written or
-    waited for. Raises DevenvError ``labels_nodes_missing``, ``labels_refused`` or ``api_unreachable``.
+    Nothing is written before every node is registered and none has a conflict. With ``check``, nothing is written and
+    there is no wait. Raises DevenvError ``labels_nodes_missing``, ``labels_refused`` or ``api_unreachable``.
     """
     deadline = time.monotonic() + timeout
     nodes = _nodes(cluster, api) if check else _wait_for_nodes(cluster, api, deadline, progress)
@@ -205,10 +198,10 @@ def apply(
     conflicts = [f"{change.node}: {text}" for change in outcome.changes for text in change.conflicts]
     if conflicts:
         raise DevenvError("labels_refused", "; ".join(conflicts))
-    wanted = {node.name: node for node in cluster.nodes}
+    specs = {node.name: node for node in cluster.nodes}
     for change in outcome.changes:
         path = f"/api/v1/nodes/{nodes[change.node]['metadata']['name']}"
-        written = bool(change.patch) if check else _write(api, path, change, wanted[change.node], deadline)
+        written = bool(change.patch) if check else _write(api, path, change, specs[change.node], deadline)
         if written:
             outcome.changed.append(change.node)
     return outcome
@@ -248,8 +241,8 @@ def _wait_for_nodes(
 
 
 def _write(api: client.Api, path: str, change: Change, node: NodeSpec, deadline: float) -> bool:
-    """Send the patch; when the object changed meanwhile (kubelet and the controllers write too), plan again. Return
-    whether something was written.
+    """Send the patch; if the object has changed meanwhile (kubelet and the controllers write too), plan again. Return
+    whether anything was written.
     """
     current: Change | None = change
     sent = False
@@ -271,7 +264,7 @@ def _write(api: client.Api, path: str, change: Change, node: NodeSpec, deadline:
                 raise failures[-1] from error
         except client.ApiUnreachable as error:
             failures.append(DevenvError("api_unreachable", str(error), where=node.name))
-            # The patch may have arrived though its answer did not.
+            # The patch may have arrived even if its answer did not.
             sent = sent or current is not None
         current = None
         return False

@@ -1,4 +1,4 @@
-"""Say what is up, how to use it and how to end it, with commands of devenv or of plain Ansible."""
+"""Lines that state what is up, how to use it and how to remove it, with commands of devenv or of plain Ansible."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig
 
 
-def with_devenv(name: str, resolved: Mapping[str, Any], took: str, *, only_one: bool) -> list[str]:
-    """Return the lines with commands of devenv; the environment is named unless it is the ``only_one``."""
-    which = "" if only_one else f" -n {name}"
+def with_devenv(name: str, resolved: Mapping[str, Any], duration: str, *, only_one: bool) -> list[str]:
+    """Return the lines with commands of devenv; they name the environment unless it is the only one."""
+    option = "" if only_one else f" -n {name}"
     return [
-        f"{_is_up(name, resolved)}, in {took}",
-        f'use it:  eval "$(devenv env{which})" && kubectl get nodes',
-        f"end it:  devenv down{which}",
+        f"{_is_up(name, resolved)}, in {duration}",
+        f'use it:     eval "$(devenv env{option})" && kubectl get nodes',
+        f"remove it:  devenv down{option}",
     ]
 
 
 def with_ansible(name: str, resolved: Mapping[str, Any], folder: Path) -> list[str]:
-    """Return the lines with commands that need no devenv; ``folder`` is the state folder."""
+    """Return the lines with commands of Ansible; ``folder`` is the state folder."""
     configs = [shlex.quote(str(kubeconfig.path_of(folder, cluster))) for cluster in resolved["clusters"]]
     ping = f"ansible -i {shlex.quote(str(folder / 'inventory.yml'))} nodes -m ansible.builtin.ping"
     use = f"export KUBECONFIG={os.pathsep.join(configs)} && kubectl get nodes" if configs else ping
     return [
         _is_up(name, resolved),
-        f"use it:  {use}",
-        f"end it:  ansible-playbook {_playbook('destroy')} -e devenv_name={name}",
+        f"use it:     {use}",
+        f"remove it:  ansible-playbook {_playbook('destroy')} -e devenv_name={name}",
     ]
 
 
@@ -40,7 +40,7 @@ def _is_up(name: str, resolved: Mapping[str, Any]) -> str:
 
 
 def _playbook(name: str) -> str:
-    """Return how ansible-playbook finds a playbook from here: by path in a checkout, else by its full name."""
+    """Return the argument of ansible-playbook: in a checkout the path, else the playbook's full name."""
     path = paths.COLLECTION / "playbooks" / f"{name}.yml"
     if not (paths.COLLECTION / "ansible.cfg").is_file():
         return f"devenv.lab.{name}"

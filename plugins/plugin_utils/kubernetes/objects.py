@@ -1,7 +1,7 @@
-"""Sets of Kubernetes objects: applied together, and pruned when they leave the set.
+"""Sets of Kubernetes objects: apply them together, and prune objects that leave the set.
 
-Objects go through the API's server-side apply, so the API itself says what changed. A set's members carry two labels;
-a ConfigMap of kube-system, ``devenv-<set>``, lists them, since no request finds objects of every kind by a label.
+Objects are applied on the server, so the API reports what changed. Members of a set carry two labels; the ConfigMap
+``devenv-<set>`` in kube-system lists them, since no single request finds objects of all kinds by label.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ MANAGER = "devenv"
 SYSTEM = "kube-system"
 POLL = 0.2
 
-# What the API server and controllers write by themselves.
-_OF_OTHERS = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid")
+# Fields that the API server and controllers write.
+_SERVER_FIELDS = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid")
 _REVISION = "deployment.kubernetes.io/revision"
 
 T = TypeVar("T")
 
 
 class Ref(NamedTuple):
-    """Which object: ``namespace`` is empty for one of the whole cluster."""
+    """A reference to an object; ``namespace`` is empty for a cluster-scoped one."""
 
     api_version: str
     kind: str
@@ -45,18 +45,18 @@ class Ref(NamedTuple):
         return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
 
     def path(self, plural: str) -> str:
-        """Return its path in the API, where ``plural`` stands for its kind."""
+        """Return its path in the API; ``plural`` is that of its kind."""
         namespace = f"/namespaces/{self.namespace}" if self.namespace else ""
         return f"{discovery.base_path(self.api_version)}{namespace}/{plural}/{self.name}"
 
 
-# Objects and the plurals of their kinds, which the record keeps: so nothing has to be discovered to find them again.
+# Objects and the plurals of their kinds. The record has both, so that finding the objects needs no discovery.
 Members = dict[Ref, str]
 
 
 @dataclass
 class ApplyOutcome:
-    """What was written and removed, or would be; ``differences`` are (object, before, after), None for none."""
+    """Objects that were (or would be) changed or removed; ``differences`` are (object, before, after)."""
 
     changed: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
@@ -64,7 +64,7 @@ class ApplyOutcome:
 
 
 def ref_of(item: Mapping[str, Any]) -> Ref:
-    """Return the Ref of an object. Raises DevenvError ``objects_refused`` when it has no kind or name."""
+    """Return the Ref of an object. Raises DevenvError ``objects_refused`` if it has no kind or name."""
     try:
         metadata = item["metadata"]
         return Ref(
@@ -83,10 +83,10 @@ def labelled(item: Mapping[str, Any], name: str) -> Json:
 
 
 def shown(item: Json | None) -> Json | None:
-    """Return what of an object is to be compared: all but its status and what the API writes by itself."""
+    """Return the part of an object that is compared: without its status and the fields that the API writes."""
     if item is None:
         return None
-    metadata = {key: value for key, value in item["metadata"].items() if key not in _OF_OTHERS}
+    metadata = {key: value for key, value in item["metadata"].items() if key not in _SERVER_FIELDS}
     annotations = {key: text for key, text in (metadata.pop("annotations", None) or {}).items() if key != _REVISION}
     if annotations:
         metadata["annotations"] = annotations
@@ -94,9 +94,7 @@ def shown(item: Json | None) -> Json | None:
 
 
 class ApplySet:
-    """The set ``name`` of a cluster. A request that gets no answer, or is to be sent again, is repeated for up to
-    ``timeout`` seconds in all.
-    """
+    """The set ``name`` of a cluster. Requests that fail temporarily are repeated for ``timeout`` seconds in all."""
 
     def __init__(self, api: client.Api, name: str, timeout: float = 0) -> None:
         self._name = name
@@ -104,21 +102,20 @@ class ApplySet:
         self._discovery = Discovery(self._requests.get)
         self._record = _Record(self._requests, self._discovery, name)
 
-    def converge(self, wanted: Sequence[Mapping[str, Any]], *, check: bool = False) -> ApplyOutcome:
-        """Apply the objects ``wanted`` in their order, CustomResourceDefinitions first; remove those that left the set,
-        in reverse.
+    def converge(self, desired: Sequence[Mapping[str, Any]], *, check: bool = False) -> ApplyOutcome:
+        """Apply the objects in order, CustomResourceDefinitions first; remove those that left the set, in reverse.
 
-        Nothing is written when one of them exists and does not belong to this set. With ``check`` nothing is written
-        at all: the API says what it would do. Raises DevenvError ``objects_refused`` or ``api_unreachable``.
+        Nothing is written if one of them exists and does not belong to this set. With ``check``, nothing is written at
+        all: the API reports what it would do. Raises DevenvError ``objects_refused`` or ``api_unreachable``.
         """
-        items, members = self._located(wanted)
+        items, members = self._located(desired)
         live = {ref: self._requests.get(ref.path(plural), str(ref)) for ref, plural in members.items()}
-        others = [str(ref) for ref, item in live.items() if item is not None and not self._owns(item)]
-        if others:
-            raise DevenvError("objects_refused", f"there already, made by someone else: {', '.join(others)}")
+        foreign = [str(ref) for ref, item in live.items() if item is not None and not self._owns(item)]
+        if foreign:
+            raise DevenvError("objects_refused", f"not created by this set but already exist: {', '.join(foreign)}")
         before, outcome = self._record.members, ApplyOutcome()
         if not check:
-            # A run that is killed from here on leaves a list that has everything.
+            # If the run is killed from here on, the record is complete.
             self._record.write(before | members)
         definitions = [ref for ref in items if _is_definition(ref)]
         for refs in (definitions, [ref for ref in items if ref not in definitions]):
@@ -140,38 +137,38 @@ class ApplySet:
         return outcome
 
     def fingerprint(self) -> dict[str, str]:
-        """Return a digest of each object on record, empty for one that is absent; equal as long as nobody writes what
-        `converge` would write back. Raises DevenvError as `converge`.
+        """Return a digest of each recorded object, empty if it is absent. It changes when anything changes that
+        `converge` would restore. Raises DevenvError as `converge`.
         """
         paths = {ref: ref.path(plural) for ref, plural in self._record.members.items()}
         items = {str(ref): shown(self._requests.get(path, str(ref))) for ref, path in paths.items()}
         return {ref: _digest(item) if item else "" for ref, item in items.items()}
 
-    def _located(self, wanted: Sequence[Mapping[str, Any]]) -> tuple[dict[Ref, Json], Members]:
-        """Return the labelled objects in the order in which they are applied, and where they are."""
+    def _located(self, desired: Sequence[Mapping[str, Any]]) -> tuple[dict[Ref, Json], Members]:
+        """Return the labelled objects in the order in which they are applied, and their plurals."""
         defined: dict[tuple[str, str], Resource] = {}
-        for item in wanted:
+        for item in desired:
             if _is_definition(ref_of(item)):
                 defined |= discovery.defined(item)
         items: dict[Ref, Json] = {}
         members: Members = {}
-        for original in sorted(wanted, key=lambda item: not _is_definition(ref_of(item))):
+        for original in sorted(desired, key=lambda item: not _is_definition(ref_of(item))):
             ref, item = ref_of(original), labelled(original, self._name)
             resource = defined.get((ref.api_version, ref.kind)) or self._discovery.resource(ref.api_version, ref.kind)
-            # As kubectl does: without a namespace it is in "default"; an object of the whole cluster is in none.
+            # As in kubectl: the default namespace is "default"; a cluster-scoped object has none.
             ref = ref._replace(namespace=(ref.namespace or "default") if resource.namespaced else "")
             if not resource.namespaced:
                 item["metadata"].pop("namespace", None)
             items[ref], members[ref] = item, resource.plural
-        if len(members) < len(wanted):
-            raise DevenvError("objects_refused", f"the set {self._name} names an object twice")
+        if len(members) < len(desired):
+            raise DevenvError("objects_refused", f"the set {self._name} has an object twice")
         return items, members
 
     def _owns(self, item: Json) -> bool:
         return (item["metadata"].get("labels") or {}).get(SET) == self._name
 
     def _wait_established(self, ref: Ref, path: str, definition: Json) -> None:
-        """Wait until this API server serves what a CustomResourceDefinition defines."""
+        """Wait until this API server serves the resources of a CustomResourceDefinition."""
         collections = {
             f"{discovery.base_path(version)}/{resource.plural}"
             for (version, _kind), resource in discovery.defined(definition).items()
@@ -210,7 +207,7 @@ def _is_established(definition: Json | None) -> bool:
 
 
 def _needs_absent(ref: Ref, items: Mapping[Ref, Json], live: Mapping[Ref, Json | None]) -> bool:
-    """Return whether the set itself has yet to create the namespace or the kind of an object."""
+    """Return whether the namespace or the kind of an object is part of the set and does not exist yet."""
     return any(
         live[other] is None
         and (
@@ -226,7 +223,7 @@ def _digest(item: Json) -> str:
 
 
 class _Record:
-    """The ConfigMap that lists a set's members; removed with the last of them."""
+    """The ConfigMap that lists a set's members; it is removed with the last one."""
 
     def __init__(self, requests: _Requests, kinds: Discovery, name: str) -> None:
         self._requests, self._name = requests, name
@@ -251,7 +248,7 @@ class _Record:
 
 
 def _parse(item: Json | None, kinds: Discovery) -> Members:
-    """Return the members that a record lists; none when it is absent or unreadable."""
+    """Return the members in a record; none if it is absent or unreadable."""
     try:
         rows = [[str(part) for part in row] for row in json.loads((item or {}).get("data", {}).get("objects", "[]"))]
         # Records of version 0.1 have no plurals.
@@ -261,15 +258,15 @@ def _parse(item: Json | None, kinds: Discovery) -> Members:
 
 
 class _Requests:
-    """Requests that are repeated while the API does not answer or asks for it, until ``deadline``. ``where`` is the
-    object, or the path, that an error names.
+    """Requests that are repeated until ``deadline`` while they fail temporarily. ``where`` is the object, or the path,
+    that an error names.
     """
 
     def __init__(self, api: client.Api, deadline: float) -> None:
         self._api, self.deadline = api, deadline
 
     def get(self, path: str, where: str = "", query: Mapping[str, str] | None = None) -> Json | None:
-        """Return what is at ``path``, None where there is nothing."""
+        """Return the object at ``path``, None if it is absent."""
 
         def find() -> Json | None:
             try:
@@ -298,7 +295,7 @@ class _Requests:
                 failures.append(DevenvError("api_unreachable", str(error), where=where))
             except client.ApiError as error:
                 failures.append(DevenvError("objects_refused", f"{where}: {error}"))
-                # Too many requests, a leader that changes, a webhook or an API behind it that starts.
+                # Too many requests, a change of leader, or a webhook or aggregated API that starts.
                 if error.status not in (409, 429) and error.status < 500:
                     raise failures[-1] from error
             return bool(results)

@@ -10,7 +10,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.pods import not_ready
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.readiness import not_ready
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import rules
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks, probe_pods
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import run as validate

@@ -9,7 +9,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.pods import not_ready
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.readiness import not_ready
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.catalogue import Snapshot
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.contents import is_of_probes, pod_name
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import problems

@@ -1,4 +1,4 @@
-"""List the certificates of an environment: every node is queried over ssh, all at once."""
+"""List the certificates of an environment; all nodes are queried over ssh in parallel."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import node_checks
-
-ASK_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -24,17 +22,17 @@ class Row:
     trouble: str = ""
 
 
-def ask(hosts: Mapping[str, Mapping[str, Any]], now: datetime | None = None) -> list[Row]:
-    """Return a row for each certificate of the nodes ``hosts`` (name to inventory variables), those that end first at
-    the top. Bare nodes have none.
+def query(hosts: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """Return one row per certificate of the nodes ``hosts`` (name to inventory variables), the first to expire first.
+
+    Bare nodes have no certificates.
     """
-    source = remote.program(node_checks.REPORT, "main", {"part": "health", "timeout": int(ASK_SECONDS)})
-    targets = [remote.target(name, own) for name, own in hosts.items() if own.get("devenv_cluster")]
-    return rows(remote.ask_all(targets, source, ASK_SECONDS), now or datetime.now(UTC))
+    targets = [remote.target(name, values) for name, values in hosts.items() if values.get("devenv_cluster")]
+    return rows(node_checks.query_health(targets), datetime.now(UTC))
 
 
 def rows(answers: Mapping[str, remote.Answer], now: datetime) -> list[Row]:
-    """Return the rows of answers."""
+    """Return the rows of the nodes' answers, sorted by expiry."""
     certificates = []
     for name, answer in answers.items():
         if answer.trouble:

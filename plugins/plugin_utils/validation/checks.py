@@ -1,4 +1,4 @@
-"""Checks that the API answers without anything being made in the cluster."""
+"""Read-only checks through the API."""
 
 from __future__ import annotations
 
@@ -10,59 +10,59 @@ from urllib.parse import urlsplit
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, labels, pods
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, labels, readiness
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, by_node
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Finding, Level, guarded, problems
 
 SYSTEM = "kube-system"
+METRICS = "/apis/metrics.k8s.io/v1beta1/nodes"
 
 
 def check_nodes(nodes: Iterable[Json], cluster: Cluster) -> Finding:
     """Check that every node of the profile is Ready and that no other node is NotReady."""
     registered = by_node(nodes, cluster)
-    wanted = {node.name for node in cluster.nodes}
+    names = [node.name for node in cluster.nodes]
     missing = []
-    for name in [*(node.name for node in cluster.nodes), *sorted(registered.keys() - wanted)]:
+    for name in [*names, *sorted(registered.keys() - set(names))]:
         if name not in registered:
             missing.append(f"{name} is not registered")
             continue
         ready = client.condition(registered[name], "Ready")
         if ready.get("status") != "True":
             why = ready.get("message") or ready.get("reason") or "no status yet"
-            missing.append(f"{name} is not Ready ({why})" + ("" if name in wanted else ", and not of the profile"))
-    return Finding(f"{len(wanted)} of {len(wanted)} Ready", tuple(missing))
+            missing.append(f"{name} is not Ready ({why})" + ("" if name in names else " and not in the profile"))
+    return Finding(f"{len(names)} of {len(names)} Ready", tuple(missing))
 
 
 def check_versions(nodes: Iterable[Json], api: str, cluster: Cluster) -> Finding:
     """Check that API server (``api``: its gitVersion), kubelets and container runtimes have the bundle's versions.
 
-    With an engine that brings its own they only have to be the same everywhere.
+    With an engine that comes with its own versions, these only have to be the same on all nodes.
     """
-    own = engines.traits(cluster.engine)["validation"]["versions"] == "engine"
-    kubernetes = api if own else f"v{cluster.version.removeprefix('v')}"
+    is_engines = engines.traits(cluster.engine)["validation"]["versions"] == "engine"
+    kubernetes = api if is_engines else f"v{cluster.version.removeprefix('v')}"
     info = {name: node.get("status", {}).get("nodeInfo", {}) for name, node in by_node(nodes, cluster).items()}
-    runtimes = [_runs(info[node.name]) for node in cluster.nodes if node.name in info]
-    runtime = next(iter(runtimes), "") if own else _runtime(cluster.version)
-    wrong = [] if api == kubernetes else [f"API server {api}, wanted {kubernetes}"]
-    for name in (node.name for node in cluster.nodes if node.name in info):
+    runtimes = {node.name: _runtime(info[node.name]) for node in cluster.nodes if node.name in info}
+    runtime = next(iter(runtimes.values()), "") if is_engines else _bundled_runtime(cluster.version)
+    wrong = [] if api == kubernetes else [f"API server {api}, expected {kubernetes}"]
+    for name, actual in runtimes.items():
         kubelet = info[name].get("kubeletVersion", "")
         if kubelet != kubernetes:
-            wrong.append(f"{name} runs kubelet {kubelet}, wanted {kubernetes}")
-        runs = _runs(info[name])
-        # kubelet cannot ask a runtime that is down; that is another check's.
-        if runs != runtime and not runs.lower().endswith("unknown"):
-            wrong.append(f"{name} runs {runs or 'no container runtime'}, wanted {runtime}")
+            wrong.append(f"{name} runs kubelet {kubelet}, expected {kubernetes}")
+        # kubelet reports "unknown" for a runtime that is down, which is the subject of another check.
+        if actual != runtime and not actual.lower().endswith("unknown"):
+            wrong.append(f"{name} runs {actual or 'no container runtime'}, expected {runtime}")
     return Finding(f"{kubernetes}, {runtime}", tuple(wrong), hopeless=bool(wrong))
 
 
-def _runs(info: Mapping[str, Any]) -> str:
+def _runtime(info: Mapping[str, Any]) -> str:
     return str(info.get("containerRuntimeVersion", "")).replace("://v", "://").replace("://", " ")
 
 
 @functools.cache
-def _runtime(version: str) -> str:
+def _bundled_runtime(version: str) -> str:
     return f"containerd {versions.resolve(version).containerd}"
 
 
@@ -80,23 +80,23 @@ def check_labels(nodes: Iterable[Json], cluster: Cluster) -> Finding:
 
 
 def _differences(change: labels.Change) -> list[str]:
-    """Return in words what a Change would do."""
+    """Describe a Change as text."""
     patch = change.patch.get("metadata", {}).get("labels") or {}
     texts = []
     for key, value in sorted(patch.items()):
-        now = change.before["labels"].get(key)
-        is_now = f"is {now!r}" if now is not None else "is not there"
-        texts.append(f"label {key} {is_now}, " + (f"wanted {value!r}" if value is not None else "not of the profile"))
+        actual = change.before["labels"].get(key)
+        state = f"is {actual!r}" if actual is not None else "is missing"
+        texts.append(f"label {key} {state}, " + (f"expected {value!r}" if value is not None else "not in the profile"))
     spec = change.patch.get("spec") or {}
     if "taints" in spec:
-        texts.append(f"taints are {change.before['taints']}, wanted {change.after['taints']}")
+        texts.append(f"taints are {change.before['taints']}, expected {change.after['taints']}")
     if "podCIDRs" in spec:
-        texts.append(f"pod ranges are {change.before['podCIDRs']}, wanted {change.after['podCIDRs']}")
+        texts.append(f"pod ranges are {change.before['podCIDRs']}, expected {change.after['podCIDRs']}")
     return texts
 
 
 def check_kubeconfig(path: Path, access: client.Access, cluster: Cluster) -> Finding:
-    """Check that it is private, and that its server is an address of the control plane."""
+    """Check that only its owner can read it, and that its server is an address of the control plane."""
     missing = []
     try:
         mode = path.stat().st_mode & 0o777
@@ -105,34 +105,34 @@ def check_kubeconfig(path: Path, access: client.Access, cluster: Cluster) -> Fin
     if mode & 0o077:
         missing.append(f"{path} can be read by others (mode {mode:04o})")
     server = urlsplit(access.server).hostname or ""
-    known = {cluster.endpoint, *cluster.endpoint_addresses}
-    known |= {address for node in cluster.control_plane for address in node.addresses}
-    if known - {""} and server not in known:
-        missing.append(f"its server {server} is no address of the control plane")
+    addresses = {cluster.endpoint, *cluster.endpoint_addresses} - {""}
+    addresses |= {address for node in cluster.control_plane for address in node.addresses}
+    if addresses and server not in addresses:
+        missing.append(f"its server {server} is not an address of the control plane")
     return Finding(access.server, tuple(missing), hopeless=bool(missing))
 
 
 def check_system_pods(items: Iterable[Json], cluster: Cluster) -> Finding:
-    """Check that every pod of kube-system is Ready, and that those of the engine exist."""
+    """Check that every pod of kube-system is Ready, and that the engine's pods exist."""
     alive = [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
     names = {pod["metadata"]["name"] for pod in alive}
-    wanted = engines.traits(cluster.engine)["validation"]
-    expected = [f"{pod}-{node.name}" for node in cluster.control_plane for pod in wanted["control_plane_pods"]]
-    missing = [f"no pod {name}" for name in expected if name not in names]
-    for app in wanted["node_apps"]:
-        have = {pod["spec"].get("nodeName") for pod in alive if _app(pod) == app}
-        missing += [f"no {app} pod on {node.name}" for node in cluster.nodes if node.name not in have]
+    expected = engines.traits(cluster.engine)["validation"]
+    static = [f"{pod}-{node.name}" for node in cluster.control_plane for pod in expected["control_plane_pods"]]
+    missing = [f"no pod {name}" for name in static if name not in names]
+    for app in expected["node_apps"]:
+        nodes = {pod["spec"].get("nodeName") for pod in alive if _app(pod) == app}
+        missing += [f"no {app} pod on {node.name}" for node in cluster.nodes if node.name not in nodes]
     apps = {_app(pod) for pod in alive}
-    missing += [f"no {name} pod" for app, name in wanted["apps"].items() if app not in apps]
-    lasting = [pod for pod in alive if not _is_at_work(pod)]
-    missing += [f"{pod['metadata']['name']} {why}" for pod in lasting if (why := pods.not_ready(pod))]
+    missing += [f"no {name} pod" for app, name in expected["apps"].items() if app not in apps]
+    lasting = [pod for pod in alive if not _runs_once(pod)]
+    missing += [f"{pod['metadata']['name']} {why}" for pod in lasting if (why := readiness.not_ready(pod))]
     if not alive and not missing:
         missing = ["no pods"]
     return Finding(f"{len(lasting)} pods Ready", tuple(missing))
 
 
-def _is_at_work(pod: Json) -> bool:
-    """Return whether a pod runs once, such as one that clears a volume: it is to end, not to be Ready."""
+def _runs_once(pod: Json) -> bool:
+    """Return whether a pod is expected to complete rather than to be Ready, such as one that clears a volume."""
     return pod["spec"].get("restartPolicy") == "Never" and pod.get("status", {}).get("phase") in ("Pending", "Running")
 
 
@@ -144,10 +144,10 @@ def check_dns_service(slices: Iterable[Json]) -> Finding:
     """Check that the Service of CoreDNS has a ready endpoint."""
     ready: list[str] = []
     waiting: list[str] = []
-    for piece in slices:
-        if (piece["metadata"].get("labels") or {}).get("kubernetes.io/service-name") != "kube-dns":
+    for item in slices:
+        if (item["metadata"].get("labels") or {}).get("kubernetes.io/service-name") != "kube-dns":
             continue
-        for endpoint in piece.get("endpoints") or []:
+        for endpoint in item.get("endpoints") or []:
             state = (endpoint.get("conditions") or {}).get("ready")
             (waiting if state is False else ready).extend(endpoint.get("addresses") or [])
     if ready:
@@ -156,8 +156,15 @@ def check_dns_service(slices: Iterable[Json]) -> Finding:
     return Finding(why, (f"Service kube-dns has no ready endpoint ({why})",))
 
 
+def check_metrics(items: Iterable[Json], cluster: Cluster) -> Finding:
+    """Check that every node of the profile has metrics (format: NodeMetrics of metrics.k8s.io/v1beta1)."""
+    reported = by_node((item for item in items if item.get("usage")), cluster)
+    missing = tuple(f"no metrics of {node.name} yet" for node in cluster.nodes if node.name not in reported)
+    return Finding(f"metrics of {len(cluster.nodes)} nodes", missing)
+
+
 class ReadOnly(Level):
-    """The checks that only read. ``access``: of the cluster's kubeconfig, or why it cannot be used."""
+    """The checks that only read. ``access``: that of the cluster's kubeconfig, or why it cannot be used."""
 
     def __init__(self, cluster: Cluster, access: client.Access | DevenvError) -> None:
         self._cluster = cluster
@@ -169,14 +176,14 @@ class ReadOnly(Level):
         system = f"/api/v1/namespaces/{SYSTEM}"
         slices = f"/apis/discovery.k8s.io/v1/namespaces/{SYSTEM}/endpointslices"
 
-        # One list for three checks; each fails by itself when there is none.
+        # One list for three checks; without it, each of them fails.
         @functools.cache
         def nodes() -> list[Json]:
             return list(api.get("/api/v1/nodes")["items"])
 
-        return {
-            "kubeconfig": self._look_at_kubeconfig(),
-            "api": guarded(lambda: self._look_at_api(api)),
+        findings = {
+            "kubeconfig": self._check_kubeconfig(),
+            "api": guarded(lambda: self._check_api(api)),
             "nodes": guarded(lambda: check_nodes(nodes(), self._cluster)),
             "versions": guarded(
                 lambda: check_versions(nodes(), str(api.get("/version").get("gitVersion")), self._cluster)
@@ -184,25 +191,30 @@ class ReadOnly(Level):
             "labels": guarded(lambda: check_labels(nodes(), self._cluster)),
             "system_pods": guarded(lambda: check_system_pods(api.get(f"{system}/pods")["items"], self._cluster)),
             "dns_service": guarded(lambda: check_dns_service(api.get(slices)["items"])),
-            "default_service_account": guarded(lambda: self._look_at_account(api)),
+            "default_service_account": guarded(lambda: self._check_account(api)),
         }
+        if self._cluster.metrics:
+            findings["metrics"] = guarded(
+                lambda: check_metrics(api.get(METRICS)["items"], self._cluster), "metrics API"
+            )
+        return findings
 
     def explain(self, api: client.Api) -> dict[str, str]:
-        return {"system_pods": problems(pods.warnings(api, SYSTEM))}
+        return {"system_pods": problems(readiness.warnings(api, SYSTEM))}
 
-    def _look_at_kubeconfig(self) -> Finding:
+    def _check_kubeconfig(self) -> Finding:
         if isinstance(self._access, DevenvError):
             return Finding("", (str(self._access),), hopeless=True)
         return check_kubeconfig(self._cluster.kubeconfig, self._access, self._cluster)
 
-    def _look_at_api(self, api: client.Api) -> Finding:
+    def _check_api(self, api: client.Api) -> Finding:
         if not self._answers:
             api.text("/readyz", {"verbose": ""})
             self._answers = True
         return Finding("/readyz passed")
 
-    def _look_at_account(self, api: client.Api) -> Finding:
+    def _check_account(self, api: client.Api) -> Finding:
         if not self._has_account:
             api.get("/api/v1/namespaces/default/serviceaccounts/default")
             self._has_account = True
-        return Finding("default/default is there")
+        return Finding("default/default exists")

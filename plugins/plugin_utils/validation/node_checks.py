@@ -1,17 +1,17 @@
-"""Checks of each node and each API server, at the same time as all others.
+"""Checks of each node and each API server.
 
 Nodes are queried over ssh (``module_utils/node/report.py``), one program per node: services, etcd, certificates, clock.
-API servers are queried one by one, by every address, so that one that is down is not hidden by the others.
+API servers are queried at each of their addresses, so that a running one does not hide one that is down.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, kubeconfig
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
@@ -20,11 +20,11 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Answe
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Background, Finding
 
 REPORT = "node.report"
-ASK_SECONDS = 20.0
+QUERY_SECONDS = 20.0
 API_SECONDS = 4.0
 
 WARN_DAYS = 30
-# etcd warns from 1 s on; what is signed in the future (certificates, tokens) is refused.
+# etcd warns about more than 1 s; certificates and tokens that are signed in the future are rejected.
 SKEW_WARNED = 1.0
 SKEW_REFUSED = 5.0
 SERVICES = {"containerd.service": "containerd", "kubelet.service": "kubelet"}
@@ -34,7 +34,7 @@ SERVICES = {"containerd.service": "containerd", "kubelet.service": "kubelet"}
 
 
 def api_servers(cluster: Cluster, access: client.Access) -> Background | None:
-    """Return the level with ``api_masters`` and ``api_endpoint``; None when no address is known."""
+    """Return the level with ``api_masters`` and ``api_endpoint``; None if no address is known."""
     masters = [(node.name, address) for node in cluster.control_plane for address in node.addresses]
     endpoint = [(cluster.endpoint or "endpoint", address) for address in cluster.endpoint_addresses]
     groups = {name: rows for name, rows in (("api_masters", masters), ("api_endpoint", endpoint)) if rows}
@@ -42,40 +42,31 @@ def api_servers(cluster: Cluster, access: client.Access) -> Background | None:
         return None
 
     def collect() -> dict[str, Finding]:
-        answers = _ready({row[1] for rows in groups.values() for row in rows}, access)
-        return {name: check_api(rows, answers) for name, rows in groups.items()}
+        addresses = {address for rows in groups.values() for _name, address in rows}
+        troubles = _api_troubles(sorted(addresses), access)
+        return {name: check_api(rows, troubles) for name, rows in groups.items()}
 
     return Background(groups, collect)
 
 
-def check_api(rows: Sequence[tuple[str, str]], answers: Mapping[str, str]) -> Finding:
-    """Check API servers. ``rows``: name and address; ``answers``: by address why it is not ready, or an empty text."""
-    missing = [f"{name} {address}: {answers[address]}" for name, address in rows if answers[address]]
+def check_api(rows: Sequence[tuple[str, str]], troubles: Mapping[str, str]) -> Finding:
+    """Check API servers. ``rows``: name and address; ``troubles``: why an address is not ready, empty if it is."""
+    missing = [f"{name} {address}: {troubles[address]}" for name, address in rows if troubles[address]]
     return Finding(f"ready at {', '.join(row[1] for row in rows)}", tuple(missing))
 
 
-def _ready(addresses: Iterable[str], access: client.Access) -> dict[str, str]:
-    answers: dict[str, str] = {}
-
-    def ask(address: str) -> None:
+def _api_troubles(addresses: Sequence[str], access: client.Access) -> dict[str, str]:
+    def trouble(address: str) -> str:
         try:
             server = dataclasses.replace(access, server=kubeconfig.server_url(address))
             with client.Api(server, timeout=API_SECONDS) as api:
                 api.text("/readyz")
-            answers[address] = ""
+            return ""
         except client.ApiFailure as error:
-            answers[address] = str(error)
+            return str(error)
 
-    _at_once(ask, addresses)
-    return answers
-
-
-def _at_once(work: Callable[[str], None], items: Iterable[str]) -> None:
-    threads = [threading.Thread(target=work, args=(item,), daemon=True) for item in items]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(addresses)) as pool:
+        return dict(zip(addresses, pool.map(trouble, addresses), strict=True))
 
 
 # --- nodes -----------------------------------------------------------------------------------------------------------
@@ -84,24 +75,29 @@ def _at_once(work: Callable[[str], None], items: Iterable[str]) -> None:
 def nodes(cluster: Cluster, targets: Mapping[str, Target | None]) -> Background:
     """Return the level with ``ssh`` and the checks of ``CHECKS`` that apply to the cluster.
 
-    ``targets``: how each node is reached, None for one that has no address.
+    ``targets`` has None for a node without an address.
     """
-    source = remote.program(REPORT, "main", {"part": "health", "timeout": int(ASK_SECONDS)})
 
     def collect() -> dict[str, Finding]:
         answers = {name: Answer(name, trouble="has no address") for name in targets}
-        answers |= remote.ask_all([target for target in targets.values() if target], source, ASK_SECONDS)
+        answers |= query_health([target for target in targets.values() if target])
         return findings(cluster, answers, datetime.now(UTC))
 
     return Background(["ssh", *_names(cluster)], collect)
 
 
+def query_health(targets: Iterable[Target]) -> dict[str, Answer]:
+    """Return the health report of each node: services, certificates, etcd, clock."""
+    source = remote.program(REPORT, "main", {"part": "health", "timeout": int(QUERY_SECONDS)})
+    return remote.ask_all(targets, source, QUERY_SECONDS)
+
+
 def findings(cluster: Cluster, answers: Mapping[str, Answer], now: datetime) -> dict[str, Finding]:
-    """Return what the answers of all nodes mean, by check. A node that did not answer is missing from ``ssh`` alone,
-    unless no other node answers.
+    """Return the findings for the nodes' answers, by check. A node that did not answer fails only the check ``ssh``,
+    unless no node answered.
     """
-    silent = [f"{name}: {answer.trouble}" for name, answer in answers.items() if answer.trouble]
-    ssh = Finding(f"{len(answers)} of {len(answers)} nodes answer", tuple(silent))
+    troubles = [f"{name}: {answer.trouble}" for name, answer in answers.items() if answer.trouble]
+    ssh = Finding(f"{len(answers)} of {len(answers)} nodes answer", tuple(troubles))
     reports = {name: answer for name, answer in answers.items() if not answer.trouble}
     if not reports:
         return {"ssh": ssh} | dict.fromkeys(_names(cluster), Finding("", ("no node answers",)))
@@ -109,7 +105,7 @@ def findings(cluster: Cluster, answers: Mapping[str, Answer], now: datetime) -> 
 
 
 def _names(cluster: Cluster) -> list[str]:
-    """Return the checks that apply: another engine keeps services, certificates and etcd in places of its own."""
+    """Return the checks that apply to the cluster's engine."""
     return ["clocks", *engines.traits(cluster.engine)["validation"]["node_checks"]]
 
 
@@ -119,36 +115,34 @@ def check_services(answers: Mapping[str, Answer]) -> Finding:
     for name, answer in answers.items():
         states = answer.data.get("services") or {}
         missing += [
-            f"{name}: {word} is {states.get(unit, 'not there')}"
-            for unit, word in SERVICES.items()
+            f"{name}: {service} is {states.get(unit, 'not installed')}"
+            for unit, service in SERVICES.items()
             if states.get(unit) != "active"
         ]
     return Finding(f"{' and '.join(SERVICES.values())} active on {len(answers)} nodes", tuple(missing))
 
 
 def check_certificates(answers: Mapping[str, Answer], now: datetime) -> Finding:
-    """Check that no certificate has expired; a warning for those that expire within 30 days."""
+    """Check that no certificate has expired; warn about those that expire within 30 days."""
     expired, soon, nearest = [], [], None
     for name, answer in answers.items():
         for path, text in sorted((answer.data.get("certificates") or {}).items()):
             end = datetime.fromisoformat(text)
             days = (end - now).total_seconds() / 86400
             if days < 0:
-                expired.append(f"{name}: {path} ended {text}")
+                expired.append(f"{name}: {path} expired {text}")
             elif days < WARN_DAYS:
-                soon.append(f"{name}: {path} ends in {days:.0f} days ({text})")
+                soon.append(f"{name}: {path} expires in {days:.0f} days ({text})")
             nearest = end if nearest is None else min(nearest, end)
     if nearest is None:
-        return Finding("", ("no node has a certificate",))
+        return Finding("", ("no certificates on any node",))
     count = sum(len(answer.data.get("certificates") or {}) for answer in answers.values())
-    days_left = (nearest - now).days
-    return Finding(
-        f"{count} certificates, the first ends in {days_left} days", tuple(expired), bool(expired), tuple(soon)
-    )
+    seen = f"{count} certificates, the first expires in {(nearest - now).days} days"
+    return Finding(seen, tuple(expired), bool(expired), tuple(soon))
 
 
 def check_clocks(answers: Mapping[str, Answer]) -> Finding:
-    """Compare the clocks of nodes with each other and with this machine's."""
+    """Check that the clocks of the nodes agree with each other and with this machine's."""
     ahead = {name: answer.ahead for name, answer in answers.items()}
     first, last = min(ahead, key=lambda name: ahead[name]), max(ahead, key=lambda name: ahead[name])
     spread = ahead[last] - ahead[first]
@@ -157,54 +151,47 @@ def check_clocks(answers: Mapping[str, Answer]) -> Finding:
     if spread > SKEW_WARNED:
         texts.append(f"{last} is {spread:.1f} s ahead of {first}")
     if abs(ahead[furthest]) > max(SKEW_WARNED, answers[furthest].doubt):
-        texts.append(f"{furthest} is {abs(ahead[furthest]):.1f} s {_side(ahead[furthest])} this machine")
+        side = "ahead of" if ahead[furthest] > 0 else "behind"
+        texts.append(f"{furthest} is {abs(ahead[furthest]):.1f} s {side} this machine")
     refused = max(spread, abs(ahead[furthest]) - answers[furthest].doubt) > SKEW_REFUSED
     seen = f"within {max(spread, 0.0):.2f} s of each other" if len(ahead) > 1 else "one node"
     return Finding(seen, tuple(texts) if refused else (), warnings=() if refused else tuple(texts))
 
 
-def _side(ahead: float) -> str:
-    return "ahead of" if ahead > 0 else "behind"
-
-
 def check_etcd_members(cluster: Cluster, answers: Mapping[str, Answer]) -> Finding:
-    """Check that each control plane node that answers sees the control plane nodes as members, started, voting."""
-    wanted = {node.name: node for node in cluster.control_plane}
+    """Check that etcd's members, as each control plane node sees them, are the control plane nodes, started, voting."""
+    expected = [node.name for node in cluster.control_plane]
     missing: list[str] = []
     views: dict[str, list[str]] = {}
     for name, answer in answers.items():
         etcd = answer.data.get("etcd") or {}
         if not etcd.get("members"):
-            missing.append(f"{name}: {etcd.get('trouble') or 'there is no etcd'}")
+            missing.append(f"{name}: {etcd.get('trouble') or 'etcd is not installed'}")
             continue
-        for text in _wrong_members(wanted, etcd["members"]):
+        for text in _member_problems(expected, etcd["members"]):
             views.setdefault(text, []).append(name)
     missing += [f"{text} (seen by {', '.join(names)})" for text, names in views.items()]
     if not answers:
         missing.append("no control plane node answers")
-    return Finding(f"{len(wanted)} of {len(wanted)} members started", tuple(missing))
+    return Finding(f"{len(expected)} of {len(expected)} members started", tuple(missing))
 
 
-def _wrong_members(wanted: Mapping[str, NodeSpec], members: Sequence[Mapping[str, object]]) -> list[str]:
-    present = {str(member.get("name") or ""): member for member in members}
-    wrong = [f"{name} is no member" for name in wanted if name not in present]
-    for name, member in present.items():
-        shown = name or f"member {' '.join(str(peer) for peer in _list(member.get('peers')))}"
-        if name not in wanted:
-            wrong.append(f"{shown} is of no control plane node")
+def _member_problems(expected: Sequence[str], members: Sequence[Mapping[str, Any]]) -> list[str]:
+    actual = {str(member.get("name") or ""): member for member in members}
+    texts = [f"{name} is not a member" for name in expected if name not in actual]
+    for name, member in actual.items():
+        shown = name or f"member {' '.join(member.get('peers') or [])}"
+        if name not in expected:
+            texts.append(f"{shown} is not a control plane node")
         elif not member.get("started"):
-            wrong.append(f"{shown} has not started")
+            texts.append(f"{shown} has not started")
         if member.get("learner"):
-            wrong.append(f"{shown} is a learner without a vote")
-    return wrong
-
-
-def _list(value: object) -> list[object]:
-    return list(value) if isinstance(value, list) else []
+            texts.append(f"{shown} is a learner without a vote")
+    return texts
 
 
 def check_etcd_health(answers: Mapping[str, Answer]) -> Finding:
-    """Check that the member of each control plane node that answers can commit and raises no alarm."""
+    """Check that the etcd member of each control plane node that answers can commit and raises no alarm."""
     missing = [
         f"{name}: {(answer.data.get('etcd') or {}).get('trouble') or 'not healthy'}"
         for name, answer in answers.items()
@@ -215,15 +202,15 @@ def check_etcd_health(answers: Mapping[str, Answer]) -> Finding:
     return Finding(f"{len(answers)} of {len(answers)} healthy", tuple(missing))
 
 
-def _of_masters(cluster: Cluster, reports: Mapping[str, Answer]) -> dict[str, Answer]:
+def _control_plane(cluster: Cluster, reports: Mapping[str, Answer]) -> dict[str, Answer]:
     return {node.name: reports[node.name] for node in cluster.control_plane if node.name in reports}
 
 
-# By name, of the answers of nodes that did answer.
+# The checks by name; each gets the answers of the nodes that did answer.
 CHECKS: dict[str, Callable[[Cluster, Mapping[str, Answer], datetime], Finding]] = {
     "clocks": lambda cluster, reports, now: check_clocks(reports),
     "services": lambda cluster, reports, now: check_services(reports),
     "certificates": lambda cluster, reports, now: check_certificates(reports, now),
-    "etcd_members": lambda cluster, reports, now: check_etcd_members(cluster, _of_masters(cluster, reports)),
-    "etcd_health": lambda cluster, reports, now: check_etcd_health(_of_masters(cluster, reports)),
+    "etcd_members": lambda cluster, reports, now: check_etcd_members(cluster, _control_plane(cluster, reports)),
+    "etcd_health": lambda cluster, reports, now: check_etcd_health(_control_plane(cluster, reports)),
 }

@@ -1,7 +1,7 @@
-"""Real pods that try what applications need: DNS, other pods, Services, the API. One pod per node, all at once.
+"""Check with real pods what applications need: DNS, other pods, Services, the API. One pod per node, in parallel.
 
-The pods find out by themselves and print lines (``roles/validate/files/probe.sh``); this creates them, reads their logs
-and removes them.
+The pods run ``roles/validate/files/probe.sh``, which prints one line per result; this module creates them, reads their
+logs and removes them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import secrets
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, by_node
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.pods import warnings
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.readiness import warnings
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import probe_pods, probe_results
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Finding, Level, problems
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_pods import LABEL, NAMESPACE, SERVICE, Plan
@@ -19,7 +19,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_result
 
 
 class Probes(Level):
-    """The checks of probe pods: ``look`` takes the next step that is possible and returns how far it is."""
+    """The checks of probe pods. ``look`` takes the next possible step and returns the current findings."""
 
     def __init__(self, cluster: Cluster, image: str, limit: float, domain: str = "cluster.local") -> None:
         self._cluster = cluster
@@ -41,14 +41,14 @@ class Probes(Level):
         try:
             self._step(api)
         except client.ApiError as error:
-            # 422: the API will never accept this object, such as a Service of a family that the cluster does not have.
+            # 422: the API will never accept this object, such as a Service of a family that the cluster lacks.
             trouble, hopeless = str(error), error.status == 422
         except client.ApiUnreachable as error:
             trouble = f"the API does not answer: {error}"
         plan = self._plan
         if plan is None or SERVICE not in self._addresses:
             is_alone = len(self._cluster.nodes) - len(self._cordoned) < 2
-            text = trouble or "not made yet"
+            text = trouble or "not created yet"
             names = probe_results.check_names(self._cluster.families, is_alone)
             return {name: Finding(text, (text,), hopeless) for name in names}
         pods = probe_results.check_pods(self._states, self._cordoned)
@@ -59,7 +59,7 @@ class Probes(Level):
             "pod_families": probe_results.check_families(self._states, self._cluster.families),
             **{
                 name: probe_results.check_results(results, plan, self._states)
-                for name, results in probe_results.wanted_results(plan, self._addresses).items()
+                for name, results in probe_results.expected_results(plan, self._addresses).items()
             },
         }
 
@@ -68,11 +68,11 @@ class Probes(Level):
 
     @property
     def namespace(self) -> str:
-        """The namespace of the pods; empty until it is created."""
+        """The namespace of the pods; empty until it exists."""
         return self._name if self._plan is not None else ""
 
     def remove(self, api: client.Api) -> None:
-        """Remove the namespace, without waiting for its end."""
+        """Remove the namespace without waiting."""
         if self._has_namespace:
             api.delete(f"/api/v1/namespaces/{self._name}")
 
@@ -86,7 +86,7 @@ class Probes(Level):
         base = f"/api/v1/namespaces/{plan.namespace}/pods"
         for node, state in self._states.items():
             if node not in self._created:
-                # Refused (403) until the controller manager has created the service account of the namespace.
+                # Rejected (403) until the controller manager has created the namespace's service account.
                 create(api, base, probe_pods.pod(plan, node, self._script, self._addresses))
                 self._created.add(node)
                 state.trouble = "is new"
@@ -98,20 +98,20 @@ class Probes(Level):
             if state.has_log:
                 try:
                     log = api.text(f"{base}/{plan.pod(node)}/log")
-                    state.lines, state.ended = probe_results.parse_log(log)
+                    state.results, state.ended = probe_results.parse_log(log)
                 except client.ApiError as error:
                     state.trouble = f"its log cannot be read: {error}"
 
     def _begin(self, api: client.Api) -> Plan:
-        """Remove what a killed run left, create the namespace, choose the nodes. The environment's lock keeps others
-        out.
+        """Create the namespace and choose the nodes. Namespaces of killed runs are removed: the environment's lock
+        excludes other runs.
         """
         for leftover in api.get("/api/v1/namespaces", {"labelSelector": LABEL})["items"]:
             if leftover["metadata"]["name"] != self._name:
                 api.delete(f"/api/v1/namespaces/{leftover['metadata']['name']}")
         nodes = by_node(api.get("/api/v1/nodes")["items"], self._cluster)
-        wanted = [node.name for node in self._cluster.nodes]
-        self._cordoned = [name for name in wanted if nodes.get(name, {}).get("spec", {}).get("unschedulable")]
+        names = [node.name for node in self._cluster.nodes]
+        self._cordoned = [name for name in names if nodes.get(name, {}).get("spec", {}).get("unschedulable")]
         kubernetes = api.get("/api/v1/namespaces/default/services/kubernetes")
         self._addresses["kubernetes"] = kubernetes["spec"]["clusterIPs"]
         self._has_namespace = True
@@ -122,7 +122,7 @@ class Probes(Level):
             limit=self._limit,
             domain=self._domain,
             families=self._cluster.families,
-            nodes=tuple(name for name in wanted if name not in self._cordoned),
+            nodes=tuple(name for name in names if name not in self._cordoned),
             registered={name: node["metadata"]["name"] for name, node in nodes.items()},
         )
         self._states = {node: ProbeState() for node in self._plan.nodes}
@@ -130,7 +130,7 @@ class Probes(Level):
 
 
 def create(api: client.Api, path: str, body: Json) -> Json:
-    """POST an object and return it; one that exists already (an answer was lost) is as good."""
+    """Create an object and return it; if it exists, because an answer was lost, return that one."""
     try:
         return api.create(path, body)
     except client.ApiError as error:

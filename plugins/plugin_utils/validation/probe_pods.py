@@ -1,4 +1,4 @@
-"""The objects of probe pods: what is created in the cluster."""
+"""The objects of the probe pods."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client impor
 
 SCRIPT = paths.COLLECTION / "roles" / "validate" / "files" / "probe.sh"
 LABEL = "devenv.lab/validate"
-# Begins the name of the namespace of each validation.
+# Prefix of the namespace of each validation.
 NAMESPACE = "devenv-validate-"
 SERVICE = "probe"
 PORT = 8080
-# Pods of a large cluster try only so many others each: the next ones in the order of nodes.
+# In a large cluster, each pod tries only this many others: the next ones in the order of the nodes.
 NEIGHBOURS = 8
 FAMILIES = {"ipv4": "IPv4", "ipv6": "IPv6"}
 TYPES = {"ipv4": "a", "ipv6": "aaaa"}
@@ -28,8 +28,8 @@ def family_of(address: str) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is tried: pods by node, and for each pod the pods that it must reach. ``registered``: the names of Node
-    objects, where they are not those of the nodes.
+    """The probe pods of a validation, one per node. ``registered``: names of Node objects that differ from the nodes'
+    names.
     """
 
     namespace: str
@@ -41,18 +41,18 @@ class Plan:
     registered: Mapping[str, str] = field(default_factory=dict)
 
     def pod(self, node: str) -> str:
-        """Return the name of the probe pod of ``node``: also its host name, so at most 63 characters, without dots."""
+        """Return the name of the probe pod of ``node``. It is also the host name: at most 63 characters, no dots."""
         safe = re.sub(r"[^a-z0-9-]", "-", node)
         return f"probe-{self.nodes.index(node)}-{safe}"[:63].rstrip("-")
 
     def peers(self, node: str) -> list[str]:
         """Return the nodes whose pods the pod of ``node`` must reach."""
-        place = self.nodes.index(node)
-        return list((self.nodes[place + 1 :] + self.nodes[:place])[:NEIGHBOURS])
+        index = self.nodes.index(node)
+        return list((self.nodes[index + 1 :] + self.nodes[:index])[:NEIGHBOURS])
 
 
 def preparation(plan: Plan) -> list[tuple[str, Json]]:
-    """Return path and body of what the pods need first: read access to pods of their namespace, the Service."""
+    """Return path and body of the objects that the pods need: read access to pods of their namespace, the Service."""
     rbac = "rbac.authorization.k8s.io"
     account = {"kind": "ServiceAccount", "name": "default", "namespace": plan.namespace}
     role_ref = {"apiGroup": rbac, "kind": "Role", "name": SERVICE}
@@ -72,7 +72,7 @@ def preparation(plan: Plan) -> list[tuple[str, Json]]:
 
 
 def pod(plan: Plan, node: str, script: str, addresses: Mapping[str, list[str]]) -> Json:
-    """Return the probe pod of ``node``. ``addresses``: those of the Services ``kubernetes`` and ``probe``."""
+    """Return the probe pod of ``node``. ``addresses`` are those of the Services ``kubernetes`` and ``probe``."""
     names = {
         "kubernetes": f"kubernetes.default.svc.{plan.domain}",
         SERVICE: f"{SERVICE}.{plan.namespace}.svc.{plan.domain}",
@@ -96,9 +96,9 @@ def pod(plan: Plan, node: str, script: str, addresses: Mapping[str, list[str]]) 
         "metadata": {"name": plan.pod(node), "labels": {LABEL: "probe"}},
         "spec": spec(
             [probe],
-            # If the controller is killed, the pods end by themselves.
+            # If the controller is killed, the pods end on their own.
             plan.limit + 60,
-            # By affinity and not by nodeName, so that the scheduler has its part in the proof.
+            # By affinity and not by nodeName, so that the scheduler is tested as well.
             affinity={
                 "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [on_node]}}
             },
@@ -108,7 +108,7 @@ def pod(plan: Plan, node: str, script: str, addresses: Mapping[str, list[str]]) 
 
 
 def spec(containers: list[Json], limit: int, **more: Any) -> Json:
-    """Return the spec of a pod that runs once, for at most ``limit`` seconds, without any privilege."""
+    """Return the spec of an unprivileged pod that runs once, for at most ``limit`` seconds."""
     return {
         "containers": containers,
         "restartPolicy": "Never",
@@ -121,7 +121,7 @@ def spec(containers: list[Json], limit: int, **more: Any) -> Json:
 
 
 def container(name: str, image: str, script: str, **more: Any) -> Json:
-    """Return a container that runs a shell script with the image that the node has."""
+    """Return a container that runs a shell script in an image that the node already has."""
     return {
         "name": name,
         "image": image,

@@ -1,4 +1,4 @@
-"""Checks of the profile: commands on the controller, with the environment's KUBECONFIG and binaries."""
+"""The profile's own checks: commands on the controller, with the environment's KUBECONFIG and binaries."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.redact import reda
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Background, Finding
 
-# Distinguishes them from devenv's own, whatever they are called.
+# Distinguishes them from the built-in checks.
 PREFIX = "profile."
 _SHOWN = 300
 
 
 def levels(cluster: Cluster, environment: str) -> list[Background]:
-    """Return one level per check: none waits for another."""
-    variables = environment_of(cluster, environment)
+    """Return one level per check, so that they run in parallel."""
+    variables = _environment(cluster, environment)
     return [_level(check, variables) for check in cluster.checks]
 
 
-def environment_of(cluster: Cluster, environment: str) -> dict[str, str]:
+def _environment(cluster: Cluster, environment: str) -> dict[str, str]:
     """Return KUBECONFIG of the cluster, DEVENV_NAME, and PATH with the bundle's kubectl and helm in front."""
     variables = {"KUBECONFIG": str(cluster.kubeconfig), "DEVENV_NAME": environment}
     try:
@@ -43,31 +43,30 @@ def _level(check: Mapping[str, Any], variables: Mapping[str, str]) -> Background
 
     def collect() -> dict[str, Finding]:
         nonlocal began
-        # From the first try on: on a busy machine that may be late.
+        # The timeout begins with the first attempt, which may be late on a busy machine.
         began = began or time.monotonic()
         return {name: run(check, variables, began + float(check["timeout"]) - time.monotonic())}
 
     return Background([name], collect)
 
 
-def run(check: Mapping[str, Any], variables: Mapping[str, str], left: float) -> Finding:
-    """Run the command once, for at most ``left`` seconds; when no time is left for another try, waiting ends."""
+def run(check: Mapping[str, Any], variables: Mapping[str, str], remaining: float) -> Finding:
+    """Run the command once, for at most ``remaining`` seconds; hopeless if no time remains for another attempt."""
     argv = [str(word) for word in check["command"]]
     began = time.monotonic()
     try:
-        done = program.run(argv, env=variables, timeout=max(left, 0.1), check=False)
+        result = program.run(argv, env=variables, timeout=max(remaining, 0.1), check=False)
     except program.ProgramFailed:
         return Finding("", (f"{argv[0]} did not end within {check['timeout']} s",), hopeless=True)
     except OSError as error:
         return Finding("", (f"{argv[0]} cannot be run: {error.strerror}",), hopeless=True)
-    words = _last_words(done.stdout) or _last_words(done.stderr)
-    if done.code == 0:
-        return Finding(words or "ended with 0")
-    words = _last_words(done.stderr) or _last_words(done.stdout)
-    is_over = left - (time.monotonic() - began) <= 0
-    return Finding("", (f"{argv[0]} ended with {done.code}" + (f": {words}" if words else ""),), hopeless=is_over)
+    if result.code == 0:
+        return Finding(_last_line(result.stdout) or _last_line(result.stderr) or "ended with 0")
+    line = _last_line(result.stderr) or _last_line(result.stdout)
+    is_over = remaining <= time.monotonic() - began
+    return Finding("", (f"{argv[0]} ended with {result.code}" + (f": {line}" if line else ""),), hopeless=is_over)
 
 
-def _last_words(text: str) -> str:
+def _last_line(text: str) -> str:
     lines = [line.strip() for line in redact(text).splitlines() if line.strip()]
     return lines[-1][-_SHOWN:] if lines else ""

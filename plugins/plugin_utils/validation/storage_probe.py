@@ -1,6 +1,6 @@
 """Check that the profile's StorageClass provides volumes: a claim is bound, one container writes, another one reads.
 
-The claim and the pod are in the namespace of the probe pods, and are removed with it.
+The claim and the pod are in the namespace of the probe pods and are removed with it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import secrets
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.pods import not_ready
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.readiness import not_ready
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Finding, Level, guarded
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes import Probes, create
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_pods import container, spec
@@ -18,7 +18,7 @@ NAME = "storage"
 
 
 def claim(storage_class: str) -> Json:
-    """Return a PersistentVolumeClaim of the class."""
+    """Return a PersistentVolumeClaim for the StorageClass."""
     return {
         "metadata": {"name": NAME},
         "spec": {
@@ -30,8 +30,7 @@ def claim(storage_class: str) -> Json:
 
 
 def pod(image: str, word: str) -> Json:
-    """Return a pod whose first container writes ``word`` to the volume, and whose second reads it."""
-
+    """Return a pod whose first container writes ``word`` to the volume and whose second container reads it."""
     mounts = [{"name": NAME, "mountPath": "/data"}]
     write = container("write", image, f"echo {word} > /data/probe && sync", volumeMounts=mounts)
     read = container("read", image, f"grep -q -x {word} /data/probe", volumeMounts=mounts)
@@ -40,7 +39,7 @@ def pod(image: str, word: str) -> Json:
 
 
 class Storage(Level):
-    """The level with the check ``storage``; begins when the probes' namespace exists."""
+    """The level with the check ``storage``; it starts when the probes' namespace exists."""
 
     def __init__(self, probes: Probes, image: str, storage_class: str) -> None:
         self._probes = probes
@@ -50,9 +49,9 @@ class Storage(Level):
         self._done = False
 
     def look(self, api: client.Api) -> dict[str, Finding]:
-        return {"storage": guarded(lambda: self._look(api))}
+        return {"storage": guarded(lambda: self._check(api))}
 
-    def _look(self, api: client.Api) -> Finding:
+    def _check(self, api: client.Api) -> Finding:
         if not self._probes.namespace:
             return Finding("", ("not tried yet",))
         base = f"/api/v1/namespaces/{self._probes.namespace}"

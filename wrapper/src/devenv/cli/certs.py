@@ -29,7 +29,7 @@ def list_(name: given.Name = None, as_json: given.Json = False, form: given.Form
 
     chosen = names.existing(name)
     with names.translated():
-        found = [asdict(row) for row in certificates.ask(access.hosts(chosen))]
+        found = [asdict(row) for row in certificates.query(access.hosts(chosen))]
     output.document(given.form(as_json, form), found, _text)
 
 

@@ -133,7 +133,7 @@ def _api_nodes(kubeconfig: Path, containers: Mapping[str, str]) -> tuple[str, di
 
     if kubeconfig.exists() and containers and "running" not in containers.values():
         return "no node runs", {}
-    return readiness.ask(kubeconfig, _API_PATIENCE)
+    return readiness.nodes(kubeconfig, _API_PATIENCE)
 
 
 def nodes(name: str) -> list[dict[str, Any]]:
