@@ -15,7 +15,6 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import (
     begin,
     catalogue,
     deliver,
-    pki,
     record,
     save,
     wait,
@@ -91,7 +90,7 @@ class ActionModule(Action, ActionBase):
             return {"changed": True}
         hostvars = variables["hostvars"]
         new_clusters = [
-            pki.NewCluster(
+            deliver.NewCluster(
                 cluster.name,
                 [EtcdMember(node.name, node.addresses[0]) for node in cluster.control_plane],
                 cluster.version,

@@ -138,13 +138,13 @@ def _stored(folder: Path, overrides: dict[str, Any]) -> Inventory | None:
 
 def _saved(snapshot: str, folder: Path, overrides: dict[str, Any]) -> Profile | None:
     """The profile that an environment gets with a snapshot; None when there is none of that name."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue, compare
+    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import begin, catalogue
 
     home = folder.parent.parent
     if snapshot not in catalogue.names(home):
         # One that is to be saved has no profile to give: the play says what is missing.
         return None
-    return compare.profile_of(catalogue.read(home, snapshot), overrides)
+    return begin.profile_of(catalogue.read(home, snapshot), overrides)
 
 
 def _built(resolved: Profile, network: NetworkPlan | None, folder: Path) -> Inventory:

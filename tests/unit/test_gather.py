@@ -196,7 +196,7 @@ def test_paths_of_members_stay_inside_the_archive(path: str, kept: str) -> None:
     assert gather.safe(path) == kept
 
 
-# --- clusters ----------------------------------------------------------------------------------------------------
+# --- clusters --------------------------------------------------------------------------------------------------------
 
 
 def encoded(text: str) -> str:
@@ -317,7 +317,7 @@ def test_failed_requests_are_listed_and_the_rest_is_collected(monkeypatch: pytes
     ]
 
 
-# --- nodes -------------------------------------------------------------------------------------------------------
+# --- nodes -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_cut_text_begins_with_a_whole_line() -> None:

@@ -161,7 +161,7 @@ def test_each_api_server_must_be_ready() -> None:
     assert node_checks.check_api(rows, dict.fromkeys(("10.0.0.10", "10.0.0.11"), "")).ok
 
 
-# --- the program on nodes ---------------------------------------------------------------------------------------------
+# --- the program on nodes --------------------------------------------------------------------------------------------
 
 
 def local_target(script: str) -> Target:

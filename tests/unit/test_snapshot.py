@@ -1,4 +1,4 @@
-"""Snapshots on disk: the catalogue, what keeps a profile from a snapshot, how an environment begins from one."""
+"""Snapshots on disk: the catalogue, comparison with a profile, the begin of an environment from a snapshot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import begin, catalogue, compare, record, transfer
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import begin, catalogue, record, transfer
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Target
 
 
@@ -41,10 +41,11 @@ def resolved(**changes: Any) -> dict[str, Any]:
         ({"nodes": [{**node, "cluster": "two"} for node in resolved()["nodes"]]}, ["master-0", "worker-0"]),
     ],
 )
-def test_what_keeps_a_profile_from_a_snapshot(changes: dict[str, Any], words: list[str]) -> None:
-    found = " | ".join(compare.differences(resolved(), resolved(**changes)))
-    assert bool(found) == bool(words)
-    assert all(word in found for word in words)
+def test_differences_between_a_profile_and_a_snapshot(changes: dict[str, Any], words: list[str]) -> None:
+    profiles: list[Any] = [resolved(), resolved(**changes)]
+    text = " | ".join(begin.differences(*profiles))
+    assert bool(text) == bool(words)
+    assert all(word in text for word in words)
 
 
 def saved(home: Path, name: str, **changes: Any) -> Path:
@@ -67,14 +68,14 @@ def saved(home: Path, name: str, **changes: Any) -> Path:
     return folder
 
 
-def refused(home: Path, folder: Path, wanted: str, profile: dict[str, Any] | None = None) -> str:
+def refusal(home: Path, folder: Path, requested: str, profile: dict[str, Any] | None = None) -> str:
     with pytest.raises(DevenvError) as caught:
-        begin.begin(home, folder, wanted, profile or resolved())
-    assert record.read(folder) is None or wanted == "other"
+        begin.begin(home, folder, requested, profile or resolved())
+    assert record.read(folder) is None or requested == "other"
     return caught.value.reason.id
 
 
-def test_listing_says_what_is_whole(tmp_path: Path) -> None:
+def test_the_list_marks_broken_snapshots(tmp_path: Path) -> None:
     saved(tmp_path, "good")
     (saved(tmp_path, "cut") / "etcd-main.db").write_bytes(b"d")
     (saved(tmp_path, "mad") / catalogue.MANIFEST).write_text("{")
@@ -84,7 +85,7 @@ def test_listing_says_what_is_whole(tmp_path: Path) -> None:
     assert catalogue.rows(tmp_path / "nowhere") == []
 
 
-def test_an_unknown_name_names_the_nearest(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_name_suggests_the_nearest(tmp_path: Path) -> None:
     saved(tmp_path, "with-data")
     with pytest.raises(DevenvError) as caught:
         catalogue.read(tmp_path, "with-dat")
@@ -93,41 +94,41 @@ def test_an_unknown_name_names_the_nearest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "A", "-a", "a" * 50])
-def test_names_that_are_none(tmp_path: Path, name: str) -> None:
-    for ask in (catalogue.read, catalogue.remove, catalogue.check_new):
+def test_invalid_names_are_rejected(tmp_path: Path, name: str) -> None:
+    for function in (catalogue.read, catalogue.remove, catalogue.check_new):
         with pytest.raises(DevenvError) as caught:
-            ask(tmp_path, name)
+            function(tmp_path, name)
         assert caught.value.reason.id == "snapshot_name"
 
 
-def test_beginning_finds_all_that_is_wrong_before_anything_is_noted(tmp_path: Path) -> None:
+def test_begin_checks_everything_before_it_writes_a_record(tmp_path: Path) -> None:
     home, folder = tmp_path, tmp_path / "environments" / "new"
     folder.mkdir(parents=True)
     saved(home, "good")
-    assert refused(home, folder, "god") == "snapshot_unknown"
-    assert refused(home, folder, "good", resolved(topology="ha")) == "snapshot_differs"
-    (saved(home, "changed") / "etcd-main.db").write_bytes(b"atad")  # as long as before
-    assert refused(home, folder, "changed") == "snapshot_broken"
+    assert refusal(home, folder, "god") == "snapshot_unknown"
+    assert refusal(home, folder, "good", resolved(topology="ha")) == "snapshot_differs"
+    (saved(home, "changed") / "etcd-main.db").write_bytes(b"atad")  # of the same length
+    assert refusal(home, folder, "changed") == "snapshot_broken"
     saved(home, "huge", files={"etcd-main.db": {**transfer.describe(home / "snapshots/good/etcd-main.db")}})
     assert begin.begin(home, folder, "good", resolved(), check=True) == "good"
     assert record.read(folder) is None
 
 
-def test_a_snapshot_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_a_snapshot_that_does_not_fit_is_refusal(tmp_path: Path) -> None:
     with pytest.raises(DevenvError) as caught:
         begin.need_space(tmp_path / "not" / "there", 1 << 60)
     assert caught.value.reason.id == "snapshot_disk"
     begin.need_space(tmp_path, 0)
 
 
-def test_an_environment_that_is_there_cannot_start_from_one(tmp_path: Path) -> None:
+def test_an_existing_environment_cannot_start_from_a_snapshot(tmp_path: Path) -> None:
     folder = tmp_path / "environments" / "old"
     files.write(folder / "network.yml", "subnets: {}\n")
     saved(tmp_path, "good")
-    assert refused(tmp_path, folder, "good") == "snapshot_environment"
+    assert refusal(tmp_path, folder, "good") == "snapshot_environment"
 
 
-def test_what_was_begun_goes_on_until_it_is_finished(tmp_path: Path) -> None:
+def test_begin_continues_until_the_environment_is_complete(tmp_path: Path) -> None:
     folder = tmp_path / "environments" / "new"
     saved(tmp_path, "good")
     saved(tmp_path, "other")
@@ -135,7 +136,7 @@ def test_what_was_begun_goes_on_until_it_is_finished(tmp_path: Path) -> None:
     assert begin.begin(tmp_path, folder, "good", resolved()) == "good"
     files.write(folder / "network.yml", "subnets: {}\n")
     assert begin.begin(tmp_path, folder, "", resolved()) == "good"
-    assert refused(tmp_path, folder, "other") == "snapshot_environment"
+    assert refusal(tmp_path, folder, "other") == "snapshot_environment"
     with pytest.raises(DevenvError) as caught:
         catalogue.remove(tmp_path, "good")
     assert caught.value.reason.id == "snapshot_in_use"
@@ -154,7 +155,7 @@ def test_a_broken_snapshot_can_be_removed(tmp_path: Path) -> None:
     assert catalogue.names(tmp_path) == []
 
 
-def test_several_nodes_ask_for_their_addresses_again(tmp_path: Path) -> None:
+def test_several_nodes_request_their_saved_addresses(tmp_path: Path) -> None:
     saved(tmp_path, "good")
     folder = tmp_path / "environments" / "new"
     assert begin.seed_network(catalogue.read(tmp_path, "good"), folder)
@@ -162,21 +163,21 @@ def test_several_nodes_ask_for_their_addresses_again(tmp_path: Path) -> None:
     assert not begin.seed_network(catalogue.read(tmp_path, "good"), folder)
 
 
-def test_one_node_gets_a_new_address(tmp_path: Path) -> None:
+def test_a_single_node_gets_a_new_address(tmp_path: Path) -> None:
     saved(tmp_path, "one", nodes={"master-0": {}})
     assert not begin.seed_network(catalogue.read(tmp_path, "one"), tmp_path / "environments" / "new")
 
 
-def test_what_is_fetched_is_private_and_whole(tmp_path: Path) -> None:
+def test_a_fetched_file_is_private_and_complete(tmp_path: Path) -> None:
     target = Target("here", ("bash", "-c"))
-    told = transfer.fetch(target, "printf 'some data'", tmp_path / "x")
-    assert told == transfer.describe(tmp_path / "x")
+    entry = transfer.fetch(target, "printf 'some data'", tmp_path / "x")
+    assert entry == transfer.describe(tmp_path / "x")
     assert (tmp_path / "x").read_text() == "some data"
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("script", ["printf half; exit 3", "false | cat", "kill -9 $$"])
-def test_a_program_that_fails_on_the_node_is_noticed(tmp_path: Path, script: str) -> None:
+def test_a_failing_script_on_the_node_is_an_error(tmp_path: Path, script: str) -> None:
     with pytest.raises(DevenvError) as caught:
         transfer.fetch(Target("here", ("bash", "-c")), script, tmp_path / "x")
     assert caught.value.reason.id == "snapshot_failed"

@@ -1,4 +1,4 @@
-"""Snapshots: which folders of a node are data of apps, who writes there, what is saved of them."""
+"""Snapshots: folders of a node with data of apps, the containers that write to them, and saving them."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ NODES = ["master-0", "worker-0"]
         ([], [volume("a", "/srv/a")], {"master-0": ["/srv/a"], "worker-0": ["/srv/a"]}),
         ([], [volume("a", "/srv/a", ["worker-0"], "local")], {"master-0": [], "worker-0": ["/srv/a"]}),
         ([running("p", "worker-0", host("/data/x/"))], [], {"master-0": [], "worker-0": ["/data/x"]}),
-        # One inside another, and one that only begins alike.
+        # A folder inside another one, and one whose name only begins alike.
         (
             [running("p", "master-0", host("/data/x/y"), host("/data/x"), host("/data/xy"))],
             [],
             {"master-0": ["/data/x", "/data/xy"], "worker-0": []},
         ),
-        # Volumes of our StorageClass lie among our own files, which are none of theirs.
+        # Volumes of the StorageClass are next to files of devenv, which are not data.
         (
             [running("p", "master-0", host("/var/lib/devenv"), host("/var/lib/devenv/volumes-not"))],
             [volume("a", "/var/lib/devenv/volumes/pvc-1_shop_data", ["worker-0"])],
@@ -67,17 +67,17 @@ NODES = ["master-0", "worker-0"]
         ),
     ],
 )
-def test_folders_of_data(pods: list[Any], volumes: list[Any], expected: dict[str, list[str]]) -> None:
+def test_folders_with_data_of_apps(pods: list[Any], volumes: list[Any], expected: dict[str, list[str]]) -> None:
     assert contents.data_paths(ClusterContents(pods, volumes, []), NODES) == expected
 
 
-def test_what_is_on_its_way_out_is_no_data() -> None:
+def test_objects_that_are_about_to_be_removed_are_left_out() -> None:
     def claimed(name: str, namespace: str, phase: str, policy: str = "Delete") -> dict[str, Any]:
-        one = volume(name, f"/srv/{name}")
-        one["spec"] |= {
+        item = volume(name, f"/srv/{name}")
+        item["spec"] |= {
             "claimRef": {"namespace": namespace, "name": "x"}, "persistentVolumeReclaimPolicy": policy
         }  # fmt: skip
-        return one | {"status": {"phase": phase}}
+        return item | {"status": {"phase": phase}}
 
     volumes = [
         claimed("kept", "shop", "Bound"),
@@ -89,29 +89,29 @@ def test_what_is_on_its_way_out_is_no_data() -> None:
     pods = [running("p", "master-0", host("/srv/p")), running("q", "master-0", namespace="devenv-validate-0cd33c")]
     claims = [{"metadata": {"name": "x", "namespace": name}} for name in ("shop", "devenv-validate-0cd33c")]
     lasting = contents.lasting(pods, volumes, claims)
-    assert [one["metadata"]["name"] for one in lasting.volumes] == ["kept", "of-a-kept-one", "of-nobody"]
-    assert [one["metadata"]["name"] for one in lasting.pods] == ["p"]
-    assert [one["metadata"]["namespace"] for one in lasting.claims] == ["shop"]
+    assert [item["metadata"]["name"] for item in lasting.volumes] == ["kept", "of-a-kept-one", "of-nobody"]
+    assert [item["metadata"]["name"] for item in lasting.pods] == ["p"]
+    assert [item["metadata"]["namespace"] for item in lasting.claims] == ["shop"]
     assert lasting.unready == ["shop/p"]
 
 
-def test_a_folder_that_was_deleted_since_the_look_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "file").write_text("data")
+def test_a_folder_that_was_deleted_since_the_inspection_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "present").mkdir()
+    (tmp_path / "present" / "file").write_text("data")
     source = save.Source("e", {}, {}, [], {"node": Target("node", ("bash", "-c"))})
     for paths, names in (
-        (["there", "gone"], [f"{tmp_path}/there", f"{tmp_path}/there/file"]),
+        (["present", "gone"], [f"{tmp_path}/present", f"{tmp_path}/present/file"]),
         (["gone"], []),
     ):
-        found = {"node": save.NodeContents(paths=[f"{tmp_path}/{name}" for name in paths])}
+        nodes = {"node": save.NodeContents(paths=[f"{tmp_path}/{name}" for name in paths])}
         scratch = tmp_path / f"of-{'-'.join(paths)}"
         scratch.mkdir()
-        save._save_volumes(scratch, source, found, lambda text: None)
+        save._save_volumes(scratch, source, nodes, lambda text: None)
         with tarfile.open(scratch / "volumes-node.tar") as archive:
             assert sorted(f"/{name}" for name in archive.getnames()) == names
 
 
-def test_only_containers_that_may_write_to_the_data_are_frozen() -> None:
+def test_only_containers_that_may_write_to_the_data_are_paused() -> None:
     claim = {"metadata": {"name": "data", "namespace": "shop"}, "spec": {"volumeName": "a"}}
     pods = [
         running("by-claim", "worker-0", {"persistentVolumeClaim": {"claimName": "data"}}),
@@ -121,23 +121,23 @@ def test_only_containers_that_may_write_to_the_data_are_frozen() -> None:
             "claim-of-another-namespace", "worker-0", {"persistentVolumeClaim": {"claimName": "data"}}, namespace="x"
         ),
     ]
-    held = ClusterContents(pods, [volume("a", "/srv/a", ["worker-0"])], [claim])
-    assert contents.writers(held, {"master-0": [], "worker-0": ["/srv/a"]}) == {
+    cluster = ClusterContents(pods, [volume("a", "/srv/a", ["worker-0"])], [claim])
+    assert contents.writers(cluster, {"master-0": [], "worker-0": ["/srv/a"]}) == {
         "master-0": [],
         "worker-0": ["by-claim", "below"],
     }
 
 
-def test_images_beyond_the_bundle() -> None:
-    own = {"registry.k8s.io/pause:3.10": "sha256:a", "devenv.lab/probe:1": "sha256:b"}
-    there = {
+def test_extra_images_are_those_that_are_not_in_the_bundle() -> None:
+    bundled = {"registry.k8s.io/pause:3.10": "sha256:a", "devenv.lab/probe:1": "sha256:b"}
+    images = {
         "registry.k8s.io/pause:3.10": "sha256:a",
         "devenv.lab/probe:1": "sha256:other",
         "example.test/shop:1": "sha256:c",
         "example.test/shop@sha256:c": "sha256:c",
         "sha256:d": "sha256:d",
     }
-    assert save.extra_images(there, own) == {
+    assert save.extra_images(images, bundled) == {
         "devenv.lab/probe:1": "sha256:other",
         "example.test/shop:1": "sha256:c",
     }

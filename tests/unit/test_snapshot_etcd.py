@@ -1,4 +1,4 @@
-"""Snapshots: objects as they stand in etcd, and what of a saved cluster is left out."""
+"""Snapshots: objects as stored in etcd, and the objects of a saved cluster that are left out."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.stored_object
 
 
 def wrapped(*parts: bytes) -> bytes:
-    """An object in Kubernetes' envelope: type, object, and a field behind it that must survive."""
+    """Return an object in Kubernetes' envelope: type, object, and a later field that must be kept."""
     envelope = delimited(1, delimited(1, b"v1") + delimited(2, b"Kind")) + delimited(2, b"".join(parts))
     return stored.MAGIC + envelope + delimited(4, b"application/vnd.kubernetes.protobuf")
 
 
 def status(value: bytes) -> dict[int, bytes]:
     _envelope, parts = stored.opened(value)
-    found = [field.value for field in parts if field.number == 3]
-    assert len(found) == 1
-    return {one.number: one.value for one in stored.fields(found[0])}
+    (value,) = (field.value for field in parts if field.number == 3)
+    return {field.number: field.value for field in stored.fields(value)}
 
 
 def pod(phase: bytes, metadata: bytes = b"") -> bytes:
@@ -30,7 +29,7 @@ def pod(phase: bytes, metadata: bytes = b"") -> bytes:
 
 
 @pytest.mark.parametrize("phase", [b"Running", b"Pending", b"Unknown"])
-def test_a_pod_that_is_to_run_starts_as_if_it_never_had(phase: bytes) -> None:
+def test_a_pod_is_reset_as_if_it_had_never_run(phase: bytes) -> None:
     changed = stored.fresh_pod(pod(phase))
     assert changed is not None
     assert status(changed) == {1: b"Pending", 9: b"Burstable"}
@@ -40,16 +39,16 @@ def test_a_pod_that_is_to_run_starts_as_if_it_never_had(phase: bytes) -> None:
 
 
 @pytest.mark.parametrize("phase", [b"Succeeded", b"Failed"])
-def test_a_pod_that_has_done_its_work_stays(phase: bytes) -> None:
+def test_a_completed_pod_stays(phase: bytes) -> None:
     assert stored.fresh_pod(pod(phase)) == pod(phase)
 
 
-def test_a_pod_that_mirrors_a_file_of_a_node_goes() -> None:
+def test_the_mirror_of_a_static_pod_is_removed() -> None:
     annotation = delimited(12, delimited(1, b"kubernetes.io/config.mirror") + delimited(2, b"abc"))
     assert stored.fresh_pod(pod(b"Running", annotation)) is None
 
 
-def test_a_node_keeps_its_size_and_nothing_else_of_its_status() -> None:
+def test_a_node_keeps_only_capacity_and_allocatable_of_its_status() -> None:
     state = delimited(1, b"cpu") + delimited(2, b"memory") + delimited(4, b"Ready") + delimited(5, b"10.213.0.10")
     value = wrapped(delimited(1, b"m"), delimited(2, b"podCIDRs"), delimited(3, state))
     changed = stored.fresh_node(value)
@@ -57,7 +56,7 @@ def test_a_node_keeps_its_size_and_nothing_else_of_its_status() -> None:
     assert [field.value for field in stored.opened(changed)[1]][:2] == [b"m", b"podCIDRs"]
 
 
-def test_only_a_service_accounts_token_is_taken_out_of_a_secret() -> None:
+def test_only_the_token_of_a_service_account_is_removed_from_a_secret() -> None:
     token = wrapped(
         delimited(1, b"m"), delimited(2, b"old token"), delimited(3, b"kubernetes.io/service-account-token")
     )
@@ -65,7 +64,7 @@ def test_only_a_service_accounts_token_is_taken_out_of_a_secret() -> None:
     assert changed is not None
     assert b"old token" not in changed
     assert b"kubernetes.io/service-account-token" in changed
-    # The words in its data make no token of a Secret.
+    # The same text in its data does not make it a token.
     other = wrapped(delimited(1, b"m"), delimited(2, b"kubernetes.io/service-account-token"), delimited(3, b"Opaque"))
     assert stored.fresh_secret(other) is None
 
@@ -74,22 +73,22 @@ def test_only_a_service_accounts_token_is_taken_out_of_a_secret() -> None:
     "value",
     [b"", b"{}", b"k8s:enc:aescbc:v1:key1:xyz", b"k8s\x00\x0a\xff", b"k8s\x00\x12", b"k8s\x00", b"k8s\x00\x07"],
 )
-def test_what_is_no_object_is_refused(value: bytes) -> None:
+def test_a_value_that_is_not_an_object_is_rejected(value: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         stored.fresh_pod(value)
 
 
 @pytest.mark.parametrize("length", [0, 1, 127, 128, 300, 70000])
-def test_fields_give_back_what_was_put_together(length: int) -> None:
+def test_fields_are_parsed_without_loss(length: int) -> None:
     message = delimited(3, b"x" * length) + b"\x08\x96\x01" + b"\x11" + b"8" * 8 + b"\x1d" + b"4" * 4
-    found = stored.fields(message)
-    assert [field.number for field in found] == [3, 1, 2, 3]
-    assert found[0].value == b"x" * length
-    assert b"".join(field.raw for field in found) == message
+    fields = stored.fields(message)
+    assert [field.number for field in fields] == [3, 1, 2, 3]
+    assert fields[0].value == b"x" * length
+    assert b"".join(field.raw for field in fields) == message
 
 
 class Stored:
-    """Keys and values in the place of etcd."""
+    """Keys and values in place of an etcd."""
 
     def __init__(self, values: Mapping[str, bytes]) -> None:
         self.values = values
@@ -101,7 +100,7 @@ class Stored:
         return iter([(key, value) for key, value in self.values.items() if key.startswith(prefix)])
 
 
-def test_what_belongs_to_the_old_cluster_goes_and_the_rest_stays() -> None:
+def test_objects_that_only_the_saved_cluster_needs_are_removed() -> None:
     opaque = wrapped(delimited(1, b"m"), delimited(3, b"Opaque"))
     gone = [
         "/registry/leases/kube-system/kube-scheduler",
@@ -132,7 +131,7 @@ def test_what_belongs_to_the_old_cluster_goes_and_the_rest_stays() -> None:
         "/registry/minions/master-0",
         "/registry/endpointslices/shop/by-hand",
         "/registry/statefulsets/shop/shop",
-        # Without them neither the administrator nor kube-proxy may do anything until kubeadm has made them anew.
+        # Without these, the administrator and kube-proxy have no permissions until kubeadm has recreated them.
         "/registry/clusterrolebindings/kubeadm:cluster-admins",
         "/registry/clusterrolebindings/kubeadm:node-proxier",
     ]
@@ -148,7 +147,7 @@ def test_what_belongs_to_the_old_cluster_goes_and_the_rest_stays() -> None:
     assert not set(puts) & set(deletions)
 
 
-def test_encrypted_secrets_are_refused_by_name() -> None:
+def test_encrypted_secrets_are_refused() -> None:
     values = {"/registry/secrets/shop/password": b"k8s:enc:aescbc:v1:key1:xyz"}
     with pytest.raises(DevenvError) as caught:
         clean.edits(Stored(values), [])  # type: ignore[arg-type]

@@ -142,7 +142,7 @@ def test_a_background_level_reports_results_and_exceptions() -> None:
     assert "RuntimeError: odd" in wait_for(Background(["b"], breaks), "b").missing[0]
 
 
-# --- the profile's own checks -------------------------------------------------------------------------------------
+# --- the profile's own checks ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,44 +1,48 @@
-"""Begin an environment from a snapshot: find everything that can be wrong before anything is made."""
+"""Begin an environment from a snapshot: check everything that can be wrong before anything is created."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import stages, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import amend
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue, compare
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import record as records
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.catalogue import Snapshot
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.record import Record
 
 # Bytes that stay free on the disk.
 RESERVE = 512 * 2**20
 
 
-def begin(home: Path, folder: Path, wanted: str, resolved: Profile, *, check: bool = False) -> str:
-    """Return the name of the snapshot that the environment of a state folder is yet to be made from; empty: none.
+def begin(home: Path, folder: Path, requested: str, resolved: Profile, *, check: bool = False) -> str:
+    """Return the name of the snapshot from which the environment of a state folder still has to start; empty if none.
 
-    ``wanted`` is what the user asked for, empty for whatever an earlier run began. Unless ``check`` is true, the
+    ``requested`` is the name that the user gave, empty for that of an earlier run. Unless ``check`` is true, the
     environment then has a record. Raises DevenvError ``snapshot_unknown``, ``snapshot_broken``, ``snapshot_differs``,
     ``snapshot_disk``, ``snapshot_environment``.
     """
     record = records.read(folder)
-    if record is None and not wanted:
+    if record is None and not requested:
         return ""
-    if record is not None and wanted and record.name != wanted:
-        raise DevenvError("snapshot_environment", f"was made from the snapshot {record.name}", where=folder.name)
+    if record is not None and requested and record.name != requested:
+        raise DevenvError("snapshot_environment", f"was created from the snapshot {record.name}", where=folder.name)
     if record is not None and record.done:
         return ""
     if record is None and folder.is_dir() and not stages.is_untouched(folder):
-        raise DevenvError("snapshot_environment", "is there already", where=folder.name)
-    snapshot = catalogue.read(home, record.name if record else wanted)
-    differences = compare.differences(snapshot.manifest["profile"], resolved)
-    if differences:
-        raise DevenvError("snapshot_differs", "; ".join(differences), where=snapshot.name)
+        raise DevenvError("snapshot_environment", "already exists", where=folder.name)
+    snapshot = catalogue.read(home, record.name if record else requested)
+    texts = differences(snapshot.manifest["profile"], resolved)
+    if texts:
+        raise DevenvError("snapshot_differs", "; ".join(texts), where=snapshot.name)
     if record is not None and record.digest != snapshot.digest:
-        raise DevenvError("snapshot_broken", f"is another one than {folder.name} was begun from", where=snapshot.name)
+        raise DevenvError("snapshot_broken", f"is not the one from which {folder.name} began", where=snapshot.name)
     catalogue.verify(snapshot)
     need_space(home, snapshot.size)
     if not check:
@@ -47,24 +51,68 @@ def begin(home: Path, folder: Path, wanted: str, resolved: Profile, *, check: bo
 
 
 def need_space(folder: Path, size: int) -> None:
-    """Raise DevenvError ``snapshot_disk`` when ``size`` bytes do not fit on the disk of ``folder``."""
+    """Raise DevenvError ``snapshot_disk`` if ``size`` bytes do not fit on the disk of ``folder``."""
     while not folder.is_dir():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < size + RESERVE:
-        raise DevenvError(
-            "snapshot_disk", f"{size >> 20} MiB are needed and {free >> 20} MiB are free", where=str(folder)
-        )
+        text = f"{size >> 20} MiB are required and {free >> 20} MiB are free"
+        raise DevenvError("snapshot_disk", text, where=str(folder))
 
 
-def seed_network(snapshot: catalogue.Snapshot, folder: Path) -> bool:
-    """Write the saved addresses of several nodes into a new state folder; return whether something was written.
+def seed_network(snapshot: Snapshot, folder: Path) -> bool:
+    """Write the saved addresses into a new state folder, if there are several nodes; return whether it was written.
 
-    The provider takes the subnets if they are free, and keeps the nodes' indexes, on which pod ranges depend, in any
-    case.
+    The provider uses the subnets if they are free. It always keeps the nodes' indexes, on which pod ranges depend.
     """
     if len(snapshot.manifest["nodes"]) < 2 or state.read_network(folder) is not None:
         return False
     network: NetworkPlan = {**snapshot.manifest["network"]}
     network.pop("bridge", None)
     return state.write_network(folder, network)
+
+
+def differences(saved: Profile, resolved: Profile) -> list[str]:
+    """Return the differences that prevent an environment of the profile ``resolved`` from starting with a snapshot of
+    ``saved``. Sizes, labels and taints of nodes may differ.
+    """
+    old, new = (_shared_values(profile) for profile in (saved, resolved))
+    return [
+        *(
+            f"{path} is {old[path]} in the snapshot, {new[path]} in the profile"
+            for path in new
+            if path in old and old[path] != new[path]
+        ),
+        *(f"{path}: not in the snapshot" for path in new if path not in old),
+        *(f"{path}: in the snapshot, not in the profile" for path in old if path not in new),
+    ]
+
+
+def _shared_values(profile: Profile) -> dict[str, Any]:
+    """Return the values that an environment shares with its snapshot, by their path in the profile."""
+    values: dict[str, Any] = {
+        "topology": profile["topology"],
+        "stack": profile["stack"],
+        "kubernetes.version": profile["kubernetes"]["version"],
+        "kubernetes.engine": profile["kubernetes"]["engine"],
+        "network.pods": profile["network"]["pods"],
+        "network.services": profile["network"]["services"],
+    }
+    for node in profile["nodes"]:
+        cluster = f" of cluster {node['cluster']}" if node.get("cluster") else ""
+        values[f"nodes.{node['name']}"] = f"{node['group']}{cluster}"
+    return values
+
+
+def profile_of(snapshot: Snapshot, overrides: Mapping[str, Any] | None = None) -> Profile:
+    """Return the resolved profile of a snapshot with ``overrides`` (as resolve takes them).
+
+    Raises DevenvError as resolve does, and ``snapshot_differs`` for a profile that this version cannot resolve.
+    """
+    try:
+        saved = amend.amend(snapshot.manifest["profile"], {})
+    except (DevenvError, KeyError, TypeError, AttributeError) as error:
+        problem = error.message if isinstance(error, DevenvError) else f"its profile lacks {error}"
+        advice = "Name a profile that has the same nodes: devenv up --snapshot NAME --profile PROFILE"
+        raise DevenvError("snapshot_differs", problem, advice=advice, where=snapshot.name) from None
+    return amend.amend(saved, overrides) if overrides else saved

@@ -1,8 +1,8 @@
 """The snapshots of a home: ``<home>/snapshots/<name>/`` (mode 0700, files 0600).
 
-It holds ``manifest.json``, for each cluster ``etcd-<cluster>.db`` (cleaned, see ``clean``), for each node with data
-``volumes-<node>.tar`` (paths from ``/``), and ``images-<digest>.tar`` with images that nodes have beyond the bundle.
-The keys and certificates of the saved cluster are not part of a snapshot.
+It contains ``manifest.json``, for each cluster ``etcd-<cluster>.db`` (cleaned, see ``clean``), for each node with data
+``volumes-<node>.tar`` (paths relative to ``/``), and ``images-<digest>.tar`` with images of nodes that are not in the
+bundle. A snapshot contains no keys or certificates of the saved cluster.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import record
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-# Begins the name of a folder that is being removed.
+# Prefix of a folder that is being removed.
 REMOVED = ".removed-"
 
 
@@ -47,7 +47,7 @@ class SavedCluster(TypedDict):
 
 
 class SavedNode(TypedDict):
-    """Images beyond the bundle and their archive, folders with data and their archive (empty: none)."""
+    """Images that are not in the bundle with their archive, folders with data with their archive (empty: none)."""
 
     images: list[str]
     archive: str
@@ -80,7 +80,7 @@ class Snapshot:
 
     @property
     def digest(self) -> str:
-        """sha256 of manifest.json, which holds those of all files."""
+        """sha256 of manifest.json, which contains those of all files."""
         return hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
 
     @property
@@ -90,7 +90,7 @@ class Snapshot:
 
     @property
     def archives(self) -> dict[str, str]:
-        """Path of the archive with images beyond the bundle, by node that has some."""
+        """Path of the archive with images that are not in the bundle, by node."""
         nodes = self.manifest["nodes"].items()
         return {name: str(self.folder / node["archive"]) for name, node in nodes if node.get("archive")}
 
@@ -103,20 +103,20 @@ def folder_of(home: Path) -> Path:
 def check_name(name: str) -> str:
     """Return ``name``. Raises DevenvError ``snapshot_name``."""
     if not profile_names.is_name(name):
-        raise DevenvError("snapshot_name", f"{name!r} cannot be the name of a snapshot")
+        raise DevenvError("snapshot_name", f"{name!r} is not a valid name of a snapshot")
     return name
 
 
 def check_new(home: Path, name: str) -> None:
-    """Raise DevenvError ``snapshot_name`` or ``snapshot_taken`` unless a new snapshot can have the name."""
+    """Raise DevenvError ``snapshot_name`` or ``snapshot_taken`` unless the name is valid and free."""
     check_name(name)
     if (folder_of(home) / name).exists():
         raise taken(name)
 
 
 def taken(name: str) -> DevenvError:
-    """Return the error for a name that another snapshot has."""
-    return DevenvError("snapshot_taken", f"there is a snapshot {name} already")
+    """Return the error for the name of another snapshot."""
+    return DevenvError("snapshot_taken", f"snapshot {name} already exists")
 
 
 def names(home: Path) -> list[str]:
@@ -135,10 +135,12 @@ def read(home: Path, name: str) -> Snapshot:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except FileNotFoundError:
-        known = names(home)
-        near = difflib.get_close_matches(name, known, n=1)
-        advice = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}." if known else ""
-        raise DevenvError("snapshot_unknown", f"there is no snapshot {name}", advice=advice) from None
+        existing = names(home)
+        near = difflib.get_close_matches(name, existing, n=1)
+        advice = (
+            f"Did you mean {near[0]}?" if near else f"Existing snapshots: {', '.join(existing)}" if existing else ""
+        )
+        raise DevenvError("snapshot_unknown", f"snapshot {name} does not exist", advice=advice) from None
     except (OSError, ValueError) as error:
         raise DevenvError("snapshot_broken", f"its manifest cannot be read: {error}", where=str(folder)) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -172,7 +174,7 @@ def _row(home: Path, name: str) -> dict[str, Any]:
 
 
 def _has_sizes(snapshot: Snapshot) -> bool:
-    """Return whether every file is there in its size."""
+    """Return whether every file exists with its size."""
     try:
         entries = snapshot.manifest["files"].items()
         return all((snapshot.folder / name).stat().st_size == entry["size"] for name, entry in entries)
@@ -181,7 +183,7 @@ def _has_sizes(snapshot: Snapshot) -> bool:
 
 
 def verify(snapshot: Snapshot) -> None:
-    """Hash every file. Raises DevenvError ``snapshot_broken`` that names each file that is not as it was saved."""
+    """Check the digest of every file. Raises DevenvError ``snapshot_broken`` that lists the changed files."""
 
     def problem(item: tuple[str, FileEntry]) -> str:
         name, entry = item
@@ -189,7 +191,7 @@ def verify(snapshot: Snapshot) -> None:
             digest = sha256(snapshot.folder / name)
         except OSError as error:
             return f"{name}: {error.strerror}"
-        return "" if digest == entry["sha256"] else f"{name} is not what was saved"
+        return "" if digest == entry["sha256"] else f"{name} has changed"
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         problems = [text for text in pool.map(problem, snapshot.manifest["files"].items()) if text]
@@ -198,24 +200,25 @@ def verify(snapshot: Snapshot) -> None:
 
 
 def check_removal(home: Path, name: str) -> None:
-    """Raise DevenvError ``snapshot_unknown`` or ``snapshot_in_use`` unless the snapshot can be removed; a broken one
-    can.
+    """Raise DevenvError ``snapshot_unknown`` or ``snapshot_in_use`` unless the snapshot, which may be broken, can be
+    removed.
     """
     check_name(name)
     if not (folder_of(home) / name).is_dir():
         read(home, name)
     users = [environment for environment in state.environments(home) if _starts_from(home, environment, name)]
     if users:
-        raise DevenvError("snapshot_in_use", f"{', '.join(users)} is not yet made from it", where=name)
+        raise DevenvError("snapshot_in_use", f"{', '.join(users)} is not yet created from it", where=name)
 
 
 def remove(home: Path, name: str) -> None:
     """Remove a snapshot. Raises as `check_removal`."""
     check_removal(home, name)
     folder = folder_of(home) / name
-    grave = folder.with_name(f"{REMOVED}{secrets.token_hex(4)}")
-    os.replace(folder, grave)
-    shutil.rmtree(grave)
+    # In two steps, so that a killed run leaves no incomplete snapshot.
+    removed = folder.with_name(f"{REMOVED}{secrets.token_hex(4)}")
+    os.replace(folder, removed)
+    shutil.rmtree(removed)
 
 
 def _starts_from(home: Path, environment: str, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Remove from etcd's data of a saved cluster what only that cluster has a use for."""
+"""Remove the objects from a saved etcd database that are useful only to the saved cluster."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ def clean(
     programs: etcd.Programs, saved: Path, target: Path, scratch: Path, nodes: Sequence[str],
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, int]:  # fmt: skip
-    """Write to ``target`` the database ``saved`` (of etcdctl) without what only the saved cluster has a use for.
+    """Write the database ``saved`` (of etcdctl) to ``target`` without the objects that only the saved cluster needs.
 
-    ``nodes`` are the names of the Node objects that stay. ``scratch`` is a private folder for the work. Returns how
-    many objects were kept, changed and removed. Raises DevenvError ``snapshot_failed``, ``snapshot_encrypted``.
+    ``nodes`` are the names of the Node objects to keep; ``scratch`` is a private temporary folder. Returns the numbers
+    of objects that were kept, changed and removed. Raises DevenvError ``snapshot_failed``, ``snapshot_encrypted``.
     """
     data = scratch / "data"
     etcd.restore(programs.etcdutl, saved, data, "saved", "unix://peer:0", "saved=unix://peer:0", "saved")
     try:
         with etcd.running(programs.etcd, data) as store:
             puts, deletions = edits(store, nodes)
-            progress(f"etcd: {len(puts)} objects reset, {len(deletions)} left out")
+            progress(f"etcd: {len(puts)} objects reset, {len(deletions)} removed")
             store.change(puts, deletions)
             kept = len(store.keys(REGISTRY))
             store.compact()
     except (OSError, http.client.HTTPException) as error:
-        raise DevenvError("snapshot_failed", f"etcd with the saved data: {error}") from error
+        raise DevenvError("snapshot_failed", f"etcd with the saved data failed: {error}") from error
     except ValueError as error:
-        raise DevenvError("snapshot_failed", f"the saved data are not as expected: {error}") from error
+        raise DevenvError("snapshot_failed", f"the saved data have an unexpected format: {error}") from error
     shutil.copyfile(data / "member" / "snap" / "db", target)
     os.chmod(target, 0o600)
     shutil.rmtree(data)
@@ -47,11 +47,11 @@ def clean(
 def edits(store: etcd.Store, nodes: Sequence[str]) -> tuple[dict[str, bytes], list[str]]:
     """Return the values to write and the keys to remove.
 
-    Raises ValueError for an object in an unknown form, DevenvError ``snapshot_encrypted``.
+    Raises ValueError for an object in an unknown format, DevenvError ``snapshot_encrypted``.
     """
     deletions = [
         *rules.load()["etcd"]["keys"],
-        # The objects of the last validation may still be there.
+        # Objects of the last validation may still exist.
         *(key for key in store.keys(REGISTRY) if rules.is_dropped(key) or f"/{probe_pods.NAMESPACE}" in key),
     ]
     puts: dict[str, bytes] = {}
@@ -68,7 +68,9 @@ def edits(store: etcd.Store, nodes: Sequence[str]) -> tuple[dict[str, bytes], li
             puts[key] = pod
     for key, value in store.items("/registry/secrets/"):
         if value.startswith(b"k8s:enc:"):
-            raise DevenvError("snapshot_encrypted", "Secrets are encrypted in etcd, with a key that would not go along")
+            raise DevenvError(
+                "snapshot_encrypted", "Secrets are encrypted in etcd, with a key that is not part of a snapshot"
+            )
         secret = None if key in deletions else stored.fresh_secret(value)
         if secret is not None:
             puts[key] = secret

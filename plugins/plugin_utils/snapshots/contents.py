@@ -1,4 +1,4 @@
-"""What the API of a cluster says of data: pods, volumes, the folders with data, the containers that write there."""
+"""Find the data of apps in a cluster: volumes, folders of nodes, and the containers that write to them."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class ClusterContents:
 
 
 def read(cluster: Cluster, *, force: bool) -> ClusterContents:
-    """Ask the API of a cluster. Raises DevenvError ``snapshot_unhealthy`` when a check does not pass (unless ``force``)
-    or the API does not answer.
+    """Read the contents from the API. Raises DevenvError ``snapshot_unhealthy`` if a check fails (unless ``force``) or
+    the API does not answer.
     """
-    # As in check mode: each check once, nothing made in the cluster and nothing noted.
+    # As in check mode: each check once, without probe pods and without a record.
     report = validate.run(cluster, probes="never", changed=False, timeout=0, domain="", check=True)
     failing = [f"{check.name}: {check.seen}" for check in report.checks if not check.ok]
     if failing and not force:
@@ -50,8 +50,8 @@ def read(cluster: Cluster, *, force: bool) -> ClusterContents:
 
 
 def lasting(pods: Sequence[Json], volumes: Sequence[Json], claims: Sequence[Json]) -> ClusterContents:
-    """Return the contents without what is being removed: objects of the last validation, which end some seconds after
-    it, and volumes that go with their released claim. Their folders vanish while others are read.
+    """Return the contents without objects that are about to be removed: those of the last validation, which end some
+    seconds after it, and volumes of deleted claims. Their folders vanish while others are read.
     """
     pods, claims = ([item for item in items if not is_of_probes(item["metadata"])] for items in (pods, claims))
     volumes = [
@@ -66,7 +66,7 @@ def lasting(pods: Sequence[Json], volumes: Sequence[Json], claims: Sequence[Json
 
 
 def is_of_probes(reference: Json) -> bool:
-    """Return whether metadata, or a reference, belongs to a namespace of probe pods."""
+    """Return whether metadata, or a reference, is in a namespace of probe pods."""
     return str(reference.get("namespace", "")).startswith(probe_pods.NAMESPACE)
 
 
@@ -76,9 +76,8 @@ def pod_name(pod: Json) -> str:
 
 
 def data_paths(contents: ClusterContents, nodes: Sequence[str]) -> dict[str, list[str]]:
-    """Return folders with data of apps, by node: those of persistent volumes and those of the node that pods mount.
-
-    None belongs to the machine itself (configs/snapshots.yml), none lies in another one.
+    """Return the folders with data of apps, by node: those of persistent volumes, and folders of the node that pods
+    mount. Parts of the machine (configs/snapshots.yml) and folders inside other ones are left out.
     """
     folders: dict[str, set[str]] = {node: set() for node in nodes}
     for volume in contents.volumes:
@@ -102,7 +101,7 @@ def _volume_path(volume: Json) -> str:
 
 
 def _volume_nodes(volume: Json, nodes: Sequence[str]) -> list[str]:
-    """Return the nodes that a volume may be on: those that its affinity names, else all."""
+    """Return the nodes that may have a volume: those of its affinity, or all."""
     required = (volume["spec"].get("nodeAffinity") or {}).get("required") or {}
     named = {
         value
@@ -123,7 +122,7 @@ def _outermost(paths: Iterable[str]) -> list[str]:
 
 
 def writers(contents: ClusterContents, paths_of: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Return the ids of running containers, by node, of pods that use one of its folders with data."""
+    """Return the ids of running containers of pods that use a folder with data, by node."""
     volumes = {volume["metadata"]["name"]: _volume_path(volume) for volume in contents.volumes}
     claimed = {pod_name(claim): volumes.get(claim["spec"].get("volumeName", ""), "") for claim in contents.claims}
     containers: dict[str, list[str]] = {node: [] for node in paths_of}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shlex
@@ -10,16 +11,18 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
-from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import etcd, pki, transfer
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, program
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import etcd, transfer
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.catalogue import Snapshot
-from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.pki import NewCluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Target
 
-# Where a node finds what it is to start from.
+# The folder on a node from which it starts.
 STAGING = "/var/lib/devenv/restore"
 
 _RECEIVE = f"""
@@ -30,7 +33,7 @@ mkdir -p {STAGING}
 tar --extract --no-same-owner --directory={STAGING} --file=-
 """
 
-# Data of an earlier try have been used since: they are removed first.
+# The data of an earlier attempt may have been used since, so they are removed first.
 _RECEIVE_VOLUMES = f"""
 set -eu
 if [ -e {STAGING}.data ]; then rm -rf -- {{paths}}; fi
@@ -38,6 +41,22 @@ mkdir -p -m 700 {os.path.dirname(STAGING)}
 touch {STAGING}.data
 tar --extract --directory=/ --numeric-owner --same-permissions --acls --xattrs --xattrs-include='*' --file=-
 """
+
+
+# Phases of ``kubeadm init phase certs``.
+PHASES = ("ca", "front-proxy-ca", "etcd-ca", "sa")
+
+
+@dataclass(frozen=True)
+class NewCluster:
+    """A cluster that starts from a snapshot: its control plane nodes as etcd members, its Kubernetes version and
+    kubeadm's ``encryptionAlgorithm``.
+    """
+
+    name: str
+    members: Sequence[etcd.EtcdMember]
+    version: str
+    encryption: str
 
 
 def deliver(
@@ -50,19 +69,19 @@ def deliver(
     *,
     images: bool = False,
 ) -> None:
-    """Send every node what it starts from: data of apps and, to control plane nodes, etcd's data as members of the new
-    cluster and the new cluster's CAs, which are kept nowhere else. ``images``: send those beyond the bundle as well,
-    where the provider has not made the nodes with them.
+    """Send each node the data of its apps and, to control plane nodes, etcd's data as members of the new cluster and
+    the new cluster's CAs, which are stored nowhere else. ``images``: also send images that are not in the bundle, if
+    the provider has not created the nodes with them.
 
     Raises DevenvError ``snapshot_failed``.
     """
     scratch_base.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for remains in scratch_base.glob(".restore-*"):  # of a killed run: it holds keys
+    for remains in scratch_base.glob(".restore-*"):  # of a killed run; it contains keys
         shutil.rmtree(remains, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(dir=scratch_base, prefix=".restore-"))
     manifest = snapshot.manifest
     try:
-        progress("new authorities, etcd's data for the new members")
+        progress("create CAs and etcd data of the new members")
         jobs: list[tuple[Target, Path, str]] = []
         for cluster in clusters:
             packed = _pack(snapshot, cluster, bundle, scratch)
@@ -91,7 +110,7 @@ def _pack(snapshot: Snapshot, cluster: NewCluster, bundle: Bundle, scratch: Path
     members = ",".join(f"{member.name}={member.url}" for member in cluster.members)
     token = secrets.token_hex(8)
     etcdutl, database = bundle.bin("etcdutl"), snapshot.folder / snapshot.manifest["clusters"][cluster.name]["etcd"]
-    authorities = scratch / f"pki-{cluster.name}"
+    cas = scratch / f"pki-{cluster.name}"
 
     def restore(member: etcd.EtcdMember) -> tuple[str, Path]:
         data = scratch / f"etcd-{cluster.name}-{member.name}"
@@ -99,14 +118,46 @@ def _pack(snapshot: Snapshot, cluster: NewCluster, bundle: Bundle, scratch: Path
         return member.name, data
 
     with ThreadPoolExecutor(max_workers=len(cluster.members) + 1) as pool:
-        created = pool.submit(pki.create, bundle.bin("kubeadm"), cluster, authorities)
+        created = pool.submit(_create_cas, bundle.bin("kubeadm"), cluster, cas)
         folders = list(pool.map(restore, cluster.members))
         created.result()
     packed = {}
     for name, data in folders:
         packed[name] = scratch / f"{cluster.name}-{name}.tar"
         with tarfile.open(packed[name], "w") as tar:
-            tar.add(authorities, "pki")
+            tar.add(cas, "pki")
             tar.add(data, "etcd")
         shutil.rmtree(data)
     return packed
+
+
+def _create_cas(kubeadm: Path, cluster: NewCluster, folder: Path) -> None:
+    """Create the keys and certificates of a new cluster's CAs in ``folder`` (0700), with kubeadm."""
+    folder.mkdir(mode=0o700)
+    first, configuration = cluster.members[0], folder.with_suffix(".json")
+    documents = [
+        {
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
+            "kind": "InitConfiguration",
+            # Explicit, so that kubeadm does not detect those of this machine.
+            "localAPIEndpoint": {"advertiseAddress": first.address},
+            "nodeRegistration": {"name": first.name, "criSocket": "unix:///run/containerd/containerd.sock"},
+        },
+        {
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
+            "kind": "ClusterConfiguration",
+            "kubernetesVersion": f"v{cluster.version}",
+            "certificatesDir": str(folder),
+            "encryptionAlgorithm": cluster.encryption,
+        },
+    ]
+    files.write(configuration, "\n---\n".join(json.dumps(document) for document in documents))
+
+    def run(phase: str) -> None:
+        program.run([str(kubeadm), "init", "phase", "certs", phase, "--config", str(configuration)], timeout=60)
+
+    try:
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            list(pool.map(run, PHASES))
+    except (OSError, program.ProgramFailed) as error:
+        raise DevenvError("snapshot_failed", f"the CAs of the new cluster: {error}") from error

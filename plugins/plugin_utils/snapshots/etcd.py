@@ -1,4 +1,4 @@
-"""Read and write etcd's data of a saved cluster: restore it as members, serve it for editing."""
+"""Read and write a saved etcd database: restore it as members, serve it for editing."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.net import bracket
 _PAGE = 50
 _KEYS_PAGE = 2000
 _BATCH = 100
-# Never a limit in practice: a restored member has one database and no peers to ask.
+# Generous: a restored member has one database and no peers.
 _START_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class EtcdMember:
-    """An etcd member of a new cluster: the node's name and the address at which others reach it."""
+    """An etcd member of a new cluster: the node's name and its peer address."""
 
     name: str
     address: str
@@ -77,7 +77,7 @@ class _Socket(http.client.HTTPConnection):
 
 
 class Store:
-    """Keys and values of an etcd that listens on a Unix socket, by its JSON gateway
+    """The keys and values of an etcd that listens on a Unix socket, through its JSON gateway
     (https://etcd.io/docs/v3.6/dev-guide/api_grpc_gateway/).
     """
 
@@ -88,9 +88,9 @@ class Store:
     def close(self) -> None:
         self._connection.close()
 
-    def ask(self, what: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def request(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer to a request. Raises OSError, HTTPException, and ValueError with etcd's message."""
-        self._connection.request("POST", f"/v3/{what}", json.dumps(body))
+        self._connection.request("POST", f"/v3/{path}", json.dumps(body))
         response = self._connection.getresponse()
         data = response.read()
         if response.status != 200:
@@ -110,9 +110,9 @@ class Store:
         while True:
             body = {"key": _text(start), "range_end": _text(end), "limit": limit, "keys_only": keys_only}
             try:
-                answer = self.ask("kv/range", body)
+                answer = self.request("kv/range", body)
             except ValueError:
-                # One answer holds 4 MiB: large values are requested one by one.
+                # An answer is limited to 4 MiB: request large values one by one.
                 if limit == 1:
                     raise
                 limit = 1
@@ -135,18 +135,20 @@ class Store:
         size = 0
         for step, length in steps:
             if batch and (len(batch) == _BATCH or size + length > 500_000):
-                self.ask("kv/txn", {"success": batch})
+                self.request("kv/txn", {"success": batch})
                 batch, size = [], 0
             batch.append(step)
             size += length
         if batch:
-            self.ask("kv/txn", {"success": batch})
+            self.request("kv/txn", {"success": batch})
 
     def compact(self) -> None:
         """Drop all revisions but the last, and free their space."""
-        revision = self.ask("kv/range", {"key": _text(b"\x00"), "limit": 1, "keys_only": True})["header"]["revision"]
-        self.ask("kv/compaction", {"revision": revision, "physical": True})
-        self.ask("maintenance/defragment", {})
+        revision = self.request("kv/range", {"key": _text(b"\x00"), "limit": 1, "keys_only": True})["header"][
+            "revision"
+        ]
+        self.request("kv/compaction", {"revision": revision, "physical": True})
+        self.request("maintenance/defragment", {})
 
 
 def _text(data: bytes) -> str:
@@ -154,17 +156,17 @@ def _text(data: bytes) -> str:
 
 
 def _after(prefix: bytes) -> bytes:
-    """Return the first key behind all that begin with ``prefix`` (which does not end in 0xff)."""
+    """Return the first key after all keys that begin with ``prefix`` (which does not end in 0xff)."""
     return prefix[:-1] + bytes([prefix[-1] + 1])
 
 
 @contextlib.contextmanager
 def running(binary: Path, data: Path) -> Iterator[Store]:
-    """Run an etcd on ``data`` (made by ``restore`` with one member) that only this process can reach: it listens on
-    sockets in the private folder beside its data.
+    """Run an etcd on ``data`` (created by ``restore`` with one member) that only this process can reach: it listens on
+    sockets in the private folder that contains its data.
     """
     folder = data.parent
-    # etcd takes the host part of a unix:// address as a path below its working folder.
+    # etcd takes the host part of a unix:// address as a path in its working directory.
     client, peer = "client:0", "peer:0"
     argv = [
         str(binary), f"--data-dir={data.name}", "--name=saved", "--log-level=error", "--unsafe-no-fsync",
@@ -196,7 +198,7 @@ def _wait(store: Store, child: subprocess.Popen[bytes], log: Path) -> None:
     def answers() -> bool:
         nonlocal ended
         try:
-            store.ask("kv/range", {"key": _text(b"\x00"), "limit": 1})
+            store.request("kv/range", {"key": _text(b"\x00"), "limit": 1})
             return True
         except (OSError, http.client.HTTPException, ValueError):
             store.close()

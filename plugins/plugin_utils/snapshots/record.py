@@ -1,4 +1,4 @@
-"""The note in a state folder that its environment starts, or started, from a snapshot."""
+"""The record in a state folder that its environment starts from a snapshot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Record:
 
 
 def read(folder: Path) -> Record | None:
-    """Return the record in a state folder; None where there is none or it is unreadable."""
+    """Return the record in a state folder; None if it is absent or unreadable."""
     data = files.read_json(folder / FILE, dict) or {}
     if not {"name", "digest", "done"} <= data.keys():
         return None
@@ -34,7 +34,7 @@ def write(folder: Path, record: Record) -> None:
 
 
 def finish(folder: Path) -> bool:
-    """Record that the environment's clusters are complete; return whether that is new."""
+    """Record that the environment's clusters are complete; return whether the record changed."""
     record = read(folder)
     if record is None or record.done:
         return False

@@ -1,4 +1,4 @@
-"""What a snapshot takes and what it leaves, from configs/snapshots.yml."""
+"""The rules of what a snapshot includes, from configs/snapshots.yml."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def load() -> dict[str, Rules]:
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Return whether ``path`` is ``folder`` or lies in it."""
+    """Return whether ``path`` is ``folder`` or inside it."""
     return f"{path}/".startswith(f"{folder}/")
 
 
@@ -27,16 +27,16 @@ def is_data(path: str) -> bool:
     clean, rules = os.path.normpath(path), load()["volumes"]
     if not clean.startswith("/") or clean in rules["shared"]:
         return False
-    parts_of_machine = any(is_below(clean, folder) for folder in rules["machine"])
-    return not parts_of_machine or any(clean.startswith(f"{folder}/") for folder in rules["storage"])
+    is_part_of_machine = any(is_below(clean, folder) for folder in rules["machine"])
+    return not is_part_of_machine or any(clean.startswith(f"{folder}/") for folder in rules["storage"])
 
 
 def is_dropped(key: str) -> bool:
-    """Return whether an object is left out for its key in etcd alone."""
+    """Return whether an object is left out because of its key in etcd."""
     rules = load()["etcd"]
     return key in rules["keys"] or key.startswith(tuple(rules["prefixes"])) or key.endswith(tuple(rules["suffixes"]))
 
 
 def is_derived(stored: bytes) -> bool:
-    """Return whether endpoints, as stored in etcd, were written by a controller, from pods."""
+    """Return whether endpoints, as stored in etcd, were written by a controller."""
     return any(mark.encode() in stored for mark in load()["etcd"]["derived"])

@@ -1,4 +1,4 @@
-"""Save what the clusters of an environment hold, so that the next environment of the profile can start with it."""
+"""Save the objects, data and images of an environment's clusters as a snapshot."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SAVING = re.compile(r"\.saving-(?P<pid>\d+)-.+")
 
 @dataclass(frozen=True)
 class Source:
-    """What is saved: an environment, its nodes by ssh, its clusters with the profile's data."""
+    """An environment to save: its profile and addresses, its clusters, its nodes by ssh."""
 
     environment: str
     resolved: Profile
@@ -46,8 +46,8 @@ class Source:
 
 @dataclass
 class NodeContents:
-    """Images of a node beyond the bundle (reference to digest), its folders with data and their size in bytes, the
-    containers that write to them.
+    """Images of a node that are not in the bundle (reference to digest), its folders with data and their size in bytes,
+    and the containers that write to them.
     """
 
     images: dict[str, str] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class NodeContents:
 
 
 def save(home: Path, name: str, source: Source, bundle: Bundle, progress: Progress, *, force: bool = False) -> Snapshot:
-    """Save the environment. The snapshot appears whole under its name, or not at all.
+    """Save the environment. The snapshot appears under its name when it is complete, or not at all.
 
     Raises DevenvError ``snapshot_name``, ``snapshot_taken``, ``snapshot_unhealthy`` (unless ``force``),
     ``snapshot_disk``, ``snapshot_failed``, ``snapshot_encrypted``.
@@ -67,7 +67,7 @@ def save(home: Path, name: str, source: Source, bundle: Bundle, progress: Progre
     programs = etcd.Programs(bundle.bin("etcd"), bundle.bin("etcdutl"))
     by_cluster = {cluster.name: contents.read(cluster, force=force) for cluster in source.clusters}
     nodes = _inspect(source, by_cluster, bundle, progress)
-    # The saved database is there twice for a while.
+    # The saved database exists twice for a while.
     need_space(home, sum(node.size for node in nodes.values()) + 64 * 2**20)
     base.mkdir(parents=True, exist_ok=True, mode=0o700)
     _sweep(base)
@@ -87,10 +87,10 @@ def save(home: Path, name: str, source: Source, bundle: Bundle, progress: Progre
         )
         for cluster in source.clusters:
             manifest["clusters"][cluster.name] = _save_etcd(scratch, cluster, source, programs, progress)
-        for node, held in nodes.items():
-            archive = _save_images(scratch, source.targets[node], held.images, manifest["files"], progress)
+        for node, content in nodes.items():
+            archive = _save_images(scratch, source.targets[node], content.images, manifest["files"], progress)
             manifest["nodes"][node] = catalogue.SavedNode(
-                images=sorted(held.images), archive=archive, volumes="", paths=held.paths
+                images=sorted(content.images), archive=archive, volumes="", paths=content.paths
             )
         for node, entry in _save_volumes(scratch, source, nodes, progress).items():
             manifest["nodes"][node]["volumes"] = file = f"volumes-{node}.tar"
@@ -109,18 +109,18 @@ def save(home: Path, name: str, source: Source, bundle: Bundle, progress: Progre
 
 
 def _sweep(base: Path) -> None:
-    """Remove what killed runs left."""
+    """Remove the folders of killed runs."""
     for entry in base.iterdir():
         match = _SAVING.fullmatch(entry.name)
         if entry.name.startswith(catalogue.REMOVED) or (match and not Path(f"/proc/{match['pid']}").exists()):
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def extra_images(present: Mapping[str, str], bundled: Mapping[str, str]) -> dict[str, str]:
-    """Return the images of a node (reference to digest) that have a name and that the bundle does not bring."""
+def extra_images(images: Mapping[str, str], bundled: Mapping[str, str]) -> dict[str, str]:
+    """Return the images of a node (reference to digest) that have a name and are not in the bundle."""
     return {
         reference: digest
-        for reference, digest in sorted(present.items())
+        for reference, digest in sorted(images.items())
         if "@" not in reference and not reference.startswith("sha256:") and bundled.get(reference) != digest
     }
 
@@ -137,9 +137,9 @@ def _inspect(
         paths |= folders
         writers |= contents.writers(by_cluster[cluster.name], folders)
 
-    def ask(node: str) -> NodeContents:
+    def inspect(node: str) -> NodeContents:
         listed = " ".join(shlex.quote(path) for path in paths[node])
-        # du complains about what an app removes meanwhile, and still prints the size.
+        # du fails for a file that an app removes meanwhile, and still prints the size.
         script = (
             f"set -e; {image_load.CTR} check; echo '{image_load.CUT}'; for path in {listed}; do "
             f'if [ -d "$path" ]; then du -sxk -- "$path" 2>/dev/null || :; fi; done'
@@ -153,28 +153,27 @@ def _inspect(
             size=sum(int(size) for size, _path in rows) << 10,
         )
 
-    progress(f"looking at {len(paths)} nodes")
+    progress(f"inspecting {len(paths)} nodes")
     with ThreadPoolExecutor(max_workers=max(1, len(paths))) as pool:
-        return dict(zip(paths, pool.map(ask, paths), strict=True))
+        return dict(zip(paths, pool.map(inspect, paths), strict=True))
 
 
 def _save_images(
     scratch: Path, target: remote.Target, images: Mapping[str, str], written: dict[str, FileEntry], progress: Progress
 ) -> str:
-    """Return the name of the archive with ``images``, which is fetched unless another node has the same."""
+    """Return the name of the archive with ``images``; it is fetched unless another node has the same images."""
     if not images:
         return ""
     name = f"images-{hashlib.sha256(json.dumps(sorted(images.items())).encode()).hexdigest()[:12]}.tar"
     if name not in written:
-        progress(f"{target.name}: {len(images)} images beyond the bundle")
+        progress(f"{target.name}: {len(images)} images that are not in the bundle")
         references = " ".join(shlex.quote(image) for image in sorted(images))
-        # Local: containerd's transfer service loses the end of an export now and then, without an error.
+        # --local, because containerd's transfer service sometimes loses the end of an export without an error.
         written[name] = transfer.fetch(target, f"{image_load.CTR} export --local - {references}", scratch / name)
         absent = set(images) - set(image_load.names_in(scratch / name))
         if absent:
-            raise DevenvError(
-                "snapshot_failed", f"images were not saved: {', '.join(sorted(absent))}", where=target.name
-            )
+            text = f"images were not saved: {', '.join(sorted(absent))}"
+            raise DevenvError("snapshot_failed", text, where=target.name)
     return name
 
 
@@ -196,7 +195,7 @@ def _save_etcd(
     scratch: Path, cluster: Cluster, source: Source, programs: etcd.Programs, progress: Progress
 ) -> catalogue.SavedCluster:
     name, master = f"etcd-{cluster.name}.db", cluster.control_plane[0].name
-    progress(f"{cluster.name}: etcd's data from {master}")
+    progress(f"{cluster.name}: etcd data of {master}")
     work = Path(tempfile.mkdtemp(dir=scratch, prefix=".etcd-"))
     transfer.fetch(source.targets[master], _SAVE_ETCD, work / "saved")
     nodes = [node.name for node in cluster.nodes]
@@ -205,16 +204,16 @@ def _save_etcd(
     return {"etcd": name, "objects": counts}
 
 
-# Containers that write are frozen meanwhile, so that all files are of one moment. They resume in any case: when the
-# connection is lost, tar cannot write any more. A folder whose volume was deleted since the inspection is left out.
+# Containers that write are paused meanwhile, so that all files are consistent. They always resume: if the connection is
+# lost, tar fails to write. A folder whose volume was deleted since the inspection is left out.
 _SAVE_VOLUMES = """
 set -eu
-frozen=
-thaw() {{ for id in $frozen; do ctr -n k8s.io tasks resume "$id" || :; done; frozen=; }}
-trap thaw EXIT
+paused=
+resume() {{ for id in $paused; do ctr -n k8s.io tasks resume "$id" || :; done; paused=; }}
+trap resume EXIT
 trap 'exit 1' HUP INT TERM PIPE
 for id in {containers}; do
-  if ctr -n k8s.io tasks pause "$id" >/dev/null 2>&1; then frozen="$frozen $id"; fi
+  if ctr -n k8s.io tasks pause "$id" >/dev/null 2>&1; then paused="$paused $id"; fi
 done
 cd /
 set --
@@ -227,13 +226,13 @@ tar --create --sparse --numeric-owner --acls --xattrs --xattrs-include='*' --one
 def _save_volumes(
     scratch: Path, source: Source, contents_of: Mapping[str, NodeContents], progress: Progress
 ) -> dict[str, FileEntry]:
-    nodes = [node for node, held in contents_of.items() if held.paths]
+    nodes = [node for node, content in contents_of.items() if content.paths]
     if not nodes:
         return {}
     total = sum(contents_of[node].size for node in nodes)
     progress(f"data of apps on {', '.join(nodes)}: {total >> 20} MiB")
 
-    def save_one(node: str) -> FileEntry:
+    def save_node(node: str) -> FileEntry:
         script = _SAVE_VOLUMES.format(
             containers=" ".join(shlex.quote(word) for word in contents_of[node].containers),
             paths=" ".join(shlex.quote(path.lstrip("/")) for path in contents_of[node].paths),
@@ -241,4 +240,4 @@ def _save_volumes(
         return transfer.fetch(source.targets[node], script, scratch / f"volumes-{node}.tar")
 
     with ThreadPoolExecutor(max_workers=len(nodes)) as pool:
-        return dict(zip(nodes, pool.map(save_one, nodes), strict=True))
+        return dict(zip(nodes, pool.map(save_node, nodes), strict=True))

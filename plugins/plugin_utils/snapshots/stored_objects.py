@@ -1,6 +1,6 @@
-"""Objects as they stand in etcd, edited without an API server so that a new cluster can start with them.
+"""Edit objects as stored in etcd, without an API server, so that a new cluster can start with them.
 
-Kubernetes' protobuf form is the bytes ``k8s\\0``, then a ``runtime.Unknown`` whose field 2 is the object; an object's
+Kubernetes' protobuf format is the bytes ``k8s\\0``, then a ``runtime.Unknown`` whose field 2 is the object; an object's
 fields 1, 2 and 3 are metadata, spec and status (k8s.io/apimachinery, ``runtime/generated.proto``; k8s.io/api,
 ``core/v1/generated.proto``; field numbers never change).
 """
@@ -18,8 +18,8 @@ _TOKEN_TYPE = b"kubernetes.io/service-account-token"
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a protobuf message: its number, its whole bytes, and its value (content of a length-delimited
-    field, else the encoded number).
+    """A field of a protobuf message: its number, all its bytes, and its value (the content of a length-delimited field,
+    else the encoded number).
     """
 
     number: int
@@ -46,7 +46,7 @@ def fields(message: bytes) -> list[Field]:
         else:
             raise ValueError(f"wire type {kind}")
         if at > len(message) or not key >> 3:
-            raise ValueError("cut short")
+            raise ValueError("truncated")
         message_fields.append(Field(key >> 3, message[start:at], message[begin:at]))
     return message_fields
 
@@ -55,7 +55,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(data) or shift > 63:
-            raise ValueError("cut short")
+            raise ValueError("truncated")
         byte = data[at]
         value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
@@ -77,15 +77,15 @@ def delimited(number: int, value: bytes) -> bytes:
 
 
 def opened(stored: bytes) -> tuple[list[Field], list[Field]]:
-    """Return the fields of the envelope and of the object in a value of etcd. Raises ValueError for another form, as
-    JSON.
+    """Return the fields of the envelope and of the object in a value of etcd. Raises ValueError for another format,
+    such as JSON.
     """
     if not stored.startswith(MAGIC):
-        raise ValueError("not in Kubernetes' protobuf form")
+        raise ValueError("not in Kubernetes' protobuf format")
     envelope = fields(stored[len(MAGIC) :])
     inner = next((field.value for field in envelope if field.number == 2), None)
     if inner is None:
-        raise ValueError("an envelope without an object")
+        raise ValueError("the envelope contains no object")
     return envelope, fields(inner)
 
 
@@ -96,9 +96,9 @@ def closed(envelope: Sequence[Field], inner: Sequence[bytes]) -> bytes:
 
 
 def fresh_pod(stored: bytes) -> bytes | None:
-    """Return a pod as if it had never run, still on its node; None for one that only mirrors a file of a node.
+    """Return a pod reset as if it had never run, still assigned to its node; None for the mirror of a static pod.
 
-    A pod that has completed stays as it is: otherwise it would run again.
+    A completed pod is returned unchanged: otherwise it would run again.
     """
     envelope, parts = opened(stored)
     metadata = b"".join(field.value for field in parts if field.number == 1)
@@ -108,14 +108,14 @@ def fresh_pod(stored: bytes) -> bytes | None:
     phase = next((part.value for part in status if part.number == 1), b"")
     if phase in (b"Succeeded", b"Failed"):
         return stored
-    # 1 phase, 9 qosClass, which the API lets nobody change.
+    # 1 phase, 9 qosClass, which the API does not allow to change.
     kept = delimited(1, b"Pending") + b"".join(part.raw for part in status if part.number == 9)
     return closed(envelope, [field.raw for field in parts if field.number != 3] + [delimited(3, kept)])
 
 
 def fresh_node(stored: bytes) -> bytes:
-    """Return a Node object whose kubelet has not reported yet: labels, taints and pod ranges. Of the status only
-    capacity and allocatable (1, 2) stay: kubelet reads them there, and would accept no pod at first without them.
+    """Return a Node object as if kubelet had not reported yet: labels, taints and pod ranges. Of the status, only
+    capacity and allocatable (1, 2) stay: kubelet reads them there, and would reject pods at first without them.
     """
     envelope, parts = opened(stored)
     status = [part.raw for field in parts if field.number == 3 for part in fields(field.value) if part.number in (1, 2)]
@@ -125,7 +125,7 @@ def fresh_node(stored: bytes) -> bytes:
 
 def fresh_secret(stored: bytes) -> bytes | None:
     """Return the Secret of a service account's token without the token, which the cluster then replaces; None for any
-    other Secret, which stays as it is. (2 data, 3 type.)
+    other Secret, which needs no change. (2 data, 3 type.)
     """
     envelope, parts = opened(stored)
     if not any(field.number == 3 and field.value == _TOKEN_TYPE for field in parts):

@@ -1,4 +1,4 @@
-"""Run scripts on nodes, and bring their output here as whole files."""
+"""Run scripts on nodes, and fetch their output as files with a checksum."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ STREAM_TIMEOUT = 3600
 _SCRIPT_TIMEOUT = 120
 _BLOCK = 1 << 20
 
-# The node sends the checksum too: a connection that is cut looks like the end of the data.
-# The shell waits for sha256sum, a part of the pipeline; whoever reads the data waits for their end.
+# The node also sends the checksum, since a cut connection looks like the end of the data. The shell waits for
+# sha256sum, which is part of the pipeline; the reader waits for the end of the data.
 _WITH_CHECKSUM = "set -eu; {{ {{ {script}\n}} | tee >(cat >&3) | sha256sum >&2; }} 3>&1"
 _CHECKSUM = re.compile(r"^([0-9a-f]{64})  -$", re.MULTILINE)
 
 
 def run(target: Target, script: str, stdin: IO[bytes] | None = None, timeout: float = _SCRIPT_TIMEOUT) -> str:
-    """Return the output of a script of the node's shell. Raises DevenvError ``snapshot_failed``."""
+    """Run a script in the node's shell and return its output. Raises DevenvError ``snapshot_failed``."""
     return _run(target, script, stdin=stdin, timeout=timeout).stdout
 
 
@@ -44,11 +44,9 @@ def _run(
         if isinstance(error.__cause__, OSError):
             raise DevenvError("snapshot_failed", str(error.__cause__)) from error
         lines = [line.strip() for line in error.stderr.splitlines() if line.strip()]
-        # Neither containerd's warnings nor the checksum.
-        why = "; ".join([line for line in lines if "level=warning" not in line and not line.endswith("  -")][-3:])[
-            -400:
-        ]
-        raise DevenvError("snapshot_failed", why or str(error), where=target.name) from None
+        # Without containerd's warnings and the checksum.
+        lines = [line for line in lines if "level=warning" not in line and not line.endswith("  -")]
+        raise DevenvError("snapshot_failed", "; ".join(lines[-3:])[-400:] or str(error), where=target.name) from None
     except OSError as error:
         raise DevenvError("snapshot_failed", str(error), where=target.name) from None
 
@@ -56,7 +54,7 @@ def _run(
 def fetch(target: Target, script: str, path: Path, timeout: float = STREAM_TIMEOUT) -> FileEntry:
     """Write the output of a node's script to ``path`` (0600) and return its checksum and size.
 
-    Raises DevenvError ``snapshot_failed`` when the script fails, for a full disk, and after ``timeout`` seconds.
+    Raises DevenvError ``snapshot_failed`` if the script fails, the disk is full, or ``timeout`` seconds have passed.
     """
     digest = hashlib.sha256()
 
@@ -69,7 +67,7 @@ def fetch(target: Target, script: str, path: Path, timeout: float = STREAM_TIMEO
     command = f"bash -o pipefail -c {shlex.quote(_WITH_CHECKSUM.format(script=script))}"
     messages = _run(target, command, stdout=receive, timeout=timeout).stderr
     if digest.hexdigest() not in _CHECKSUM.findall(messages):
-        raise DevenvError("snapshot_failed", f"{path.name} did not arrive whole", where=target.name)
+        raise DevenvError("snapshot_failed", f"{path.name} was truncated", where=target.name)
     return {"sha256": digest.hexdigest(), "size": path.stat().st_size}
 
 

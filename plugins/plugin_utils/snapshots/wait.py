@@ -18,9 +18,9 @@ POLL = 0.1
 
 
 def for_apps(snapshot: Snapshot, clusters: Sequence[Cluster], timeout: float, progress: Callable[[str], None]) -> int:
-    """Wait until every pod is ready that was when the snapshot was taken; return how many there are.
+    """Wait until every pod is ready that was ready in the snapshot; return the number of pods.
 
-    Raises DevenvError ``snapshot_apps`` with what is missing after ``timeout`` seconds.
+    Raises DevenvError ``snapshot_apps`` with the pods that are not ready after ``timeout`` seconds.
     """
     deadline = time.monotonic() + timeout
     unready = set(snapshot.manifest.get("unready", []))
@@ -49,13 +49,13 @@ def _for_pods(cluster: Cluster, unready: set[str], deadline: float, progress: Ca
 
 
 def _missing_pods(api: client.Api, unready: set[str]) -> tuple[dict[str, str], int]:
-    """Return why each pod is not ready that has to be, and how many have to be."""
+    """Return the required pods that are not ready, with the cause, and the number of required pods."""
     try:
         pods = api.get("/api/v1/pods")["items"]
     except client.ApiFailure as error:
         return {"the API": str(error)}, 0
-    wanted = [
+    required = [
         pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and pod_name(pod) not in unready
         and not is_of_probes(pod["metadata"])
     ]  # fmt: skip
-    return {pod_name(pod): why for pod in wanted if (why := not_ready(pod))}, len(wanted)
+    return {pod_name(pod): why for pod in required if (why := not_ready(pod))}, len(required)

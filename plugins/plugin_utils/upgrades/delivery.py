@@ -1,7 +1,7 @@
-"""Deliver binaries and images of another version to running nodes ahead of their upgrade: nothing uses them yet.
+"""Deliver binaries and images of another version to running nodes before their upgrade.
 
-Binaries go to a folder of their own, from where the engine takes them node by node; images go straight into the
-container runtime, as their names differ. All nodes at once, only what a node lacks.
+Binaries go to a staging folder, from which the engine installs them node by node; images go directly into the container
+runtime, as their names differ. All nodes are served in parallel and receive only what they lack.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ MODULE = "kubeadm.upgrade_stage"
 PROGRAMS = "/usr/local/bin"
 STAGE = "/var/lib/devenv/upgrade"
 TIMEOUT = 900.0
-# Only control plane nodes run these.
+# Images that only control plane nodes run.
 _CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd")
 
 Progress = Callable[[str], None]
 
 
 def programs(bundle: Bundle) -> dict[str, str]:
-    """Return name to sha256 of the binaries that a node gets from a bundle."""
-    wanted = {f"bin/{name}": name for name in node_recipe.PROGRAMS}
-    return {wanted[file.path]: file.sha256 for file in bundle.manifest.files if file.path in wanted}
+    """Return the binaries of a node in a bundle: name to sha256."""
+    names = {f"bin/{name}": name for name in node_recipe.PROGRAMS}
+    return {names[file.path]: file.sha256 for file in bundle.manifest.files if file.path in names}
 
 
 def outdated(old: str, new: str) -> list[str]:
-    """Return the images of ``old`` that ``new`` does not use."""
+    """Return the images of version ``old`` that version ``new`` does not use."""
     try:
         before = versions.resolve(old)
     except DevenvError:
@@ -44,25 +44,23 @@ def outdated(old: str, new: str) -> list[str]:
 def deliver(
     bundle: Bundle, targets: Sequence[Target], control_plane: Sequence[str], progress: Progress, *, write: bool = True
 ) -> dict[str, list[str]]:
-    """Return what each node (by name) lacked and has now; without ``write`` it still lacks it.
+    """Deliver what the nodes lack and return it by node; without ``write``, only return it.
 
-    Raises DevenvError ``upgrade_delivery`` with the names of all nodes where something went wrong, and
-    ``image_load_failed``.
+    Raises DevenvError ``upgrade_delivery`` with all nodes whose delivery failed, and ``image_load_failed``.
     """
-    wanted = programs(bundle)
-    arguments = {"programs": wanted, "folders": [PROGRAMS], "stage": STAGE, "write": write}
+    arguments = {"programs": programs(bundle), "folders": [PROGRAMS], "stage": STAGE, "write": write}
     answers = remote.ask_all(targets, remote.program(MODULE, "look", arguments), TIMEOUT)
     _raise({name: answer.trouble for name, answer in answers.items()})
     lacked: dict[str, list[str]] = {name: [*answer.data["missing"]] for name, answer in answers.items()}
-    held = {name: image_load.parse_check(answer.data["images"]) for name, answer in answers.items()}
+    loaded = {name: image_load.parse_check(answer.data["images"]) for name, answer in answers.items()}
     if write:
         _send(bundle, [target for target in targets if lacked[target.name]], lacked, progress)
-    # Those of optional parts are loaded with their add-on.
+    # Images of optional parts are loaded with their add-on.
     for image in bundle.manifest.images_of([versions.BASE]):
         lacking = [
             target
             for target in targets
-            if image.name not in held[target.name] and _uses(target.name, image.name, control_plane)
+            if image.name not in loaded[target.name] and _uses(target.name, image.name, control_plane)
         ]
         for target in lacking:
             lacked[target.name].append(image.name)
@@ -78,7 +76,7 @@ def _uses(node: str, image: str, control_plane: Sequence[str]) -> bool:
 def _send(bundle: Bundle, targets: Sequence[Target], lacked: Mapping[str, Sequence[str]], progress: Progress) -> None:
     if not targets:
         return
-    progress(f"programs to {len(targets)} nodes")
+    progress(f"send binaries to {len(targets)} nodes")
 
     def send(target: Target) -> str:
         return remote.send(target, [(bundle.bin(name), name) for name in lacked[target.name]], STAGE)

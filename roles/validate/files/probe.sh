@@ -1,13 +1,13 @@
 #!/bin/sh
-# Runs in every probe pod: serves its own name and tries, all at the same time and again until it works or the time is over,
-# what the controller asks for in its environment:
+# Runs in every probe pod. Serves its own name, and tries in parallel what the controller requests in its environment, each
+# repeatedly until it works or the time is over:
 #   PROBE_LIMIT      seconds to keep trying
 #   PROBE_NAMESPACE  namespace of the probe pods
-#   PROBE_API        host names and addresses of the API, as words
-#   PROBE_NAMES      words type/name/address: what a DNS query must answer
+#   PROBE_API        host names and addresses of the API, separated by spaces
+#   PROBE_NAMES      type/name/address words: the required answers of DNS queries
 #   PROBE_PEERS      names of the pods to reach
 #   PROBE_SERVICES   addresses of the Service in front of all probe pods
-# Each result is a line: probe, ok or no, check, target, what was seen; between tabs. The last line is: probe, end.
+# Each result is one line with tabs: probe, ok or no, check, target, output. The last line is: probe, end.
 set -u
 
 account=/var/run/secrets/kubernetes.io/serviceaccount
@@ -16,23 +16,23 @@ patience=1
 self=$(hostname)
 end=$(($(date +%s) + PROBE_LIMIT))
 
-say() {
+report() {
   printf 'probe\t%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$(printf '%s' "$4" | tr '\t\r\n' '   ')"
 }
 
-# attempt CHECK TARGET COMMAND...: a refusal is told when it differs from the one before. COMMAND has $patience seconds for
-# an answer from DNS: at first it may have asked a server that is no more, later it may be that all is slow here.
+# attempt CHECK TARGET COMMAND...: a failure is reported if it differs from the previous one. COMMAND waits $patience
+# seconds for DNS: at first briefly, since the server may have gone; later longer, since the machine may be slow.
 attempt() {
   check=$1 target=$2 last='' tries=0
   shift 2
   while :; do
     tries=$((tries + 1)) patience=$((tries > 5 ? 5 : 1))
     if seen=$("$@" 2>&1); then
-      say ok "$check" "$target" "$seen"
+      report ok "$check" "$target" "$seen"
       return 0
     fi
     if [ "$seen" != "$last" ]; then
-      say no "$check" "$target" "$seen"
+      report no "$check" "$target" "$seen"
       last=$seen
     fi
     [ "$(date +%s)" -lt "$end" ] || return 1
@@ -48,7 +48,7 @@ family() {
   case $1 in *:*) echo ipv6 ;; *) echo ipv4 ;; esac
 }
 
-# The pod $2 as the API at $1 tells it. The token goes through a pipe: arguments of a process can be read by others.
+# Print the pod $2 from the API at $1. The token goes through a pipe, since other users can read arguments of a process.
 pod() {
   printf 'Authorization: Bearer %s\n' "$(cat "$account/token")" |
     RES_OPTIONS="timeout:$patience" curl -sS -f --noproxy '*' --max-time $((2 + patience)) \
@@ -57,12 +57,12 @@ pod() {
 }
 
 api() {
-  pod "$1" "$self" | grep -q '"serviceAccountName": "default"' && echo "answers, token taken"
+  pod "$1" "$self" | grep -q '"serviceAccountName": "default"' && echo "answers, token accepted"
 }
 
 addresses() {
-  known=$(pod "${PROBE_API##* }" "$1" 2>&1) || { echo "$known"; return 1; }
-  printf '%s' "$known" | tr -d ' \n' | grep -o '"podIPs":\[[^]]*\]' | grep -o '"ip":"[^"]*"' | cut -d '"' -f 4
+  object=$(pod "${PROBE_API##* }" "$1" 2>&1) || { echo "$object"; return 1; }
+  printf '%s' "$object" | tr -d ' \n' | grep -o '"podIPs":\[[^]]*\]' | grep -o '"ip":"[^"]*"' | cut -d '"' -f 4
 }
 
 name_of() {
@@ -84,15 +84,15 @@ reach_service() {
 
 resolve() {
   answer=$(nslookup -type="$1" -timeout="$patience" -retry=1 "$2" 2>&1)
-  found=$(printf '%s\n' "$answer" | awk '/^Name:/ { named = 1 } named && /^Address/ { print $NF }')
-  echo "${found:-$answer}"
-  printf '%s\n' "$found" | grep -q -x -F "$3"
+  records=$(printf '%s\n' "$answer" | awk '/^Name:/ { named = 1 } named && /^Address/ { print $NF }')
+  echo "${records:-$answer}"
+  printf '%s\n' "$records" | grep -q -x -F "$3"
 }
 
 reach_peer() {
   list=''
   until list=$(addresses "$1") && [ -n "$list" ]; do
-    [ "$(date +%s)" -lt "$end" ] || { say no pod "$1" "its addresses are not known: $list"; return 1; }
+    [ "$(date +%s)" -lt "$end" ] || { report no pod "$1" "its addresses are not known: $list"; return 1; }
     sleep 0.2
   done
   for address in $list; do

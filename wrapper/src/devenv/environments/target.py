@@ -52,10 +52,10 @@ def from_snapshot(
     if profile_name:
         goal = resolve(profile_name, name, overrides)
         return Target(goal.name, {**goal.variables, "devenv_snapshot": snapshot}, goal.resolved)
-    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue, compare
+    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import begin, catalogue
 
     with names.translated():
-        resolved = compare.profile_of(catalogue.read(paths.home(), snapshot), overrides)
+        resolved = begin.profile_of(catalogue.read(paths.home(), snapshot), overrides)
     return _named(resolved, name, overrides, {"devenv_snapshot": snapshot})
 
 
