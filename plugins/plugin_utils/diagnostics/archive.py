@@ -135,7 +135,7 @@ def collect(
 
 
 def _start_parts(source: Source, collection: _Collection, deadline: float) -> _Collection:
-    accesses = {name: _access(path) for name, path in source.kubeconfigs.items()}
+    accesses = {name: client.usable_access(path) for name, path in source.kubeconfigs.items()}
     for access in accesses.values():
         if isinstance(access, client.Access):
             # First, so that a password in an application's log is recognized.
@@ -164,13 +164,6 @@ def _cluster_work(access: client.Access | DevenvError) -> Callable[[Put], str]:
     if isinstance(access, DevenvError):
         return lambda put: str(access)
     return lambda put: cluster.collect(access, put)
-
-
-def _access(path: Path) -> client.Access | DevenvError:
-    try:
-        return client.read_access(path)
-    except DevenvError as error:
-        return error
 
 
 def _put_all(put: Put, files: Iterable[tuple[str, bytes]]) -> None:

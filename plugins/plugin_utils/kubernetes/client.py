@@ -62,6 +62,16 @@ def read_access(path: Path) -> Access:
     return parse_access(text, str(path))
 
 
+def usable_access(path: Path) -> Access | DevenvError:
+    """Return the Access of a kubeconfig, or why it cannot be used."""
+    try:
+        access = read_access(path)
+        _tls(access)
+    except DevenvError as error:
+        return error
+    return access
+
+
 def parse_access(text: str, where: str) -> Access:
     """Return the Access in a kubeconfig's text (format: Kubernetes' client-go, ``clientcmd/api/v1``).
 
@@ -108,15 +118,17 @@ def _decoded(data: str) -> str:
 
 
 def _tls(access: Access) -> ssl.SSLContext:
-    context = ssl.create_default_context(cadata=access.authority)
-    if access.certificate:
-        # load_cert_chain takes files only; a file in memory keeps the key off the disk.
-        handle = os.memfd_create("client", os.MFD_CLOEXEC)
-        try:
-            os.write(handle, f"{access.certificate}\n{access.key}".encode())
-            context.load_cert_chain(f"/proc/self/fd/{handle}")
-        finally:
-            os.close(handle)
+    """Return the TLS settings. Raises DevenvError ``kubeconfig_invalid``."""
+    try:
+        context = ssl.create_default_context(cadata=access.authority)
+        if access.certificate:
+            # load_cert_chain takes files only; a file in memory keeps the key off the disk.
+            with open(os.memfd_create("client", os.MFD_CLOEXEC), "w") as stream:
+                stream.write(f"{access.certificate}\n{access.key}")
+                stream.flush()
+                context.load_cert_chain(f"/proc/self/fd/{stream.fileno()}")
+    except ssl.SSLError as error:
+        raise DevenvError("kubeconfig_invalid", f"its certificates cannot be used: {error.reason}") from None
     return context
 
 
@@ -135,12 +147,8 @@ class Api:
 
     def __init__(self, access: Access, timeout: float = 10) -> None:
         url = urlsplit(access.server)
-        try:
-            tls = _tls(access)
-        except ssl.SSLError as error:
-            raise DevenvError("kubeconfig_invalid", f"its certificates cannot be used: {error.reason}") from None
         self._connection = http.client.HTTPSConnection(
-            url.hostname or "", url.port or 443, timeout=timeout, context=tls
+            url.hostname or "", url.port or 443, timeout=timeout, context=_tls(access)
         )
         self._headers = {"Accept": "application/json", "User-Agent": "devenv"}
         if access.token:
@@ -193,27 +201,21 @@ class Api:
     ) -> bytes:
         target = quote(path) + (f"?{urlencode(query)}" if query else "")
         headers = self._headers | ({"Content-Type": kind} if kind else {})
-        fresh = self._connection.sock is None
-        try:
-            status, data = self._exchange(method, target, body, headers)
-        except (http.client.HTTPException, OSError) as error:
-            self._connection.close()
-            # The server may have closed an idle connection; it did not read the request, which can be sent again.
-            if fresh or not isinstance(error, _CLOSED):
-                raise ApiUnreachable(_cause(error)) from error
+        while True:
+            is_new = self._connection.sock is None
             try:
-                status, data = self._exchange(method, target, body, headers)
-            except (http.client.HTTPException, OSError) as again:
+                self._connection.request(method, target, body, headers)
+                response = self._connection.getresponse()
+                data = response.read()
+            except (http.client.HTTPException, OSError) as error:
                 self._connection.close()
-                raise ApiUnreachable(_cause(again)) from again
-        if status >= 300:
-            raise _refusal(status, data)
-        return data
-
-    def _exchange(self, method: str, target: str, body: str | None, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        self._connection.request(method, target, body, dict(headers))
-        response = self._connection.getresponse()
-        return response.status, response.read()
+                # The server may have closed an idle connection; it did not read the request, which can be sent again.
+                if is_new or not isinstance(error, _CLOSED):
+                    raise ApiUnreachable(_cause(error)) from error
+                continue
+            if response.status >= 300:
+                raise _rejection(response.status, data)
+            return data
 
 
 class NoApi(Api):
@@ -253,7 +255,7 @@ def _object(data: bytes) -> Json:
     return document
 
 
-def _refusal(status: int, data: bytes) -> ApiError:
+def _rejection(status: int, data: bytes) -> ApiError:
     """Return the ApiError for a Status object, or for plain text as health endpoints return it."""
     try:
         document = json.loads(data)

@@ -14,7 +14,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,52 +47,54 @@ def merge(source: Path, env: Mapping[str, str] | None = None, *, wait: float = 3
     candidates = [path for path in files(env) if path.resolve() != source.resolve()] or files(
         {"HOME": (os.environ if env is None else env).get("HOME", "")}
     )
-    with contextlib.ExitStack() as stack:
-        for path in candidates:
-            stack.enter_context(_locked(path, wait))
-        documents = {path: _read(path) for path in candidates if path.exists()}
+    record = source.resolve().with_name(RECORD)
+
+    def place(documents: dict[Path, dict[str, Any]]) -> None:
         home = next(iter(documents), candidates[-1])
-        before = {path: yaml.safe_dump(document) for path, document in documents.items()}
         for kind in _KINDS:
             for entry in new.get(kind) or []:
                 _place(documents, home, kind, entry)
-        record = source.resolve().with_name(RECORD)
         # Before the entries are written, so that those of a killed run are found.
-        _record(record, [*_recorded([record]), *documents])
-        changed = [path for path, document in documents.items() if before.get(path) != yaml.safe_dump(document)]
-        for path in changed:
-            _write(path, documents[path])
-    return changed
+        paths = dict.fromkeys(map(str, [*_recorded([record]), *documents]))
+        whole_files.write(record, json.dumps(list(paths)) + "\n")
+
+    return _edit(candidates, place, wait)
 
 
 def unmerge(folder: Path, env: Mapping[str, str] | None = None, *, wait: float = 30) -> list[Path]:
     """Remove the entries of the environment with the state folder ``folder``, which may be absent, from the user's and
     the recorded files; return the changed files. Raises as `merge`.
     """
-    name, changed = f"devenv-{folder.name}", []
+    name = f"devenv-{folder.name}"
     records = sorted(folder.glob(f"clusters/*/{RECORD}"))
+    changed: list[Path] = []
     for path in dict.fromkeys([*files(env), *_recorded(records)]):
         # `eval "$(devenv env)"` puts the environment's own file into KUBECONFIG.
         is_environments = path.resolve().is_relative_to(folder.resolve())
-        if is_environments or not path.is_file() or name not in path.read_text(errors="replace"):
-            continue
-        with _locked(path, wait):
-            document = _read(path)
-            if _drop(document, name):
-                _write(path, document)
-                changed.append(path)
+        if not is_environments and path.is_file() and name in path.read_text(errors="replace"):
+            changed += _edit([path], lambda documents: _drop(documents, name), wait)
     for record in records:
         record.unlink()
+    return changed
+
+
+def _edit(paths: Sequence[Path], change: Callable[[dict[Path, dict[str, Any]]], None], wait: float) -> list[Path]:
+    """Lock the files, apply ``change`` to the documents of those that exist, and write and return the changed ones."""
+    with contextlib.ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(_locked(path, wait))
+        documents = {path: _read(path) for path in paths if path.exists()}
+        before = {path: yaml.safe_dump(document) for path, document in documents.items()}
+        change(documents)
+        changed = [path for path, document in documents.items() if before.get(path) != yaml.safe_dump(document)]
+        for path in changed:
+            _write(path, documents[path])
     return changed
 
 
 def _recorded(records: Iterable[Path]) -> list[Path]:
     """Return the files in the readable records."""
     return [Path(path) for record in records for path in whole_files.read_json(record, list) or []]
-
-
-def _record(record: Path, paths: Iterable[Path]) -> None:
-    whole_files.write(record, json.dumps(list(dict.fromkeys(map(str, paths)))) + "\n")
 
 
 def _place(documents: dict[Path, dict[str, Any]], home: Path, kind: str, entry: Mapping[str, Any]) -> None:
@@ -106,17 +108,13 @@ def _place(documents: dict[Path, dict[str, Any]], home: Path, kind: str, entry: 
     document[kind] = [*(document.get(kind) or []), dict(entry)]
 
 
-def _drop(document: dict[str, Any], name: str) -> bool:
-    """Remove the entries called ``name``; return whether there were any."""
-    dropped = False
-    for kind in _KINDS:
-        entries = document.get(kind) or []
-        kept = [entry for entry in entries if not _is_named(entry, name)]
-        if len(kept) != len(entries):
-            document[kind], dropped = kept, True
-    if dropped and document.get("current-context") == name:
-        document["current-context"] = ""
-    return dropped
+def _drop(documents: Mapping[Path, dict[str, Any]], name: str) -> None:
+    for document in documents.values():
+        for kind in _KINDS:
+            if document.get(kind):
+                document[kind] = [entry for entry in document[kind] if not _is_named(entry, name)]
+        if document.get("current-context") == name:
+            document["current-context"] = ""
 
 
 def _is_named(entry: object, name: str) -> bool:

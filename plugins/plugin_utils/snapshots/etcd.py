@@ -21,6 +21,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.net import bracket
 _PAGE = 50
 _KEYS_PAGE = 2000
 _BATCH = 100
+_BATCH_BYTES = 500_000
 # Generous: a restored member has one database and no peers.
 _START_SECONDS = 60
 
@@ -126,18 +127,18 @@ class Store:
 
     def change(self, puts: Mapping[str, bytes], deletions: Sequence[str]) -> None:
         """Write ``puts`` and remove the keys ``deletions``."""
-        steps: list[tuple[dict[str, Any], int]] = [
-            ({"request_put": {"key": _text(key.encode()), "value": _text(value)}}, len(value))
-            for key, value in puts.items()
-        ]
-        steps += [({"request_delete_range": {"key": _text(key.encode())}}, 0) for key in deletions]
         batch: list[dict[str, Any]] = []
         size = 0
-        for step, length in steps:
-            if batch and (len(batch) == _BATCH or size + length > 500_000):
+        for key, value in [*puts.items(), *((key, None) for key in deletions)]:
+            length = len(value or b"")
+            if batch and (len(batch) == _BATCH or size + length > _BATCH_BYTES):
                 self.request("kv/txn", {"success": batch})
                 batch, size = [], 0
-            batch.append(step)
+            encoded = {"key": _text(key.encode())}
+            if value is None:
+                batch.append({"request_delete_range": encoded})
+            else:
+                batch.append({"request_put": encoded | {"value": _text(value)}})
             size += length
         if batch:
             self.request("kv/txn", {"success": batch})

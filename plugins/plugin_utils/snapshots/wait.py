@@ -14,8 +14,6 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.catalogue imp
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.contents import is_of_probes, pod_name
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import problems
 
-POLL = 0.1
-
 
 def for_apps(snapshot: Snapshot, clusters: Sequence[Cluster], timeout: float, progress: Callable[[str], None]) -> int:
     """Wait until every pod is ready that was ready in the snapshot; return the number of pods.
@@ -29,12 +27,19 @@ def for_apps(snapshot: Snapshot, clusters: Sequence[Cluster], timeout: float, pr
 
 def _for_pods(cluster: Cluster, unready: set[str], deadline: float, progress: Callable[[str], None]) -> int:
     missing: dict[str, str] = {}
-    count = 0
+    required: list[client.Json] = []
     report = wait.on_change(progress)
 
     def are_ready() -> bool:
-        nonlocal missing, count
-        missing, count = _missing_pods(api, unready)
+        nonlocal missing, required
+        try:
+            items = api.get("/api/v1/pods")["items"]
+        except client.ApiFailure as error:
+            missing = {"the API": str(error)}
+        else:
+            alive = [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
+            required = [pod for pod in alive if pod_name(pod) not in unready and not is_of_probes(pod["metadata"])]
+            missing = {pod_name(pod): why for pod in required if (why := not_ready(pod))}
         if missing:
             report(f"waiting for {problems(sorted(missing))}")
         return not missing
@@ -44,18 +49,5 @@ def _for_pods(cluster: Cluster, unready: set[str], deadline: float, progress: Ca
         return DevenvError("snapshot_apps", text, where=f"cluster {cluster.name}")
 
     with client.Api(client.read_access(cluster.kubeconfig)) as api:
-        wait.until(are_ready, deadline, failure, pause=POLL)
-    return count
-
-
-def _missing_pods(api: client.Api, unready: set[str]) -> tuple[dict[str, str], int]:
-    """Return the required pods that are not ready, with the cause, and the number of required pods."""
-    try:
-        pods = api.get("/api/v1/pods")["items"]
-    except client.ApiFailure as error:
-        return {"the API": str(error)}, 0
-    required = [
-        pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and pod_name(pod) not in unready
-        and not is_of_probes(pod["metadata"])
-    ]  # fmt: skip
-    return {pod_name(pod): why for pod in required if (why := not_ready(pod))}, len(required)
+        wait.until(are_ready, deadline, failure)
+    return len(required)

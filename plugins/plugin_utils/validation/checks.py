@@ -169,8 +169,6 @@ class ReadOnly(Level):
     def __init__(self, cluster: Cluster, access: client.Access | DevenvError) -> None:
         self._cluster = cluster
         self._access = access
-        self._answers = False
-        self._has_account = False
 
     def look(self, api: client.Api) -> dict[str, Finding]:
         system = f"/api/v1/namespaces/{SYSTEM}"
@@ -183,7 +181,7 @@ class ReadOnly(Level):
 
         findings = {
             "kubeconfig": self._check_kubeconfig(),
-            "api": guarded(lambda: self._check_api(api)),
+            "api": guarded(lambda: _check_api(api)),
             "nodes": guarded(lambda: check_nodes(nodes(), self._cluster)),
             "versions": guarded(
                 lambda: check_versions(nodes(), str(api.get("/version").get("gitVersion")), self._cluster)
@@ -191,7 +189,7 @@ class ReadOnly(Level):
             "labels": guarded(lambda: check_labels(nodes(), self._cluster)),
             "system_pods": guarded(lambda: check_system_pods(api.get(f"{system}/pods")["items"], self._cluster)),
             "dns_service": guarded(lambda: check_dns_service(api.get(slices)["items"])),
-            "default_service_account": guarded(lambda: self._check_account(api)),
+            "default_service_account": guarded(lambda: _check_account(api)),
         }
         if self._cluster.metrics:
             findings["metrics"] = guarded(
@@ -207,14 +205,12 @@ class ReadOnly(Level):
             return Finding("", (str(self._access),), hopeless=True)
         return check_kubeconfig(self._cluster.kubeconfig, self._access, self._cluster)
 
-    def _check_api(self, api: client.Api) -> Finding:
-        if not self._answers:
-            api.text("/readyz", {"verbose": ""})
-            self._answers = True
-        return Finding("/readyz passed")
 
-    def _check_account(self, api: client.Api) -> Finding:
-        if not self._has_account:
-            api.get("/api/v1/namespaces/default/serviceaccounts/default")
-            self._has_account = True
-        return Finding("default/default exists")
+def _check_api(api: client.Api) -> Finding:
+    api.text("/readyz", {"verbose": ""})
+    return Finding("/readyz passed")
+
+
+def _check_account(api: client.Api) -> Finding:
+    api.get("/api/v1/namespaces/default/serviceaccounts/default")
+    return Finding("default/default exists")

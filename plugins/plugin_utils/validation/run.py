@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
@@ -43,7 +42,7 @@ def run(
     if check and not cluster.kubeconfig.exists():
         return Report()
     record = report.record_of(cluster)
-    access = _access(cluster.kubeconfig)
+    access = client.usable_access(cluster.kubeconfig)
     groups: list[Level] = [ReadOnly(cluster, access)]
     pods = None
     if not check and report.needs_probes(probes, changed=changed, record=record):
@@ -77,12 +76,3 @@ def still_passes(cluster: Cluster) -> bool:
     if report.needs_probes("auto", changed=False, record=report.record_of(cluster)):
         return False
     return run(cluster, probes="never", changed=False, timeout=0, domain="", check=True).failure is None
-
-
-def _access(path: Path) -> client.Access | DevenvError:
-    try:
-        access = client.read_access(path)
-        with client.Api(access):
-            return access
-    except DevenvError as error:
-        return error

@@ -46,7 +46,6 @@ class Storage(Level):
         self._class = storage_class
         self._pod = pod(image, secrets.token_hex(8))
         self._created = False
-        self._done = False
 
     def look(self, api: client.Api) -> dict[str, Finding]:
         return {"storage": guarded(lambda: self._check(api))}
@@ -55,18 +54,13 @@ class Storage(Level):
         if not self._probes.namespace:
             return Finding("", ("not tried yet",))
         base = f"/api/v1/namespaces/{self._probes.namespace}"
-        if self._done:
-            return Finding(f"written and read on a volume of {self._class}")
         if not self._created:
             api.get(f"/apis/storage.k8s.io/v1/storageclasses/{self._class}")
             create(api, f"{base}/persistentvolumeclaims", claim(self._class))
             create(api, f"{base}/pods", self._pod)
             self._created = True
-        finding = check_storage(
-            api.get(f"{base}/persistentvolumeclaims/{NAME}"), api.get(f"{base}/pods/{NAME}"), self._class
-        )
-        self._done = finding.ok
-        return finding
+        volume_claim, probe = api.get(f"{base}/persistentvolumeclaims/{NAME}"), api.get(f"{base}/pods/{NAME}")
+        return check_storage(volume_claim, probe, self._class)
 
 
 def check_storage(volume_claim: Json, probe: Json, storage_class: str) -> Finding:
