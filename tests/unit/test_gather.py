@@ -341,7 +341,7 @@ def test_files_and_logs_of_a_node_without_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "output"),
     [
         (["echo", "x"], b"x\n"),
         (["sh", "-c", "echo x; exit 3"], b"x\n\nsh ended with code 3\n"),
@@ -349,8 +349,8 @@ def test_files_and_logs_of_a_node_without_keys(tmp_path: Path) -> None:
         (["/there/is/none"], b"the program /there/is/none is not installed\n"),
     ],
 )
-def test_a_program_of_a_node(argv: list[str], said: bytes) -> None:
-    assert archive.command(argv, 0.5) == said
+def test_output_and_failure_of_a_command_on_a_node(argv: list[str], output: bytes) -> None:
+    assert archive.command(argv, 0.5) == output
 
 
 def test_a_truncated_stream_raises() -> None:

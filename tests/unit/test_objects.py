@@ -227,7 +227,7 @@ def test_objects_outside_the_set_are_not_touched(monkeypatch: pytest.MonkeyPatch
     assert (caught.value.reason.id, caught.value.exit_code) == ("objects_refused", 6)
     assert api.written == [], "nothing is written at all"
 
-    # Made anew by someone after it was ours.
+    # Recreated by another program.
     converge(api, item("b"))
     api.objects[path("b")] = item("b", data={"theirs": "1"})
     assert converge(api).removed == []

@@ -1,4 +1,4 @@
-"""Snapshots on disk: the catalogue, comparison with a profile, the begin of an environment from a snapshot."""
+"""Snapshots on disk: the catalogue, comparison with a profile, the start of an environment from a snapshot."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_only_containers_that_may_write_to_the_data_are_paused() -> None:
     pods = [
         running("by-claim", "worker-0", {"persistentVolumeClaim": {"claimName": "data"}}),
         running("below", "worker-0", host("/srv/a/below")),
-        running("beside", "worker-0", host("/srv/ab"), {"emptyDir": {}}),
+        running("similar-name", "worker-0", host("/srv/ab"), {"emptyDir": {}}),
         running(
             "claim-of-another-namespace", "worker-0", {"persistentVolumeClaim": {"claimName": "data"}}, namespace="x"
         ),
