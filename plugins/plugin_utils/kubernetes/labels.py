@@ -191,83 +191,55 @@ def apply(
     Nothing is written before every node is registered and none has a conflict. With ``check``, nothing is written and
     there is no wait. Raises DevenvError ``labels_nodes_missing``, ``labels_refused`` or ``api_unreachable``.
     """
-    deadline = time.monotonic() + timeout
-    nodes = _nodes(cluster, api) if check else _wait_for_nodes(cluster, api, deadline, progress)
-    outcome = LabelOutcome(absent=[node.name for node in cluster.nodes if node.name not in nodes])
-    outcome.changes = [plan(nodes[node.name], node) for node in cluster.nodes if node.name in nodes]
-    conflicts = [f"{change.node}: {text}" for change in outcome.changes for text in change.conflicts]
-    if conflicts:
-        raise DevenvError("labels_refused", "; ".join(conflicts))
-    specs = {node.name: node for node in cluster.nodes}
-    for change in outcome.changes:
-        path = f"/api/v1/nodes/{nodes[change.node]['metadata']['name']}"
-        written = bool(change.patch) if check else _write(api, path, change, specs[change.node], deadline)
-        if written:
-            outcome.changed.append(change.node)
-    return outcome
-
-
-def _nodes(cluster: Cluster, api: client.Api) -> dict[str, Json]:
-    """Return the Node objects by name. Raises DevenvError ``api_unreachable``."""
-    try:
-        return by_node(api.get("/api/v1/nodes")["items"], cluster)
-    except client.ApiFailure as error:
-        raise DevenvError("api_unreachable", str(error), where=f"cluster {cluster.name}") from error
-
-
-def _wait_for_nodes(
-    cluster: Cluster, api: client.Api, deadline: float, progress: Callable[[str], None]
-) -> dict[str, Json]:
-    nodes: dict[str, Json] = {}
+    where = f"cluster {cluster.name}"
+    outcome = LabelOutcome()
     failures: list[DevenvError] = []
     report = wait.on_change(progress)
 
-    def are_registered() -> bool:
-        nonlocal nodes
+    def is_converged() -> bool:
         try:
-            nodes = _nodes(cluster, api)
-        except DevenvError as error:
-            failures.append(error)
+            nodes = by_node(api.get("/api/v1/nodes")["items"], cluster)
+        except client.ApiFailure as error:
+            failures.append(DevenvError("api_unreachable", str(error), where=where))
             return False
-        missing = ", ".join(sorted({node.name for node in cluster.nodes} - nodes.keys()))
-        if missing:
-            where = f"cluster {cluster.name}"
-            failures.append(DevenvError("labels_nodes_missing", f"no Node object of {missing}", where=where))
-            report(f"waiting for Node objects: {missing}")
-        return not missing
+        outcome.absent = sorted({node.name for node in cluster.nodes} - nodes.keys())
+        if outcome.absent and not check:
+            names = ", ".join(outcome.absent)
+            failures.append(DevenvError("labels_nodes_missing", f"no Node object of {names}", where=where))
+            report(f"waiting for Node objects: {names}")
+            return False
+        changes = [plan(nodes[node.name], node) for node in cluster.nodes if node.name in nodes]
+        conflicts = [f"{change.node}: {text}" for change in changes for text in change.conflicts]
+        if conflicts:
+            raise DevenvError("labels_refused", "; ".join(conflicts))
+        outcome.changes = outcome.changes or changes
+        done = True
+        for change in changes:
+            if change.patch:
+                path = f"/api/v1/nodes/{nodes[change.node]['metadata']['name']}"
+                error = None if check else _write(api, path, change)
+                # A patch without an answer may have arrived.
+                if change.node not in outcome.changed and (error is None or error.reason.id == "api_unreachable"):
+                    outcome.changed.append(change.node)
+                if error is not None:
+                    failures.append(error)
+                    done = False
+        return done
 
-    wait.until(are_registered, deadline, lambda: failures[-1], pause=POLL)
-    return nodes
+    wait.until(is_converged, time.monotonic() + (0 if check else timeout), lambda: failures[-1], pause=POLL)
+    return outcome
 
 
-def _write(api: client.Api, path: str, change: Change, node: NodeSpec, deadline: float) -> bool:
-    """Send the patch; if the object has changed meanwhile (kubelet and the controllers write too), plan again. Return
-    whether anything was written.
-    """
-    current: Change | None = change
-    sent = False
-    failures: list[DevenvError] = []
-
-    def is_written() -> bool:
-        nonlocal current, sent
-        try:
-            current = current or plan(api.get(path), node)
-            if current.conflicts:
-                raise DevenvError("labels_refused", "; ".join(current.conflicts), where=node.name)
-            if current.patch:
-                api.merge(path, current.patch)
-                sent = True
-            return True
-        except client.ApiError as error:
-            failures.append(DevenvError("labels_refused", str(error), where=node.name))
-            if error.status != 409:
-                raise failures[-1] from error
-        except client.ApiUnreachable as error:
-            failures.append(DevenvError("api_unreachable", str(error), where=node.name))
-            # The patch may have arrived even if its answer did not.
-            sent = sent or current is not None
-        current = None
-        return False
-
-    wait.until(is_written, deadline, lambda: failures[-1], pause=POLL)
-    return sent
+def _write(api: client.Api, path: str, change: Change) -> DevenvError | None:
+    """Send the patch; return an error if the node has to be planned again."""
+    try:
+        api.merge(path, change.patch)
+    except client.ApiError as error:
+        rejection = DevenvError("labels_refused", str(error), where=change.node)
+        # 409: the object has changed meanwhile; kubelet and the controllers write too.
+        if error.status != 409:
+            raise rejection from error
+        return rejection
+    except client.ApiUnreachable as error:
+        return DevenvError("api_unreachable", str(error), where=change.node)
+    return None

@@ -194,23 +194,18 @@ def running(binary: Path, data: Path) -> Iterator[Store]:
 
 
 def _wait(store: Store, child: subprocess.Popen[bytes], log: Path) -> None:
-    ended = False
+    def failure() -> DevenvError:
+        output = log.read_text(errors="replace")[-400:]
+        return DevenvError("snapshot_failed", f"etcd does not serve the saved data: {output}")
 
     def answers() -> bool:
-        nonlocal ended
+        if child.poll() is not None:
+            raise failure()
         try:
             store.request("kv/range", {"key": _text(b"\x00"), "limit": 1})
-            return True
         except (OSError, http.client.HTTPException, ValueError):
             store.close()
-        ended = child.poll() is not None
-        return ended
-
-    def failure() -> DevenvError:
-        return DevenvError(
-            "snapshot_failed", f"etcd does not serve the saved data: {log.read_text(errors='replace')[-400:]}"
-        )
+            return False
+        return True
 
     wait.until(answers, time.monotonic() + _START_SECONDS, failure, pause=0.02)
-    if ended:
-        raise failure()

@@ -144,7 +144,7 @@ def _inspect(
             f"set -e; {image_load.CTR} check; echo '{image_load.CUT}'; for path in {listed}; do "
             f'if [ -d "$path" ]; then du -sxk -- "$path" 2>/dev/null || :; fi; done'
         )
-        images, _cut, sizes = transfer.run(source.targets[node], script).partition(f"{image_load.CUT}\n")
+        images, _cut, sizes = transfer.run(source.targets[node], script).stdout.partition(f"{image_load.CUT}\n")
         rows = [line.split("\t", 1) for line in sizes.splitlines() if "\t" in line]
         return NodeContents(
             images=extra_images(image_load.parse_check(images), bundled),

@@ -25,19 +25,15 @@ _WITH_CHECKSUM = "set -eu; {{ {{ {script}\n}} | tee >(cat >&3) | sha256sum >&2; 
 _CHECKSUM = re.compile(r"^([0-9a-f]{64})  -$", re.MULTILINE)
 
 
-def run(target: Target, script: str, stdin: IO[bytes] | None = None, timeout: float = _SCRIPT_TIMEOUT) -> str:
-    """Run a script in the node's shell and return its output. Raises DevenvError ``snapshot_failed``."""
-    return _run(target, script, stdin=stdin, timeout=timeout).stdout
-
-
-def _run(
+def run(
     target: Target,
     script: str,
     *,
-    timeout: float,
     stdin: IO[bytes] | None = None,
     stdout: program.Reader | None = None,
+    timeout: float = _SCRIPT_TIMEOUT,
 ) -> program.Result:
+    """Run a script in the node's shell. Raises DevenvError ``snapshot_failed``."""
     try:
         return program.run([*target.ssh, script], stdin=stdin, stdout=stdout, timeout=timeout)
     except program.ProgramFailed as error:
@@ -65,7 +61,7 @@ def fetch(target: Target, script: str, path: Path, timeout: float = STREAM_TIMEO
                 stream.write(block)
 
     command = f"bash -o pipefail -c {shlex.quote(_WITH_CHECKSUM.format(script=script))}"
-    messages = _run(target, command, stdout=receive, timeout=timeout).stderr
+    messages = run(target, command, stdout=receive, timeout=timeout).stderr
     if digest.hexdigest() not in _CHECKSUM.findall(messages):
         raise DevenvError("snapshot_failed", f"{path.name} was truncated", where=target.name)
     return {"sha256": digest.hexdigest(), "size": path.stat().st_size}

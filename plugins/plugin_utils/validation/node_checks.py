@@ -124,7 +124,7 @@ def check_services(answers: Mapping[str, Answer]) -> Finding:
 
 def check_certificates(answers: Mapping[str, Answer], now: datetime) -> Finding:
     """Check that no certificate has expired; warn about those that expire within 30 days."""
-    expired, soon, nearest = [], [], None
+    expired, soon, ends = [], [], []
     for name, answer in answers.items():
         for path, text in sorted((answer.data.get("certificates") or {}).items()):
             end = datetime.fromisoformat(text)
@@ -133,11 +133,10 @@ def check_certificates(answers: Mapping[str, Answer], now: datetime) -> Finding:
                 expired.append(f"{name}: {path} expired {text}")
             elif days < WARN_DAYS:
                 soon.append(f"{name}: {path} expires in {days:.0f} days ({text})")
-            nearest = end if nearest is None else min(nearest, end)
-    if nearest is None:
+            ends.append(end)
+    if not ends:
         return Finding("", ("no certificates on any node",))
-    count = sum(len(answer.data.get("certificates") or {}) for answer in answers.values())
-    seen = f"{count} certificates, the first expires in {(nearest - now).days} days"
+    seen = f"{len(ends)} certificates, the first expires in {(min(ends) - now).days} days"
     return Finding(seen, tuple(expired), bool(expired), tuple(soon))
 
 
