@@ -73,7 +73,7 @@ def lab(tmp_path: Path) -> Lab:
         ("bundle_import", {"devenv_archive": "/there/is/none.tar"}, "none.tar"),
         ("bundle_verify", {}, "no bundle of"),
         ("snapshot_remove", {}, "devenv_snapshot is not given"),
-        ("snapshot_remove", {"devenv_snapshot": "none"}, "there is no snapshot none"),
+        ("snapshot_remove", {"devenv_snapshot": "none"}, "snapshot none does not exist"),
         ("snapshot", {"devenv_name": "lab"}, "devenv_snapshot is not given"),
         ("image_load", {"devenv_name": "lab"}, "devenv_images is not given"),
         ("replace", {"devenv_name": "lab"}, "devenv_replace is not given"),
