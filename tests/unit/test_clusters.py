@@ -44,19 +44,14 @@ def test_hosts_are_grouped_by_cluster_in_their_order() -> None:
 def test_endpoint_and_addresses_of_a_cluster() -> None:
     variables = {
         "devenv_endpoint": "main.lab.devenv.internal",
-        "devenv_endpoint_kind": "virtual",
         "devenv_endpoint_addresses": ["10.213.4.5"],
         "devenv_addresses": ["10.213.4.10"],
     }
     (cluster,) = clusters.from_hostvars(["a"], {"a": host("main", **variables)})
-    assert (cluster.endpoint, cluster.endpoint_kind, cluster.endpoint_addresses) == (
-        "main.lab.devenv.internal",
-        "virtual",
-        ("10.213.4.5",),
-    )
+    assert (cluster.endpoint, cluster.endpoint_addresses) == ("main.lab.devenv.internal", ("10.213.4.5",))
     assert cluster.nodes[0].addresses == ("10.213.4.10",)
     (plain,) = clusters.from_hostvars(["a"], {"a": host("main")})
-    assert (plain.endpoint_kind, plain.endpoint_addresses, plain.nodes[0].addresses) == ("node", (), ())
+    assert (plain.endpoint_addresses, plain.nodes[0].addresses) == ((), ())
 
 
 def test_a_missing_variable_is_named() -> None:

@@ -255,7 +255,10 @@ class Api:
 
 def test_the_level_creates_its_objects_step_by_step_and_removes_them() -> None:
     nodes = tuple(NodeSpec(name, "") for name in ("a", "b"))
-    level, fake = Probes(Cluster("main", Path("k"), "kubeadm", "1.36.3", ("ipv4",), nodes), "image", 60), Api()
+    level, fake = (
+        Probes(Cluster("main", Path("k"), "kubeadm", "1.36.3", ("ipv4",), nodes), "image", 60, "cluster.local"),
+        Api(),
+    )
     api: Any = fake
     fake.refused = {"namespaces": client.ApiUnreachable("cut"), "pods": client.ApiError(403, "", "no account yet")}
     first = level.look(api)

@@ -237,7 +237,7 @@ def test_the_table_lists_exactly_the_checks() -> None:
         checks=({"name": "mine", "command": ["true"], "timeout": 1},), metrics=True,
     )  # fmt: skip
     api: Any = Silent()
-    probes = Probes(cluster, "image", 60)
+    probes = Probes(cluster, "image", 60, "cluster.local")
     servers = node_checks.api_servers(cluster, access)
     assert servers is not None
     always: list[Level] = [ReadOnly(cluster, access)]

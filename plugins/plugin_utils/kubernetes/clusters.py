@@ -17,10 +17,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types impo
 class Cluster:
     """A cluster of the environment: its nodes in the inventory's order and what they share.
 
-    ``endpoint`` is the name of its control plane (port 6443), ``endpoint_kind`` node, virtual or external, and
-    ``endpoint_addresses`` are the addresses of the name, in the families' order. ``storage_class`` is that of the
-    profile (empty: none); ``metrics``: whether it has the metrics API; ``checks``: the profile's own, each
-    ``{name, command, timeout}``.
+    ``endpoint`` is the name of its control plane (port 6443), ``endpoint_addresses`` are the addresses of the name, in
+    the families' order. ``storage_class`` is that of the profile (empty: none); ``metrics``: whether it has the metrics
+    API; ``checks``: the profile's own, each ``{name, command, timeout}``.
     """
 
     name: str
@@ -30,7 +29,6 @@ class Cluster:
     families: tuple[str, ...]
     nodes: tuple[NodeSpec, ...]
     endpoint: str = ""
-    endpoint_kind: str = "node"
     endpoint_addresses: tuple[str, ...] = ()
     storage_class: str = ""
     metrics: bool = False
@@ -81,7 +79,6 @@ def _cluster(name: str, hosts: list[str], hostvars: Mapping[str, Mapping[str, An
         families=tuple(str(family) for family in required("devenv_families")),
         nodes=tuple(nodes.from_variables(host, cast(NodeVariables, hostvars[host])) for host in hosts),
         endpoint=str(variables.get("devenv_endpoint") or ""),
-        endpoint_kind=str(variables.get("devenv_endpoint_kind") or "node"),
         endpoint_addresses=tuple(str(address) for address in variables.get("devenv_endpoint_addresses") or ()),
         storage_class=str(storage["class"]) if storage.get("enabled") else "",
         metrics=bool((profile.get("metrics") or {}).get("enabled")),

@@ -24,6 +24,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait as wai
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 RECORD = "merged.json"
+LOCK_SECONDS = 30.0
 _KINDS = ("clusters", "users", "contexts")
 
 
@@ -36,7 +37,7 @@ def files(env: Mapping[str, str] | None = None) -> list[Path]:
     return [Path(item).absolute() for item in dict.fromkeys(listed)]
 
 
-def merge(source: Path, env: Mapping[str, str] | None = None, *, wait: float = 30) -> list[Path]:
+def merge(source: Path, env: Mapping[str, str] | None = None, *, wait: float = LOCK_SECONDS) -> list[Path]:
     """Add or replace the cluster, user and context of ``source`` in the user's files; return the changed files.
 
     The current context stays. ``wait`` is the time limit for another program's lock, in seconds. Raises DevenvError
@@ -61,7 +62,7 @@ def merge(source: Path, env: Mapping[str, str] | None = None, *, wait: float = 3
     return _edit(candidates, place, wait)
 
 
-def unmerge(folder: Path, env: Mapping[str, str] | None = None, *, wait: float = 30) -> list[Path]:
+def unmerge(folder: Path, env: Mapping[str, str] | None = None) -> list[Path]:
     """Remove the entries of the environment with the state folder ``folder``, which may be absent, from the user's and
     the recorded files; return the changed files. Raises as `merge`.
     """
@@ -72,13 +73,15 @@ def unmerge(folder: Path, env: Mapping[str, str] | None = None, *, wait: float =
         # `eval "$(devenv env)"` puts the environment's own file into KUBECONFIG.
         is_environments = path.resolve().is_relative_to(folder.resolve())
         if not is_environments and path.is_file() and name in path.read_text(errors="replace"):
-            changed += _edit([path], lambda documents: _drop(documents, name), wait)
+            changed += _edit([path], lambda documents: _drop(documents, name))
     for record in records:
         record.unlink()
     return changed
 
 
-def _edit(paths: Sequence[Path], change: Callable[[dict[Path, dict[str, Any]]], None], wait: float) -> list[Path]:
+def _edit(
+    paths: Sequence[Path], change: Callable[[dict[Path, dict[str, Any]]], None], wait: float = LOCK_SECONDS
+) -> list[Path]:
     """Lock the files, apply ``change`` to the documents of those that exist, and write and return the changed ones."""
     with contextlib.ExitStack() as stack:
         for path in paths:

@@ -75,7 +75,7 @@ def require_ready(resolved: Profile, nodes: Mapping[str, NodeVersion], begun: bo
         raise DevenvError("upgrade_not_ready", "; ".join(texts))
 
 
-def node_versions(folder: Path, clusters: Sequence[str], begun: bool, timeout: float = 10) -> dict[str, NodeVersion]:
+def node_versions(folder: Path, clusters: Sequence[str], begun: bool) -> dict[str, NodeVersion]:
     """Return the nodes of all clusters by name. Raises DevenvError ``upgrade_not_ready`` if an API does not answer,
     unless an upgrade has ``begun``, during which the only API server may be down.
     """
@@ -85,7 +85,7 @@ def node_versions(folder: Path, clusters: Sequence[str], begun: bool, timeout: f
         if not path.is_file():
             raise DevenvError("upgrade_not_ready", f"the cluster {cluster} is not created yet")
         try:
-            with client.Api(client.read_access(path), timeout=timeout) as api:
+            with client.Api(client.read_access(path)) as api:
                 items = api.get("/api/v1/nodes")["items"]
         except client.ApiFailure as error:
             if begun:

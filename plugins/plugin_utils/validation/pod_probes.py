@@ -21,7 +21,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_result
 class Probes(Level):
     """The checks of probe pods. ``look`` takes the next possible step and returns the current findings."""
 
-    def __init__(self, cluster: Cluster, image: str, limit: float, domain: str = "cluster.local") -> None:
+    def __init__(self, cluster: Cluster, image: str, limit: float, domain: str) -> None:
         self._cluster = cluster
         self._name = f"{NAMESPACE}{secrets.token_hex(3)}"
         self._image = image
