@@ -217,12 +217,12 @@ def apply(
         for change in changes:
             if change.patch:
                 path = f"/api/v1/nodes/{nodes[change.node]['metadata']['name']}"
-                error = None if check else _write(api, path, change)
+                failure = None if check else _write(api, path, change)
                 # A patch without an answer may have arrived.
-                if change.node not in outcome.changed and (error is None or error.reason.id == "api_unreachable"):
+                if change.node not in outcome.changed and (failure is None or failure.reason.id == "api_unreachable"):
                     outcome.changed.append(change.node)
-                if error is not None:
-                    failures.append(error)
+                if failure is not None:
+                    failures.append(failure)
                     done = False
         return done
 
