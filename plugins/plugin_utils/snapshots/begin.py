@@ -111,8 +111,10 @@ def profile_of(snapshot: Snapshot, overrides: Mapping[str, Any] | None = None) -
     """
     try:
         saved = amend.amend(snapshot.manifest["profile"], {})
-    except (DevenvError, KeyError, TypeError, AttributeError) as error:
-        problem = error.message if isinstance(error, DevenvError) else f"its profile lacks {error}"
+    except (DevenvError, KeyError, TypeError, AttributeError, OSError) as error:
+        # OSError: a part of the profile, such as its stack, has no file in configs.
+        detail = error.message if isinstance(error, DevenvError) else f"{type(error).__name__}: {error}"
+        problem = f"its profile cannot be resolved: {detail}"
         advice = "Name a profile that has the same nodes: devenv up --snapshot NAME --profile PROFILE"
         raise DevenvError("snapshot_differs", problem, advice=advice, where=snapshot.name) from None
     return amend.amend(saved, overrides) if overrides else saved
