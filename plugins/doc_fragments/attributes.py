@@ -1,10 +1,10 @@
-"""Documentation that most modules share."""
+"""Authors and attributes of most modules."""
 
 from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Authors, check mode and diff mode. A module that differs documents its own attribute, which takes precedence."""
+    """A module that differs documents its own attribute, which takes precedence."""
 
     DOCUMENTATION = r"""
 author:

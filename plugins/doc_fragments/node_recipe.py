@@ -1,10 +1,10 @@
-"""Documentation that the modules for nodes' images share."""
+"""Options of the modules that build node images."""
 
 from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Options of providers/node_recipe.py."""
+    """The options that providers/node_recipe.py reads."""
 
     DOCUMENTATION = r"""
 options:
@@ -12,6 +12,6 @@ options:
   suite: {description: Debian release of the node., type: str, required: true}
   mirror: {description: Debian mirror; empty for the default one., type: str, default: ""}
   packages: {description: Debian packages of the node., type: list, elements: str, required: true}
-  masked: {description: Units of systemd that must not start in the node., type: list, elements: str, required: true}
-  files: {description: "Files of the node, path there to path on the controller.", type: dict, required: true}
+  masked: {description: systemd units that must not start in the node., type: list, elements: str, required: true}
+  files: {description: "Files of the node; path on the node to path on the controller.", type: dict, required: true}
 """

@@ -4,22 +4,22 @@
 
 DOCUMENTATION = r"""
 module: convergence
-short_description: Compare an environment with what its last complete run left
+short_description: Compare an environment with its state after the last complete run
 version_added: 0.1.0
 author:
   - devenv maintainers (@devenv)
 description:
-  - Runs on the controller. Asks nodes, host and clusters once, in about a second, for everything that the stages
-    decide by.
-  - A run with tags, a limit, check mode or extra variables other than those of every run is partial. It never counts
-    as unchanged and records nothing.
+  - Runs on the controller. Collects everything that the stages base their decisions on from nodes, host and clusters,
+    once, in about a second.
+  - A run with tags, a limit, check mode or extra variables that not every run has is partial. It never counts as
+    unchanged and records nothing.
 options:
   action:
     description:
-      - V(compare) says whether the stages would find nothing to do. A run that somebody wants to see in detail (C(-v),
-        C(--diff), artifacts) never counts as unchanged.
-      - V(record) records what a complete run left, for V(compare). Without a run folder (C(devenv_run_dir)) it does
-        nothing.
+      - V(compare) reports whether all stages would be no-ops. A run with C(-v), C(--diff) or artifacts, whose user
+        expects the details of the stages, never counts as unchanged.
+      - V(record) records the state after a complete run, for V(compare). Without a run folder (C(devenv_run_dir)) it
+        does nothing.
     type: str
     required: true
     choices: [compare, record]
@@ -38,18 +38,18 @@ attributes:
 
 EXAMPLES = r"""
 ---
-- name: Compare the environment with what its last complete run left
+- name: Compare the environment with its state after the last complete run
   devenv.lab.convergence:
     action: compare
 """
 
 RETURN = r"""
 unchanged:
-  description: Whether the stages would find nothing to do; false if that is unknown.
+  description: Whether all stages would be no-ops; false if that is unknown.
   returned: action is compare
   type: bool
 recorded:
-  description: Whether there is a record of this run.
+  description: Whether this run is recorded.
   returned: action is record
   type: bool
 """

@@ -4,18 +4,18 @@
 
 DOCUMENTATION = r"""
 module: existing_hosts
-short_description: Take hosts that exist already as nodes, and leave them as they were
+short_description: Prepare existing hosts as nodes, and restore them afterwards
 version_added: 0.1.0
 description:
-  - Works on all hosts of an environment at once, over ssh from the controller. The hosts are those of the inventory's
-    group C(nodes); their connection is that of their variables.
-  - A host is refused, before anything changes on any of them, when it does not answer, refuses the login, shows another
-    host key than C(known_hosts) has, belongs to another cluster or environment, or lacks something.
-  - V(present) brings the bundle's programs and images onto the hosts that lack them and writes C(network.yml).
-    V(absent) takes away all that was put on hosts and puts back what was there before.
+  - Works on all hosts of an environment at the same time, over ssh from the controller. The hosts are those of the
+    inventory's group C(nodes); their variables define the connections.
+  - A host is rejected, before anything changes on any of them, if it does not answer, refuses the login, presents
+    another host key than C(known_hosts) has, belongs to another cluster or environment, or lacks something.
+  - V(present) installs the bundle's binaries and images on the hosts that lack them and writes C(network.yml).
+    V(absent) removes everything that was installed on the hosts and restores their previous state.
 extends_documentation_fragment: [devenv.lab.attributes, devenv.lab.nodes]
 options:
-  version: {description: Kubernetes version of the bundle. Needed for V(present) and V(upgraded)., type: str}
+  version: {description: Kubernetes version of the bundle. Required for V(present) and V(upgraded)., type: str}
 """
 
 EXAMPLES = r"""
@@ -29,11 +29,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-nodes: {description: Names of the nodes that run., returned: always, type: list, elements: str}
-made: {description: Nodes that were made., returned: when something was done, type: list, elements: str}
-started: {description: Nodes that were started., returned: when something was done, type: list, elements: str}
-stopped: {description: Nodes that were stopped., returned: when something was done, type: list, elements: str}
-removed: {description: Nodes that were removed., returned: when something was done, type: list, elements: str}
-states: {description: State of each node that exists., returned: "with O(state=status), in check mode", type: dict}
-notes: {description: Notes for people., returned: always, type: list, elements: str}
+nodes: {description: Names of the running nodes., returned: always, type: list, elements: str}
+made: {description: Nodes that were created., returned: when nodes were changed, type: list, elements: str}
+started: {description: Nodes that were started., returned: when nodes were changed, type: list, elements: str}
+stopped: {description: Nodes that were stopped., returned: when nodes were changed, type: list, elements: str}
+removed: {description: Nodes that were removed., returned: when nodes were changed, type: list, elements: str}
+states: {description: State of each existing node., returned: "with O(state=status), in check mode", type: dict}
+notes: {description: Notes for the user., returned: always, type: list, elements: str}
 """

@@ -3,54 +3,54 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Make, join, extend or leave a cluster of Gravity."""
+"""Create, join, change or leave a Gravity cluster."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gravity
-short_description: Make, join, change or leave a cluster of Gravity
+short_description: Create, join, change or leave a Gravity cluster
 version_added: 0.1.0
 description:
-  - Drives the program C(gravity) on a node, idempotent by what C(gravity status) says and not by its exit code, which
-    is 255 for a degraded cluster that answers well.
-  - Every command ends. What Gravity waits for by itself without a limit is waited for O(timeout) seconds.
+  - Runs the program C(gravity) on a node. Idempotent by the output of C(gravity status), not by its exit code, which
+    is 255 for a degraded cluster that answers correctly.
+  - Every command is bounded. Where Gravity itself would wait without a limit, the limit is O(timeout) seconds.
   - Output is kept in C(/var/log/devenv/gravity-ACTION.log), without secrets.
 options:
   action:
     description:
-      - V(look) says what there is of Gravity on the node.
+      - V(look) returns the state of Gravity on the node.
       - V(check), V(install) and V(upgrade) use O(tarball). V(install) starts a stopped cluster, and with O(prepared)
-        lets the one that an image brought take O(address).
-      - V(adopt) waits for a cluster that a script made, and records it.
+        moves the cluster that is part of the image to O(address).
+      - V(adopt) waits for a cluster that a script created, and records it.
       - V(wait) waits until the cluster has all O(members) and is healthy. Changes nothing.
       - V(token), on a master, writes what nodes need to join to the file O(path), C({token, peers}).
       - V(join) adds this node.
-      - V(remove), on a master, takes the node with O(address) out; V(leave) takes Gravity off this node.
-      - V(change_address) lets the only node of a cluster use O(address).
-      - V(kubeconfig), on a master, writes one of an administrator's service account to
+      - V(remove), on a master, removes the node with O(address); V(leave) removes Gravity from this node.
+      - V(change_address) moves the only node of a cluster to O(address).
+      - V(kubeconfig), on a master, writes the kubeconfig of an administrator's service account to
         C(/var/lib/devenv/gravity/kubeconfig).
-      - V(auth_gateway), on a master, sets the addresses that C(tsh login) is told.
+      - V(auth_gateway), on a master, sets the addresses that C(tsh login) receives.
       - V(report) writes Gravity's own report to O(path).
     type: str
     required: true
     choices: [look, check, install, adopt, wait, join, token, change_address, remove, leave, kubeconfig, auth_gateway,
               upgrade, report]
-  address: {description: Address of the node that is meant; for V(remove) that of another., type: str, default: ""}
+  address: {description: Address of this node; for V(remove) that of another., type: str, default: ""}
   tarball:
-    description: The cluster's tarball on the node. It is removed when it has been unpacked.
+    description: The cluster's tarball on the node. It is removed once it is unpacked.
     type: path
     default: ""
   sha256: {description: Digest of O(tarball)., type: str, default: ""}
   version:
-    description: Version of the application in O(tarball), by which V(upgrade) knows that there is nothing to do.
+    description: Version of the application in O(tarball). V(upgrade) to the installed version is a no-op.
     type: str
     default: ""
   cluster: {description: Name of the cluster for V(install)., type: str, default: ""}
-  flavor: {description: "Flavor of the installation, one of a single node.", type: str, default: ""}
-  node_type: {description: Node profile of the application that this node gets (C(--role))., type: str, default: ""}
+  flavor: {description: "Flavor of the installation, one with a single node.", type: str, default: ""}
+  node_type: {description: Node profile of the application for this node (C(--role))., type: str, default: ""}
   role:
-    description: What the node type must make of the node, V(master) or V(node). Another result is a failure.
+    description: The role that the node type must give the node, V(master) or V(node). Any other result is a failure.
     type: str
     default: ""
   pod_subnet: {description: Range of pods., type: str, default: ""}
@@ -63,29 +63,29 @@ options:
     default: []
   autofix: {description: Whether V(check) may load modules and set sysctls., type: bool, default: true}
   prepared:
-    description: Whether the node's image has a cluster of Gravity, which is to take O(address).
+    description: Whether the node's image includes a Gravity cluster, which is moved to O(address).
     type: bool
     default: false
   token: {description: Token for V(join)., type: str, default: ""}
   peers: {description: Addresses of masters for V(join)., type: list, elements: str, default: []}
   members:
-    description: Addresses of the nodes that V(wait) wants in the cluster.
+    description: Addresses of the nodes that V(wait) waits for.
     type: list
     elements: str
     default: []
   public_addresses: {description: Addresses for V(auth_gateway)., type: list, elements: str, default: []}
   force:
-    description: Whether V(remove) and V(leave) go without the node's, or the cluster's, part in it.
+    description: Whether V(remove) works without the node, and V(leave) without the cluster.
     type: bool
     default: false
   path: {description: File on the node for V(token) and V(report)., type: path, default: ""}
   timeout:
-    description: Seconds that the action may take, before the cluster is waited for.
+    description: Time limit of the action in seconds, without the wait for the cluster.
     type: int
     default: 5400
-  wait: {description: Seconds to wait until the cluster is whole., type: int, default: 600}
+  wait: {description: Seconds to wait until the cluster is healthy., type: int, default: 600}
   patience:
-    description: So many answers in a row may say that the cluster is degraded, as it is for a while when a master has
+    description: How many consecutive answers may report a degraded cluster, as happens for a while after a master has
       joined.
     type: int
     default: 30
@@ -93,12 +93,12 @@ extends_documentation_fragment: devenv.lab.attributes
 """
 
 EXAMPLES = r"""
-- name: See what there is
+- name: Inspect the node
   devenv.lab.gravity:
     action: look
     address: "{{ devenv_addresses[0] }}"
 
-- name: Take Gravity off the node
+- name: Remove Gravity from the node
   devenv.lab.gravity:
     action: leave
     address: "{{ devenv_addresses[0] }}"
@@ -109,20 +109,20 @@ state:
   description: V(absent), V(member), V(moved) (installed with another address, or stopped) or V(partial).
   returned: with O(action=look)
   type: str
-healthy: {description: Whether the cluster finds this node healthy., returned: with O(action=look), type: bool}
+healthy: {description: Whether this node is healthy for the cluster., returned: with O(action=look), type: bool}
 role: {description: V(master) or V(node)., returned: with O(action=look), type: str}
 masters:
-  description: Addresses of the masters that are healthy.
+  description: Addresses of the healthy masters.
   returned: with O(action=look) and O(action=token)
   type: list
   elements: str
-problem: {description: Why the cluster could not be asked., returned: with O(action=look), type: str}
+problem: {description: Why the cluster did not answer., returned: with O(action=look), type: str}
 marker: {description: What was recorded when the node was finished., returned: with O(action=look), type: dict}
 kubeconfig_digest:
-  description: Digest of the kubeconfig that V(kubeconfig) made.
+  description: Digest of the kubeconfig that V(kubeconfig) wrote.
   returned: with O(action=look)
   type: str
-cluster: {description: "The cluster as it tells itself, without its token.", returned: when it answered, type: dict}
+cluster: {description: "The cluster's own status, without its token.", returned: when it answered, type: dict}
 path: {description: The file that was written., returned: with O(action=kubeconfig) and O(action=report), type: str}
 output:
   description: Last lines of Gravity's output, redacted.

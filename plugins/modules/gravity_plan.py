@@ -4,36 +4,36 @@
 
 DOCUMENTATION = r"""
 module: gravity_plan
-short_description: Say what of a Gravity tarball is installed on which node
+short_description: Plan what a Gravity tarball installs on which node
 version_added: 0.1.0
 description:
-  - Checks the tarball's digest and reads its manifest, on the controller. What is read is kept in the cache, so that a
-    tarball is read once.
-  - Fails before anything changes for what Gravity would refuse later, such as a node profile that is not there.
+  - Verifies the tarball's digest and reads its manifest, on the controller. The result is cached, so that a tarball
+    is read once.
+  - Fails before anything changes if Gravity would reject something later, such as an unknown node profile.
 options:
   tarball: {description: The tarball on the controller., type: path, required: true}
   sha256: {description: Its digest., type: str, required: true}
   flavor:
-    description: Flavor of the installation, one of a single node. Empty for the manifest's default, or the first of a
-      single node.
+    description: Flavor of the installation, one with a single node. If empty, the manifest's default, or the first one
+      with a single node.
     type: str
     default: ""
   nodes:
-    description: Hosts of the cluster, masters first. Their variables C(devenv_group) and C(devenv_node_type) count.
+    description: Hosts of the cluster, masters first. Their variables C(devenv_group) and C(devenv_node_type) are used.
     type: list
     elements: str
     required: true
   state:
-    description: State folder of an environment whose profile is to name this tarball from now on. Empty for none.
+    description: State folder of an environment, whose profile is updated to name this tarball. Empty for none.
     type: path
     default: ""
 extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode: {description: Nothing but the cache changes., support: full}
+  check_mode: {description: Changes nothing but the cache., support: full}
 """
 
 EXAMPLES = r"""
-- name: See what is to be installed
+- name: Plan the installation
   devenv.lab.gravity_plan:
     tarball: /srv/lab.tar
     sha256: 5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8

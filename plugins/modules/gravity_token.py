@@ -4,20 +4,20 @@
 
 DOCUMENTATION = r"""
 module: gravity_token
-short_description: Bring what nodes need to join a Gravity cluster to the controller
+short_description: Copy the join token of a Gravity cluster to the controller
 version_added: 0.1.0
 description:
-  - Asks the master that it runs on for the cluster's token and for the masters that are healthy, and keeps both in a
-    private file on the controller while nodes join.
+  - Reads the cluster's token and the healthy masters on the master that it runs for, and keeps both in a private file
+    on the controller while nodes join.
   - The token is never in a result.
 options:
   path:
-    description: The file on the controller, made with mode 0600. JSON with C(token) and C(peers).
+    description: The file on the controller, created with mode 0600. JSON with C(token) and C(peers).
     type: path
     required: true
 extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode: {description: Nothing is asked or written., support: full}
+  check_mode: {description: Reads and writes nothing., support: full}
 """
 
 EXAMPLES = r"""
@@ -29,5 +29,5 @@ EXAMPLES = r"""
 
 RETURN = r"""
 path: {description: The file., returned: success, type: str}
-masters: {description: Addresses of the masters that are healthy., returned: success, type: list, elements: str}
+masters: {description: Addresses of the healthy masters., returned: success, type: list, elements: str}
 """

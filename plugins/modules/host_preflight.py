@@ -4,26 +4,27 @@
 
 DOCUMENTATION = r"""
 module: host_preflight
-short_description: Look at this host before anything is changed
+short_description: Check this host before the first change
 version_added: 0.1.0
 description:
-  - Looks at root, programs, kernel, memory, disk and subnets at once, and fails with all that is missing.
+  - Checks root privileges, programs, kernel, memory, disk and subnets in one pass, and fails with everything that is
+    missing.
   - Runs on the controller; needs root and podman there.
 extends_documentation_fragment: devenv.lab.attributes
 options:
-  environment: {description: Name of the environment that is to be made., type: str, required: true}
+  environment: {description: Name of the environment that is to be created., type: str, required: true}
 """
 
 EXAMPLES = r"""
 ---
-- name: Look at this host
+- name: Check this host
   devenv.lab.host_preflight:
     environment: aio
 """
 
 RETURN = r"""
 probes:
-  description: What was looked at, each with name, ok, seen, needed and fix.
+  description: The checks, each with name, ok, seen, needed and fix.
   returned: success
   type: list
   elements: dict

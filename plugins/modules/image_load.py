@@ -4,38 +4,38 @@
 
 DOCUMENTATION = r"""
 module: image_load
-short_description: Bring images from the controller to nodes
+short_description: Load images from the controller into nodes
 version_added: 0.1.0
 description:
   - Runs on the controller. Streams each archive by ssh into the container runtime of all nodes at the same time.
-  - Then every node is asked. The task fails, with the names of the nodes, when one lacks an image, or holds another
-    than the others under its name.
+  - Then checks every node. The task fails, with the names of the nodes, if one lacks an image, or has a different
+    image under its name than the others.
 options:
   images:
     description:
-      - Archives as C(podman save) and C(docker save) write them or of OCI's form, or images of podman's local store.
+      - Archives in the format of C(podman save), C(docker save) or OCI, or images of podman's local store.
     type: list
     elements: str
     required: true
   nodes:
-    description: Names of the nodes. Their ssh variables say how they are reached.
+    description: Names of the nodes. Their ssh variables define the connections.
     type: list
     elements: str
     required: true
   missing_only:
     description:
-      - Leave nodes alone that hold every image of an archive, by name and digest, already.
-      - Needs archives of OCI's form.
+      - Skip nodes that already have every image of an archive, by name and digest.
+      - Needs archives in OCI format.
     type: bool
     default: false
-  timeout: {description: "How long one archive may take, in seconds.", type: float, default: 600}
+  timeout: {description: "Time limit for one archive, in seconds.", type: float, default: 600}
 extends_documentation_fragment: devenv.lab.attributes
 attributes:
   check_mode: {support: none, description: Skipped.}
 """
 
 EXAMPLES = r"""
-- name: Bring an image to all nodes
+- name: Load two images into all nodes
   devenv.lab.image_load:
     images:
       - localhost/shop:1
@@ -45,7 +45,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 nodes:
-  description: For each node the references and digests of the images that were loaded.
+  description: For each node, the references and digests of the images that were loaded.
   returned: success
   type: dict
 """

@@ -4,30 +4,30 @@
 
 DOCUMENTATION = r"""
 module: kube_objects
-short_description: Apply a set of objects to clusters, and remove what left the set
+short_description: Apply a set of objects to clusters, and prune what is no longer in the set
 version_added: 0.1.0
 description:
-  - Runs on the controller, once for all clusters and objects, and asks each cluster's API by the kubeconfig in its
+  - Runs on the controller, once for all clusters and objects, and uses each cluster's API with the kubeconfig in the
     state folder.
-  - Objects are applied in their order by server-side apply with the field manager C(devenv). They can be of any kind
-    that the API has, custom resources included.
-  - CustomResourceDefinitions are applied first, and the others once these are established.
-  - What the set held before and holds no longer is removed in reverse order. The ConfigMap C(devenv-NAME) of
-    C(kube-system) lists the members, which carry the label C(devenv.lab/set).
-  - An object that is there without that label belongs to someone else. Then nothing is written at all.
+  - Objects are applied in order by server-side apply with the field manager C(devenv). They can be of any kind that the
+    API serves, custom resources included.
+  - CustomResourceDefinitions are applied first, and the other objects once these are established.
+  - Former members of the set are removed in reverse order. The ConfigMap C(devenv-NAME) in C(kube-system) lists the
+    members, which carry the label C(devenv.lab/set).
+  - An existing object without that label belongs to someone else. The task then writes nothing at all.
 options:
-  nodes: {description: "Names of nodes, whose clusters are meant.", type: list, elements: str, required: true}
+  nodes: {description: Names of nodes; the task applies to their clusters., type: list, elements: str, required: true}
   name: {description: Name of the set., type: str, required: true}
-  objects: {description: "The objects. None, and the whole set is removed.", type: list, elements: dict, required: true}
-  timeout: {description: Seconds for which requests without an answer are repeated., type: float, default: 60}
+  objects: {description: The objects. An empty list removes the whole set., type: list, elements: dict, required: true}
+  timeout: {description: Seconds during which unanswered requests are repeated., type: float, default: 60}
 extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode: {support: full, description: "Asks the API what it would store, and writes nothing."}
+  check_mode: {support: full, description: Applies the objects as a dry run of the API server.}
   diff_mode: {support: full, description: "Shows each object that changes, without its status."}
 """
 
 EXAMPLES = r"""
-- name: Have a namespace and nothing else in the set
+- name: Ensure that the set is one namespace
   devenv.lab.kube_objects:
     nodes: "{{ groups['nodes'] }}"
     name: mine
@@ -36,7 +36,7 @@ EXAMPLES = r"""
         kind: Namespace
         metadata: {name: mine}
 
-- name: Take the set away again
+- name: Remove the set
   devenv.lab.kube_objects:
     nodes: "{{ groups['nodes'] }}"
     name: mine
@@ -45,7 +45,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 applied:
-  description: Objects that were made or changed.
+  description: Objects that were created or changed.
   returned: success
   type: list
   elements: str

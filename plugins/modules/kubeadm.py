@@ -3,45 +3,44 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Make, join, extend or reset a cluster's node with kubeadm."""
+"""Create, join or reset a node of a cluster with kubeadm."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: kubeadm
-short_description: Make, join or reset a node of a cluster with kubeadm
+short_description: Create, join or reset a node of a cluster with kubeadm
 version_added: 0.1.0
 description:
-  - Runs kubeadm on a node with a configuration that exists as a file only while kubeadm runs, in a private folder
-    below C(/run/devenv).
-  - Idempotent by the node's real state. A node where an earlier kubeadm was killed is reset first.
-  - kubeadm's output is kept in C(/var/log/devenv/kubeadm-ACTION.log) without secrets.
+  - Runs kubeadm on a node. The configuration is a file only while kubeadm runs, in a private folder in
+    C(/run/devenv).
+  - Idempotent by the node's actual state. A node where an earlier kubeadm was killed is reset first.
+  - kubeadm's output is kept in C(/var/log/devenv/kubeadm-ACTION.log), without secrets.
 options:
   action:
     description:
-      - V(init) makes the first control plane node, V(join) adds this node.
-      - V(reset) takes Kubernetes off this node. CNI configuration and images stay.
-      - V(allow_join), on a control plane node, makes the token and uploads the certificates of O(config), and forgets
-        O(nodes) of an earlier life.
-      - V(drain) and V(forget), on a control plane node, move pods off O(nodes) and take them out of the cluster. A node
-        that is not Ready is only closed for new pods.
-      - V(renew_certificates) renews the certificates of this control plane node and starts again what reads them only
-        then.
-      - V(change_address) lets the only node of a cluster use O(addresses), which it has on a link already.
+      - V(init) bootstraps the first control plane node, V(join) adds this node.
+      - V(reset) removes Kubernetes from this node. CNI configuration and images stay.
+      - V(allow_join), on a control plane node, creates the token and uploads the certificates of O(config), and removes
+        what the cluster still has of earlier O(nodes) with these names.
+      - V(drain) and V(forget), on a control plane node, drain O(nodes) and remove them from the cluster. A node that is
+        not Ready is only cordoned.
+      - V(renew_certificates) renews the certificates of this control plane node and restarts the components that read
+        them only at startup.
+      - V(change_address) moves the only node of a cluster to O(addresses), which must be on a link already.
     type: str
     required: true
     choices: [init, join, reset, allow_join, drain, forget, renew_certificates, change_address]
-  config: {description: Configuration documents of C(kubeadm.k8s.io/v1beta4). They carry secrets., type: str}
+  config: {description: Configuration documents of C(kubeadm.k8s.io/v1beta4). They contain secrets., type: str}
   patches:
     description: Patch files for kubeadm by name. The configuration's patches directory is then
       C(/run/devenv/kubeadm-ACTION/patches).
     type: dict
     default: {}
   node: {description: Name of this node in the cluster., type: str, default: ""}
-  control_plane: {description: Whether V(join) makes a control plane node., type: bool, default: false}
+  control_plane: {description: Whether V(join) adds a control plane node., type: bool, default: false}
   ca_hash:
-    description: Digest of the authority of the cluster to V(join). A node that belongs to another cluster is reset
-      first.
+    description: Digest of the CA of the cluster to V(join). A node that belongs to another cluster is reset first.
     type: str
     default: ""
   upload_certs: {description: Whether other control plane nodes are to join., type: bool, default: false}
@@ -51,25 +50,25 @@ options:
     elements: str
     default: []
   members:
-    description: Addresses by name of those of O(nodes) that are control plane nodes, to find their etcd members.
+    description: Addresses by name of the control plane nodes among O(nodes), to find their etcd members.
     type: dict
     default: {}
   least:
-    description: Seconds that an existing token has to be valid for at least. Otherwise it is made anew.
+    description: Seconds for which an existing token must still be valid. Otherwise a new one is created.
     type: int
     default: 900
-  timeout: {description: Seconds after which kubeadm is ended., type: int, default: 600}
+  timeout: {description: Time limit of kubeadm in seconds., type: int, default: 600}
   dns_replicas:
-    description: Pods of CoreDNS that V(allow_join) brings a cluster to that has one. 0 and 1 leave it as it is.
+    description: Number of CoreDNS pods to which V(allow_join) scales a cluster that has one. 0 and 1 change nothing.
     type: int
     default: 0
   wait: {description: Seconds that V(allow_join) waits for the cluster's API to answer., type: int, default: 120}
   within:
-    description: V(renew_certificates) does nothing unless a certificate ends within so many seconds. Unset, it renews
-      in any case.
+    description: V(renew_certificates) is a no-op unless a certificate expires within this many seconds. If unset, it
+      always renews.
     type: float
   addresses:
-    description: Addresses for V(change_address), one a family; the first is the API server's.
+    description: Addresses for V(change_address), one per family; the first is the API server's.
     type: list
     elements: str
     default: []
@@ -77,21 +76,20 @@ extends_documentation_fragment: devenv.lab.attributes
 """
 
 EXAMPLES = r"""
-- name: Make the first control plane node
+- name: Bootstrap the first control plane node
   devenv.lab.kubeadm:
     action: init
     node: "{{ inventory_hostname }}"
     config: "{{ lookup('ansible.builtin.template', 'init.yml.j2') }}"
 
-- name: Take Kubernetes off the node
+- name: Remove Kubernetes from the node
   devenv.lab.kubeadm:
     action: reset
 """
 
 RETURN = r"""
 ca_hash:
-  description: Digest of the cluster CA's public key, as discovery by token wants it. Empty when there is no CA on the
-    node.
+  description: Digest of the cluster CA's public key, in the format of discovery by token. Empty if the node has no CA.
   returned: success
   type: str
 output:
@@ -100,11 +98,11 @@ output:
   type: list
   elements: str
 adopted:
-  description: Whether the cluster was found whole though no run had seen kubeadm's end.
-  returned: when it is so
+  description: Whether the cluster was complete although no run had recorded the end of kubeadm.
+  returned: when it was
   type: bool
 removed:
-  description: What V(forget) took out of the cluster.
+  description: What V(forget) removed from the cluster.
   returned: with O(action=forget)
   type: list
   elements: str
@@ -114,11 +112,11 @@ due:
   type: list
   elements: str
 certificates:
-  description: End of validity of each certificate on the node, by path.
+  description: Expiry of each certificate on the node, by path.
   returned: with O(action=renew_certificates)
   type: dict
 before:
-  description: Addresses that Kubernetes used on the node until now.
+  description: Addresses that Kubernetes on the node used before.
   returned: with O(action=change_address)
   type: list
   elements: str

@@ -12,30 +12,30 @@ module: kubeadm_restore
 short_description: Start a control plane node from saved data with kubeadm
 version_added: 0.1.0
 description:
-  - Makes a control plane node of a new cluster that holds the objects of a saved one. M(devenv.lab.snapshot) with
-    O(devenv.lab.snapshot#module:verb=deliver) has laid down on the node what it starts from.
-  - Keys and certificates are new. All control plane nodes of a cluster are started at once.
-  - A node where an earlier try was killed is reset first.
+  - Creates a control plane node of a new cluster that has the objects of a saved one.
+    M(devenv.lab.snapshot) with O(devenv.lab.snapshot#module:verb=deliver) has put the saved data on the node.
+  - Keys and certificates are new. All control plane nodes of a cluster start at the same time.
+  - A node where an earlier attempt was killed is reset first.
 options:
   config:
-    description: Configuration documents of C(kubeadm.k8s.io/v1beta4), those of an init. They carry secrets.
+    description: Configuration documents of C(kubeadm.k8s.io/v1beta4), as for init. They contain secrets.
     type: str
     required: true
   patches: {description: Patch files for kubeadm by name., type: dict, default: {}}
   node: {description: Name of this node in the cluster., type: str, required: true}
   first:
-    description: Whether this node also writes the configuration, cluster-info and add-ons of the new cluster. One node
-      of a cluster does.
+    description: Whether this node also writes the configuration, cluster-info and add-ons of the new cluster. True for
+      one node of a cluster.
     type: bool
     default: true
   peers:
     description:
-      - Addresses of the other control plane nodes. The O(first) node writes when their API servers are ready, too.
+      - Addresses of the other control plane nodes. The O(first) node writes once their API servers are ready, too.
     type: list
     elements: str
     default: []
   timeout:
-    description: Seconds after which kubeadm is ended, and that the API server gets to become ready.
+    description: Time limit in seconds of kubeadm, and of the wait for the API server.
     type: int
     default: 600
 extends_documentation_fragment: devenv.lab.attributes
@@ -52,7 +52,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 ca_hash:
-  description: Digest of the new cluster CA's public key, as discovery by token wants it.
+  description: Digest of the new cluster CA's public key, in the format of discovery by token.
   returned: when not in check mode
   type: str
 output:

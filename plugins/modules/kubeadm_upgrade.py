@@ -3,37 +3,36 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Bring a node of a living cluster to another version of Kubernetes with kubeadm."""
+"""Upgrade a node of a cluster to another Kubernetes version with kubeadm."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: kubeadm_upgrade
-short_description: Bring a node of a cluster to another version of Kubernetes with kubeadm
+short_description: Upgrade a node of a cluster to another Kubernetes version with kubeadm
 version_added: 0.1.0
 description:
   - One step of an upgrade, on the node itself or, for V(drain) and V(uncordon), on a control plane node. The steps of
-    one node follow each other as in the list of O(action); nodes follow each other in kubeadm's order.
-  - Idempotent by the real state. What was killed is finished by the same steps.
-  - The programs of the new version have been laid down in C(/var/lib/devenv/upgrade), and its images are there
-    (M(devenv.lab.upgrade)).
+    a node run in the order of O(action), the nodes in kubeadm's order.
+  - Idempotent by the actual state. The same steps finish an upgrade that was killed.
+  - M(devenv.lab.upgrade) has put the binaries of the new version into C(/var/lib/devenv/upgrade) and loaded its images.
   - kubeadm's output is kept in C(/var/log/devenv/kubeadm-upgrade.log), redacted.
 options:
   action:
     description:
-      - V(control_plane) lets kubeadm upgrade what it made on the node, static pods and etcd included.
-      - V(drain) closes O(node) and moves its pods away.
-      - V(binaries) replaces the programs and restarts containerd and kubelet where they run an older one.
-      - V(uncordon) waits until O(node) and its static pods are Ready with the new version, then opens it again, unless
-        somebody else had closed it.
-      - V(cleanup) removes what an upgrade leaves on the node. For when all nodes are upgraded.
+      - V(control_plane) upgrades what kubeadm manages on the node, static pods and etcd included.
+      - V(drain) cordons and drains O(node).
+      - V(binaries) replaces the binaries and restarts containerd and kubelet if they run an older version.
+      - V(uncordon) waits until O(node) and its static pods are Ready with the new version, then uncordons it, unless
+        somebody else had cordoned it.
+      - V(cleanup) removes what an upgrade leaves on the node. To be used when all nodes are upgraded.
       - V(control), V(programs), V(back) and V(tidy) are the former names of V(control_plane), V(binaries), V(uncordon)
         and V(cleanup).
     type: str
     required: true
     aliases: [step]
     choices: [control_plane, drain, binaries, uncordon, cleanup, control, programs, back, tidy]
-  version: {description: The new version of Kubernetes., type: str, required: true}
+  version: {description: The new Kubernetes version., type: str, required: true}
   node: {description: Name of the node in the cluster., type: str, required: true}
   control_plane: {description: Whether it is a control plane node., type: bool, default: false}
   first:
@@ -42,8 +41,8 @@ options:
     type: bool
     default: false
   config:
-    description: Configuration documents of C(kubeadm.k8s.io/v1beta4), those of an init, for V(control_plane) on
-      the O(first).
+    description: Configuration documents of C(kubeadm.k8s.io/v1beta4), as for init, for V(control_plane) on the O(first)
+      node.
     type: str
   upgrade_config:
     description: An C(UpgradeConfiguration), for V(control_plane). Its patches directory is
@@ -51,8 +50,7 @@ options:
     type: str
   patches: {description: Patch files for kubeadm by name., type: dict, default: {}}
   programs:
-    description: Programs of the new version, name to sha256 (hexadecimal). For V(control_plane) and
-      V(binaries).
+    description: Binaries of the new version, name to SHA-256 (hexadecimal). For V(control_plane) and V(binaries).
     type: dict
     default: {}
   restart:
@@ -60,13 +58,13 @@ options:
     type: bool
     default: false
   images: {description: Names of images that V(cleanup) removes., type: list, elements: str, default: []}
-  timeout: {description: Seconds that each part of a step may take., type: int, default: 600}
+  timeout: {description: Time limit of each part of a step in seconds., type: int, default: 600}
   drain_timeout: {description: Seconds that pods get to leave the node., type: int, default: 60}
 extends_documentation_fragment: devenv.lab.attributes
 """
 
 EXAMPLES = r"""
-- name: Move pods away
+- name: Drain the node
   devenv.lab.kubeadm_upgrade:
     action: drain
     version: 1.36.3
@@ -80,7 +78,7 @@ output:
   returned: when kubeadm ran
   type: list
   elements: str
-installed: {description: Programs that were replaced., returned: with O(action=binaries), type: list, elements: str}
+installed: {description: Binaries that were replaced., returned: with O(action=binaries), type: list, elements: str}
 restarted: {description: Units that were restarted., returned: with O(action=binaries), type: list, elements: str}
 removed:
   description: Folders and images that were removed.

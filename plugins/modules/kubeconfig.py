@@ -7,33 +7,33 @@ module: kubeconfig
 short_description: Fetch the kubeconfig of a cluster into the state folder
 version_added: 0.1.0
 description:
-  - Runs for a control plane node and copies the administrator's kubeconfig from it by the connection's own file
-    transfer, so that no verbosity prints it.
-  - The copy reaches the cluster under O(address) and has one cluster, user and context, named C(devenv-<environment>)
-    for the cluster V(main) and C(devenv-<environment>-<cluster>) for others.
+  - Runs for a control plane node and copies the administrator's kubeconfig with the connection's own file transfer, so
+    that no verbosity level prints it.
+  - The copy points to O(address). It has one cluster, user and context, named C(devenv-<environment>) for the cluster
+    V(main) and C(devenv-<environment>-<cluster>) for others.
   - It is written to C(<state>/clusters/<cluster>/kubeconfig) with mode 0600. C(<state>/kubeconfig) links to that of
     the cluster V(main).
 options:
   src: {description: The kubeconfig on the node., type: path, default: /etc/kubernetes/admin.conf}
   known:
     description:
-      - Digest of O(src) as M(devenv.lab.node_status) gave it in this run
+      - Digest of O(src) as returned by M(devenv.lab.node_status) in this run
         (RV(devenv.lab.node_status#module:kubeconfig_digest)).
-      - A copy that was made of it is left as it is, and the node not asked.
+      - If the copy was made from that file, it stays as it is, without a connection to the node.
     type: str
     default: ""
   state: {description: "State folder of the environment, on the controller.", type: path, required: true}
   environment: {description: Name of the environment., type: str, required: true}
   cluster: {description: Name of the cluster within the environment., type: str, default: main}
   address:
-    description: Address or name of the API. It must stand in the certificate of the API server.
+    description: Address or name of the API. The certificate of the API server must include it.
     type: str
     required: true
   port: {description: Port of the API., type: int, default: 6443}
 extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode: {support: full, description: Reads the node's file and says whether the copy would change.}
-  diff_mode: {support: partial, description: Says what changes; the content is secret and never shown.}
+  check_mode: {support: full, description: Reads the node's file and reports whether the copy would change.}
+  diff_mode: {support: partial, description: Names what changes; the content is secret and never shown.}
 """
 
 EXAMPLES = r"""
@@ -46,7 +46,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-path: {description: Where the kubeconfig stands on the controller., returned: success, type: str}
+path: {description: The kubeconfig on the controller., returned: success, type: str}
 context: {description: "Name of its context, cluster and user.", returned: success, type: str}
 server: {description: URL of the API., returned: success, type: str}
 """

@@ -4,24 +4,24 @@
 
 DOCUMENTATION = r"""
 module: libvirt_image
-short_description: Make what the virtual machines of the libvirt provider boot from
+short_description: Build what the virtual machines of the libvirt provider boot from
 version_added: 0.1.0
 description:
-  - Builds a kernel, an initial ramdisk and a root filesystem of Debian packages and the programs of a bundle, once for
-    its inputs, and tries once a boot of this host whether KVM boots such a kernel.
+  - Builds a kernel, an initial ramdisk and a root filesystem from Debian packages and the binaries of a bundle, once
+    per set of inputs. Tests once per boot of this host whether KVM boots such a kernel.
   - Runs on the controller; needs root there.
 extends_documentation_fragment: [devenv.lab.attributes, devenv.lab.node_recipe]
 options:
   hook:
-    description: Hook of initramfs-tools that names the modules of the initial ramdisk.
+    description: Hook of initramfs-tools that lists the modules of the initial ramdisk.
     type: path
     required: true
   store:
-    description: Image store, as M(devenv.lab.podman_image) returned it; empty when no node runs Kubernetes.
+    description: Image store, as returned by M(devenv.lab.podman_image); empty if no node runs Kubernetes.
     type: str
     default: ""
   kvm:
-    description: V(auto) uses KVM where it is proved to boot a kernel.
+    description: V(auto) uses KVM if it has been proved to boot a kernel.
     type: str
     choices: [auto, never]
     default: auto
@@ -29,7 +29,7 @@ options:
 
 EXAMPLES = r"""
 ---
-- name: Have the image of virtual machines
+- name: Ensure the image of virtual machines
   devenv.lab.libvirt_image:
     version: 1.36.3
     suite: bookworm
@@ -43,8 +43,8 @@ EXAMPLES = r"""
 RETURN = r"""
 image: {description: "Folder of kernel, initial ramdisk and root filesystem.", returned: always, type: str}
 images_disk:
-  description: Filesystem with the images of Kubernetes, where O(store) is given.
+  description: Filesystem with the images of Kubernetes, if O(store) is given.
   returned: always
   type: str
-kvm: {description: Whether nodes are to run by KVM; they are emulated otherwise., returned: always, type: bool}
+kvm: {description: Whether nodes use KVM; otherwise they are emulated., returned: always, type: bool}
 """

@@ -4,27 +4,26 @@
 
 DOCUMENTATION = r"""
 module: members
-short_description: Look after nodes that join an environment, leave it or are made anew
+short_description: Manage nodes that join an environment, leave it or are recreated
 version_added: 0.1.0
 description:
-  - Runs on the controller, for all O(nodes) in one call, with the state folder (C(devenv_state)) and the
-    profile in it.
+  - Runs on the controller, for all O(nodes) in one call, with the state folder (C(devenv_state)) and the profile in it.
 options:
   action:
     description:
-      - V(list) says what is known of all nodes.
-      - V(add) and V(remove) write O(nodes) into the profile that the environment keeps, or take them out of it. They
-        fail when that cannot be. The stages that follow make or end the machines.
-      - V(check) fails when O(nodes) cannot be taken out of their clusters one by one without a cluster losing its last
-        control plane node or its etcd losing its majority.
-      - V(ask) says which of O(nodes) answer ssh and which a cluster knows.
-      - V(leave) takes O(nodes) off the record of their clusters' members, before their machines are ended.
-      - V(forget) takes those of O(nodes) that the profile no longer has out of the state folder, after that.
+      - V(list) returns the state of all nodes.
+      - V(add) and V(remove) add O(nodes) to the environment's stored profile, or remove them from it. They fail if that
+        is impossible. The stages that follow create or remove the machines.
+      - V(check) fails if O(nodes) cannot leave their clusters one by one without a cluster losing its last control
+        plane node or its etcd quorum.
+      - V(ask) returns which of O(nodes) answer ssh and which are registered in a cluster.
+      - V(leave) removes O(nodes) from the record of their clusters' members, before their machines are removed.
+      - V(forget) removes those of O(nodes) that are no longer in the profile from the state folder, after that.
     type: str
     required: true
     choices: [list, add, remove, check, ask, leave, forget]
   nodes:
-    description: Names of nodes. Required but for V(list) and V(add); V(add) without names adds the next worker.
+    description: Names of nodes. Required except for V(list) and V(add); V(add) without names adds the next worker.
     type: list
     elements: str
     default: []
@@ -33,23 +32,23 @@ options:
     type: dict
     default: {}
   running:
-    description: Names of all nodes of the environment that run, for V(list), V(check) and V(ask).
+    description: Names of all running nodes of the environment, for V(list), V(check) and V(ask).
     type: list
     elements: str
     default: []
   timeout:
-    description: Seconds that a running node (V(ask)) or a cluster (V(list)) has to answer.
+    description: Seconds to wait for an answer of a running node (V(ask)) or of a cluster (V(list)).
     type: float
     default: 5
 extends_documentation_fragment: devenv.lab.attributes
 attributes:
   check_mode:
     support: full
-    description: V(list), V(check) and V(ask) only read; the others say what they would change.
+    description: V(list), V(check) and V(ask) only read; the others report what they would change.
 """
 
 EXAMPLES = r"""
-- name: Refuse what would cost etcd its majority
+- name: Refuse to remove a node that etcd needs for its quorum
   devenv.lab.members:
     action: check
     nodes: [master-1]
@@ -63,23 +62,23 @@ EXAMPLES = r"""
 
 RETURN = r"""
 nodes:
-  description: What is known of each node (name, group, cluster, container, kubernetes, addresses, leaving).
+  description: State of each node (name, group, cluster, container, kubernetes, addresses, leaving).
   returned: with O(action=list)
   type: list
   elements: dict
 names:
-  description: The nodes that the profile has now.
+  description: The nodes of the profile after the change.
   returned: with O(action=add) and O(action=remove)
   type: list
   elements: str
 answering: {description: Those of O(nodes) that answer ssh., returned: with O(action=ask), type: list, elements: str}
 joined:
-  description: Those of O(nodes) whose cluster came up once, in the order in which they are to leave it.
+  description: Those of O(nodes) whose cluster came up once, in the order in which they must leave it.
   returned: with O(action=ask)
   type: list
   elements: str
 forgotten:
-  description: Those of O(nodes) that were taken out of the state folder.
+  description: Those of O(nodes) that were removed from the state folder.
   returned: with O(action=forget)
   type: list
   elements: str

@@ -3,35 +3,35 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Give a node its files, sysctls and units in one call."""
+"""Converge files, sysctls and units of a node in one call."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: node_config
-short_description: Give a node its files, sysctls and units in one call
+short_description: Converge files, sysctls and units of a node in one call
 version_added: 0.1.0
 description:
-  - Compares the wanted state of many files, sysctls and systemd units with the node's own and does the difference, in
-    one call.
-  - Files are written atomically; systemd reads its units again when one of them changed; a unit is started again when
-    a file that it reads
-    changed, is newer than the unit's start (a run was killed in between), or when the unit's own check fails.
-  - A file that an earlier call wrote for the same part and that is wanted no more is removed.
-  - With O(known), an action on the controller compares first, and a node that already matches is not asked again.
+  - Compares the desired state of many files, sysctls and systemd units with the actual state and changes what differs,
+    in one call.
+  - Files are written atomically. If a unit file changed, systemd reloads its units. A unit is restarted if a file that
+    it reads changed or is newer than the unit's start (an earlier run was killed in between), or if the unit's own
+    check fails.
+  - A file that an earlier call wrote for the same part and that is no longer in it is removed.
+  - With O(known), an action on the controller compares first and skips the call to a node that already matches.
 options:
   parts:
-    description: Wanted state, in parts that each have an owner (a role).
+    description: Desired state, in parts that each have an owner (a role).
     type: list
     elements: dict
     required: true
     suboptions:
       name:
-        description: Owner of the part. Parts that are not named in a call stay as they are.
+        description: Owner of the part. Parts that a call does not name stay as they are.
         type: str
         required: true
       files:
-        description: Files to have.
+        description: Files that must exist.
         type: list
         elements: dict
         default: []
@@ -59,16 +59,16 @@ options:
             type: str
             default: root
       absent:
-        description: Files not to have.
+        description: Files that must not exist.
         type: list
         elements: str
         default: []
       sysctls:
-        description: Kernel settings of the running node, by name. Give a file as well to keep them through a restart.
+        description: Kernel settings of the running node, by name. To keep them over a restart, add a file as well.
         type: dict
         default: {}
       units:
-        description: systemd units, in the order in which they are started.
+        description: systemd units, in the order in which they start.
         type: list
         elements: dict
         default: []
@@ -78,10 +78,10 @@ options:
             type: str
             required: true
           enabled:
-            description: Whether it starts with the node. Unset leaves that as it is.
+            description: Whether it starts with the node. If unset, this stays as it is.
             type: bool
           state:
-            description: Unset starts and stops nothing, but starts an active unit again when it has to be.
+            description: If unset, the unit is neither started nor stopped, but an active one is restarted if necessary.
             type: str
             choices: [started, stopped]
           restart_on:
@@ -90,26 +90,26 @@ options:
             elements: str
             default: []
           reload_on:
-            description: Files that the unit reads when it starts or is told to read them again, which it then is.
+            description: Files that the unit reads when it starts or reloads. If one changed, the unit is reloaded.
             type: list
             elements: str
             default: []
           check:
-            description: A program and its arguments that ends with 0 when the unit's work is as it should be.
+            description: A program and its arguments, which exits with 0 if the unit works as it should.
             type: list
             elements: str
             default: []
-  known: {description: What M(devenv.lab.node_status) returned of this node in this run., type: dict, default: {}}
+  known: {description: What M(devenv.lab.node_status) returned for this node in this run., type: dict, default: {}}
 extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode: {description: "Nothing is changed in check mode, and the result says what would be.", support: full}
+  check_mode: {description: Changes nothing and returns what would change., support: full}
   diff_mode:
-    description: Files are compared; those given by O(parts[].files[].secret_content) are named only.
+    description: Compares files; those given by O(parts[].files[].secret_content) are only named.
     support: full
 """
 
 EXAMPLES = r"""
-- name: Give the node its runtime
+- name: Configure the container runtime
   devenv.lab.node_config:
     parts:
       - name: container_runtime
@@ -127,13 +127,13 @@ RETURN = r"""
 written: {description: Files that were written., returned: success, type: list, elements: str}
 removed: {description: Files that were removed., returned: success, type: list, elements: str}
 sysctls: {description: Kernel settings that were changed., returned: success, type: list, elements: str}
-reloaded: {description: Whether systemd read its units again., returned: success, type: bool}
+reloaded: {description: Whether systemd reloaded its units., returned: success, type: bool}
 enabled: {description: Units that were enabled., returned: success, type: list, elements: str}
 disabled: {description: Units that were disabled., returned: success, type: list, elements: str}
 started: {description: Units that were started., returned: success, type: list, elements: str}
-restarted: {description: Units that were started again., returned: success, type: list, elements: str}
+restarted: {description: Units that were restarted., returned: success, type: list, elements: str}
 stopped: {description: Units that were stopped., returned: success, type: list, elements: str}
-refreshed: {description: Units that were told to read their files again., returned: success, type: list, elements: str}
+refreshed: {description: Units that were reloaded., returned: success, type: list, elements: str}
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -183,8 +183,8 @@ def main() -> None:
         module.fail_json(msg=str(error), devenv_reason="node_unit_failed")
     except (OSError, ValueError, LookupError) as error:
         module.fail_json(msg=f"the node cannot be configured: {error}", devenv_reason="node_config_failed")
-    shown = {"diff": changes} if module._diff else {}
-    module.exit_json(**converge.result(todo), **shown)
+    difference = {"diff": changes} if module._diff else {}
+    module.exit_json(**converge.result(todo), **difference)
 
 
 if __name__ == "__main__":

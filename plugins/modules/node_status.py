@@ -3,42 +3,42 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Ask a node everything that stages decide by."""
+"""Collect from a node everything that stages base their decisions on."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: node_status
-short_description: Ask a node everything that stages decide by
+short_description: Collect from a node everything that stages base their decisions on
 version_added: 0.1.0
 description:
-  - Looks at a node once and returns what the stages of the collection need to know, so that a converged node is asked
-    one question a run.
-  - With O(run_id), first ends processes that a killed run left on the node. This is the only thing it ever changes.
+  - Inspects a node once and returns everything that the stages of the collection need, so that a run queries a
+    converged node only once.
+  - With O(run_id), first terminates processes that a killed run left on the node. It changes nothing else.
 options:
   run_id:
     description:
-      - Id of this run. Processes whose environment has E(DEVENV_RUN) with another value are ended.
-      - Empty ends none.
+      - ID of this run. Processes whose environment has E(DEVENV_RUN) with another value are terminated.
+      - If empty, none are.
     type: str
     default: ""
   files:
-    description: Paths to report on, besides those that M(devenv.lab.node_config) looks after.
+    description: Paths to report on, besides those that M(devenv.lab.node_config) manages.
     type: list
     elements: str
     default: []
   units:
-    description: Units to report on, besides those that M(devenv.lab.node_config) looks after.
+    description: Units to report on, besides those that M(devenv.lab.node_config) manages.
     type: list
     elements: str
     default: [containerd.service, kubelet.service]
 extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode: {description: "In check mode nothing is ended, and RV(ended) lists what would be.", support: full}
+  check_mode: {description: "Terminates nothing; RV(ended) lists what would be terminated.", support: full}
 """
 
 EXAMPLES = r"""
-- name: Ask the node
+- name: Inspect the node
   devenv.lab.node_status:
     run_id: "{{ lookup('ansible.builtin.env', 'DEVENV_RUN') }}"
   register: devenv_node_status
@@ -48,13 +48,13 @@ RETURN = r"""
 kubernetes:
   description:
     - V(absent), V(partial), V(control_plane) or V(worker).
-    - V(partial) is a node where kubeadm began and did not end well, or one that lost files since
+    - V(partial) is a node where kubeadm started and did not succeed, or one that lost files since
       (RV(kubernetes_marker) is then not empty).
   returned: success
   type: str
   sample: control_plane
 kubernetes_marker:
-  description: What was recorded when kubeadm ended well on this node. Empty when it never did.
+  description: What was recorded when kubeadm succeeded on this node. Empty if it never did.
   returned: success
   type: dict
 kubernetes_missing:
@@ -63,21 +63,21 @@ kubernetes_missing:
   type: list
   elements: str
 apiserver_ready:
-  description: Whether the API server of this node answers its readiness check with 200.
+  description: Whether the readiness check of this node's API server returns 200.
   returned: success
   type: bool
-kubelet_healthy: {description: Whether kubelet answers its health check with 200., returned: success, type: bool}
+kubelet_healthy: {description: Whether kubelet's health check returns 200., returned: success, type: bool}
 ca_hash:
-  description: Digest of the cluster CA's public key, as discovery by token wants it. Empty when there is no CA.
+  description: Digest of the cluster CA's public key, in the format of discovery by token. Empty if there is no CA.
   returned: success
   type: str
   sample: "sha256:4f2a0b5f7c8d6d62d1a8a2f5c1f9b6a7f0c4a5b3c2d1e0f9a8b7c6d5e4f3a2b1"
 kubeconfig_digest:
-  description: Digest of the administrator's kubeconfig on the node. Empty when there is none.
+  description: Digest of the administrator's kubeconfig on the node. Empty if there is none.
   returned: success
   type: str
   sample: "sha256:4f2a0b5f7c8d6d62d1a8a2f5c1f9b6a7f0c4a5b3c2d1e0f9a8b7c6d5e4f3a2b1"
-certificates: {description: "End of validity of each certificate on the node, by path.", returned: success, type: dict}
+certificates: {description: "Expiry of each certificate on the node, by path.", returned: success, type: dict}
 cgroup:
   description: Keys C(version) (1 or 2) and C(driver) (the driver that kubelet and runc should use).
   returned: success
@@ -92,12 +92,11 @@ addresses:
   type: list
   elements: dict
 observed:
-  description: What M(devenv.lab.node_config) looks after as it is now, and what was asked for with O(files) and
-    O(units).
+  description: Actual state of what M(devenv.lab.node_config) manages, and of O(files) and O(units).
   returned: success
   type: dict
 ended:
-  description: Processes of an older run that were ended, each with C(pid), C(run), C(command).
+  description: Processes of an older run that were terminated, each with C(pid), C(run), C(command).
   returned: success
   type: list
   elements: dict
@@ -111,21 +110,21 @@ from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes,
 
 
 def status(files: list[str], units: list[str]) -> dict[str, Any]:
-    """Everything but the processes."""
+    """Return the module's result, except for the processes."""
     names = dict(observe.managed(), asked={"files": files, "units": units})
     state = kubernetes.state()
-    return dict(
-        node_facts.facts(),
-        observed=observe.observe(names),
-        kubernetes=state["state"],
-        kubernetes_marker=state["marker"],
-        kubernetes_missing=state["missing"],
-        ca_hash=kubernetes.ca_hash(),
-        kubeconfig_digest=kubernetes.kubeconfig_digest(),
-        certificates=kubernetes.certificate_ends(),
-        kubelet_healthy=kubernetes.kubelet_healthy(),
-        apiserver_ready=kubernetes.apiserver_ready(),
-    )
+    return {
+        **node_facts.facts(),
+        "observed": observe.observe(names),
+        "kubernetes": state["state"],
+        "kubernetes_marker": state["marker"],
+        "kubernetes_missing": state["missing"],
+        "ca_hash": kubernetes.ca_hash(),
+        "kubeconfig_digest": kubernetes.kubeconfig_digest(),
+        "certificates": kubernetes.certificate_ends(),
+        "kubelet_healthy": kubernetes.kubelet_healthy(),
+        "apiserver_ready": kubernetes.apiserver_ready(),
+    }
 
 
 def main() -> None:
@@ -140,13 +139,12 @@ def main() -> None:
     run_id = module.params["run_id"]
     ended = processes.leftovers(run_id) if run_id else []
     if not module.check_mode:
-        stubborn = processes.end(ended)
-        if stubborn:
-            module.fail_json(
-                msg=f"processes of an older run do not end: {stubborn}", devenv_reason="node_leftovers", ended=ended
-            )
-    found = status(module.params["files"], module.params["units"])
-    module.exit_json(changed=bool(ended), ended=ended, **found)
+        remaining = processes.end(ended)
+        if remaining:
+            message = f"processes of an older run do not end: {remaining}"
+            module.fail_json(msg=message, devenv_reason="node_leftovers", ended=ended)
+    result = status(module.params["files"], module.params["units"])
+    module.exit_json(changed=bool(ended), ended=ended, **result)
 
 
 if __name__ == "__main__":

@@ -4,32 +4,32 @@
 
 DOCUMENTATION = r"""
 module: podman_address
-short_description: Give a node that runs another address
+short_description: Change the address of a running node
 version_added: 0.1.0
 description:
-  - Chooses an address, writes it into the state folder, and puts it on the node's link beside the old one; in the end
-    it takes the old one away.
+  - Chooses an address, writes it to the state folder, and adds it to the node's link next to the old one. At the end,
+    removes the old one.
   - Runs on the controller; needs root and podman there.
 options:
   environment: {description: Name of the environment., type: str, required: true}
   node: {description: "Name of the node, the only one of its cluster.", type: str, required: true}
   action:
-    description: V(begin) adds the new addresses, V(end) removes those that are no longer the node's.
+    description: V(begin) adds the new addresses, V(end) removes the old ones.
     type: str
     required: true
     aliases: [verb]
     choices: [begin, end]
   address:
-    description: The new address, of any family; the other family's follows from it. Empty, the next that is free.
+    description: The new address, of any family; it determines that of the other family. If empty, the next free one.
     type: str
     default: ""
 extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode: {support: full, description: "Refuses what cannot be done, and changes nothing."}
+  check_mode: {support: full, description: "Rejects what is impossible, and changes nothing."}
 """
 
 EXAMPLES = r"""
-- name: Give the node another address, beside its own
+- name: Add another address to the node
   devenv.lab.podman_address:
     environment: aio
     node: master-0
@@ -38,7 +38,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 addresses:
-  description: Addresses, with prefix length, that were added or taken away.
+  description: Addresses, with prefix length, that were added or removed.
   returned: success
   type: list
   elements: str

@@ -4,23 +4,23 @@
 
 DOCUMENTATION = r"""
 module: podman_image
-short_description: Make the node image and the image store of the podman provider
+short_description: Build the node image and the image store of the podman provider
 version_added: 0.1.0
 description:
-  - Builds the Debian root, the node image with the programs of a bundle, and the unpacked image store.
-  - Each is built once for its inputs.
+  - Builds the Debian root, the node image with the binaries of a bundle, and the unpacked image store, each once per
+    set of inputs.
   - Runs on the controller; needs root and podman there.
 extends_documentation_fragment: [devenv.lab.attributes, devenv.lab.node_recipe]
 options:
   archives:
-    description: Archives with images that single nodes have beside those of the bundle, by name of the node.
+    description: Archives with the images that single nodes have in addition to the bundle, by name of the node.
     type: dict
     default: {}
 """
 
 EXAMPLES = r"""
 ---
-- name: Have the node image
+- name: Ensure the node image
   devenv.lab.podman_image:
     version: 1.36.3
     suite: bookworm

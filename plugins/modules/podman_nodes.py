@@ -4,24 +4,24 @@
 
 DOCUMENTATION = r"""
 module: podman_nodes
-short_description: Make, start, stop and remove the nodes of an environment as podman containers
+short_description: Create, start, stop and remove the nodes of an environment as podman containers
 version_added: 0.1.0
 description:
-  - Works on all nodes of an environment at once and finds them by their labels.
+  - Works on all nodes of an environment at the same time and finds them by their labels.
   - Runs on the controller; needs root and podman there.
 extends_documentation_fragment: [devenv.lab.attributes, devenv.lab.nodes]
 options:
-  image: {description: "Node image, as M(devenv.lab.podman_image) returned it. Needed for V(present).", type: str}
-  store: {description: "Image store, as M(devenv.lab.podman_image) returned it. Needed for V(present).", type: path}
+  image: {description: "Node image, as returned by M(devenv.lab.podman_image). Required for V(present).", type: str}
+  store: {description: "Image store, as returned by M(devenv.lab.podman_image). Required for V(present).", type: path}
   stores:
-    description: Image stores of single nodes that get another than O(store), by name.
+    description: Image stores of the nodes that get another one than O(store), by name.
     type: dict
     default: {}
 """
 
 EXAMPLES = r"""
 ---
-- name: Make the nodes of the environment
+- name: Create the nodes of the environment
   devenv.lab.podman_nodes:
     environment: aio
     state: present
@@ -30,11 +30,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-nodes: {description: Names of the nodes that run., returned: always, type: list, elements: str}
-made: {description: Nodes that were made., returned: when something was done, type: list, elements: str}
-started: {description: Nodes that were started., returned: when something was done, type: list, elements: str}
-stopped: {description: Nodes that were stopped., returned: when something was done, type: list, elements: str}
-removed: {description: Nodes that were removed., returned: when something was done, type: list, elements: str}
-states: {description: State of each node that exists., returned: "with O(state=status), in check mode", type: dict}
-notes: {description: Notes for people., returned: always, type: list, elements: str}
+nodes: {description: Names of the running nodes., returned: always, type: list, elements: str}
+made: {description: Nodes that were created., returned: when nodes were changed, type: list, elements: str}
+started: {description: Nodes that were started., returned: when nodes were changed, type: list, elements: str}
+stopped: {description: Nodes that were stopped., returned: when nodes were changed, type: list, elements: str}
+removed: {description: Nodes that were removed., returned: when nodes were changed, type: list, elements: str}
+states: {description: State of each existing node., returned: "with O(state=status), in check mode", type: dict}
+notes: {description: Notes for the user., returned: always, type: list, elements: str}
 """

@@ -4,24 +4,24 @@
 
 DOCUMENTATION = r"""
 module: snapshot
-short_description: Save what an environment's clusters hold, and start another environment from it
+short_description: Save the clusters of an environment, and start another environment from them
 version_added: 0.1.0
 description:
-  - A snapshot has the objects of each cluster, the data of apps on each node and the images that nodes have beyond the
-    bundle. It stands below C(snapshots) of the folder that holds the environments, for its owner's eyes only.
+  - A snapshot includes the objects of each cluster, the data of apps on each node and the images that nodes have in
+    addition to the bundle. It is in the folder C(snapshots) of E(DEVENV_HOME), and only its owner can read it.
   - Keys, certificates and tokens of the saved cluster are not kept.
   - Runs on the controller, and reaches the nodes by ssh with the variables of the inventory.
 options:
   action:
     aliases: [verb]
     description:
-      - V(list) says which snapshots there are, V(remove) removes the snapshot O(name).
-      - V(save) saves the environment under O(name).
-      - V(begin) looks at everything that could keep the environment from starting with the snapshot O(name), and puts
-        it on record; without O(name) it only says what an earlier run began.
-      - V(prepare) says what the provider needs, V(deliver) brings authorities, etcd's data and data of apps to
-        O(nodes).
-      - V(finish) says that the clusters are made, V(wait) waits until the pods are ready that were when it was saved.
+      - V(list) returns the existing snapshots, V(remove) removes the snapshot O(name).
+      - V(save) saves the environment as O(name).
+      - V(begin) checks everything that could prevent the environment from starting from the snapshot O(name), and
+        records it; without O(name) it only returns what an earlier run recorded.
+      - V(prepare) returns what the provider needs, V(deliver) copies CAs, etcd's data and the data of apps to O(nodes).
+      - V(finish) records that the clusters are created, V(wait) waits until the pods that were ready at the time of the
+        snapshot are ready again.
     type: str
     required: true
     choices: [list, remove, save, begin, prepare, deliver, finish, wait]
@@ -29,14 +29,14 @@ options:
   nodes: {description: Names of the nodes., type: list, elements: str, default: []}
   force: {description: Whether to save a cluster that is not healthy., type: bool, default: false}
   encryption:
-    description: What the keys of the new authorities are (C(encryptionAlgorithm) of kubeadm).
+    description: Algorithm of the new CA keys (C(encryptionAlgorithm) of kubeadm).
     type: str
     default: ECDSA-P256
-  timeout: {description: Seconds that V(wait) waits., type: float, default: 300}
+  timeout: {description: Time limit of V(wait) in seconds., type: float, default: 300}
 extends_documentation_fragment: devenv.lab.attributes
 attributes:
   check_mode:
-    description: Says whether something would be done, and finds what V(begin) would refuse.
+    description: Reports whether something would change, and fails if V(begin) would.
     support: full
 """
 
@@ -50,20 +50,19 @@ EXAMPLES = r"""
 
 RETURN = r"""
 snapshots:
-  description:
-    - What is known of each snapshot (name, profile, kubernetes, made, environment, nodes, images, bytes, state).
+  description: Each snapshot (name, profile, kubernetes, made, environment, nodes, images, bytes, state).
   returned: with V(list)
   type: list
   elements: dict
 pending:
-  description: Name of the snapshot that the environment is still to be made from, empty for none.
+  description: Name of the snapshot that the environment still has to be started from, or empty.
   returned: with V(begin) and V(prepare)
   type: str
 archives:
-  description: Path of the archive of further images, by node.
+  description: Path of the archive of additional images, by node.
   returned: with V(save) and V(prepare)
   type: dict
 path: {description: Folder of the snapshot., returned: with V(save), type: str}
 bytes: {description: Size of the snapshot., returned: with V(save), type: int}
-pods: {description: How many pods are ready., returned: with V(wait), type: int}
+pods: {description: Number of ready pods., returned: with V(wait), type: int}
 """

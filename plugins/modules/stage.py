@@ -7,11 +7,13 @@ module: stage
 short_description: Begin or end a stage of an environment
 version_added: 0.1.0
 description:
-  - Stands at the begin and the end of every stage, on the controller.
-  - The first begin of an ansible run takes the lock of the environment. What a killed run left is ended first.
-  - It refuses a profile that the environment cannot be changed to, makes the state folder and the folder of the run.
-  - The environment is named by the variables that the inventory plugin P(devenv.lab.profile#inventory) sets,
-    C(devenv_name), C(devenv_state) and C(devenv_profile).
+  - The first and the last task of every stage, on the controller.
+  - The first stage of an Ansible run acquires the lock of the environment. Processes of a killed run are terminated
+    first.
+  - It rejects a profile that the environment cannot be changed to, and creates the state folder and the folder of the
+    run.
+  - The variables C(devenv_name), C(devenv_state) and C(devenv_profile) of the inventory plugin
+    P(devenv.lab.profile#inventory) identify the environment.
 options:
   name:
     description: The stage.
@@ -21,39 +23,39 @@ options:
   state:
     description:
       - V(begin) before the stage, V(end) after it.
-      - The end of V(provision) writes C(inventory.yml), that of V(validate) gives the lock back,
-        that of V(down) takes the environment's entries out of the user's own kubeconfigs, removes the state folder and
-        keeps its run folders in the history.
-      - When a run fails or is interrupted, the callback P(devenv.lab.record#callback) gives the lock back.
+      - The end of V(provision) writes C(inventory.yml), that of V(validate) releases the lock, that of V(down) removes
+        the environment's entries from the user's own kubeconfigs, removes the state folder and moves its run folders to
+        the history.
+      - When a run fails or is interrupted, the callback P(devenv.lab.record#callback) releases the lock.
     type: str
     default: begin
     choices: [begin, end]
   command:
     description:
-      - What the lock calls the run, for whoever finds the environment busy.
-      - Left empty, it is the environment variable E(DEVENV_COMMAND), else ansible's command line.
+      - Name of the run in the lock, which is shown to other runs that find the environment busy.
+      - If empty, the environment variable E(DEVENV_COMMAND), or else Ansible's command line.
     type: str
     default: ""
-  last: {description: "Give the lock back at this end, whatever the stage is.", type: bool, default: false}
+  last: {description: "Release the lock at this end, whatever the stage is.", type: bool, default: false}
   while_upgrading:
-    description: Let the run begin though nodes have two versions of Kubernetes, since an upgrade was ended on its way.
+    description: Allow the run although nodes have two versions of Kubernetes because an upgrade was interrupted.
     type: bool
     default: false
 extends_documentation_fragment: devenv.lab.attributes
 attributes:
   check_mode:
-    description: Takes no lock and writes nothing, but fails when the environment is busy or the profile is refused.
+    description: Acquires no lock and writes nothing, but fails if the environment is busy or the profile is rejected.
     support: full
 """
 
 EXAMPLES = r"""
 ---
-- name: Take the environment
+- name: Begin the stage and acquire the lock
   devenv.lab.stage:
     name: provision
     state: begin
 
-- name: Give it back
+- name: End the stage and release the lock
   devenv.lab.stage:
     name: provision
     state: end
@@ -62,7 +64,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 devenv_run_id:
-  description: Id of the run; every process of it carries it in E(DEVENV_RUN). Also a fact.
+  description: ID of the run, which all its processes have in E(DEVENV_RUN). Also a fact.
   returned: state is begin
   type: str
 devenv_run_dir:
@@ -70,8 +72,8 @@ devenv_run_dir:
   returned: always
   type: str
 devenv_state: {description: State folder of the environment., returned: state is begin, type: str}
-devenv_first: {description: Whether this was the run's first stage., returned: state is begin, type: bool}
-devenv_command: {description: What the lock calls the run., returned: state is begin, type: str}
+devenv_first: {description: Whether this is the run's first stage., returned: state is begin, type: bool}
+devenv_command: {description: Name of the run in the lock., returned: state is begin, type: str}
 devenv_profile_name: {description: Canonical name of the profile., returned: state is begin, type: str}
-devenv_created: {description: Whether the environment was not there before., returned: state is begin, type: bool}
+devenv_created: {description: Whether the environment did not exist before., returned: state is begin, type: bool}
 """

@@ -4,32 +4,32 @@
 
 DOCUMENTATION = r"""
 module: upgrade
-short_description: Plan, prepare and record the upgrade of an environment to another version of Kubernetes
+short_description: Plan, prepare and record the upgrade of an environment to another Kubernetes version
 version_added: 0.1.0
 description:
   - Runs on the controller, with the state folder (C(devenv_state)), the profile in it (C(devenv_profile)) and the
-    connections of the nodes. M(devenv.lab.kubeadm_upgrade) is what changes a node.
+    connections of the nodes. M(devenv.lab.kubeadm_upgrade) upgrades the nodes themselves.
 options:
   action:
     aliases: [verb]
     description:
-      - V(plan) fails when the version cannot be had, is the same, older, or not the next minor, when another upgrade
-        has not come to its end, or when a cluster is not whole. Otherwise it says what would be done.
-      - V(deliver) brings the programs and images of the bundle to all nodes that lack them, then notes that the upgrade
-        has begun.
-      - V(finish) writes the new version into the environment's profile and takes the note away.
+      - V(plan) fails if the version is unavailable, the same, older, or not the next minor version, if another upgrade
+        is unfinished, or if a cluster is not healthy. Otherwise it returns the plan.
+      - V(deliver) copies the binaries and images of the bundle to all nodes that lack them, then records that the
+        upgrade has begun.
+      - V(finish) writes the new version to the environment's profile and removes the record.
     type: str
     required: true
     choices: [plan, deliver, finish]
-  version: {description: The new version of Kubernetes., type: str, default: ""}
-  running: {description: "Names of the nodes that run, for V(plan).", type: list, elements: str, default: []}
+  version: {description: The new Kubernetes version., type: str, default: ""}
+  running: {description: "Names of the running nodes, for V(plan).", type: list, elements: str, default: []}
 extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode: {support: full, description: "Nodes are looked at, and nothing is written."}
+  check_mode: {support: full, description: "Reads the nodes and writes nothing."}
 """
 
 EXAMPLES = r"""
-- name: See what would be done
+- name: Plan the upgrade
   devenv.lab.upgrade:
     action: plan
     version: 1.36.3
@@ -37,17 +37,17 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-plan: {description: "What is done, in its order.", returned: with O(action=plan), type: dict}
+plan: {description: "The steps, in order.", returned: with O(action=plan), type: dict}
 first:
-  description: Names of the nodes that upgrade their cluster's own objects, one a cluster.
+  description: Names of the nodes that upgrade their cluster's own objects, one per cluster.
   returned: with O(action=plan)
   type: list
   elements: str
 outdated:
-  description: Names of images that the new version has no use for.
+  description: Names of images that the new version does not use.
   returned: with O(action=plan)
   type: list
   elements: str
-programs: {description: "Programs of the new version, name to sha256.", returned: with O(action=deliver), type: dict}
-delivered: {description: What was brought to each node., returned: with O(action=deliver), type: dict}
+programs: {description: "Binaries of the new version, name to SHA-256.", returned: with O(action=deliver), type: dict}
+delivered: {description: What was copied to each node., returned: with O(action=deliver), type: dict}
 """
