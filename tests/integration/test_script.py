@@ -1,4 +1,4 @@
-"""The role script under real ansible-playbook runs on this machine: secrets, interruption, check mode, docs."""
+"""The role script in real ansible-playbook runs on this machine: secrets, interruption, check mode, docs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ansible_collections.devenv.lab.plugins.module_utils.node import processes
 from support.commands import start_ansible
 
 CHECKOUT = Path(__file__).parents[2]
-# In two parts: no file that a search finds has them in one.
+# In two parts, so that this file does not contain them as a whole.
 SECRETS = {way: f"hidden-{way}-" + "8d1f0c2a" for way in ("file", "fd", "env")}
 
 
 @dataclass
 class Lab:
-    """A folder for playbooks, and the runs that were started in it."""
+    """A folder for playbooks, and their runs."""
 
     path: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -66,9 +66,9 @@ class Lab:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    found = Lab(tmp_path)
-    yield found
-    for child in found.started:
+    created = Lab(tmp_path)
+    yield created
+    for child in created.started:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
@@ -83,7 +83,7 @@ def role(**given: Any) -> dict[str, Any]:
 
 
 def check(*conditions: str) -> dict[str, Any]:
-    return {"name": "See", "ansible.builtin.assert": {"that": list(conditions)}}
+    return {"name": "Check", "ansible.builtin.assert": {"that": list(conditions)}}
 
 
 def recap(out: str) -> dict[str, int]:
@@ -92,14 +92,14 @@ def recap(out: str) -> dict[str, int]:
 
 
 class Watch:
-    """Looks at the command lines of all processes, again and again."""
+    """Collects the command lines of all processes that contain one of the words."""
 
     def __init__(self, *words: str) -> None:
         self._words = [word.encode() for word in words]
         self._over = threading.Event()
-        self.looks = 0
-        self.found: list[bytes] = []
-        self._thread = threading.Thread(target=self._look)
+        self.rounds = 0
+        self.matches: list[bytes] = []
+        self._thread = threading.Thread(target=self._watch)
 
     def __enter__(self) -> Watch:
         self._thread.start()
@@ -109,18 +109,18 @@ class Watch:
         self._over.set()
         self._thread.join()
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         while not self._over.wait(0.01):
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
                     line = path.read_bytes()
                 except OSError:
                     continue
-                self.found += [line for word in self._words if word in line]
-            self.looks += 1
+                self.matches += [line for word in self._words if word in line]
+            self.rounds += 1
 
 
-LOOK = """#!/bin/bash
+READS = """#!/bin/bash
 set -x
 file=$(cat "$BY_FILE"); fd=$(cat "$BY_FD")
 echo "file: $file"; echo "fd: $fd"; echo "env: $BY_ENV"
@@ -130,9 +130,9 @@ export LENGTHS="${#file} ${#fd} ${#BY_ENV}"
 """
 
 
-def test_secrets_stand_nowhere(lab: Lab) -> None:
+def test_no_output_and_no_file_contains_a_secret(lab: Lab) -> None:
     given = {
-        "path": lab.script(LOOK),
+        "path": lab.script(READS),
         "variables": {
             "BY_FILE": "secret",
             "BY_FD": {"type": "secret", "by": "fd"},
@@ -153,14 +153,14 @@ def test_secrets_stand_nowhere(lab: Lab) -> None:
         check(f"lengths == {[str(len(value)) for value in SECRETS.values()]}"),
         {
             "name": "Fail",
-            "block": [role(**{**given, "path": lab.script(LOOK + "exit 9\n", "fails.sh")})],
+            "block": [role(**{**given, "path": lab.script(READS + "exit 9\n", "fails.sh")})],
             "rescue": [check("script_result.rc == 9")],
         },
     ]
     with Watch(*SECRETS.values()) as watch:
         out = lab.run(tasks, "-vvvv", "--diff", "-e", f"@{secrets}")
-    assert watch.looks > 20
-    assert watch.found == []
+    assert watch.rounds > 20
+    assert watch.matches == []
     secrets.unlink()
     assert "progress: file: [secret redacted]" in out
     assert "progress: env: [secret redacted]" in out
@@ -170,7 +170,7 @@ def test_secrets_stand_nowhere(lab: Lab) -> None:
     assert "aGlkZGVuLWZpbGUt" not in kept
 
 
-def test_what_is_refused_has_a_reason_and_tells_no_secret(lab: Lab) -> None:
+def test_a_refusal_has_a_reason_and_shows_no_secret(lab: Lab) -> None:
     wrong: list[dict[str, Any]] = [
         {"secrets": "hidden-words"},
         {"secrets": {"S": "hidden-words"}, "timeout": "soon"},
@@ -191,12 +191,12 @@ def test_what_is_refused_has_a_reason_and_tells_no_secret(lab: Lab) -> None:
     assert "argument 'script_secrets'" in out
     assert "TYPO is not declared" in out
     assert out.count('"devenv_reason": "script_invalid"') == 2
-    # The playbook's own lines, which Ansible shows where a task failed, have it.
-    told = [line for line in out.splitlines() if "hidden-words" in line and not re.match(r"\d+ ", line)]
-    assert told == []
+    # Except for the numbered lines of the playbook, which Ansible shows for a failed task.
+    leaks = [line for line in out.splitlines() if "hidden-words" in line and not re.match(r"\d+ ", line)]
+    assert leaks == []
 
 
-def test_a_script_of_the_controller(lab: Lab) -> None:
+def test_a_script_on_the_controller_can_be_in_a_vault(lab: Lab) -> None:
     (lab.path / "files").mkdir()
     (lab.path / "files" / "mine.sh").write_text('echo "${0##*/} $1"\n')
     password = lab.path / "vault-password"
@@ -214,21 +214,21 @@ def test_a_script_of_the_controller(lab: Lab) -> None:
     assert "nowhere.sh" in out.split("src: ", 1)[1]
 
 
-def test_twice_and_in_check_mode(lab: Lab) -> None:
+def test_a_second_run_and_check_mode_change_nothing(lab: Lab) -> None:
     given = {
         "path": lab.script("touch made; echo made; export FOUND='a b'\n"),
         "exports": {"FOUND": {"type": "list", "fact": "found_words"}},
         "variables": {"SIZE": {"type": "int", "default": 1}},
         "rerun": "changed",
     }
-    see = {**check("found_words == ['a', 'b']"), "when": "not ansible_check_mode or found_words is defined"}
-    out = lab.run([role(**given), see], "--check", "--diff")
+    expected = {**check("found_words == ['a', 'b']"), "when": "not ansible_check_mode or found_words is defined"}
+    out = lab.run([role(**given), expected], "--check", "--diff")
     assert recap(out)["changed"] == 1
     assert not (lab.path / "made").exists()
     assert not (lab.path / "state").exists()
-    assert recap(lab.run([role(**given), see]))["changed"] == 1
-    assert recap(lab.run([role(**given), see]))["changed"] == 0
-    out = lab.run([role(**given, values={"SIZE": 2}), see], "--check", "--diff")
+    assert recap(lab.run([role(**given), expected]))["changed"] == 1
+    assert recap(lab.run([role(**given), expected]))["changed"] == 0
+    out = lab.run([role(**given, values={"SIZE": 2}), expected], "--check", "--diff")
     assert recap(out)["changed"] == 1
     assert '-variable SIZE: "1"' in out
     assert '+variable SIZE: "2"' in out
@@ -246,14 +246,14 @@ for n in $(seq 900); do sleep 0.1; done
 def pids(path: Path, count: int) -> list[int]:
     deadline = time.monotonic() + 60
     while not path.exists() or len(path.read_text().split()) < count:
-        assert time.monotonic() < deadline, "the script did not begin"
+        assert time.monotonic() < deadline, "the script did not start"
         time.sleep(0.05)
     return [int(word) for word in path.read_text().split()]
 
 
-def gone(found: list[int], seconds: float = 15) -> bool:
+def gone(pids: list[int], seconds: float = 15) -> bool:
     deadline = time.monotonic() + seconds
-    while [pid for pid in found if not processes.gone(pid)]:
+    while [pid for pid in pids if not processes.gone(pid)]:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
@@ -268,27 +268,27 @@ def test_an_interrupted_controller_leaves_no_script(lab: Lab, number: signal.Sig
         "secrets": {"S": SECRETS["file"]},
     }
     child = lab.start([role(**given)])
-    found = pids(lab.path / "pids", 3)
+    started = pids(lab.path / "pids", 3)
     child.send_signal(number)
-    assert gone(found)
+    assert gone(started)
     child.wait(30)
     deadline = time.monotonic() + 10
     while (lab.path / "state").rglob("running.json") and list((lab.path / "state").rglob("running.json")):
-        assert time.monotonic() < deadline, "the run's record is still there"
+        assert time.monotonic() < deadline, "the record of the run still exists"
         time.sleep(0.05)
     assert not list((lab.path / "state").rglob("last.json"))
     assert list((lab.path / "state").rglob("*.log"))
 
 
 def test_a_killed_group_leaves_no_script(lab: Lab) -> None:
-    """As ansible-runner does: SIGKILL to the whole process group."""
+    """ansible-runner sends SIGKILL to the whole process group."""
     child = lab.start([role(path=lab.script(STUBBORN.replace("PIDS", str(lab.path / "pids"))))])
-    found = pids(lab.path / "pids", 3)
+    started = pids(lab.path / "pids", 3)
     os.killpg(child.pid, signal.SIGKILL)
-    assert gone(found)
+    assert gone(started)
 
 
-def test_a_script_that_is_to_finish_does(lab: Lab) -> None:
+def test_a_script_that_must_finish_does(lab: Lab) -> None:
     text = f"#!/bin/bash\necho $$ >> {lab.path}/pids\nsleep 3\nexport DONE=yes\ntouch {lab.path}/finished\n"
     given = {"path": lab.script(text), "on_interrupt": "finish", "rerun": "changed", "exports": {"DONE": "bool"}}
     child = lab.start([role(**given)])
@@ -300,7 +300,7 @@ def test_a_script_that_is_to_finish_does(lab: Lab) -> None:
     assert (lab.path / "pids").read_text().count("\n") == 1
 
 
-def test_a_timeout_tells_what_it_was(lab: Lab) -> None:
+def test_a_timeout_is_reported(lab: Lab) -> None:
     text = STUBBORN.replace("PIDS", str(lab.path / "pids"))
     tasks = [
         {
@@ -323,7 +323,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_the_page_can_be_pasted(lab: Lab) -> None:
+def test_the_examples_of_the_page_work(lab: Lab) -> None:
     (script,) = blocks("bash")
     playbook = next(block for block in blocks("yaml") if block.startswith("# install.yml"))
     lab.script(script)
@@ -344,7 +344,7 @@ def test_the_page_can_be_pasted(lab: Lab) -> None:
     }
 
 
-def test_variables_of_the_page_are_those_of_the_module() -> None:
+def test_the_page_names_only_existing_variables() -> None:
     from ansible_collections.devenv.lab.plugins.modules.script import ARGUMENTS
 
     named = set(re.findall(r"`script_([a-z_]+)`", PAGE)) - {"result"}

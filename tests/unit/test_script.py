@@ -1,4 +1,4 @@
-"""Scripts really run: each parameter, guards, what is left behind by whom."""
+"""Real runs of scripts: each parameter, the guards, and what remains after which kill."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def parameters(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def module(params: dict[str, Any], check: bool, diff: bool, runtime: str) -> dict[str, Any]:
-    """What the module does between its arguments and its result."""
+    """Do what the module does between its arguments and its result."""
     try:
         call = script_request.prepare(params)
     except Invalid as error:
@@ -47,7 +47,7 @@ def module(params: dict[str, Any], check: bool, diff: bool, runtime: str) -> dic
 
 
 class Started:
-    """A run in a process of its own, as a module has one."""
+    """A run in its own process, like that of a module."""
 
     def __init__(self, params: dict[str, Any], check: bool, diff: bool, runtime: str) -> None:
         self._answer, reply = os.pipe()
@@ -75,7 +75,7 @@ class Started:
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Started]]:
-    """Start the run of a script whose text is given (or of ``path``)."""
+    """Start the run of a script with the given text, or of ``path``."""
     monkeypatch.delenv("BASH_ENV", raising=False)
     runtime = tmp_path / "runtime"
     runtime.mkdir()
@@ -91,7 +91,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         return Started(parameters(params), check, diff, str(runtime))
 
     yield begin
-    assert list(runtime.iterdir()) == [], "a private folder was left"
+    assert list(runtime.iterdir()) == [], "a private folder remains"
 
 
 @pytest.fixture
@@ -114,14 +114,14 @@ def alive(pid: int) -> bool:
 
 def wait_for(what: Callable[[], Any], seconds: float = 30) -> Any:
     deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it did not come"
+    while not (value := what()):
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.02)
-    return found
+    return value
 
 
 def pids(path: Path, count: int) -> list[int]:
-    """Numbers of processes that a script wrote to a file."""
+    """Return the process IDs that a script wrote to a file."""
     return [int(word) for word in wait_for(lambda: len(read(path).split()) >= count and read(path)).split()]
 
 
@@ -149,29 +149,29 @@ def test_a_script_runs_as_it_is(run: Run, tmp_path: Path) -> None:
         ("#!/usr/bin/env python3\nprint('py')", 0o755, "py"),
     ],
 )
-def test_the_first_line_says_what_runs_it(run: Run, text: str, mode: int, line: str) -> None:
+def test_the_first_line_determines_the_interpreter(run: Run, text: str, mode: int, line: str) -> None:
     assert out(run(text, mode=mode)) == [line]
 
 
-def test_interpreter(run: Run) -> None:
+def test_an_interpreter_with_options_runs_the_script(run: Run) -> None:
     assert "f" in out(run("#!/bin/sh\necho $-", interpreter=["bash", "-f"]))[0]
 
 
-def test_a_program_is_no_script_but_runs(run: Run) -> None:
+def test_a_binary_runs(run: Run) -> None:
     assert out(run(path="/bin/echo", arguments=["a"])) == ["a"]
 
 
-def test_content(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_script_given_as_text_runs(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     result = run(content='#!/bin/sh\necho "${0##*/} $1 $PWD"', name="given.sh", arguments=["x"])
     assert out(result) == [f"given.sh x {tmp_path}"]
 
 
-def test_arguments(run: Run) -> None:
+def test_arguments_are_passed_unchanged(run: Run) -> None:
     assert out(run('printf "%s|" "$@"', arguments=["a b", "", "$HOME", "it's"])) == ["a b||$HOME|it's|"]
 
 
-def test_chdir(run: Run, tmp_path: Path) -> None:
+def test_chdir_is_the_working_directory(run: Run, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     assert out(run("pwd", chdir=str(tmp_path / "other"))) == [str(tmp_path / "other")]
 
@@ -179,7 +179,7 @@ def test_chdir(run: Run, tmp_path: Path) -> None:
 # -- variables, values, secrets --
 
 
-def test_variables(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_declared_variables_are_in_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNSET", "inherited")
     monkeypatch.setenv("OTHER", "inherited")
     declared = {"A": "str", "N": {"type": "int", "default": 2}, "UNSET": "str"}
@@ -188,7 +188,7 @@ def test_variables(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("way", ["file", "fd"])
-def test_a_secret_is_in_a_private_file_or_none(run: Run, way: str) -> None:
+def test_a_secret_is_in_a_private_file_or_in_none(run: Run, way: str) -> None:
     text = """
         [ "$(cat "$S"; cat "$S")" = "VALUEVALUE" ] && echo twice
         (cat "$S" | wc -c)
@@ -206,7 +206,7 @@ def test_a_secret_is_in_a_private_file_or_none(run: Run, way: str) -> None:
     assert ("S" in lines[5:]) == (way == "file")
 
 
-def test_names_of_secrets_do_not_meet_others(run: Run) -> None:
+def test_names_of_secrets_do_not_collide_with_other_files(run: Run) -> None:
     names = ["exported", "prelude", "script", "secrets", "it"]
     given = {"variables": dict.fromkeys(names, "secret"), "secrets": dict.fromkeys(names, SECRET)}
     text = 'for file in "$exported" "$prelude" "$script" "$secrets" "$it"; do wc -c < "$file"; done; export A=1'
@@ -215,13 +215,13 @@ def test_names_of_secrets_do_not_meet_others(run: Run) -> None:
     assert result["exported"] == {"a": 1}
 
 
-def test_a_secret_by_env(run: Run) -> None:
+def test_a_secret_by_env_is_the_value(run: Run) -> None:
     result = run('echo "${#S}"', variables={"S": {"type": "secret", "by": "env"}}, secrets={"S": SECRET})
     assert out(result) == [str(len(SECRET))]
 
 
 @pytest.mark.parametrize("way", ["file", "fd", "env"])
-def test_a_secret_stands_nowhere(run: Run, tmp_path: Path, way: str) -> None:
+def test_a_secret_is_in_no_result_and_no_file(run: Run, tmp_path: Path, way: str) -> None:
     text = """set -x
         v=$S; [ -e "$S" ] && v=$(cat "$S")
         echo "$v"; echo "$v" | base64; echo "x$v" >&2
@@ -236,7 +236,7 @@ def test_a_secret_stands_nowhere(run: Run, tmp_path: Path, way: str) -> None:
     assert "czNjcjN0LTA4MTUtdmFsdWU" not in kept
 
 
-def test_a_record_and_a_difference_have_no_secret(run: Run, tmp_path: Path) -> None:
+def test_record_and_difference_contain_no_secret(run: Run, tmp_path: Path) -> None:
     given = {"variables": {"S": "secret", "U": "str"}, "secrets": {"S": SECRET}, "values": {"U": f"x{SECRET}"}}
     ok(run("true", **given))
     other = {"secrets": {"S": f"other-{SECRET}"}, "values": {"U": f"xother-{SECRET}"}}
@@ -266,7 +266,7 @@ def test_a_secret_on_a_command_line_is_refused(run: Run, tmp_path: Path, paramet
 # -- source --
 
 
-def test_source(run: Run, tmp_path: Path) -> None:
+def test_sourced_variables_are_exported(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a.conf").write_text(
         "A=from file\\ a\nB=from-a\nexport C='x\ny'\n[ 1 = 2 ]\n".replace("from file\\ a", "'from a'")
     )
@@ -281,7 +281,7 @@ def test_source(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["if\n", "exit 3\n", "A=(\n"])
-def test_a_file_that_cannot_be_sourced(run: Run, tmp_path: Path, text: str) -> None:
+def test_a_file_that_cannot_be_sourced_prevents_the_run(run: Run, tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.sh").write_text(text)
     result = run("touch ran", source=[str(tmp_path / "bad.sh")])
     assert (result["failed"], result["ended"], result["ran"], result["changed"]) == (True, "failed", False, False)
@@ -310,7 +310,7 @@ BASH_ENDS = {
 
 
 @pytest.mark.parametrize("text", BASH_ENDS.values(), ids=list(BASH_ENDS))
-def test_exports_of_bash(run: Run, text: str) -> None:
+def test_exports_of_bash_become_facts(run: Run, text: str) -> None:
     result = run(f"#!/bin/bash\n{text}\n", exports={"URL": "str", "N": {"type": "int", "fact": "node_count"}})
     assert ok(result)["ansible_facts"] == {"url": "u", "node_count": 2} == result["exported"]
     assert ("bye" in str(result["output"])) == ("bye" in text)
@@ -319,13 +319,13 @@ def test_exports_of_bash(run: Run, text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["export URL='a\nb'", "export URL='a\nb'; exit 0", "set -eu; export URL='a\nb'; f() { exit; }; f"]
 )
-def test_exports_of_sh(run: Run, text: str) -> None:
+def test_exports_of_sh_become_facts(run: Run, text: str) -> None:
     result = run(f'#!/bin/sh\n[ "$1" = x ] && echo "${{0##*/}}"\n{text}\n', arguments=["x"], exports={"URL": "str"})
     assert out(result) == ["install.sh"]
     assert result["exported"] == {"url": "a\nb"}
 
 
-def test_exports_leave_the_exit_code_alone(run: Run) -> None:
+def test_exports_keep_the_exit_code(run: Run) -> None:
     for first in ("#!/bin/bash", "#!/bin/sh"):
         assert run(f"{first}\nexit 7\n", exports={"A": "str"})["rc"] == 7
         assert run(f"{first}\nfalse\n", exports={"A": "str"})["rc"] == 1
@@ -335,7 +335,7 @@ def test_exports_leave_the_exit_code_alone(run: Run) -> None:
     assert out(result) == ["7"]
 
 
-def test_bash_env_of_the_caller_holds(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bash_env_of_the_caller_is_sourced_too(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rc").write_text("echo rc\n")
     monkeypatch.setenv("BASH_ENV", str(tmp_path / "rc"))
     result = run('#!/bin/bash\nexport A="$BASH_ENV"\nbash -c :\n', exports={"A": "path"})
@@ -347,16 +347,16 @@ def test_bash_env_of_the_caller_holds(run: Run, tmp_path: Path, monkeypatch: pyt
     ("text", "given", "words"),
     [
         ("A=set-but-not-exported", {"exports": {"A": "str"}}, "did not export A"),
-        ("export A=x", {"exports": {"A": "int"}}, "is no int"),
-        ("export A=1; exec true", {"exports": {"A": "str"}}, "did not come to its end"),
+        ("export A=x", {"exports": {"A": "int"}}, "is not a valid int"),
+        ("export A=1; exec true", {"exports": {"A": "str"}}, "did not end in its own shell"),
         (
             "export A=$(cat $S)",
             {"exports": {"A": "str"}, "variables": {"S": "secret"}, "secrets": {"S": SECRET}},
-            "A holds",
+            "A contains a secret",
         ),
     ],
 )
-def test_exports_that_are_not_right(run: Run, tmp_path: Path, text: str, given: dict[str, Any], words: str) -> None:
+def test_invalid_exports_fail(run: Run, tmp_path: Path, text: str, given: dict[str, Any], words: str) -> None:
     result = run(text, **given)
     assert words in result["msg"]
     assert (result["failed"], result["changed"], result["ran"]) == (True, True, True)
@@ -364,11 +364,11 @@ def test_exports_that_are_not_right(run: Run, tmp_path: Path, text: str, given: 
     assert not (tmp_path / "state" / "it" / "last.json").exists()
 
 
-def test_an_export_that_may_be_missing(run: Run) -> None:
+def test_an_optional_export_may_be_missing(run: Run) -> None:
     assert "exported" not in ok(run("true", exports={"A": {"required": False}}))
 
 
-def test_exports_of_what_is_no_shell(run: Run, tmp_path: Path) -> None:
+def test_exports_are_refused_without_a_shell(run: Run, tmp_path: Path) -> None:
     result = run("#!/usr/bin/env python3\nopen('ran', 'w')", exports={"A": "str"})
     assert result["devenv_reason"] == "script_invalid"
     assert not (tmp_path / "work" / "ran").exists()
@@ -386,7 +386,7 @@ STUBBORN = """
 """
 
 
-def test_timeout_ends_all(run: Run, tmp_path: Path) -> None:
+def test_a_timeout_terminates_all_processes(run: Run, tmp_path: Path) -> None:
     began = time.monotonic()
     result = run(STUBBORN.replace("PIDS", str(tmp_path / "pids")), timeout=1)
     assert (result["ended"], result["rc"], result["changed"]) == ("timeout", 124, True)
@@ -403,13 +403,13 @@ def test_grace_lets_a_script_clean_up(run: Run, tmp_path: Path, grace: float, cl
     assert (tmp_path / "cleaned").exists() == cleaned == ("cleaned" in result["output"])
 
 
-def test_a_stopped_script_is_ended_and_may_clean_up(run: Run, tmp_path: Path) -> None:
+def test_a_stopped_script_is_terminated_and_can_clean_up(run: Run, tmp_path: Path) -> None:
     result = run("trap 'touch cleaned; exit 1' TERM; kill -STOP $$; sleep 90", timeout=0.5, grace=5)
     assert result["ended"] == "timeout"
     assert (tmp_path / "work" / "cleaned").exists()
 
 
-def test_what_goes_on_after_success_is_left_alone(run: Run, tmp_path: Path) -> None:
+def test_processes_that_survive_a_success_are_left_alone(run: Run, tmp_path: Path) -> None:
     began = time.monotonic()
     assert out(run(f"sleep 30 & echo $! > {tmp_path}/pids; echo done")) == ["done"]
     assert time.monotonic() - began < 15
@@ -418,7 +418,7 @@ def test_what_goes_on_after_success_is_left_alone(run: Run, tmp_path: Path) -> N
     os.kill(pid, signal.SIGKILL)
 
 
-def test_what_goes_on_after_failure_is_ended(run: Run, tmp_path: Path) -> None:
+def test_processes_that_survive_a_failure_are_terminated(run: Run, tmp_path: Path) -> None:
     assert run(f"sleep 30 & echo $! > {tmp_path}/pids; exit 1")["rc"] == 1
     (pid,) = pids(tmp_path / "pids", 1)
     assert not alive(pid)
@@ -427,7 +427,7 @@ def test_what_goes_on_after_failure_is_ended(run: Run, tmp_path: Path) -> None:
 # -- log, keep_logs, output_lines, show_pattern --
 
 
-def test_log(run: Run, tmp_path: Path) -> None:
+def test_a_log_is_private_and_complete(run: Run, tmp_path: Path) -> None:
     result = run("echo one; echo two >&2; printf three", log=str(tmp_path / "logs" / "my.log"))
     log = tmp_path / "logs" / "my.log"
     assert result["log"] == str(log)
@@ -458,7 +458,7 @@ def test_a_log_that_is_a_link_is_not_followed(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "target").read_text() == "mine"
 
 
-def test_state_is_private_and_named(run: Run, tmp_path: Path) -> None:
+def test_the_state_folder_is_private_and_named(run: Run, tmp_path: Path) -> None:
     result = run("true", state=str(tmp_path / "here"), name="mine")
     folder = tmp_path / "here" / "mine"
     assert Path(result["log"]).parent == folder
@@ -466,24 +466,24 @@ def test_state_is_private_and_named(run: Run, tmp_path: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
 
 
-def test_name_by_default(run: Run, tmp_path: Path) -> None:
+def test_the_default_name_depends_on_the_path(run: Run, tmp_path: Path) -> None:
     folder = Path(run("true", name="")["log"]).parent.name
     assert folder.startswith("install.sh-")
     assert Path(run(path="/bin/true", name="")["log"]).parent.name != folder
 
 
 @pytest.mark.parametrize("keep", [1, 3])
-def test_keep_logs(run: Run, tmp_path: Path, keep: int) -> None:
+def test_only_the_newest_logs_are_kept(run: Run, tmp_path: Path, keep: int) -> None:
     logs = [run("true", keep_logs=keep)["log"] for _number in range(5)]
     assert sorted(str(path) for path in (tmp_path / "state" / "it").glob("*.log")) == logs[-keep:]
 
 
 @pytest.mark.parametrize(("lines", "output"), [(2, ["4", "5"]), (0, []), (50, ["1", "2", "3", "4", "5"])])
-def test_output_lines(run: Run, lines: int, output: list[str]) -> None:
+def test_the_result_has_the_last_lines(run: Run, lines: int, output: list[str]) -> None:
     assert out(run("seq 5", output_lines=lines)) == output
 
 
-def test_show_pattern(run: Run) -> None:
+def test_matching_lines_are_shown(run: Run) -> None:
     assert ok(run("seq 20", show_pattern="^1.$", output_lines=1))["shown"] == [str(number) for number in range(10, 20)]
     assert ok(run("seq 20"))["shown"] == []
 
@@ -492,7 +492,7 @@ def test_show_pattern(run: Run) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["ABS/work/done", "done", "do*"])
-def test_creates(run: Run, tmp_path: Path, pattern: str) -> None:
+def test_an_existing_file_prevents_the_run(run: Run, tmp_path: Path, pattern: str) -> None:
     pattern = pattern.replace("ABS", str(tmp_path))
     assert ok(run("touch done", creates=pattern))["ran"]
     result = run("touch done; touch again", creates=pattern)
@@ -500,7 +500,7 @@ def test_creates(run: Run, tmp_path: Path, pattern: str) -> None:
     assert not (tmp_path / "work" / "again").exists()
 
 
-def test_unless(run: Run, tmp_path: Path) -> None:
+def test_a_successful_command_prevents_the_run(run: Run, tmp_path: Path) -> None:
     (tmp_path / "rc").write_text("WANTED=yes\n")
     given = {"source": [str(tmp_path / "rc")], "variables": {"FILE": "str"}, "values": {"FILE": "done"}}
     unless = '[ "$(cat "$FILE" 2>/dev/null)" = "$WANTED" ]'
@@ -514,7 +514,7 @@ def test_a_guard_that_hangs_is_a_timeout(run: Run) -> None:
     assert run("true", unless="sleep 30", timeout=0.3)["ended"] == "timeout"
 
 
-def test_rerun(run: Run, tmp_path: Path) -> None:
+def test_unchanged_inputs_prevent_the_run(run: Run, tmp_path: Path) -> None:
     (tmp_path / "rc").write_text("A=1\n")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x").write_text("1")
@@ -557,7 +557,7 @@ def test_rerun(run: Run, tmp_path: Path) -> None:
     assert ok(run(text + " ", **{**base, "name": "other"}))["ran"]
 
 
-def test_a_failed_run_is_run_again(run: Run) -> None:
+def test_a_failed_run_does_not_count_as_unchanged(run: Run) -> None:
     assert run("exit 1", rerun="changed")["rc"] == 1
     assert run("exit 1", rerun="changed")["rc"] == 1
 
@@ -578,11 +578,11 @@ def test_a_failed_run_is_run_again(run: Run) -> None:
         ("echo created; seq 99", {"changed_when": "pattern", "changed_pattern": "created", "output_lines": 1}, True),
     ],
 )
-def test_changed_when(run: Run, text: str, given: dict[str, Any], changed: bool) -> None:
+def test_changed_follows_the_rule(run: Run, text: str, given: dict[str, Any], changed: bool) -> None:
     assert ok(run(text, **given))["changed"] is changed
 
 
-def test_ok_codes(run: Run) -> None:
+def test_other_codes_than_ok_codes_fail(run: Run) -> None:
     assert ok(run("exit 3", ok_codes=[0, 3]))["rc"] == 3
     assert run("exit 0", ok_codes=[3])["failed"]
     result = run("echo why; exit 3")
@@ -590,36 +590,36 @@ def test_ok_codes(run: Run) -> None:
     assert "install.sh ended with code 3: why (log: " in result["msg"]
 
 
-def test_a_script_that_a_signal_ended(run: Run) -> None:
+def test_a_signal_is_a_negative_code(run: Run) -> None:
     assert run("kill -9 $$")["rc"] == -9
 
 
 COUNT = "echo x >> tries; [ $(wc -l < tries) -ge 3 ] && exit 0; exit "
 
 
-def test_retries(run: Run) -> None:
+def test_a_script_is_retried_until_it_succeeds(run: Run) -> None:
     began = time.monotonic()
     result = ok(run(COUNT + "75", retry_codes=[75], retries=5, retry_delay=0.3))
     assert result["attempts"] == 3
     assert 0.6 <= time.monotonic() - began < 4
 
 
-def test_retries_end(run: Run, tmp_path: Path) -> None:
+def test_retries_are_limited(run: Run, tmp_path: Path) -> None:
     assert run(COUNT + "75", retry_codes=[75], retries=1, retry_delay=0)["rc"] == 75
     assert read(tmp_path / "work" / "tries") == "x\nx\n"
 
 
-def test_other_codes_are_not_tried_again(run: Run, tmp_path: Path) -> None:
+def test_other_codes_are_not_retried(run: Run, tmp_path: Path) -> None:
     assert run(COUNT + "1", retry_codes=[75], retries=5, retry_delay=0)["rc"] == 1
     assert read(tmp_path / "work" / "tries") == "x\n"
 
 
-def test_a_timeout_can_be_tried_again(run: Run) -> None:
+def test_a_timeout_can_be_retried(run: Run) -> None:
     text = "[ -e tried ] && exit 0; touch tried; sleep 30"
     assert ok(run(text, timeout=0.5, retry_codes=[124], retries=1, retry_delay=0))["attempts"] == 2
 
 
-def test_a_secret_by_fd_is_there_at_each_attempt(run: Run) -> None:
+def test_each_attempt_can_read_a_secret_by_fd(run: Run) -> None:
     text = '[ "$(cat <&"${S##*/}" | wc -c)" = 17 ] || exit 1; [ -e tried ] && exit 0; touch tried; exit 75'
     given = {"variables": {"S": {"type": "secret", "by": "fd"}}, "secrets": {"S": SECRET}}
     assert ok(run(text, **given, retry_codes=[75], retries=1, retry_delay=0))["attempts"] == 2
@@ -638,7 +638,7 @@ def test_check_mode_changes_nothing(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
-def test_check_mode_looks_at_the_guards(run: Run) -> None:
+def test_check_mode_evaluates_the_guards(run: Run) -> None:
     ok(run("export E=1; touch done", exports={"E": "int"}))
     for guard in ({"creates": "done"}, {"unless": "[ -e done ]"}, {"rerun": "changed"}):
         result = ok(run("export E=1; touch done", check=True, exports={"E": "int"}, **guard))
@@ -646,7 +646,7 @@ def test_check_mode_looks_at_the_guards(run: Run) -> None:
         assert result["ansible_facts"] == {"e": 1}
 
 
-def test_check_arguments(run: Run, tmp_path: Path) -> None:
+def test_check_arguments_run_the_script_in_check_mode(run: Run, tmp_path: Path) -> None:
     text = 'echo "$@"; [ "$2" = --dry-run ] && exit 4; touch ran'
     given = {"changed_when": "code", "changed_codes": [4], "arguments": ["a"], "check_arguments": ["--dry-run"]}
     result = ok(run(text, check=True, **given))
@@ -655,7 +655,7 @@ def test_check_arguments(run: Run, tmp_path: Path) -> None:
     assert out(run(text, **given)) == ["a"]
 
 
-def test_check_mode_before_the_script_is_there(run: Run, tmp_path: Path) -> None:
+def test_check_mode_accepts_a_script_that_does_not_exist_yet(run: Run, tmp_path: Path) -> None:
     result = ok(run(check=True, path=str(tmp_path / "later.sh"), exports={"A": "str"}))
     assert (result["changed"], result["ran"]) == (True, False)
 
@@ -677,7 +677,7 @@ def test_an_input_that_cannot_be_read_does_not_count_as_unchanged(
 
 
 @pytest.mark.parametrize("parameter", ["path", "chdir", "source", "inputs"])
-def test_what_is_not_there_is_named(run: Run, tmp_path: Path, parameter: str) -> None:
+def test_a_missing_file_is_reported(run: Run, tmp_path: Path, parameter: str) -> None:
     nowhere = str(tmp_path / "nowhere")
     result = run("true", **{parameter: [nowhere] if parameter in ("source", "inputs") else nowhere})
     assert result["devenv_reason"] == "script_invalid"
@@ -690,17 +690,17 @@ def test_what_is_not_there_is_named(run: Run, tmp_path: Path, parameter: str) ->
         ({"path": "", "content": ""}, "either path or src"),
         ({"path": "/bin/true", "content": "true"}, "either path or src"),
         ({"path": "bin/true"}, "relative"),
-        ({"content": "true", "name": ""}, "needs one"),
-        ({"name": "a/b"}, "name of a folder"),
-        ({"name": ".."}, "name of a folder"),
-        ({"changed_pattern": "x"}, "belong together"),
+        ({"content": "true", "name": ""}, "name: required"),
+        ({"name": "a/b"}, "folder name"),
+        ({"name": ".."}, "folder name"),
+        ({"changed_pattern": "x"}, "require each other"),
         ({"changed_when": "code"}, "changed_codes"),
-        ({"changed_when": "pattern", "changed_pattern": "("}, "no regular expression"),
-        ({"show_pattern": "("}, "no regular expression"),
+        ({"changed_when": "pattern", "changed_pattern": "("}, "not a valid regular expression"),
+        ({"show_pattern": "("}, "not a valid regular expression"),
         ({"values": {"A": 1}}, "A is not declared"),
     ],
 )
-def test_what_does_not_fit_is_refused(given: dict[str, Any], words: str) -> None:
+def test_invalid_parameters_are_refused(given: dict[str, Any], words: str) -> None:
     params = parameters({"name": "it", **({} if {"path", "content"} & set(given) else {"path": "/bin/true"}), **given})
     with pytest.raises(Invalid, match=words):
         script_request.prepare(params)
@@ -714,14 +714,14 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
-def test_an_interrupted_module_ends_its_script(
+def test_an_interrupted_module_terminates_its_script(
     start: Callable[..., Started], tmp_path: Path, number: signal.Signals
 ) -> None:
     started = start(STUBBORN.replace("PIDS", str(tmp_path / "pids")))
-    found = pids(tmp_path / "pids", 4)
+    started_pids = pids(tmp_path / "pids", 4)
     os.kill(started.pid, number)
     result = started.result()
-    wait_for(lambda: [pid for pid in found if alive(pid)] == [])
+    wait_for(lambda: [pid for pid in started_pids if alive(pid)] == [])
     assert result.get("ended") == (None if number == signal.SIGKILL else "interrupted")
     wait_for(lambda: not (tmp_path / "state" / "it" / "running.json").exists())
     wait_for(lambda: list((tmp_path / "runtime").iterdir()) == [])
@@ -730,31 +730,33 @@ def test_an_interrupted_module_ends_its_script(
 
 def test_a_killed_supervisor_leaves_no_script(start: Callable[..., Started], tmp_path: Path) -> None:
     started = start(STUBBORN.replace("PIDS", str(tmp_path / "pids")))
-    found = pids(tmp_path / "pids", 4)
+    started_pids = pids(tmp_path / "pids", 4)
     (supervisor,) = children(started.pid)
     os.kill(supervisor, signal.SIGKILL)
     os.waitpid(started.pid, 0)
-    assert [pid for pid in found if alive(pid)] == []
+    assert [pid for pid in started_pids if alive(pid)] == []
 
 
-def test_the_next_run_ends_what_two_kills_left(start: Callable[..., Started], run: Run, tmp_path: Path) -> None:
+def test_the_next_run_terminates_what_two_kills_left(start: Callable[..., Started], run: Run, tmp_path: Path) -> None:
     text = STUBBORN.replace("setsid env -i", "setsid").replace("PIDS", str(tmp_path / "pids"))
     started = start(text, variables={"S": "secret"}, secrets={"S": SECRET})
-    found = pids(tmp_path / "pids", 4)
+    started_pids = pids(tmp_path / "pids", 4)
     (supervisor,) = children(started.pid)
     os.kill(started.pid, signal.SIGSTOP)
     os.kill(supervisor, signal.SIGKILL)
     os.kill(started.pid, signal.SIGKILL)
     os.waitpid(started.pid, 0)
-    assert [pid for pid in found if alive(pid)] == found
+    assert [pid for pid in started_pids if alive(pid)] == started_pids
     assert list((tmp_path / "runtime").iterdir()) != []
     assert out(run("echo next")) == ["next"]
-    assert [pid for pid in found if alive(pid)] == []
+    assert [pid for pid in started_pids if alive(pid)] == []
     assert list((tmp_path / "runtime").iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_finish(start: Callable[..., Started], run: Run, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_script_that_must_finish_survives_an_interruption(
+    start: Callable[..., Started], run: Run, tmp_path: Path, number: signal.Signals
+) -> None:
     text = f"touch {tmp_path}/begun; sleep 2; echo still there; export E=1; touch {tmp_path}/finished"
     given: dict[str, Any] = {"on_interrupt": "finish", "rerun": "changed", "exports": {"E": "int"}}
     started = start(text, **given)
@@ -777,7 +779,7 @@ def test_runs_of_one_name_wait_for_each_other(start: Callable[..., Started], run
     ok(started.result())
 
 
-def test_an_interrupted_wait(start: Callable[..., Started], tmp_path: Path) -> None:
+def test_a_wait_for_another_run_can_be_interrupted(start: Callable[..., Started], tmp_path: Path) -> None:
     started = start(f"touch {tmp_path}/begun; sleep 1; touch {tmp_path}/finished")
     wait_for((tmp_path / "begun").exists)
     second = start("")
@@ -788,8 +790,8 @@ def test_an_interrupted_wait(start: Callable[..., Started], tmp_path: Path) -> N
     assert (tmp_path / "finished").exists()
 
 
-def test_who_reads_the_result_is_gone(tmp_path: Path) -> None:
-    """As when a connection breaks: nobody sends a signal."""
+def test_a_broken_connection_terminates_the_script(tmp_path: Path) -> None:
+    """The reader of the result is gone, and no signal arrives."""
     program = tmp_path / "module.py"
     program.write_text(
         "import sys\n"
@@ -803,14 +805,14 @@ def test_who_reads_the_result_is_gone(tmp_path: Path) -> None:
     file.write_text(STUBBORN.replace("PIDS", str(tmp_path / "pids")))
     params = parameters({"path": str(file), "state": str(tmp_path / "state"), "grace": 0.5})
     module = subprocess.Popen([sys.executable, str(program), json.dumps(params)], stdout=subprocess.PIPE)
-    found = pids(tmp_path / "pids", 4)
+    started_pids = pids(tmp_path / "pids", 4)
     assert module.stdout is not None
     module.stdout.close()
     module.wait(10)
-    assert [pid for pid in found if alive(pid)] == []
+    assert [pid for pid in started_pids if alive(pid)] == []
 
 
-# -- the role passes everything on --
+# -- the role passes all parameters --
 
 
 def test_the_role_has_each_parameter_of_the_module() -> None:
@@ -823,5 +825,5 @@ def test_the_role_has_each_parameter_of_the_module() -> None:
     assert defaults == {f"script_{name}": ARGUMENTS[name].get("default", "") for name in given}
     specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
     for name in given:
-        told = {key: specs[f"script_{name}"].get(key) for key in ("type", "elements", "choices", "no_log")}
-        assert told == {key: ARGUMENTS[name].get(key) for key in told}, name
+        declared = {key: specs[f"script_{name}"].get(key) for key in ("type", "elements", "choices", "no_log")}
+        assert declared == {key: ARGUMENTS[name].get(key) for key in declared}, name

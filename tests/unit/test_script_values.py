@@ -1,4 +1,4 @@
-"""Declarations of a script's variables: texts, facts, and what is refused."""
+"""Declarations of a script's variables: conversion to texts and facts, and invalid values."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-def texts(declaration: Any, **given: Any) -> script_values.Texts:
+def texts(declaration: Any, **parameters: Any) -> script_values.Texts:
     return script_values.texts(
-        script_values.declare({"X": declaration}), given.get("values", {}), given.get("secrets", {})
+        script_values.declare({"X": declaration}), parameters.get("values", {}), parameters.get("secrets", {})
     )
 
 
@@ -49,7 +49,7 @@ def texts(declaration: Any, **given: Any) -> script_values.Texts:
         ("str", None, None),
     ],
 )
-def test_texts(monkeypatch: pytest.MonkeyPatch, declaration: Any, value: Any, text: str | None) -> None:
+def test_values_become_texts(monkeypatch: pytest.MonkeyPatch, declaration: Any, value: Any, text: str | None) -> None:
     monkeypatch.setenv("HOME", "HOME")
     assert texts(declaration, values={"X": value}).variables == {"X": text}
 
@@ -57,19 +57,19 @@ def test_texts(monkeypatch: pytest.MonkeyPatch, declaration: Any, value: Any, te
 @pytest.mark.parametrize(
     ("declaration", "value", "words"),
     [
-        ("str", True, "truth value"),
-        ("str", ["a"], "is no str"),
+        ("str", True, "is a boolean"),
+        ("str", ["a"], "is not a valid str"),
         ("str", "a\0b", "NUL"),
-        ("int", "1.5", "is no int"),
-        ("int", "x", "is no int"),
-        ("float", "x", "is no float"),
+        ("int", "1.5", "is not a valid int"),
+        ("int", "x", "is not a valid int"),
+        ("float", "x", "is not a valid float"),
         ("bool", "perhaps", "neither true nor false"),
-        ("list", "a", "is no list"),
+        ("list", "a", "is not a list"),
         ("list", ["a b"], "separated by ' '"),
         ("list", [""], "separated by"),
         ("list", [{"a": 1}], "declare the type json"),
-        ("json", "{", "is no JSON"),
-        ({"choices": ["a", "b"]}, "c", "may be a, b"),
+        ("json", "{", "is not valid JSON"),
+        ({"choices": ["a", "b"]}, "c", "must be one of a, b"),
         ({"required": True}, None, "no value for X"),
         ("secret", "x", "give it in secrets"),
     ],
@@ -87,11 +87,11 @@ def test_values_that_are_refused(declaration: Any, value: Any, words: str) -> No
         ({"type": "str", "defualt": 1}, "unknown keys: defualt"),
         (["str"], "not by list"),
         ({"type": "bool", "words": [True, False]}, "quote yes and no"),
-        ({"type": "bool", "words": ["1"]}, "two texts"),
+        ({"type": "bool", "words": ["1"]}, "two strings"),
         ({"type": "secret", "by": "argv"}, "file, fd, env"),
-        ({"type": "str", "by": "fd"}, "for the type secret"),
-        ({"type": "secret", "default": "x"}, "has no default"),
-        ({"choices": "ab"}, "is a list"),
+        ({"type": "str", "by": "fd"}, "only for the type secret"),
+        ({"type": "secret", "default": "x"}, "cannot have a default"),
+        ({"choices": "ab"}, "must be a list"),
     ],
 )
 def test_declarations_that_are_refused(declaration: Any, words: str) -> None:
@@ -111,12 +111,12 @@ def test_undeclared_values_are_all_named() -> None:
         texts("str", values={"A": 1}, secrets={"B": 1, "X": 2})
 
 
-def test_secrets_stand_apart() -> None:
-    found = texts({"type": "secret", "by": "fd"}, secrets={"X": {"a": 1}})
-    assert (found.variables, found.secrets, found.ways) == ({}, {"X": '{"a":1}'}, {"X": "fd"})
+def test_secrets_are_separate_from_variables() -> None:
+    result = texts({"type": "secret", "by": "fd"}, secrets={"X": {"a": 1}})
+    assert (result.variables, result.secrets, result.ways) == ({}, {"X": '{"a":1}'}, {"X": "fd"})
 
 
-def test_a_refused_secret_is_not_told() -> None:
+def test_the_message_of_a_refused_secret_does_not_show_it() -> None:
     with pytest.raises(Invalid) as caught:
         texts("secret", secrets={"X": "hush\0hush"})
     assert "hush" not in str(caught.value)
@@ -137,23 +137,23 @@ def test_a_refused_secret_is_not_told() -> None:
         ("path", "/x", "/x"),
     ],
 )
-def test_facts(declaration: Any, text: str, value: Any) -> None:
-    (one,) = script_values.exports({"X": declaration})
-    assert script_values.read_back(one, text) == value
+def test_exported_texts_become_facts(declaration: Any, text: str, value: Any) -> None:
+    (export,) = script_values.exports({"X": declaration})
+    assert script_values.read_back(export, text) == value
 
 
 @pytest.mark.parametrize(("kind", "text"), [("int", "x"), ("float", ""), ("json", "{"), ("bool", "perhaps")])
-def test_texts_that_are_no_facts(kind: str, text: str) -> None:
-    (one,) = script_values.exports({"X": kind})
+def test_invalid_texts_do_not_become_facts(kind: str, text: str) -> None:
+    (export,) = script_values.exports({"X": kind})
     with pytest.raises(Invalid, match=r"^exports: X: "):
-        script_values.read_back(one, text)
+        script_values.read_back(export, text)
 
 
 @pytest.mark.parametrize(
     ("declaration", "words"),
     [
-        ({"A": {"fact": "ansible_host"}}, "no name for a fact"),
-        ({"A": {"fact": "a-b"}}, "no name for a fact"),
+        ({"A": {"fact": "ansible_host"}}, "is not a valid name for a fact"),
+        ({"A": {"fact": "a-b"}}, "is not a valid name for a fact"),
         ({"A": "secret"}, "cannot become a fact"),
         ({"A": {"fact": "same"}, "B": {"fact": "same"}}, "several variables"),
         ({"A": {"default": 1}}, "unknown keys"),
@@ -181,47 +181,47 @@ SECRET = """it's "Pa$$w0rd" & more"""
         "?p=it%27s%20%22Pa%24%24w0rd%22%20%26%20more",
     ],
 )
-def test_a_secret_in_its_forms(line: str) -> None:
-    (found,) = RedactedLines([SECRET]).feed(f"before {line} after\n".encode())
-    assert found.startswith("before ")
-    assert found.endswith(" after")
-    assert "[secret redacted]" in found
-    assert not [part for part in ("Pa$$", "w0rd", "UGEkJ", "%24") if part in found]
+def test_a_secret_is_redacted_in_all_its_forms(line: str) -> None:
+    (output,) = RedactedLines([SECRET]).feed(f"before {line} after\n".encode())
+    assert output.startswith("before ")
+    assert output.endswith(" after")
+    assert "[secret redacted]" in output
+    assert not [part for part in ("Pa$$", "w0rd", "UGEkJ", "%24") if part in output]
 
 
-def test_each_line_of_a_secret() -> None:
+def test_each_line_of_a_secret_is_redacted() -> None:
     lines = RedactedLines(["first-line\nsecond-line\n"])
     assert lines.feed(b"a first-line\nb second-line\n") == ["a [secret redacted]", "b [secret redacted]"]
 
 
 @given(st.lists(st.integers(1, 9), max_size=30))
-def test_a_secret_in_pieces(sizes: list[int]) -> None:
+def test_a_secret_that_arrives_in_pieces_is_redacted(sizes: list[int]) -> None:
     lines = RedactedLines(["hunter2hunter2"])
-    data, found = b"say hunter2hunter2 twice\nhunter2hunter2", []
+    data, output = b"say hunter2hunter2 twice\nhunter2hunter2", []
     for size in [*sizes, len(data)]:
         piece, data = data[:size], data[size:]
-        found += lines.feed(piece)
-    assert [*found, *lines.end()] == ["say [secret redacted] twice", "[secret redacted]"]
+        output += lines.feed(piece)
+    assert [*output, *lines.end()] == ["say [secret redacted] twice", "[secret redacted]"]
 
 
-def test_a_private_key_over_several_lines() -> None:
+def test_a_private_key_of_several_lines_is_redacted() -> None:
     kind = "PRIVATE KEY"
     text = f"a\nkey: -----BEGIN RSA {kind}-----\nMIIE\nabcd==\n-----END RSA {kind}-----\nb\n"
     assert RedactedLines().feed(text.encode()) == ["a", "key: [private key redacted]", "b"]
 
 
-def test_a_private_key_that_never_ends() -> None:
+def test_a_private_key_without_an_end_does_not_hide_the_rest() -> None:
     begin = "-----BEGIN " + "PRIVATE KEY-----"
     text = f"{begin}\nMIIE\nwords & more\nb\n"
     assert RedactedLines().feed(text.encode()) == ["[private key redacted]", "words & more", "b"]
 
 
-def test_a_line_without_end_is_not_kept() -> None:
+def test_an_endless_line_is_not_kept() -> None:
     lines = RedactedLines()
     for _number in range(20):
         assert lines.feed(b"x" * (1 << 17)) == []
     assert lines.feed(b"\nnext\n") == [f"(a line of more than {1 << 20} bytes, not kept)", "next"]
 
 
-def test_bytes_that_are_no_text() -> None:
+def test_invalid_bytes_are_replaced() -> None:
     assert RedactedLines().feed(b"\xff\xfe a\r\n") == ["�� a"]

@@ -1,4 +1,4 @@
-"""Run a script until it ended well, or its attempts are used up."""
+"""Run a script until it succeeds or no retries remain."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.module_utils.script import request, shell, values
 from ansible_collections.devenv.lab.plugins.module_utils.script.control import Ended
-from ansible_collections.devenv.lab.plugins.module_utils.script.delivery import Delivery
-from ansible_collections.devenv.lab.plugins.module_utils.script.guards import as_facts
 from ansible_collections.devenv.lab.plugins.module_utils.script.programs import Programs, Stop
 from ansible_collections.devenv.lab.plugins.module_utils.script.request import Call
 from ansible_collections.devenv.lab.plugins.module_utils.script.values import Invalid
@@ -20,26 +18,29 @@ from ansible_collections.devenv.lab.plugins.module_utils.script.values import In
 class Attempts:
     """The attempts of one run."""
 
-    def __init__(self, call: Call, params: dict[str, Any], delivery: Delivery, programs: Programs) -> None:
-        self._call, self._params, self._delivery, self._programs = call, params, delivery, programs
-        self._dump = os.path.join(delivery.folder, "exported") if call.exports else ""
+    def __init__(self, call: Call, params: dict[str, Any], programs: Programs) -> None:
+        self._call, self._params, self._programs = call, params, programs
+        self._dump = os.path.join(programs.folder, "exported") if call.exports else ""
 
     def run(self) -> dict[str, Any]:
-        """Run the script, again after the codes for that; return the result. Raises Stop unless it ended well."""
-        params, call, delivery = self._params, self._call, self._delivery
-        file = delivery.script(call)
-        environment = delivery.environment()
-        argv, env = shell.run(call.argv, file, call.arguments, environment, delivery.folder, self._dump)
+        """Run the script, with retries; return the module's result and the exported ``facts``. Raises Stop unless it
+        succeeds.
+        """
+        params, call, programs = self._params, self._call, self._programs
+        argv, env = shell.run(
+            call.argv, programs.script(), call.arguments, programs.environment(), programs.folder, self._dump
+        )
         began = time.monotonic()
         attempts = 1
         ended = self._attempt(argv, env)
         while ended.code in params["retry_codes"] and not self._is_good(ended.code) and attempts <= params["retries"]:
-            again = f"attempt {attempts} ended with code {ended.code}; again in {params['retry_delay']:g} s"
-            self._programs.screen.note(again)
-            self._programs.wait(params["retry_delay"])
+            programs.screen.note(
+                f"attempt {attempts} ended with code {ended.code}; retry in {params['retry_delay']:g} s"
+            )
+            programs.wait(params["retry_delay"])
             attempts += 1
             ended = self._attempt(argv, env)
-        self._judge(ended)
+        self._require_success(ended)
         return {
             "changed": self._is_changed(ended.code),
             "ran": True,
@@ -48,13 +49,12 @@ class Attempts:
             "rc": ended.code,
             "attempts": attempts,
             "seconds": round(time.monotonic() - began, 3),
-            "output": self._programs.screen.output,
-            "shown": self._programs.screen.shown,
-            **as_facts(self._exports()),
+            "output": programs.screen.output,
+            "shown": programs.screen.shown,
+            "facts": self._facts(),
         }
 
     def _attempt(self, argv: Sequence[str], env: dict[str, str]) -> Ended:
-        self._delivery.rewind()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._dump)
         self._programs.screen.matched = False
@@ -64,11 +64,10 @@ class Attempts:
         more = self._params["changed_codes"] if self._params["changed_when"] == "code" else []
         return code in self._params["ok_codes"] or code in more
 
-    def _judge(self, ended: Ended) -> None:
-        """Raise Stop for an end that is none of the good ones."""
+    def _require_success(self, ended: Ended) -> None:
         what = self._call.path or self._call.name
         if ended.timed_out:
-            message = f"{what} did not end in {self._params['timeout']:g} s and was ended"
+            message = f"{what} did not end in {self._params['timeout']:g} s and was terminated"
             raise Stop("timeout", message, ended, ran=True)
         if not self._is_good(ended.code):
             last = next((line.strip() for line in reversed(self._programs.screen.output) if line.strip()), "")
@@ -84,27 +83,27 @@ class Attempts:
         }
         return rules[self._params["changed_when"]]
 
-    def _exports(self) -> dict[str, Any]:
-        """Return the facts of what the script exported. Raises Stop."""
+    def _facts(self) -> dict[str, Any]:
+        """Return the facts from the exported variables. Raises Stop."""
         call = self._call
         if not call.exports:
             return {}
-        found = shell.read_dump(self._dump)
-        if found is None:
-            message = f"{call.name} did not come to its end in its own shell, so what it exported is unknown"
+        exported = shell.read_dump(self._dump)
+        if exported is None:
+            message = f"{call.name} did not end in its own shell, so its exported variables are unknown"
             raise Stop("failed", message, ran=True)
-        lost = [one.name for one in call.exports if one.required and one.name not in found]
-        if lost:
-            raise Stop("failed", f"{call.name} did not export {', '.join(lost)}", ran=True)
+        missing = [export.name for export in call.exports if export.required and export.name not in exported]
+        if missing:
+            raise Stop("failed", f"{call.name} did not export {', '.join(missing)}", ran=True)
         facts = {}
-        for one in call.exports:
-            if one.name in found:
-                text = found[one.name].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        for export in call.exports:
+            if export.name in exported:
+                text = exported[export.name].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
                 if request.holds(text, call.texts.secrets):
-                    message = f"{one.name} holds a secret, and cannot become a fact, which -vvv prints"
+                    message = f"{export.name} contains a secret, and cannot become a fact, which -vvv prints"
                     raise Stop("failed", message, ran=True)
                 try:
-                    facts[one.fact] = values.read_back(one, text)
+                    facts[export.fact] = values.read_back(export, text)
                 except Invalid as error:
                     raise Stop("failed", str(error), ran=True) from None
         return facts

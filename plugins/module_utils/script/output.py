@@ -1,4 +1,4 @@
-"""Keep the output of a script: line by line, without secrets."""
+"""Keep the output of a script line by line, without secrets."""
 
 from __future__ import annotations
 
@@ -8,23 +8,18 @@ import time
 
 from ansible_collections.devenv.lab.plugins.module_utils.node.redact import RedactedLines
 
-# Names of variables whose values are secrets though nobody declared them.
+# Variables with such names have secret values although nobody declared them.
 SECRET_NAME = re.compile(r"PASSW|SECRET|TOKEN|CREDENTIAL|API_?KEY|PRIVATE_?KEY|ACCESS_?KEY", re.IGNORECASE)
 
 
-def looks_secret(name: str) -> bool:
-    """Return whether a variable's name says that its value is a secret."""
-    return SECRET_NAME.search(name) is not None
-
-
 class Screen:
-    """Where a script's output goes: all to the log, the last lines and those that match to the result."""
+    """Where a script's output goes: all lines to the log, the last lines and those that match to the result."""
 
     def __init__(self, lines: RedactedLines, log: int, keep: int, show: str, changed: str) -> None:
-        self.lines = lines
         self.output: list[str] = []
         self.shown: list[str] = []
         self.matched = False
+        self._lines = lines
         self._log = log
         self._keep = keep
         self._show = re.compile(show) if show else None
@@ -32,15 +27,15 @@ class Screen:
         self._began = time.monotonic()
 
     def write(self, data: bytes) -> None:
-        """Take output as it comes."""
-        self._take(self.lines.feed(data))
+        """Take output as it arrives."""
+        self._take(self._lines.feed(data))
 
     def end(self) -> None:
-        """Take what is left when a program has ended."""
-        self._take(self.lines.end())
+        """Take the last line of a program that has ended."""
+        self._take(self._lines.end())
 
     def note(self, text: str) -> None:
-        """Write a line of ours, to the log alone."""
+        """Write a line to the log only."""
         if self._log >= 0:
             data = f"{time.monotonic() - self._began:8.2f} {text}\n".encode("utf-8", "replace")
             os.write(self._log, data)

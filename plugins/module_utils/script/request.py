@@ -1,4 +1,4 @@
-"""Check a script and its values before anything runs, and describe them so that runs can be compared."""
+"""Validate a script and its values before anything runs, and describe them so that runs can be compared."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ansible_collections.devenv.lab.plugins.module_utils.node import files
 from ansible_collections.devenv.lab.plugins.module_utils.script import shell, values
 from ansible_collections.devenv.lab.plugins.module_utils.script.values import Invalid
 
-# Secrets of fewer characters stand in too many texts to be looked for.
+# Shorter secrets occur in too many texts to be searched for.
 SHORTEST_SECRET = 4
 
 
 class Call(NamedTuple):
-    """A script, ready to be run."""
+    """A script, ready to run."""
 
     name: str
-    path: str  # "": the text is content
+    path: str  # empty if the text is content
     content: bytes
     argv: list[str]  # of the interpreter, without the script
     arguments: list[str]
@@ -33,35 +33,35 @@ class Call(NamedTuple):
 
 
 def prepare(params: dict[str, Any]) -> Call:
-    """Check all that can be known before anything runs. Raises Invalid."""
+    """Validate everything that can be known before anything runs. Raises Invalid."""
     path, content = params["path"], params["content"]
     if bool(path) == bool(content):
         raise Invalid("give either path or src")
     if path and not os.path.isabs(path):
-        raise Invalid(f"path: {path} is relative: which folder of the host is meant?")
+        raise Invalid(f"path: {path} is relative; an absolute path on the host is required")
     for key in ("changed_pattern", "show_pattern"):
         try:
             re.compile(params[key])
         except re.error as error:
-            raise Invalid(f"{key}: {params[key]!r} is no regular expression: {error}") from None
+            raise Invalid(f"{key}: {params[key]!r} is not a valid regular expression: {error}") from None
     for when, key in (("code", "changed_codes"), ("pattern", "changed_pattern")):
         if (params["changed_when"] == when) != bool(params[key]):
-            raise Invalid(f"{key} and changed_when={when} belong together")
+            raise Invalid(f"{key} and changed_when={when} require each other")
     name = params["name"] or _default_name(path)
     if not re.match(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z", name):
-        raise Invalid(f"name: {name!r} cannot be the name of a folder")
+        raise Invalid(f"name: {name!r} is not a valid folder name")
     declared = values.declare(params["variables"])
     texts = values.texts(declared, params["values"], params["secrets"])
     arguments = [str(word) for word in params["arguments"]]
     for word in [*arguments, *map(str, params["check_arguments"]), params["unless"]]:
         if holds(word, texts.secrets):
-            raise Invalid("arguments: a secret is among them, and every user of the host could read it there")
-    raw = content.encode() if content else shell.first_bytes(path)
+            raise Invalid("arguments: a secret is among them, where every user of the host could read it")
+    first = content.encode() if content else shell.first_bytes(path)
     return Call(
         name,
         path,
         content.encode(),
-        list(params["interpreter"]) or shell.interpreter(raw),
+        list(params["interpreter"]) or shell.interpreter(first),
         arguments,
         params["chdir"] or (os.path.dirname(path) if path else os.path.expanduser("~")),
         texts,
@@ -71,25 +71,24 @@ def prepare(params: dict[str, Any]) -> Call:
 
 def _default_name(path: str) -> str:
     if not path:
-        raise Invalid("name: a script that is given as text needs one")
+        raise Invalid("name: required for a script that is given as text")
     base = re.sub(r"[^A-Za-z0-9._-]", "_", os.path.basename(path)).lstrip("._-") or "script"
     return f"{base[:80]}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
 
 def holds(text: str, secrets: dict[str, str]) -> bool:
-    """Return whether a text has one of ``secrets`` in it (those too short to be told from other words aside)."""
-    found = [value for value in secrets.values() if len(value) >= SHORTEST_SECRET and value in text]
-    return bool(found)
+    """Return whether a text contains one of ``secrets``, apart from those too short to search for."""
+    return any(len(secret) >= SHORTEST_SECRET and secret in text for secret in secrets.values())
 
 
 def missing(call: Call, params: dict[str, Any]) -> list[str]:
-    """Return the files that are needed and missing."""
-    found = [path for path in [call.path, *params["source"], *params["inputs"]] if path and not os.path.exists(path)]
-    return found + ([] if os.path.isdir(call.chdir) else [call.chdir])
+    """Return the required files that do not exist."""
+    paths = [path for path in [call.path, *params["source"], *params["inputs"]] if path and not os.path.exists(path)]
+    return paths + ([] if os.path.isdir(call.chdir) else [call.chdir])
 
 
 def digest_of(path: str) -> str:
-    """Return the sha256 of a file, or of all files below a folder and their names."""
+    """Return the SHA-256 of a file, or of all files below a folder and their names."""
     if not os.path.isdir(path):
         return _digest(path)
     whole = hashlib.sha256()
@@ -97,43 +96,43 @@ def digest_of(path: str) -> str:
         below.sort()
         for name in sorted(names):
             file = os.path.join(folder, name)
-            found = _digest(file) if os.path.isfile(file) else "no file"
-            whole.update(f"{os.path.relpath(file, path)}\0{found}\n".encode("utf-8", "surrogateescape"))
+            digest = _digest(file) if os.path.isfile(file) else "no file"
+            whole.update(f"{os.path.relpath(file, path)}\0{digest}\n".encode("utf-8", "surrogateescape"))
     return whole.hexdigest()
 
 
 def _digest(path: str) -> str:
-    """Return the sha256 of a file, "" when it is gone. Raises OSError: what cannot be read may have changed."""
+    """Return the SHA-256 of a file, "" if it does not exist. Raises OSError: an unreadable file may have changed."""
     with contextlib.suppress(FileNotFoundError):
         return files.sha256(path)
     return ""
 
 
 def description(call: Call, params: dict[str, Any], salt: str) -> dict[str, str]:
-    """Return what a run depends on, as texts to compare and to show. A secret, and what holds one, is a digest that
-    nobody can try words on without ``salt``.
+    """Return the inputs of a run, as texts to compare and to show. A secret, and a text that contains one, becomes a
+    digest that cannot be guessed without ``salt``.
     """
 
     def hidden(text: str) -> str:
         return f"(secret {hmac.new(salt.encode(), text.encode('utf-8', 'surrogateescape'), 'sha256').hexdigest()[:16]})"
 
     content = hashlib.sha256(call.content).hexdigest() if call.content else digest_of(call.path)
-    found = {
+    described = {
         "script": f"{call.path or call.name} {content}",
         "interpreter": shlex.join(call.argv),
         "arguments": shlex.join(call.arguments),
         "chdir": call.chdir,
-        "exports": json.dumps([list(one) for one in call.exports]) if call.exports else "",
+        "exports": json.dumps([list(export) for export in call.exports]) if call.exports else "",
     }
     for kind in ("source", "inputs"):
         for path in params[kind]:
-            found[f"{kind} {path}"] = digest_of(path)
+            described[f"{kind} {path}"] = digest_of(path)
     for name, text in call.texts.variables.items():
         if text is not None:
-            found[f"variable {name}"] = hidden(text) if holds(text, call.texts.secrets) else text
+            described[f"variable {name}"] = hidden(text) if holds(text, call.texts.secrets) else text
     for name, text in call.texts.secrets.items():
-        found[f"secret {name}"] = f"{call.texts.ways[name]} {hidden(text)}"
-    return found
+        described[f"secret {name}"] = f"{call.texts.ways[name]} {hidden(text)}"
+    return described
 
 
 def shown(described: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Make a shell read files first, and write down what a script exports."""
+"""Let a shell source files first, and dump the variables that a script exports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 import shutil
 from collections.abc import Sequence
 
-_FIRST = 256  # bytes of a first line that Linux looks at (BINPRM_BUF_SIZE)
+_FIRST = 256  # bytes of the first line that Linux reads (BINPRM_BUF_SIZE)
 _SHELLS = {"bash": "bash", "sh": "sh", "dash": "sh", "ash": "sh", "ksh": "sh"}
 
 
@@ -20,8 +20,8 @@ def first_bytes(path: str) -> bytes:
 
 
 def interpreter(first: bytes) -> list[str]:
-    """Return argv in front of a script that begins with ``first``: as Linux does for ``#!``, nothing for a program,
-    else bash.
+    """Return the argv before a script that begins with ``first``: as Linux does for ``#!``, empty for a binary,
+    otherwise bash.
     """
     if first.startswith(b"\x7fELF"):
         return []
@@ -33,13 +33,13 @@ def interpreter(first: bytes) -> list[str]:
 
 def kind(argv: Sequence[str]) -> str:
     """Return ``bash``, ``sh`` (any other POSIX shell) or "" for an interpreter's argv."""
-    words = [word for given in argv for word in given.split()]
+    words = [word for argument in argv for word in argument.split()]
     if words and os.path.basename(words[0]) == "env":
         words = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
     return _SHELLS.get(os.path.basename(words[0]), "") if words else ""
 
 
-# Files are checked first: bash goes on after an error of syntax in a file that it reads.
+# Files are checked first, since bash continues after a syntax error in a file that it sources.
 _SOURCE = """
 __files=("$@"); set --; set -a
 for __file in "${__files[@]}"; do
@@ -61,8 +61,8 @@ def read_dump(path: str) -> dict[str, str] | None:
     return {name: value for name, _equals, value in pairs}
 
 
-# A script in bash reads this before its own first line. What it exports is written when it ends, also where it sets a
-# trap of its own for that, and what the shell ended with stays as it is.
+# bash sources this before a script's first line. It dumps the exported variables when the script ends, even if the
+# script sets its own trap for EXIT, and keeps the exit code.
 _BASH = """
 unset BASH_ENV
 RESTORE
@@ -80,7 +80,7 @@ trap() {
 __devenv_hold
 """
 
-# Other shells read nothing first, so the script is read by one that has the trap already.
+# Other shells source nothing first, so a shell that has already set the trap sources the script.
 _SH = """
 __devenv_dump() { __devenv_code=$?; (umask 077; exec ENV -0 > DUMP); return $__devenv_code; }
 trap __devenv_dump EXIT
@@ -99,15 +99,15 @@ def _filled(text: str, dump: str, restore: str = "") -> str:
 
 
 def sourcing(files: Sequence[str], dump: str) -> list[str]:
-    """Return argv that reads ``files`` and writes the environment they make to ``dump``."""
+    """Return the argv that sources ``files`` and writes the resulting environment to ``dump``."""
     return ["bash", "-c", _filled(_SOURCE, dump), "bash", *files]
 
 
 def run(
     argv: Sequence[str], file: str, arguments: Sequence[str], env: dict[str, str], folder: str, dump: str
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the argv and environment of a script that writes what it exports to ``dump`` ("": it is run as it is).
-    ``argv`` is its interpreter's, ``folder`` a private one.
+    """Return the argv and environment of a script that writes its exported variables to ``dump`` (empty: to run it as
+    it is). ``argv`` is its interpreter's; ``folder`` is private.
     """
     plain = [*argv, file, *arguments]
     if not dump:

@@ -1,7 +1,7 @@
-"""Keep the state of a script between runs: its record, its logs, its lock, and what finds a killed run.
+"""Keep the state of a script between runs: its record, its logs, its lock, and the traces of a killed run.
 
-A run that succeeded leaves ``last.json``: what it ran with (secrets only as keyed digests) and what it exported.
-``running.json`` is there while a script runs: what a killed run left is found by it.
+A successful run leaves ``last.json``: its inputs (secrets only as keyed digests) and its exported facts.
+``running.json`` exists while a script runs; the next run uses it to find what a killed run left.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PREFIX = "devenv-script-"
 
 
 def default_folder() -> str:
-    """Return where runs keep their state: root's in /var/lib, a user's where XDG says."""
+    """Return the folder for the state of scripts: root's in /var/lib, a user's by XDG."""
     if os.geteuid() == 0:
         return "/var/lib/devenv/scripts"
     base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
@@ -34,7 +34,7 @@ def default_folder() -> str:
 
 
 def runtime() -> str:
-    """Return a folder in memory, when there is one that this user may write."""
+    """Return a folder in memory if there is one that this user can write to."""
     for path in ("/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm"):
         if path and os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK):
             return path
@@ -42,26 +42,24 @@ def runtime() -> str:
 
 
 class State:
-    """The private folder of one script, which stays. ``log``: where its log goes ("": a new one in the folder)."""
+    """The permanent private folder of one script. ``log`` is the path of its log; empty for a new file in it."""
 
-    def __init__(self, folder: str, log: str = "", keep_logs: int = 10) -> None:
+    def __init__(self, folder: str, log: str, keep_logs: int) -> None:
         self.folder, self._log, self._keep_logs = folder, log, keep_logs
+        self._running = os.path.join(folder, "running.json")
 
     def last(self) -> dict[str, Any]:
-        """Return the record of the last run that succeeded."""
+        """Return the record of the last successful run."""
         return files.read_json(os.path.join(self.folder, "last.json"))
 
     def succeeded(self, record: dict[str, Any]) -> None:
-        """Record a run that succeeded."""
-        self._write("last.json", record)
-
-    def _write(self, name: str, data: dict[str, Any]) -> None:
-        # In order: the texts of a run are shown as they were described.
-        files.write(os.path.join(self.folder, name), json.dumps(data, indent=1))
+        """Record a successful run."""
+        # Unsorted: a difference shows the inputs in the order of their description.
+        files.write(os.path.join(self.folder, "last.json"), json.dumps(record, indent=1))
 
     @contextlib.contextmanager
     def locked(self, timeout: float, listener: Control) -> Iterator[None]:
-        """Hold the lock of the folder, which is made. Raises TimeoutError."""
+        """Hold the lock of the folder, which is created. Raises TimeoutError."""
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         os.chmod(self.folder, 0o700)
         number = os.open(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -81,31 +79,27 @@ class State:
 
     @contextlib.contextmanager
     def running(self, mark: str, folder: str) -> Iterator[None]:
-        """Let a run be found that is killed meanwhile, by its ``mark`` and private ``folder``."""
-        self._write("running.json", {"mark": mark, "boot": _boot(), "folder": folder, "supervisor": os.getpid()})
+        """Record the ``mark`` and the private ``folder`` of a run, in case it is killed."""
+        record = {"mark": mark, "boot": _boot(), "folder": folder, "supervisor": os.getpid()}
+        files.write(self._running, json.dumps(record, indent=1))
         try:
             yield
         finally:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self.folder, "running.json"))
+                os.unlink(self._running)
 
     def end_killed(self, grace: float) -> None:
-        """End what a run left that was killed with its supervisor."""
-        path = os.path.join(self.folder, "running.json")
-        left = files.read_json(path)
-        if not left:
+        """Terminate and remove what remains of a run that was killed with its supervisor."""
+        record = files.read_json(self._running)
+        if not record:
             return
-        mark = str(left.get("mark", ""))
-        if mark and left.get("boot") == _boot():
+        mark = str(record.get("mark", ""))
+        if mark and record.get("boot") == _boot():
             control.end(lambda: control.marked(mark), grace)
-        folder = str(left.get("folder", ""))
+        folder = str(record.get("folder", ""))
         if os.path.basename(folder).startswith(PREFIX) and _is_own_folder(folder):
             shutil.rmtree(folder, ignore_errors=True)
-        os.unlink(path)
-
-    def _logs(self) -> list[str]:
-        """Return the logs of earlier runs, oldest first."""
-        return sorted(glob.glob(os.path.join(glob.escape(self.folder), "*.log")))
+        os.unlink(self._running)
 
     def open_log(self) -> tuple[str, int]:
         """Open a log for this run, and remove the oldest ones; return its path and descriptor."""
@@ -113,9 +107,9 @@ class State:
             os.makedirs(os.path.dirname(self._log), mode=0o700, exist_ok=True)
             path, flags = self._log, os.O_TRUNC | os.O_NOFOLLOW
         else:
-            keep = self._keep_logs - 1
-            for old in self._logs()[: -keep or None] if keep > 0 else self._logs():
-                os.unlink(old)
+            logs = sorted(glob.glob(os.path.join(glob.escape(self.folder), "*.log")))
+            for log in logs[: max(0, len(logs) + 1 - self._keep_logs)]:
+                os.unlink(log)
             now = time.time()
             stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + f".{int(now % 1 * 1e6):06}Z"
             path, flags = os.path.join(self.folder, f"{stamp}.log"), os.O_EXCL
@@ -126,8 +120,8 @@ class State:
 
 def _is_own_folder(path: str) -> bool:
     with contextlib.suppress(OSError):
-        found = os.lstat(path)
-        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+        status = os.lstat(path)
+        return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
     return False
 
 

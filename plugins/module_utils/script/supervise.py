@@ -1,8 +1,8 @@
-"""Supervise a run, so that whoever is killed, the rest is ended by who is left.
+"""Supervise a run so that no process of it remains, whichever of its processes is killed.
 
-Two processes: the module, which Ansible knows, and its supervisor, which runs the programs in a session of its own. The
-supervisor sees by a pipe that the module ended, the module sees by another that the supervisor did. Both adopt orphans
-(prctl(2), PR_SET_CHILD_SUBREAPER), so a program that left its group is a descendant all the same.
+There are two processes: the module, which Ansible started, and its supervisor, which runs the programs in its own
+session. Each detects the end of the other by a pipe. Both adopt orphans (prctl(2), PR_SET_CHILD_SUBREAPER), so a
+program that left its process group is still a descendant.
 """
 
 from __future__ import annotations
@@ -24,28 +24,25 @@ from ansible_collections.devenv.lab.plugins.module_utils.script.control import C
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_CHILD_SUBREAPER = 36
+_STDOUT = 1
 
 
 class Lost(RuntimeError):
-    """The supervisor was killed, or did not answer; what it ran is ended."""
+    """The supervisor was killed or did not answer; its programs are terminated."""
 
 
-def adopt_orphans() -> bool:
-    """Make this process the parent of what its descendants leave behind. False where the kernel cannot."""
-    try:
-        return bool(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
-    except (AttributeError, OSError):
-        return False
+def adopt_orphans() -> None:
+    """Make this process the parent of orphaned descendants, if the kernel can."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def supervised(
-    work: Callable[[Control], dict[str, Any]], mark: str, finish: bool, wait: float, watched: int = 1
-) -> dict[str, Any]:
-    """Do ``work`` in a supervisor, and return what it returns (JSON). ``mark`` is that of what it starts.
+def supervised(work: Callable[[Control], dict[str, Any]], mark: str, finish: bool, wait: float) -> dict[str, Any]:
+    """Call ``work`` in a supervisor, and return its result (JSON). Its programs carry ``mark``.
 
-    A signal, or the end of who reads ``watched`` (the module's stdout), interrupts: the supervisor ends its programs
-    within ``wait`` s, or, with ``finish``, goes on without the module, which gets Interrupted. Raises Lost, and
-    RuntimeError for a defect.
+    A signal, or the end of the reader of the module's stdout, interrupts the run: the supervisor terminates its
+    programs within ``wait`` seconds or, with ``finish``, continues without the module, which raises Interrupted. Raises
+    Lost, and RuntimeError for a defect.
     """
     answer, reply = os.pipe()
     control, order = os.pipe()
@@ -59,19 +56,32 @@ def supervised(
         os.close(order)
         if finish:
             _leave_the_run()
-        _supervise(work, reply, Control(control, deaf=finish))
+        _supervise(work, reply, Control(control, finish))
     os.close(reply)
     os.close(control)
     if finish:
         os.waitpid(supervisor, 0)
+    text = _read_answer(answer, order, finish, wait)
+    with contextlib.suppress(ValueError):
+        result: dict[str, Any] = json.loads(text)
+        if not finish:
+            os.waitpid(supervisor, 0)
+        if "defect" in result:
+            raise RuntimeError(result["defect"])
+        return result
+    end(lambda: [*processes.descendants(os.getpid()), *marked(mark)], 0)
+    raise Lost("the supervisor of the script was killed; the script is terminated")
+
+
+def _read_answer(answer: int, order: int, finish: bool, wait: float) -> bytes:
+    """Return what the supervisor writes to ``answer``; on an interruption, signal it by ``order``."""
+    deadline = float("inf")
+    text = b""
     with _Signals() as signals:
-        asked = False
-        deadline = float("inf")
-        text = b""
         poll = select.poll()
         poll.register(answer, select.POLLIN)
         poll.register(signals.source, select.POLLIN)
-        poll.register(watched, 0)
+        poll.register(_STDOUT, 0)
         while time.monotonic() < deadline:
             ready = dict(poll.poll(500))
             if ready.pop(answer, 0):
@@ -79,34 +89,26 @@ def supervised(
                 if not data:
                     break
                 text += data
-            # A descriptor that is none is no sign of anything.
-            if ready.get(watched, 0) & select.POLLNVAL:
-                poll.unregister(watched)
-                ready.pop(watched)
+            # A closed descriptor means nothing.
+            if ready.get(_STDOUT, 0) & select.POLLNVAL:
+                poll.unregister(_STDOUT)
+                ready.pop(_STDOUT)
             if ready:
                 if signals.source in ready:
                     os.read(signals.source, 100)
-                if watched in ready:
-                    poll.unregister(watched)
+                if _STDOUT in ready:
+                    poll.unregister(_STDOUT)
                 if finish:
                     raise Interrupted
-                if not asked:
-                    asked, deadline = True, time.monotonic() + wait
+                if deadline == float("inf"):
+                    deadline = time.monotonic() + wait
                     with contextlib.suppress(OSError):
                         os.write(order, b"i")
-    with contextlib.suppress(ValueError):
-        result: dict[str, Any] = json.loads(text.decode())
-        if not finish:
-            os.waitpid(supervisor, 0)
-        if "defect" in result:
-            raise RuntimeError(result["defect"])
-        return result
-    end(lambda: [*processes.descendants(os.getpid()), *marked(mark)], 0)
-    raise Lost("the supervisor of the script was killed; what it ran is ended")
+    return text
 
 
 class _Signals:
-    """While it is entered, signals that end a program make a pipe readable instead."""
+    """While entered, makes a pipe readable on a signal that would otherwise end the process."""
 
     def __enter__(self) -> _Signals:
         self.source, self._target = os.pipe()
@@ -124,13 +126,13 @@ class _Signals:
 
 
 def _leave_the_run() -> None:
-    """Let this process, and what it starts, be no part of the run that starts it: not its child, without its mark. Who
-    ends the run (the record callback, the next run) would end it otherwise.
+    """Detach this process from the run: not its child, without its mark. Otherwise whoever terminates the run (the
+    record callback, the next run) would terminate it, too.
     """
     if os.fork() != 0:
         os._exit(0)
     os.environ.pop(processes.MARKER, None)
-    # What /proc shows is the memory that the kernel filled when the program began (proc_pid_stat(5), env_start).
+    # /proc shows the memory that the kernel filled when the program started (proc_pid_stat(5), env_start).
     fields = processes.stat(os.getpid())
     with contextlib.suppress(IndexError, ValueError):
         begin, length = int(fields[47]), int(fields[48]) - int(fields[47])
@@ -146,20 +148,18 @@ def _supervise(work: Callable[[Control], dict[str, Any]], reply: int, control: C
     try:
         os.setsid()
         adopt_orphans()
-        for number in _SIGNALS:
-            signal.signal(number, control.interrupt)
-        # Who waits for the module's output must not wait for the supervisor.
+        for signal_number in _SIGNALS:
+            signal.signal(signal_number, control.interrupt)
+        # A reader of the module's output must not wait for the supervisor.
         nothing = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
-            os.dup2(nothing, stream)
+        for number in (0, 1, 2):
+            os.dup2(nothing, number)
         try:
             result = work(control)
         except Exception:
             result = {"defect": traceback.format_exc()}
-        data = json.dumps(result).encode()
-        with contextlib.suppress(OSError):
-            while data:
-                data = data[os.write(reply, data) :]
+        with contextlib.suppress(OSError), os.fdopen(reply, "wb") as answer:
+            answer.write(json.dumps(result).encode())
         code = 0
     finally:
         os._exit(code)
