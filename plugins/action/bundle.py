@@ -21,7 +21,7 @@ class ActionModule(Action, ActionBase):
             args["source"],
             parts=args["parts"],
             options=_options(args),
-            progress=self.say,
+            progress=self.progress,
             check=self.check,
         )
         return _result(bundle, changed, notes)
@@ -36,7 +36,7 @@ class ActionModule(Action, ActionBase):
         if archive.is_export_of(target, bundle):
             return {**_result(bundle, False, [f"already exported: {target}"]), "archive": str(target)}
         if not self.check:
-            target = archive.export(bundle, target, self.say)
+            target = archive.export(bundle, target, self.progress)
         return {**_result(bundle, True, [f"exported: {target}"]), "archive": str(target)}
 
     def _imported(self, args: dict[str, Any], _vars: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class ActionModule(Action, ActionBase):
             cached = store.find(manifest.kubernetes)
             changed = cached is None or cached.digest != manifest.digest or bool(cached.lacks(manifest.parts))
             return _result(cached, changed, [])
-        bundle, changed = archive.import_archive(source, progress=self.say)
+        bundle, changed = archive.import_archive(source, progress=self.progress)
         return _result(bundle, changed, [f"imported: {bundle.path}"])
 
 

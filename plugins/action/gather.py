@@ -16,7 +16,7 @@ class ActionModule(Action, ActionBase):
         path = gather.archive_path(args["output"], source.name)
         if self.check:
             return {"changed": False, "path": str(path), "parts": [], "troubles": []}
-        outcome = gather.collect(source, path, timeout=args["timeout"], progress=self.say)
+        outcome = gather.collect(source, path, timeout=args["timeout"], progress=self.progress)
         return {
             "changed": False,
             "path": str(outcome.path),

@@ -37,9 +37,9 @@ class ActionModule(Action, ActionBase):
             if missing_only:
                 digests = {stored.name: stored.digest for stored in oci.read(Path(image))}
                 targets = image_load.lacking(digests, targets)
-            return image_load.load(Path(image), targets, timeout=timeout, progress=self.say)
+            return image_load.load(Path(image), targets, timeout=timeout, progress=self.progress)
         # In /var/tmp: the file is large, and /tmp may be in memory.
         with tempfile.TemporaryDirectory(prefix="devenv-image-", dir="/var/tmp") as folder:
             archive = Path(folder) / "image.tar"
             registry.save_image(image, archive, timeout)
-            return image_load.load(archive, targets, timeout=timeout, progress=self.say)
+            return image_load.load(archive, targets, timeout=timeout, progress=self.progress)

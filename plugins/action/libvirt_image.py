@@ -29,13 +29,13 @@ class ActionModule(Action, ActionBase):
             missing = not image.is_dir() or (disk is not None and not disk.is_file())
             return {"changed": missing, **result, "kvm": bool(libvirt_image.known_kvm(cache).usable)}
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        changed = libvirt_image.ensure_image(recipe, hook, bundle.digest, bundle.bin, cache, self.say)
+        changed = libvirt_image.ensure_image(recipe, hook, bundle.digest, bundle.bin, cache, self.progress)
         if store is not None:
-            changed |= libvirt_image.ensure_images_disk(store, cache, self.say)
+            changed |= libvirt_image.ensure_images_disk(store, cache, self.progress)
         return {"changed": changed, **result, "kvm": args["kvm"] == "auto" and self._kvm(image, cache)}
 
     def _kvm(self, image: Path, cache: Path) -> bool:
         """Return whether to use KVM, and report it: an emulated node is many times slower."""
-        kvm = libvirt_image.prove_kvm(image, cache, self.say)
-        self.say(f"KVM: {kvm.description}")
+        kvm = libvirt_image.prove_kvm(image, cache, self.progress)
+        self.progress(f"KVM: {kvm.description}")
         return bool(kvm.usable)

@@ -21,7 +21,7 @@ class ActionModule(Action, ActionBase):
                 absent += [node.name for node in cluster.nodes]
                 continue
             with client.Api(client.read_access(cluster.kubeconfig)) as api:
-                outcome = labels.apply(cluster, api, timeout=args["timeout"], check=self.check, progress=self.say)
+                outcome = labels.apply(cluster, api, timeout=args["timeout"], check=self.check, progress=self.progress)
             if not self.check and variables.get("devenv_state"):
                 # All nodes have registered. From now on, devenv reports one that is missing.
                 masters = [node.name for node in cluster.nodes if node.group == "control_plane"]

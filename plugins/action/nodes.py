@@ -17,5 +17,5 @@ class ActionModule(Action, ActionBase):
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         name = self.PROVIDER or args["provider"]
         if not name and args["state"] in ("absent", "destroy"):
-            return module.remove_any(args, variables, self.say, check=self.check)
-        return module.run(name or variables["devenv_provider"], args, variables, self.say, check=self.check)
+            return module.remove_any(args, variables, self.progress, check=self.check)
+        return module.run(name or variables["devenv_provider"], args, variables, self.progress, check=self.check)

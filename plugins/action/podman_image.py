@@ -31,9 +31,9 @@ class ActionModule(Action, ActionBase):
         else:
             fill = partial(node_image.fill_store, reference)
             cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-            changed = node_image.ensure_image(recipe, bundle.digest, bundle.bin, cache, self.say)
-            changed |= image_store.ensure(bundle.digest, bundle.images(), cache, fill, self.say)
+            changed = node_image.ensure_image(recipe, bundle.digest, bundle.bin, cache, self.progress)
+            changed |= image_store.ensure(bundle.digest, bundle.images(), cache, fill, self.progress)
             for archive in sorted(set(archives.values())):
-                changed |= image_store.extend(bundle.digest, archive, cache, fill, self.say)
+                changed |= image_store.extend(bundle.digest, archive, cache, fill, self.progress)
         stores = {node: str(image_store.extended_path(cache, bundle.digest, path)) for node, path in archives.items()}
         return {"changed": changed, "image": reference, "store": str(store), "stores": stores}

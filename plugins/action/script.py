@@ -45,7 +45,7 @@ class ActionModule(Action, ActionBase):
                 wrap_async=self._task.async_val,
             )
         for line in result.get("shown") or []:
-            self.say(line)
+            self.progress(line)
         if result.get("failed") and result.get("log"):
             result["devenv_advice"] = f"{result['log']} on the host has the complete output"
         return result

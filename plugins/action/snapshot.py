@@ -62,7 +62,7 @@ class ActionModule(Action, ActionBase):
             args["name"],
             source,
             bundles.require(str(variables["devenv_kubernetes_version"])),
-            self.say,
+            self.progress,
             force=args["force"],
         )
         return {"changed": True, "path": str(snapshot.folder), "bytes": snapshot.size, "archives": snapshot.archives}
@@ -72,7 +72,7 @@ class ActionModule(Action, ActionBase):
         resolved = inventory.required_profile(variables)
         pending = begin.begin(paths.home(), inventory.state_folder(variables), args["name"], resolved, check=self.check)
         if pending:
-            self.say(f"starts from snapshot {pending}")
+            self.progress(f"starts from snapshot {pending}")
         return _pending(pending)
 
     def _prepare(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class ActionModule(Action, ActionBase):
             {node: remote.target(node, hostvars[node]) for node in args["nodes"]},
             bundles.require(str(variables["devenv_kubernetes_version"])),
             inventory.state_folder(variables) / "clusters",
-            self.say,
+            self.progress,
             images=images,
         )
         return {"changed": True}
@@ -121,7 +121,7 @@ class ActionModule(Action, ActionBase):
             return {"changed": False}
         saved = catalogue.read(paths.home(), args["name"])
         restored = clusters.from_hostvars(args["nodes"], variables["hostvars"])
-        pods = wait.for_apps(saved, restored, deadline.left(args["timeout"]), self.say)
+        pods = wait.for_apps(saved, restored, deadline.left(args["timeout"]), self.progress)
         return {"changed": False, "pods": pods}
 
 

@@ -52,7 +52,7 @@ class ActionModule(Action, ActionBase):
             hosts=len(variables.get("groups", {}).get("nodes", [])),
             check=self.check,
             while_upgrading=args["while_upgrading"],
-            progress=self.say,
+            progress=self.progress,
         )
         facts = {"devenv_run_id": begun.run_id, "devenv_run_dir": str(begun.run_dir or "")}
         return {

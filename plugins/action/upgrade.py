@@ -37,7 +37,7 @@ class ActionModule(Action, ActionBase):
         upgrade.require_ready(resolved, nodes, begun is not None)
         plan = upgrade.plan(name, resolved, new, nodes, begun, bundles.find(new.kubernetes) is not None)
         for line in upgrade.lines(plan):
-            self.say(line)
+            self.progress(line)
         return {
             "changed": False,
             "plan": plan,
@@ -54,7 +54,7 @@ class ActionModule(Action, ActionBase):
         nodes = [node for node in resolved["nodes"] if node["cluster"]]
         targets = [remote.target(node["name"], variables["hostvars"][node["name"]]) for node in nodes]
         masters = [node["name"] for node in nodes if node["group"] == "control_plane"]
-        delivered = upgrade_delivery.deliver(bundle, targets, masters, self.say, write=write)
+        delivered = upgrade_delivery.deliver(bundle, targets, masters, self.progress, write=write)
         # The next steps change nodes.
         old = str(resolved["kubernetes"]["version"])
         noted = (

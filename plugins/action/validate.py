@@ -48,7 +48,7 @@ class ActionModule(Action, ActionBase):
             environment=str(variables.get("devenv_name") or ""),
             targets=lambda: {node.name: _target(node.name, hostvars[node.name]) for node in cluster.nodes},
             check=self.check,
-            progress=self.say,
+            progress=self.progress,
         )
 
     def _write(self, rows: list[report.Row], junit: str | None, variables: dict[str, Any]) -> None:

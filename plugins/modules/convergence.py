@@ -6,8 +6,6 @@ DOCUMENTATION = r"""
 module: convergence
 short_description: Compare an environment with its state after the last complete run
 version_added: 0.1.0
-author:
-  - devenv maintainers (@devenv)
 description:
   - Runs on the controller. Collects everything that the stages base their decisions on from nodes, host and clusters,
     once, in about a second.
@@ -27,13 +25,9 @@ options:
     description: For V(compare), whether all stages run in any case.
     type: bool
     default: false
+extends_documentation_fragment: devenv.lab.attributes
 attributes:
-  check_mode:
-    support: full
-    description: Reads and writes nothing; the stages run.
-  diff_mode:
-    support: none
-    description: There is no content to compare.
+  check_mode: {support: full, description: Reads and writes nothing; the stages run.}
 """
 
 EXAMPLES = r"""

@@ -3,8 +3,6 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Collect from a node everything that stages base their decisions on."""
-
 from __future__ import annotations
 
 DOCUMENTATION = r"""
@@ -111,7 +109,7 @@ from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes,
 
 def status(files: list[str], units: list[str]) -> dict[str, Any]:
     """Return the module's result, except for the processes."""
-    names = dict(observe.managed(), asked={"files": files, "units": units})
+    names = dict(observe.managed(), requested={"files": files, "units": units})
     state = kubernetes.state()
     return {
         **node_facts.facts(),

@@ -46,7 +46,7 @@ class Module(Action, Base):
         return {"state": {"type": "str"}, "name": {"type": "str"}}
 
     def _present(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        self.say(f"makes {args['name']}")
+        self.progress(f"creates {args['name']}")
         return {"changed": not self.check, "type": type(args["name"]), "variables": variables}
 
     def _absent(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Passing(Action, Base):
 def test_the_selected_method_does_the_work(check: bool) -> None:
     module = Module({"name": Text("n")}, check)
     assert module.run(None, {"a": 1}) == {"base": True, "changed": not check, "type": str, "variables": {"a": 1}}
-    assert module.lines == ["progress: makes n"]
+    assert module.lines == ["progress: creates n"]
 
 
 def test_an_option_with_a_default_can_be_required() -> None:

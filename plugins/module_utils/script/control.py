@@ -55,13 +55,11 @@ def end(find: Callable[[], list[int]], grace: float, step: Callable[[float], Non
     # A stopped process handles SIGTERM only after it is continued.
     processes.send(remaining, signal.SIGCONT)
     deadline = time.monotonic() + grace
-    while remaining and time.monotonic() < deadline:
-        step(_PAUSE)
-        remaining = find()
-    deadline = time.monotonic() + 5
-    while remaining and time.monotonic() < deadline:
-        processes.send(remaining, signal.SIGKILL)
-        step(_PAUSE / 5)
+    while remaining and time.monotonic() < deadline + 5:
+        is_late = time.monotonic() >= deadline
+        if is_late:
+            processes.send(remaining, signal.SIGKILL)
+        step(_PAUSE / 5 if is_late else _PAUSE)
         remaining = find()
     return [f"{pid} {files.read_text(f'/proc/{pid}/comm').strip()}" for pid in remaining]
 

@@ -17,11 +17,7 @@ class Stop(Exception):
     """The run is over without success. ``ended`` is how, as in the module's result."""
 
     def __init__(self, ended: str, message: str, how: Ended | None = None, ran: bool = False) -> None:
-        self.ended = ended
-        self.message = message
-        self.code = how.code if how else None
-        self.left = how.left if how else []
-        self.ran = ran
+        self.ended, self.message, self.how, self.ran = ended, message, how, ran
         super().__init__(message)
 
 

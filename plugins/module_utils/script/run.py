@@ -189,11 +189,11 @@ class ScriptRun:
             ran=stop.ran,
         )
         result["changed"] = stop.ran and self._params["changed_when"] != "never"
-        if stop.left:
-            result["left"] = stop.left
-            result["msg"] += f"; could not be terminated: {', '.join(stop.left)}"
-        if stop.code is not None and stop.ended != "interrupted":
-            result["rc"] = stop.code
+        if stop.how and stop.how.left:
+            result["left"] = stop.how.left
+            result["msg"] += f"; could not be terminated: {', '.join(stop.how.left)}"
+        if stop.how and stop.ended != "interrupted":
+            result["rc"] = stop.how.code
         return result
 
     def _difference(self) -> dict[str, Any]:

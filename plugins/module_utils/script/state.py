@@ -80,7 +80,7 @@ class State:
     @contextlib.contextmanager
     def running(self, mark: str, folder: str) -> Iterator[None]:
         """Record the ``mark`` and the private ``folder`` of a run, in case it is killed."""
-        record = {"mark": mark, "boot": _boot(), "folder": folder, "supervisor": os.getpid()}
+        record = {"mark": mark, "boot": _boot(), "folder": folder}
         files.write(self._running, json.dumps(record, indent=1))
         try:
             yield

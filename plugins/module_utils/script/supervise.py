@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.module_utils.node import processes
@@ -77,10 +77,10 @@ def _read_answer(answer: int, order: int, finish: bool, wait: float) -> bytes:
     """Return what the supervisor writes to ``answer``; on an interruption, signal it by ``order``."""
     deadline = float("inf")
     text = b""
-    with _Signals() as signals:
+    with _signals() as signals:
         poll = select.poll()
         poll.register(answer, select.POLLIN)
-        poll.register(signals.source, select.POLLIN)
+        poll.register(signals, select.POLLIN)
         poll.register(_STDOUT, 0)
         while time.monotonic() < deadline:
             ready = dict(poll.poll(500))
@@ -94,8 +94,8 @@ def _read_answer(answer: int, order: int, finish: bool, wait: float) -> bytes:
                 poll.unregister(_STDOUT)
                 ready.pop(_STDOUT)
             if ready:
-                if signals.source in ready:
-                    os.read(signals.source, 100)
+                if signals in ready:
+                    os.read(signals, 100)
                 if _STDOUT in ready:
                     poll.unregister(_STDOUT)
                 if finish:
@@ -107,22 +107,21 @@ def _read_answer(answer: int, order: int, finish: bool, wait: float) -> bytes:
     return text
 
 
-class _Signals:
-    """While entered, makes a pipe readable on a signal that would otherwise end the process."""
-
-    def __enter__(self) -> _Signals:
-        self.source, self._target = os.pipe()
-        os.set_blocking(self._target, False)
-        self._before = {number: signal.signal(number, lambda *ignored: None) for number in _SIGNALS}
-        signal.set_wakeup_fd(self._target)
-        return self
-
-    def __exit__(self, *ignored: Any) -> None:
+@contextlib.contextmanager
+def _signals() -> Iterator[int]:
+    """Yield a descriptor that becomes readable on a signal that would otherwise end the process."""
+    source, target = os.pipe()
+    os.set_blocking(target, False)
+    before = {number: signal.signal(number, lambda *ignored: None) for number in _SIGNALS}
+    signal.set_wakeup_fd(target)
+    try:
+        yield source
+    finally:
         signal.set_wakeup_fd(-1)
-        for number, handler in self._before.items():
+        for number, handler in before.items():
             signal.signal(number, handler)
-        os.close(self.source)
-        os.close(self._target)
+        os.close(source)
+        os.close(target)
 
 
 def _leave_the_run() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, cast
 
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import options, progress
@@ -13,24 +13,6 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import Pro
 
 # If the option has the value, these options are required.
 Condition = tuple[str, str, tuple[str, ...]]
-
-
-class _Display(Protocol):
-    def display(self, msg: str) -> None: ...
-
-
-class _Task(Protocol):
-    args: Mapping[str, Any]
-    check_mode: bool
-
-
-class _ActionBase(Protocol):
-    _task: _Task
-    _display: _Display
-
-    def validate_argument_spec(
-        self, *, argument_spec: Spec, required_if: list[Condition]
-    ) -> tuple[Any, dict[str, Any]]: ...
 
 
 class Action:
@@ -47,12 +29,15 @@ class Action:
     SELECT: ClassVar[str] = ""
     PROGRAM_REASON: ClassVar[str] = ""
     _requires_connection = False
+    # Of Ansible's ActionBase, the other base class.
+    _task: Any
+    _display: Any
+    validate_argument_spec: Callable[..., tuple[Any, dict[str, Any]]]
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the task's result."""
         result: dict[str, Any] = cast(Any, super()).run(tmp, task_vars)
-        base = cast(_ActionBase, self)
-        args = _validated(base, self.spec(), self.REQUIRED_IF) if self.VALIDATES else dict(base._task.args)
+        args = self._validated() if self.VALIDATES else dict(self._task.args)
         try:
             return {**result, **self.act(args, task_vars or {})}
         except DevenvError as error:
@@ -61,6 +46,17 @@ class Action:
             if not self.PROGRAM_REASON:
                 raise
             return as_result(DevenvError(self.PROGRAM_REASON, str(error)))
+
+    def _validated(self) -> dict[str, Any]:
+        """Return the task's options. Those of ``REQUIRED_IF`` get their defaults last: for Ansible, an option with a
+        default is never missing.
+        """
+        spec = self.spec()
+        late = {name: spec[name].get("default") for _option, _value, names in self.REQUIRED_IF for name in names}
+        early = {name: {**option, "default": None} if name in late else option for name, option in spec.items()}
+        validated = self.validate_argument_spec(argument_spec=early, required_if=list(self.REQUIRED_IF))[1]
+        args: dict[str, Any] = plain(validated)
+        return args | {name: default for name, default in late.items() if args.get(name) is None}
 
     def spec(self) -> Spec:
         """Return the argument specification of the plugin."""
@@ -74,21 +70,11 @@ class Action:
     @property
     def check(self) -> bool:
         """Whether the run is in check mode."""
-        return bool(cast(_ActionBase, self)._task.check_mode)
+        return bool(self._task.check_mode)
 
-    def say(self, text: str) -> None:
+    def progress(self, text: str) -> None:
         """Print one line of progress. The command shows it next to the stage, plain Ansible as a line."""
-        cast(_ActionBase, self)._display.display(f"{progress.MARK}{text}")
-
-
-def _validated(base: _ActionBase, spec: Spec, required_if: Sequence[Condition]) -> dict[str, Any]:
-    """Return the task's options. Those of ``required_if`` get their defaults last: for Ansible, an option with a
-    default is never missing.
-    """
-    late = {name: spec[name].get("default") for _option, _value, names in required_if for name in names}
-    early = {name: {**option, "default": None} if name in late else option for name, option in spec.items()}
-    args: dict[str, Any] = plain(base.validate_argument_spec(argument_spec=early, required_if=list(required_if))[1])
-    return args | {name: default for name, default in late.items() if args.get(name) is None}
+        self._display.display(f"{progress.MARK}{text}")
 
 
 def difference(name: str, before: Any, after: Any) -> dict[str, str]:
