@@ -1,4 +1,4 @@
-"""Hosts that exist already: what a profile says of them, which are refused and why, what is noted of them."""
+"""The provider of existing hosts: its profiles, its network plan, and the refusal of unusable hosts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.existing import hosts as existing
-from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Answer, Target
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.existing import provider as existing
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Answer
 
 ONE: dict[str, Any] = {"provider": "existing", "nodes.master-0.host": {"addresses": ["192.0.2.10"]}}
 MINE = {"environment": "lab", "home": "/h", "controller": "c"}
@@ -24,7 +24,7 @@ GOOD: dict[str, Any] = {
     "missing": [],
     "active": [],
     "traces": [],
-    "taken_programs": [],
+    "foreign_binaries": [],
     "server": "",
     "memory": 4 << 30,
     "disk": 40 << 30,
@@ -34,15 +34,15 @@ GOOD: dict[str, Any] = {
 }
 
 
-def host(name: str = "master-0", address: str = "192.0.2.10") -> existing.Host:
-    said = {"addresses": [address], "user": "me", "port": 22}
-    return existing.Host({"name": name, "group": "control_plane", "host": said}, Target(name, ("ssh", name)))
+def variables(address: str = "192.0.2.10") -> dict[str, Any]:
+    """Return the variables of a control plane node on a host."""
+    return {"devenv_group": "control_plane", "devenv_host": {"addresses": [address], "user": "me", "port": 22}}
 
 
 # --- profile ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_profile_of_hosts() -> None:
+def test_a_profile_with_hosts_gets_all_defaults() -> None:
     resolved = resolve("sno-dualstack6-static", overrides={
         "provider": "existing",
         "nodes.master-0.host": {"addresses": ["192.0.2.10", "2001:DB8::10"], "user": "me", "become": True},
@@ -58,7 +58,7 @@ def test_a_profile_of_hosts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "overrides", "said"),
+    ("name", "overrides", "message"),
     [
         ("sno", {"provider": "existing"}, "nodes.master-0.host: is missing"),
         ("sno", {"nodes.master-0.host": {"addresses": ["192.0.2.1"]}}, "needs the provider existing, not podman"),
@@ -74,11 +74,11 @@ def test_a_profile_of_hosts() -> None:
         ("sno", {**ONE, "nodes.master-1.host": {"addresses": ["192.0.2.11"]}}, "kind virtual needs at least one"),
     ],
 )  # fmt: skip
-def test_bad_hosts(name: str, overrides: dict[str, Any], said: str) -> None:
+def test_invalid_hosts_are_refused(name: str, overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(DevenvError) as caught:
         resolve(name, overrides=overrides)
     assert (caught.value.reason.id, caught.value.exit_code) == ("profile_invalid", 2)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_network_and_inventory_of_hosts() -> None:
@@ -95,81 +95,83 @@ def test_network_and_inventory_of_hosts() -> None:
     assert network["clusters"] == {"main": {"index": 0, "virtual": {"ipv4": "192.0.2.5"}}}
     assert existing.network(resolved, network) == network
     built = inventory.build(resolved, network, "/s/lab")
-    one = built["hosts"]["master-1"]
-    assert (one["ansible_host"], one["ansible_port"], one["ansible_user"]) == ("192.0.2.19", 22, "root")
-    assert one["ansible_ssh_private_key_file"] == "/k"
-    assert str(Path("~/.ssh/known_hosts").expanduser()) in one["ansible_ssh_common_args"]
-    assert (one["devenv_addresses"], one["devenv_endpoint_addresses"]) == (["192.0.2.19"], ["192.0.2.5"])
+    node = built["hosts"]["master-1"]
+    assert (node["ansible_host"], node["ansible_port"], node["ansible_user"]) == ("192.0.2.19", 22, "root")
+    assert node["ansible_ssh_private_key_file"] == "/k"
+    assert str(Path("~/.ssh/known_hosts").expanduser()) in node["ansible_ssh_common_args"]
+    assert (node["devenv_addresses"], node["devenv_endpoint_addresses"]) == (["192.0.2.19"], ["192.0.2.5"])
     assert built["vars"]["devenv_gateways"] == []
-    variables = {**built["vars"], "hostvars": built["hosts"], "groups": built["groups"]}
-    assert inventory.profile_of(variables) == resolved
+    task_vars = {**built["vars"], "hostvars": built["hosts"], "groups": built["groups"]}
+    assert inventory.profile_of(task_vars) == resolved
     fewer = resolve("compact", overrides={**overrides, "nodes.master-2": None})
     after = existing.network(fewer, network)
     assert after["nodes"]["master-2"] == network["nodes"]["master-2"]
-    left = inventory.build(fewer, after, "/s/lab")
-    assert left["groups"]["leaving"] == ["master-2"]
-    assert left["hosts"]["master-2"]["ansible_ssh_private_key_file"] == "/k"
+    rebuilt = inventory.build(fewer, after, "/s/lab")
+    assert rebuilt["groups"]["leaving"] == ["master-2"]
+    assert rebuilt["hosts"]["master-2"]["ansible_ssh_private_key_file"] == "/k"
 
 
-def test_who_becomes_root() -> None:
+def test_become_and_the_default_key_reach_the_inventory() -> None:
     resolved = resolve("sno", overrides={**ONE, "nodes.master-0.host.become": True})
-    variables = inventory.build(resolved, None, "/s/lab")["hosts"]["master-0"]
-    assert variables["ansible_become"] is True
-    assert "ansible_ssh_private_key_file" not in variables
-    assert "IdentitiesOnly" not in variables["ansible_ssh_common_args"]
+    node = inventory.build(resolved, None, "/s/lab")["hosts"]["master-0"]
+    assert node["ansible_become"] is True
+    assert "ansible_ssh_private_key_file" not in node
+    assert "IdentitiesOnly" not in node["ansible_ssh_common_args"]
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------------------------------------------
 
 
-def troubles(**more: Any) -> DevenvError | None:
-    seen = {"master-0": Answer("master-0", {**GOOD, **more})}
+def refusal(**changes: Any) -> DevenvError | None:
+    """Return the error for a host with these changes, None if it is usable."""
+    answers = {"master-0": Answer("master-0", {**GOOD, **changes})}
     try:
-        existing.require([host()], seen, MINE, "kubeadm")
+        existing.require({"master-0": variables()}, answers, MINE, "kubeadm")
     except DevenvError as error:
         return error
     return None
 
 
 @pytest.mark.parametrize(
-    ("data", "reason", "said"),
+    ("data", "reason", "message"),
     [
         ({"root": False}, "host_login", "me is not root there"),
         ({"systemd": False}, "host_unfit", "systemd is not its first process"),
         ({"machine": "riscv64"}, "host_unfit", "is riscv64"),
         ({"missing": ["runc", "nft"]}, "host_unfit", "lacks runc, nft (Debian: apt-get install nftables runc)"),
-        ({"active": ["docker.service"]}, "host_unfit", "docker.service runs already"),
+        ({"active": ["docker.service"]}, "host_unfit", "docker.service is running"),
         ({"active": ["kubelet.service"]}, "host_taken", "is a node of another cluster (kubelet runs)"),
         ({"traces": ["/etc/rancher"], "server": "https://x"}, "host_taken", "cluster at https://x (/etc/rancher)"),
         ({"record": {**MINE, "home": "/o"}}, "host_taken", "belongs to environment lab of c:/o"),
         ({"record": {"environment": "?"} | dict.fromkeys(("home", "controller"), "?")}, "host_taken", "environment ?"),
-        ({"taken_programs": ["kubectl"]}, "host_unfit", "has its own kubectl in /usr/local/bin"),
-        ({"addresses": ["192.0.2.11"]}, "host_unfit", "has not the address 192.0.2.10"),
+        ({"foreign_binaries": ["kubectl"]}, "host_unfit", "has its own kubectl in /usr/local/bin"),
+        ({"addresses": ["192.0.2.11"]}, "host_unfit", "does not have the address 192.0.2.10"),
         ({"memory": 1 << 28}, "host_unfit", "memory: 256 MiB, needed: 700 MiB"),
         ({"disk": 1 << 20}, "host_unfit", "free disk in /var/lib: 1 MiB"),
     ],
 )  # fmt: skip
-def test_hosts_are_refused_with_the_reason(data: dict[str, Any], reason: str, said: str) -> None:
-    error = troubles(**data)
+def test_unusable_hosts_are_refused_with_a_reason(data: dict[str, Any], reason: str, message: str) -> None:
+    error = refusal(**data)
     assert error is not None
     assert (error.reason.id, error.exit_code) == (reason, 9)
-    assert f"master-0: {said}" in str(error) or said in str(error)
+    assert "master-0: " in str(error)
+    assert message in str(error)
 
 
-def test_good_hosts() -> None:
-    assert troubles() is None
-    # Ours already: what is there is of our own making.
-    again = {"record": dict(MINE), "active": ["containerd.service", "kubelet.service"], "traces": ["/etc/kubernetes/x"]}
-    assert troubles(**again) is None
+def test_fresh_and_owned_hosts_are_usable() -> None:
+    assert refusal() is None
+    # devenv itself installed what is on an owned host.
+    owned = {"record": dict(MINE), "active": ["containerd.service", "kubelet.service"], "traces": ["/etc/kubernetes/x"]}
+    assert refusal(**owned) is None
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
-    seen = {
+def test_all_unusable_hosts_are_reported_at_once() -> None:
+    answers = {
         "master-0": Answer("master-0", GOOD | {"missing": ["runc"]}),
         "worker-0": Answer("worker-0", trouble="ssh: connect to host 192.0.2.11 port 22: No route to host"),
     }
     with pytest.raises(DevenvError) as caught:
-        existing.require([host(), host("worker-0", "192.0.2.11")], seen, MINE, "kubeadm")
+        existing.require({"master-0": variables(), "worker-0": variables("192.0.2.11")}, answers, MINE, "kubeadm")
     assert "master-0: lacks runc" in str(caught.value)
     assert "worker-0: 192.0.2.11, port 22: ssh: connect" in str(caught.value)
 
@@ -184,18 +186,18 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         ("no answer within 30 s", "host_unreachable"),
     ],
 )
-def test_reasons_of_silence(trouble: str, reason: str) -> None:
-    assert existing.no_answer(host(), trouble)[0] == reason
+def test_errors_of_ssh_have_their_reasons(trouble: str, reason: str) -> None:
+    assert existing.no_answer(variables()["devenv_host"], trouble)[0] == reason
 
 
-def test_one_host_cannot_be_two_nodes() -> None:
-    both = ["192.0.2.10", "192.0.2.11"]
-    seen = {name: Answer(name, GOOD | {"addresses": both}) for name in ("master-0", "worker-0")}
+def test_two_nodes_on_one_host_are_refused() -> None:
+    addresses = ["192.0.2.10", "192.0.2.11"]
+    answers = {name: Answer(name, GOOD | {"addresses": addresses}) for name in ("master-0", "worker-0")}
     with pytest.raises(DevenvError, match="worker-0: is the same host as master-0"):
-        existing.require([host(), host("worker-0", "192.0.2.11")], seen, MINE, "kubeadm")
+        existing.require({"master-0": variables(), "worker-0": variables("192.0.2.11")}, answers, MINE, "kubeadm")
 
 
-# --- the example -----------------------------------------------------------------------------------------------------
+# --- examples --------------------------------------------------------------------------------------------------------
 
 
 def test_the_example_resolves_and_its_inventory_names_its_nodes() -> None:

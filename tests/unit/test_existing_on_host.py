@@ -1,4 +1,4 @@
-"""A host that exists already, from inside: what is noted of it, put on it, and given back. A folder in its place."""
+"""Code that runs on an existing host: record, installation and reset, in a folder as the host's root."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.module_utils.existing import host, record, reset
+from ansible_collections.devenv.lab.plugins.module_utils.existing import host, reset
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine
 from ansible_collections.devenv.lab.plugins.module_utils.node.program import NOT_STARTED, TIMED_OUT, ProgramResult
 from support.node import Node, write
@@ -24,7 +24,7 @@ TABLES = {
 
 
 class Host(Node):
-    """A host whose programs answer from here; ``ran`` is what was asked of them."""
+    """A host with simulated programs; ``ran`` are the commands."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -61,27 +61,27 @@ def machine(tmp_path: Path) -> Host:
 
 
 def delivered(machine: Machine, **contents: str) -> list[dict[str, str]]:
-    """Files in the folder where they come, by kind and name."""
-    found = []
+    """Write files into INCOMING, by kind and name (``bin__kubelet``); return their list."""
+    entries = []
     for name, text in contents.items():
         path = name.replace("__", "/")
-        write(Path(machine.path(f"{record.INCOMING}/{path}")), text)
-        found.append({"path": path, "sha256": hashlib.sha256(text.encode()).hexdigest()})
-    return found
+        write(Path(machine.path(f"{host.INCOMING}/{path}")), text)
+        entries.append({"path": path, "sha256": hashlib.sha256(text.encode()).hexdigest()})
+    return entries
 
 
 def test_a_survey_changes_nothing(machine: Host) -> None:
     write(machine / "/etc/kubernetes/kubelet.conf", "    server: https://10.0.0.1:6443\n")
-    write(machine / record.PROGRAMS / "kubelet")
+    write(machine / host.PROGRAMS / "kubelet")
     before = sorted(machine.folder.rglob("*"))
-    found = host.survey(machine, {"programs": ["sh", "no-such-program"], "ours": ["kubelet", "kubeadm"]})
+    state = host.state_of(machine, ["sh", "no-such-program"], ["kubelet", "kubeadm"])
     assert sorted(machine.folder.rglob("*")) == before
-    shown = ("missing", "active", "traces", "taken_programs", "server", "memory", "addresses", "record")
-    assert {key: found[key] for key in shown} == {
+    shown = ("missing", "active", "traces", "foreign_binaries", "server", "memory", "addresses", "record")
+    assert {key: state[key] for key in shown} == {
         "missing": ["no-such-program"],
         "active": ["containerd.service"],
         "traces": ["/etc/kubernetes/kubelet.conf"],
-        "taken_programs": ["kubelet"],
+        "foreign_binaries": ["kubelet"],
         "server": "https://10.0.0.1:6443",
         "memory": 4 << 30,
         "addresses": ["192.0.2.10"],
@@ -89,66 +89,66 @@ def test_a_survey_changes_nothing(machine: Host) -> None:
     }
 
 
-def test_what_was_there_is_noted_once(machine: Host) -> None:
-    assert host.prepare(machine, OWNER) is True
-    found = record.load(machine)
-    assert {key: found[key] for key in OWNER} == OWNER
-    assert found["before"]["files"] == {"/etc/hosts": "127.0.0.1 host\n"}
-    assert found["before"]["sysctls"]["net.ipv4.ip_forward"] == "0\n"
-    assert found["before"]["tables"] == sorted(TABLES)
-    assert Path(machine.path(record.RECORD)).stat().st_mode & 0o777 == 0o600
+def test_the_original_state_is_recorded_once(machine: Host) -> None:
+    assert host.record_original(machine, OWNER) is True
+    original = host.load(machine)
+    assert {key: original[key] for key in OWNER} == OWNER
+    assert original["before"]["files"] == {"/etc/hosts": "127.0.0.1 host\n"}
+    assert original["before"]["sysctls"]["net.ipv4.ip_forward"] == "0\n"
+    assert original["before"]["tables"] == sorted(TABLES)
+    assert Path(machine.path(host.RECORD)).stat().st_mode & 0o777 == 0o600
     write(machine / "/etc/hosts", "changed\n")
-    assert host.prepare(machine, OWNER) is False
-    assert record.load(machine) == found
+    assert host.record_original(machine, OWNER) is False
+    assert host.load(machine) == original
 
 
 @pytest.mark.parametrize("text", ["", "half a li", "[]"])
-def test_a_broken_record_is_somebody_elses(machine: Host, text: str) -> None:
-    write(machine / record.RECORD, text)
-    assert not record.is_owned(record.load(machine), OWNER)
+def test_a_broken_record_counts_as_another_owners(machine: Host, text: str) -> None:
+    write(machine / host.RECORD, text)
+    assert not host.is_owned(host.load(machine), OWNER)
 
 
-def test_what_came_is_put_in_its_place_once(machine: Host) -> None:
-    host.prepare(machine, OWNER)
-    came = delivered(machine, bin__kubelet="new", cni__bridge="plugin", images__pause="image")
-    assert host.install(machine, "d1", came) is True
-    assert (machine / record.PROGRAMS / "kubelet").read_text() == "new"
-    assert (machine / record.PLUGINS / "bridge").stat().st_mode & 0o777 == 0o755
+def test_delivered_files_are_installed_once(machine: Host) -> None:
+    host.record_original(machine, OWNER)
+    files = delivered(machine, bin__kubelet="new", cni__bridge="plugin", images__pause="image")
+    assert host.install_files(machine, "d1", files) is True
+    assert (machine / host.PROGRAMS / "kubelet").read_text() == "new"
+    assert (machine / host.PLUGINS / "bridge").stat().st_mode & 0o777 == 0o755
     assert [words for words in machine.ran if "images import" in words]
-    found = record.load(machine)
-    assert (found["digest"], found["programs"]) == ("d1", [f"{record.PROGRAMS}/kubelet"])
-    assert not machine.exists(record.INCOMING)
-    assert host.install(machine, "d1", came) is False
+    record = host.load(machine)
+    assert (record["digest"], record["programs"]) == ("d1", [f"{host.PROGRAMS}/kubelet"])
+    assert not machine.exists(host.INCOMING)
+    assert host.install_files(machine, "d1", files) is False
 
 
-def test_plugins_of_the_host_stay_its_own(machine: Host) -> None:
-    write(machine / record.PLUGINS / "bridge", "theirs")
-    host.prepare(machine, OWNER)
-    host.install(machine, "d1", delivered(machine, cni__bridge="ours"))
-    assert (machine / record.PLUGINS / "bridge").read_text() == "theirs"
+def test_the_hosts_own_plugins_stay(machine: Host) -> None:
+    write(machine / host.PLUGINS / "bridge", "theirs")
+    host.record_original(machine, OWNER)
+    host.install_files(machine, "d1", delivered(machine, cni__bridge="ours"))
+    assert (machine / host.PLUGINS / "bridge").read_text() == "theirs"
 
 
-def test_what_did_not_come_whole_is_not_installed(machine: Host) -> None:
-    host.prepare(machine, OWNER)
-    (came,) = delivered(machine, bin__kubelet="cut")
-    for wrong, words in (({**came, "sha256": "0"}, "another digest"), ({**came, "path": "bin/x"}, "did not come")):
-        with pytest.raises(record.Failed, match=words):
-            host.install(machine, "d1", [wrong])
-    assert not machine.exists(record.PROGRAMS)
+def test_incomplete_files_are_not_installed(machine: Host) -> None:
+    host.record_original(machine, OWNER)
+    (entry,) = delivered(machine, bin__kubelet="cut")
+    for wrong, words in (({**entry, "sha256": "0"}, "another digest"), ({**entry, "path": "bin/x"}, "did not arrive")):
+        with pytest.raises(host.Failed, match=words):
+            host.install_files(machine, "d1", [wrong])
+    assert not machine.exists(host.PROGRAMS)
 
 
 def test_an_image_that_cannot_be_imported_is_named(machine: Host) -> None:
-    host.prepare(machine, OWNER)
+    host.record_original(machine, OWNER)
     machine.fails = {"import"}
-    with pytest.raises(record.Failed, match=r"images/pause: no space left"):
-        host.install(machine, "d1", delivered(machine, images__pause="image"))
-    assert record.load(machine)["digest"] == ""
+    with pytest.raises(host.Failed, match=r"images/pause: no space left"):
+        host.install_files(machine, "d1", delivered(machine, images__pause="image"))
+    assert host.load(machine)["digest"] == ""
 
 
-def test_a_host_is_as_it_was(machine: Host) -> None:
+def test_a_reset_restores_the_original_state(machine: Host) -> None:
     write(machine / "/etc/cni/net.d/theirs.conf")
-    host.prepare(machine, OWNER)
-    host.install(machine, "d1", delivered(machine, bin__kubelet="new", cni__bridge="plugin"))
+    host.record_original(machine, OWNER)
+    host.install_files(machine, "d1", delivered(machine, bin__kubelet="new", cni__bridge="plugin"))
     unit = "/etc/systemd/system/kubelet.service"
     parts = {
         "p": {"files": [unit, "/etc/hosts", "/etc/sysctl.d/devenv.conf"], "units": ["kubelet.service", "ssh.service"]}
@@ -159,35 +159,35 @@ def test_a_host_is_as_it_was(machine: Host) -> None:
     write(machine / "/etc/hosts", "10.0.0.1 master-0\n")
     write(machine / "/proc/sys/net/ipv4/ip_forward", "1\n")
     machine.ran.clear()
-    reset.restore(machine, record.load(machine))
+    reset.restore(machine, host.load(machine))
     assert (machine / "/etc/hosts").read_text() == "127.0.0.1 host\n"
     assert (machine / "/proc/sys/net/ipv4/ip_forward").read_text() == "0\n"
-    gone = (unit, "/etc/sysctl.d", "/etc/kubernetes", record.PLUGINS, f"{record.PROGRAMS}/kubelet", record.OWN)
-    assert [path for path in gone if machine.exists(path)] == []
-    # A folder that was there is emptied and stays.
+    removed = (unit, "/etc/sysctl.d", "/etc/kubernetes", host.PLUGINS, f"{host.PROGRAMS}/kubelet", host.STATE)
+    assert [path for path in removed if machine.exists(path)] == []
+    # A folder that existed before is emptied and stays.
     assert list((machine / "/etc/cni/net.d").iterdir()) == []
     assert "systemctl disable --now -- kubelet.service" in machine.ran
     assert "iptables-restore <<< *nat\n-A INPUT -j ACCEPT\nCOMMIT" in machine.ran
     assert "mount --make-rprivate /" in machine.ran
-    # All tables were there before.
+    # All tables existed before.
     assert not [words for words in machine.ran if words.startswith("nft delete")]
 
 
-def test_tables_that_came_with_us_go(machine: Host) -> None:
+def test_a_reset_deletes_tables_of_devenv_and_empty_ones(machine: Host) -> None:
     machine.tables = {"inet filter": TABLES["inet filter"]}
-    host.prepare(machine, OWNER)
+    host.record_original(machine, OWNER)
     machine.tables = dict(TABLES, **{"ip theirs": TABLES["inet filter"]})
-    reset.restore(machine, record.load(machine))
+    reset.restore(machine, host.load(machine))
     deleted = [words for words in machine.ran if words.startswith("nft delete")]
     assert deleted == ["nft delete table inet devenv_pods", "nft delete table ip nat"]
 
 
 @pytest.mark.parametrize("code", [TIMED_OUT, NOT_STARTED])
-def test_programs_without_a_whole_answer_change_nothing(machine: Host, code: int) -> None:
-    """Half of the rules is not all of them, and a table that nobody has seen may have some."""
-    host.prepare(machine, OWNER)
-    found = record.load(machine)
-    found["before"]["tables"] = ["inet devenv_pods"]
+def test_incomplete_output_of_programs_changes_nothing(machine: Host, code: int) -> None:
+    """Half of the rules must not replace all of them, and a table that could not be listed may have some."""
+    host.record_original(machine, OWNER)
+    record = host.load(machine)
+    record["before"]["tables"] = ["inet devenv_pods"]
 
     def hang(argv: list[str], data: str | None = None, **more: Any) -> ProgramResult:
         done = machine.answer(argv, data, **more)
@@ -197,32 +197,32 @@ def test_programs_without_a_whole_answer_change_nothing(machine: Host, code: int
 
     machine.run = hang
     machine.ran.clear()
-    reset.restore(machine, found)
+    reset.restore(machine, record)
     assert "iptables-save" in machine.ran
     assert "nft list table inet filter" in machine.ran
     assert not [words for words in machine.ran if words.startswith(("iptables-restore", "nft delete"))]
 
 
-def test_nothing_of_this_machine_is_ended(machine: Host, tmp_path: Path) -> None:
-    """A process of this machine that looks like a shim of containerd's lives on: it is none of the folder's."""
+def test_only_processes_of_the_folder_are_killed(machine: Host, tmp_path: Path) -> None:
+    """A process of this machine that looks like a containerd shim survives: it is not in the folder's /proc."""
     program = tmp_path / "containerd-shim-of-a-test"
     program.write_bytes(Path("/bin/sleep").read_bytes())
     program.chmod(0o755)
     child = subprocess.Popen([str(program), "60"])
     try:
-        reset._end_containers(machine)
+        reset._kill_containers(machine)
         assert child.poll() is None
         (machine / "proc" / str(child.pid)).mkdir()
-        (machine / "proc" / str(child.pid) / "exe").symlink_to(f"{record.PROGRAMS}/containerd-shim-runc-v2")
-        with pytest.raises(record.Failed, match="do not end"):
-            reset._end_containers(machine)
+        (machine / "proc" / str(child.pid) / "exe").symlink_to(f"{host.PROGRAMS}/containerd-shim-runc-v2")
+        with pytest.raises(host.Failed, match="do not end"):
+            reset._kill_containers(machine)
         assert child.wait(10) == -signal.SIGKILL
     finally:
         child.kill()
         child.wait()
 
 
-def test_mounts_are_taken_off_from_the_deepest() -> None:
+def test_the_deepest_mounts_come_first() -> None:
     paths = ["a/b\\040c tmpfs", "a ext4"]
     mounts = "".join(f"x /var/lib/kubelet/pods/{path}\n" for path in paths) + "x /var/lib/kubelet2/x ext4\nx / ext4\n"
     assert reset.mounts_below(mounts, ["/var/lib/kubelet"]) == [

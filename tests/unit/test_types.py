@@ -21,7 +21,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types impo
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import EngineTraits, Kubernetes, Node, Profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.existing import hosts as existing
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.existing import provider as existing
 from hypothesis import given
 from hypothesis import strategies as st
 from support import conform

@@ -1,41 +1,70 @@
-# Copyright: (c) 2026, devenv maintainers
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
-# SPDX-License-Identifier: GPL-3.0-or-later
+"""Inspect a user's host and install what a node needs. A record of its original state allows `reset` to restore it.
 
-"""Look at a host of the user's and put on it what nodes need; what it had before stands in a record.
-
-Runs on the host as a program on stdin (plugin_utils/ssh/remote.py): a line with the clock, then the answer as one JSON
-object. ``reset.py`` takes everything away again.
+Runs on the host as a program on stdin (plugin_utils/ssh/remote.py) and prints a line with the clock, then the result as
+one JSON object.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.module_utils.existing import record
-from ansible_collections.devenv.lab.plugins.module_utils.existing.record import (
-    FOLDERS,
-    INCOMING,
-    KEPT_FILES,
-    OWN,
-    PARENTS,
-    PATIENCE,
-    PLUGINS,
-    PROGRAMS,
-    SYSCTLS,
-    Failed,
-    answer,
-    read,
-    sysctl_path,
-)
 from ansible_collections.devenv.lab.plugins.module_utils.node import files, wait
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine
+from ansible_collections.devenv.lab.plugins.module_utils.node.observe import sysctl_path
 
+RECORD = "/var/lib/devenv/existing.json"
+STATE = "/var/lib/devenv"
+INCOMING = STATE + "/incoming"
+PROGRAMS = "/usr/local/bin"
+PLUGINS = "/usr/lib/cni"
+SOCKET = "/run/containerd/containerd.sock"
+# Written by Kubernetes, its runtime and devenv. A reset removes them, or empties those that existed before.
+FOLDERS = (
+    "/etc/cni/net.d",
+    "/etc/containerd",
+    "/etc/devenv/network.d",
+    "/etc/kubernetes",
+    "/run/containerd",
+    "/run/devenv",
+    "/run/flannel",
+    "/usr/libexec/kubernetes",
+    "/usr/local/lib/devenv",
+    "/var/lib/cni",
+    "/var/lib/containerd",
+    "/var/lib/etcd",
+    "/var/lib/kubelet",
+    "/var/log/containers",
+    "/var/log/devenv",
+    "/var/log/pods",
+)
+# Removed if they end up empty and did not exist before.
+PARENTS = ("/etc/cni", "/etc/devenv", "/usr/local/lib", "/opt/cni")
+# Files that roles overwrite; a reset restores them.
+KEPT_FILES = ("/etc/hosts",)
+# Written by kubelet, kube-proxy and devenv's network script.
+SYSCTLS = (
+    "kernel.keys.root_maxbytes",
+    "kernel.keys.root_maxkeys",
+    "kernel.panic",
+    "kernel.panic_on_oops",
+    "net.ipv4.conf.all.route_localnet",
+    "net.ipv4.ip_forward",
+    "net.ipv6.conf.all.forwarding",
+    "net.ipv6.conf.default.forwarding",
+    "vm.overcommit_memory",
+    "vm.panic_on_oom",
+)
+PATIENCE = 120  # seconds that a program of the host may take
+# Files of another cluster.
 TRACES = (
     "/etc/kubernetes/admin.conf",
     "/etc/kubernetes/kubelet.conf",
@@ -55,108 +84,164 @@ UNITS = (
 ACTIVE = ("active", "activating", "reloading")
 
 
-def look(arguments: dict[str, Any]) -> None:
-    """Print what the host is, without changing it. ``arguments``: ``programs`` that have to be on PATH, ``ours``."""
-    answer(survey(Machine(), arguments))
+class Failed(Exception):
+    """What could not be done, as a message."""
 
 
-def begin(arguments: dict[str, Any]) -> None:
-    """Record whose the host is and what it had before, before anything else is written. ``arguments``: ``owner``
+# --- entry points -----------------------------------------------------------------------------------------------------
+
+
+def survey(arguments: dict[str, Any]) -> None:
+    """Print the state of the host without changing it. ``arguments``: ``programs`` that must be on PATH, ``binaries``
+    that devenv installs.
+    """
+    respond(lambda: state_of(Machine(), arguments["programs"], arguments["binaries"]))
+
+
+def prepare(arguments: dict[str, Any]) -> None:
+    """Record the host's owner and original state before anything else is written. ``arguments``: ``owner``
     (environment, home, controller).
     """
-    answer({"began": prepare(Machine(), arguments["owner"])})
+    respond(lambda: {"changed": record_original(Machine(), arguments["owner"])})
 
 
-def settle(arguments: dict[str, Any]) -> None:
-    """Put what came to INCOMING where it belongs. ``arguments``: ``digest``, ``files`` ({path, sha256}; bin/, cni/,
-    images/).
-    """
-    try:
-        answer({"changed": install(Machine(), arguments["digest"], arguments["files"])})
-    except Failed as failure:
-        answer({"failed": str(failure)})
+def install(arguments: dict[str, Any]) -> None:
+    """Install the files in INCOMING. ``arguments``: ``digest``, ``files`` ({path, sha256}; bin/, cni/, images/)."""
+    respond(lambda: {"changed": install_files(Machine(), arguments["digest"], arguments["files"])})
 
 
-def note(arguments: dict[str, Any]) -> None:
+def set_digest(arguments: dict[str, Any]) -> None:
     """Record that the host has the bundle with ``digest``. ``arguments``: ``owner``, ``digest``."""
-    machine = Machine()
-    found = record.load(machine)
-    if not record.is_owned(found, arguments["owner"]):
-        answer({"failed": "the host is not ours"})
-        return
-    record.save(machine, {**found, "digest": arguments["digest"]})
-    answer({"changed": found.get("digest") != arguments["digest"]})
+    respond(lambda: {"changed": record_digest(Machine(), arguments["owner"], arguments["digest"])})
 
 
-def survey(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return what the host is."""
-    path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
-    states = machine.run(["systemctl", "is-active", "--", *UNITS], timeout=PATIENCE).stdout.split()
-    memory = re.search(r"^MemTotal:\s+([0-9]+) kB", read(machine, "/proc/meminfo") or "", re.MULTILINE)
-    kubelet = re.search(r"^\s*server:\s*(\S+)", read(machine, "/etc/kubernetes/kubelet.conf") or "", re.MULTILINE)
-    found = record.load(machine)
-    taken = [name for name in arguments["ours"] if os.path.lexists(machine.path(f"{PROGRAMS}/{name}")) and not found]
-    return {
-        "root": os.geteuid() == 0,
-        "systemd": machine.exists("/run/systemd/system"),
-        "machine": os.uname().machine,
-        "missing": [name for name in arguments["programs"] if shutil.which(name, path=path) is None],
-        "active": [unit for unit, state in itertools.zip_longest(UNITS, states) if state in ACTIVE],
-        "traces": [path for path in TRACES if machine.exists(path)],
-        "taken_programs": taken,
-        "server": kubelet.group(1) if kubelet else "",
-        "memory": int(memory.group(1)) * 1024 if memory else 0,
-        "disk": shutil.disk_usage(machine.path("/var/lib")).free,
-        "addresses": _addresses(machine),
-        "boot_id": (read(machine, "/proc/sys/kernel/random/boot_id") or "").strip(),
-        "record": {key: found.get(key, "") for key in ("environment", "home", "controller", "digest")} if found else {},
-    }
+def respond(work: Callable[[], dict[str, Any]]) -> None:
+    """Print the clock, then the result of ``work`` or ``failed`` with its message."""
+    try:
+        result = work()
+    except (Failed, OSError) as failure:
+        result = {"failed": str(failure)}
+    sys.stdout.write(json.dumps({"time": time.time()}) + "\n" + json.dumps(result) + "\n")
+    sys.stdout.flush()
 
 
-def _addresses(machine: Machine) -> list[str]:
-    links = machine.run(["ip", "-json", "address", "show"], timeout=PATIENCE).json([])
-    return [one["local"] for link in links for one in link.get("addr_info", []) if "local" in one]
+# --- record -----------------------------------------------------------------------------------------------------------
 
 
-def prepare(machine: Machine, owner: dict[str, Any]) -> bool:
-    """Write the record unless there is one, and empty INCOMING; return whether it was written."""
-    is_new = not record.load(machine)
+def load(machine: Machine) -> dict[str, Any]:
+    """Return the record; empty on a host without devenv. A broken record counts as another owner's."""
+    if not machine.exists(RECORD):
+        return {}
+    return files.read_json(machine.path(RECORD)) or {"environment": "?", "home": "?", "controller": "?"}
+
+
+def save(machine: Machine, record: dict[str, Any]) -> None:
+    """Write the record, so that it survives a loss of power. Raises OSError."""
+    os.makedirs(machine.path(STATE), mode=0o700, exist_ok=True)
+    files.write(machine.path(RECORD), json.dumps(record), durable=True)
+
+
+def is_owned(record: dict[str, Any], owner: dict[str, Any]) -> bool:
+    """Return whether the record is that of ``owner`` (environment, home, controller)."""
+    return all(record.get(key) == value for key, value in owner.items())
+
+
+def record_digest(machine: Machine, owner: dict[str, Any], digest: str) -> bool:
+    """Return whether the recorded digest differed. Raises Failed for a host of another owner."""
+    record = load(machine)
+    if not is_owned(record, owner):
+        raise Failed("the host belongs to another environment")
+    save(machine, {**record, "digest": digest})
+    return record.get("digest") != digest
+
+
+def read(machine: Machine, path: str) -> str | None:
+    """Return the text of a file, None if it cannot be read."""
+    try:
+        with open(machine.path(path), encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.read()
+    except OSError:
+        return None
+
+
+def nft_tables(machine: Machine) -> list[str]:
+    """Return the tables as ``inet devenv_pods``, ..."""
+    output = machine.run(["nft", "list", "tables"], timeout=PATIENCE).stdout
+    return sorted(line.partition(" ")[2].strip() for line in output.splitlines() if line.startswith("table "))
+
+
+def record_original(machine: Machine, owner: dict[str, Any]) -> bool:
+    """Write the record unless it exists, and empty INCOMING; return whether it was written."""
+    is_new = not load(machine)
     if is_new:
+        mounts = machine.run(["findmnt", "--noheadings", "--output", "PROPAGATION", "/"], timeout=PATIENCE)
         before = {
             "files": {path: read(machine, path) for path in KEPT_FILES},
             "folders": [path for path in (*FOLDERS, *PARENTS, PLUGINS) if os.path.isdir(machine.path(path))],
             "sysctls": {name: read(machine, sysctl_path(name)) for name in SYSCTLS},
-            "propagation": record.propagation(machine),
-            "tables": record.nft_tables(machine),
-            "own": os.path.isdir(machine.path(OWN)),
+            "propagation": mounts.stdout.strip(),
+            "tables": nft_tables(machine),
+            "own": os.path.isdir(machine.path(STATE)),
         }
-        record.save(machine, {**owner, "digest": "", "before": before})
+        save(machine, {**owner, "digest": "", "before": before})
     shutil.rmtree(machine.path(INCOMING), ignore_errors=True)
     os.makedirs(machine.path(INCOMING), mode=0o700)
     return is_new
 
 
-def install(machine: Machine, digest: str, delivered: list[dict[str, str]]) -> bool:
-    """Put programs, CNI plugins and images in their places, once per ``digest``. Raises Failed."""
-    found = record.load(machine)
-    if found.get("digest") == digest:
+# --- inspection and installation --------------------------------------------------------------------------------------
+
+
+def state_of(machine: Machine, programs: list[str], binaries: list[str]) -> dict[str, Any]:
+    """Return the host's state, with the ``programs`` that are missing and the ``binaries`` that are not devenv's."""
+    path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+    states = machine.run(["systemctl", "is-active", "--", *UNITS], timeout=PATIENCE).stdout.split()
+    memory = re.search(r"^MemTotal:\s+([0-9]+) kB", read(machine, "/proc/meminfo") or "", re.MULTILINE)
+    kubelet = re.search(r"^\s*server:\s*(\S+)", read(machine, "/etc/kubernetes/kubelet.conf") or "", re.MULTILINE)
+    links = machine.run(["ip", "-json", "address", "show"], timeout=PATIENCE).json([])
+    record = load(machine)
+    existing = [name for name in binaries if os.path.lexists(machine.path(f"{PROGRAMS}/{name}"))]
+    return {
+        "root": os.geteuid() == 0,
+        "systemd": machine.exists("/run/systemd/system"),
+        "machine": os.uname().machine,
+        "missing": [name for name in programs if shutil.which(name, path=path) is None],
+        "active": [unit for unit, state in itertools.zip_longest(UNITS, states) if state in ACTIVE],
+        "traces": [path for path in TRACES if machine.exists(path)],
+        "foreign_binaries": [] if record else existing,
+        "server": kubelet.group(1) if kubelet else "",
+        "memory": int(memory.group(1)) * 1024 if memory else 0,
+        "disk": shutil.disk_usage(machine.path("/var/lib")).free,
+        "addresses": [row["local"] for link in links for row in link.get("addr_info", []) if "local" in row],
+        "boot_id": (read(machine, "/proc/sys/kernel/random/boot_id") or "").strip(),
+        "record": {key: record.get(key, "") for key in ("environment", "home", "controller", "digest")}
+        if record
+        else {},
+    }
+
+
+def install_files(machine: Machine, digest: str, delivered: list[dict[str, str]]) -> bool:
+    """Install binaries, CNI plugins and images, once per ``digest``. Raises Failed."""
+    record = load(machine)
+    if record.get("digest") == digest:
         return False
-    for one in delivered:
+    for entry in delivered:
         try:
-            came = files.sha256(machine.path(f"{INCOMING}/{one['path']}"))
+            actual = files.sha256(machine.path(f"{INCOMING}/{entry['path']}"))
         except OSError as error:
-            raise Failed(f"{one['path']} did not come: {error.strerror}") from None
-        if came != one["sha256"]:
-            raise Failed(f"{one['path']} came with another digest")
-    paths = [one["path"] for one in delivered]
+            raise Failed(f"{entry['path']} did not arrive: {error.strerror}") from None
+        if actual != entry["sha256"]:
+            raise Failed(f"{entry['path']} arrived with another digest")
+    paths = [entry["path"] for entry in delivered]
     programs = _copy(machine, paths, "bin/", PROGRAMS)
-    had_plugins = PLUGINS in found["before"]["folders"] and not found.get("plugins")
-    plugins = [] if had_plugins else _copy(machine, paths, "cni/", PLUGINS)
-    found = {**found, "programs": programs, "plugins": plugins}
-    record.save(machine, found)
-    _import(machine, [path for path in paths if path.startswith("images/")])
+    # The host's own plugins stay.
+    foreign_plugins = PLUGINS in record["before"]["folders"] and not record.get("plugins")
+    plugins = [] if foreign_plugins else _copy(machine, paths, "cni/", PLUGINS)
+    record = {**record, "programs": programs, "plugins": plugins}
+    save(machine, record)
+    _import_images(machine, [path for path in paths if path.startswith("images/")])
     shutil.rmtree(machine.path(INCOMING))
-    record.save(machine, {**found, "digest": digest})
+    save(machine, {**record, "digest": digest})
     return True
 
 
@@ -167,30 +252,30 @@ def _copy(machine: Machine, paths: list[str], kind: str, folder: str) -> list[st
     return list(targets.values())
 
 
-def _import(machine: Machine, images: list[str]) -> None:
-    """Import images into containerd's folder: by the one that runs, or one that runs for nothing else."""
+def _import_images(machine: Machine, images: list[str]) -> None:
+    """Import images into containerd's folder, with the running containerd or a temporary one."""
     ctr = PROGRAMS + "/ctr"
-    own: subprocess.Popen[bytes] | None = None
+    temporary: subprocess.Popen[bytes] | None = None
 
-    def answers() -> bool:
+    def responds() -> bool:
         return machine.run([ctr, "version"], timeout=10).code == 0
 
     if not images:
         return
     try:
-        if not answers():
-            with open(machine.path(OWN + "/containerd.log"), "w") as log:
+        if not responds():
+            with open(machine.path(STATE + "/containerd.log"), "w") as log:
                 path = PROGRAMS + ":" + os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
                 env = {**os.environ, "PATH": path}
-                own = subprocess.Popen([PROGRAMS + "/containerd"], stdout=log, stderr=log, env=env)
+                temporary = subprocess.Popen([PROGRAMS + "/containerd"], stdout=log, stderr=log, env=env)
             late = Failed("containerd does not answer")
-            wait.until(lambda: answers() or own.poll() is not None, machine.now() + 60, lambda: late, 0.2)
+            wait.until(lambda: responds() or temporary.poll() is not None, machine.now() + 60, lambda: late, 0.2)
         for image in images:
             argv = [ctr, "--namespace", "k8s.io", "images", "import", machine.path(f"{INCOMING}/{image}")]
-            done = machine.run(argv, timeout=600)
-            if done.code != 0:
-                raise Failed(f"{image}: {(done.complaint.splitlines() or ['it printed nothing'])[-1]}")
+            result = machine.run(argv, timeout=600)
+            if result.code != 0:
+                raise Failed(f"{image}: {(result.complaint.splitlines() or ['it printed nothing'])[-1]}")
     finally:
-        if own is not None:
-            own.terminate()
-            own.wait()
+        if temporary is not None:
+            temporary.terminate()
+            temporary.wait()
