@@ -74,7 +74,7 @@ def test_a_survey_changes_nothing(machine: Host) -> None:
     write(machine / "/etc/kubernetes/kubelet.conf", "    server: https://10.0.0.1:6443\n")
     write(machine / host.PROGRAMS / "kubelet")
     before = sorted(machine.folder.rglob("*"))
-    state = host.state_of(machine, ["sh", "no-such-program"], ["kubelet", "kubeadm"])
+    state = host.survey(machine, ["sh", "no-such-program"], ["kubelet", "kubeadm"])
     assert sorted(machine.folder.rglob("*")) == before
     shown = ("missing", "active", "traces", "foreign_binaries", "server", "memory", "addresses", "record")
     assert {key: state[key] for key in shown} == {
@@ -90,7 +90,7 @@ def test_a_survey_changes_nothing(machine: Host) -> None:
 
 
 def test_the_original_state_is_recorded_once(machine: Host) -> None:
-    assert host.record_original(machine, OWNER) is True
+    assert host.prepare(machine, OWNER) == {"changed": True}
     original = host.load(machine)
     assert {key: original[key] for key in OWNER} == OWNER
     assert original["before"]["files"] == {"/etc/hosts": "127.0.0.1 host\n"}
@@ -98,7 +98,7 @@ def test_the_original_state_is_recorded_once(machine: Host) -> None:
     assert original["before"]["tables"] == sorted(TABLES)
     assert Path(machine.path(host.RECORD)).stat().st_mode & 0o777 == 0o600
     write(machine / "/etc/hosts", "changed\n")
-    assert host.record_original(machine, OWNER) is False
+    assert host.prepare(machine, OWNER) == {"changed": False}
     assert host.load(machine) == original
 
 
@@ -109,46 +109,46 @@ def test_a_broken_record_counts_as_another_owners(machine: Host, text: str) -> N
 
 
 def test_delivered_files_are_installed_once(machine: Host) -> None:
-    host.record_original(machine, OWNER)
+    host.prepare(machine, OWNER)
     files = delivered(machine, bin__kubelet="new", cni__bridge="plugin", images__pause="image")
-    assert host.install_files(machine, "d1", files) is True
+    assert host.install(machine, "d1", files) == {"changed": True}
     assert (machine / host.PROGRAMS / "kubelet").read_text() == "new"
     assert (machine / host.PLUGINS / "bridge").stat().st_mode & 0o777 == 0o755
     assert [words for words in machine.ran if "images import" in words]
     record = host.load(machine)
     assert (record["digest"], record["programs"]) == ("d1", [f"{host.PROGRAMS}/kubelet"])
     assert not machine.exists(host.INCOMING)
-    assert host.install_files(machine, "d1", files) is False
+    assert host.install(machine, "d1", files) == {"changed": False}
 
 
 def test_the_hosts_own_plugins_stay(machine: Host) -> None:
     write(machine / host.PLUGINS / "bridge", "theirs")
-    host.record_original(machine, OWNER)
-    host.install_files(machine, "d1", delivered(machine, cni__bridge="ours"))
+    host.prepare(machine, OWNER)
+    host.install(machine, "d1", delivered(machine, cni__bridge="ours"))
     assert (machine / host.PLUGINS / "bridge").read_text() == "theirs"
 
 
 def test_incomplete_files_are_not_installed(machine: Host) -> None:
-    host.record_original(machine, OWNER)
+    host.prepare(machine, OWNER)
     (entry,) = delivered(machine, bin__kubelet="cut")
     for wrong, words in (({**entry, "sha256": "0"}, "another digest"), ({**entry, "path": "bin/x"}, "did not arrive")):
         with pytest.raises(host.Failed, match=words):
-            host.install_files(machine, "d1", [wrong])
+            host.install(machine, "d1", [wrong])
     assert not machine.exists(host.PROGRAMS)
 
 
 def test_an_image_that_cannot_be_imported_is_named(machine: Host) -> None:
-    host.record_original(machine, OWNER)
+    host.prepare(machine, OWNER)
     machine.fails = {"import"}
     with pytest.raises(host.Failed, match=r"images/pause: no space left"):
-        host.install_files(machine, "d1", delivered(machine, images__pause="image"))
+        host.install(machine, "d1", delivered(machine, images__pause="image"))
     assert host.load(machine)["digest"] == ""
 
 
 def test_a_reset_restores_the_original_state(machine: Host) -> None:
     write(machine / "/etc/cni/net.d/theirs.conf")
-    host.record_original(machine, OWNER)
-    host.install_files(machine, "d1", delivered(machine, bin__kubelet="new", cni__bridge="plugin"))
+    host.prepare(machine, OWNER)
+    host.install(machine, "d1", delivered(machine, bin__kubelet="new", cni__bridge="plugin"))
     unit = "/etc/systemd/system/kubelet.service"
     parts = {
         "p": {"files": [unit, "/etc/hosts", "/etc/sysctl.d/devenv.conf"], "units": ["kubelet.service", "ssh.service"]}
@@ -175,7 +175,7 @@ def test_a_reset_restores_the_original_state(machine: Host) -> None:
 
 def test_a_reset_deletes_tables_of_devenv_and_empty_ones(machine: Host) -> None:
     machine.tables = {"inet filter": TABLES["inet filter"]}
-    host.record_original(machine, OWNER)
+    host.prepare(machine, OWNER)
     machine.tables = dict(TABLES, **{"ip theirs": TABLES["inet filter"]})
     reset.restore(machine, host.load(machine))
     deleted = [words for words in machine.ran if words.startswith("nft delete")]
@@ -185,7 +185,7 @@ def test_a_reset_deletes_tables_of_devenv_and_empty_ones(machine: Host) -> None:
 @pytest.mark.parametrize("code", [TIMED_OUT, NOT_STARTED])
 def test_incomplete_output_of_programs_changes_nothing(machine: Host, code: int) -> None:
     """Half of the rules must not replace all of them, and a table that could not be listed may have some."""
-    host.record_original(machine, OWNER)
+    host.prepare(machine, OWNER)
     record = host.load(machine)
     record["before"]["tables"] = ["inet devenv_pods"]
 

@@ -32,29 +32,24 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt impor
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt.provider import Provider
 
 MIB = 2**20
+NODE = NodeSpec(
+    name="worker-0",
+    group="workers",
+    cpus=2,
+    memory=1024 * MIB,
+    mac="52:54:0a:d5:04:0a",
+    addresses=("10.213.4.10", "fd77::10"),
+    prefixes=(24, 64),
+    gateways=("10.213.4.1", "fd77::1"),
+)
 
 
-def machine_spec(**changes: Any) -> libvirt.MachineSpec:
-    values: dict[str, Any] = {
-        "environment": "lab",
-        "node": "worker-0",
-        "home": "/h & co",
-        "cpus": 2,
-        "memory": 1024 * MIB,
-        "mac": "52:54:0a:d5:04:0a",
-        "bridge": "dv-12345678",
-        "kernel": Path("/s/vmlinuz"),
-        "initrd": Path("/s/initrd"),
-        "arguments": "root=/dev/vda",
-        "disks": [libvirt.Disk(Path("/s/root.qcow2"), "qcow2"), libvirt.Disk(Path("/s/seed.tar"), "raw", True)],
-        "console": Path("/s/console.log"),
-        "kvm": False,
-    }
-    return libvirt.MachineSpec(**{**values, **changes})
+def definition(folder: Path = Path("/s"), *, kvm: bool = False) -> str:
+    return libvirt.definition("lab", "/h & co", NODE, "dv-12345678", folder, kvm=kvm)
 
 
 def test_a_definition_describes_the_desired_machine() -> None:
-    domain = ElementTree.fromstring(libvirt.definition(machine_spec()))
+    domain = ElementTree.fromstring(definition())
     assert domain.get("type") == "qemu"
     assert (domain.findtext("name"), domain.findtext("memory"), domain.findtext("vcpu")) == (
         "lab-worker-0",
@@ -70,15 +65,23 @@ def test_a_definition_describes_the_desired_machine() -> None:
     assert domain.find("features/tcg/tb-cache") is not None
 
 
+def test_a_node_of_a_cluster_has_a_disk_of_images(tmp_path: Path) -> None:
+    (tmp_path / "images.qcow2").touch()
+    disks = ElementTree.fromstring(definition(tmp_path)).findall("devices/disk")
+    targets = {disk.find("target").get("dev"): disk.find("source").get("file") for disk in disks}  # type: ignore[union-attr]
+    assert targets["vdc"] == f"{tmp_path}/images.qcow2"
+    assert list(targets) == ["vda", "vdb", "vdc"]
+
+
 def test_kvm_uses_the_hosts_processor_and_no_translation_cache() -> None:
-    domain = ElementTree.fromstring(libvirt.definition(machine_spec(kvm=True)))
+    domain = ElementTree.fromstring(definition(kvm=True))
     assert domain.get("type") == "kvm"
     assert domain.find("cpu").get("mode") == "host-passthrough"  # type: ignore[union-attr]
     assert domain.find("features/tcg") is None
 
 
 def test_a_definition_identifies_its_environment_and_node() -> None:
-    machine = libvirt.parse_definition(libvirt.definition(machine_spec()))
+    machine = libvirt.parse_definition(definition())
     assert machine == libvirt.Machine("lab-worker-0", "lab", "worker-0", "/h & co", "shut off", 0, "/s/console.log")
 
 
@@ -105,7 +108,7 @@ def test_environments_are_listed_without_their_state_folders(root: Path, monkeyp
         libvirt.write_network(network(name))
     place = root / "lab" / "etc" / "qemu"
     place.mkdir()
-    (place / "lab-worker-0.xml").write_text(libvirt.definition(machine_spec()))
+    (place / "lab-worker-0.xml").write_text(definition())
     (place / "broken.xml").write_text("<")
     assert [each.environment for each in libvirt.networks()] == ["lab", "other"]
     assert libvirt.networks("lab") == [network("lab")]
@@ -162,29 +165,20 @@ def test_subnets_of_virtual_machines_are_not_free(isolated: None, monkeypatch: p
         host_network.choose_subnets(pool, None, registry.networks())
 
 
-def test_a_name_of_another_home_is_refused(isolated: None) -> None:
+def test_a_name_of_another_home_is_refused(isolated: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEVENV_HOME", "/elsewhere")
     libvirt.write_network(network())
     with pytest.raises(DevenvError, match="belongs to /h"):
-        machines.claim(Provider(), "lab", "/elsewhere", profile(), None)
+        machines.claim(Provider(), Request("lab", profile()))
 
 
-def test_a_claim_is_stable(isolated: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_is_stable(isolated: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_network, "routes", lambda: ["10.213.0.0/24"])
-    plan = machines.claim(Provider(), "lab", "/h", profile(), None)
+    monkeypatch.setenv("DEVENV_HOME", str(tmp_path))
+    plan = machines.claim(Provider(), Request("lab", profile()))
     assert plan["subnets"] == {"ipv4": "10.213.1.0/24"}
     assert len(plan["bridge"]) < 16
-    assert machines.claim(Provider(), "lab", "/h", profile(), plan) == plan
-
-
-NODE = NodeSpec(
-    name="worker-0",
-    group="workers",
-    memory=1024 * MIB,
-    mac="52:54:0a:d5:04:0a",
-    addresses=("10.213.4.10", "fd77::10"),
-    prefixes=(24, 64),
-    gateways=("10.213.4.1", "fd77::1"),
-)
+    assert machines.claim(Provider(), Request("lab", profile())) == plan
 
 
 def test_a_shell_reads_the_variables_of_a_node() -> None:

@@ -136,7 +136,7 @@ def test_remove_takes_data_of_the_named_nodes_only(use: Any) -> None:
 def test_destroy_removes_nodes_network_and_claim(use: Any) -> None:
     provider = Memory(master_0=RUNNING)
     request = use(provider)
-    machines.prepare(provider, request)
+    machines.claim(provider, request)
     outcome = provider.destroy(request)
     assert outcome.removed == ["master-0", "DHCP server", "bridges br0", "devenv-lab"]
     assert (outcome.notes, provider.claimed) == (["released"], [])

@@ -1,7 +1,6 @@
 """Inspect a user's host and install what a node needs. A record of its original state allows `reset` to restore it.
 
-Runs on the host as a program on stdin (plugin_utils/ssh/remote.py) and prints a line with the clock, then the result as
-one JSON object.
+``run`` runs on the host as a program on stdin (plugin_utils/ssh/remote.py).
 """
 
 from __future__ import annotations
@@ -88,35 +87,20 @@ class Failed(Exception):
     """What could not be done, as a message."""
 
 
-# --- entry points -----------------------------------------------------------------------------------------------------
-
-
-def survey(arguments: dict[str, Any]) -> None:
-    """Print the state of the host without changing it. ``arguments``: ``programs`` that must be on PATH, ``binaries``
-    that devenv installs.
-    """
-    respond(lambda: state_of(Machine(), arguments["programs"], arguments["binaries"]))
-
-
-def prepare(arguments: dict[str, Any]) -> None:
-    """Record the host's owner and original state before anything else is written. ``arguments``: ``owner``
-    (environment, home, controller).
-    """
-    respond(lambda: {"changed": record_original(Machine(), arguments["owner"])})
-
-
-def install(arguments: dict[str, Any]) -> None:
-    """Install the files in INCOMING. ``arguments``: ``digest``, ``files`` ({path, sha256}; bin/, cni/, images/)."""
-    respond(lambda: {"changed": install_files(Machine(), arguments["digest"], arguments["files"])})
-
-
-def set_digest(arguments: dict[str, Any]) -> None:
-    """Record that the host has the bundle with ``digest``. ``arguments``: ``owner``, ``digest``."""
-    respond(lambda: {"changed": record_digest(Machine(), arguments["owner"], arguments["digest"])})
+def run(arguments: dict[str, Any]) -> None:
+    """Run the function ``step`` of this module with the other arguments; see ``respond``."""
+    steps: dict[str, Callable[..., dict[str, Any]]] = {
+        "survey": survey,
+        "prepare": prepare,
+        "install": install,
+        "set_digest": set_digest,
+    }
+    step = steps[arguments.pop("step")]
+    respond(lambda: step(Machine(), **arguments))
 
 
 def respond(work: Callable[[], dict[str, Any]]) -> None:
-    """Print the clock, then the result of ``work`` or ``failed`` with its message."""
+    """Print a line with the clock, then the result of ``work``, or ``failed`` with its message, as one JSON object."""
     try:
         result = work()
     except (Failed, OSError) as failure:
@@ -146,13 +130,13 @@ def is_owned(record: dict[str, Any], owner: dict[str, Any]) -> bool:
     return all(record.get(key) == value for key, value in owner.items())
 
 
-def record_digest(machine: Machine, owner: dict[str, Any], digest: str) -> bool:
-    """Return whether the recorded digest differed. Raises Failed for a host of another owner."""
+def set_digest(machine: Machine, owner: dict[str, Any], digest: str) -> dict[str, Any]:
+    """Record that the host has the bundle with ``digest``. Raises Failed for a host of another owner."""
     record = load(machine)
     if not is_owned(record, owner):
         raise Failed("the host belongs to another environment")
     save(machine, {**record, "digest": digest})
-    return record.get("digest") != digest
+    return {"changed": record.get("digest") != digest}
 
 
 def read(machine: Machine, path: str) -> str | None:
@@ -170,8 +154,11 @@ def nft_tables(machine: Machine) -> list[str]:
     return sorted(line.partition(" ")[2].strip() for line in output.splitlines() if line.startswith("table "))
 
 
-def record_original(machine: Machine, owner: dict[str, Any]) -> bool:
-    """Write the record unless it exists, and empty INCOMING; return whether it was written."""
+def prepare(machine: Machine, owner: dict[str, Any]) -> dict[str, Any]:
+    """Record the host's owner (environment, home, controller) and original state unless that is done; empty INCOMING.
+
+    Called before anything else is written.
+    """
     is_new = not load(machine)
     if is_new:
         mounts = machine.run(["findmnt", "--noheadings", "--output", "PROPAGATION", "/"], timeout=PATIENCE)
@@ -186,14 +173,14 @@ def record_original(machine: Machine, owner: dict[str, Any]) -> bool:
         save(machine, {**owner, "digest": "", "before": before})
     shutil.rmtree(machine.path(INCOMING), ignore_errors=True)
     os.makedirs(machine.path(INCOMING), mode=0o700)
-    return is_new
+    return {"changed": is_new}
 
 
 # --- inspection and installation --------------------------------------------------------------------------------------
 
 
-def state_of(machine: Machine, programs: list[str], binaries: list[str]) -> dict[str, Any]:
-    """Return the host's state, with the ``programs`` that are missing and the ``binaries`` that are not devenv's."""
+def survey(machine: Machine, programs: list[str], binaries: list[str]) -> dict[str, Any]:
+    """Return the state of the host without changing it. ``programs`` must be on PATH, devenv installs ``binaries``."""
     path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
     states = machine.run(["systemctl", "is-active", "--", *UNITS], timeout=PATIENCE).stdout.split()
     memory = re.search(r"^MemTotal:\s+([0-9]+) kB", read(machine, "/proc/meminfo") or "", re.MULTILINE)
@@ -220,19 +207,19 @@ def state_of(machine: Machine, programs: list[str], binaries: list[str]) -> dict
     }
 
 
-def install_files(machine: Machine, digest: str, delivered: list[dict[str, str]]) -> bool:
-    """Install binaries, CNI plugins and images, once per ``digest``. Raises Failed."""
+def install(machine: Machine, digest: str, entries: list[dict[str, str]]) -> dict[str, Any]:
+    """Install the delivered ``entries`` ({path, sha256}; bin/, cni/, images/), once per ``digest``. Raises Failed."""
     record = load(machine)
     if record.get("digest") == digest:
-        return False
-    for entry in delivered:
+        return {"changed": False}
+    for entry in entries:
         try:
             actual = files.sha256(machine.path(f"{INCOMING}/{entry['path']}"))
         except OSError as error:
             raise Failed(f"{entry['path']} did not arrive: {error.strerror}") from None
         if actual != entry["sha256"]:
             raise Failed(f"{entry['path']} arrived with another digest")
-    paths = [entry["path"] for entry in delivered]
+    paths = [entry["path"] for entry in entries]
     programs = _copy(machine, paths, "bin/", PROGRAMS)
     # The host's own plugins stay.
     foreign_plugins = PLUGINS in record["before"]["folders"] and not record.get("plugins")
@@ -242,7 +229,7 @@ def install_files(machine: Machine, digest: str, delivered: list[dict[str, str]]
     _import_images(machine, [path for path in paths if path.startswith("images/")])
     shutil.rmtree(machine.path(INCOMING))
     save(machine, {**record, "digest": digest})
-    return True
+    return {"changed": True}
 
 
 def _copy(machine: Machine, paths: list[str], kind: str, folder: str) -> list[str]:

@@ -35,20 +35,20 @@ from ansible_collections.devenv.lab.plugins.module_utils.node.program import TIM
 _UNITS = "/etc/systemd/system/"
 
 
-def reset(arguments: dict[str, Any]) -> None:
+def run(arguments: dict[str, Any]) -> None:
     """Restore the host's original state. Change nothing on a host with another owner's record or none. ``arguments``:
     ``owner``.
     """
-    host.respond(lambda: {"changed": reset_owned(Machine(), arguments["owner"])})
 
+    def work() -> dict[str, Any]:
+        machine = Machine()
+        record = host.load(machine)
+        is_owned = host.is_owned(record, arguments["owner"])
+        if is_owned:
+            restore(machine, record)
+        return {"changed": is_owned}
 
-def reset_owned(machine: Machine, owner: dict[str, Any]) -> bool:
-    """Reset the host if its record is that of ``owner``; return whether it is. Raises Failed, OSError."""
-    record = host.load(machine)
-    if not host.is_owned(record, owner):
-        return False
-    restore(machine, record)
-    return True
+    host.respond(work)
 
 
 def restore(machine: Machine, record: dict[str, Any]) -> None:

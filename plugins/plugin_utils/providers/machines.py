@@ -88,7 +88,8 @@ class MachineProvider(Provider, Protocol):
         return self._converge(request, create=False)
 
     def _converge(self, request: Request, *, create: bool) -> ProvisionOutcome:
-        plan, nodes = prepare(self, request)
+        plan = claim(self, request)
+        nodes = environment_nodes.planned(request.profile, plan)
         outcome = ProvisionOutcome()
         running = self._running(request.environment)
         stopped = [node for node in nodes if node.name not in running]
@@ -189,32 +190,26 @@ def refuse_others(items: Iterable[Machine | Network], environment: str, home: st
             )
 
 
-def claim(
-    provider: MachineProvider, environment: str, home: str, profile: Profile, previous: NetworkPlan | None
-) -> NetworkPlan:
-    """Choose subnets, make them visible to every run on this machine, and return network.yml."""
+def claim(provider: MachineProvider, request: Request) -> NetworkPlan:
+    """Claim the environment's subnets and write what depends on them: network.yml, host keys, known_hosts. Return
+    network.yml. A start needs this as well: since a reboot of this host the subnet may differ.
+    """
+    environment, profile, folder = request.environment, request.profile, request.folder
+    previous = state.read_network(folder)
     with files.exclusive(network.ALLOCATOR):
-        refuse_others([*registry.networks(environment), *registry.machines(environment)], environment, home)
+        refuse_others([*registry.networks(environment), *registry.machines(environment)], environment, request.home)
         claimed = next(iter(provider.networks(environment)), None)
         if claimed is None:
             chosen = network.choose_subnets(profile, previous, registry.networks())
-            claimed = provider.claim_network(environment, home, [chosen[family] for family in profile["families"]])
-    subnets = {addresses.family(ipaddress.ip_network(subnet)): subnet for subnet in claimed.subnets}
-    return {**network_plan.make(profile, subnets, previous), "bridge": claimed.bridge}
-
-
-def prepare(provider: MachineProvider, request: Request) -> tuple[NetworkPlan, list[NodeSpec]]:
-    """Claim the environment's network and write network.yml, host keys and known_hosts. Return network.yml and the
-    nodes.
-    """
-    folder = request.folder
-    plan = claim(provider, request.environment, request.home, request.profile, state.read_network(folder))
+            subnets = [chosen[family] for family in profile["families"]]
+            claimed = provider.claim_network(environment, request.home, subnets)
+    by_family = {addresses.family(ipaddress.ip_network(subnet)): subnet for subnet in claimed.subnets}
+    plan: NetworkPlan = {**network_plan.make(profile, by_family, previous), "bridge": claimed.bridge}
     state.write_network(folder, plan)
-    # Before a start as well: since a reboot of this host the subnet may differ.
-    addresses_of = ssh_keys.node_addresses(plan)
-    ssh_keys.ensure_hosts(folder, addresses_of)
-    ssh_keys.write_known_hosts(folder, addresses_of)
-    return plan, environment_nodes.planned(request.profile, plan)
+    node_addresses = ssh_keys.node_addresses(plan)
+    ssh_keys.ensure_hosts(folder, node_addresses)
+    ssh_keys.write_known_hosts(folder, node_addresses)
+    return plan
 
 
 def init_variables(node: NodeSpec) -> dict[str, str]:

@@ -67,7 +67,7 @@ class Provider(base.Provider):
         if request.check or not names:
             return ProvisionOutcome(removed=list(names))
         request.say(f"{len(names)} hosts: remove what devenv installed")
-        answers = _call(request, names, "existing.reset", "reset")
+        answers = _run(request, names, "reset", owner=_owner(request))
         _raise_troubles("host_reset_failed", {name: _trouble(answer) for name, answer in answers.items()})
         return ProvisionOutcome(removed=sorted(name for name, answer in answers.items() if answer.data.get("changed")))
 
@@ -88,7 +88,7 @@ class Provider(base.Provider):
         digest = bundles.require(str(request.options["version"])).digest
         outdated = _outdated(_survey(request), digest)
         if outdated and not request.check:
-            answers = _call(request, outdated, "existing.host", "set_digest", digest=digest)
+            answers = _run(request, outdated, "set_digest", owner=_owner(request), digest=digest)
             _raise_troubles("host_delivery_failed", {name: _trouble(answer) for name, answer in answers.items()})
         return ProvisionOutcome(nodes=request.nodes, made=outdated)
 
@@ -144,10 +144,12 @@ def _owner(request: Request) -> dict[str, str]:
     return {"environment": request.environment, "home": request.home, "controller": socket.gethostname()}
 
 
-def _call(
-    request: Request, names: Sequence[str], module: str, function: str, timeout: float = WORK_TIMEOUT, **arguments: Any
+def _run(
+    request: Request, names: Sequence[str], step: str, timeout: float = WORK_TIMEOUT, **arguments: Any
 ) -> dict[str, Answer]:
-    source = remote.program(module, function, {"owner": _owner(request), **arguments})
+    """Run a step of module_utils/existing on the hosts."""
+    module = "existing.reset" if step == "reset" else "existing.host"
+    source = remote.program(module, "run", {"step": step, **arguments})
     return remote.ask_all([_target(request, name) for name in names], source, timeout)
 
 
@@ -175,21 +177,21 @@ def _raise_troubles(reason: str, troubles: Mapping[str, str]) -> None:
 def _deliver(request: Request, names: Sequence[str], bundle: bundles.Bundle) -> None:
     """Install the bundle's binaries and images on the hosts. Raises DevenvError ``host_delivery_failed``."""
     binaries = {f"bin/{name}" for name in node_recipe.PROGRAMS}
-    files = [
-        {"path": entry.path, "sha256": entry.sha256}
-        for entry in bundle.manifest.files
-        if entry.path in binaries or entry.path.startswith(("cni/", "images/"))
+    entries = [
+        {"path": file.path, "sha256": file.sha256}
+        for file in bundle.manifest.files
+        if file.path in binaries or file.path.startswith(("cni/", "images/"))
     ]
-    parcel = [(bundle.path / entry["path"], entry["path"]) for entry in files]
+    parcel = [(bundle.path / entry["path"], entry["path"]) for entry in entries]
     size = sum(path.stat().st_size for path, _name in parcel)
     request.say(f"{len(names)} hosts: binaries and images, {size >> 20} MiB each")
 
     def deliver(name: str) -> str:
-        def call(function: str, **arguments: Any) -> str:
-            return _trouble(_call(request, [name], "existing.host", function, **arguments)[name])
+        def run(step: str, **arguments: Any) -> str:
+            return _trouble(_run(request, [name], step, **arguments)[name])
 
-        trouble = call("prepare") or remote.send(_target(request, name), parcel, INCOMING)
-        return trouble or call("install", digest=bundle.digest, files=files)
+        trouble = run("prepare", owner=_owner(request)) or remote.send(_target(request, name), parcel, INCOMING)
+        return trouble or run("install", digest=bundle.digest, entries=entries)
 
     with ThreadPoolExecutor(max_workers=len(names)) as pool:
         troubles = dict(zip(names, pool.map(deliver, names), strict=True))
@@ -200,13 +202,10 @@ def _deliver(request: Request, names: Sequence[str], bundle: bundles.Bundle) -> 
 
 
 def _survey(request: Request) -> dict[str, Answer]:
-    """Return the state of each host (module_utils/existing/host.py, ``survey``), or why it is unknown."""
+    """Return the state of each host (module_utils/existing/host.py), or why it is unknown."""
     virtual = any(cluster["endpoint"]["kind"] == "virtual" for cluster in request.profile["clusters"].values())
-    arguments = {
-        "programs": sorted({*PROGRAMS, *(VIRTUAL_PROGRAMS if virtual else ())}),
-        "binaries": node_recipe.PROGRAMS,
-    }
-    return _call(request, request.nodes, "existing.host", "survey", SURVEY_TIMEOUT, **arguments)
+    programs = sorted({*PROGRAMS, *(VIRTUAL_PROGRAMS if virtual else ())})
+    return _run(request, request.nodes, "survey", SURVEY_TIMEOUT, programs=programs, binaries=node_recipe.PROGRAMS)
 
 
 def _inspect(request: Request) -> dict[str, Answer]:

@@ -12,13 +12,13 @@ import contextlib
 import json
 import shutil
 import uuid
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import escape
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, processes, program
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import RUNNING
@@ -221,56 +221,37 @@ def forget(environment: str) -> None:
 
 # --- definition -------------------------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class Disk:
-    """A disk of a machine; ``kind`` is raw or qcow2."""
-
-    path: Path
-    kind: str
-    readonly: bool = False
+KERNEL_ARGUMENTS = (
+    "root=/dev/vda rw rootflags=noinit_itable init=/usr/local/sbin/vm-init console=ttyS0 net.ifnames=0 panic=-1 "
+    "quiet systemd.show_status=error"
+)
+# Mitigations cost an emulated kernel much and protect nobody; a slow host must not look like a lock-up.
+EMULATED = "mitigations=off cryptomgr.notests nowatchdog"
 
 
-@dataclass(frozen=True)
-class MachineSpec:
-    """A machine's desired state. ``memory`` in bytes; ``disks`` become vda, vdb, ...; ``kvm`` False: emulated."""
-
-    environment: str
-    node: str
-    home: str
-    cpus: int
-    memory: int
-    mac: str
-    bridge: str
-    kernel: Path
-    initrd: Path
-    arguments: str
-    disks: Sequence[Disk]
-    console: Path
-    kvm: bool
-
-    @property
-    def name(self) -> str:
-        return f"{self.environment}-{self.node}"
-
-
-def definition(spec: MachineSpec) -> str:
-    """Return the domain XML (https://libvirt.org/formatdomain.html) of a machine."""
-    # Stable: libvirt still knows a machine whose emulator was killed, and redefines it only under the same UUID.
-    identity = uuid.uuid5(uuid.NAMESPACE_OID, f"{spec.name} {spec.mac}")
-    values = {**asdict(spec), "kind": "kvm" if spec.kvm else "qemu", "name": spec.name, "uuid": identity}
-    disks = "".join(map(_disk, "abcdefgh", spec.disks))
+def definition(environment: str, home: str, node: NodeSpec, bridge: str, folder: Path, *, kvm: bool) -> str:
+    """Return the domain XML (https://libvirt.org/formatdomain.html) of a node's machine, which is emulated without
+    ``kvm``. ``folder`` has its files: vmlinuz, initrd, root.qcow2, seed.tar, and images.qcow2 for a node of a cluster.
+    """
+    name = f"{environment}-{node.name}"
+    values = {
+        "kind": "kvm" if kvm else "qemu",
+        "name": name,
+        # Stable: libvirt still knows a machine whose emulator was killed, and redefines it only under the same UUID.
+        "uuid": uuid.uuid5(uuid.NAMESPACE_OID, f"{name} {node.mac}"),
+        "environment": environment,
+        "node": node.name,
+        "home": home,
+        "memory": node.memory,
+        "cpus": node.cpus,
+        "mac": node.mac,
+        "bridge": bridge,
+        "folder": folder,
+        "arguments": KERNEL_ARGUMENTS if kvm else f"{KERNEL_ARGUMENTS} {EMULATED}",
+    }
     quoted = {key: escape(str(value), {'"': "&quot;"}) for key, value in values.items()}
-    return _DOMAIN.format(**{**quoted, "processor": _PROCESSOR[spec.kvm], "disks": disks})
-
-
-def _disk(letter: str, disk: Disk) -> str:
-    readonly = "<readonly/>" if disk.readonly else ""
-    return f"""
-    <disk type="file" device="disk">
-      <driver name="qemu" type="{disk.kind}"/><source file={quoteattr(str(disk.path))}/>
-      <target dev="vd{letter}" bus="virtio"/>{readonly}
-    </disk>"""
+    images = _IMAGES.format(**quoted) if (folder / "images.qcow2").exists() else ""
+    return _DOMAIN.format(**quoted, processor=_PROCESSOR[kvm], images=images, schema=SCHEMA, marker=MARKER)
 
 
 _PROCESSOR = {
@@ -281,34 +262,45 @@ _PROCESSOR = {
     '<cpu mode="custom" match="exact"><model fallback="allow">Nehalem</model></cpu>',
 }
 
+_IMAGES = """
+    <disk type="file" device="disk">
+      <driver name="qemu" type="qcow2"/><source file="{folder}/images.qcow2"/><target dev="vdc" bus="virtio"/>
+    </disk>"""
+
 # The last element sets a variable of the emulator: libvirt itself has no element for that.
-_DOMAIN = f"""\
-<domain type="{{kind}}" xmlns:devenv="{SCHEMA}" xmlns:qemu="http://libvirt.org/schemas/domain/qemu/1.0">
-  <name>{{name}}</name>
-  <uuid>{{uuid}}</uuid>
-  <metadata><devenv:node environment="{{environment}}" name="{{node}}" home="{{home}}"/></metadata>
-  <memory unit="b">{{memory}}</memory>
-  <vcpu>{{cpus}}</vcpu>
+_DOMAIN = """\
+<domain type="{kind}" xmlns:devenv="{schema}" xmlns:qemu="http://libvirt.org/schemas/domain/qemu/1.0">
+  <name>{name}</name>
+  <uuid>{uuid}</uuid>
+  <metadata><devenv:node environment="{environment}" name="{node}" home="{home}"/></metadata>
+  <memory unit="b">{memory}</memory>
+  <vcpu>{cpus}</vcpu>
   <os>
     <type arch="x86_64" machine="q35">hvm</type>
-    <kernel>{{kernel}}</kernel>
-    <initrd>{{initrd}}</initrd>
-    <cmdline>{{arguments}}</cmdline>
+    <kernel>{folder}/vmlinuz</kernel>
+    <initrd>{folder}/initrd</initrd>
+    <cmdline>{arguments}</cmdline>
   </os>
-  {{processor}}
+  {processor}
   <clock offset="utc"/>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>
   <on_crash>destroy</on_crash>
-  <devices>{{disks}}
+  <devices>
+    <disk type="file" device="disk">
+      <driver name="qemu" type="qcow2"/><source file="{folder}/root.qcow2"/><target dev="vda" bus="virtio"/>
+    </disk>
+    <disk type="file" device="disk">
+      <driver name="qemu" type="raw"/><source file="{folder}/seed.tar"/><target dev="vdb" bus="virtio"/><readonly/>
+    </disk>{images}
     <interface type="bridge">
-      <mac address="{{mac}}"/><source bridge="{{bridge}}"/><model type="virtio"/>
+      <mac address="{mac}"/><source bridge="{bridge}"/><model type="virtio"/>
     </interface>
-    <serial type="pty"><log file="{{console}}" append="on"/></serial>
+    <serial type="pty"><log file="{folder}/console.log" append="on"/></serial>
     <rng model="virtio"><backend model="random">/dev/urandom</backend></rng>
     <controller type="usb" model="none"/>
     <memballoon model="none"/>
   </devices>
-  <qemu:commandline><qemu:env name="{MARKER}" value="{{environment}} {{node}}"/></qemu:commandline>
+  <qemu:commandline><qemu:env name="{marker}" value="{environment} {node}"/></qemu:commandline>
 </domain>
 """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import os
 import re
 import shutil
@@ -41,12 +40,6 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver, image
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.reachable import wait_for_ssh
 
-KERNEL_ARGUMENTS = (
-    "root=/dev/vda rw rootflags=noinit_itable init=/usr/local/sbin/vm-init console=ttyS0 net.ifnames=0 panic=-1 "
-    "quiet systemd.show_status=error"
-)
-# Mitigations cost an emulated kernel much and protect nobody; a slow host must not look like a lock-up.
-EMULATED = "mitigations=off cryptomgr.notests nowatchdog"
 # Seconds until a node answers, with KVM or emulated: an emulated one takes half a minute on an idle host, and many
 # times that on a busy one.
 SSH_LIMIT = {True: 120.0, False: 600.0}
@@ -234,15 +227,13 @@ def write_seed(state: Path, node: NodeSpec) -> Path:
         "resolv.conf": (Path("/etc/resolv.conf").read_bytes(), 0o644),
         **{f"ssh/{entry.name}": (entry.read_bytes(), 0o600) for entry in sorted(keys.iterdir()) if entry.is_file()},
     }
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
+    target = node_folder(state, node.name) / "seed.tar"
+    target.touch(mode=0o600)
+    with tarfile.open(target, mode="w") as tar:
         for name, (content, mode) in contents.items():
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(content), mode
             tar.addfile(member, io.BytesIO(content))
-    target = node_folder(state, node.name) / "seed.tar"
-    target.touch(mode=0o600)
-    target.write_bytes(archive.getvalue())
     return target
 
 
@@ -255,30 +246,13 @@ def seed_variables(node: NodeSpec) -> str:
 
 def _boot(request: Request, node: NodeSpec, bridge: str) -> None:
     """Define a node's machine by its current settings, and start it."""
-    environment, folder, kvm = request.environment, node_folder(request.folder, node.name), request.options["kvm"]
-    seed = write_seed(request.folder, node)
-    disks = [driver.Disk(folder / "root.qcow2", "qcow2"), driver.Disk(seed, "raw", readonly=True)]
-    if (folder / "images.qcow2").exists():
-        disks.append(driver.Disk(folder / "images.qcow2", "qcow2"))
-    spec = driver.MachineSpec(
-        environment=environment,
-        node=node.name,
-        home=request.home,
-        cpus=math.ceil(node.cpus),
-        memory=node.memory,
-        mac=node.mac,
-        bridge=bridge,
-        kernel=folder / image.KERNEL,
-        initrd=folder / image.INITRD,
-        arguments=KERNEL_ARGUMENTS if kvm else f"{KERNEL_ARGUMENTS} {EMULATED}",
-        disks=disks,
-        console=folder / "console.log",
-        kvm=kvm,
-    )
+    environment, folder = request.environment, node_folder(request.folder, node.name)
+    write_seed(request.folder, node)
     description = driver.folder(environment) / "domain.xml"
-    files.write(description, driver.definition(spec))
+    definition = driver.definition(environment, request.home, node, bridge, folder, kvm=request.options["kvm"])
+    files.write(description, definition)
     _virsh(environment, "define", str(description))
-    _virsh(environment, "start", spec.name)
+    _virsh(environment, "start", f"{environment}-{node.name}")
 
 
 # --- virsh ------------------------------------------------------------------------------------------------------------
