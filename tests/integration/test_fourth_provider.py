@@ -1,4 +1,4 @@
-"""A further provider takes one folder, one role and one file of configs; playbooks and commands use it as they are."""
+"""A new provider needs one folder, one role and one file of configs; playbooks and commands work without changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("configs", "inventories", "meta", "playbooks", "plugins", "roles")
 
-# Its machines are files. It has no network of its own, and cannot stop anything.
+# Its machines are files. It has no network and cannot stop machines.
 PROVIDER = """
     from __future__ import annotations
 
@@ -35,11 +35,11 @@ PROVIDER = """
         def create(self, request):
             plan = network_plan.make(request.profile, {"ipv4": "198.18.77.0/24"})
             state.write_network(request.folder, plan)
-            made = [node for node in request.nodes if not self._file(request.environment, node).exists()]
-            for node in made:
+            missing = [node for node in request.nodes if not self._file(request.environment, node).exists()]
+            for node in missing:
                 self._file(request.environment, node).parent.mkdir(parents=True, exist_ok=True)
                 self._file(request.environment, node).write_text(request.home)
-            return ProvisionOutcome(made=made)
+            return ProvisionOutcome(made=missing)
 
         def remove(self, request, names):
             for node in names:
@@ -56,8 +56,8 @@ PROVIDER = """
 
         def machines(self, environment=None):
             return [
-                Machine(f"{one.parent.name}-{one.stem}", one.parent.name, one.stem, one.read_text(), RUNNING, 0)
-                for one in sorted(paths.home().parent.glob(f"machines/{environment or '*'}/*.machine"))
+                Machine(f"{file.parent.name}-{file.stem}", file.parent.name, file.stem, file.read_text(), RUNNING, 0)
+                for file in sorted(paths.home().parent.glob(f"machines/{environment or '*'}/*.machine"))
             ]
 
         def preflight(self, request):
@@ -69,16 +69,16 @@ PROVIDER = """
 
 CONFIG = """
     ---
-    description: Machines of paper.
+    description: Machines that are files.
     machines: made
     image_store: false
     caches: []
-    cannot: {stop: stops no paper}
+    cannot: {stop: does not stop machines}
 """
 
 TASK = """
     ---
-    - name: {entry} | Work on the paper
+    - name: {entry} | Set the state of the machines
       devenv.lab.nodes:
         provider: paper
         environment: "{{{{ devenv_name }}}}"
@@ -90,7 +90,7 @@ STATES = {"create": "present", "status": "status", "stop": "stopped", "destroy":
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the collection with the provider `paper`, in a folder of collections."""
+    """Return a folder of collections with a copy of this one and the provider `paper`."""
     base = tmp_path_factory.mktemp("collections")
     lab = base / "ansible_collections" / "devenv" / "lab"
     for part in PARTS:
@@ -108,7 +108,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(tree: Path, home: Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    """Run a program with this copy of the collection alone."""
+    """Run a program with only this copy of the collection."""
     environment = {
         **os.environ,
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
@@ -138,7 +138,7 @@ def status(tree: Path, home: Path) -> list[str]:
     return [node["container"] for node in json.loads(done.stdout)["nodes"]] if done.stdout else [done.stderr]
 
 
-def test_from_create_to_destroy(tree: Path, tmp_path: Path) -> None:
+def test_the_new_provider_creates_reports_refuses_and_destroys(tree: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     assert play(tree, home, "provision.yml").startswith("0\n")
     assert machines(home) == ["master-0.machine"]
@@ -146,7 +146,7 @@ def test_from_create_to_destroy(tree: Path, tmp_path: Path) -> None:
     assert status(tree, home) == ["running"]
 
     refused = play(tree, home, "stop.yml")
-    assert "the provider paper stops no paper" in refused
+    assert "the provider paper does not stop machines" in refused
     assert "provider_cannot" in refused
 
     assert play(tree, home, "destroy.yml").startswith("0\n")
@@ -154,8 +154,8 @@ def test_from_create_to_destroy(tree: Path, tmp_path: Path) -> None:
     assert not (home / "environments" / "lab").exists()
 
 
-def test_without_its_state_folder(tree: Path, tmp_path: Path) -> None:
-    """Nobody says which provider it was: each looks for its own. In check mode, which touches nothing of others."""
+def test_an_environment_without_state_folder_is_found_by_its_provider(tree: Path, tmp_path: Path) -> None:
+    """Without a known provider, each one searches for its machines. Check mode leaves those of others alone."""
     home = tmp_path / "home"
     paper = home.parent / "machines" / "lab" / "master-0.machine"
     paper.parent.mkdir(parents=True)

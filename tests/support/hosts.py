@@ -1,4 +1,4 @@
-"""Hosts that a test makes for the provider of existing hosts: Debian with systemd and ssh, and nothing of ours."""
+"""Hosts for tests of the provider `existing`: containers with Debian, systemd and ssh, and nothing of devenv."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import
 
 SUBNET = "198.18.{}.0/24"
 OTHER_PORT = 2222
-# Folders that cannot lie on a container's own root: overlay on overlay fails.
+# Folders that cannot be in a container's own root: overlay on overlay fails.
 DATA = ("containerd", "etcd", "kubelet")
-# What a host was, in lines that can be compared: files (not those that change by themselves, as with each login),
+# The state of a host as lines to compare: files (except those that change on their own, for example with each login),
 # settings, firewall.
 SHOW = r"""
 find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/log/journal \
@@ -36,7 +36,7 @@ pgrep -l 'containerd|kubelet|etcd|kube|haproxy' || echo none
 
 @dataclass(frozen=True)
 class Host:
-    """A host and how ssh gets there."""
+    """A host and its ssh connection."""
 
     name: str
     address: str
@@ -48,7 +48,7 @@ class Host:
 
     @property
     def profile(self) -> dict[str, object]:
-        """The host as a profile gives it; the key is left to the agent where that has it."""
+        """The host in a profile, without the key if an agent has it."""
         return {
             "addresses": [self.address],
             "port": self.port,
@@ -59,7 +59,7 @@ class Host:
         }
 
     def sh(self, script: str) -> str:
-        """What a shell on the host says."""
+        """Run a shell script on the host and return its output."""
         done = subprocess.run(
             ["podman", "exec", "--interactive", self.name, "sh"],
             input=script,
@@ -71,12 +71,12 @@ class Host:
         return done.stdout
 
     def shown(self) -> list[str]:
-        """All that a host has to be again in the end."""
+        """Return the host's state, which has to be the same in the end."""
         return self.sh(SHOW).splitlines()
 
 
 def with_sudo(host: Host, user: str, folder: Path) -> Host:
-    """The host reached as ``user``, who becomes root by Debian's sudo without a password."""
+    """Return the host reached as ``user``, who becomes root with Debian's sudo without a password."""
     fetch = (
         "apt-get",
         "-qq",
@@ -88,7 +88,7 @@ def with_sudo(host: Host, user: str, folder: Path) -> Host:
         "-y",
     )
     if subprocess.run([*fetch, "sudo"], capture_output=True, check=False).returncode != 0:
-        # The lists are old, or not there.
+        # The package lists are old or missing.
         _run("apt-get", "-qq", "update")
         _run(*fetch, "sudo")
     (package,) = folder.glob("sudo_*.deb")
@@ -97,9 +97,9 @@ def with_sudo(host: Host, user: str, folder: Path) -> Host:
         set -e
         dpkg -i /root/sudo.deb
         rm /root/sudo.deb
-        # A password that is none, instead of a locked account.
+        # An invalid password instead of a locked account.
         useradd --create-home --shell /bin/bash --password '*' {user}
-        # Else it asks for the host's own name each time, which nobody here can tell, and waits five seconds.
+        # Otherwise sudo looks up the host's own name, which no server here has, and waits five seconds.
         printf 'Defaults !fqdn\n{user} ALL=(ALL) NOPASSWD: ALL\n' > /etc/sudoers.d/{user}
         chmod 440 /etc/sudoers.d/{user}
     """)
@@ -107,7 +107,7 @@ def with_sudo(host: Host, user: str, folder: Path) -> Host:
 
 
 def with_other_port(host: Host) -> Host:
-    """Let the host's ssh server listen on another port too, and reach it there."""
+    """Let the host's ssh server also listen on another port, and return the host reached there."""
     host.sh(f"""
         set -e
         printf 'Port 22\nPort {OTHER_PORT}\n' > /etc/ssh/sshd_config.d/ports.conf
@@ -118,7 +118,7 @@ def with_other_port(host: Host) -> Host:
 
 @contextlib.contextmanager
 def agent(key_file: Path, folder: Path) -> Iterator[None]:
-    """Have an ssh agent with one key, which programs that are started meanwhile find."""
+    """Run an ssh agent with one key for the programs that start meanwhile."""
     socket = folder / "agent"
     with subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL) as process:
         try:
@@ -135,7 +135,7 @@ def agent(key_file: Path, folder: Path) -> Iterator[None]:
 
 
 def root_image() -> str:
-    """The Debian root of the node image, without programs of ours: the newest there is."""
+    """Return the newest Debian root of the node image; it has no binaries of the bundle."""
     listed = subprocess.run(
         ["podman", "images", "--filter", f"reference={node_image.ROOT_REPOSITORY}", "--format=json"],
         capture_output=True,
@@ -143,32 +143,32 @@ def root_image() -> str:
         check=True,
     )
     images = sorted(json.loads(listed.stdout), key=lambda image: int(image["Created"]), reverse=True)
-    assert images, "no environment was made on this machine yet"
+    assert images, "no environment was created on this machine yet"
     return str(images[0]["Names"][0])
 
 
 @contextlib.contextmanager
 def hosts(prefix: str, count: int, folder: Path, third: int) -> Iterator[list[Host]]:
-    """``count`` hosts that answer ssh, on a network ``198.18.<third>.0/24`` of their own; all gone afterwards."""
+    """Create ``count`` hosts that answer ssh, on their own network ``198.18.<third>.0/24``; remove them afterwards."""
     subnet = SUBNET.format(third)
-    made: list[str] = []
+    names: list[str] = []
     _run("podman", "network", "create", "--subnet", subnet, "--label", "devenv-test=hosts", prefix)
     try:
-        found = []
+        created = []
         key = folder / "id_ed25519"
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
         for number in range(count):
             host = Host(f"{prefix}-{number}", subnet.replace(".0/24", f".{20 + number}"), key, folder / "known_hosts")
-            made.append(host.name)
+            names.append(host.name)
             _make(host, prefix, folder / host.name)
-            found.append(host)
-        for host in found:
+            created.append(host)
+        for host in created:
             _wait(host)
-        yield found
+        yield created
     finally:
-        if made:
+        if names:
             subprocess.run(
-                ["podman", "rm", "--force", "--ignore", "--time", "5", *made], capture_output=True, check=True
+                ["podman", "rm", "--force", "--ignore", "--time", "5", *names], capture_output=True, check=True
             )
         _run("podman", "network", "rm", "--force", prefix)
 

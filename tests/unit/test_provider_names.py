@@ -1,4 +1,4 @@
-"""Providers are data and objects: their names stand in their own files alone, so that a new one touches no others."""
+"""Names of providers are only in their own files, so that a new provider changes no other file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import provider_traits
 
 ROOT = Path(__file__).resolve().parents[2]
-# Planned ones count, too: they must not come in by name.
+# Planned providers count as well.
 NAMES = {*provider_traits.names(), "baremetal"}
-# "existing" is a word of English: as an identifier it means no provider.
+# "existing" is an English word: as an identifier it does not mean the provider.
 IDENTIFIERS = NAMES - {"existing"}
-OWN = re.compile(
+PROVIDER_FILES = re.compile(
     r"plugins/plugin_utils/providers/|plugins/module_utils/(?:NAMES)/|plugins/(action|modules)/(?:NAMES)_\w+\.py|configs/"
     r"|roles/(provider_(?:NAMES)|node_image)/".replace("NAMES", "|".join(sorted(NAMES)))
 )
@@ -24,22 +24,22 @@ PYTHON = sorted(path for top in ("plugins", "wrapper/src") for path in (ROOT / t
 TASKS = sorted(path for top in ("playbooks", "roles", "inventories/profile") for path in (ROOT / top).rglob("*.yml"))
 
 
-def own(path: Path) -> bool:
-    return OWN.match(path.relative_to(ROOT).as_posix()) is not None
+def is_of_a_provider(path: Path) -> bool:
+    return PROVIDER_FILES.match(path.relative_to(ROOT).as_posix()) is not None
 
 
-def shown(path: Path) -> str:
+def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
 def names_one(text: str) -> bool:
-    """Whether a name, a path or an argument has a provider's name in it. Prose (text with a blank) may."""
+    """Return whether a name, a path or an argument contains a provider's name. Prose (text with a space) may."""
     parts = [] if re.search(r"\s", text.strip()) else re.split(r"[^a-z0-9_]+", text.lower())
     return any(part in NAMES or IDENTIFIERS & set(part.split("_")) for part in parts)
 
 
 def literals(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Every text and identifier of a module that names a provider, with its line."""
+    """Yield every string and identifier of a module that names a provider, with its line."""
     documentation = {
         id(node.body[0].value)
         for node in ast.walk(tree)
@@ -64,7 +64,7 @@ def literals(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def texts(value: object) -> Iterator[str]:
-    """Every key and value of a YAML document that is a text."""
+    """Yield every key and value of a YAML document that is a string."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -76,14 +76,14 @@ def texts(value: object) -> Iterator[str]:
             yield from texts(item)
 
 
-def test_there_is_something_to_look_at() -> None:
+def test_the_checked_files_exist() -> None:
     assert len(NAMES) > 3
     assert len(PYTHON) > 200
-    assert len([path for path in TASKS if not own(path)]) > 50
+    assert len([path for path in TASKS if not is_of_a_provider(path)]) > 50
 
 
 @pytest.mark.parametrize(
-    ("code", "seen"),
+    ("code", "names"),
     [
         ('if provider == "podman": pass', ["podman"]),
         ('run(["podman", "ps"])', ["podman"]),
@@ -99,26 +99,26 @@ def test_there_is_something_to_look_at() -> None:
         ('raise E("neither is podman")', []),
     ],
 )
-def test_names_are_found(code: str, seen: list[str]) -> None:
-    assert [name for _line, name in literals(ast.parse(code))] == seen
+def test_names_are_recognized(code: str, names: list[str]) -> None:
+    assert [name for _line, name in literals(ast.parse(code))] == names
 
 
 def test_no_code_names_a_provider() -> None:
-    found = [
-        f"{shown(path)}:{line}: {name}"
+    named = [
+        f"{relative(path)}:{line}: {name}"
         for path in PYTHON
-        if not own(path)
+        if not is_of_a_provider(path)
         for line, name in literals(ast.parse(path.read_text()))
     ]
-    assert found == []
+    assert named == []
 
 
 def test_no_task_names_a_provider() -> None:
-    found = [
-        f"{shown(path)}: {text}"
+    named = [
+        f"{relative(path)}: {text}"
         for path in TASKS
-        if not own(path)
+        if not is_of_a_provider(path)
         for text in texts(yaml.safe_load(path.read_text()))
         if set(re.split(r"[^a-z0-9]+", text)) & IDENTIFIERS or "provider_existing" in text
     ]
-    assert found == []
+    assert named == []
