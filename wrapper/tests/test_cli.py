@@ -745,7 +745,7 @@ def test_warnings_and_what_an_engine_cannot_make(devenv: Devenv, runs: Runs) -> 
 def test_existing_hosts_are_there_without_containers(devenv: Devenv, made: Made) -> None:
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
-    from ansible_collections.devenv.lab.plugins.plugin_utils.providers.existing import hosts as existing
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers.existing import provider as existing
 
     host = {"provider": "existing", "nodes.master-0.host": {"addresses": ["192.0.2.10"]}}
     folder = made("lab", "sno")
