@@ -26,7 +26,6 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
     Request,
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli, image
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.cli import podman
 
 NODE_IMAGE = "node-image"
 # On a tmpfs: the recorded values do not outlive a reboot either.
@@ -59,10 +58,10 @@ class Provider(machines.MachineProvider):
                 outcome.started.append(node.name)
                 return
             if container:
-                podman("rm", "--force", "--time", "0", container)
+                cli.podman("rm", "--force", "--time", "0", container)
                 make_data(node)
                 outcome.notes.append(f"{node.name} could not start and was recreated")
-            podman(*run_arguments(request, node), timeout=180)
+            cli.podman(*run_arguments(request, node), timeout=180)
             outcome.made.append(node.name)
 
         absent = [node for node in nodes if node.name not in existing]
@@ -74,14 +73,14 @@ class Provider(machines.MachineProvider):
 
     def shut_down(self, environment: str, running: Sequence[Machine], grace: int) -> list[str]:
         with ThreadPoolExecutor(max_workers=len(running)) as pool:
-            list(pool.map(lambda c: podman("stop", "--time", str(grace), c.name, timeout=grace + 60), running))
+            list(pool.map(lambda c: cli.podman("stop", "--time", str(grace), c.name, timeout=grace + 60), running))
         return []
 
     def discard(self, environment: str, machines: Sequence[Machine]) -> None:
-        podman("rm", "--force", "--time", "0", *(container.name for container in machines))
+        cli.podman("rm", "--force", "--time", "0", *(container.name for container in machines))
 
     def power(self, environment: str, node: str, *, on: bool) -> None:
-        podman("start" if on else "kill", container_name(environment, node))
+        cli.podman("start" if on else "kill", container_name(environment, node))
 
     def machines(self, environment: str | None = None) -> list[Machine]:
         return list(cli.containers(environment))
@@ -94,7 +93,7 @@ class Provider(machines.MachineProvider):
 
     def release_network(self, environment: str, networks: Sequence[Network]) -> list[str]:
         for claimed in networks:
-            podman("network", "rm", "--force", claimed.name)
+            cli.podman("network", "rm", "--force", claimed.name)
         restored = [] if cli.containers() else probes.restore_sysctls(SYSCTL_RECORD)
         return [f"restored on the host: {', '.join(restored)}"] if restored else []
 
@@ -124,11 +123,11 @@ class Provider(machines.MachineProvider):
     def save_image(self, image: str, archive: Path, timeout: float) -> bool:
         if not cli.image_exists(image):
             return False
-        podman("save", "--format", "docker-archive", "-o", str(archive), image, timeout=timeout)
+        cli.podman("save", "--format", "docker-archive", "-o", str(archive), image, timeout=timeout)
         return True
 
     def cached_files(self) -> list[CachedFile]:
-        rows: list[dict[str, Any]] = json.loads(podman("images", "--format", "json") or "[]") or []
+        rows: list[dict[str, Any]] = json.loads(cli.podman("images", "--format", "json") or "[]") or []
         users = {container.image: container.name for container in cli.containers()}
         return [
             CachedFile(NODE_IMAGE, name, int(row.get("Size") or 0), users.get(name) or users.get(str(row["Id"])) or "")
@@ -138,7 +137,7 @@ class Provider(machines.MachineProvider):
         ]
 
     def remove_cached(self, item: CachedFile) -> None:
-        podman("image", "rm", item.what)
+        cli.podman("image", "rm", item.what)
 
 
 def container_name(environment: str, node: str) -> str:
