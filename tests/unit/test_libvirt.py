@@ -25,7 +25,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Net
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import machines, preflight, registry
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Request
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import ProvisionOutcome, Request
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver as libvirt
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import image as libvirt_image
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import provider as libvirt_provider
@@ -357,3 +357,35 @@ def test_a_machine_that_ends_just_before_it_is_switched_off_is_not_a_failure(
     outcome = Provider().stop(Request("lab", profile()), grace=0)
     assert (outcome.stopped, outcome.notes) == (["worker-0"], notes)
     assert commands == ["shutdown", *["destroy"] * (2 if notes else 1)]
+
+
+def test_nodes_get_disks_and_a_definition_before_they_start(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEVENV_HOME", str(tmp_path / "home"))
+    libvirt.write_network(network())
+    image = tmp_path / "image"
+    image.mkdir()
+    for name in (libvirt_image.KERNEL, libvirt_image.INITRD, libvirt_image.ROOT):
+        (image / name).touch()
+    commands: list[str] = []
+
+    def virsh(environment: str, *words: str, check: bool = True, timeout: float = 0) -> Result:
+        commands.append(words[0] if words[0] != "start" else " ".join(words))
+        return Result(0, "", "")
+
+    monkeypatch.setattr(libvirt, "virsh", virsh)
+    monkeypatch.setattr(libvirt_provider.program, "run", lambda argv, **_: Path(argv[-1]).touch())
+    request = Request("lab", profile(), options={"image": str(image), "images_disk": "", "kvm": False})
+    (request.folder / "ssh" / "hosts" / "worker-0").mkdir(parents=True)
+    plan: Any = {"bridge": "dv-12345678"}
+    first, second, third = ProvisionOutcome(), ProvisionOutcome(), ProvisionOutcome()
+    Provider().bring_up(request, plan, [NODE], third, create=False)
+    assert (third.started, commands) == ([], ["list"])
+    Provider().bring_up(request, plan, [NODE], first, create=True)
+    Provider().bring_up(request, plan, [NODE], second, create=True)
+    assert (first.made, first.started, second.made, second.started) == (["worker-0"], [], [], ["worker-0"])
+    assert commands[1:] == ["list", "define", "start lab-worker-0"] * 2
+    files = {entry.name for entry in libvirt_provider.node_folder(request.folder, "worker-0").iterdir()}
+    assert files == {"vmlinuz", "initrd", "root.raw", "root.qcow2", "seed.tar"}
+    assert "lab-worker-0" in (root / "lab" / "domain.xml").read_text()

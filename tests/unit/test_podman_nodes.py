@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed, Result
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers import machines
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Request
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import image_store, machines
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import ProvisionOutcome, Request
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import provider as podman_provider
 
@@ -101,3 +106,52 @@ def test_a_node_gets_its_addresses_or_requests_them(
     arguments = podman_provider.run_arguments(request_aio, node)
     assert set(present) <= set(arguments)
     assert absent not in " ".join(arguments)
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Simulate podman, on which only containers that are not named *broken* start; return its commands."""
+    calls: list[str] = []
+
+    def run(argv: Sequence[str], *, check: bool = True, timeout: float = 0) -> Result:
+        calls.append(" ".join(argv[1:3] if argv[1] == "run" else argv[1:]))
+        code = int(argv[1] == "start" and "broken" in argv[2])
+        if check and code:
+            raise ProgramFailed(argv, code, "no such file")
+        return Result(code, "", "")
+
+    monkeypatch.setenv("DEVENV_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(podman_provider.program, "run", run)
+    monkeypatch.setattr(podman_provider, "_host_settings_kept", contextlib.nullcontext)
+    monkeypatch.setattr(image_store, "copy", lambda store, target: str(store) == "/store")
+    rows = [podman.Container(f"lab-{node}", "lab", node, "", "exited", 0) for node in ("stopped", "broken")]
+    monkeypatch.setattr(podman, "containers", lambda environment=None: rows)
+    return calls
+
+
+def bring_up(*nodes: str, create: bool) -> ProvisionOutcome:
+    options = {"image": "image:1", "store": "/store", "stores": {"new": "/far/store"}}
+    request, outcome = Request("lab", resolve("aio"), options=options), ProvisionOutcome()
+    specs = [dataclasses.replace(NODE, name=name) for name in nodes]
+    podman_provider.Provider().bring_up(request, network_plan.EMPTY, specs, outcome, create=create)
+    return outcome
+
+
+def test_create_starts_stopped_nodes_and_recreates_those_that_cannot_start(commands: list[str]) -> None:
+    outcome = bring_up("stopped", "broken", "new", create=True)
+    assert (outcome.started, sorted(outcome.made)) == (["stopped"], ["broken", "new"])
+    assert sorted(outcome.notes) == [
+        "broken could not start and was recreated",
+        "new: the image store was copied from another filesystem",
+    ]
+    assert sorted(commands) == [
+        "rm --force --time 0 lab-broken", "run --detach", "run --detach", "start lab-broken", "start lab-stopped",
+    ]  # fmt: skip
+
+
+def test_start_recreates_nothing(commands: list[str]) -> None:
+    outcome = bring_up("stopped", "new", create=False)
+    assert (outcome.started, outcome.made, commands) == (["stopped"], [], ["start lab-stopped"])
+    with pytest.raises(ProgramFailed):
+        bring_up("broken", create=False)
+    assert commands[1:] == ["start lab-broken"]
