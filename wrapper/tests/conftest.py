@@ -1,4 +1,4 @@
-"""What the tests of the package share: a home of their own, and small playbooks that really run."""
+"""Fixtures of the package's tests: a private DEVENV_HOME, and small playbooks for real runs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.runs import Request, Runs
 
 from devenv import cli
 from devenv.runs import runner
-from devenv.runs.outcome import RunOutcome
 
 Devenv = Callable[..., tuple[int, str, str]]
 
@@ -28,7 +28,7 @@ all:
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test sees the environments of the person who runs it."""
+    """Hide the environments of the user who runs the tests."""
     home = tmp_path / "home"
     monkeypatch.setenv("DEVENV_HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -47,7 +47,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def devenv(capsys: pytest.CaptureFixture[str]) -> Devenv:
-    """Run the command in this process: (exit code, stdout, stderr)."""
+    """Run the command in this process; return (exit code, stdout, stderr)."""
 
     def call(*argv: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -60,16 +60,17 @@ def devenv(capsys: pytest.CaptureFixture[str]) -> Devenv:
 
 
 @pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> list[runner.Request]:
-    """What the runner was asked for; nothing runs, and every run ends well."""
-    found: list[runner.Request] = []
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """The replacement of the runner: nothing runs."""
+    recorder = Runs()
+    monkeypatch.setattr(runner, "run", recorder)
+    return recorder
 
-    def run(request: runner.Request, watcher: object = None, env: object = None) -> RunOutcome:
-        found.append(request)
-        return RunOutcome("run1", changed=3, seconds=1.5)
 
-    monkeypatch.setattr(runner, "run", run)
-    return found
+@pytest.fixture
+def requests(runs: Runs) -> list[Request]:
+    """The requests to the replaced runner."""
+    return runs.requests
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def playbook(tmp_path: Path) -> Callable[[str], str]:
 
 @pytest.fixture
 def made(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Make the state folder of an environment as a run leaves it, with no nodes on this machine."""
+    """Create the state directory of an environment as a run does, without nodes on this machine."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan, state
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve

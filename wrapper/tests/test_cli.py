@@ -1,4 +1,4 @@
-"""The command: arguments, output, exit codes. Runs are replaced here; test_runner has real ones."""
+"""The command: arguments, output, exit codes. Runs are replaced here; test_runner.py has real ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import archive
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import provider
+from support.runs import Runs
 
 from devenv import errors
 from devenv.cli import app as commands
@@ -34,41 +37,22 @@ Devenv = Callable[..., tuple[int, str, str]]
 Made = Callable[..., Path]
 
 
-class Runs:
-    """Stands in for the runner: keeps the requests, gives the outcomes that a test has put there."""
-
-    def __init__(self) -> None:
-        self.requests: list[runner.Request] = []
-        self.outcomes: list[RunOutcome] = []
-
-    def __call__(self, request: runner.Request, watcher: Any = None, env: Any = None) -> RunOutcome:
-        self.requests.append(request)
-        return self.outcomes.pop(0) if self.outcomes else RunOutcome("run1", changed=3, seconds=1.5)
-
-
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
-    found = Runs()
-    monkeypatch.setattr(runner, "run", found)
-    return found
-
-
 def failed(**failure: Any) -> RunOutcome:
     row = {
         "stage": "provision",
         "reason": "podman_failed",
         "exit": 3,
-        "message": "no room",
-        "advice": "make some",
+        "message": "disk full",
+        "advice": "free some space",
         "host": "master-0",
     }
-    return RunOutcome("run1", code=2, failure={**row, "task": "create | Make", "file": "/x.yml:3", **failure})
+    return RunOutcome("run1", code=2, failure={**row, "task": "create | Create", "file": "/x.yml:3", **failure})
 
 
 # --- up --------------------------------------------------------------------------------------------------------------
 
 
-def test_up_asks_for_the_profile_and_ends_with_how_to_go_on(devenv: Devenv, runs: Runs) -> None:
+def test_up_runs_the_profile_and_prints_the_next_steps(devenv: Devenv, runs: Runs) -> None:
     code, out, err = devenv("up", "--profile", "aio")
     assert code == 0
     assert out == "changed=3\n"
@@ -76,10 +60,10 @@ def test_up_asks_for_the_profile_and_ends_with_how_to_go_on(devenv: Devenv, runs
     request = runs.requests[0]
     assert request.playbook == "cluster"
     assert dict(request.variables) == {"devenv_name": "aio", "profile": "aio", "devenv_full": True}
-    assert request.environment["DEVENV_COMMAND"].startswith("devenv")
+    assert request.options.command.startswith("devenv")
 
 
-def test_up_passes_on_what_ansible_knows(devenv: Devenv, runs: Runs, tmp_path: Path) -> None:
+def test_up_passes_options_to_ansible(devenv: Devenv, runs: Runs, tmp_path: Path) -> None:
     given = tmp_path / "given.yml"
     given.write_text("a: 1\n")
     words = [
@@ -116,7 +100,7 @@ def test_up_passes_on_what_ansible_knows(devenv: Devenv, runs: Runs, tmp_path: P
     code, _, err = devenv(*words)
     assert code == 0, err
     request = runs.requests[0]
-    assert request.arguments == [
+    assert request.options.ansible_arguments() == [
         "--check",
         "--diff",
         "--tags",
@@ -128,8 +112,8 @@ def test_up_passes_on_what_ansible_knows(devenv: Devenv, runs: Runs, tmp_path: P
         "--start-at-task",
         "x y",
     ]
-    assert request.extra == [{"x": "1"}, given]
-    assert (request.verbosity, request.timeout) == (2, 90.0)
+    assert request.options.extra == [{"x": "1"}, given]
+    assert (request.options.verbosity, request.options.timeout) == (2, 90.0)
     assert dict(request.variables) == {
         "devenv_name": "lab",
         "profile": "aio",
@@ -140,7 +124,7 @@ def test_up_passes_on_what_ansible_knows(devenv: Devenv, runs: Runs, tmp_path: P
     }
 
 
-def test_up_of_a_file(devenv: Devenv, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_accepts_a_profile_file(devenv: Devenv, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("My Lab.yml").write_text("extends: aio\n")
     assert devenv("up", "--profile", "./My Lab.yml")[0] == 0
@@ -148,13 +132,13 @@ def test_up_of_a_file(devenv: Devenv, runs: Runs, tmp_path: Path, monkeypatch: p
     assert dict(runs.requests[0].variables) == {"devenv_name": "my-lab", "profile": profile, "devenv_full": True}
 
 
-def test_up_without_a_profile_keeps_the_environments_own(devenv: Devenv, runs: Runs, made: Made) -> None:
+def test_up_without_a_profile_keeps_the_stored_one(devenv: Devenv, runs: Runs, made: Made) -> None:
     made("lab")
     assert devenv("up")[0] == 0
     assert dict(runs.requests[0].variables) == {"devenv_name": "lab", "devenv_full": True}
 
 
-def test_up_as_json_is_one_object_a_line(devenv: Devenv, runs: Runs) -> None:
+def test_up_as_json_prints_one_object_per_line(devenv: Devenv, runs: Runs) -> None:
     code, out, err = devenv("up", "-p", "aio", "--json")
     assert code == 0
     assert err == ""
@@ -162,7 +146,7 @@ def test_up_as_json_is_one_object_a_line(devenv: Devenv, runs: Runs) -> None:
     assert documents[-1] == {"type": "end", "exit": 0, "changed": 3, "seconds": documents[-1]["seconds"]}
 
 
-def test_a_failure_is_told_in_three_lines(devenv: Devenv, runs: Runs, own_home: Path) -> None:
+def test_a_failure_is_reported_in_three_lines(devenv: Devenv, runs: Runs, own_home: Path) -> None:
     folder = own_home / "environments" / "aio" / "runs" / "20260101T000000Z-run1"
     folder.mkdir(parents=True)
     runs.outcomes.append(failed())
@@ -170,44 +154,46 @@ def test_a_failure_is_told_in_three_lines(devenv: Devenv, runs: Runs, own_home: 
     assert code == 3
     assert out == ""
     assert err.splitlines() == [
-        "error: no room (master-0, create | Make, /x.yml:3) [podman_failed]",
-        "next: make some",
+        "error: disk full (master-0, create | Create, /x.yml:3) [podman_failed]",
+        "next: free some space",
         f"log: {folder / 'log.txt'}",
     ]
 
 
-def test_the_recorded_failure_goes_before_the_events(devenv: Devenv, runs: Runs, own_home: Path) -> None:
+def test_the_recorded_failure_takes_precedence_over_events(devenv: Devenv, runs: Runs, own_home: Path) -> None:
     folder = own_home / "environments" / "aio" / "runs" / "20260101T000000Z-run1"
     folder.mkdir(parents=True)
     (folder / "failure.json").write_text(
-        json.dumps({"stage": "validate", "reason": "validate_failed", "exit": 8, "message": "dns", "advice": "look"})
+        json.dumps(
+            {"stage": "validate", "reason": "validate_failed", "exit": 8, "message": "dns", "advice": "check it"}
+        )
     )
     runs.outcomes.append(failed())
     code, _, err = devenv("up", "-p", "aio")
     assert code == 8
-    assert err.startswith("error: dns [validate_failed]\nnext: look\n")
+    assert err.startswith("error: dns [validate_failed]\nnext: check it\n")
 
 
-def test_a_failure_as_json(devenv: Devenv, runs: Runs) -> None:
+def test_a_failure_as_json_has_every_detail(devenv: Devenv, runs: Runs) -> None:
     runs.outcomes.append(failed())
     code, out, _ = devenv("up", "-p", "aio", "--json")
     documents = [json.loads(line) for line in out.splitlines()]
     assert code == 3
     assert documents[-2] == {
-        "type": "error", "exit": 3, "reason": "podman_failed", "stage": "provision", "message": "no room",
-        "where": "master-0, create | Make, /x.yml:3", "advice": "make some", "log": documents[-2]["log"],
+        "type": "error", "exit": 3, "reason": "podman_failed", "stage": "provision", "message": "disk full",
+        "where": "master-0, create | Create, /x.yml:3", "advice": "free some space", "log": documents[-2]["log"],
         "gathered": None,
     }  # fmt: skip
     assert (documents[-1]["type"], documents[-1]["exit"]) == ("end", 3)
 
 
 @pytest.mark.parametrize("code", [3, 4, 5, 6, 7, 8, 9, 12, 13])
-def test_the_exit_code_is_the_stages(devenv: Devenv, runs: Runs, code: int) -> None:
+def test_the_exit_code_is_that_of_the_failed_stage(devenv: Devenv, runs: Runs, code: int) -> None:
     runs.outcomes.append(failed(exit=code))
     assert devenv("up", "-p", "aio")[0] == code
 
 
-def test_an_interrupted_run(devenv: Devenv, runs: Runs) -> None:
+def test_an_interrupted_run_exits_with_128_plus_the_signal(devenv: Devenv, runs: Runs) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         runs.outcomes.append(RunOutcome("run1", code=99, signal=int(number)))
         code, _, err = devenv("up", "-p", "aio")
@@ -215,15 +201,15 @@ def test_an_interrupted_run(devenv: Devenv, runs: Runs) -> None:
         assert err.startswith("interrupted: ")
 
 
-def test_time_over_has_the_stages_code(devenv: Devenv, runs: Runs) -> None:
+def test_a_timeout_exits_with_the_code_of_the_stage(devenv: Devenv, runs: Runs) -> None:
     runs.outcomes.append(RunOutcome("run1", code=99, timed_out=True, stage="kubernetes", task="Join"))
     code, _, err = devenv("up", "-p", "aio", "--timeout", "10s")
     assert code == 5
-    assert err.startswith("error: not done within 10 s, ended at: Join")
+    assert err.startswith("error: not done within 10 s, stopped at: Join")
 
 
 @pytest.mark.parametrize(("present", "playbooks"), [(False, ["cluster", "destroy"]), (True, ["cluster"])])
-def test_on_failure_destroy_takes_only_a_new_environment(
+def test_on_failure_destroy_removes_only_a_new_environment(
     devenv: Devenv,
     runs: Runs,
     made: Made,
@@ -236,10 +222,10 @@ def test_on_failure_destroy_takes_only_a_new_environment(
         made("aio")
     original = runner.run
 
-    def run(request: runner.Request, *rest: Any) -> RunOutcome:
-        if request.playbook == "cluster" and not present:
+    def run(playbook: str, *arguments: Any) -> RunOutcome:
+        if playbook == "cluster" and not present:
             (made("aio") / "runs" / "20260101T000000Z-run1").mkdir(parents=True)
-        return original(request, *rest)
+        return original(playbook, *arguments)
 
     monkeypatch.setattr(runner, "run", run)
     runs.outcomes += [failed(), RunOutcome("run2")]
@@ -250,31 +236,28 @@ def test_on_failure_destroy_takes_only_a_new_environment(
     assert [request.playbook for request in runs.requests] == playbooks
 
 
-def gathered(folder: Path) -> Callable[[runner.Request], None]:
-    """What the playbook gather leaves: an archive with an index."""
-
-    def write(request: runner.Request) -> None:
-        path = Path(str(request.variables["devenv_output"]))
-        rows = [{"name": "host", "files": 1, "bytes": 2, "seconds": 0.1, "trouble": ""},
-                {"name": "nodes/worker-0", "files": 0, "bytes": 0, "seconds": 5.0, "trouble": "no route"}]  # fmt: skip
-        text = json.dumps({"parts": rows}).encode()
-        with tarfile.open(path, "w:gz") as tar:
-            info = tarfile.TarInfo("top/index.json")
-            info.size = len(text)
-            tar.addfile(info, io.BytesIO(text))
-
-    return write
+def write_archive(path: Path) -> None:
+    """Write what the playbook gather writes: an archive with an index."""
+    rows = [
+        {"name": "host", "files": 1, "bytes": 2, "seconds": 0.1, "trouble": ""},
+        {"name": "nodes/worker-0", "files": 0, "bytes": 0, "seconds": 5.0, "trouble": "no route"},
+    ]
+    text = json.dumps({"parts": rows}).encode()
+    with tarfile.open(path, "w:gz") as tar:
+        info = tarfile.TarInfo("top/index.json")
+        info.size = len(text)
+        tar.addfile(info, io.BytesIO(text))
 
 
 @pytest.fixture
 def run_dir(made: Made) -> Path:
-    """The folder of the run ``run1`` of the environment aio."""
-    place = made("aio") / "runs" / "20260101T000000Z-run1"
-    place.mkdir(parents=True)
-    return place
+    """The directory of the run ``run1`` of the environment aio."""
+    folder = made("aio") / "runs" / "20260101T000000Z-run1"
+    folder.mkdir(parents=True)
+    return folder
 
 
-def test_what_a_failed_up_gathered_is_told(devenv: Devenv, runs: Runs, run_dir: Path) -> None:
+def test_a_failed_up_names_the_gathered_archive(devenv: Devenv, runs: Runs, run_dir: Path) -> None:
     row = {"stage": "kubernetes", "reason": "kubernetes_failed", "exit": 5, "message": "no"}
     (run_dir / "failure.json").write_text(json.dumps({**row, "gathered": str(run_dir / "gather.tar.gz")}))
     runs.outcomes += [failed(exit=5), failed(exit=5)]
@@ -287,25 +270,27 @@ def test_what_a_failed_up_gathered_is_told(devenv: Devenv, runs: Runs, run_dir: 
 
 
 @pytest.mark.parametrize("ended", [failed(exit=4), RunOutcome("run1", code=99, signal=2)])
-def test_gathering_that_fails_hides_nothing(devenv: Devenv, runs: Runs, run_dir: Path, ended: RunOutcome) -> None:
-    row = {"stage": "prepare", "reason": "prepare_failed", "exit": 4, "message": "no room", "gather_trouble": "no"}
+def test_failed_gathering_does_not_hide_the_failure(
+    devenv: Devenv, runs: Runs, run_dir: Path, ended: RunOutcome
+) -> None:
+    row = {"stage": "prepare", "reason": "prepare_failed", "exit": 4, "message": "disk full", "gather_trouble": "no"}
     (run_dir / "failure.json").write_text(json.dumps(row))
     runs.outcomes.append(ended)
     code, _, err = devenv("up", "-p", "aio")
     assert code == 4
-    assert err.startswith("error: no room")
+    assert err.startswith("error: disk full")
     assert "not gathered: no" in err.splitlines()
 
 
-@pytest.mark.parametrize(("words", "told"), [([], True), (["--no-gather"], False)])
-def test_a_run_whose_time_is_over_is_gathered(
+@pytest.mark.parametrize(("words", "gathered"), [([], True), (["--no-gather"], False)])
+def test_a_run_that_times_out_gathers(
     devenv: Devenv,
     runs: Runs,
     run_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     words: list[str],
-    told: bool,
+    gathered: bool,
 ) -> None:
     copies = tmp_path / "artifacts" / "aio-20260101T000000Z-run1"
     copies.mkdir(parents=True)
@@ -318,20 +303,20 @@ def test_a_run_whose_time_is_over_is_gathered(
     runs.outcomes.append(RunOutcome("run1", code=99, timed_out=True, stage="kubernetes", task="Join"))
     code, _, err = devenv("up", "-p", "aio", "--timeout", "10s", "--artifacts", str(copies.parent), *words)
     assert code == 5
-    assert (f"gathered: {run_dir / 'gather.tar.gz'}" in err.splitlines()) is told
-    assert (copies / "gather.tar.gz").exists() is told
+    assert (f"gathered: {run_dir / 'gather.tar.gz'}" in err.splitlines()) is gathered
+    assert (copies / "gather.tar.gz").exists() is gathered
     assert [request.playbook for request in runs.requests] == ["cluster"]
 
 
-def test_gather_tells_where_and_what_is_missing(
+def test_gather_prints_the_archive_and_what_is_missing(
     devenv: Devenv, runs: Runs, made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     made("aio")
-    original, write = runner.run, gathered(tmp_path)
+    original = runner.run
 
-    def run(request: runner.Request, *rest: Any) -> RunOutcome:
-        write(request)
-        return original(request, *rest)
+    def run(playbook: str, variables: Mapping[str, Any], *arguments: Any) -> RunOutcome:
+        write_archive(Path(str(variables["devenv_output"])))
+        return original(playbook, variables, *arguments)
 
     monkeypatch.setattr(runner, "run", run)
     runs.outcomes += [RunOutcome("run1"), RunOutcome("run2")]
@@ -347,14 +332,14 @@ def test_gather_tells_where_and_what_is_missing(
 
 
 @pytest.mark.parametrize("ok", [True, False])
-def test_validate_prints_a_line_a_check(devenv: Devenv, runs: Runs, made: Made, ok: bool) -> None:
-    place = made("aio") / "runs" / "20260101T000000Z-run1"
-    place.mkdir(parents=True)
+def test_validate_prints_one_line_per_check(devenv: Devenv, runs: Runs, made: Made, ok: bool) -> None:
+    run_dir = made("aio") / "runs" / "20260101T000000Z-run1"
+    run_dir.mkdir(parents=True)
     rows = [
         {"cluster": "main", "name": "api", "ok": True, "seconds": 0.25, "seen": "fine", "warnings": ["soon"]},
         {"cluster": "main", "name": "labels", "ok": ok, "seconds": 3, "seen": "a\nb", "warnings": []},
     ]
-    (place / "checks.json").write_text(json.dumps(rows))
+    (run_dir / "checks.json").write_text(json.dumps(rows))
     outcomes = [RunOutcome("run1")] if ok else [failed(exit=8)]
     runs.outcomes += outcomes * 2
     code, out, _ = devenv("validate", "-n", "aio", "--junit", "j.xml")
@@ -371,41 +356,41 @@ def test_validate_prints_a_line_a_check(devenv: Devenv, runs: Runs, made: Made, 
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["up"], 2, "no profile was given"),
         (["up", "-p", "aoi"], 2, "nearest name is aio"),
-        (["up", "-p", "aio", "-n", "Bad_Name"], 2, "no name for an environment"),
+        (["up", "-p", "aio", "-n", "Bad_Name"], 2, "is not a valid name for an environment"),
         (["up", "-p", "aio", "--set", "nodes"], 2, "not path=value"),
         (["up", "-p", "aio", "--set", "nodes.master-0.memory=lots"], 2, "nodes.master-0.memory"),
         (["up", "-p", "aio", "--set", "colour=red"], 2, "unknown key"),
         (["up", "-p", "aio", "-e", "word"], 2, "neither key=value"),
-        (["up", "-p", "aio", "-e", "profile=sno"], 2, "profile is not given by -e"),
-        (["up", "-p", "aio", "--timeout", "10"], 2, "is no time"),
+        (["up", "-p", "aio", "-e", "profile=sno"], 2, "-e does not accept profile"),
+        (["up", "-p", "aio", "--timeout", "10"], 2, "is not a valid time"),
         (["up", "-p", "aio", "--on-failure", "maybe"], 2, "neither keep nor destroy"),
         (["up", "-p", "aio", "stray"], 2, "stray"),
         (["up", "-p", "./missing.yml"], 2, "no such file"),
         (["up", "--no-such-option"], 2, "No such option"),
         (["upp"], 2, "Did you mean 'up'"),
-        (["status"], 11, "there is no environment"),
-        (["status", "-n", "lab"], 11, "there is no environment lab"),
-        (["inventory", "-n", "lab"], 11, "there is no environment lab"),
-        (["status", "--", "x"], 2, "takes nothing after --"),
-        (["exec"], 2, "which command?"),
-        (["status", "--format", "xml"], 2, "is no format"),
-        (["prune", "--only", "everything"], 2, "is no kind"),
+        (["status"], 11, "no environment exists"),
+        (["status", "-n", "lab"], 11, "environment lab does not exist"),
+        (["inventory", "-n", "lab"], 11, "environment lab does not exist"),
+        (["status", "--", "x"], 2, "accepts nothing after --"),
+        (["exec"], 2, "no command was given"),
+        (["status", "--format", "xml"], 2, "is not a valid format"),
+        (["prune", "--only", "everything"], 2, "is not a valid kind"),
         (["profile", "show", "nope"], 2, "no profile is named"),
         (["bundle", "verify", "1.36.3"], 12, "no bundle of 1.36.3"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(
-    devenv: Devenv, runs: Runs, own_home: Path, words: list[str], code: int, said: str
+def test_a_user_error_is_one_line_and_runs_nothing(
+    devenv: Devenv, runs: Runs, own_home: Path, words: list[str], code: int, message: str
 ) -> None:
-    found, out, err = devenv(*words)
-    assert (found, out) == (code, "")
+    actual, out, err = devenv(*words)
+    assert (actual, out) == (code, "")
     lines = err.splitlines()
     assert lines[0].startswith("error: ")
-    assert said in lines[0]
+    assert message in lines[0]
     assert all(line.startswith(("next: ", "log: ")) for line in lines[1:])
     assert runs.requests == []
     assert not (own_home / "environments").exists()
@@ -419,7 +404,7 @@ def test_a_profile_change_is_refused_before_ansible_starts(devenv: Devenv, runs:
     assert runs.requests == []
 
 
-def test_a_busy_environment_names_its_holder(devenv: Devenv, runs: Runs, made: Made) -> None:
+def test_a_busy_environment_is_refused_with_its_holder(devenv: Devenv, runs: Runs, made: Made) -> None:
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock
 
     folder = made("lab")
@@ -430,8 +415,8 @@ def test_a_busy_environment_names_its_holder(devenv: Devenv, runs: Runs, made: M
     assert runs.requests == []
 
 
-def test_a_defect_goes_to_a_file(devenv: Devenv, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
+def test_a_defect_writes_its_traceback_to_a_file(devenv: Devenv, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(target, "resolve", broken)
@@ -443,10 +428,10 @@ def test_a_defect_goes_to_a_file(devenv: Devenv, monkeypatch: pytest.MonkeyPatch
     assert log.stat().st_mode & 0o777 == 0o600
 
 
-# --- down and the others ---------------------------------------------------------------------------------------------
+# --- down, start, stop, validate -------------------------------------------------------------------------------------
 
 
-def test_down(devenv: Devenv, runs: Runs, made: Made) -> None:
+def test_down_and_destroy_remove_the_environment(devenv: Devenv, runs: Runs, made: Made) -> None:
     made("lab")
     for word in ("down", "destroy"):
         code, out, err = devenv(word)
@@ -457,14 +442,14 @@ def test_down(devenv: Devenv, runs: Runs, made: Made) -> None:
     ] * 2
 
 
-def test_down_of_what_is_not_there(devenv: Devenv, runs: Runs, made: Made) -> None:
+def test_down_of_a_missing_environment_changes_nothing(devenv: Devenv, runs: Runs, made: Made) -> None:
     made("other")
     code, out, err = devenv("down", "-n", "lab")
-    assert (code, out, err) == (0, "changed=0\n", "there is no environment lab\n")
+    assert (code, out, err) == (0, "changed=0\n", "environment lab does not exist\n")
     assert runs.requests == []
 
 
-def test_down_with_no_environment_at_all(devenv: Devenv, runs: Runs) -> None:
+def test_down_without_any_environment_changes_nothing(devenv: Devenv, runs: Runs) -> None:
     assert devenv("down")[:2] == (0, "changed=0\n")
 
 
@@ -481,7 +466,7 @@ def test_down_of_an_orphan_works_from_labels(
     assert [request.playbook for request in runs.requests] == ["destroy"]
 
 
-def test_down_ends_a_dhcp_server_that_is_all_that_is_left(
+def test_down_stops_a_dhcp_server_that_remained_alone(
     devenv: Devenv, runs: Runs, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made("other")
@@ -490,7 +475,7 @@ def test_down_ends_a_dhcp_server_that_is_all_that_is_left(
     assert [request.playbook for request in runs.requests] == ["destroy"]
 
 
-def test_down_leaves_what_another_home_has(
+def test_down_refuses_an_environment_of_another_home(
     devenv: Devenv, runs: Runs, made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     made("here")
@@ -503,7 +488,9 @@ def test_down_leaves_what_another_home_has(
 
 
 @pytest.mark.parametrize(("word", "playbook"), [("start", "start"), ("stop", "stop"), ("validate", "validate")])
-def test_simple_runs(devenv: Devenv, runs: Runs, made: Made, word: str, playbook: str) -> None:
+def test_a_command_runs_the_playbook_of_its_name(
+    devenv: Devenv, runs: Runs, made: Made, word: str, playbook: str
+) -> None:
     made("lab")
     assert devenv(word)[:2] == (0, "changed=3\n")
     assert runs.requests[0].playbook == playbook
@@ -526,19 +513,21 @@ def test_several_environments_must_be_named(devenv: Devenv, made: Made, monkeypa
     assert devenv("status")[0] == 0
 
 
-# --- looking ---------------------------------------------------------------------------------------------------------
+# --- inspecting ------------------------------------------------------------------------------------------------------
 
 
-def test_plan_of_a_new_environment(devenv: Devenv, made: Made) -> None:
+def test_plan_of_a_new_environment_adds_its_nodes(devenv: Devenv, made: Made) -> None:
     made("other")
     code, out, _ = devenv("plan", "-p", "master-2pipe", "--json")
-    found = json.loads(out)
+    plan = json.loads(out)
     assert code == 0
-    assert found["add"] == ["node master-0", "node worker-0", "node worker-1"]
-    assert (found["exists"], found["change"], found["remove"], found["refused"]) == (False, [], [], [])
+    assert plan["add"] == ["node master-0", "node worker-0", "node worker-1"]
+    assert (plan["exists"], plan["change"], plan["remove"], plan["refused"]) == (False, [], [], [])
 
 
-def test_plan_of_changes(devenv: Devenv, made: Made, monkeypatch: pytest.MonkeyPatch, own_home: Path) -> None:
+def test_plan_lists_starts_changes_and_removals(
+    devenv: Devenv, made: Made, monkeypatch: pytest.MonkeyPatch, own_home: Path
+) -> None:
     made("lab")
     containers = [
         _container("lab", str(own_home), "exited"),
@@ -546,21 +535,23 @@ def test_plan_of_changes(devenv: Devenv, made: Made, monkeypatch: pytest.MonkeyP
     ]
     monkeypatch.setattr(podman, "containers", lambda environment=None: containers)
     code, out, _ = devenv("plan", "-p", "aio", "-n", "lab", "--set", "nodes.master-0.labels.extra=yes", "--json")
-    found = json.loads(out)
-    assert (code, found["add"], found["start"], found["remove"]) == (0, [], ["node master-0"], ["node worker-7"])
-    assert "nodes.master-0.labels.extra" in found["change"][0]
+    plan = json.loads(out)
+    assert (code, plan["add"], plan["start"], plan["remove"]) == (0, [], ["node master-0"], ["node worker-7"])
+    assert "nodes.master-0.labels.extra" in plan["change"][0]
     code, out, _ = devenv("plan", "-p", "aio", "-n", "lab", "--set", "nodes.master-0.memory=5GiB")
     assert code == 14
     assert "! refused  nodes.master-0.memory" in out
 
 
-def test_status(devenv: Devenv, made: Made, monkeypatch: pytest.MonkeyPatch, own_home: Path) -> None:
+def test_status_shows_the_actual_nodes(
+    devenv: Devenv, made: Made, monkeypatch: pytest.MonkeyPatch, own_home: Path
+) -> None:
     made("lab")
     assert "absent" in devenv("status")[1]
     monkeypatch.setattr(podman, "containers", lambda environment=None: [_container("lab", str(own_home))])
-    found = json.loads(devenv("status", "--json")[1])
-    assert found["state"] == "running"
-    assert found["nodes"] == [
+    status = json.loads(devenv("status", "--json")[1])
+    assert status["state"] == "running"
+    assert status["nodes"] == [
         {
             "name": "master-0",
             "group": "control_plane",
@@ -571,7 +562,7 @@ def test_status(devenv: Devenv, made: Made, monkeypatch: pytest.MonkeyPatch, own
     ]
 
 
-def test_list_shows_orphans_and_what_is_elsewhere(
+def test_list_shows_orphans_and_environments_of_other_homes(
     devenv: Devenv, made: Made, monkeypatch: pytest.MonkeyPatch, own_home: Path, tmp_path: Path
 ) -> None:
     made("lab")
@@ -583,25 +574,25 @@ def test_list_shows_orphans_and_what_is_elsewhere(
         _container("gone", str(tmp_path / "nowhere")),
     ]
     monkeypatch.setattr(podman, "containers", lambda environment=None: containers)
-    found = {row["name"]: row["state"] for row in json.loads(devenv("list", "--json")[1])}
-    assert found == {"lab": "running", "lost": "orphan", "theirs": "elsewhere", "gone": "orphan"}
+    states = {row["name"]: row["state"] for row in json.loads(devenv("list", "--json")[1])}
+    assert states == {"lab": "running", "lost": "orphan", "theirs": "elsewhere", "gone": "orphan"}
 
 
-def test_inventory(devenv: Devenv, made: Made) -> None:
+def test_inventory_prints_the_static_inventory(devenv: Devenv, made: Made) -> None:
     folder = made("lab")
     assert devenv("inventory") == (0, (folder / "inventory.yml").read_text(), "")
     for words in (["--json"], ["--format", "json"]):
         assert json.loads(devenv("inventory", *words)[1])["all"]["hosts"]["master-0"]["ansible_host"] == "10.213.9.10"
 
 
-def test_inventory_before_there_are_nodes(devenv: Devenv, made: Made) -> None:
+def test_inventory_without_nodes_is_not_found(devenv: Devenv, made: Made) -> None:
     made("lab", claimed=False)
     code, _, err = devenv("inventory")
     assert code == 11
     assert "no nodes yet" in err
 
 
-def test_env_is_for_eval(devenv: Devenv, made: Made, own_home: Path) -> None:
+def test_env_can_be_evaluated_by_a_shell(devenv: Devenv, made: Made, own_home: Path) -> None:
     folder = made("lab")
     (folder / "kubeconfig").write_text("")
     out = devenv("env")[1]
@@ -613,19 +604,17 @@ def test_env_is_for_eval(devenv: Devenv, made: Made, own_home: Path) -> None:
     assert shown.stdout.splitlines() == ["lab", str(folder / "kubeconfig"), str(folder / "inventory.yml")]
 
 
-class Replaced(Exception):
-    pass
-
-
 @pytest.fixture
 def replaced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Mapping[str, str]]]:
-    """What the command became."""
+    """The programs that replaced the process, with their variables."""
     calls: list[tuple[list[str], Mapping[str, str]]] = []
     monkeypatch.setattr(os, "execvpe", lambda file, argv, env: calls.append((argv, env)))
     return calls
 
 
-def test_ssh(devenv: Devenv, made: Made, replaced: list[tuple[list[str], Mapping[str, str]]]) -> None:
+def test_ssh_builds_the_command_line(
+    devenv: Devenv, made: Made, replaced: list[tuple[list[str], Mapping[str, str]]]
+) -> None:
     folder = made("lab")
     devenv("ssh")
     devenv("ssh", "master-0", "--", "journalctl | tail")
@@ -640,7 +629,7 @@ def test_ssh(devenv: Devenv, made: Made, replaced: list[tuple[list[str], Mapping
 THREE = ("master-0", "worker-0", "worker-1")
 
 
-def test_ssh_and_logs_of_existing_hosts(
+def test_ssh_and_logs_use_the_connection_of_existing_hosts(
     devenv: Devenv, made: Made, replaced: list[tuple[list[str], Mapping[str, str]]]
 ) -> None:
     hosts: dict[str, Any] = {name: {"addresses": [f"10.213.9.{9 + number}"]} for number, name in enumerate(THREE, 1)}
@@ -660,7 +649,7 @@ def test_ssh_and_logs_of_existing_hosts(
         assert argv[-5:] == ["-l", "admin", "--", "10.213.9.11", line]
 
 
-def test_ssh_to_what_is_not_there(devenv: Devenv, made: Made, replaced: list[Any]) -> None:
+def test_ssh_refuses_an_unknown_and_an_ambiguous_node(devenv: Devenv, made: Made, replaced: list[Any]) -> None:
     made("lab", "master-2pipe")
     code, _, err = devenv("ssh", "worker-9")
     assert code == 11
@@ -669,7 +658,9 @@ def test_ssh_to_what_is_not_there(devenv: Devenv, made: Made, replaced: list[Any
     assert replaced == []
 
 
-def test_exec(devenv: Devenv, made: Made, replaced: list[tuple[list[str], Mapping[str, str]]]) -> None:
+def test_exec_sets_the_variables_of_the_environment(
+    devenv: Devenv, made: Made, replaced: list[tuple[list[str], Mapping[str, str]]]
+) -> None:
     made("lab")
     devenv("exec", "--", "env", "-i")
     argv, env = replaced[0]
@@ -678,7 +669,7 @@ def test_exec(devenv: Devenv, made: Made, replaced: list[tuple[list[str], Mappin
     assert "HOME" in env
 
 
-def test_logs(devenv: Devenv, made: Made, own_home: Path) -> None:
+def test_logs_prints_runs_of_state_and_history(devenv: Devenv, made: Made, own_home: Path) -> None:
     folder = made("lab")
     for base, run, text in (
         (own_home / "history" / "lab", "20260101T000000Z-aaa", "old"),
@@ -694,14 +685,16 @@ def test_logs(devenv: Devenv, made: Made, own_home: Path) -> None:
     assert devenv("logs", "--run", "zzz")[0] == 11
 
 
-def test_kubeconfig(devenv: Devenv, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kubeconfig_prints_merges_and_unmerges(
+    devenv: Devenv, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = made("lab")
     assert devenv("kubeconfig")[0] == 11
-    own = folder / "clusters" / "main" / "kubeconfig"
-    own.parent.mkdir(parents=True)
-    own.write_text(yaml.safe_dump({"contexts": [{"name": "devenv-lab", "context": {}}]}))
-    assert devenv("kubeconfig")[1] == own.read_text()
-    assert devenv("kubeconfig", "--path")[1] == f"{own}\n"
+    kubeconfig = folder / "clusters" / "main" / "kubeconfig"
+    kubeconfig.parent.mkdir(parents=True)
+    kubeconfig.write_text(yaml.safe_dump({"contexts": [{"name": "devenv-lab", "context": {}}]}))
+    assert devenv("kubeconfig")[1] == kubeconfig.read_text()
+    assert devenv("kubeconfig", "--path")[1] == f"{kubeconfig}\n"
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "mine"))
     assert devenv("kubeconfig", "--merge")[0] == 0
     assert "devenv-lab" in (tmp_path / "mine").read_text()
@@ -713,14 +706,29 @@ def test_kubeconfig(devenv: Devenv, made: Made, tmp_path: Path, monkeypatch: pyt
 # --- profiles, this machine ------------------------------------------------------------------------------------------
 
 
-def test_profile_list_and_show(devenv: Devenv) -> None:
-    assert "aio-ipv4-static" in devenv("profile", "list")[1]
+def test_profile_list_shows_short_names_and_axes(devenv: Devenv) -> None:
+    lines = devenv("profile", "list")[1].splitlines()
+    names = [line.split()[0] for line in lines[1 : lines.index("")]]
+    assert names == sorted(path.stem for path in (paths.CONFIGS / "profiles").glob("*.yml"))
+    assert "stack:      ipv4, ipv6, dualstack, dualstack6" in lines
+    assert "addressing: static, dhcp" in lines
+
+
+def test_profile_list_all_has_every_full_name(devenv: Devenv) -> None:
+    rows = json.loads(devenv("profile", "list", "--json")[1])
+    lines = devenv("profile", "list", "--all")[1].splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [row["profile"] for row in rows]
+    assert f"all {len(rows)} full names" in devenv("profile", "list")[1]
+    assert len(rows) == len(profile_names.canonical())
+
+
+def test_profile_show_and_validate_resolve_the_profile(devenv: Devenv) -> None:
     assert yaml.safe_load(devenv("profile", "show", "aio")[1])["profile"] == "aio-ipv4-static"
     assert json.loads(devenv("profile", "show", "sno", "--json")[1])["topology"] == "sno"
     assert devenv("profile", "validate", "aio")[1].startswith("aio: aio-ipv4-static, 1 nodes")
 
 
-def test_profile_diff(devenv: Devenv, made: Made) -> None:
+def test_profile_diff_marks_what_can_be_applied(devenv: Devenv, made: Made) -> None:
     assert devenv("profile", "diff", "aio", "aio-ipv4-static")[1] == "no difference\n"
     assert "~ nodes.master-0.labels.pipe: true -> None" in devenv("profile", "diff", "aio", "sno")[1]
     assert "! stack: ipv4 -> ipv6" in devenv("profile", "diff", "aio", "aio-ipv6-static")[1]
@@ -728,7 +736,7 @@ def test_profile_diff(devenv: Devenv, made: Made) -> None:
     assert "~ nodes.master-0.labels.pipe: None -> true" in devenv("profile", "diff", "aio")[1]
 
 
-def test_warnings_and_what_an_engine_cannot_make(devenv: Devenv, runs: Runs) -> None:
+def test_warnings_are_printed_and_engine_limits_refused(devenv: Devenv, runs: Runs) -> None:
     code, out, err = devenv("profile", "show", "4control")
     assert (code, yaml.safe_load(out)["topology"]) == (0, "4control")
     assert err.startswith("warning: cluster main: 4 etcd members")
@@ -742,7 +750,7 @@ def test_warnings_and_what_an_engine_cannot_make(devenv: Devenv, runs: Runs) -> 
     assert runs.requests == []
 
 
-def test_existing_hosts_are_there_without_containers(devenv: Devenv, made: Made) -> None:
+def test_existing_hosts_count_as_running(devenv: Devenv, made: Made) -> None:
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
     from ansible_collections.devenv.lab.plugins.plugin_utils.providers.existing import provider as existing
@@ -758,13 +766,13 @@ def test_existing_hosts_are_there_without_containers(devenv: Devenv, made: Made)
     assert json.loads(devenv("status", "--json")[1])["nodes"][0]["container"] == "running"
 
 
-def test_profile_env(devenv: Devenv) -> None:
+def test_profile_env_prints_shell_exports(devenv: Devenv) -> None:
     out = devenv("profile", "env", "master-2pipe")[1]
     assert "export DEVENV_NODES='master-0 worker-0 worker-1'\n" in out
     assert "export DEVENV_PROFILE=master-2pipe-ipv4-static\n" in out
 
 
-def test_profile_env_takes_changes_and_further_variables(devenv: Devenv, tmp_path: Path) -> None:
+def test_profile_env_accepts_changes_and_more_variables(devenv: Devenv, tmp_path: Path) -> None:
     more = tmp_path / "more.yml"
     more.write_text("TESTS: [a, b]\nSUITE: other\n")
     arguments = ("--set", "kubernetes.version=1.35.4", "-e", f"@{more}", "-e", "SUITE='smoke it'", "-e", "{N: 3}")
@@ -784,7 +792,7 @@ def test_profile_env_takes_changes_and_further_variables(devenv: Devenv, tmp_pat
         ("json", '  "DEVENV_PROFILE": "aio-ipv4-static",'),
     ],
 )
-def test_profile_env_formats(devenv: Devenv, form: str, line: str) -> None:
+def test_profile_env_writes_each_format(devenv: Devenv, form: str, line: str) -> None:
     code, out, err = devenv("profile", "env", "aio", "--format", form)
     assert (code, err) == (0, "")
     assert line in out.splitlines()
@@ -801,13 +809,13 @@ def test_profile_env_formats(devenv: Devenv, form: str, line: str) -> None:
         (("-e", "GITHUB_SHA=1", "--format", "github"), "GITHUB_SHA"),
     ],
 )
-def test_profile_env_refuses(devenv: Devenv, arguments: tuple[str, ...], words: str) -> None:
+def test_profile_env_refuses_invalid_options(devenv: Devenv, arguments: tuple[str, ...], words: str) -> None:
     code, out, err = devenv("profile", "env", "aio", *arguments)
     assert (code, out) == (2, "")
     assert words in err
 
 
-def test_a_broken_profile_is_told_by_file_and_line(devenv: Devenv, tmp_path: Path) -> None:
+def test_an_invalid_profile_is_reported_with_file_and_line(devenv: Devenv, tmp_path: Path) -> None:
     path = tmp_path / "mine.yml"
     path.write_text("extends: aio\nkubernetes:\n  verson: 1\n")
     code, _, err = devenv("profile", "validate", str(path))
@@ -816,7 +824,9 @@ def test_a_broken_profile_is_told_by_file_and_line(devenv: Devenv, tmp_path: Pat
     assert "meant version?" in err
 
 
-def test_doctor_ends_with_9_when_something_is_missing(devenv: Devenv, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_shows_only_problems_and_exits_with_9_for_missing_ones(
+    devenv: Devenv, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
     from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight
 
@@ -826,16 +836,29 @@ def test_doctor_ends_with_9_when_something_is_missing(devenv: Devenv, monkeypatc
     code, out, _ = devenv("doctor")
     assert code == 0
     assert "sysctl -w limit=512" in out
+    assert "root" not in out
+    assert out.endswith("2 checks: 1 ok, 0 missing, 1 advised\n")
+    assert "root" in devenv("doctor", "--all")[1]
+    assert [row["name"] for row in json.loads(devenv("doctor", "--json")[1])] == ["root", "limit"]
     missing = Probe("program podman", False, "not found", "on PATH", "apt-get install podman", "program_missing")
     monkeypatch.setattr(preflight, "doctor", lambda: [good, missing])
     code, out, _ = devenv("doctor")
     assert code == 9
     assert "MISSING" in out
     assert "apt-get install podman" in out
+    monkeypatch.setattr(preflight, "doctor", lambda: [good])
+    assert devenv("doctor")[:2] == (0, "1 checks: 1 ok, 0 missing, 0 advised\n")
 
 
-def test_prune(devenv: Devenv, own_home: Path, monkeypatch: pytest.MonkeyPatch, made: Made) -> None:
-    monkeypatch.setattr(podman, "podman", lambda *words, timeout=0: "[]")
+def replace_podman(monkeypatch: pytest.MonkeyPatch, answer: Callable[..., str]) -> None:
+    for module in (podman, provider):
+        monkeypatch.setattr(module, "podman", answer)
+
+
+def test_prune_removes_history_unless_dry_run(
+    devenv: Devenv, own_home: Path, monkeypatch: pytest.MonkeyPatch, made: Made
+) -> None:
+    replace_podman(monkeypatch, lambda *words, timeout=0: "[]")
     log = own_home / "history" / "lab" / "20260101T000000Z-aaa" / "log.txt"
     log.parent.mkdir(parents=True)
     log.write_text("x" * 2048)
@@ -858,18 +881,16 @@ def test_prune_keeps_images_in_use(devenv: Devenv, monkeypatch: pytest.MonkeyPat
         calls.append(words)
         return json.dumps(images)
 
-    monkeypatch.setattr(podman, "podman", answer)
+    replace_podman(monkeypatch, answer)
     used = podman.Container("lab-master-0", "lab", "master-0", "", "running", 1, "localhost/devenv-node:1")
     monkeypatch.setattr(podman, "containers", lambda environment=None: [used])
-    found = {row["what"]: row["state"] for row in json.loads(devenv("prune", "--only", "node-image", "--json")[1])}
-    assert found == {"localhost/devenv-node:1": "kept: lab-master-0 uses it", "localhost/devenv-node:2": "removed"}
+    states = {row["what"]: row["state"] for row in json.loads(devenv("prune", "--only", "node-image", "--json")[1])}
+    assert states == {"localhost/devenv-node:1": "kept: used by lab-master-0", "localhost/devenv-node:2": "removed"}
     assert [words for words in calls if words[0] == "image"] == [("image", "rm", "localhost/devenv-node:2")]
 
 
-def test_prune_keeps_what_was_taken_out_of_a_tarball_in_use(
-    devenv: Devenv, monkeypatch: pytest.MonkeyPatch, made: Made
-) -> None:
-    monkeypatch.setattr(podman, "podman", lambda *words, timeout=0: "[]")
+def test_prune_keeps_the_extracted_tarball_in_use(devenv: Devenv, monkeypatch: pytest.MonkeyPatch, made: Made) -> None:
+    replace_podman(monkeypatch, lambda *words, timeout=0: "[]")
     made("other")
     folder = made("lab")
     resolved = state.read_profile(folder)
@@ -877,30 +898,30 @@ def test_prune_keeps_what_was_taken_out_of_a_tarball_in_use(
     resolved["kubernetes"]["gravity"] = {"tarball": "/srv/lab.tar", "sha256": "a" * 64}
     state.write_profile(folder, resolved)
     cached = {letter: paths.cache() / "gravity" / (letter * 64) for letter in "ab"}
-    for one in cached.values():
-        one.mkdir(parents=True)
-        (one / "gravity").write_text("program")
+    for folder in cached.values():
+        folder.mkdir(parents=True)
+        (folder / "gravity").write_text("program")
     rows = json.loads(devenv("prune", "--json")[1])
     assert {row["what"]: row["state"] for row in rows if row["kind"] == "gravity"} == {
-        str(cached["a"]): "kept: lab uses it",
+        str(cached["a"]): "kept: used by lab",
         str(cached["b"]): "removed",
     }
     assert (cached["a"].exists(), cached["b"].exists()) == (True, False)
 
 
-def test_prune_names_every_kind(devenv: Devenv) -> None:
-    """The help text has the list once more, as loading the kinds takes time."""
-    told = " ".join(devenv("prune", "--help")[1].split())
-    assert [kind for kind in prune.kinds() if not re.search(rf"\b{kind}[,.]", told)] == []
+def test_the_help_of_prune_names_every_kind(devenv: Devenv) -> None:
+    """The help text repeats the list, because loading the kinds takes time."""
+    text = " ".join(devenv("prune", "--help")[1].split())
+    assert [kind for kind in prune.kinds() if not re.search(rf"\b{kind}[,.]", text)] == []
 
 
-def test_version(devenv: Devenv) -> None:
-    found = json.loads(devenv("version", "--json")[1])
-    assert found["devenv"] == "0.1.0"
-    assert found["kubernetes"] in found["kubernetes_versions"]
+def test_version_names_devenv_and_kubernetes(devenv: Devenv) -> None:
+    versions = json.loads(devenv("version", "--json")[1])
+    assert versions["devenv"] == "0.1.0"
+    assert versions["kubernetes"] in versions["kubernetes_versions"]
 
 
-# --- the shape of the whole ------------------------------------------------------------------------------------------
+# --- help, start-up time, completion ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name, *_ in commands.COMMANDS])
@@ -910,7 +931,22 @@ def test_every_command_has_help(devenv: Devenv, name: str) -> None:
     assert f"devenv {name}" in out
 
 
-def test_help_lists_every_command_but_aliases(devenv: Devenv) -> None:
+def test_help_fits_on_one_screen(devenv: Devenv, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = devenv("--help")[1].splitlines()
+    assert 24 <= len(lines) <= 40
+    rows = [line for line in lines if line.startswith("│")]
+    assert len(rows) == len([name for name, *_ in commands.COMMANDS if name != "destroy"]), "one line per command"
+
+
+def test_help_of_up_groups_the_options_of_ansible(devenv: Devenv) -> None:
+    before, _, after = devenv("up", "--help")[1].partition("Options of Ansible")
+    for option in ("--extra-vars", "--tags", "--limit", "--check", "--diff", "--verbose", "--forks"):
+        assert (option in before, option in after) == (False, True)
+    assert "--profile" in before
+
+
+def test_help_lists_every_command_except_aliases(devenv: Devenv) -> None:
     out = devenv("--help")[1]
     for name, *_ in commands.COMMANDS:
         assert (re.search(rf"^\W+{name} ", out, re.MULTILINE) is not None) is (name != "destroy")
@@ -938,12 +974,12 @@ def test_quick_commands_load_nothing_heavy(made: Made, words: list[str], heavy: 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("30s", 30), ("10m", 600), ("1h30m", 5400), ("1.5m", 90), ("2h0s", 7200)]
 )
-def test_times(text: str, seconds: float) -> None:
+def test_a_time_has_units(text: str, seconds: float) -> None:
     assert options.seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "10", "s", "-5s", "10 m", "10x", "0s", "m10"])
-def test_times_refused(text: str) -> None:
+def test_a_time_without_a_unit_is_refused(text: str) -> None:
     with pytest.raises(errors.UsageError):
         options.seconds(text)
 
@@ -952,7 +988,7 @@ def test_times_refused(text: str) -> None:
     ("count", "text"),
     [(0, "0 B"), (1536, "1.5 KiB"), (5 << 20, "5.0 MiB"), (3 << 30, "3.0 GiB"), (5 << 40, "5120.0 GiB")],
 )
-def test_sizes(count: int, text: str) -> None:
+def test_a_size_has_a_binary_unit(count: int, text: str) -> None:
     assert output.size(count) == text
 
 

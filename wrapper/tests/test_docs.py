@@ -1,4 +1,4 @@
-"""What the README and the pages say exists."""
+"""Everything that the README and the pages mention exists."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         path, _, anchor = target.partition("#")
         if "://" in path:
             continue
-        found = (page.parent / path) if path else page
-        assert found.exists(), target
+        linked = (page.parent / path) if path else page
+        assert linked.exists(), target
         if anchor:
-            assert anchor in _anchors(found.read_text()), target
+            assert anchor in _anchors(linked.read_text()), target
 
 
 def _anchors(text: str) -> set[str]:
@@ -38,14 +38,14 @@ def _anchors(text: str) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_exist(page: Path) -> None:
-    known = {name for name, *_ in app.COMMANDS}
+    existing = {name for name, *_ in app.COMMANDS}
     text = page.read_text()
     code = "\n".join([*re.findall(r"```\w*\n(.*?)```", text, re.DOTALL), *re.findall(r"`([^`\n]+)`", text)])
     words = re.findall(r"^(?:\$ )?devenv ([a-z]+)", code, re.MULTILINE)
-    assert set(words) <= known, set(words) - known
+    assert set(words) <= existing, set(words) - existing
 
 
-def test_the_probe_image_of_the_readme_is_the_bundles() -> None:
+def test_the_readme_names_the_probe_image_of_the_bundle() -> None:
     tag = yaml.safe_load((ROOT / "configs" / "versions.yml").read_text())["probe"]
     assert re.findall(r"devenv\.lab/probe:(\S+)", (ROOT / "README.md").read_text()) == [str(tag)]
 
@@ -55,7 +55,7 @@ PLAYBOOKS = {path.name: path.read_text() for path in (ROOT / "playbooks").glob("
 
 
 def playbook_rows() -> list[tuple[set[str], str, str]]:
-    """Rows of the table: commands, their playbook or nothing, the rest."""
+    """Return the rows of the table: commands, their playbook or nothing, the remark."""
     table = ANSIBLE_PAGE.partition("| devenv | playbook |")[2].partition("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
     return [(set(re.findall(r"`([^`]+)`", cells[0])), cells[1].strip("`"), cells[2]) for cells in rows]
@@ -71,8 +71,8 @@ def every_command(group: Any, before: tuple[str, ...] = ()) -> Iterator[str]:
 
 def test_each_command_has_its_playbook_or_a_reason() -> None:
     rows = playbook_rows()
-    named = [command for commands, _, _ in rows for command in commands]
-    assert sorted(named) == sorted(every_command(typer.main.get_command(app.build())))
+    documented = [command for commands, _, _ in rows for command in commands]
+    assert sorted(documented) == sorted(every_command(typer.main.get_command(app.build())))
     assert [commands for commands, playbook, reason in rows if not playbook and not reason] == []
 
 
@@ -88,7 +88,7 @@ def test_variables_of_the_ansible_page_are_read() -> None:
             assert re.search(rf"\b{variable}\b", PLAYBOOKS.get(playbook, "") + read_by_all), (commands, variable)
 
 
-def test_each_playbook_can_be_read_by_ansible() -> None:
+def test_ansible_accepts_the_syntax_of_each_playbook() -> None:
     paths = [str(ROOT / "playbooks" / name) for name in sorted(PLAYBOOKS)]
     argv = [str(Path(sys.executable).with_name("ansible-playbook")), "--syntax-check", *paths]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""`devenv forward`: what is asked for, what is found wrong, and that kubectl is kept at work and ended."""
+"""`devenv forward`: parsing, refusals, and the supervision of kubectl."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def service(name: str, namespace: str = "default", **spec: Any) -> dict[str, Any
 
 
 class Api:
-    """The two lists that are asked for."""
+    """The two lists that forwarding requests."""
 
     def __init__(self, services: list[Any], ready: int = 1) -> None:
         self.services, self.ready = services, ready
@@ -59,12 +59,12 @@ class Api:
         ("web:80", Target("web", None, "80")),
     ],
 )
-def test_a_service_is_named(text: str, target: Target) -> None:
+def test_a_target_is_parsed(text: str, target: Target) -> None:
     assert port_forward.parse_target(text) == target
 
 
 @pytest.mark.parametrize("text", ["", "/web", "a/b/c", "Web", "web:", "-web", "svc/web/80", "web 80"])
-def test_what_names_no_service(text: str) -> None:
+def test_an_invalid_target_is_refused(text: str) -> None:
     with pytest.raises(errors.UsageError):
         port_forward.parse_target(text)
 
@@ -78,28 +78,28 @@ def test_what_names_no_service(text: str) -> None:
         (":http", PortRequest("http", 0)),
     ],
 )
-def test_a_port_is_named(text: str, expected: PortRequest) -> None:
+def test_a_port_is_parsed(text: str, expected: PortRequest) -> None:
     assert port_forward.parse_port(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", ":", "80:", "x:80", "70000:80", "80/udp", "-1:80"])
-def test_what_is_no_port(text: str) -> None:
+def test_an_invalid_port_is_refused(text: str) -> None:
     with pytest.raises(errors.UsageError):
         port_forward.parse_port(text)
 
 
 @pytest.mark.parametrize(
-    ("target", "found"),
+    ("target", "full_name"),
     [
         (Target("web"), "default/web"),
         (Target("web", "shop"), "shop/web"),
         (Target("db"), "shop/db"),
     ],
 )
-def test_the_service_is_found(target: Target, found: str) -> None:
+def test_a_service_is_found_by_name_and_namespace(target: Target, full_name: str) -> None:
     api: Any = Api([service("web"), service("web", "shop"), service("db", "shop"), service("db2", "shop")])
-    one = port_forward.find(api, target)
-    assert f"{one['metadata']['namespace']}/{one['metadata']['name']}" == found
+    metadata = port_forward.find(api, target)["metadata"]
+    assert f"{metadata['namespace']}/{metadata['name']}" == full_name
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,9 @@ def test_the_service_is_found(target: Target, found: str) -> None:
         (Target("two"), 2, ["a/two", "b/two"]),
     ],
 )
-def test_a_service_that_is_not_there_has_neighbours(target: Target, code: int, words: list[str]) -> None:
+def test_an_unknown_or_ambiguous_service_is_refused_with_candidates(
+    target: Target, code: int, words: list[str]
+) -> None:
     api: Any = Api([service("web"), service("two", "a"), service("two", "b")])
     with pytest.raises(errors.Error) as caught:
         port_forward.find(api, target)
@@ -127,7 +129,7 @@ def test_a_service_that_is_not_there_has_neighbours(target: Target, code: int, w
         (Target("web"), [PortRequest("http", 0), PortRequest("9090")], [80, 9090]),
     ],
 )
-def test_ports_are_chosen(target: Target, requests: list[PortRequest], ports: list[int]) -> None:
+def test_requested_ports_are_chosen_or_all(target: Target, requests: list[PortRequest], ports: list[int]) -> None:
     assert [port for _, port, _ in port_forward.choose(service("web"), target, requests)] == ports
 
 
@@ -135,7 +137,7 @@ def test_ports_are_chosen(target: Target, requests: list[PortRequest], ports: li
     ("spec", "target", "requests", "word"),
     [
         ({}, Target("web", port="81"), [], "80 (http), 9090 (admin)"),
-        ({}, Target("web", port="80"), [PortRequest("80")], "two ports for one"),
+        ({}, Target("web", port="80"), [PortRequest("80")], "two ports were given for one"),
         ({"type": "ExternalName", "externalName": "example.com"}, Target("web"), [], "example.com"),
         ({"selector": None}, Target("web"), [], "selector"),
         ({"ports": [{"port": 53, "protocol": "UDP"}]}, Target("web"), [], "no TCP port"),
@@ -143,7 +145,7 @@ def test_ports_are_chosen(target: Target, requests: list[PortRequest], ports: li
         ({"ports": None}, Target("web"), [PortRequest("53")], "none"),
     ],
 )
-def test_what_cannot_be_forwarded_is_said(
+def test_what_cannot_be_forwarded_is_refused(
     spec: dict[str, Any], target: Target, requests: list[PortRequest], word: str
 ) -> None:
     with pytest.raises(errors.UsageError) as caught:
@@ -151,43 +153,43 @@ def test_what_cannot_be_forwarded_is_said(
     assert word in f"{caught.value} {caught.value.advice}"
 
 
-def test_of_two_protocols_on_one_port_tcp_is_taken() -> None:
+def test_tcp_is_chosen_if_a_port_has_two_protocols() -> None:
     both = service("dns", ports=[{"port": 53, "protocol": "UDP", "name": "u"}, {"port": 53, "name": "t"}])
     assert port_forward.choose(both, Target("dns"), [PortRequest("53")])[0][1:] == (53, "t")
 
 
-def test_local_ports() -> None:
+def test_a_used_local_port_is_refused_or_replaced() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         used = other.getsockname()[1]
-        one = service("web")
+        web = service("web")
         with pytest.raises(errors.Error) as caught:
-            port_forward.place(one, [(PortRequest("80", used), 80, "")], "127.0.0.1")
+            port_forward.place(web, [(PortRequest("80", used), 80, "")], "127.0.0.1")
         assert caught.value.reason == "forward_failed"
         assert str(used) in str(caught.value)
-        # Its own number is taken, low, or requested twice: any free one.
-        found = port_forward.place(
-            one, [(PortRequest("x"), used, ""), (PortRequest("y"), 80, ""), (PortRequest("z", 0), 80, "")], "127.0.0.1"
+        # The Service's number is in use, privileged, or requested twice: any free port.
+        forwards = port_forward.place(
+            web, [(PortRequest("x"), used, ""), (PortRequest("y"), 80, ""), (PortRequest("z", 0), 80, "")], "127.0.0.1"
         )
-    ports = [item.local_port for item in found]
+    ports = [item.local_port for item in forwards]
     assert used not in ports
     assert min(ports) >= 1024
     assert len(set(ports)) == 3
 
 
 @pytest.mark.parametrize(("text", "address"), [("localhost", "127.0.0.1"), ("::1", "::1"), ("0.0.0.0", "0.0.0.0")])
-def test_addresses(text: str, address: str) -> None:
+def test_a_local_address_is_accepted(text: str, address: str) -> None:
     assert port_forward.check_address(text) == address
 
 
 @pytest.mark.parametrize("text", ["example.com", "1.2.3", "203.0.113.7", ""])
-def test_addresses_of_others(text: str) -> None:
+def test_an_address_of_another_host_is_refused(text: str) -> None:
     with pytest.raises(errors.UsageError):
         port_forward.check_address(text)
 
 
-def test_how_it_is_shown() -> None:
+def test_a_forward_is_shown_as_text_and_json() -> None:
     six = Forward("shop", "web", 80, "http", "::1", 8080)
     assert six.line() == "[::1]:8080 -> shop/web:80 (http)"
     assert json.loads(json.dumps(six.document())) == {
@@ -203,7 +205,7 @@ def test_how_it_is_shown() -> None:
 
 
 def kubectl(folder: Path, text: str) -> Path:
-    """A program in place of kubectl, which notes its process id."""
+    """Write a program that replaces kubectl and records its arguments and process id."""
     path = folder / "kubectl"
     path.write_text(
         f"#!{sys.executable}\nimport os, sys, time\nfrom pathlib import Path\n"
@@ -217,45 +219,45 @@ def kubectl(folder: Path, text: str) -> Path:
 LISTENS = "for word in sys.argv[6:]: print('Forwarding from 127.0.0.1:1 -> 2', flush=True)\n"
 
 
-def run(folder: Path, program: Path, monkeypatch: pytest.MonkeyPatch, told: Any, api: Api | None = None) -> list[str]:
+def run(folder: Path, program: Path, monkeypatch: pytest.MonkeyPatch, show: Any, api: Api | None = None) -> list[str]:
     monkeypatch.setattr(client, "read_access", lambda path: path)
     monkeypatch.setattr(client, "Api", lambda access: api or Api([service("web")]))
-    said: list[str] = []
+    messages: list[str] = []
     port_forward.serve(
-        folder / "kubeconfig", program, Target("web"), [PortRequest("80", 0)], "127.0.0.1", told, said.append
+        folder / "kubeconfig", program, Target("web"), [PortRequest("80", 0)], "127.0.0.1", show, messages.append
     )
-    return said
+    return messages
 
 
-def test_kubectl_is_told_what_to_forward_and_ended_at_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Forward] = []
+def test_kubectl_gets_the_ports_and_is_stopped_at_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Forward] = []
 
-    def told(found: list[Forward]) -> None:
-        seen.extend(found)
+    def show(forwards: list[Forward]) -> None:
+        shown.extend(forwards)
         raise KeyboardInterrupt
 
-    run(tmp_path, kubectl(tmp_path, LISTENS + "time.sleep(60)\n"), monkeypatch, told)
+    run(tmp_path, kubectl(tmp_path, LISTENS + "time.sleep(60)\n"), monkeypatch, show)
     assert (tmp_path / "argv").read_text() == (
         f"--kubeconfig={tmp_path}/kubeconfig --namespace=default port-forward --address=127.0.0.1 service/web "
-        f"{seen[0].local_port}:80"
+        f"{shown[0].local_port}:80"
     )
     assert not Path(f"/proc/{(tmp_path / 'pids').read_text().strip()}").exists()
 
 
-def test_it_begins_again_when_the_pod_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forwarding_restarts_when_the_pod_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     again = """
         if len((here / 'pids').read_text().split()) == 3: os.kill(os.getppid(), 2); time.sleep(60)
         sys.exit('error: lost connection to pod')
     """
     program = kubectl(tmp_path, LISTENS + textwrap.dedent(again))
-    told: list[Any] = []
-    said = run(tmp_path, program, monkeypatch, told.append)
-    assert len(told) == 1
-    assert len(said) == 2
-    assert "default/web: lost connection to pod" in said[0]
+    shown: list[Any] = []
+    messages = run(tmp_path, program, monkeypatch, shown.append)
+    assert len(shown) == 1
+    assert len(messages) == 2
+    assert "default/web: lost connection to pod" in messages[0]
 
 
-def test_a_kubectl_that_cannot_begin_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_kubectl_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = kubectl(tmp_path, "sys.exit('error: unable to listen on any of the requested ports')\n")
     with pytest.raises(errors.Error) as caught:
         run(tmp_path, program, monkeypatch, None)
@@ -263,14 +265,14 @@ def test_a_kubectl_that_cannot_begin_says_why(tmp_path: Path, monkeypatch: pytes
     assert "unable to listen" in str(caught.value)
 
 
-def test_without_a_ready_pod_it_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forwarding_requires_a_ready_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(errors.Error) as caught:
         run(tmp_path, tmp_path / "none", monkeypatch, None, Api([service("web")], ready=0))
     assert "no pod of default/web is ready" in str(caught.value)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_nothing_is_left_whatever_ends_it(tmp_path: Path, number: int, code: int) -> None:
+def test_no_process_remains_after_any_signal(tmp_path: Path, number: int, code: int) -> None:
     program = kubectl(tmp_path, LISTENS + "time.sleep(60)\n")
     script = f"""
 import sys
@@ -281,8 +283,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clien
 from devenv.environments import port_forward
 client.read_access = lambda path: path
 client.Api = lambda access: Api([service("web")])
-told = lambda found: print(found[0].local, flush=True)
-port_forward.serve(Path("k"), Path({str(program)!r}), port_forward.Target("web"), [], "127.0.0.1", told, print)
+show = lambda forwards: print(forwards[0].local, flush=True)
+port_forward.serve(Path("k"), Path({str(program)!r}), port_forward.Target("web"), [], "127.0.0.1", show, print)
 """
     child = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent

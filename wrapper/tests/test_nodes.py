@@ -1,4 +1,4 @@
-"""devenv node and devenv certs: what they ask for, and what they refuse. Runs are replaced, as in test_cli."""
+"""devenv node and devenv certs: what they run, and what they refuse. Runs are replaced, as in test_cli.py."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import sta
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import certificates
+from support.runs import Request
 
 from devenv import cli
-from devenv.runs import runner
 
 Made = Callable[..., Path]
 
@@ -38,8 +38,8 @@ Made = Callable[..., Path]
         (["certs", "renew", "--within", "30d"], "certificates", {"devenv_within": 30 * 86400}),
     ],
 )
-def test_what_a_command_runs(
-    made: Made, requests: list[runner.Request], words: list[str], playbook: str, variables: dict[str, Any]
+def test_a_command_runs_its_playbook_with_these_variables(
+    made: Made, requests: list[Request], words: list[str], playbook: str, variables: dict[str, Any]
 ) -> None:
     made("lab", "master-2pipe")
     assert cli.main([*words, "-n", "lab"]) == 0
@@ -50,7 +50,7 @@ def test_what_a_command_runs(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("words", "code", "message"),
     [
         (["node", "remove", "master-0"], 14, "last control plane node"),
         (["node", "replace", "master-0"], 14, "last control plane node"),
@@ -66,23 +66,23 @@ def test_what_a_command_runs(
 )
 def test_refused_before_ansible_starts(
     made: Made,
-    requests: list[runner.Request],
+    requests: list[Request],
     capsys: pytest.CaptureFixture[str],
     words: list[str],
     code: int,
-    says: str,
+    message: str,
 ) -> None:
     folder = made("lab", "master-2pipe")
     (folder / "ledger.jsonl").write_text('{"stage": "provision"}\n')
     assert cli.main([*words, "-n", "lab"]) == code
     error = capsys.readouterr().err
-    assert says in error
+    assert message in error
     assert "Traceback" not in error
     assert requests == []
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("words", "code", "message"),
     [
         (["--address", "10.213.9.77"], 0, ""),
         ([], 0, ""),
@@ -92,21 +92,21 @@ def test_refused_before_ansible_starts(
         (["--address", "here"], 2, "no IP address"),
     ],
 )
-def test_another_address(
+def test_change_address_accepts_only_free_addresses_of_the_subnet(
     made: Made,
-    requests: list[runner.Request],
+    requests: list[Request],
     capsys: pytest.CaptureFixture[str],
     words: list[str],
     code: int,
-    says: str,
+    message: str,
 ) -> None:
     made("lab", "aio")
     assert cli.main(["node", "change-address", *words, "-n", "lab"]) == code
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert [request.playbook for request in requests] == (["address"] if code == 0 else [])
 
 
-def test_the_list_shows_who_leaves(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_the_nodes_to_be_removed(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     folder = made("lab", "master-2pipe")
     state.write_profile(folder, resolve("master-2pipe", overrides={"nodes.worker-0": None}))
     assert cli.main(["node", "list", "-n", "lab", "--json"]) == 0
@@ -115,16 +115,16 @@ def test_the_list_shows_who_leaves(made: Made, capsys: pytest.CaptureFixture[str
     assert {row["cluster"] for row in rows} == {"main"}
 
 
-def test_certificates_are_listed_and_a_silent_node_named(
+def test_certificates_are_listed_with_the_nodes_that_do_not_answer(
     made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made("lab", "master-2pipe")
-    told = {"a": "2027-01-02T00:00:00Z", "b": "2026-12-02T00:00:00Z"}
+    expiry = {"a": "2027-01-02T00:00:00Z", "b": "2026-12-02T00:00:00Z"}
 
     def ask_all(targets: list[remote.Target], source: str, seconds: float) -> dict[str, remote.Answer]:
-        assert [one.name for one in targets] == ["master-0", "worker-0", "worker-1"]
+        assert [target.name for target in targets] == ["master-0", "worker-0", "worker-1"]
         return {
-            "master-0": remote.Answer("master-0", data={"certificates": told}),
+            "master-0": remote.Answer("master-0", data={"certificates": expiry}),
             "worker-0": remote.Answer("worker-0", trouble="no route"),
         }
 

@@ -1,4 +1,4 @@
-"""What events mean, and how it is shown."""
+"""From events to Updates, and how they are shown."""
 
 from __future__ import annotations
 
@@ -37,37 +37,37 @@ def result(event: str = "runner_on_ok", **res: Any) -> dict[str, Any]:
 STATS: Mapping[str, Any] = {"event": "playbook_on_stats", "event_data": {}}
 
 
-def told(tracker: Tracker, *events: Mapping[str, Any]) -> list[Update]:
+def updates_of(tracker: Tracker, *events: Mapping[str, Any]) -> list[Update]:
     return [update for event in events for update in tracker.feed(event)]
 
 
 def test_a_stage_spans_its_plays() -> None:
     clock = Clock()
     tracker = Tracker(clock)
-    found = told(tracker, play("Provision | Make the nodes"), task("Make"), result(changed=True))
+    updates = updates_of(tracker, play("Provision | Create the nodes"), task("Create"), result(changed=True))
     clock.now += 12.5
-    found += told(tracker, play("Provision | End"), result(changed=True), play("Prepare | Ask"), STATS)
-    assert found == [
-        Update("begin", "provision", "Make the nodes"),
-        Update("task", "provision", "Make"),
+    updates += updates_of(tracker, play("Provision | End"), result(changed=True), play("Prepare | Check"), STATS)
+    assert updates == [
+        Update("begin", "provision", "Create the nodes"),
+        Update("task", "provision", "Create"),
         Update("end", "provision", seconds=12.5, changed=2),
-        Update("begin", "prepare", "Ask"),
+        Update("begin", "prepare", "Check"),
         Update("end", "prepare"),
     ]
 
 
-def test_a_play_without_a_stage_is_part_of_the_one_before() -> None:
+def test_a_play_without_a_stage_belongs_to_the_previous_stage() -> None:
     tracker = Tracker(Clock())
-    assert told(tracker, play("provision | Make"), play("all"), STATS)[-1].stage == "provision"
+    assert updates_of(tracker, play("provision | Create"), play("all"), STATS)[-1].stage == "provision"
 
 
-def test_what_a_failed_run_gathers_is_a_stage_of_its_own() -> None:
+def test_gathering_after_a_failure_is_a_stage() -> None:
     tracker = Tracker(Clock())
     note = {"event": "verbose", "stdout": "progress: waiting for host"}
-    found = told(tracker, play("Provision | Make"), result("runner_on_failed"), STATS, note, note)
-    assert [(update.kind, update.stage, update.ok) for update in [*found, *tracker.close()]] == [
+    updates = updates_of(tracker, play("Provision | Create"), result("runner_on_failed"), STATS, note, note)
+    assert [(update.kind, update.stage, update.ok) for update in [*updates, *tracker.close()]] == [
         ("begin", "provision", True), ("end", "provision", False),
-        ("begin", "gather", True), ("note", "gather", True), ("note", "gather", True), ("end", "gather", True),
+        ("begin", "gather", True), ("progress", "gather", True), ("progress", "gather", True), ("end", "gather", True),
     ]  # fmt: skip
 
 
@@ -80,12 +80,12 @@ def test_what_a_failed_run_gathers_is_a_stage_of_its_own() -> None:
         ([result("runner_on_unreachable")], False),
     ],
 )
-def test_the_end_of_a_stage_says_whether_it_failed(events: list[Mapping[str, Any]], ok: bool) -> None:
+def test_the_end_of_a_stage_shows_whether_it_failed(events: list[Mapping[str, Any]], ok: bool) -> None:
     tracker = Tracker(Clock())
-    assert told(tracker, play("a | b"), *events, STATS)[-1].ok is ok
+    assert updates_of(tracker, play("a | b"), *events, STATS)[-1].ok is ok
 
 
-def test_an_interrupted_stage_is_closed_as_failed_once() -> None:
+def test_an_interrupted_stage_ends_as_failed_once() -> None:
     tracker = Tracker(Clock())
     tracker.feed(play("a | b"))
     assert [update.ok for update in tracker.close()] == [False]
@@ -95,17 +95,17 @@ def test_an_interrupted_stage_is_closed_as_failed_once() -> None:
 @pytest.mark.parametrize(
     ("event", "stdout", "expected"),
     [
-        ("verbose", "progress: building kubelet", Update("note", "", "building kubelet")),
-        ("verbose", "progress: a long\r\nline", Update("note", "", "a long line")),
+        ("verbose", "progress: building kubelet", Update("progress", "", "building kubelet")),
+        ("verbose", "progress: a long\r\nline", Update("progress", "", "a long line")),
         ("warning", "[WARNING]: something\r\nwrapped", Update("warning", "", "something wrapped")),
         ("verbose", "anything else", None),
     ],
 )
-def test_what_ansible_displays(event: str, stdout: str, expected: Update | None) -> None:
+def test_messages_of_ansible_become_notes_and_warnings(event: str, stdout: str, expected: Update | None) -> None:
     assert Tracker(Clock()).feed({"event": event, "stdout": stdout}) == ([expected] if expected else [])
 
 
-def test_a_censored_result_is_no_trouble() -> None:
+def test_a_censored_result_yields_no_update() -> None:
     tracker = Tracker(Clock())
     assert tracker.feed({"event": "runner_on_ok", "event_data": {"res": "hidden"}}) == []
 
@@ -114,33 +114,33 @@ def test_plain_lines_have_no_control_characters() -> None:
     stream = io.StringIO()
     sink = progress.Plain(stream, Clock())
     shown = progress.Shown(sink)
-    for event in (play("bundle | Have it"), {"event": "verbose", "stdout": "progress: kubelet"}, task("T"), STATS):
+    for event in (play("bundle | Fetch it"), {"event": "verbose", "stdout": "progress: kubelet"}, task("T"), STATS):
         shown.event(event)
     shown.close()
     text = stream.getvalue()
     assert "\x1b" not in text
     assert "\r" not in text
     lines = text.splitlines()
-    assert lines[0] == "bundle      Have it"
+    assert lines[0] == "bundle      Fetch it"
     assert lines[1] == "bundle      kubelet"
     assert lines[2].startswith("bundle      done in ")
     assert len(lines) == 3
 
 
-def test_plain_output_says_what_it_waits_for() -> None:
+def test_plain_output_names_the_current_task_after_a_pause() -> None:
     clock, stream = Clock(), io.StringIO()
     sink = progress.Plain(stream, clock)
     tracker = Tracker(clock)
-    told(tracker, play("prepare | Ask"), task("Sleep"))
+    updates_of(tracker, play("prepare | Check"), task("Sleep"))
     sink.tick(tracker)
     assert stream.getvalue() == ""
     clock.now += 31
     sink.tick(tracker)
     sink.tick(tracker)
-    assert stream.getvalue() == "prepare     still at: Sleep\n"
+    assert stream.getvalue() == "prepare     current task: Sleep\n"
 
 
-def test_json_lines() -> None:
+def test_json_lines_have_one_object_per_update() -> None:
     stream = io.StringIO()
     shown = progress.Shown(progress.JsonLines(stream))
     for event in (play("a | b"), task("T"), result("runner_on_failed"), STATS):
@@ -163,7 +163,7 @@ def test_json_lines() -> None:
         (True, {"TERM": "xterm", "NO_COLOR": ""}, False),
     ],
 )
-def test_where_nothing_may_move(terminal: bool, env: dict[str, str], plain: bool) -> None:
+def test_output_is_plain_without_a_capable_terminal(terminal: bool, env: dict[str, str], plain: bool) -> None:
     class Stream(io.StringIO):
         def isatty(self) -> bool:
             return terminal
@@ -172,5 +172,5 @@ def test_where_nothing_may_move(terminal: bool, env: dict[str, str], plain: bool
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.84, "0.8s"), (59.94, "59.9s"), (60, "1m00s"), (185.4, "3m05s")])
-def test_duration(seconds: float, text: str) -> None:
+def test_a_duration_is_short(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text

@@ -1,4 +1,4 @@
-"""The runner against real ansible runs of small playbooks."""
+"""The runner with real ansible runs of small playbooks."""
 
 from __future__ import annotations
 
@@ -41,13 +41,15 @@ class Recorder:
         self.names.append("end")
 
 
-def go(playbook: str, inventory: Path, **request: Any) -> tuple[RunOutcome, Recorder]:
+def go(
+    playbook: str, inventory: Path, variables: Mapping[str, Any] | None = None, **options: Any
+) -> tuple[RunOutcome, Recorder]:
     recorder = Recorder()
-    outcome = runner.run(runner.Request(playbook, inventory=inventory, **request), recorder)
+    outcome = runner.run(playbook, variables or {}, runner.Options(watcher=recorder, **options), inventory)
     return outcome, recorder
 
 
-def test_stages_come_in_order_and_changes_are_counted(playbook: Write, inventory: Path) -> None:
+def test_stages_are_in_order_and_changes_are_counted(playbook: Write, inventory: Path) -> None:
     text = """
     - name: one | First
       hosts: localhost
@@ -62,7 +64,7 @@ def test_stages_come_in_order_and_changes_are_counted(playbook: Write, inventory
     - name: two | Second
       hosts: localhost
       tasks:
-        - name: Look
+        - name: Check
           ansible.builtin.command: "true"
           changed_when: false
     """
@@ -83,13 +85,13 @@ def test_stages_come_in_order_and_changes_are_counted(playbook: Write, inventory
     assert [update.text for update in recorder.updates if update.kind == "task"] == [
         "Change something",
         "Change more",
-        "Look",
+        "Check",
     ]
     assert next(name for name in recorder.names if name.startswith("playbook_on")) == "playbook_on_start"
     assert recorder.names[-2:] == ["playbook_on_stats", "end"]
 
 
-def test_a_failed_task_is_told_with_place_and_reason(playbook: Write, inventory: Path) -> None:
+def test_a_failed_task_is_reported_with_location_and_reason(playbook: Write, inventory: Path) -> None:
     text = """
     - name: provision | Fail
       hosts: localhost
@@ -99,7 +101,7 @@ def test_a_failed_task_is_told_with_place_and_reason(playbook: Write, inventory:
             - name: Fail and be rescued
               ansible.builtin.command: "false"
           rescue:
-            - name: Go on
+            - name: Continue
               ansible.builtin.debug: {msg: on}
         - name: Ignored
           ansible.builtin.command: "false"
@@ -131,7 +133,7 @@ def test_an_unreachable_host_is_a_failure(playbook: Write, inventory: Path) -> N
     assert (outcome.failure["host"], outcome.failure["exit"]) == ("nowhere", 4)
 
 
-def test_ansibles_own_refusal_is_told(playbook: Write, inventory: Path) -> None:
+def test_an_argument_error_of_ansible_is_reported(playbook: Write, inventory: Path) -> None:
     outcome, _ = go(
         playbook("[{name: x | y, hosts: localhost, tasks: []}]"), inventory, arguments=["--no-such-argument"]
     )
@@ -140,9 +142,9 @@ def test_ansibles_own_refusal_is_told(playbook: Write, inventory: Path) -> None:
     assert "no-such-argument" in outcome.failure["message"]
 
 
-def test_progress_lines_and_warnings_come_through(playbook: Write, inventory: Path) -> None:
+def test_warnings_become_updates(playbook: Write, inventory: Path) -> None:
     text = """
-    - name: bundle | Talk
+    - name: bundle | Warn
       hosts: localhost
       tasks:
         - name: Warn
@@ -152,12 +154,10 @@ def test_progress_lines_and_warnings_come_through(playbook: Write, inventory: Pa
     assert any(update.kind == "warning" and "/nowhere" in update.text for update in recorder.updates)
 
 
-def test_nothing_of_the_environment_is_written(
+def test_no_variable_of_the_environment_is_written_to_disk(
     playbook: Write, inventory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run searches its own private folder for a value of the environment while it runs, and finds one that was
-    planted.
-    """
+    """During the run, a search of its private directory for the value of a variable finds only the planted file."""
     monkeypatch.setenv("SOME_SECRET", "canary-in-the-environment")
     text = """
     - name: one | Search
@@ -173,10 +173,12 @@ def test_nothing_of_the_environment_is_written(
           no_log: true
         - name: Search
           ansible.builtin.command: "grep -rl --devices=skip canary-in-the-env {{ folder }}"
-          register: found
-        - name: Only the planted one
-          ansible.builtin.assert: {that: "found.stdout_lines == [folder + '/planted']", fail_msg: "{{ found.stdout }}"}
-        - name: Private
+          register: matches
+        - name: Compare with the planted file
+          ansible.builtin.assert:
+            that: matches.stdout_lines == [folder + '/planted']
+            fail_msg: "{{ matches.stdout }}"
+        - name: Check the mode
           ansible.builtin.command: "stat -c %a {{ folder }}"
           register: mode
           failed_when: mode.stdout != '700'
@@ -186,26 +188,26 @@ def test_nothing_of_the_environment_is_written(
     assert outcome.ok
 
 
-def test_the_environment_of_a_run(tmp_path: Path) -> None:
-    found = settings.environment(
+def test_a_run_gets_the_settings_of_the_collection(tmp_path: Path) -> None:
+    variables = settings.environment(
         "abc",
         {"PYTHONUNBUFFERED": "1", "PATH": "/usr/bin", "ANSIBLE_FORKS": "3", "ANSIBLE_CONFIG": "/x", "OTHER": "kept"},
         tmp_path,
     )
-    assert "PYTHONUNBUFFERED" not in found
-    assert found["DEVENV_RUN"] == "abc"
-    assert found["DEVENV_OWNER"].startswith(f"{os.getpid()}:")
-    assert found["OTHER"] == "kept"
-    assert found["ANSIBLE_FORKS"] == "3"
-    assert found["ANSIBLE_CONFIG"] == str(paths.COLLECTION / "ansible.cfg")
-    assert found["PATH"].split(":")[:2] == [str(Path(sys.executable).parent), "/usr/bin"]
+    assert "PYTHONUNBUFFERED" not in variables
+    assert variables["DEVENV_RUN"] == "abc"
+    assert variables["DEVENV_OWNER"].startswith(f"{os.getpid()}:")
+    assert variables["OTHER"] == "kept"
+    assert variables["ANSIBLE_FORKS"] == "3"
+    assert variables["ANSIBLE_CONFIG"] == str(paths.COLLECTION / "ansible.cfg")
+    assert variables["PATH"].split(":")[:2] == [str(Path(sys.executable).parent), "/usr/bin"]
 
 
-def test_the_table_of_settings_is_ansible_cfg() -> None:
+def test_the_settings_equal_ansible_cfg() -> None:
     config = configparser.ConfigParser()
     config.read(paths.COLLECTION / "ansible.cfg")
-    # Paths of the checkout, given otherwise; and ssh's pipelining, whose variable is the connection's.
-    apart = {
+    # Paths of the checkout, which have variables of their own, and pipelining, which is set for all connections.
+    excluded = {
         ("defaults", "inventory"),
         ("defaults", "collections_path"),
         ("defaults", "pipelining"),
@@ -213,14 +215,14 @@ def test_the_table_of_settings_is_ansible_cfg() -> None:
     }
     written = {(section, key): value for section in config.sections() for key, value in config[section].items()}
     assert {place: value for place, (_, value) in settings.SETTINGS.items()} == {
-        k: v for k, v in written.items() if k not in apart
+        k: v for k, v in written.items() if k not in excluded
     }
 
 
 @pytest.mark.parametrize(
     ("place", "variable"), [(place, variable) for place, (variable, _) in settings.SETTINGS.items()]
 )
-def test_ansible_knows_the_variable_of_every_setting(place: tuple[str, str], variable: str) -> None:
+def test_ansible_supports_the_variable_of_every_setting(place: tuple[str, str], variable: str) -> None:
     from ansible.config.manager import ConfigManager
     from ansible.plugins.loader import connection_loader
 
@@ -237,21 +239,21 @@ def test_ansible_knows_the_variable_of_every_setting(place: tuple[str, str], var
         for entry in entries
         if any(env["name"] == variable for env in entry.get("env") or [])
     ]
-    assert any(place in found for found in inis), f"{variable} is not the variable of {place}"
+    assert any(place in sections for sections in inis), f"{variable} is not the variable of {place}"
 
 
-def test_settings_of_an_installed_package(tmp_path: Path) -> None:
+def test_an_installed_package_uses_an_empty_ansible_cfg(tmp_path: Path) -> None:
     collection = tmp_path / "ansible_collections" / "devenv" / "lab"
     collection.mkdir(parents=True)
-    found = settings.settings(tmp_path, collection)
-    assert found == {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(tmp_path)}
+    variables = settings.settings(tmp_path, collection)
+    assert variables == {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(tmp_path)}
     assert (tmp_path / "ansible.cfg").read_text() == ""
 
 
-def test_a_run_where_there_is_no_ansible_cfg(
+def test_a_run_without_ansible_cfg_gets_the_settings(
     playbook: Write, inventory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As an installed package has it: the settings come by the environment, and no other file's do."""
+    """In an installed package, the settings come from the environment and from no other file."""
     original = settings.settings
     links = tmp_path / "ansible_collections" / "devenv" / "lab"
     links.parent.mkdir(parents=True)
@@ -262,7 +264,7 @@ def test_a_run_where_there_is_no_ansible_cfg(
     monkeypatch.setenv("ANSIBLE_CONFIG", str(tmp_path / "home.cfg"))
     monkeypatch.setattr(settings, "settings", lambda folder: original(folder, links))
     text = """
-    - name: one | Look
+    - name: one | Check
       hosts: localhost
       tasks:
         - name: Compare
@@ -288,36 +290,41 @@ def test_a_run_where_there_is_no_ansible_cfg(
         ("{a: {b: true}}", {"a": {"b": True}}),
     ],
 )
-def test_extra_vars(value: str, expected: dict[str, Any]) -> None:
+def test_extra_vars_are_parsed(value: str, expected: dict[str, Any]) -> None:
     assert extra_vars.parse(value) == expected
 
 
 @pytest.mark.parametrize(
     "value", ["", "word", "a=1 word", "[1, 2]", "{a: ", "@/no/such/file", "a b=1", "'open", "1a=2", "{1: 2}"]
 )
-def test_extra_vars_refused(value: str) -> None:
+def test_invalid_extra_vars_are_refused(value: str) -> None:
     with pytest.raises(errors.UsageError) as caught:
         extra_vars.parse(value)
     assert "-e" in caught.value.where
 
 
-def test_extra_vars_keep_their_order_and_yield_to_ours(playbook: Write, inventory: Path, tmp_path: Path) -> None:
+def test_extra_vars_keep_their_order_and_variables_override_them(
+    playbook: Write, inventory: Path, tmp_path: Path
+) -> None:
     given = tmp_path / "given.yml"
     given.write_text("a: file\nb: file\nc: file\n")
     text = """
-    - name: one | Look
+    - name: one | Check
       hosts: localhost
       tasks:
         - name: Compare
-          ansible.builtin.assert: {that: "[a, b, c] == ['last', 'file', 'ours']", fail_msg: "{{ [a, b, c] }}"}
+          ansible.builtin.assert: {that: "[a, b, c] == ['last', 'file', 'variable']", fail_msg: "{{ [a, b, c] }}"}
     """
     outcome, _ = go(
-        playbook(text), inventory, extra=[{"a": "first", "b": "first"}, given, {"a": "last"}], variables={"c": "ours"}
+        playbook(text),
+        inventory,
+        extra=[{"a": "first", "b": "first"}, given, {"a": "last"}],
+        variables={"c": "variable"},
     )
     assert outcome.failure is None
 
 
-# Interrupting needs a process of its own: a signal reaches the whole test run otherwise.
+# Interrupting needs a separate process; otherwise the signal would reach the whole test run.
 
 SLEEPS = """
 - name: provision | Wait
@@ -332,28 +339,28 @@ import sys
 from pathlib import Path
 from devenv.runs import runner
 print("started", flush=True)
-outcome = runner.run(runner.Request(sys.argv[1], inventory=Path(sys.argv[2])))
+outcome = runner.run(sys.argv[1], {}, inventory=Path(sys.argv[2]))
 print(outcome.signal, outcome.timed_out, outcome.ok, flush=True)
 """
 
 
 def _sleepers(marker: str) -> list[int]:
-    wanted = f"sleep {marker}"
-    return [pid for pid in processes.all_processes() if processes.command_line(pid) == wanted]
+    line = f"sleep {marker}"
+    return [pid for pid in processes.all_processes() if processes.command_line(pid) == line]
 
 
 def _wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if found := condition():
-            return found
+        if value := condition():
+            return value
         time.sleep(0.05)
-    raise AssertionError(f"did not come within {seconds} s")
+    raise AssertionError(f"the condition was not met within {seconds} s")
 
 
 @pytest.fixture
 def marker() -> Iterator[str]:
-    """A number of seconds that names the sleep of this test alone."""
+    """A number of seconds that identifies the sleep process of this test."""
     text = f"{10000 + os.getpid() % 5000}.{time.monotonic_ns() % 10**6}"
     yield text
     for pid in _sleepers(text):
@@ -391,7 +398,7 @@ def test_a_second_interrupt_kills(playbook: Write, inventory: Path, marker: str)
     assert _sleepers(marker) == []
 
 
-def test_time_over_ends_everything(
+def test_a_timeout_stops_all_processes(
     playbook: Write, inventory: Path, marker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervision, "GRACE", 0.0)
@@ -402,7 +409,7 @@ def test_time_over_ends_everything(
     assert _sleepers(marker) == []
 
 
-def test_a_failed_run_gathers_after_its_last_task_and_has_time_for_it(
+def test_a_failed_run_has_time_to_gather_after_its_last_task(
     playbook: Write, made: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = made("aio")
@@ -424,7 +431,7 @@ def test_a_failed_run_gathers_after_its_last_task_and_has_time_for_it(
     outcome, recorder = go(playbook(text), folder / "inventory.yml")
     assert (outcome.ok, outcome.signal) == (False, 0)
     assert len(list(folder.glob("runs/*/gather.tar.gz"))) == 1
-    # The runner hears that the tasks are over before the gathering begins, and waits for it.
+    # The runner learns that the tasks are over before gathering starts, and waits for it.
     assert "verbose" in recorder.names[recorder.names.index("playbook_on_stats") :]
     control = supervision.Control(time.monotonic() - 1)
     control.tasks_are_over()
@@ -432,24 +439,24 @@ def test_a_failed_run_gathers_after_its_last_task_and_has_time_for_it(
     assert not control.timed_out
 
 
-def test_a_watcher_that_fails_ends_the_run(playbook: Write, inventory: Path, marker: str) -> None:
+def test_a_failing_watcher_stops_the_run(playbook: Write, inventory: Path, marker: str) -> None:
     class Gone(Recorder):
         def tick(self) -> None:
             if _sleepers(marker):
                 raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
-        runner.run(runner.Request(playbook(SLEEPS.format(marker=marker)), inventory=inventory), Gone())
+        runner.run(playbook(SLEEPS.format(marker=marker)), {}, runner.Options(watcher=Gone()), inventory)
     assert _sleepers(marker) == []
 
 
-def test_the_callers_signal_handlers_come_back(playbook: Write, inventory: Path) -> None:
+def test_the_callers_signal_handlers_are_restored(playbook: Write, inventory: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     go(playbook("[{name: x | y, hosts: localhost, tasks: []}]"), inventory)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_private_folders_of_killed_commands_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_private_directories_of_killed_commands_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     dead = tmp_path / "devenv-run-999999-1-abc"
     living = tmp_path / f"devenv-run-{settings.identity().replace(':', '-')}-abc"

@@ -1,4 +1,4 @@
-"""`devenv snapshot` and `devenv up --snapshot`: what becomes of the words that are typed. Runs are replaced."""
+"""`devenv snapshot` and `devenv up --snapshot`: arguments and refusals. Runs are replaced."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
+from support.runs import Request
 
 from devenv.environments import target
-from devenv.runs import runner
 
 Devenv = Callable[..., tuple[int, str, str]]
 
@@ -34,8 +34,8 @@ def saved(own_home: Path) -> Callable[..., Path]:
     return make
 
 
-def test_up_leaves_the_profile_to_the_snapshot(
-    devenv: Devenv, requests: list[runner.Request], saved: Callable[..., Path]
+def test_up_takes_the_profile_from_the_snapshot(
+    devenv: Devenv, requests: list[Request], saved: Callable[..., Path]
 ) -> None:
     saved("with-data")
     assert devenv("up", "--snapshot", "with-data", "--name", "second")[0] == 0
@@ -44,22 +44,21 @@ def test_up_leaves_the_profile_to_the_snapshot(
     given, changed = (request.variables for request in requests)
     assert (given["devenv_snapshot"], given["devenv_name"]) == ("with-data", "second")
     assert not {"profile", "devenv_overrides"} & given.keys()
-    # Without a name, that of the saved profile.
+    # The default name is that of the saved profile.
     assert changed["devenv_name"] == "aio"
     assert changed["devenv_overrides"] == {"nodes.master-0.labels.team": "blue"}
 
 
-def test_the_saved_profile_has_what_was_set_when_it_was_made(own_home: Path, saved: Callable[..., Path]) -> None:
+def test_overrides_apply_to_the_saved_profile(own_home: Path, saved: Callable[..., Path]) -> None:
     saved("with-data", name="mine")
-    goal = target.from_snapshot("with-data", None, "second", {"nodes.master-0.memory": "4GiB"})
-    assert goal.resolved is not None
+    goal = target.resolve(None, "second", {"nodes.master-0.memory": "4GiB"}, snapshot="with-data")
     assert goal.resolved["name"] == "mine"
     assert goal.resolved["storage"]["enabled"] is True
     assert goal.resolved["nodes"][0]["memory"] == 4 << 30
 
 
-def test_a_snapshot_whose_profile_cannot_be_read_back_wants_one(
-    devenv: Devenv, requests: list[runner.Request], saved: Callable[..., Path]
+def test_a_snapshot_with_an_unreadable_profile_requires_one(
+    devenv: Devenv, requests: list[Request], saved: Callable[..., Path]
 ) -> None:
     saved("of-tomorrow", stack="ipv8")
     code, _out, err = devenv("up", "--snapshot", "of-tomorrow")
@@ -69,8 +68,8 @@ def test_a_snapshot_whose_profile_cannot_be_read_back_wants_one(
     assert requests == []
 
 
-def test_an_unknown_snapshot_names_the_nearest(
-    devenv: Devenv, requests: list[runner.Request], saved: Callable[..., Path]
+def test_an_unknown_snapshot_is_refused_with_the_nearest_name(
+    devenv: Devenv, requests: list[Request], saved: Callable[..., Path]
 ) -> None:
     saved("with-data")
     for words in (("up", "--snapshot", "with-dat"), ("snapshot", "rm", "with-dat")):
@@ -80,8 +79,8 @@ def test_an_unknown_snapshot_names_the_nearest(
     assert requests == []
 
 
-def test_save_refuses_a_name_before_anything_runs(
-    devenv: Devenv, requests: list[runner.Request], saved: Callable[..., Path], made: Callable[..., Path]
+def test_save_refuses_an_invalid_name_before_it_runs(
+    devenv: Devenv, requests: list[Request], saved: Callable[..., Path], made: Callable[..., Path]
 ) -> None:
     made("first")
     saved("taken")
@@ -93,7 +92,7 @@ def test_save_refuses_a_name_before_anything_runs(
     assert requests[0].variables["devenv_force"] is True
 
 
-def test_list_and_rm(devenv: Devenv, saved: Callable[..., Path]) -> None:
+def test_list_shows_broken_snapshots_and_rm_removes_them(devenv: Devenv, saved: Callable[..., Path]) -> None:
     assert json.loads(devenv("snapshot", "list", "--json")[1]) == []
     saved("with-data")
     (saved("cut") / "etcd-main.db").unlink()

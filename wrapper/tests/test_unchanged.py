@@ -1,4 +1,4 @@
-"""Which options of `up` run the stages of an environment that has not changed."""
+"""The options of `up` that run the stages of an environment that has not changed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.convergence import unchanged
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
+from support.runs import Request
 
 from devenv import operations
 from devenv.environments import target
-from devenv.runs import playbook, runner
+from devenv.runs import playbook
+from devenv.runs.runner import Options
 
 GOAL = target.Target("mine", {"profile": "aio", "devenv_name": "mine"}, resolve("aio"))
 
@@ -22,7 +24,7 @@ def converged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "runs"),
+    ("options", "stages_run"),
     [
         ({}, False),
         ({"timeout": 60.0}, False),
@@ -38,20 +40,20 @@ def converged(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"artifacts": Path("/nowhere")}, True),
     ],
 )
-def test_options_that_need_the_stages(requests: list[runner.Request], options: dict[str, Any], runs: bool) -> None:
-    result = operations.up(GOAL, playbook.Options(**options))
-    assert bool(requests) is runs
-    assert ("nothing has changed" in result.text) is not runs
-    # The command has compared, or does not want it: the playbook need not.
+def test_options_that_need_the_stages(requests: list[Request], options: dict[str, Any], stages_run: bool) -> None:
+    result = operations.up(GOAL, Options(**options))
+    assert bool(requests) is stages_run
+    assert ("nothing has changed" in result.text) is not stages_run
+    # The command has compared already or need not, so the playbook does not compare.
     assert all(request.variables["devenv_full"] is True for request in requests)
 
 
-def test_a_start_from_a_snapshot_runs_the_stages(requests: list[runner.Request]) -> None:
+def test_up_from_a_snapshot_runs_the_stages(requests: list[Request]) -> None:
     operations.up(target.Target("mine", {**GOAL.variables, "devenv_snapshot": "saved"}, GOAL.resolved))
     assert len(requests) == 1
 
 
-def test_a_run_of_the_command_counts_as_complete() -> None:
+def test_variables_of_the_command_do_not_make_a_run_partial() -> None:
     from ansible_collections.devenv.lab.plugins.action import convergence
 
     partial = {"devenv_snapshot", "devenv_kubernetes_version"}

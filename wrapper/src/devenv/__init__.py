@@ -1,6 +1,6 @@
 """devenv: from machines to a labelled, validated Kubernetes cluster.
 
-``Environment`` is the way in: ``with Environment.up(profile="aio") as lab: ...`` (docs/use-in-tests.md).
+Start with ``Environment``: ``with Environment.up(profile="aio") as lab: ...`` (docs/use-in-tests.md).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use: the command asks for a version or a status without paying for what it does not use.
+    # Imported on first use, which keeps commands such as version and status fast.
     if name not in __all__:
         raise AttributeError(name)
     import importlib

@@ -1,4 +1,4 @@
-"""The Python API: an environment as an object. docs/use-in-tests.md shows it at work."""
+"""The Python API: an environment as an object (docs/use-in-tests.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from devenv import operations
 from devenv.environments import access, names, target
 from devenv.runs import playbook
-from devenv.runs.playbook import Options
+from devenv.runs.runner import Options
 from devenv.runs.supervision import Watcher
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Host:
-    """A node. ``address`` is the first of ``addresses`` (one a family, in the profile's order; no prefix length);
-    ``variables`` are its own variables of the inventory."""
+    """A node. ``address`` is the first of ``addresses`` (one per address family, in the profile's order, without a
+    prefix length); ``variables`` are the host's variables in the inventory."""
 
     name: str
     address: str
@@ -36,10 +36,10 @@ class Host:
 
 
 class Environment:
-    """A living environment: `Environment.up` makes one, `Environment.open` takes one that is there.
+    """An environment: `Environment.up` creates or converges one, `Environment.open` returns an existing one.
 
-    As a context manager it takes itself down at the end of the block, whatever happened inside; ``keep=True`` leaves
-    it.
+    As a context manager, it removes the environment at the end of the block, even after an exception; ``keep=True``
+    keeps it.
     """
 
     def __init__(self, name: str, *, keep: bool = False, changed: int = 0) -> None:
@@ -64,20 +64,17 @@ class Environment:
         keep: bool = False,
         watcher: Watcher | None = None,
     ) -> Self:
-        """Bring an environment up, or to what ``profile`` says now; nothing happens when it is so already.
+        """Create an environment, or converge an existing one to ``profile``; a no-op if it is converged.
 
-        ``profile``: a name or the path of a file; without it the environment ``name`` keeps its own. ``overrides``:
-        keys of the profile by dotted path, e.g. ``{"nodes.worker-0.memory": "4GiB"}``. ``timeout`` in seconds for the
-        whole. ``snapshot``: name of one to start a new environment from. ``on_failure``: "keep", or "destroy" for an
-        environment that this call made. ``full`` runs every stage, also when nothing has changed. ``changed`` of what
-        is returned counts changed tasks. Raises errors.Error (see errors for its kinds) and errors.Interrupted.
+        ``profile``: a name or the path of a file; without it, the environment ``name`` keeps its stored profile.
+        ``overrides``: keys of the profile by dotted path, e.g. ``{"nodes.worker-0.memory": "4GiB"}``. ``timeout`` in
+        seconds for the whole run. ``snapshot``: name of a snapshot to create a new environment from. ``on_failure``:
+        "keep", or "destroy" to remove an environment that this call created. ``full`` runs every stage even if nothing
+        has changed. ``changed`` of the returned object counts changed tasks. Raises errors.Error (see its subclasses)
+        and errors.Interrupted.
         """
-        wanted = os.fspath(profile) if profile is not None else None
-        goal = (
-            target.from_snapshot(snapshot, wanted, name, overrides)
-            if snapshot
-            else target.resolve(wanted, name, overrides)
-        )
+        profile_name = os.fspath(profile) if profile is not None else None
+        goal = target.resolve(profile_name, name, overrides, snapshot=snapshot)
         options = Options(
             extra=(extra_vars,) if extra_vars else (),
             timeout=timeout,
@@ -85,27 +82,29 @@ class Environment:
             arguments=ansible_arguments,
             full=full,
             command="Environment.up",
+            watcher=watcher,
         )
-        result = operations.up(goal, options, watcher, on_failure=on_failure)
+        result = operations.up(goal, options, on_failure=on_failure)
         return cls(goal.name, keep=keep, changed=result.changed)
 
     @classmethod
     def open(cls, name: str | None = None, *, keep: bool = True) -> Self:
-        """The environment ``name`` (else ``$DEVENV_NAME``, else the only one). Raises NotFound, UsageError.
+        """Return the existing environment ``name`` (else ``$DEVENV_NAME``, else the only one). Raises NotFound,
+        UsageError.
 
-        It is kept at the end of a ``with`` block unless ``keep=False``: what was there before the tests should be
-        there after.
+        A ``with`` block keeps it unless ``keep=False``: an environment that existed before the tests should exist
+        after them.
         """
         return cls(names.existing(name), keep=keep)
 
     @property
     def state(self) -> Path:
-        """The state folder."""
+        """The state directory."""
         return paths.environment(self.name)
 
     @property
     def inventory_path(self) -> Path:
-        """A static inventory that plain ``ansible -i`` takes. Raises NotFound while there are no nodes."""
+        """A static inventory for plain ``ansible -i``. Raises NotFound if there are no nodes yet."""
         return access.inventory_path(self.name)
 
     @property
@@ -120,7 +119,7 @@ class Environment:
 
     @property
     def kubeconfig(self) -> Path:
-        """The kubeconfig of the cluster ``main``. Raises NotFound while there is none."""
+        """The kubeconfig of the cluster ``main``. Raises NotFound if there is none yet."""
         return access.kubeconfig(self.name)
 
     @property
@@ -129,7 +128,7 @@ class Environment:
         return access.variables(self.name)
 
     def kubernetes(self) -> ApiClient:
-        """A client of the package ``kubernetes``, configured by this kubeconfig and by nothing else; close it, or use
+        """Return a client of the package ``kubernetes``, configured from this kubeconfig only. Close it, or use
         ``with``.
         """
         from kubernetes import config
@@ -138,18 +137,18 @@ class Environment:
         return client
 
     def status(self) -> dict[str, Any]:
-        """What `devenv status --json` prints."""
+        """Return what `devenv status --json` prints."""
         from devenv.environments import status as environment_status
 
         return environment_status.status(self.name)
 
     def validate(self, *, timeout: float | None = None, watcher: Watcher | None = None) -> Sequence[Mapping[str, Any]]:
-        """Run all checks, with real pods; return a row a check: ``{cluster, name, ok, seconds, seen, warnings}``.
+        """Run all checks, with real pods; return one row per check: ``{cluster, name, ok, seconds, seen, warnings}``.
 
-        Raises StageFailed with what is missing; its ``checks`` has the rows.
+        Raises StageFailed with the failed checks; its ``checks`` has the rows.
         """
-        options = Options(timeout=timeout, command="Environment.validate")
-        return operations.validate(self.name, options, watcher).checks
+        options = Options(timeout=timeout, command="Environment.validate", watcher=watcher)
+        return operations.validate(self.name, options).checks
 
     def gather(
         self,
@@ -158,37 +157,38 @@ class Environment:
         timeout: float | None = None,
         watcher: Watcher | None = None,
     ) -> Path:
-        """Write one archive of what nodes, clusters and this host know; return its path.
+        """Collect logs and state of nodes, clusters and this host into one archive; return its path.
 
-        ``output``: a file .tar.gz or a folder, by default the working directory. A node that does not answer is noted
-        in the archive's index.
+        ``output``: a .tar.gz file or a directory, by default the working directory. The archive's index lists nodes
+        that do not answer.
         """
-        options = Options(timeout=timeout, command="Environment.gather")
-        return operations.gather(self.name, os.fspath(output), options, watcher).path
+        options = Options(timeout=timeout, command="Environment.gather", watcher=watcher)
+        return operations.gather(self.name, os.fspath(output), options).path
 
     def upgrade(self, kubernetes: str, *, timeout: float | None = None, watcher: Watcher | None = None) -> None:
-        """Bring the environment to another version of Kubernetes, node by node; ``timeout`` in seconds for the whole.
+        """Upgrade to another Kubernetes version, node by node; ``timeout`` in seconds for the whole run.
 
-        Raises Error for a step that cannot be taken: the same, an older, or not the next minor version.
+        Raises Error for the current version, an older one, or one that is not the next minor version.
         """
-        options = Options(timeout=timeout, command="Environment.upgrade")
-        operations.upgrade(self.name, kubernetes, options, watcher)
+        options = Options(timeout=timeout, command="Environment.upgrade", watcher=watcher)
+        operations.upgrade(self.name, kubernetes, options)
 
     def stop(self, watcher: Watcher | None = None) -> None:
-        """Stop the nodes as a shutdown would; `start` brings them back."""
-        playbook.run("stop", self.name, {}, Options(command="Environment.stop"), watcher)
+        """Shut down the nodes; `start` restarts them."""
+        playbook.run("stop", self.name, {}, Options(command="Environment.stop", watcher=watcher))
 
     def start(self, watcher: Watcher | None = None) -> None:
         """Start stopped nodes and wait until the cluster is ready."""
-        playbook.run("start", self.name, {}, Options(command="Environment.start"), watcher)
+        playbook.run("start", self.name, {}, Options(command="Environment.start", watcher=watcher))
 
     def save(self, snapshot: str, *, force: bool = False, watcher: Watcher | None = None) -> None:
-        """Save what the environment holds under the name ``snapshot``."""
-        operations.save_snapshot(self.name, snapshot, Options(command="Environment.save"), watcher, force=force)
+        """Save the state of the environment as ``snapshot``."""
+        options = Options(command="Environment.save", watcher=watcher)
+        operations.save_snapshot(self.name, snapshot, options, force=force)
 
     def down(self, watcher: Watcher | None = None) -> None:
-        """Remove the environment; once more is no error."""
-        operations.down(self.name, Options(command="Environment.down"), watcher)
+        """Remove the environment; a no-op if it does not exist."""
+        operations.down(self.name, Options(command="Environment.down", watcher=watcher))
 
     def __enter__(self) -> Self:
         return self

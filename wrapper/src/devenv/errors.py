@@ -1,49 +1,44 @@
-"""What the Python API raises, and how a failed run becomes one of these.
+"""The exceptions of the Python API, and how failures of runs and of the collection's logic become one of them.
 
-Every class carries ``exit_code``, the code that the command ends with (docs/reference/exit-codes.md).
+Every class has ``exit_code``, the code that the command exits with (docs/reference/exit-codes.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
+
+@dataclass(eq=False)
 class Error(Exception):
-    """Base of everything that goes wrong. ``message`` says what, ``where`` in which host, task, file or key,
-    ``advice`` what to do next, ``reason`` is the stable id (may be empty), ``log`` the full log if there is one.
-    ``gathered`` is the archive that was made because of it, ``checks`` the rows of a validation.
+    """Base of all failures. ``message`` states what happened, ``where`` names the host, task, file or key, ``advice``
+    is what to do next, ``reason`` the stable id (may be empty), ``log`` the full log if there is one.
+    ``gathered`` is the archive that was collected because of it, ``checks`` the rows of a validation.
     """
+
+    message: str
+    _: KW_ONLY
+    reason: str = ""
+    advice: str = ""
+    where: str = ""
+    log: Path | None = None
+    stage: str = ""
+    gathered: Path | None = None
+    gather_trouble: str = ""
+    checks: Sequence[Mapping[str, Any]] = ()
 
     exit_code = 1
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        reason: str = "",
-        exit_code: int | None = None,
-        advice: str = "",
-        where: str = "",
-        log: Path | None = None,
-        stage: str = "",
-    ) -> None:
-        super().__init__(f"{message} ({where})" if where else message)
-        self.message = message
-        self.reason = reason
-        self.advice = advice
-        self.where = where
-        self.log = log
-        self.stage = stage
-        self.gathered: Path | None = None
-        self.gather_trouble = ""
-        self.checks: Sequence[Mapping[str, Any]] = ()
-        if exit_code is not None:
-            self.exit_code = exit_code
+    def __str__(self) -> str:
+        return f"{self.message} ({self.where})" if self.where else self.message
 
     def document(self) -> dict[str, Any]:
-        """The error as one JSON object of ``--json``."""
+        """Return the error as one JSON object of ``--json``."""
         return {
             "type": "error",
             "exit": self.exit_code,
@@ -58,33 +53,33 @@ class Error(Exception):
 
 
 class Unexpected(Error):
-    """A defect of devenv, or a program that behaved as no one foresaw (1)."""
+    """A defect of devenv, or unexpected behaviour of another program (1)."""
 
 
 class UsageError(Error):
-    """Wrong argument, profile or name; nothing was done (2)."""
+    """Wrong argument, profile or name; nothing was changed (2)."""
 
     exit_code = 2
 
 
 class StageFailed(Error):
-    """A stage did not reach its end (3 to 8, 12, 13); ``stage`` says which."""
+    """A stage failed (3 to 8, 12, 13); ``stage`` names it."""
 
 
 class PreflightFailed(StageFailed):
-    """The host lacks something; nothing was changed (9)."""
+    """The host does not meet the requirements; nothing was changed (9)."""
 
     exit_code = 9
 
 
 class EnvironmentBusy(Error):
-    """Another run holds the environment (10)."""
+    """Another run holds the lock of the environment (10)."""
 
     exit_code = 10
 
 
 class NotFound(Error):
-    """There is no such environment or node (11)."""
+    """The environment or node does not exist (11)."""
 
     exit_code = 11
 
@@ -96,7 +91,7 @@ class ProfileChangeRefused(Error):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C (130) or SIGTERM (143) ended the run. State is kept, no process is left."""
+    """Ctrl-C (130) or SIGTERM (143) interrupted the run. The state is kept, no process remains."""
 
     def __init__(self, exit_code: int, log: Path | None = None) -> None:
         super().__init__(f"interrupted (exit {exit_code})")
@@ -104,25 +99,21 @@ class Interrupted(KeyboardInterrupt):
         self.log = log
 
 
-_CLASSES: dict[int, type[Error]] = {
-    1: Unexpected,
-    2: UsageError,
-    9: PreflightFailed,
-    10: EnvironmentBusy,
-    11: NotFound,
-    14: ProfileChangeRefused,
-}
+_SPECIFIC = (Unexpected, UsageError, PreflightFailed, EnvironmentBusy, NotFound, ProfileChangeRefused)
+_BY_EXIT_CODE: dict[int, type[Error]] = {kind.exit_code: kind for kind in _SPECIFIC}
 
 
 def make(message: str, *, exit_code: int, **details: Any) -> Error:
-    """The exception whose class fits ``exit_code``."""
-    return _CLASSES.get(exit_code, StageFailed)(message, exit_code=exit_code, **details)
+    """Return an exception of the class that ``exit_code`` belongs to."""
+    error = _BY_EXIT_CODE.get(exit_code, StageFailed)(message, **details)
+    error.exit_code = exit_code
+    return error
 
 
 def from_failure(failure: Mapping[str, Any], log: Path | None = None) -> Error:
-    """Exception of a ``failure.json`` (keys: docs/design/errors.md)."""
+    """Return the exception for a ``failure.json`` (keys: docs/design/errors.md)."""
     places = (failure.get("host"), failure.get("task"), failure.get("file"))
-    error = make(
+    return make(
         str(failure.get("message") or "no message"),
         exit_code=int(failure.get("exit") or 1),
         reason=str(failure.get("reason") or ""),
@@ -130,19 +121,22 @@ def from_failure(failure: Mapping[str, Any], log: Path | None = None) -> Error:
         where=", ".join(str(place) for place in places if place),
         stage=str(failure.get("stage") or ""),
         log=log,
+        gathered=Path(failure["gathered"]) if failure.get("gathered") else None,
+        gather_trouble=str(failure.get("gather_trouble") or ""),
     )
-    error.gathered = Path(failure["gathered"]) if failure.get("gathered") else None
-    error.gather_trouble = str(failure.get("gather_trouble") or "")
-    return error
 
 
-def from_logic(error: Exception) -> Error:
-    """Exception of a ``plugin_utils.errors.DevenvError`` (duck-typed, so that nothing need be imported to ask)."""
-    reason = getattr(error, "reason", None)
+def from_logic(error: DevenvError) -> Error:
+    """Return the exception for an error of the collection's logic."""
     return make(
-        str(getattr(error, "message", error)),
-        exit_code=int(getattr(error, "exit_code", 1)),
-        reason=str(getattr(reason, "id", "")),
-        advice=str(getattr(error, "advice", "")),
-        where=str(getattr(error, "where", "")),
+        error.message, exit_code=error.exit_code, reason=error.reason.id, advice=error.advice, where=error.where
     )
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Raise errors of the collection's logic as exceptions of this module; also a decorator."""
+    try:
+        yield
+    except DevenvError as error:
+        raise from_logic(error) from None

@@ -7,14 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from devenv import errors
 
-HELP = "From machines to a labelled, validated Kubernetes cluster, from one named profile."
+HELP = """\
+Turn machines into a labelled, validated Kubernetes cluster.
+
+Options of a command: devenv COMMAND --help"""
 
 _LIFE, _USE, _ABOUT = "Environments", "Use an environment", "Profiles, bundles, this machine"
 
-# name, part of the help, where it is (a Typer is a group of commands), what the words after -- are
+# name, group in the help, location (a Typer is a group of commands), meaning of the words after --
 COMMANDS = (
     ("up", _LIFE, "runs:up", "ANSIBLE_ARGUMENT..."),
     ("down", _LIFE, "runs:down", "ANSIBLE_ARGUMENT..."),
@@ -47,37 +51,40 @@ COMMANDS = (
 _ALIASES = ("destroy",)
 
 
+class _Group(TyperGroup):
+    """The group of all commands. Its help omits its own options (help and completion), to fit on one screen."""
+
+    def get_params(self, ctx: Any) -> Any:
+        params: list[Any] = list(super().get_params(ctx))
+        for param in params:
+            param.hidden = True
+        return params
+
+
 def build(words: Sequence[str] = ()) -> typer.Typer:
-    """The command. When the first of ``words`` names a command, it is all that is loaded: the others would cost a
-    tenth of a second.
+    """Return the command. If the first of ``words`` names a command, only that one is loaded, because the others
+    would cost a tenth of a second.
     """
     app = typer.Typer(
+        cls=_Group,
         help=HELP,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_before)
+    app.callback()(_refuse_words_after_dashes)
     first = words[0] if words else ""
-    chosen = [row for row in COMMANDS if row[0] == first] or COMMANDS
-    for name, panel, place, _ in chosen:
-        _add(app, name, panel, _load(place))
+    for name, panel, location, _ in [row for row in COMMANDS if row[0] == first] or COMMANDS:
+        module, _, attribute = location.partition(":")
+        target = getattr(importlib.import_module(f"devenv.cli.{module}"), attribute)
+        if isinstance(target, typer.Typer):
+            app.add_typer(target, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel, hidden=name in _ALIASES)(target)
     return app
 
 
-def _add(app: typer.Typer, name: str, panel: str, target: Any) -> None:
-    if isinstance(target, typer.Typer):
-        app.add_typer(target, name=name, rich_help_panel=panel)
-    else:
-        app.command(name, rich_help_panel=panel, hidden=name in _ALIASES)(target)
-
-
-def _load(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(importlib.import_module(f"devenv.cli.{module}"), name)
-
-
-def _before(context: typer.Context) -> None:
-    takes = {name for name, _, _, more in COMMANDS if more}
-    if context.obj and context.invoked_subcommand not in takes:
-        raise errors.UsageError(f"{context.invoked_subcommand} takes nothing after --")
+def _refuse_words_after_dashes(context: typer.Context) -> None:
+    accepting = {name for name, _, _, meaning in COMMANDS if meaning}
+    if context.obj and context.invoked_subcommand not in accepting:
+        raise errors.UsageError(f"{context.invoked_subcommand} accepts nothing after --")

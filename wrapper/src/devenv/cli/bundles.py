@@ -1,58 +1,48 @@
-"""devenv bundle: programs and images that a Kubernetes version needs, in one folder with digests."""
+"""devenv bundle: binaries and images that a Kubernetes version needs, in one directory with digests."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive as archives
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import downloads, sources, store, versions
 
 from devenv import errors
 from devenv.cli import options as given
 from devenv.cli import output
 
-app = typer.Typer(
-    help="Programs and images for a Kubernetes version: have them here, carry them to a machine without a network.",
-    no_args_is_help=True,
-)
+app = typer.Typer(help="Build, export and import binaries and images of Kubernetes.", no_args_is_help=True)
 
 Version = Annotated[
-    str | None, typer.Argument(metavar="[VERSION]", help="Kubernetes version; devenv's own by default.")
+    str | None, typer.Argument(metavar="[VERSION]", help="Kubernetes version; by default devenv's default version.")
 ]
 
 
 @app.command("list")
 def list_(as_json: given.Json = False, form: given.Format = None) -> None:
     """List the bundles on this machine."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
-
     rows = [
         {
-            "bundle": one.name,
-            "kubernetes": one.manifest.kubernetes,
-            "source": one.manifest.source,
-            "created": one.manifest.created,
-            "parts": sorted(one.manifest.parts),
-            "bytes": one.size,
-            "files": len(one.manifest.files),
-            "images": [image.name for image in one.manifest.images],
-            "path": str(one.path),
+            "bundle": bundle.name,
+            "kubernetes": bundle.manifest.kubernetes,
+            "source": bundle.manifest.source,
+            "created": bundle.manifest.created,
+            "parts": sorted(bundle.manifest.parts),
+            "bytes": bundle.size,
+            "files": len(bundle.manifest.files),
+            "images": [image.name for image in bundle.manifest.images],
+            "path": str(bundle.path),
         }
-        for one in store.list_bundles()
+        for bundle in store.list_bundles()
     ]
-    columns = {
-        "bundle": "BUNDLE",
-        "kubernetes": "KUBERNETES",
-        "source": "SOURCE",
-        "size": "SIZE",
-        "created": "CREATED",
-        "path": "PATH",
-    }
-    output.document(
-        given.form(as_json, form),
-        rows,
-        lambda found: output.table([{**row, "size": output.size(row["bytes"])} for row in found], columns),
-    )
+    output.document(given.form(as_json, form), rows, _list_text)
+
+
+def _list_text(rows: list[dict[str, Any]]) -> str:
+    shown = [{**row, "size": output.size(row["bytes"])} for row in rows]
+    return output.table(shown, "bundle", "kubernetes", "source", "size", "created", "path")
 
 
 @app.command()
@@ -62,15 +52,14 @@ def build(
         str, typer.Option("--source", metavar="SOURCE", help="auto, cache, directory, release or modules.")
     ] = "auto",
     directory: Annotated[
-        Path | None,
-        typer.Option("--directory", metavar="DIR", help="For the source directory: a folder or an archive."),
+        Path | None, typer.Option("--directory", metavar="DIR", help="A directory or archive, for --source directory.")
     ] = None,
     mirrors: Annotated[
         list[str] | None,
         typer.Option(
             "--mirror",
             metavar="PLACE=URL",
-            help="For the source release: kubernetes, helm, containerd, cni, registry, docker. May be repeated.",
+            help="For the source release: kubernetes, helm, containerd, cni, registry, docker. Repeatable.",
         ),
     ] = None,
     parts: Annotated[
@@ -78,66 +67,64 @@ def build(
         typer.Option(
             "--with",
             metavar="PART",
-            help="An optional part to add: helm, metrics, storage or all. May be repeated. `devenv up` adds what its "
-            "profile needs.",
+            help="Add an optional part: helm, metrics, storage or all. Repeatable.",
         ),
     ] = None,
     as_json: given.Json = False,
 ) -> None:
-    """Have a bundle: take the one that is there, or make it.
+    """Build a bundle, unless it exists.
 
-    auto takes the first source that works, says which, and why the others did not.
+    The source auto uses the first source that works, and reports which one
+    it used and why the others failed. devenv up adds the optional parts that
+    its profile needs.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import downloads, sources, versions
-
     places = downloads.official()
     options = sources.Options(directory=directory, places={**places, **_mirrors(mirrors, set(places))})
     chosen = versions.PARTS if parts and "all" in parts else parts or ()
     bundle, made, notes = sources.ensure(version, source, parts=chosen, options=options, progress=output.say)
-    found = {"path": str(bundle.path) if bundle else None, "made": made, "notes": notes}
-    output.document(
-        "json" if as_json else "text",
-        found,
-        lambda one: "\n".join([*one["notes"], one["path"], f"changed={int(one['made'])}"]),
-    )
+    result = {"path": str(bundle.path) if bundle else None, "made": made, "notes": notes}
+    output.document(given.form(as_json), result, _build_text)
 
 
-def _mirrors(values: list[str] | None, known: set[str]) -> dict[str, str]:
-    found = {}
+def _build_text(result: dict[str, Any]) -> str:
+    return "\n".join([*result["notes"], result["path"], f"changed={int(result['made'])}"])
+
+
+def _mirrors(values: list[str] | None, places: set[str]) -> dict[str, str]:
+    mirrors = {}
     for value in values or []:
         place, equals, url = value.partition("=")
-        if not equals or place not in known or not url.startswith(("http://", "https://")):
+        if not equals or place not in places or not url.startswith(("http://", "https://")):
             raise errors.UsageError(
-                f"{value!r} is not PLACE=URL", where="--mirror", advice=f"places: {', '.join(sorted(known))}"
+                f"{value!r} is not PLACE=URL", where="--mirror", advice=f"places: {', '.join(sorted(places))}"
             )
-        found[place] = url.rstrip("/")
-    return found
+        mirrors[place] = url.rstrip("/")
+    return mirrors
 
 
 @app.command()
 def export(
-    target: Annotated[Path, typer.Argument(metavar="FILE", help="A .tar or .tar.gz to write, or a folder for it.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The archive (.tar or .tar.gz), or a directory for it.")
+    ],
     version: Version = None,
 ) -> None:
-    """Write a bundle to one archive, which import takes on a machine with no network."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive, sources
-
-    output.data(str(archive.export(sources.in_cache(version), target, output.say)))
+    """Write a bundle to an archive for a machine without a network."""
+    output.data(str(archives.export(sources.in_cache(version), target, output.say)))
 
 
 @app.command("import")
-def import_(archive: Annotated[Path, typer.Argument(metavar="FILE", help="An archive that export wrote.")]) -> None:
-    """Take an exported bundle in; every file is checked against the manifest."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import archive as archives
-
+def import_(archive: Annotated[Path, typer.Argument(metavar="FILE", help="An exported archive.")]) -> None:
+    """Import a bundle; checks every file against the manifest."""
     bundle, new = archives.import_archive(archive, progress=output.say)
     output.data(f"{bundle.path}\nchanged={int(new)}")
 
 
 @app.command()
 def verify(version: Version = None) -> None:
-    """Hash every file of a bundle against its manifest. Ends with 12 when one is missing or wrong."""
-    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import sources
+    """Verify the digest of every file of a bundle.
 
+    Exits with 12 if a file is missing or wrong.
+    """
     bundle = sources.verified(version)
-    output.data(f"{bundle.path}: {len(bundle.manifest.files)} files are what the manifest says")
+    output.data(f"{bundle.path}: {len(bundle.manifest.files)} files match the manifest")

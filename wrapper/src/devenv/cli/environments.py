@@ -1,4 +1,4 @@
-"""Commands that look at an environment or hand it to something else."""
+"""Commands that inspect an environment or give access to it."""
 
 from __future__ import annotations
 
@@ -12,66 +12,45 @@ import typer
 from devenv import errors
 from devenv.cli import options as given
 from devenv.cli import output
-
-Node = Annotated[
-    str | None,
-    typer.Argument(metavar="[NODE]", help="Which node; the only one by default.", autocompletion=given.complete_node),
-]
+from devenv.environments import access, names
 
 
 def status(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
-    """Show an environment: its nodes, whether the API answers, how the last run went."""
-    from devenv.environments import names
+    """Show an environment: nodes, API, last run."""
     from devenv.environments import status as environment_status
 
     output.document(given.form(as_json, form), environment_status.status(names.existing(name)), _status_text)
 
 
-def _status_text(found: dict[str, Any]) -> str:
-    about = f"{found['profile'] or 'no profile'}, Kubernetes {found['kubernetes'] or '-'}"
-    lines = [f"{found['name']}: {found['state']}  ({about})"]
-    if found["busy"]:
-        lines.append(f"at work: {found['busy']}")
-    lines.append(f"API: {found['api']}")
-    if found["failure"]:
-        lines.append(f"last run failed: {found['failure'].get('message', '')}")
-    columns = {
-        "name": "NODE",
-        "group": "GROUP",
-        "container": "CONTAINER",
-        "kubernetes": "KUBERNETES",
-        "addresses": "ADDRESSES",
-    }
-    return "\n".join([*lines, output.table(found["nodes"], columns)])
+def _status_text(environment: dict[str, Any]) -> str:
+    about = f"{environment['profile'] or 'no profile'}, Kubernetes {environment['kubernetes'] or '-'}"
+    lines = [f"{environment['name']}: {environment['state']}  ({about})"]
+    if environment["busy"]:
+        lines.append(f"busy: {environment['busy']}")
+    lines.append(f"API: {environment['api']}")
+    if environment["failure"]:
+        lines.append(f"last run failed: {environment['failure'].get('message', '')}")
+    columns = ("name=NODE", "group", "container", "kubernetes", "addresses")
+    return "\n".join([*lines, output.table(environment["nodes"], *columns)])
 
 
 def list_(as_json: given.Json = False, form: given.Format = None) -> None:
-    """List the environments of this machine, orphans included.
+    """List the environments of this machine, including orphans.
 
-    An orphan has nodes and no state folder: devenv down -n NAME removes it.
+    An orphan has nodes but no state directory. devenv down -n NAME removes
+    it.
     """
     from devenv.environments import status as environment_status
 
-    columns = {
-        "name": "NAME",
-        "state": "STATE",
-        "running": "RUNNING",
-        "nodes": "NODES",
-        "profile": "PROFILE",
-        "kubernetes": "KUBERNETES",
-        "home": "HOME",
-    }
-    output.document(
-        given.form(as_json, form), environment_status.environments(), lambda rows: output.table(rows, columns)
-    )
+    columns = ("name", "state", "running", "nodes", "profile", "kubernetes", "home")
+    rows = environment_status.environments()
+    output.document(given.form(as_json, form), rows, lambda rows: output.table(rows, *columns))
 
 
 def inventory(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
-    """Print the inventory, as plain ansible -i takes it."""
-    from devenv.environments import access, names
-
+    """Print the static inventory, for plain ansible -i."""
     chosen = names.existing(name)
-    if given.form(as_json, form, ("yaml", "json"), "yaml") == "yaml":
+    if given.form(as_json, form, ("yaml", "json")) == "yaml":
         output.data(access.inventory_path(chosen).read_text())
     else:
         output.data(output.to_text(access.inventory(chosen), "json"))
@@ -80,20 +59,18 @@ def inventory(name: given.Name = None, as_json: given.Json = False, form: given.
 def kubeconfig(
     name: given.Name = None,
     path: Annotated[bool, typer.Option("--path", help="Print its path instead of its content.")] = False,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Put its entries into your own kubeconfig (KUBECONFIG, or ~/.kube/config).")
-    ] = False,
-    unmerge: Annotated[bool, typer.Option("--unmerge", help="Take them out again; down does so too.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge it into your own kubeconfig.")] = False,
+    unmerge: Annotated[bool, typer.Option("--unmerge", help="Undo --merge, as down does.")] = False,
 ) -> None:
     """Print the environment's kubeconfig.
 
-    It stands in the environment's own file. --merge only adds or replaces the entries named devenv-NAME in yours: the
-    current context stays, and down takes them out again.
+    The environment has its own kubeconfig file. --merge only adds or
+    replaces the entries named devenv-NAME in yours (KUBECONFIG, or
+    ~/.kube/config). The current context does not change, and down removes
+    the entries.
     """
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
     from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig_merge as files
-
-    from devenv.environments import access, names
 
     if path + merge + unmerge > 1:
         raise errors.UsageError("--path, --merge and --unmerge exclude each other")
@@ -117,36 +94,36 @@ def _listed(paths: list[Path]) -> str:
 def env(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
     """Print variables for a shell: eval "$(devenv env)"
 
-    KUBECONFIG, KUBECACHEDIR, DEVENV_NAME, ANSIBLE_INVENTORY, and PATH with the bundle's kubectl (and helm, if it
-    has helm) in front.
+    KUBECONFIG, KUBECACHEDIR, DEVENV_NAME, ANSIBLE_INVENTORY, and PATH with
+    the bundle's kubectl (and helm, if the bundle has it) first.
     """
-    from devenv.environments import access, names
-
     output.document(given.form(as_json, form), access.variables(names.existing(name)), access.exports)
 
 
-def ssh(context: typer.Context, node: Node = None, name: given.Name = None) -> None:
-    """Open a shell on a node, or run a command there: devenv ssh master-0 -- crictl ps
+def ssh(context: typer.Context, node: given.Node = None, name: given.Name = None) -> None:
+    """Open a shell on a node, or run a command: ssh NODE -- CMD
 
-    One word goes to the node's shell as it is ("journalctl | tail"); several words keep their meaning.
+    Example: devenv ssh master-0 -- crictl ps
+
+    A single word is passed to the node's shell unchanged
+    ("journalctl | tail"); several words are a command and its arguments.
     """
-    from devenv.environments import access, names
-
-    _replace(access.ssh_command(names.existing(name), node, given.rest(context)))
+    _replace_process(access.ssh_command(names.existing(name), node, given.after_dashes(context)))
 
 
 def exec_(context: typer.Context, name: given.Name = None) -> None:
-    """Run a command of this host with the environment's variables: devenv exec -- kubectl get nodes"""
-    from devenv.environments import access, names
+    """Run a host command with the environment's variables.
 
-    command = given.rest(context)
+    Example: devenv exec -- kubectl get nodes
+    """
+    command = given.after_dashes(context)
     if not command:
-        raise errors.UsageError("which command?", advice="devenv exec -- kubectl get nodes")
-    _replace(list(command), {**os.environ, **access.variables(names.existing(name))})
+        raise errors.UsageError("no command was given", advice="devenv exec -- kubectl get nodes")
+    _replace_process(list(command), {**os.environ, **access.variables(names.existing(name))})
 
 
-def _replace(argv: list[str], env: dict[str, str] | None = None) -> None:
-    """Become the program: its exit code, terminal and signals are then its own."""
+def _replace_process(argv: list[str], env: dict[str, str] | None = None) -> None:
+    """Replace this process with the program, which then has the terminal, the signals and the exit code."""
     try:
         os.execvpe(argv[0], argv, env or dict(os.environ))
     except OSError as error:
@@ -157,83 +134,65 @@ def forward(
     service: Annotated[str, typer.Argument(metavar="SERVICE", help="[NAMESPACE/]SERVICE[:PORT]")],
     ports: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PORT]", help="[LOCAL:]PORT, by number or name; every TCP port by default."),
+        typer.Argument(metavar="[PORT]", help="[LOCAL:]PORT, by number or name; by default every TCP port."),
     ] = None,
     name: given.Name = None,
-    address: Annotated[
-        str, typer.Option("--address", metavar="ADDRESS", help="Listen on this address of this host.")
-    ] = "127.0.0.1",
-    cluster: Annotated[str, typer.Option("--cluster", metavar="CLUSTER", help="Which cluster.")] = "main",
+    address: Annotated[str, typer.Option("--address", metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    cluster: Annotated[str, typer.Option("--cluster", metavar="CLUSTER", help="Name of the cluster.")] = "main",
     as_json: given.Json = False,
 ) -> None:
-    """Reach a Service from this host, until Ctrl-C: devenv forward shop/web 8080:http
+    """Forward local ports to a Service until Ctrl-C.
 
-    Over the API, so it works in every address family, and needs no NodePort. Each line says where a port is reached.
-    When the pod behind it goes, forwarding goes on with another one.
+    Example: devenv forward shop/web 8080:http
+
+    Uses the API, so it works in every address family and needs no NodePort.
+    Prints one line per port. When the pod behind it disappears, forwarding
+    continues with another one.
     """
-    from devenv.environments import access, names
-    from devenv.environments import port_forward as forwarding
+    from devenv.environments import port_forward
 
-    target, requests = forwarding.parse_target(service), [forwarding.parse_port(port) for port in ports or []]
-    listen = forwarding.check_address(address)
+    target, requests = port_forward.parse_target(service), [port_forward.parse_port(port) for port in ports or []]
+    listen = port_forward.check_address(address)
     chosen = names.existing(name)
 
-    def told(found: list[forwarding.Forward]) -> None:
-        for item in found:
+    def show(forwards: list[port_forward.Forward]) -> None:
+        for item in forwards:
             output.data(json.dumps(item.document()) if as_json else item.line())
         output.say("forwarding until Ctrl-C")
 
-    forwarding.serve(
-        access.kubeconfig(chosen, cluster),
-        forwarding.program(access.variables(chosen)),
-        target,
-        requests,
-        listen,
-        told,
-        output.say,
-    )
+    kubeconfig, kubectl = access.kubeconfig(chosen, cluster), port_forward.program(access.variables(chosen))
+    port_forward.serve(kubeconfig, kubectl, target, requests, listen, show, output.say)
 
 
 def logs(
     node: Annotated[
-        str | None,
-        typer.Argument(metavar="[NODE]", help="The journal of this node.", autocompletion=given.complete_node),
+        str | None, typer.Argument(metavar="[NODE]", help="A node.", autocompletion=given.complete_node)
     ] = None,
     name: given.Name = None,
     runs: Annotated[bool, typer.Option("--runs", help="List the runs, the newest last.")] = False,
-    run: Annotated[
-        str | None, typer.Option("--run", metavar="ID", help="The log of this run; the newest by default.")
-    ] = None,
+    run: Annotated[str | None, typer.Option("--run", metavar="ID", help="A run; by default the newest.")] = None,
     path: Annotated[bool, typer.Option("--path", help="Print the log's path instead of its content.")] = False,
-    unit: Annotated[
-        str | None, typer.Option("--unit", "-u", metavar="UNIT", help="With NODE: of this unit only, e.g. kubelet.")
-    ] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="With NODE: go on as lines come.")] = False,
+    unit: Annotated[str | None, typer.Option("--unit", "-u", metavar="UNIT", help="With NODE: only this unit.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="With NODE: print new lines as they arrive.")] = False,
     lines: Annotated[int, typer.Option("--lines", metavar="N", help="With NODE: the last N lines.", min=1)] = 200,
     as_json: given.Json = False,
 ) -> None:
     """Print the log of the newest run, or a node's journal.
 
-    Logs of an environment that is gone are kept, ten runs of each.
+    Example: devenv logs master-0 --unit kubelet
+
+    The logs of the last ten runs are kept after an environment is removed.
     """
-    from devenv.environments import access, names
     from devenv.runs import history
 
     chosen = names.choose(name)
     if node is not None:
         words = ["journalctl", "--no-pager", f"--lines={lines}"]
         words += [*(["--follow"] if follow else []), *([f"--unit={unit}"] if unit else [])]
-        _replace(access.ssh_command(names.existing(chosen), node, words, root=True))
+        _replace_process(access.ssh_command(names.existing(chosen), node, words, root=True))
     if runs:
-        columns = {
-            "run": "RUN",
-            "began": "BEGAN",
-            "command": "COMMAND",
-            "exit": "EXIT",
-            "changed": "CHANGED",
-            "seconds": "SECONDS",
-        }
-        output.document("json" if as_json else "text", history.runs(chosen), lambda rows: output.table(rows, columns))
+        columns = ("run", "began", "command", "exit", "changed", "seconds")
+        output.document(given.form(as_json), history.runs(chosen), lambda rows: output.table(rows, *columns))
         return
     log = history.log_of(chosen, run)
     output.data(str(log) if path else log.read_text(errors="replace"))

@@ -1,4 +1,4 @@
-"""Commands about this machine: doctor, prune, version; image load."""
+"""Commands for this machine (doctor, prune, version) and image load."""
 
 from __future__ import annotations
 
@@ -9,32 +9,38 @@ import typer
 from devenv import errors
 from devenv.cli import options as given
 from devenv.cli import output
-from devenv.cli.run_options import RunOptions, run_options
+from devenv.cli.run_options import Run, run_options
 
 
-def doctor(as_json: given.Json = False) -> None:
-    """Look at everything that devenv needs of this machine: what is seen, what is needed, what to type.
+def doctor(
+    show_all: Annotated[bool, typer.Option("--all", help="Show the passed checks too.")] = False,
+    as_json: given.Json = False,
+) -> None:
+    """Check this machine; print what is wrong and how to fix it.
 
-    Changes nothing. Ends with 9 when something is missing that no environment can do without.
+    Read-only. Exits with 9 if a requirement of every environment is missing.
     """
     from dataclasses import asdict
 
     from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight
 
     probes = [asdict(probe) for probe in preflight.doctor()]
-    output.document("json" if as_json else "text", probes, _doctor_text)
+    output.document(given.form(as_json), probes, lambda rows: _doctor_text(rows, show_all))
     if any(probe["required"] and not probe["ok"] for probe in probes):
         raise typer.Exit(9)
 
 
-def _doctor_text(probes: list[dict[str, Any]]) -> str:
+def _doctor_text(probes: list[dict[str, Any]], show_all: bool) -> str:
     rows = [
         {**probe, "state": "ok" if probe["ok"] else "MISSING" if probe["required"] else "advice"} for probe in probes
     ]
-    lines = [output.table(rows, {"state": "", "name": "PROBE", "seen": "SEEN", "needed": "NEEDED"})]
-    for title, required in (("to type, before the first environment:", True), ("to type, if the need comes:", False)):
-        fixes = dict.fromkeys(probe["fix"] for probe in probes if not probe["ok"] and probe["required"] is required)
-        lines += ["", title, *(f"  {fix}" for fix in fixes)] if fixes else []
+    shown = [row for row in rows if show_all or not row["ok"]]
+    lines = [output.table(shown, "state=", "name=PROBE", "seen", "needed"), ""] if shown else []
+    for title, required in (("run before the first environment:", True), ("run if you need it:", False)):
+        fixes = dict.fromkeys(row["fix"] for row in rows if not row["ok"] and row["required"] is required)
+        lines += [title, *(f"  {fix}" for fix in fixes), ""] if fixes else []
+    counts = {state: sum(row["state"] == state for row in rows) for state in ("ok", "MISSING", "advice")}
+    lines.append(f"{len(rows)} checks: {counts['ok']} ok, {counts['MISSING']} missing, {counts['advice']} advised")
     return "\n".join(lines)
 
 
@@ -45,51 +51,51 @@ def prune(
             "--only",
             metavar="KIND",
             help="Only this kind: bundle, toolchain, node-image, image-store, virtual-machines, gravity, history, "
-            "rest. May be repeated.",
+            "rest. Repeatable.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed; remove nothing.")] = False,
     as_json: given.Json = False,
 ) -> None:
-    """Remove what is kept to be quick, and old logs: bundles, images, image stores, history.
+    """Remove caches and old logs: bundles, images, history.
 
-    What an environment uses stays. Everything else is made again when it is needed, which takes minutes.
+    Keeps what an environment uses. Everything else is rebuilt when it is
+    needed, which takes minutes.
     """
     from dataclasses import asdict
 
     from devenv.environments import prune as pruning
 
-    wrong = [kind for kind in only or [] if kind not in pruning.kinds()]
-    if wrong:
+    invalid = [kind for kind in only or [] if kind not in pruning.kinds()]
+    if invalid:
         raise errors.UsageError(
-            f"{wrong[0]!r} is no kind", where="--only", advice=f"one of: {', '.join(pruning.kinds())}"
+            f"{invalid[0]!r} is not a valid kind", where="--only", advice=f"one of: {', '.join(pruning.kinds())}"
         )
-    found = pruning.items(only or pruning.kinds())
+    items = pruning.items(only or pruning.kinds())
     if not dry_run:
-        for item in found:
+        for item in items:
             if not item.used:
                 output.say(f"removing {item.kind} {item.what}")
                 pruning.remove(item)
-    rows = [{**asdict(item), "size": output.size(item.bytes), "state": _pruned(item.used, dry_run)} for item in found]
-    output.document("json" if as_json else "text", rows, _prune_text)
-
-
-def _pruned(used: str, dry_run: bool) -> str:
-    return f"kept: {used} uses it" if used else "would be removed" if dry_run else "removed"
+    removed = "would be removed" if dry_run else "removed"
+    rows = [
+        {
+            **asdict(item),
+            "size": output.size(item.bytes),
+            "state": f"kept: used by {item.used}" if item.used else removed,
+        }
+        for item in items
+    ]
+    output.document(given.form(as_json), rows, _prune_text)
 
 
 def _prune_text(rows: list[dict[str, Any]]) -> str:
-    total = sum(row["bytes"] for row in rows if not row["used"])
-    return "\n".join(
-        [
-            output.table(rows, {"kind": "KIND", "size": "SIZE", "state": "STATE", "what": "WHAT"}),
-            f"total: {output.size(total)}",
-        ]
-    )
+    total = output.size(sum(row["bytes"] for row in rows if not row["used"]))
+    return f"{output.table(rows, 'kind', 'size', 'state', 'what')}\ntotal: {total}"
 
 
 def version(as_json: given.Json = False) -> None:
-    """Print versions: devenv, its Kubernetes, Ansible, and where the collection is."""
+    """Print the versions of devenv, Kubernetes and Ansible."""
     from importlib import metadata
 
     from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
@@ -97,49 +103,49 @@ def version(as_json: given.Json = False) -> None:
 
     from devenv import __version__
 
-    default, known = versions.known()
-    found = {
+    default, supported = versions.known()
+    values = {
         "devenv": __version__,
         "kubernetes": default,
-        "kubernetes_versions": known,
+        "kubernetes_versions": supported,
         "ansible_core": metadata.version("ansible-core"),
         "ansible_runner": metadata.version("ansible-runner"),
         "collection": str(paths.COLLECTION),
     }
-    output.document("json" if as_json else "text", found, _version_text)
+    output.document(given.form(as_json), values, _version_text)
 
 
-def _version_text(found: dict[str, Any]) -> str:
+def _version_text(values: dict[str, Any]) -> str:
     return "\n".join(
         f"{key.replace('_', ' '):<20} {', '.join(value) if isinstance(value, list) else value}"
-        for key, value in found.items()
+        for key, value in values.items()
     )
 
 
-image = typer.Typer(help="Bring local images to the nodes.", no_args_is_help=True)
+image = typer.Typer(help="Load local images into the nodes.", no_args_is_help=True)
 
 
 @image.callback()
 def _image() -> None:
-    """Bring local images to the nodes."""
+    # Without a callback, Typer would turn the only command into the group.
+    """Load local images into the nodes."""
 
 
 @image.command("load")
 @run_options(artifacts=False)
 def image_load(
-    common: RunOptions,
+    run: Run,
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Image of podman's local store, or an archive (FILE.tar).")
+        list[str], typer.Argument(metavar="IMAGE...", help="Image in podman's local store, or an archive (FILE.tar).")
     ],
     name: given.Name = None,
 ) -> None:
-    """Load images into the container runtime of every node, all nodes at once.
+    """Load images into the container runtime of every node.
 
-    Fails when one node lacks one of them in the end.
+    All nodes in parallel. Fails if a node lacks an image at the end.
     """
     from devenv import operations
     from devenv.environments import names
 
-    with common.running() as run:
-        result = operations.load_images(names.existing(name), images, common.options(), run.watcher)
-        run.done(result, [f"{', '.join(images)}: on every node of {result.name}"])
+    result = operations.load_images(names.existing(name), images, run.options())
+    run.done(result, f"{', '.join(images)}: loaded into every node of {result.name}")

@@ -1,139 +1,103 @@
-"""devenv node: nodes of an environment that come, go and are made anew."""
+"""devenv node: list, add, remove and replace nodes, and change the address of one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import node_changes
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
+from devenv import operations
 from devenv.cli import options as given
 from devenv.cli import output
-from devenv.cli.run_options import RunOptions, run_options
+from devenv.cli.run_options import Run, run_options
+from devenv.environments import access, names, target
 
-app = typer.Typer(
-    help="Add, remove and replace nodes of an environment.",
-    no_args_is_help=True,
-)
+app = typer.Typer(help="Add, remove and replace nodes of an environment.", no_args_is_help=True)
 
-Nodes = Annotated[list[str], typer.Argument(metavar="NODE...", help="Which nodes.", autocompletion=given.complete_node)]
-Add = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[NODE...]", help="Names: master-N or worker-N. Without any, the next worker."),
+Nodes = Annotated[
+    list[str], typer.Argument(metavar="NODE...", help="Names of the nodes.", autocompletion=given.complete_node)
 ]
-Own = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="A key of the new nodes, e.g. memory=4GiB or labels.pipe=true. May be repeated.",
-    ),
+NewNodes = Annotated[
+    list[str] | None, typer.Argument(metavar="[NODE...]", help="master-N or worker-N; by default the next worker.")
 ]
-
-
-@app.callback()
-def _app() -> None:
-    """Add, remove and replace nodes of an environment."""
+Keys = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="E.g. memory=4GiB or labels.pipe=true. Repeatable."),
+]
 
 
 @app.command("list")
 def list_(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
-    """List the nodes of an environment, those that are about to leave it included."""
-    from devenv.environments import names
-    from devenv.environments import status as environment_status
-
-    columns = {
-        "name": "NODE",
-        "group": "GROUP",
-        "cluster": "CLUSTER",
-        "container": "CONTAINER",
-        "kubernetes": "KUBERNETES",
-        "leaving": "LEAVES",
-        "addresses": "ADDRESSES",
-    }
+    """List the nodes of an environment, including those to be removed."""
+    from devenv.environments import status
 
     def text(rows: list[dict[str, Any]]) -> str:
-        return output.table([{**row, "leaving": "yes" if row["leaving"] else ""} for row in rows], columns)
+        shown = [{**row, "leaving": "yes" if row["leaving"] else ""} for row in rows]
+        columns = ("name=NODE", "group", "cluster", "container", "kubernetes", "leaving=LEAVES", "addresses")
+        return output.table(shown, *columns)
 
-    output.document(given.form(as_json, form), environment_status.nodes(names.existing(name)), text)
-
-
-@app.command()
-@run_options(check=True)
-def add(common: RunOptions, nodes: Add = None, changes: Own = None, name: given.Name = None) -> None:
-    """Add nodes to an environment: the profile that it keeps gets them, then all is as in up.
-
-    A later up that names a profile without them removes them again.
-    """
-    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import node_changes
-
-    own = given.overrides(changes)
-    _up(lambda old: node_changes.added(old, nodes or [], own), common, name)
+    output.document(given.form(as_json, form), status.nodes(names.existing(name)), text)
 
 
 @app.command()
 @run_options(check=True)
-def remove(common: RunOptions, nodes: Nodes, name: given.Name = None) -> None:
-    """Remove nodes: their pods move away, they leave the cluster and etcd, then their machines end.
+def add(run: Run, nodes: NewNodes = None, changes: Keys = None, name: given.Name = None) -> None:
+    """Add nodes to the stored profile of an environment, then run up.
 
-    The last control plane node of a cluster is refused (exit code 14): devenv down ends the environment.
+    A later up with a profile that lacks these nodes removes them again.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import node_changes
+    keys = given.overrides(changes)
+    _up(lambda stored: node_changes.added(stored, nodes or [], keys), run, name)
 
-    _up(lambda old: node_changes.removed(old, nodes), common, name)
+
+@app.command()
+@run_options(check=True)
+def remove(run: Run, nodes: Nodes, name: given.Name = None) -> None:
+    """Drain nodes, remove them from the cluster and etcd, and delete them.
+
+    The last control plane node of a cluster is refused (exit code 14);
+    devenv down removes the environment.
+    """
+    _up(lambda stored: node_changes.removed(stored, nodes), run, name)
 
 
 @app.command()
 @run_options()
-def replace(common: RunOptions, nodes: Nodes, name: given.Name = None) -> None:
-    """Make nodes anew, with their name and address: dead, damaged or well.
+def replace(run: Run, nodes: Nodes, name: given.Name = None) -> None:
+    """Recreate nodes with their names and addresses, in any condition.
 
-    Of a node that still answers, pods move away first. What would cost etcd its majority is refused (exit code 14). A
-    node whose container is gone needs no command of its own: up makes it anew.
+    A node that still answers is drained first. A replacement that would
+    cost etcd its quorum is refused (exit code 14). A node whose container is
+    missing does not need this command: up recreates it.
     """
-    from devenv import operations
-    from devenv.environments import names
-
-    with common.running() as run:
-        result = operations.replace_nodes(names.existing(name), nodes, common.options(), run.watcher)
-        run.done(result, [f"made anew: {', '.join(nodes)}"])
+    result = operations.replace_nodes(names.existing(name), nodes, run.options())
+    run.done(result, f"recreated {', '.join(nodes)}")
 
 
 @app.command("change-address")
 @run_options()
 def change_address(
-    common: RunOptions,
-    node: Annotated[
-        str | None, typer.Argument(metavar="[NODE]", help="Which node.", autocompletion=given.complete_node)
-    ] = None,
+    run: Run,
+    node: given.Node = None,
     address: Annotated[
-        str | None,
-        typer.Option("--address", metavar="ADDRESS", help="The new address; by default the next that is free."),
-    ] = None,
+        str, typer.Option("--address", metavar="ADDRESS", help="The new address; by default the next free one.")
+    ] = "",
     name: given.Name = None,
 ) -> None:
-    """Give the only node of a cluster another address of the environment's subnet, with all that follows from it.
+    """Give the only node of a cluster another address in its subnet.
 
-    Certificates, etcd, kubelet, kubeconfig; pods keep theirs. A cluster of several nodes is refused (exit code 14).
+    Updates certificates, etcd, kubelet and the kubeconfig; pods keep their
+    addresses. A cluster of several nodes is refused (exit code 14).
     """
-    from devenv import operations
-    from devenv.environments import names
-    from devenv.environments import nodes as environment_nodes
-
-    with common.running() as run:
-        result = operations.change_address(names.existing(name), node, address or "", common.options(), run.watcher)
-        told = ", ".join(environment_nodes.addresses_of(result.name, node))
-        run.done(result, [f"{result.name} is at {told} now"])
+    run.done(operations.change_address(names.existing(name), node, address, run.options()))
 
 
-def _up(change: Any, common: RunOptions, name: str | None) -> None:
-    """Run up with the environment's own profile, changed."""
-    from devenv import operations
-    from devenv.environments import names, target
-    from devenv.environments import nodes as environment_nodes
-
-    with common.running() as run:
-        existing = names.existing(name)
-        goal = target.resolve(None, existing, change(environment_nodes.profile_of(existing)))
-        result = operations.up(goal, common.options(), run.watcher)
-        have = ", ".join(node["name"] for node in (goal.resolved["nodes"] if goal.resolved else []))
-        run.done(result, [] if common.check else [f"{goal.name} has {have}"])
+def _up(changes: Callable[[Profile], Mapping[str, Any]], run: Run, name: str | None) -> None:
+    """Run up with the changed stored profile of the environment."""
+    environment = names.existing(name)
+    goal = target.resolve(None, environment, changes(access.profile(environment)))
+    result = operations.up(goal, run.options())
+    run.done(result, f"the nodes of {goal.name} are {', '.join(node['name'] for node in goal.resolved['nodes'])}")

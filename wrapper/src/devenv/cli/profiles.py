@@ -1,4 +1,4 @@
-"""devenv profile: look at profiles."""
+"""devenv profile: inspect profiles."""
 
 from __future__ import annotations
 
@@ -10,125 +10,134 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import P
 from devenv.cli import options as given
 from devenv.cli import output
 
-app = typer.Typer(
-    help="Look at profiles: what there is, what one means, whether a file is right.", no_args_is_help=True
-)
+app = typer.Typer(help="List, show, compare and validate profiles.", no_args_is_help=True)
 
-Wanted = Annotated[str, typer.Argument(metavar="PROFILE", help="Name or file.", autocompletion=given.complete_profile)]
+Name = Annotated[
+    str, typer.Argument(metavar="PROFILE", help="Name or file of a profile.", autocompletion=given.complete_profile)
+]
 Other = Annotated[
     str | None,
     typer.Argument(
-        metavar="[OTHER]",
-        help="Another profile; without it, the environment's own is compared.",
-        autocompletion=given.complete_profile,
+        metavar="[OTHER]", help="By default the environment's stored one.", autocompletion=given.complete_profile
     ),
 ]
-
-Further = Annotated[
+Variables = Annotated[
     list[str] | None,
-    typer.Option(
-        "--extra-vars", "-e", metavar="VARS", help="Further variables: key=value, @file, or YAML/JSON. May be repeated."
-    ),
+    typer.Option("--extra-vars", "-e", metavar="VARS", help="Variables: key=value, @file, or YAML/JSON. Repeatable."),
 ]
-Form = Annotated[
+EnvFormat = Annotated[
     str | None, typer.Option("--format", metavar="FORMAT", help="shell (the default), dotenv, github, prow or json.")
 ]
 
 
 @app.command("list")
-def list_(as_json: given.Json = False, form: given.Format = None) -> None:
-    """List the profiles that come with devenv."""
+def list_(
+    show_all: Annotated[bool, typer.Option("--all", help="List every full name.")] = False,
+    as_json: given.Json = False,
+    form: given.Format = None,
+) -> None:
+    """List the profiles that devenv ships."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import catalogue
 
-    columns = {
-        "profile": "PROFILE",
-        "aliases": "SHORT",
-        "nodes": "NODES",
-        "cpus": "CPUS",
-        "memory": "MEMORY",
-        "description": "DESCRIPTION",
-    }
+    rows = catalogue.describe()
+    output.document(given.form(as_json, form), rows, _all_text if show_all else _short_text)
 
-    def text(rows: list[dict[str, Any]]) -> str:
-        return output.table([{**row, "memory": output.size(row["memory"])} for row in rows], columns)
 
-    output.document(given.form(as_json, form), catalogue.describe(), text)
+def _all_text(rows: list[dict[str, Any]]) -> str:
+    shown = [{**row, "memory": output.size(row["memory"])} for row in rows]
+    return output.table(shown, "profile", "aliases=SHORT", "nodes", "cpus", "memory", "description")
+
+
+def _short_text(rows: list[dict[str, Any]]) -> str:
+    """Return the short names, and the axes that full names combine."""
+    named = [(alias, row) for row in rows for alias in row["aliases"]]
+    shown = [{**row, "profile": alias, "memory": output.size(row["memory"])} for alias, row in named]
+    alias, example = min(named, key=lambda item: len(item[0]))
+    return "\n".join(
+        [
+            output.table(shown, "profile", "nodes", "cpus", "memory", "description"),
+            "",
+            f"A full name is TOPOLOGY-STACK-ADDRESSING; {alias} is short for {example['profile']}.",
+            *(
+                f"{axis + ':':<12}{', '.join(dict.fromkeys(row[axis] for row in rows))}"
+                for axis in ("stack", "addressing")
+            ),
+            f"devenv profile list --all lists all {len(rows)} full names.",
+        ]
+    )
 
 
 @app.command()
-def show(profile: Wanted, changes: given.Set = None, as_json: given.Json = False, form: given.Format = None) -> None:
-    """Print what a profile means, with every value filled in."""
+def show(profile: Name, changes: given.Set = None, as_json: given.Json = False, form: given.Format = None) -> None:
+    """Print a resolved profile, with every value filled in."""
     resolved = _resolved(profile, changes)
-    output.data(output.to_text(resolved, given.form(as_json, form, ("yaml", "json"), "yaml")))
+    output.data(output.to_text(resolved, given.form(as_json, form, ("yaml", "json"))))
     _warn(resolved)
 
 
 @app.command()
-def diff(
-    one: Wanted,
-    other: Other = None,
-    name: given.Name = None,
-    as_json: given.Json = False,
-) -> None:
-    """Compare two profiles, or a profile with what an environment has; say what an existing environment would take."""
-    from devenv.environments import status as environment_status
+def diff(profile: Name, other: Other = None, name: given.Name = None, as_json: given.Json = False) -> None:
+    """Compare two profiles, or a profile with an environment.
 
-    old = _resolved(one, None) if other else _of_environment(name)
-    found = environment_status.differences(old, _resolved(other or one, None))
-    output.document("json" if as_json else "text", found, _diff_text)
+    Marks each difference: ~ can be applied to an existing environment,
+    ! cannot.
+    """
+    from devenv.environments import access, names, status
+
+    old = _resolved(profile) if other else access.profile(names.existing(name))
+    output.document(given.form(as_json), status.differences(old, _resolved(other or profile)), _diff_text)
 
 
-def _diff_text(found: list[dict[str, Any]]) -> str:
+def _diff_text(changes: list[dict[str, Any]]) -> str:
     lines = [
         f"{'~' if change['applies'] else '!'} {change['path']}: {change['old']} -> {change['new']} ({change['why']})"
-        for change in found
+        for change in changes
     ]
     return "\n".join(lines or ["no difference"])
 
 
 @app.command()
-def validate(profile: Wanted, changes: given.Set = None) -> None:
-    """Check a profile; say what is wrong with it, and where."""
+def validate(profile: Name, changes: given.Set = None) -> None:
+    """Check a profile; print what is wrong with it, and where."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
+
     resolved = _resolved(profile, changes)
+    engines.require(resolved)
     version, count = resolved["kubernetes"]["version"], len(resolved["nodes"])
-    _require_engine(resolved)
     output.data(f"{profile}: {resolved['profile']}, {count} nodes, Kubernetes {version}")
     _warn(resolved)
 
 
 @app.command()
 def env(
-    profile: Wanted,
+    profile: Name,
     changes: given.Set = None,
-    extra_vars: Further = None,
+    extra_vars: Variables = None,
     as_json: given.Json = False,
-    form: Form = None,
+    form: EnvFormat = None,
 ) -> None:
-    """Print a profile's values as an env file: for a shell, a .env file, GitHub Actions or an OpenShift CI job."""
+    """Print a profile's values as an env file.
+
+    For a shell, a .env file, GitHub Actions or an OpenShift CI job.
+    """
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import env_file
 
     from devenv.runs.extra_vars import read
 
-    wanted = given.form(as_json, form, (*env_file.FORMATS, output.JSON), "shell")
+    chosen = given.form(as_json, form, (*env_file.FORMATS, "json"))
     variables: dict[str, Any] = dict(env_file.of_profile(_resolved(profile, changes)))
     for value in extra_vars or []:
         variables.update(read(value))
-    if wanted == output.JSON:
-        output.data(output.to_text(env_file.checked(variables), output.JSON))
+    if chosen == "json":
+        output.data(output.to_text(env_file.checked(variables), "json"))
     else:
-        output.data(env_file.render(variables, wanted))
+        output.data(env_file.render(variables, chosen))
 
 
-def _resolved(wanted: str, changes: list[str] | None) -> Profile:
+def _resolved(profile: str, changes: list[str] | None = None) -> Profile:
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
-    return resolve(wanted, overrides=given.overrides(changes))
-
-
-def _require_engine(resolved: Profile) -> None:
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
-
-    engines.require(resolved)
+    return resolve(profile, overrides=given.overrides(changes))
 
 
 def _warn(resolved: Profile) -> None:
@@ -136,12 +145,3 @@ def _warn(resolved: Profile) -> None:
 
     for text in rules.warnings(resolved):
         output.say(f"warning: {text}")
-
-
-def _of_environment(name: str | None) -> Profile | None:
-    from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
-
-    from devenv.environments import names
-
-    return state.read_profile(paths.environment(names.existing(name)))

@@ -1,4 +1,4 @@
-"""Commands that run a playbook: up, down, start, stop, validate, gather; plan, which says what up would do."""
+"""Commands that run a playbook (up, down, start, stop, validate, gather, upgrade), and plan, a preview of up."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import next_steps
 
-from devenv import errors
+from devenv import errors, operations
 from devenv.cli import options as given
 from devenv.cli import output
-from devenv.cli.run_options import RunOptions, run_options
+from devenv.cli.run_options import Run, run_options
+from devenv.environments import names, target
+from devenv.runs import playbook
+from devenv.runs.progress import duration
 
 if TYPE_CHECKING:
     from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades.plan import UpgradePlan
 
 OnFailure = Annotated[
-    str,
-    typer.Option(
-        "--on-failure", metavar="keep|destroy", help="What becomes of a new environment when its first run fails."
-    ),
+    str, typer.Option("--on-failure", metavar="keep|destroy", help="Keep or remove a new environment that fails.")
 ]
 
 
 @run_options(check=True)
 def up(
-    common: RunOptions,
+    run: Run,
     profile: given.Profile = None,
     name: given.Name = None,
     changes: given.Set = None,
@@ -38,218 +39,172 @@ def up(
     diff: given.Diff = False,
     forks: given.Forks = 0,
     on_failure: OnFailure = "keep",
-    full: Annotated[
-        bool, typer.Option("--full", help="Run every stage, also when nothing has changed since the last up.")
-    ] = False,
-    no_gather: Annotated[
-        bool, typer.Option("--no-gather", help="After a failure, do not collect what the nodes know.")
-    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Run every stage, even if nothing has changed.")] = False,
+    no_gather: Annotated[bool, typer.Option("--no-gather", help="After a failure, do not gather.")] = False,
 ) -> None:
-    """Make an environment, or bring it to what its profile says.
+    """Create an environment, or converge it to its profile.
 
-    Safe to repeat: what is as it should be is left alone, and when nothing has changed since the last up, no stage
-    runs. Without --profile an existing environment keeps its own.
-    With --snapshot a new environment starts with what devenv snapshot save kept, with new keys and certificates.
-    What follows -- goes to ansible-playbook.
+    A repeated run changes only what differs from the profile. If nothing
+    has changed since the last run, no stage runs. Without --profile, an
+    existing environment keeps its stored profile.
+
+    With --snapshot, a new environment starts with the saved state, and
+    with new keys and certificates.
+
+    Arguments after -- are passed to ansible-playbook.
     """
-    from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import next_steps
-
-    from devenv import operations
-    from devenv.environments import names, target
-    from devenv.runs.progress import duration
-
-    with common.running() as run:
-        if on_failure not in ("keep", "destroy"):
-            raise errors.UsageError(f"{on_failure!r} is neither keep nor destroy", where="--on-failure")
-        chosen = common.options(extra=extra_vars, tags=tags, limit=limit, diff=diff, forks=forks, full=full)
-        goal = (
-            target.from_snapshot(snapshot, profile, name, given.overrides(changes))
-            if snapshot
-            else target.resolve(profile, name, given.overrides(changes))
-        )
-        result = operations.up(goal, chosen, run.watcher, on_failure=on_failure, gather=not no_gather)
-        told = next_steps.with_devenv(
-            goal.name, goal.resolved or {}, duration(result.seconds), only_one=len(names.known()) <= 1
-        )
-        run.done(result, [] if common.check else told)
+    if on_failure not in ("keep", "destroy"):
+        raise errors.UsageError(f"{on_failure!r} is neither keep nor destroy", where="--on-failure")
+    options = run.options(extra_vars, tags=tags, limit=limit, diff=diff, forks=forks, full=full)
+    goal = target.resolve(profile, name, given.overrides(changes), snapshot=snapshot)
+    result = operations.up(goal, options, on_failure=on_failure, gather=not no_gather)
+    only_one = len(names.known()) <= 1
+    run.done(result, *next_steps.with_devenv(goal.name, goal.resolved, duration(result.seconds), only_one=only_one))
 
 
 @run_options(check=True)
-def down(common: RunOptions, name: given.Name = None, extra_vars: given.ExtraVars = None) -> None:
-    """Remove an environment and everything that this machine holds of it.
+def down(run: Run, name: given.Name = None, extra_vars: given.ExtraVars = None) -> None:
+    """Remove an environment and everything that belongs to it.
 
-    One that is not there is no error. Bundles, images and logs stay: devenv prune removes them. Also called destroy.
+    Does nothing if the environment does not exist. Bundles, images and logs
+    stay; devenv prune removes them. Alias: destroy.
     """
-    from devenv import operations
-    from devenv.environments import names
-    from devenv.runs import playbook
-
-    with common.running() as run:
-        chosen = common.options(extra=extra_vars)
-        if name is None and not names.known():
-            run.done(playbook.RunResult("", text="there is no environment"))
-            return
-        result = operations.down(names.choose(name), chosen, run.watcher)
-        run.done(
-            result,
-            []
-            if result.text or common.check
-            else [f"{result.name} is gone", "bundles, images and logs stay: devenv prune removes them"],
-        )
+    options = run.options(extra_vars)
+    if name is None and not names.known():
+        run.done(playbook.RunResult("", text="no environment exists"))
+        return
+    result = operations.down(names.choose(name), options)
+    removed = [f"removed {result.name}", "bundles, images and logs stay; devenv prune removes them"]
+    run.done(result, *([] if result.text else removed))
 
 
 @run_options()
-def start(common: RunOptions, name: given.Name = None) -> None:
+def start(run: Run, name: given.Name = None) -> None:
     """Start the stopped nodes of an environment."""
-    _simple("start", common, name, "runs")
+    result = playbook.run("start", names.existing(name), {}, run.options())
+    run.done(result, f"started {result.name}")
 
 
 @run_options()
-def stop(common: RunOptions, name: given.Name = None) -> None:
-    """Stop the nodes as a shutdown would; start, or up, brings them back."""
-    _simple("stop", common, name, "is stopped; devenv start brings it back")
-
-
-def _simple(playbook_name: str, common: RunOptions, name: str | None, end: str) -> None:
-    from devenv.environments import names
-    from devenv.runs import playbook
-
-    with common.running() as run:
-        result = playbook.run(playbook_name, names.existing(name), {}, common.options(), run.watcher)
-        run.done(result, [f"{result.name} {end}"])
+def stop(run: Run, name: given.Name = None) -> None:
+    """Shut down the nodes of an environment; start restarts them."""
+    result = playbook.run("stop", names.existing(name), {}, run.options())
+    run.done(result, f"stopped {result.name}; devenv start restarts it")
 
 
 @run_options()
 def validate(
-    common: RunOptions,
+    run: Run,
     name: given.Name = None,
     junit: Annotated[
-        Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit document with a case a check.")
+        Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit document with one case per check.")
     ] = None,
 ) -> None:
-    """Prove that the cluster works: a line a check, each by itself.
+    """Validate the cluster; prints one line per check.
 
-    Ends with 8 when one does not pass within the time (2m by default).
+    Exits with 8 if a check does not pass in time (default: 2m).
     """
-    from devenv import operations
-    from devenv.environments import names
-
-    with common.running() as run:
-        try:
-            result = operations.validate(names.existing(name), common.options(), run.watcher, junit=junit)
-        except errors.Error as error:
-            _show_checks(run, error.checks)
-            raise
-        _show_checks(run, result.checks)
-        run.done(result, [f"{result.name} works"])
+    try:
+        result = operations.validate(names.existing(name), run.options(), junit=junit)
+    except errors.Error as error:
+        _show_checks(run, error.checks)
+        raise
+    _show_checks(run, result.checks)
+    run.done(result, f"{result.name} is valid")
 
 
-def _show_checks(run: output.Run, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A line a check on stdout, as text or as one object."""
-    run.watcher.close()
+def _show_checks(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print one line per check on stdout, as text or as one JSON object."""
+    run.close()
     several = len({row["cluster"] for row in rows}) > 1
-    width = max((len(_check_name(row, several)) for row in rows), default=0)
-    for row in rows:
+    labels = [f"{row['cluster']}/{row['name']}" if several else str(row["name"]) for row in rows]
+    width = max(map(len, labels), default=0)
+    for row, label in zip(rows, labels, strict=True):
         if run.as_json:
             output.data(json.dumps({"type": "check", **row}))
             continue
         seen = " ".join(str(row["seen"]).split())
-        head = f"{'ok' if row['ok'] else 'failed':<6}  {_check_name(row, several):<{width}}  {row['seconds']:>6.1f}s"
-        output.data(f"{head}  {seen}")
+        output.data(f"{'ok' if row['ok'] else 'failed':<6}  {label:<{width}}  {row['seconds']:>6.1f}s  {seen}")
         for text in row["warnings"]:
             output.data(f"{'':<6}  {'':<{width}}  warning: {text}")
 
 
-def _check_name(row: Mapping[str, Any], several: bool) -> str:
-    return f"{row['cluster']}/{row['name']}" if several else str(row["name"])
-
-
 @run_options(artifacts=False)
 def gather(
-    common: RunOptions,
+    run: Run,
     name: given.Name = None,
-    where: Annotated[
+    path: Annotated[
         str,
-        typer.Option(
-            "--output", "-o", metavar="FILE|DIR", help="The archive (.tar.gz), or a folder for it; by default here."
-        ),
+        typer.Option("--output", "-o", metavar="FILE|DIR", help="A .tar.gz file, or a directory (by default .)."),
     ] = "",
 ) -> None:
-    """Collect what nodes, clusters and this host know into one archive, without secrets.
+    """Collect logs and state into one archive, without secrets.
 
-    What does not answer is told, and noted in the archive. A run that changes something does so by itself when it
-    fails. Works while another run holds the environment.
+    Covers nodes, clusters and this host, as must-gather and sosreport do.
+    The command lists what did not answer, and so does the archive. A run
+    that fails while it changes something gathers automatically. Works while
+    another run holds the environment.
     """
-    from devenv import operations
-    from devenv.environments import names
-
-    with common.running() as run:
-        done = operations.gather(names.existing(name), where, common.options(), run.watcher)
-        run.watcher.close()
-        if common.as_json:
-            output.data(json.dumps({"type": "gathered", "path": str(done.path), "parts": list(done.parts)}))
-            run.done(done.result)
-            return
-        for text in done.troubles:
-            output.say(f"missing: {text}")
-        output.data(str(done.path))
+    gathered = operations.gather(names.existing(name), path, run.options())
+    run.close()
+    if run.as_json:
+        output.data(json.dumps({"type": "gathered", "path": str(gathered.path), "parts": list(gathered.parts)}))
+        run.done(gathered.result)
+        return
+    for part in gathered.parts:
+        if part["trouble"]:
+            output.say(f"missing: {part['name']}: {part['trouble']}")
+    output.data(str(gathered.path))
 
 
 @run_options(check=True)
 def upgrade(
-    common: RunOptions,
+    run: Run,
     kubernetes: Annotated[
-        str,
-        typer.Option("--kubernetes", metavar="VERSION", help="The new version of Kubernetes, e.g. 1.36.3."),
+        str, typer.Option("--kubernetes", metavar="VERSION", help="The new Kubernetes version, e.g. 1.36.3.")
     ],
     name: given.Name = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be done; change nothing.")] = False,
 ) -> None:
-    """Bring an environment to another version of Kubernetes, node by node, each drained meanwhile.
+    """Upgrade Kubernetes node by node, each drained meanwhile.
 
-    One minor version at a time. What was ended on its way goes on with the same command. Ends with 14 when the step
-    cannot be taken.
+    One minor version at a time. The same command continues an interrupted
+    upgrade. Exits with 14 if the version cannot be reached in one step.
     """
-    from devenv import operations
-    from devenv.environments import names
-
     if plan:
-        found = operations.plan_upgrade(names.existing(name), kubernetes)
-        output.document("json" if common.as_json else "text", found, _upgrade_text)
+        steps = operations.plan_upgrade(names.existing(name), kubernetes)
+        output.document(given.form(run.as_json), steps, _upgrade_text)
         return
-    with common.running() as run:
-        result = operations.upgrade(names.existing(name), kubernetes, common.options(), run.watcher)
-        told = f"{result.name} has Kubernetes {kubernetes.removeprefix('v')}"
-        run.done(
-            result,
-            [] if common.check else [told, "a profile file of yours that names a version needs the new one, too"],
-        )
+    result = operations.upgrade(names.existing(name), kubernetes, run.options())
+    version = kubernetes.removeprefix("v")
+    run.done(
+        result, f"{result.name} runs Kubernetes {version}", "if your profile file sets a version, change it there too"
+    )
 
 
 def _upgrade_text(plan: UpgradePlan) -> str:
-    from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as logic
+    from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades import plan as upgrades
 
-    return "\n".join(logic.lines(plan))
+    return "\n".join(upgrades.lines(plan))
 
 
 def plan(
     profile: given.Profile = None, name: given.Name = None, changes: given.Set = None, as_json: given.Json = False
 ) -> None:
-    """Say what up would add, change and remove. Reads only.
+    """Show what up would add, change and remove. Read-only.
 
-    Ends with 14 when up would refuse a change of the profile.
+    Exits with 14 if up would refuse a change of the profile.
     """
-    from devenv.environments import status as environment_status
-    from devenv.environments import target
+    from devenv.environments import status
 
-    found = environment_status.plan(target.resolve(profile, name, given.overrides(changes), compare=False))
-    output.document("json" if as_json else "text", found, _plan_text)
-    if found["refused"]:
+    steps = status.plan(target.resolve(profile, name, given.overrides(changes), compare=False))
+    output.document(given.form(as_json), steps, _plan_text)
+    if steps["refused"]:
         raise typer.Exit(14)
 
 
-def _plan_text(found: dict[str, Any]) -> str:
+def _plan_text(steps: dict[str, Any]) -> str:
     marks = {"add": "+", "start": ">", "change": "~", "remove": "-", "refused": "!"}
-    lines = [f"{mark} {key:<8} {item}" for key, mark in marks.items() for item in found[key]]
-    head = f"{found['name']} ({found['profile']})"
+    lines = [f"{mark} {key:<8} {item}" for key, mark in marks.items() for item in steps[key]]
+    head = f"{steps['name']} ({steps['profile']})"
     return "\n".join([f"{head}: {'nothing to do' if not lines else ''}".rstrip(), *lines])

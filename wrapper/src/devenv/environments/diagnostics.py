@@ -1,4 +1,4 @@
-"""The archive that gather writes, and gathering after a run that was ended because its time was over."""
+"""The archive that gather writes, and gathering after a run that exceeded its time limit."""
 
 from __future__ import annotations
 
@@ -18,16 +18,11 @@ from devenv.runs.playbook import RunResult
 
 @dataclass(frozen=True)
 class Gathered:
-    """The archive, and what became of each part: rows ``{name, files, bytes, seconds, trouble}``."""
+    """The archive, and one row per part: ``{name, files, bytes, seconds, trouble}``."""
 
     path: Path
     parts: Sequence[dict[str, Any]]
     result: RunResult
-
-    @property
-    def troubles(self) -> list[str]:
-        """One line for each part that is not complete."""
-        return [f"{part['name']}: {part['trouble']}" for part in self.parts if part["trouble"]]
 
 
 def parts(archive: Path) -> list[dict[str, Any]]:
@@ -41,8 +36,8 @@ def parts(archive: Path) -> list[dict[str, Any]]:
 
 
 def after_timeout(name: str, error: errors.Error, artifacts: Path | None) -> None:
-    """Gather for a run that was ended because its time was over, and say so in ``error``: a run that fails by itself
-    does it itself. Whatever goes wrong here leaves the first failure as it is.
+    """Gather after a run that exceeded its time limit, and record the archive in ``error``. Other failed runs gather on
+    their own. A failure here leaves the run's failure unchanged.
     """
     folder = paths.environment(name)
     if error.reason != "time_over" or error.gathered or error.gather_trouble or error.log is None:

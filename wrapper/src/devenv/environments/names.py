@@ -1,67 +1,54 @@
-"""Which environment a command is for: its name, given or found. Light, since every command needs it."""
+"""Names of environments: the existing ones, and the one that a command works on. Every command imports this module,
+so it imports little.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 from devenv import errors
 
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Raise errors of the collection's logic as those of this package."""
-    try:
-        yield
-    except DevenvError as error:
-        raise errors.from_logic(error) from None
+_CREATE = "devenv up --profile aio creates one"
 
 
-def known(env: Mapping[str, str] = os.environ) -> list[str]:
-    """Names of the environments of this DEVENV_HOME."""
-    folder = paths.home(env) / "environments"
-    return (
-        sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        if folder.is_dir()
-        else []
-    )
+def known() -> list[str]:
+    """Return the names of the environments of this DEVENV_HOME, sorted."""
+    folder = paths.home() / "environments"
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
+@errors.translated()
 def check_name(name: str) -> str:
-    """``name``, or UsageError."""
+    """Return ``name``. Raises UsageError if it is not valid."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
 
-    with translated():
-        return profile_names.validate(name)
+    return profile_names.validate(name)
 
 
 def choose(name: str | None) -> str:
-    """``name``, else ``$DEVENV_NAME``, else the only environment there is. Raises UsageError or NotFound."""
-    wanted = name or os.environ.get("DEVENV_NAME")
-    if wanted:
-        return check_name(wanted)
-    found = known()
-    if not found:
-        raise errors.NotFound("there is no environment", advice="devenv up --profile aio makes one")
-    if len(found) > 1:
+    """Return ``name``, else ``$DEVENV_NAME``, else the only existing environment. Raises UsageError or NotFound."""
+    given = name or os.environ.get("DEVENV_NAME")
+    if given:
+        return check_name(given)
+    environments = known()
+    if not environments:
+        raise errors.NotFound("no environment exists", advice=_CREATE)
+    if len(environments) > 1:
         raise errors.UsageError(
-            f"which environment? There are {', '.join(found)}", advice="name one with -n NAME, or set DEVENV_NAME"
+            f"several environments exist: {', '.join(environments)}", advice="name one with -n NAME or set DEVENV_NAME"
         )
-    return found[0]
+    return environments[0]
 
 
 def existing(name: str | None) -> str:
-    """Like `choose`, for an environment that must be there. Raises NotFound."""
+    """Return the name as `choose` does. Raises NotFound if that environment does not exist."""
     chosen = choose(name)
     if not paths.environment(chosen).is_dir():
-        raise errors.NotFound(f"there is no environment {chosen}", advice=_advice())
+        others = ", ".join(known())
+        advice = f"existing environments: {others}" if others else _CREATE
+        raise errors.NotFound(f"environment {chosen} does not exist", advice=advice)
     return chosen
-
-
-def _advice() -> str:
-    found = known()
-    return f"there are: {', '.join(found)}" if found else "devenv up --profile aio makes one"

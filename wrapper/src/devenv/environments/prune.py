@@ -1,4 +1,4 @@
-"""What devenv keeps on this machine besides environments, and removing it. All of it can be made again."""
+"""Caches and logs that devenv keeps on this machine besides environments, and their removal. All can be rebuilt."""
 
 from __future__ import annotations
 
@@ -18,41 +18,27 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import C
 
 from devenv.environments import names
 
-Item = CachedFile
-
 
 def kinds() -> tuple[str, ...]:
-    """Return the kinds of what can be removed."""
+    """Return the kinds of items that can be removed."""
     cached = [kind for provider in registry.every() for kind in provider.traits["caches"]]
     return ("bundle", "toolchain", *cached, "image-store", *_engine_caches(), "history", "rest")
 
 
-def items(wanted: Iterable[str] | None = None) -> list[Item]:
-    """Return everything of the kinds ``wanted``, by default of all, used or not."""
-    finders: dict[str, Callable[[], list[Item]]] = {
+def items(selected: Iterable[str]) -> list[CachedFile]:
+    """Return all items of the ``selected`` kinds, used or not."""
+    finders: dict[str, Callable[[], list[CachedFile]]] = {
         "bundle": _bundles,
         "toolchain": lambda: _folders("toolchain", paths.cache() / "go"),
         "image-store": _stores,
-        **{kind: partial(_by_setting, kind, *setting) for kind, setting in _engine_caches().items()},
+        **{kind: partial(_engine_files, kind, *setting) for kind, setting in _engine_caches().items()},
         "history": lambda: _folders("history", paths.home() / "history"),
-        "rest": lambda: [Item("rest", str(path), store.size_of(path)) for path in store.leftovers()],
+        "rest": lambda: [CachedFile("rest", str(path), store.size_of(path)) for path in store.leftovers()],
     }
-    return [item for kind in wanted or kinds() for item in (finders[kind]() if kind in finders else _cached(kind))]
+    return [item for kind in selected for item in (finders[kind]() if kind in finders else _provider_files(kind))]
 
 
-def _cached(kind: str) -> list[Item]:
-    """What the provider that has this kind keeps; nothing where its programs do not answer."""
-    try:
-        return [item for item in _provider(kind).cached_files() if item.kind == kind]
-    except (OSError, program.ProgramFailed):
-        return []
-
-
-def _provider(kind: str) -> Provider:
-    return next(provider for provider in registry.every() if kind in provider.traits["caches"])
-
-
-def remove(item: Item) -> None:
+def remove(item: CachedFile) -> None:
     """Remove one item. Raises DevenvError, OSError or ProgramFailed."""
     if item.kind in ("bundle", "rest"):
         store.remove(Path(item.what))
@@ -64,56 +50,62 @@ def remove(item: Item) -> None:
         Path(item.what).unlink()
 
 
-def _folders(kind: str, base: Path) -> list[Item]:
-    """The folders and files right in ``base``."""
+def _provider(kind: str) -> Provider:
+    return next(provider for provider in registry.every() if kind in provider.traits["caches"])
+
+
+def _provider_files(kind: str) -> list[CachedFile]:
+    """Return the cached files of the provider that has this kind; none if its programs do not answer."""
+    try:
+        return [item for item in _provider(kind).cached_files() if item.kind == kind]
+    except (OSError, program.ProgramFailed):
+        return []
+
+
+def _folders(kind: str, base: Path) -> list[CachedFile]:
+    """Return the directories in ``base``."""
     if not base.is_dir():
         return []
-    return [Item(kind, str(entry), store.size_of(entry)) for entry in sorted(base.iterdir()) if entry.is_dir()]
+    return [CachedFile(kind, str(entry), store.size_of(entry)) for entry in sorted(base.iterdir()) if entry.is_dir()]
 
 
-def _environments_by(said: Callable[[Mapping[str, Any]], str]) -> dict[str, str]:
-    """Environments by what ``said`` finds in the part ``kubernetes`` of their profiles."""
-    found: dict[str, list[str]] = {}
+def _environments_by(key: Callable[[Mapping[str, Any]], str]) -> dict[str, str]:
+    """Return the environments grouped by a key of the part ``kubernetes`` of their profiles, as lists of names."""
+    grouped: dict[str, list[str]] = {}
     for name in names.known():
         profile = state.read_profile(paths.environment(name))
-        found.setdefault(said(profile["kubernetes"] if profile else {}), []).append(name)
-    return {value: ", ".join(names) for value, names in found.items()}
+        grouped.setdefault(key(profile["kubernetes"] if profile else {}), []).append(name)
+    return {value: ", ".join(users) for value, users in grouped.items()}
 
 
 def _environments_by_version() -> dict[str, str]:
-    """For each Kubernetes version in use, the environments that have it."""
     return _environments_by(lambda kubernetes: str(kubernetes.get("version", "")))
 
 
 def _engine_caches() -> dict[str, tuple[str, str]]:
-    """Return folders of the cache that engines fill, each with the engine and its key that names the entry in use."""
+    """Return the cache directories of engines, each with the engine and its key that names the entry in use."""
     return {kind: (name, key) for name in engines.names() for kind, key in engines.traits(name)["caches"].items()}
 
 
-def _by_setting(kind: str, engine: str, key: str) -> list[Item]:
+def _engine_files(kind: str, engine: str, key: str) -> list[CachedFile]:
     used = _environments_by(lambda kubernetes: str((kubernetes.get(engine) or {}).get(key, "")))
-    found = _folders(kind, paths.cache() / kind)
-    return [replace(item, used=used.get(Path(item.what).name, "")) for item in found]
+    entries = _folders(kind, paths.cache() / kind)
+    return [replace(item, used=used.get(Path(item.what).name, "")) for item in entries]
 
 
-def _bundles() -> list[Item]:
+def _bundles() -> list[CachedFile]:
     used = _environments_by_version()
     return [
-        Item("bundle", str(one.path), one.size, used.get(one.manifest.kubernetes, "")) for one in store.list_bundles()
+        CachedFile("bundle", str(bundle.path), bundle.size, used.get(bundle.manifest.kubernetes, ""))
+        for bundle in store.list_bundles()
     ]
 
 
-def _stores() -> list[Item]:
+def _stores() -> list[CachedFile]:
     used = _environments_by_version()
-    base = image_store.folder(paths.cache())
-    wanted = {
-        image_store.path(paths.cache(), one.digest): used.get(one.manifest.kubernetes, "")
-        for one in store.list_bundles()
+    users = {
+        str(image_store.path(paths.cache(), bundle.digest)): used.get(bundle.manifest.kubernetes, "")
+        for bundle in store.list_bundles()
     }
-    if not base.is_dir():
-        return []
-    return [
-        Item("image-store", str(entry), store.size_of(entry), wanted.get(entry, ""))
-        for entry in sorted(base.iterdir())
-        if entry.is_dir()
-    ]
+    entries = _folders("image-store", image_store.folder(paths.cache()))
+    return [replace(item, used=users.get(item.what, "")) for item in entries]

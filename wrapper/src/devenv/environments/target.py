@@ -1,10 +1,10 @@
-"""Which environment a run is for, and the profile that it is to have."""
+"""The environment that a run works on, and its desired profile."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,102 +17,75 @@ from devenv.environments import names
 
 @dataclass(frozen=True)
 class Target:
-    """The environment of a run, the variables for its playbook, and its profile (None: the state's own is kept)."""
+    """The environment of a run, the variables for its playbook, and its resolved profile."""
 
     name: str
-    variables: Mapping[str, Any] = field(default_factory=dict)
-    resolved: Profile | None = None
+    variables: Mapping[str, Any]
+    resolved: Profile
 
 
+@errors.translated()
 def resolve(
-    profile_name: str | None, name: str | None, overrides: Mapping[str, Any] | None = None, *, compare: bool = True
-) -> Target:
-    """What `up` works on. Without a profile it is an existing environment, whose own profile is kept, with
-    ``overrides`` laid over it.
-
-    Everything that can be wrong with name and profile is found here, before Ansible starts; with ``compare`` also a
-    change that an existing environment cannot take (ProfileChangeRefused), and that someone else is at work on it
-    (EnvironmentBusy).
-    """
-    if not profile_name:
-        return _kept(name, overrides, compare)
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
-    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve as resolve_profile
-
-    with names.translated():
-        resolved = resolve_profile(profile_name, overrides=dict(overrides or {}))
-    given = str(Path(profile_name).expanduser().absolute()) if profile_names.is_path(profile_name) else profile_name
-    return _named(resolved, name, overrides, {"profile": given}, compare=compare)
-
-
-def from_snapshot(
-    snapshot: str, profile_name: str | None, name: str | None, overrides: Mapping[str, Any] | None = None
-) -> Target:
-    """What `up --snapshot` works on; without a profile, with that of the snapshot. Raises UsageError."""
-    if profile_name:
-        goal = resolve(profile_name, name, overrides)
-        return Target(goal.name, {**goal.variables, "devenv_snapshot": snapshot}, goal.resolved)
-    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import begin, catalogue
-
-    with names.translated():
-        resolved = begin.profile_of(catalogue.read(paths.home(), snapshot), overrides)
-    return _named(resolved, name, overrides, {"devenv_snapshot": snapshot})
-
-
-def _named(
-    resolved: Profile,
+    profile_name: str | None,
     name: str | None,
-    overrides: Mapping[str, Any] | None,
-    variables: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
     *,
+    snapshot: str | None = None,
     compare: bool = True,
 ) -> Target:
-    """The environment that a profile is for, by ``name`` or the profile's own; with ``compare``, one that is there and
-    cannot become this is refused.
+    """Return what `up` works on. The profile is ``profile_name``, else that of ``snapshot``, else the stored profile of
+    an existing environment; ``overrides`` are applied to it.
+
+    Validates the name and the profile before Ansible starts. With ``compare``, also raises ProfileChangeRefused for a
+    change that an existing environment does not support, and EnvironmentBusy if another run holds its lock.
     """
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, stages
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve as resolve_profile
 
-    with names.translated():
-        chosen = profile_names.validate(name or os.environ.get("DEVENV_NAME") or resolved["name"])
+    variables: dict[str, Any] = {"devenv_snapshot": snapshot} if snapshot else {}
+    if profile_name:
+        resolved = resolve_profile(profile_name, overrides=dict(overrides or {}))
+        is_path = profile_names.is_path(profile_name)
+        variables["profile"] = str(Path(profile_name).expanduser().absolute()) if is_path else profile_name
+    elif snapshot:
+        resolved = _of_snapshot(snapshot, overrides)
+    else:
+        name, resolved = _stored(name, overrides, compare)
+    chosen = profile_names.validate(name or os.environ.get("DEVENV_NAME") or resolved["name"])
+    if profile_name or snapshot:
         engines.require(resolved)
-        folder = paths.environment(chosen)
-        if compare:
-            lock.check(folder)
-            stages.compare(folder, resolved)
+    if compare and (profile_name or snapshot or overrides):
+        lock.check(paths.environment(chosen))
+        stages.compare(paths.environment(chosen), resolved)
     changed = {"devenv_overrides": dict(overrides)} if overrides else {}
     return Target(chosen, {**variables, "devenv_name": chosen, **changed}, resolved)
 
 
-def _kept(name: str | None, overrides: Mapping[str, Any] | None, compare: bool) -> Target:
-    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import stages, state, upgrade_record
+def _of_snapshot(snapshot: str, overrides: Mapping[str, Any] | None) -> Profile:
+    from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import begin, catalogue
 
-    if not (name or os.environ.get("DEVENV_NAME")) and not names.known():
-        raise errors.UsageError(
-            "no profile was given",
-            advice="devenv up --profile aio; devenv profile list shows all",
-            reason="profile_not_given",
-        )
-    chosen = names.choose(name)
-    folder = paths.environment(chosen)
-    with names.translated():
-        resolved = state.read_profile(folder)
-        if compare:
-            upgrade_record.require_finished(folder)
-    if resolved is None:
-        raise errors.UsageError(
-            f"no profile was given, and there is no environment {chosen} that has one",
-            advice="devenv up --profile aio; devenv profile list shows all", reason="profile_not_given",
-        )  # fmt: skip
-    if not overrides:
-        return Target(chosen, {"devenv_name": chosen}, resolved)
-    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock
+    return begin.profile_of(catalogue.read(paths.home(), snapshot), overrides)
+
+
+def _stored(name: str | None, overrides: Mapping[str, Any] | None, compare: bool) -> tuple[str, Profile]:
+    """Return the name of an existing environment, and its stored profile with the ``overrides``."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state, upgrade_record
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import amend
 
-    with names.translated():
-        wanted = amend.amend(resolved, overrides)
-        if compare:
-            lock.check(folder)
-            stages.compare(folder, wanted)
-    return Target(chosen, {"devenv_name": chosen, "devenv_overrides": dict(overrides)}, wanted)
+    if not (name or os.environ.get("DEVENV_NAME") or names.known()):
+        raise _profile_not_given("no profile was given")
+    chosen = names.choose(name)
+    folder = paths.environment(chosen)
+    resolved = state.read_profile(folder)
+    if compare:
+        upgrade_record.require_finished(folder)
+    if resolved is None:
+        raise _profile_not_given(f"no profile was given, and environment {chosen} has no stored profile")
+    return chosen, amend.amend(resolved, overrides) if overrides else resolved
+
+
+def _profile_not_given(message: str) -> errors.UsageError:
+    advice = "devenv up --profile aio; devenv profile list shows all"
+    return errors.UsageError(message, advice=advice, reason="profile_not_given")

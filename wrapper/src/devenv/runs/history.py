@@ -1,4 +1,4 @@
-"""Runs of an environment: those in its state folder, and those kept after it is gone."""
+"""Runs of an environment: those in its state directory, and those kept after it is removed."""
 
 from __future__ import annotations
 
@@ -10,32 +10,27 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import run
 
 from devenv import errors
 
-LOG = "log.txt"  # of a run's folder, as the record callback names it
-
-
-def folders(name: str) -> list[Path]:
-    """Run folders of the environment, the oldest first."""
-    return environment_runs.kept(paths.environment(name))
+LOG = "log.txt"  # in a run's directory, written by the record callback
 
 
 def runs(name: str) -> list[dict[str, Any]]:
-    """Summaries of the runs, the oldest first; of a run that was killed only ``run`` and ``folder`` are known."""
+    """Return summaries of the runs, oldest first. A killed run has only ``run`` and ``folder``."""
     return [
-        {
-            "run": entry.name.partition("-")[2],
-            "folder": str(entry),
-            **(files.read_json(entry / "summary.json", dict) or {}),
-        }
-        for entry in folders(name)
+        {"run": _id(entry), "folder": str(entry), **(files.read_json(entry / "summary.json", dict) or {})}
+        for entry in environment_runs.kept(paths.environment(name))
     ]
 
 
 def log_of(name: str, run: str | None = None) -> Path:
-    """The log of a run (id, or folder's name), by default of the newest. Raises NotFound."""
-    found = [entry for entry in folders(name) if run is None or run in (entry.name, entry.name.partition("-")[2])]
-    logs = [entry / LOG for entry in found if (entry / LOG).is_file()]
+    """Return the log of a run (its id or its directory's name), by default of the newest. Raises NotFound."""
+    entries = environment_runs.kept(paths.environment(name))
+    logs = [entry / LOG for entry in entries if run in (None, entry.name, _id(entry)) and (entry / LOG).is_file()]
     if not logs:
         raise errors.NotFound(
-            f"{name} has no log{f' of a run {run}' if run else ''}", advice=f"devenv logs -n {name} --runs"
+            f"{name} has no log{f' of the run {run}' if run else ''}", advice=f"devenv logs -n {name} --runs"
         )
     return logs[-1]
+
+
+def _id(folder: Path) -> str:
+    return folder.name.partition("-")[2]

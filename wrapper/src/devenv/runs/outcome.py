@@ -1,4 +1,4 @@
-"""How a run of ansible-playbook ended, put together from its events."""
+"""The outcome of a run of ansible-playbook, derived from its events."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 from devenv.runs.progress import result_of, stage_of
 
-_OWN_ERROR = re.compile(r"(\[ERROR\]:|ERROR!|ansible-playbook: error:)\s*(.*)")
+_ANSIBLE_ERROR = re.compile(r"(\[ERROR\]:|ERROR!|ansible-playbook: error:)\s*(.*)")
 _REASON = re.compile(r"\[([a-z][a-z0-9_]*)\]\s*$")
 
 
 @dataclass
 class RunOutcome:
-    """How a run ended. ``code`` is ansible-playbook's own; ``signal`` the number of the signal that ended it, or 0;
-    ``failure`` has the keys of failure.json; ``stage`` and ``task`` are where it was last; ``output`` is the end of
-    what ansible said, by lines.
+    """How a run ended. ``code`` is ansible-playbook's exit code; ``signal`` the number of the signal that interrupted
+    it, or 0; ``failure`` has the keys of failure.json; ``stage`` and ``task`` are the last ones; ``output`` is the end
+    of Ansible's output, in lines.
     """
 
     run_id: str
@@ -30,7 +30,7 @@ class RunOutcome:
     stage: str = ""
     task: str = ""
     output: Sequence[str] = ()
-    # The last failure of each host: an earlier one was rescued, or the host would not have gone on.
+    # The last failure of each host. An earlier one was rescued, otherwise the host would not have continued.
     failures: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     @property
@@ -41,7 +41,6 @@ class RunOutcome:
 def apply(outcome: RunOutcome, event: Mapping[str, Any]) -> None:
     """Update the outcome from one event of ansible-runner."""
     data = event.get("event_data") or {}
-    result = result_of(data)
     name = event.get("event")
     if name in ("playbook_on_play_start", "playbook_on_task_start"):
         outcome.stage = stage_of(str(data.get("play") or ""))
@@ -49,22 +48,22 @@ def apply(outcome: RunOutcome, event: Mapping[str, Any]) -> None:
     if name == "playbook_on_stats":
         outcome.changed = sum(int(count) for count in (data.get("changed") or {}).values())
     if name == "runner_on_unreachable" or (name == "runner_on_failed" and not data.get("ignore_errors")):
-        outcome.failures[str(data.get("host"))] = _failure(data, result, unreachable=name == "runner_on_unreachable")
+        outcome.failures[str(data.get("host"))] = _failure(data, unreachable=name == "runner_on_unreachable")
 
 
-def _failure(data: Mapping[str, Any], result: Mapping[str, Any], *, unreachable: bool) -> dict[str, Any]:
-    """The event of a failed task in the shape of failure.json."""
+def _failure(data: Mapping[str, Any], *, unreachable: bool) -> dict[str, Any]:
+    """Return the event of a failed task in the form of failure.json."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import reasons
     from ansible_collections.devenv.lab.plugins.plugin_utils.core.redact import redact
 
-    stage = stage_of(str(data.get("play") or ""))
+    result, stage = result_of(data), stage_of(str(data.get("play") or ""))
     reason = reasons.catalogue().get(str(result.get("devenv_reason") or "")) or reasons.of_stage(stage)
-    what = redact(str(result.get("msg") or result.get("stderr") or result.get("stdout") or "no message").strip())
+    message = redact(str(result.get("msg") or result.get("stderr") or result.get("stdout") or "no message").strip())
     return {
         "stage": stage,
         "reason": reason.id,
         "exit": reason.exit,
-        "message": f"unreachable: {what}" if unreachable else what,
+        "message": f"unreachable: {message}" if unreachable else message,
         "advice": str(result.get("devenv_advice") or reason.advice),
         "host": data.get("host"),
         "task": data.get("task"),
@@ -73,23 +72,23 @@ def _failure(data: Mapping[str, Any], result: Mapping[str, Any], *, unreachable:
 
 
 def finish(outcome: RunOutcome, code: int, error: Exception | None, output: list[str]) -> None:
-    """Complete the outcome: ansible-playbook ended with ``code``, ``output`` is the end of what it printed."""
+    """Complete the outcome: ansible-playbook exited with ``code``; ``output`` is the end of its output."""
     outcome.code, outcome.output = code, output
     if outcome.code != 0:
         outcome.failure = next(iter(outcome.failures.values()), None) or _without_task(output, error)
 
 
 def _without_task(output: Sequence[str], error: Exception | None) -> dict[str, Any]:
-    """Ansible ended before any task: a wrong argument, an inventory that was refused."""
+    """Return the failure of a run that failed before any task: a wrong argument, a rejected inventory."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import reasons
 
     lines = [line.strip() for line in output if line.strip()]
-    told = [(number, match) for number, line in enumerate(lines) if (match := _OWN_ERROR.match(line))]
-    usage = next((match[2] for _, match in told if match[1].endswith("error:")), "")
-    text = usage or " ".join([told[0][1][2], *lines[told[0][0] + 1 :]] if told else lines[-3:])
-    text = text or (str(error) if error else "ansible-playbook said nothing")
-    found = _REASON.search(text)
-    reason = reasons.catalogue().get(found.group(1)) if found else None
+    reported = [(number, match) for number, line in enumerate(lines) if (match := _ANSIBLE_ERROR.match(line))]
+    usage = next((match[2] for _, match in reported if match[1].endswith("error:")), "")
+    text = usage or " ".join([reported[0][1][2], *lines[reported[0][0] + 1 :]] if reported else lines[-3:])
+    text = text or (str(error) if error else "ansible-playbook printed nothing")
+    match = _REASON.search(text)
+    reason = reasons.catalogue().get(match.group(1)) if match else None
     return {
         "stage": "",
         "reason": reason.id if reason else "",

@@ -1,9 +1,8 @@
-"""Run one of the collection's playbooks for an environment, and raise what devenv.errors has for its failure."""
+"""Run one of the collection's playbooks for an environment, and raise an exception of devenv.errors if it fails."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from devenv import errors
 from devenv.runs import runner
 from devenv.runs.history import LOG
 from devenv.runs.outcome import RunOutcome
-from devenv.runs.supervision import Watcher
+from devenv.runs.runner import NO_OPTIONS, Options
 
-# Extra variables that have an option or argument of their own: two sources would contradict each other silently.
+# Extra variables that have an option or argument: two sources could contradict each other without notice.
 RESERVED = {
     "profile": "--profile",
     "devenv_name": "--name",
@@ -34,46 +33,8 @@ RESERVED = {
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options of a run: those of ansible-playbook, and those that every run has.
-
-    ``timeout`` is in seconds; ``extra`` is what extra_vars.parse returns; ``arguments`` goes to ansible-playbook
-    unread; ``full`` runs every stage.
-    """
-
-    extra: Sequence[Mapping[str, Any] | Path] = ()
-    tags: str = ""
-    limit: str = ""
-    check: bool = False
-    diff: bool = False
-    verbosity: int = 0
-    forks: int = 0
-    timeout: float | None = None
-    artifacts: Path | None = None
-    arguments: Sequence[str] = ()
-    command: str = ""
-    full: bool = False
-
-    @property
-    def complete(self) -> bool:
-        """Whether a run with these options does all that a run of the same profile does, and nothing else."""
-        return not (self.extra or self.tags or self.limit or self.check or self.arguments)
-
-    @property
-    def shown(self) -> bool:
-        """Whether somebody wants to see the stages, or has to have them."""
-        return bool(self.full or self.diff or self.verbosity or self.artifacts or os.environ.get("ARTIFACT_DIR"))
-
-    def ansible_arguments(self) -> list[str]:
-        """Arguments of ansible-playbook that these options stand for."""
-        flags = [flag for flag, wanted in (("--check", self.check), ("--diff", self.diff)) if wanted]
-        valued = [("--tags", self.tags), ("--limit", self.limit), ("--forks", str(self.forks) if self.forks else "")]
-        return [*flags, *(word for flag, value in valued if value for word in (flag, value)), *self.arguments]
-
-
-@dataclass(frozen=True)
 class RunResult:
-    """A run that came to its end. ``changed`` counts changed tasks over all hosts."""
+    """A successful run. ``changed`` counts changed tasks over all hosts; ``text`` is a message for the user."""
 
     name: str
     changed: int = 0
@@ -83,21 +44,15 @@ class RunResult:
     checks: Sequence[Mapping[str, Any]] = ()
 
 
-def run(
-    playbook: str, name: str, variables: Mapping[str, Any], options: Options, watcher: Watcher | None = None
-) -> RunResult:
+def run(playbook: str, name: str, variables: Mapping[str, Any], options: Options = NO_OPTIONS) -> RunResult:
     """Run one of the collection's playbooks for the environment ``name``. Raises Error and Interrupted."""
     _refuse_reserved(options.extra)
-    request = runner.Request(
-        playbook=playbook,
-        variables={"devenv_name": name, **variables, **_run_variables(options)},
-        environment={"DEVENV_COMMAND": options.command} if options.command else {},
-        extra=options.extra,
-        arguments=options.ansible_arguments(),
-        verbosity=options.verbosity,
-        timeout=options.timeout,
-    )
-    outcome = runner.run(request, watcher)
+    extra = {
+        "devenv_timeout": int(options.timeout) if options.timeout else None,
+        "devenv_artifacts": str(options.artifacts.absolute()) if options.artifacts else None,
+    }
+    given = {"devenv_name": name, **variables, **{key: value for key, value in extra.items() if value}}
+    outcome = runner.run(playbook, given, options)
     run_dir = runs.find(paths.environment(name), outcome.run_id)
     if outcome.ok:
         return RunResult(name, outcome.changed, outcome.seconds, run_dir)
@@ -107,39 +62,28 @@ def run(
 def _refuse_reserved(extra: Sequence[Mapping[str, Any] | Path]) -> None:
     for key in (key for item in extra if not isinstance(item, Path) for key in item):
         if key in RESERVED:
-            raise errors.UsageError(f"{key} is not given by -e here", where=f"-e {key}", advice=f"use {RESERVED[key]}")
-
-
-def _run_variables(options: Options) -> dict[str, Any]:
-    variables: dict[str, Any] = {}
-    if options.timeout:
-        variables["devenv_timeout"] = int(options.timeout)
-    if options.artifacts:
-        variables["devenv_artifacts"] = str(options.artifacts.absolute())
-    return variables
+            raise errors.UsageError(f"-e does not accept {key}", where=f"-e {key}", advice=f"use {RESERVED[key]}")
 
 
 def _failure(name: str, outcome: RunOutcome, run_dir: Path | None, options: Options) -> BaseException:
     log = _log(name, outcome, run_dir)
-    # failure.json of the run: the record callback knows more than events tell.
+    # The record callback's failure.json has more details than the events.
     recorded = files.read_json(run_dir / "failure.json", dict) if run_dir else None
-    # A signal that ended only the gathering after a failure leaves the failure as it is.
+    # A signal that interrupted only the gathering after a failure does not replace the failure.
     if outcome.signal and "gather_trouble" not in (recorded or {}):
         return errors.Interrupted(128 + outcome.signal, log)
     if outcome.timed_out:
-        return _too_late(outcome, recorded, log, options)
-    return errors.from_failure(recorded or outcome.failure or {"message": "ansible-playbook said nothing"}, log)
+        return _timed_out(outcome, recorded or {}, log, options)
+    return errors.from_failure(recorded or outcome.failure or {"message": "ansible-playbook printed nothing"}, log)
 
 
-def _too_late(
-    outcome: RunOutcome, recorded: Mapping[str, Any] | None, log: Path | None, options: Options
-) -> errors.Error:
+def _timed_out(outcome: RunOutcome, recorded: Mapping[str, Any], log: Path | None, options: Options) -> errors.Error:
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import reasons
 
-    told = recorded if recorded and recorded.get("reason") != "interrupted" else {}
-    missing = f": {told['message']}" if told.get("message") else ""
+    missing = recorded.get("message") if recorded.get("reason") != "interrupted" else None
     return errors.make(
-        f"not done within {options.timeout:g} s, ended at: {outcome.task or 'the start'}{missing}",
+        f"not done within {options.timeout:g} s, stopped at: {outcome.task or 'the start'}"
+        + (f": {missing}" if missing else ""),
         exit_code=reasons.stages().get(outcome.stage, 1),
         reason="time_over",
         stage=outcome.stage,
@@ -149,7 +93,7 @@ def _too_late(
 
 
 def _log(name: str, outcome: RunOutcome, run_dir: Path | None) -> Path | None:
-    """The run's log. A run that ended before the collection could write one gets what ansible said."""
+    """Return the run's log. If the run ended before the collection could write one, write Ansible's output."""
     if run_dir is not None:
         return run_dir / LOG
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import redact
@@ -158,8 +102,6 @@ def _log(name: str, outcome: RunOutcome, run_dir: Path | None) -> Path | None:
         return None
     folder = paths.home() / "history" / name / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{outcome.run_id}"
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, mode=0o700)
-        (folder / LOG).touch(mode=0o600)
-        (folder / LOG).write_text(redact.redact("\n".join(outcome.output)) + "\n")
+        files.write(folder / LOG, redact.redact("\n".join(outcome.output)) + "\n")
         return folder / LOG
     return None

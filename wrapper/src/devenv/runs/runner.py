@@ -1,8 +1,8 @@
-"""Run a playbook through ansible-runner. The only module that touches it.
+"""Run a playbook through ansible-runner. The only module that uses it.
 
-ansible-runner is kept on a short lead: a fresh private folder a run, events through a queue of our own, our own end
-of a run (it would kill with SIGKILL and leave module children alive), no fact cache of its own, nothing of the
-environment on disk.
+This module restricts ansible-runner: it gets a new private directory per run, writes no fact cache and no environment
+variables to disk, and passes events through a queue. It does not stop runs, because it would use SIGKILL and leave
+children of modules alive.
 """
 
 from __future__ import annotations
@@ -19,60 +19,88 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, processes
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths, processes
 
 from devenv.runs import settings, supervision
 from devenv.runs.outcome import RunOutcome
 from devenv.runs.supervision import Silent, Watcher
 
-# What ansible-runner puts into the environment for its callback.
-_RUNNERS_OWN = (
+# Variables that ansible-runner sets for its callback.
+_CALLBACK_VARIABLES = (
     "ANSIBLE_CALLBACK_PLUGINS", "ANSIBLE_STDOUT_CALLBACK", "ORIGINAL_STDOUT_CALLBACK", "AWX_ISOLATED_DATA_DIR",
     "RUNNER_OMIT_EVENTS", "RUNNER_ONLY_FAILED_EVENTS",
 )  # fmt: skip
 _FOLDER_PREFIX = "devenv-run-"
+INVENTORY = paths.COLLECTION / "inventories" / "profile"
 
 
 @dataclass(frozen=True)
-class Request:
-    """One run. ``playbook`` is a name of the collection's playbooks/ or a path; ``extra`` holds the user's ``-e``
-    values as parsed by `extra_vars.parse`, weaker than ``variables``; ``environment`` adds variables of the process;
-    ``arguments`` goes to ansible-playbook as it is; ``timeout`` in seconds.
+class Options:
+    """Options of a run: those of ansible-playbook, and those that every run has.
+
+    ``timeout`` is in seconds; ``extra`` is what extra_vars.parse returns; ``arguments`` is passed to ansible-playbook
+    unchanged; ``full`` runs every stage; ``watcher`` observes the run.
     """
 
-    playbook: str
-    variables: Mapping[str, Any] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
     extra: Sequence[Mapping[str, Any] | Path] = ()
-    arguments: Sequence[str] = ()
+    tags: str = ""
+    limit: str = ""
+    check: bool = False
+    diff: bool = False
     verbosity: int = 0
+    forks: int = 0
     timeout: float | None = None
-    inventory: Path = paths.COLLECTION / "inventories" / "profile"
+    artifacts: Path | None = None
+    arguments: Sequence[str] = ()
+    command: str = ""
+    full: bool = False
+    watcher: Watcher | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether a run with these options does exactly what a run without options does."""
+        return not (self.extra or self.tags or self.limit or self.check or self.arguments)
+
+    @property
+    def shown(self) -> bool:
+        """Whether the options request every stage, or output that only stages produce."""
+        return bool(self.full or self.diff or self.verbosity or self.artifacts or os.environ.get("ARTIFACT_DIR"))
+
+    def ansible_arguments(self) -> list[str]:
+        """Return the arguments of ansible-playbook for these options."""
+        flags = [flag for flag, given in (("--check", self.check), ("--diff", self.diff)) if given]
+        valued = [("--tags", self.tags), ("--limit", self.limit), ("--forks", str(self.forks) if self.forks else "")]
+        return [*flags, *(word for flag, value in valued if value for word in (flag, value)), *self.arguments]
 
 
-def run(request: Request, watcher: Watcher | None = None, env: Mapping[str, str] | None = None) -> RunOutcome:
-    """Run the playbook to its end and say how it went. Raises nothing for a failed run: see RunOutcome.
+NO_OPTIONS = Options()
 
-    In the main thread SIGINT and SIGTERM are taken over while it runs: the first asks ansible to end, the second
+
+def run(
+    playbook: str, variables: Mapping[str, Any], options: Options = NO_OPTIONS, inventory: Path = INVENTORY
+) -> RunOutcome:
+    """Run a playbook, given by its name in the collection or by path, with extra variables that override
+    ``options.extra``. A failed run does not raise: see RunOutcome.
+
+    In the main thread, SIGINT and SIGTERM are handled while it runs: the first one interrupts ansible, the second one
     kills it.
     """
     run_id = secrets.token_hex(6)
     events: supervision.Events = queue.SimpleQueue()
-    watcher = watcher or Silent()
+    watcher = options.watcher or Silent()
     outcome, began = RunOutcome(run_id), time.monotonic()
     with _private_folder() as folder, supervision.signals(events):
-        run_env = {**settings.environment(run_id, os.environ if env is None else env, folder), **request.environment}
-        deadline = began + request.timeout + supervision.GRACE if request.timeout else None
+        deadline = began + options.timeout + supervision.GRACE if options.timeout else None
         control = supervision.Control(deadline)
-        thread = _start(request, folder, run_id, run_env, events, control)
+        thread = _start(playbook, variables, options, inventory, folder, run_id, events, control)
         try:
             supervision.follow(events, control, watcher, outcome)
         except BaseException:
-            # The watcher cannot go on (its terminal is gone): neither does the run.
+            # The watcher failed, for example because its terminal is closed. Stop the run too.
             control.interrupt(signal.SIGINT)
             thread.join(supervision.PATIENCE)
             control.interrupt(signal.SIGINT)
@@ -89,17 +117,19 @@ def run(request: Request, watcher: Watcher | None = None, env: Mapping[str, str]
 
 
 def playbook_path(name: str) -> Path:
-    """Path of a playbook of the collection by name (``cluster``), or of any playbook by path."""
+    """Return the path of a playbook, given by its name in the collection (``cluster``) or by path."""
     if "/" in name or name.endswith((".yml", ".yaml")):
         return Path(name).absolute()
     return paths.COLLECTION / "playbooks" / f"{name}.yml"
 
 
 def _start(
-    request: Request,
+    playbook: str,
+    variables: Mapping[str, Any],
+    options: Options,
+    inventory: Path,
     folder: Path,
     run_id: str,
-    env: Mapping[str, str],
     events: supervision.Events,
     control: supervision.Control,
 ) -> threading.Thread:
@@ -113,13 +143,13 @@ def _start(
     runner = init_runner(
         private_data_dir=str(folder),
         ident=run_id,
-        # The user's own folder, so that relative paths in arguments mean what they say.
+        # The user's working directory, to which relative paths in arguments refer.
         project_dir=os.getcwd(),
-        playbook=str(playbook_path(request.playbook)),
-        inventory=str(request.inventory),
-        extravars=dict(request.variables),
-        cmdline=shlex.join([*_extra_arguments(request.extra, folder), *request.arguments]),
-        verbosity=request.verbosity,
+        playbook=str(playbook_path(playbook)),
+        inventory=str(inventory),
+        extravars=dict(variables),
+        cmdline=shlex.join([*_extra_arguments(options.extra, folder), *options.ansible_arguments()]),
+        verbosity=options.verbosity,
         settings={"pexpect_timeout": 0.2, "suppress_output_file": True, "suppress_ansible_output": True},
         fact_cache_type="",
         quiet=True,
@@ -127,14 +157,16 @@ def _start(
         cancel_callback=control.cancelled,
     )
     runner.config.command[0] = settings.ansible_playbook()
-    # It starts from os.environ; only what it sets for its own callback is kept.
-    runner.config.env = {**env, **{key: runner.config.env[key] for key in _RUNNERS_OWN if key in runner.config.env}}
+    # ansible-runner starts from os.environ. Keep only what it sets for its callback.
+    callback = {key: runner.config.env[key] for key in _CALLBACK_VARIABLES if key in runner.config.env}
+    command = {"DEVENV_COMMAND": options.command} if options.command else {}
+    runner.config.env = {**settings.environment(run_id, os.environ, folder), **command, **callback}
 
     def work() -> None:
         error: Exception | None = None
         try:
             runner.run()
-        except Exception as caught:  # told to the main thread, which alone may raise
+        except Exception as caught:  # passed to the main thread, which raises
             error = caught
         events.put(("done", (int(runner.rc) if runner.rc is not None and error is None else 250, error)))
 
@@ -144,20 +176,20 @@ def _start(
 
 
 def _extra_arguments(extra: Sequence[Mapping[str, Any] | Path], folder: Path) -> list[str]:
-    """``-e @file`` for each, in the user's order; values go by file, since argv is for all to see."""
+    """Return ``-e @file`` for each, in the user's order. Values are passed in files, because argv is public."""
     arguments = []
     for number, item in enumerate(extra):
-        path = item
-        if not isinstance(path, Path):
-            path = folder / f"extra-{number}.json"
-            path.touch(mode=0o600)
-            path.write_text(json.dumps(item))
+        path = item if isinstance(item, Path) else folder / f"extra-{number}.json"
+        if not isinstance(item, Path):
+            files.write(path, json.dumps(item))
         arguments += ["-e", f"@{path}"]
     return arguments
 
 
 def _discard_command_file(artifacts: Path) -> None:
-    """ansible-runner writes the whole environment to the file ``command``. Make it a pipe that we drain."""
+    """Keep the environment off the disk: ansible-runner writes it to the file ``command``, so make that a pipe and
+    discard what it writes.
+    """
     artifacts.mkdir(parents=True, mode=0o700)
     pipe = artifacts / "command"
     os.mkfifo(pipe, 0o600)
@@ -180,13 +212,10 @@ def _private_folder() -> Iterator[Path]:
 
 
 def _sweep() -> None:
-    """Remove private folders of commands that were killed before they could."""
+    """Remove the private directories of killed commands."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*-*-*"):
-        pid, _, rest = folder.name.removeprefix(_FOLDER_PREFIX).partition("-")
-        try:
-            alive = processes.alive(int(pid), int(rest.partition("-")[0]))
-        except ValueError:
-            alive = False
+        pid, start = folder.name.removeprefix(_FOLDER_PREFIX).split("-")[:2]
+        alive = pid.isdecimal() and start.isdecimal() and processes.alive(int(pid), int(start))
         with contextlib.suppress(OSError):
             if not alive and folder.stat().st_uid == os.geteuid():
                 shutil.rmtree(folder)

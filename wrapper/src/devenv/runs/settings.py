@@ -13,7 +13,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, proc
 
 from devenv import errors
 
-# The settings of ansible.cfg for where that file is not: a wheel does not carry it. A test compares both.
+# The settings of ansible.cfg, which the wheel does not contain. A test compares both.
 # (section, key) of ansible.cfg -> (environment variable, value)
 SETTINGS: dict[tuple[str, str], tuple[str, str]] = {
     ("defaults", "localhost_warning"): ("ANSIBLE_LOCALHOST_WARNING", "False"),
@@ -38,57 +38,50 @@ _ADMIN_PATHS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
 def settings(folder: Path, collection: Path = paths.COLLECTION) -> dict[str, str]:
-    """Environment variables that give ansible the collection's settings, from a checkout and from an installed package.
+    """Return variables that point ansible to the collection and its ansible.cfg, from a checkout and from a wheel.
 
-    An installed package brings no ansible.cfg: an empty one is made in ``folder``, so that no other one comes in.
+    The wheel has no ansible.cfg. An empty one is written to ``folder``, so that ansible does not read another one.
     """
     config = collection / "ansible.cfg"
     if not config.is_file():
         config = folder / "ansible.cfg"
         config.touch(mode=0o600)
     links = collection / "collections"
-    # An installed package lies in .../ansible_collections/devenv/lab.
-    where = links if links.is_dir() else collection.parents[2]
-    return {"ANSIBLE_CONFIG": str(config), "ANSIBLE_COLLECTIONS_PATH": str(where)}
+    # An installed package is in .../ansible_collections/devenv/lab.
+    collections = links if links.is_dir() else collection.parents[2]
+    return {"ANSIBLE_CONFIG": str(config), "ANSIBLE_COLLECTIONS_PATH": str(collections)}
 
 
 def environment(run_id: str, env: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """The environment of a run: the caller's, without what harms ansible, with the collection's settings and the run's
-    mark. ``folder`` is the run's own.
+    """Return the environment variables of a run: the caller's, the collection's settings and the run's ids. ``folder``
+    is private to the run.
     """
-    # PYTHONUNBUFFERED makes python read a module from stdin byte by byte: 60 ms a module.
-    kept = {key: value for key, value in env.items() if key != "PYTHONUNBUFFERED"}
+    # PYTHONUNBUFFERED makes Python read a module from stdin byte by byte: 60 ms per module.
+    inherited = {key: value for key, value in env.items() if key != "PYTHONUNBUFFERED"}
     callbacks = filter(None, (env.get("ANSIBLE_CALLBACKS_ENABLED"), "devenv.lab.record"))
-    marks = {
+    folders = [str(Path(sys.executable).parent), *env.get("PATH", os.defpath).split(os.pathsep), *_ADMIN_PATHS]
+    fixed = {
         "DEVENV_RUN": run_id,
         "DEVENV_OWNER": identity(),
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_CALLBACKS_ENABLED": ",".join(callbacks),
-        "PATH": _path(env.get("PATH", os.defpath)),
+        "PATH": os.pathsep.join(dict.fromkeys(folders)),
     }
-    return {**dict(SETTINGS.values()), **kept, **settings(folder), **marks}
-
-
-def _path(value: str) -> str:
-    folders = [str(Path(sys.executable).parent), *value.split(os.pathsep)]
-    return os.pathsep.join(dict.fromkeys([*folders, *_ADMIN_PATHS]))
+    return {**dict(SETTINGS.values()), **inherited, **settings(folder), **fixed}
 
 
 def ansible_playbook() -> str:
-    """Return the path of the program, by preference of the one beside this Python. Raises Unexpected."""
-    beside = [Path(sys.executable).parent, Path(sysconfig.get_path("scripts"))]
-    for folder in beside:
-        if os.access(folder / "ansible-playbook", os.X_OK):
-            return str(folder / "ansible-playbook")
-    found = shutil.which("ansible-playbook")
-    if not found:
+    """Return the path of ansible-playbook, preferably the one next to this Python. Raises Unexpected."""
+    folders = [str(Path(sys.executable).parent), sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]
+    path = shutil.which("ansible-playbook", path=os.pathsep.join(folders))
+    if not path:
         raise errors.Unexpected(
-            "ansible-playbook is not installed", advice="pip install ansible-core beside devenv-lab"
+            "ansible-playbook is not installed", advice="install ansible-core in the Python environment of devenv-lab"
         )
-    return found
+    return path
 
 
 def identity() -> str:
-    """Return ``pid:start`` of this process, as DEVENV_OWNER has it."""
+    """Return ``pid:start`` of this process, the value of DEVENV_OWNER."""
     process = processes.read_process(os.getpid())
     return f"{process.pid}:{process.start}" if process else ""

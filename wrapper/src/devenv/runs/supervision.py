@@ -16,16 +16,16 @@ from typing import Any, Protocol
 from devenv.runs import outcome as outcomes
 from devenv.runs.outcome import RunOutcome
 
-# Seconds beyond --timeout: the collection keeps the time itself and says what is missing; this is for when it cannot.
+# Seconds beyond --timeout. The collection enforces the time limit and reports what is missing; this is the fallback.
 GRACE = 30.0
 GATHER_SECONDS = 60.0  # plugin_utils/diagnostics/archive.py, TIMEOUT
-PATIENCE = 10.0  # seconds between asking ansible to end and killing it
+PATIENCE = 10.0  # seconds between SIGINT to ansible and killing it
 
 Events = queue.SimpleQueue[tuple[str, Any]]
 
 
 class Watcher(Protocol):
-    """Observer of a run: gets every event of ansible-runner as it comes, a tick several times a second, and the end."""
+    """Observer of a run: gets each event of ansible-runner, a tick several times a second, and the end."""
 
     def event(self, event: Mapping[str, Any]) -> None:
         return
@@ -38,12 +38,12 @@ class Watcher(Protocol):
 
 
 class Silent(Watcher):
-    """A watcher that shows nothing."""
+    """A watcher that ignores everything."""
 
 
 class Control:
-    """Ends the run: asks ansible by SIGINT first, lets ansible-runner kill its group when asked again or when it
-    takes too long.
+    """Stops the run: sends SIGINT to ansible, and lets ansible-runner kill its process group on a second request or if
+    ansible does not end within PATIENCE.
     """
 
     def __init__(self, deadline: float | None) -> None:
@@ -51,7 +51,7 @@ class Control:
         self.signal = 0
         self.timed_out = False
         self._deadline = deadline
-        self._asked = 0.0
+        self._requested = 0.0
         self._cancel = threading.Event()
 
     def cancelled(self) -> bool:
@@ -59,25 +59,25 @@ class Control:
 
     def interrupt(self, number: int) -> None:
         self.signal = self.signal or number
-        self._ask()
+        self._stop()
 
     def tasks_are_over(self) -> None:
-        """Let the collection end the run: after a failure it gathers, whether or not the run has time left."""
+        """Extend the deadline: after a failure the collection gathers, even if no time is left."""
         if self._deadline:
             self._deadline = max(self._deadline, time.monotonic() + GATHER_SECONDS + GRACE)
 
     def tick(self) -> None:
         now = time.monotonic()
-        if self._asked and now > self._asked + PATIENCE:
+        if self._requested and now > self._requested + PATIENCE:
             self._cancel.set()
-        if self._deadline and now > self._deadline and not self._asked:
+        if self._deadline and now > self._deadline and not self._requested:
             self.timed_out = True
-            self._ask()
+            self._stop()
 
-    def _ask(self) -> None:
-        if self._asked or not self.pid:
+    def _stop(self) -> None:
+        if self._requested or not self.pid:
             self._cancel.set()
-        self._asked = self._asked or time.monotonic()
+        self._requested = self._requested or time.monotonic()
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGINT)
@@ -109,7 +109,9 @@ def follow(events: Events, control: Control, watcher: Watcher, outcome: RunOutco
 
 @contextlib.contextmanager
 def signals(events: Events) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into items of the queue inside this context, in the main thread only."""
+    """Turn SIGINT and SIGTERM into items of the queue inside this context; in other threads than the main, do
+    nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

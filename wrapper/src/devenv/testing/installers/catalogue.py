@@ -185,7 +185,8 @@ def run_role(role: str, hosts: Sequence[Host], variables: Mapping[str, Any]) -> 
     """Run a role on hosts of one devenv environment, with its inventory. Raises devenv.StageFailed, and NotAvailable
     for other hosts.
     """
-    from devenv.runs.playbook import Options, run
+    from devenv.runs.playbook import run
+    from devenv.runs.runner import Options
 
     names = {host.environment_name for host in hosts}
     if names == {""} or len(names) != 1:
