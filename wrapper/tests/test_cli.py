@@ -23,7 +23,6 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import sta
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import provider
 from support.runs import Runs
 
 from devenv import errors
@@ -850,15 +849,10 @@ def test_doctor_shows_only_problems_and_exits_with_9_for_missing_ones(
     assert devenv("doctor")[:2] == (0, "1 checks: 1 ok, 0 missing, 0 advised\n")
 
 
-def replace_podman(monkeypatch: pytest.MonkeyPatch, answer: Callable[..., str]) -> None:
-    for module in (podman, provider):
-        monkeypatch.setattr(module, "podman", answer)
-
-
 def test_prune_removes_history_unless_dry_run(
     devenv: Devenv, own_home: Path, monkeypatch: pytest.MonkeyPatch, made: Made
 ) -> None:
-    replace_podman(monkeypatch, lambda *words, timeout=0: "[]")
+    monkeypatch.setattr(podman, "podman", lambda *words, timeout=0: "[]")
     log = own_home / "history" / "lab" / "20260101T000000Z-aaa" / "log.txt"
     log.parent.mkdir(parents=True)
     log.write_text("x" * 2048)
@@ -881,7 +875,7 @@ def test_prune_keeps_images_in_use(devenv: Devenv, monkeypatch: pytest.MonkeyPat
         calls.append(words)
         return json.dumps(images)
 
-    replace_podman(monkeypatch, answer)
+    monkeypatch.setattr(podman, "podman", answer)
     used = podman.Container("lab-master-0", "lab", "master-0", "", "running", 1, "localhost/devenv-node:1")
     monkeypatch.setattr(podman, "containers", lambda environment=None: [used])
     states = {row["what"]: row["state"] for row in json.loads(devenv("prune", "--only", "node-image", "--json")[1])}
@@ -890,7 +884,7 @@ def test_prune_keeps_images_in_use(devenv: Devenv, monkeypatch: pytest.MonkeyPat
 
 
 def test_prune_keeps_the_extracted_tarball_in_use(devenv: Devenv, monkeypatch: pytest.MonkeyPatch, made: Made) -> None:
-    replace_podman(monkeypatch, lambda *words, timeout=0: "[]")
+    monkeypatch.setattr(podman, "podman", lambda *words, timeout=0: "[]")
     made("other")
     folder = made("lab")
     resolved = state.read_profile(folder)
