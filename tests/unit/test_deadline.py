@@ -38,7 +38,7 @@ def test_the_first_word_counts_until_it_is_forgotten() -> None:
 def test_a_run_that_was_late_from_the_start_has_no_time() -> None:
     deadline.begin(1, gone=5)
     assert deadline.left(10) == 0
-    with pytest.raises(DevenvError, match="the 1 s of this run were over before stage validate") as told:
+    with pytest.raises(DevenvError, match="the time limit of this run, 1 s, passed before stage validate") as told:
         deadline.check("stage validate")
     assert told.value.reason.id == "time_over"
 

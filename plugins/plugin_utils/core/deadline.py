@@ -1,4 +1,4 @@
-"""The time that a whole run has: set once where it begins, seen by all that wait in it."""
+"""The time limit of a whole run: set once at its start, respected by everything that waits in it."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ import time
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
-# Wall time of the end, and the seconds that were given. The process's forks see it.
+# Wall time of the end, and the limit in seconds. A variable of the environment, so that forks inherit it.
 _UNTIL = "DEVENV_UNTIL"
 
 
 def clear() -> None:
-    """Forget another run's time."""
+    """Clear the limit of another run."""
     os.environ.pop(_UNTIL, None)
 
 
 def begin(seconds: float, gone: float = 0.0) -> None:
-    """The run has ``seconds``, of which ``gone`` have gone; the first call counts. 0 seconds are no limit."""
+    """Limit the run to ``seconds``, of which ``gone`` have passed; only the first call counts. 0 means no limit."""
     if seconds > 0:
         os.environ.setdefault(_UNTIL, f"{time.time() + seconds - gone!r} {seconds:g}")
 
 
-def left(wish: float) -> float:
-    """``wish`` seconds, or what the run still has when that is less; not below 0."""
+def left(limit: float) -> float:
+    """Return ``limit`` seconds, or the remaining time of the run if that is less, at least 0."""
     until = os.environ.get(_UNTIL)
-    return wish if until is None else max(0.0, min(wish, float(until.split()[0]) - time.time()))
+    return limit if until is None else max(0.0, min(limit, float(until.split()[0]) - time.time()))
 
 
 def check(what: str) -> None:
-    """Raise DevenvError ``time_over`` when the run has no time left for ``what``."""
+    """Raise DevenvError ``time_over`` if the run has no time left for ``what``."""
     if left(1.0) <= 0:
-        raise DevenvError("time_over", f"the {os.environ[_UNTIL].split()[1]} s of this run were over before {what}")
+        limit = os.environ[_UNTIL].split()[1]
+        raise DevenvError("time_over", f"the time limit of this run, {limit} s, passed before {what}")

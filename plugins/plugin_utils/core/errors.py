@@ -1,4 +1,4 @@
-"""The one exception of devenv's logic, and its form as an Ansible result."""
+"""The exception for failures with a known reason, and its form as an Ansible result."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import reasons
 
 
 class UnknownReason(Exception):
-    """A defect of the code that raised a DevenvError: its reason is not in the catalogue."""
+    """A bug: a DevenvError was raised with a reason that is not in the catalogue."""
 
 
 class DevenvError(Exception):
     """A failure with a stable reason id.
 
-    ``message`` says what is wrong, ``where`` in which file, host or key, ``advice`` what to do next (default: the
-    reason's own).
-    Raises UnknownReason for a reason that is not in the catalogue, so that no id goes undocumented.
+    ``message`` states what is wrong, ``where`` names the file, host or key, ``advice`` is the next step (default: the
+    reason's). Raises UnknownReason for a reason that is not in the catalogue, so that every id is documented.
     """
 
     def __init__(self, reason: str, message: str, *, advice: str = "", where: str = "") -> None:
@@ -34,10 +33,5 @@ class DevenvError(Exception):
 
 
 def as_result(error: DevenvError) -> dict[str, Any]:
-    """A failed Ansible task result that the record callback and the command understand."""
-    return {
-        "failed": True,
-        "msg": str(error),
-        "devenv_reason": error.reason.id,
-        "devenv_advice": error.advice,
-    }
+    """Return a failed Ansible task result, which the record callback and the command evaluate."""
+    return {"failed": True, "msg": str(error), "devenv_reason": error.reason.id, "devenv_advice": error.advice}

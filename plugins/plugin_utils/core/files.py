@@ -17,12 +17,9 @@ T = TypeVar("T")
 def write(path: Path, content: str | bytes, mode: int = 0o600) -> bool:
     """Write ``content`` to ``path`` atomically (temporary file, then rename). Return whether anything changed."""
     data = content.encode() if isinstance(content, str) else content
-    try:
-        same = path.read_bytes() == data and path.stat().st_mode & 0o777 == mode
-    except OSError:
-        same = False
-    if same:
-        return False
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == data and path.stat().st_mode & 0o777 == mode:
+            return False
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -48,7 +45,7 @@ def read_json(path: Path, kind: type[T]) -> T | None:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path`` (flock; waits). The kernel frees it when the holder dies, so it cannot go stale."""
+    """Hold the lock file ``path`` (waits for flock). It cannot go stale: the kernel frees it when the holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(path, "a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -56,6 +53,6 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def make_private(path: Path, base: Path) -> None:
-    """Make the folder ``path`` and its parents down from ``base``; mkdir's own ``parents`` would leave those open."""
+    """Create the directory ``path`` and its parents below ``base`` (0700); mkdir would not restrict the parents."""
     for part in [*reversed([above for above in path.parents if above.is_relative_to(base)]), path]:
         part.mkdir(mode=0o700, parents=True, exist_ok=True)

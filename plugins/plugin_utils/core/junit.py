@@ -1,7 +1,6 @@
-"""JUnit of a run's stages, in the form that continuous integration systems read (one test suite, one test case a
-stage).
+"""JUnit report of a run's stages: one test suite with one test case per stage.
 
-The format has no standard of its own; this is the part of it that Jenkins, GitLab and GitHub actions agree on.
+JUnit has no standard; this is the subset on which Jenkins, GitLab and GitHub Actions agree.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-# Characters that XML 1.0 cannot hold, not even escaped.
+# Characters that XML 1.0 cannot represent, not even escaped.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_ELEMENTS = {"failed": "failure", "error": "error", "skipped": "skipped"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A stage: ``result`` is passed, failed, error (interrupted, or a bug) or skipped (not reached)."""
+    """A stage. ``result`` is passed, failed, error (interrupted, or a bug) or skipped (not reached)."""
 
     name: str
     seconds: float
@@ -27,21 +27,13 @@ class Case:
     text: str = ""
 
 
-_ELEMENTS = {"failed": "failure", "error": "error", "skipped": "skipped"}
-
-
 def render(suite: str, classname: str, began: str, cases: Sequence[Case]) -> str:
-    """The document; ``began`` is local or UTC time in ISO 8601."""
-    root = ElementTree.Element(
-        "testsuite",
-        name=_clean(suite),
-        timestamp=began,
-        tests=str(len(cases)),
-        failures=str(_count(cases, "failed")),
-        errors=str(_count(cases, "error")),
-        skipped=str(_count(cases, "skipped")),
-        time=f"{sum(case.seconds for case in cases):.3f}",
-    )
+    """Return the document; ``began`` is local or UTC time in ISO 8601."""
+    results = [case.result for case in cases]
+    counts = {"failures": "failed", "errors": "error", "skipped": "skipped"}
+    attributes = {attribute: str(results.count(result)) for attribute, result in counts.items()}
+    attributes |= {"tests": str(len(cases)), "time": f"{sum(case.seconds for case in cases):.3f}"}
+    root = ElementTree.Element("testsuite", {"name": _clean(suite), "timestamp": began, **attributes})
     for case in cases:
         element = ElementTree.SubElement(
             root, "testcase", classname=_clean(classname), name=_clean(case.name), time=f"{case.seconds:.3f}"
@@ -53,10 +45,6 @@ def render(suite: str, classname: str, began: str, cases: Sequence[Case]) -> str
             inner.text = _clean(case.text) or None
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
-
-
-def _count(cases: Sequence[Case], result: str) -> int:
-    return sum(case.result == result for case in cases)
 
 
 def _clean(text: str) -> str:

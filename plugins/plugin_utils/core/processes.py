@@ -1,7 +1,4 @@
-"""Processes of a run: read /proc, find what a killed run left, end it by pid.
-
-Formats of /proc are those of proc(5).
-"""
+"""Processes of a run: read /proc (proc(5)), find what a killed run left, stop it by pid."""
 
 from __future__ import annotations
 
@@ -19,14 +16,14 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import MAR
 
 PROC = Path("/proc")
 
-# They outlive the run on purpose: a monitor that is killed leaves its container behind without anyone to note its end.
+# Monitors outlive the run on purpose: without its monitor, a container keeps running and its end is never recorded.
 SPARED = frozenset({"conmon"})
 
 
 @dataclass(frozen=True)
 class Process:
-    """One process. ``start`` is field 22 of stat, clock ticks after boot: with ``pid`` it names a process for one
-    boot.
+    """One process. ``start`` is field 22 of stat, clock ticks after boot; ``pid`` and ``start`` identify a process
+    until the next boot.
     """
 
     pid: int
@@ -36,12 +33,16 @@ class Process:
     state: str
     name: str
 
+    @property
+    def is_alive(self) -> bool:
+        return self.state not in ("Z", "X")
+
 
 @dataclass(frozen=True)
 class Origin:
-    """What an ansible process looked like, to know its forks by once it is dead (they share no marker with it).
+    """Traits of an ansible process by which its forks are recognised after its death (they share no marker with it).
 
-    ``image`` is a digest of command line and environment, ``pipes`` the pipes it had open beyond its standard streams.
+    ``image`` is a digest of command line and environment, ``pipes`` are its open pipes except the standard streams.
     """
 
     pid: int
@@ -50,15 +51,21 @@ class Origin:
     pipes: tuple[str, ...]
 
 
-def read_process(pid: int, proc: Path = PROC) -> Process | None:
-    """The process ``pid``, or None when there is none."""
+def _content(pid: int | str, name: str, proc: Path = PROC) -> bytes:
+    """Return a file of /proc/PID; empty if the process is gone or belongs to another user."""
     try:
-        text = (proc / str(pid) / "stat").read_text(errors="replace")
+        return (proc / str(pid) / name).read_bytes()
     except OSError:
-        return None
-    # The name stands in parentheses and may hold blanks and parentheses itself.
-    head, tail = text.rsplit(")", 1)
+        return b""
+
+
+def read_process(pid: int, proc: Path = PROC) -> Process | None:
+    """Return the process ``pid``, or None if it does not exist."""
+    # The name is in parentheses and can contain blanks and parentheses itself.
+    head, _ignored, tail = _content(pid, "stat", proc).decode(errors="replace").rpartition(")")
     fields = tail.split()
+    if not fields:
+        return None
     return Process(
         pid=pid,
         start=int(fields[19]),
@@ -69,93 +76,75 @@ def read_process(pid: int, proc: Path = PROC) -> Process | None:
     )
 
 
-def all_processes(proc: Path = PROC) -> dict[int, Process]:
-    """Every process of this pid namespace and those below it (nodes are containers of this host), by pid."""
-    found = (read_process(int(entry), proc) for entry in os.listdir(proc) if entry.isdigit())
+def all_processes() -> dict[int, Process]:
+    """Return the processes of this pid namespace and those below it (nodes are containers of this host), by pid."""
+    found = (read_process(int(entry)) for entry in os.listdir(PROC) if entry.isdigit())
     return {process.pid: process for process in found if process is not None}
 
 
-def alive(pid: int, start: int, proc: Path = PROC) -> bool:
-    """Whether the very process still works (a zombie does not)."""
-    process = read_process(pid, proc)
-    return process is not None and process.start == start and process.state not in ("Z", "X")
+def alive(pid: int, start: int) -> bool:
+    """Return whether exactly this process still runs (a zombie does not)."""
+    process = read_process(pid)
+    return process is not None and process.start == start and process.is_alive
 
 
-def boot_id(proc: Path = PROC) -> str:
-    """The kernel's random name of this boot."""
-    return (proc / "sys/kernel/random/boot_id").read_text().strip()
+def boot_id() -> str:
+    """Return the kernel's random name of this boot."""
+    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
 
 
-def command_line(pid: int, proc: Path = PROC) -> str:
-    """Command line of ``pid``, blanks between the words; empty when there is no such process."""
-    try:
-        return (proc / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _environ(pid: int, proc: Path) -> bytes:
-    try:
-        return (proc / str(pid) / "environ").read_bytes()
-    except OSError:
-        return b""
+def command_line(pid: int) -> str:
+    """Return the command line of ``pid`` with blanks between the words; empty if there is no such process."""
+    return _content(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
 
 
 def carrying(marker: str, is_program: Callable[[str], bool], proc: Path = PROC) -> Iterator[tuple[int, list[str]]]:
-    """Processes with the variable ``marker``: id, and the words of its value. Of those whose name (comm) is another
-    nothing more is read.
+    """Yield pid and value (split into words) of the variable ``marker`` of each process that has it.
+
+    Only processes whose name (comm) ``is_program`` accepts are read.
     """
     for place in proc.glob("[0-9]*"):
-        try:
-            if not is_program((place / "comm").read_text().strip()):
-                continue
-            variables = (place / "environ").read_bytes().split(b"\0")
-        except OSError:
+        if not is_program(_content(place.name, "comm", proc).decode(errors="replace").strip()):
             continue
-        for variable in variables:
+        for variable in _content(place.name, "environ", proc).split(b"\0"):
             key, _ignored, value = variable.decode(errors="replace").partition("=")
             if key == marker:
                 yield int(place.name), value.split()
 
 
-def image(pid: int, proc: Path = PROC) -> str:
-    """Digest of command line and first environment: equal for a process and its forks. Empty when there is no such
-    process.
+def image(pid: int) -> str:
+    """Return a digest of command line and initial environment: equal for a process and its forks, empty if the
+    process does not exist.
     """
-    try:
-        command = (proc / str(pid) / "cmdline").read_bytes()
-    except OSError:
-        return ""
-    return hashlib.sha256(command + b"\n" + _environ(pid, proc)).hexdigest() if command else ""
+    command = _content(pid, "cmdline")
+    return hashlib.sha256(command + b"\n" + _content(pid, "environ")).hexdigest() if command else ""
 
 
-def pipes(pid: int, proc: Path = PROC) -> tuple[str, ...]:
-    """Names (``pipe:[inode]``) of the pipes that ``pid`` has open, standard streams left out (they are shared with
-    strangers).
-    """
-    found = set()
+def pipes(pid: int) -> tuple[str, ...]:
+    """Return the open pipes of a process except its standard streams, as /proc names them, sorted."""
+    folder = PROC / str(pid) / "fd"
+    targets: set[str] = set()
     with contextlib.suppress(OSError):
-        for entry in os.listdir(proc / str(pid) / "fd"):
+        for entry in os.listdir(folder):
             with contextlib.suppress(OSError):
-                target = os.readlink(proc / str(pid) / "fd" / entry)
-                if int(entry) > 2 and target.startswith("pipe:"):
-                    found.add(target)
-    return tuple(sorted(found))
+                if int(entry) > 2:
+                    targets.add(os.readlink(folder / entry))
+    return tuple(sorted(target for target in targets if target.startswith("pipe:")))
 
 
-def origin(pid: int, proc: Path = PROC) -> Origin | None:
-    """The Origin of a living process."""
-    process = read_process(pid, proc)
-    return Origin(pid, process.start, image(pid, proc), pipes(pid, proc)) if process else None
+def origin(pid: int) -> Origin | None:
+    """Return the Origin of a living process."""
+    process = read_process(pid)
+    return Origin(pid, process.start, image(pid), pipes(pid)) if process else None
 
 
 def has_marker(environ: bytes, run_id: str) -> bool:
-    """Whether an environment (NUL-separated) carries exactly this run's marker."""
+    """Return whether an environment (NUL-separated) has exactly this run's marker."""
     return f"{MARKER}={run_id}".encode() in environ.split(b"\0")
 
 
 def ancestors(pid: int, table: Mapping[int, Process]) -> set[int]:
-    """``pid`` and its parents, up to the first process."""
+    """Return ``pid`` and its parents, up to the first process."""
     line: set[int] = set()
     while pid in table and pid not in line:
         line.add(pid)
@@ -164,7 +153,7 @@ def ancestors(pid: int, table: Mapping[int, Process]) -> set[int]:
 
 
 def descendants(roots: Iterable[int], table: Mapping[int, Process], spared: Collection[int] = ()) -> set[int]:
-    """``roots`` and everything below them; what is in ``spared`` is left out with all below it."""
+    """Return ``roots`` and everything below them, except the processes in ``spared`` and everything below those."""
     children: dict[int, list[int]] = {}
     for process in table.values():
         children.setdefault(process.parent, []).append(process.pid)
@@ -172,33 +161,32 @@ def descendants(roots: Iterable[int], table: Mapping[int, Process], spared: Coll
     waiting = list(roots)
     while waiting:
         pid = waiting.pop()
-        if pid in found or pid in spared or pid not in table:
-            continue
-        found.add(pid)
-        waiting.extend(children.get(pid, ()))
+        if pid not in found and pid not in spared and pid in table:
+            found.add(pid)
+            waiting += children.get(pid, ())
     return found
 
 
-def _is_fork(process: Process, of: Origin, proc: Path) -> bool:
-    """Whether ``process`` is an ansible worker of ``of``, which is dead: a session of its own (core 2.19 detaches its
-    workers), same image, younger, one of its pipes open.
+def _is_fork(process: Process, dead: Origin) -> bool:
+    """Return whether ``process`` is a worker of the dead ansible process: a session of its own (core 2.19 detaches its
+    workers), the same image, younger, one of its pipes open.
     """
     return (
-        process.pid != of.pid
+        process.pid != dead.pid
         and process.session == process.pid
-        and process.start >= of.start
-        and image(process.pid, proc) == of.image
-        and bool(set(pipes(process.pid, proc)) & set(of.pipes))
+        and process.start >= dead.start
+        and image(process.pid) == dead.image
+        and bool(set(pipes(process.pid)) & set(dead.pipes))
     )
 
 
-def _spared(table: Mapping[int, Process], proc: Path) -> set[int]:
-    """Monitors of containers, and the clean-up that a monitor starts when its container ends."""
+def _spared(table: Mapping[int, Process]) -> set[int]:
+    """Return monitors of containers, and the clean-up that a monitor starts when its container exits."""
     monitors = {process.pid for process in table.values() if process.name in SPARED}
     cleaners = {
         process.pid
         for process in table.values()
-        if process.parent in monitors and " container cleanup " in f"{command_line(process.pid, proc)} "
+        if process.parent in monitors and " container cleanup " in f"{command_line(process.pid)} "
     }
     return monitors | cleaners
 
@@ -206,22 +194,23 @@ def _spared(table: Mapping[int, Process], proc: Path) -> set[int]:
 def of_run(
     run_id: str, main: Origin | None = None, *, protect: Iterable[int] = (), known: Iterable[Process] = ()
 ) -> list[Process]:
-    """Living processes of the run ``run_id``: those that carry its marker, its ansible process ``main`` if it lives,
-    else that one's orphaned workers, those ``known`` already, and what is below any of them. Never this process, its
-    parents, or ``protect`` and what is below those.
+    """Return the living processes of the run ``run_id``, with everything below them.
+
+    They are those with its marker, its ansible process ``main`` or, if that is dead, its orphaned workers, and the
+    ``known`` ones. Never this process, its parents, or ``protect`` and everything below those.
     """
     table = all_processes()
-    spared = _spared(table, PROC)
+    spared = _spared(table)
     kept = ancestors(os.getpid(), table) | descendants(protect, table)
-    roots = {process.pid for process in table.values() if run_id and has_marker(_environ(process.pid, PROC), run_id)}
+    roots = {pid for pid in table if run_id and has_marker(_content(pid, "environ"), run_id)}
     roots |= {process.pid for process in known if alive(process.pid, process.start)}
     if main is not None:
         if alive(main.pid, main.start):
             roots.add(main.pid)
         elif main.image:
-            roots |= {process.pid for process in table.values() if _is_fork(process, main, PROC)}
+            roots |= {process.pid for process in table.values() if _is_fork(process, main)}
     found = descendants(roots - spared, table, spared) - kept
-    return sorted((table[pid] for pid in found if table[pid].state not in ("Z", "X")), key=lambda process: process.pid)
+    return [table[pid] for pid in sorted(found) if table[pid].is_alive]
 
 
 def end_run(
@@ -230,31 +219,23 @@ def end_run(
     *,
     protect: Iterable[int] = (),
     grace: float = 3.0,
-    patience: float = 10.0,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Process]:
-    """End every process of the run (see ``of_run``). Return those that still live after all patience, normally none."""
+    """Stop every process of the run (see ``of_run``). Return those that are still alive in the end, normally none."""
     protected = list(protect)
-
-    def find(known: list[Process]) -> list[Process]:
-        return of_run(run_id, main, protect=protected, known=known)
-
-    return end_all(find, grace=grace, patience=patience, progress=progress)
+    return end_all(lambda known: of_run(run_id, main, protect=protected, known=known), grace=grace, progress=progress)
 
 
-def end_ssh_masters(sockets: Path, *, grace: float = 1.0) -> list[Process]:
-    """End the ssh masters whose control socket lies in the folder ``sockets`` (OpenSSH shows them as ``ssh: <socket>
-    [mux]``).
+def end_ssh_masters(sockets: Path) -> list[Process]:
+    """Stop the ssh masters with a control socket in the directory ``sockets``. OpenSSH names them ``ssh: <socket>
+    [mux]``.
     """
 
-    def masters(known: list[Process]) -> list[Process]:
-        return [
-            process
-            for process in all_processes().values()
-            if process.name == "ssh" and command_line(process.pid).startswith(f"ssh: {sockets}/")
-        ]
+    def masters(_known: list[Process]) -> list[Process]:
+        named = [process for process in all_processes().values() if process.name == "ssh"]
+        return [process for process in named if command_line(process.pid).startswith(f"ssh: {sockets}/")]
 
-    return end_all(masters, grace=grace)
+    return end_all(masters, grace=1)
 
 
 def end_all(
@@ -264,33 +245,35 @@ def end_all(
     patience: float = 10.0,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Process]:
-    """SIGTERM to everything that ``find`` (given what it found last) finds, after ``grace`` seconds SIGKILL, until it
-    finds nothing. Return what it still finds after ``patience`` more seconds.
+    """Send SIGTERM to everything that ``find`` returns, after ``grace`` seconds SIGKILL, until it returns nothing.
+
+    ``find`` gets its last result. Return what it still finds after ``patience`` more seconds.
     """
     killing = time.monotonic() + grace
-    left: list[Process] = []
+    remaining: list[Process] = []
     signalled: set[tuple[int, int]] = set()
 
     def are_gone() -> bool:
-        nonlocal left
-        # Looked up again: what is ended may have started something meanwhile. What was known stays known: a child whose
-        # parent is gone is found by nothing else.
-        left = find(left)
-        if left and not signalled:
-            progress(f"ending {len(left)} processes: {', '.join(sorted({process.name for process in left}))}")
+        nonlocal remaining
+        # Search again: a stopping process may have started another. Pass on what was known: a child whose parent is
+        # gone cannot be found in any other way.
+        remaining = find(remaining)
+        if remaining and not signalled:
+            names = ", ".join(sorted({process.name for process in remaining}))
+            progress(f"stopping {len(remaining)} processes: {names}")
         kill = time.monotonic() >= killing
-        for process in left:
+        for process in remaining:
             if kill or (process.pid, process.start) not in signalled:
                 signalled.add((process.pid, process.start))
                 _signal(process, signal.SIGKILL if kill else signal.SIGTERM)
-        return not left
+        return not remaining
 
     wait.until(are_gone, killing + patience, pause=0.05)
-    return left
+    return remaining
 
 
 def _signal(process: Process, number: signal.Signals) -> None:
-    """Signal exactly this process: a pid can be given anew between looking and signalling, a pidfd cannot."""
+    """Signal exactly this process: its pid can be reused between check and signal, a pidfd cannot."""
     try:
         handle = os.pidfd_open(process.pid)
     except OSError:

@@ -1,4 +1,4 @@
-"""Run a program: marked with the run's id, bounded in time, ended as a group."""
+"""Run a program: marked with the run's id, bounded in time, killed with its process group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.redact import reda
 
 MARKER = "DEVENV_RUN"
 
-# Takes a program's output while it runs. True: that was enough, the program is ended.
+# Reads a program's output while it runs. If it returns True, it has read enough, and the program is killed.
 Reader = Callable[[IO[bytes]], bool | None]
 # Writes a program's input while it runs.
 Writer = Callable[[IO[bytes]], object]
@@ -23,7 +23,7 @@ Writer = Callable[[IO[bytes]], object]
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished program left: its exit code and both streams as text."""
+    """Exit code and output of a finished program."""
 
     code: int
     stdout: str
@@ -31,9 +31,9 @@ class Result:
 
 
 class ProgramFailed(Exception):
-    """A program ended with a code other than 0, or did not end in time (``code`` is then None).
+    """A program ended with a code other than 0, or did not end in time (``code`` is None then).
 
-    ``stderr`` is redacted. ``__cause__`` is the error of a reader or writer that could not go on.
+    ``stderr`` is redacted. ``__cause__`` is the error of a failed reader or writer.
     """
 
     def __init__(self, argv: Sequence[str], code: int | None, stderr: str) -> None:
@@ -45,7 +45,7 @@ class ProgramFailed(Exception):
 
     @property
     def last_line(self) -> str:
-        """The last line of the program's complaint; empty without one."""
+        """The last line of the error output, or an empty text."""
         lines = [" ".join(line.split()) for line in self.stderr.splitlines() if line.strip()]
         return lines[-1][-4000:] if lines else ""
 
@@ -63,12 +63,12 @@ def run(
 ) -> Result:
     """Run ``argv`` (no shell) and return its Result; ``timeout`` in seconds.
 
-    Raises ProgramFailed for a code other than 0 (unless ``check`` is false), when ``stdin`` or ``stdout`` raises, and
-    when the time is over: the whole process group is ended then. ``stdin`` is what the program reads: data, an open
-    file, or a function that writes it. ``stdout`` reads the output while the program runs; the Result has none then.
-    ``env`` adds to the environment. Raises FileNotFoundError for an unknown program.
+    ``stdin`` is the program's input: data, an open file, or a function that writes it. ``stdout`` reads the output
+    while the program runs; the Result then has none. ``env`` extends the environment. Raises ProgramFailed for a code
+    other than 0 (unless ``check`` is false), if ``stdin`` or ``stdout`` raises, and after ``timeout``: the whole
+    process group is killed then. Raises FileNotFoundError for an unknown program.
     """
-    source, give = _input(stdin)
+    source, write = _input(stdin)
     child = subprocess.Popen(
         list(argv),
         stdin=source,
@@ -82,44 +82,45 @@ def run(
     texts = {"stdout": b"", "stderr": b""}
     failures: list[Exception] = []
 
+    def kill(reason: threading.Event | None = None) -> None:
+        if reason:
+            reason.set()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
     def work(use: Callable[[IO[bytes]], object], pipe: IO[bytes]) -> None:
         try:
             with pipe:
                 use(pipe)
         except BrokenPipeError:
-            return  # A program that does not read to the end says why itself.
+            return  # A program that does not read all its input reports the reason itself.
         except Exception as error:
             failures.append(error)
-            _end_group(child)
+            kill()
 
     def keep(name: str) -> Callable[[IO[bytes]], None]:
         return lambda pipe: texts.update({name: pipe.read()})
 
     def read(pipe: IO[bytes]) -> None:
         if stdout is not None and stdout(pipe):
-            enough.set()
-            _end_group(child)
+            kill(enough)
         pipe.read()
 
-    def end() -> None:
-        late.set()
-        _end_group(child)
-
-    timer = threading.Timer(timeout, end)
-    jobs = [(give, child.stdin), (keep("stderr"), child.stderr)]
+    timer = threading.Timer(timeout, kill, [late])
+    jobs = [(write, child.stdin), (keep("stderr"), child.stderr)]
     threads = [timer, *(threading.Thread(target=work, args=(use, pipe)) for use, pipe in jobs if use and pipe)]
     try:
         for thread in threads:
             thread.daemon = True
             thread.start()
         if child.stdout is None:
-            raise AssertionError("a pipe")
+            raise AssertionError("stdout is a pipe")
         work(read if stdout else keep("stdout"), child.stdout)
         for thread in threads[1:]:
             thread.join()
         code = child.wait()
     except BaseException:
-        _end_group(child)
+        kill()
         child.wait()
         raise
     finally:
@@ -141,8 +142,3 @@ def _input(stdin: str | bytes | IO[bytes] | Writer | None) -> tuple[int | IO[byt
         data = stdin.encode() if isinstance(stdin, str) else stdin
         return subprocess.PIPE, lambda pipe: pipe.write(data)
     return (subprocess.PIPE, stdin) if callable(stdin) else (stdin, None)
-
-
-def _end_group(child: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Every reason to fail, from configs/reasons.yml: a stable id, exit code, meaning and advice."""
+"""Reasons of failures (configs/reasons.yml): a stable id, exit code, meaning and advice."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ class Reason:
     advice: str
 
 
-@cache
 def stages() -> dict[str, int]:
     """Return the exit code of each stage that can fail."""
-    return dict(data.read(FILE)["stages"])
+    return dict(data.read_once(FILE)["stages"])
 
 
 @cache
 def catalogue() -> dict[str, Reason]:
     """Return all reasons by id."""
-    return {name: Reason(name, **entry) for name, entry in data.read(FILE)["reasons"].items()}
+    return {name: Reason(name, **entry) for name, entry in data.read_once(FILE)["reasons"].items()}
 
 
 def of_stage(stage: str) -> Reason:
-    """Return the reason of a failure in ``stage`` that named none."""
+    """Return the reason of a failure in ``stage`` without a reason of its own."""
     return catalogue().get(f"{stage}_failed", catalogue()["unexpected"])

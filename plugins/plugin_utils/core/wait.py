@@ -1,4 +1,4 @@
-"""Wait until something holds, within a deadline."""
+"""Wait for a condition, within a deadline."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def until(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
-    """Return the first true value of ``check``, which is called every ``pause`` seconds, once more at ``deadline``.
+    """Call ``check`` every ``pause`` seconds, for the last time at ``deadline``, and return its first true value.
 
-    ``pause`` can be a function that returns the seconds. ``deadline`` is a time of ``clock``; when it has passed, raise
-    what ``describe`` returns, or return the last value.
+    ``pause`` can be a function that returns the seconds. ``deadline`` is a time of ``clock``; once it has passed, raise
+    the result of ``describe`` or, without one, return the last value.
     """
     while not (value := check()):
         remaining = deadline - clock()
@@ -34,7 +34,7 @@ def until(
 
 
 def on_change(report: Callable[[str], None]) -> Callable[[str], None]:
-    """Return a function that passes a text on to ``report`` unless it is the same as the text before."""
+    """Return a function that calls ``report`` with each text that differs from the one before."""
     last = ""
 
     def pass_on(text: str) -> None:
