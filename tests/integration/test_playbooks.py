@@ -80,11 +80,11 @@ def lab(tmp_path: Path) -> Lab:
         ("node_list", {}, "devenv_name is not given"),
         ("node_add", {"devenv_name": "none"}, "there is no environment none"),
         ("node_add", {"devenv_name": "lab", "profile": "aio"}, "leave out profile"),
-        ("node_add", {"devenv_name": "lab", "devenv_add": ["worker-1"]}, "there is a node worker-1 already"),
+        ("node_add", {"devenv_name": "lab", "devenv_add": ["worker-1"]}, "a node worker-1 already exists"),
         ("node_add", {"devenv_name": "lab", "devenv_add": ["worker-9"]}, "worker-2"),
         ("node_add", {"devenv_name": "lab", "devenv_add_keys": {"memory": "lots"}}, "memory"),
         ("node_remove", {"devenv_name": "lab"}, "devenv_remove is not given"),
-        ("node_remove", {"devenv_name": "lab", "devenv_remove": ["worker-7"]}, "worker-7 is none of"),
+        ("node_remove", {"devenv_name": "lab", "devenv_remove": ["worker-7"]}, "no node is named worker-7; the nodes are"),
         ("node_remove", {"devenv_name": "lab", "devenv_remove": ["master-0"]}, "last control plane node"),
     ],
 )

@@ -64,9 +64,9 @@ def test_names_of_an_oci_archive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ({"other": {}}, "holds no image that has a name"),
-        ({"manifest": [{"RepoTags": None}]}, "holds no image that has a name"),
-        ({"manifest": {"a": 1}, "index": []}, "holds no image that has a name"),
+        ({"other": {}}, "contains no image with a name"),
+        ({"manifest": [{"RepoTags": None}]}, "contains no image with a name"),
+        ({"manifest": {"a": 1}, "index": []}, "contains no image with a name"),
         ({"manifest": b"{"}, "cannot be read"),
         ({"manifest": b"\xff\xfe"}, "cannot be read"),
     ],

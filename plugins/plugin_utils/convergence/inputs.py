@@ -1,4 +1,4 @@
-"""What a run of cluster.yml is given: the profile, the state folder, the bundle and the collection itself."""
+"""Fingerprint of the inputs of cluster.yml: the profile, the state directory, the bundle, the collection itself."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import record as snapshot_record
 
-# Parts of the collection that decide what a run does.
+# Parts of the collection that determine what a run does.
 _PARTS = ("plugins", "roles", "playbooks", "configs", "inventories")
-# Files of the state folder that runs write back when somebody changes them.
+# Files of the state directory that a run restores if they were changed.
 _WRITTEN = ("kubeconfig", "clusters/*/kubeconfig", "inventory.yml", "ssh/known_hosts", "ssh/*.pub")
 
 
 def fingerprint(folder: Path, resolved: Profile) -> dict[str, str] | None:
-    """Return the inputs as texts to compare; None while a run is at work or has left something to finish."""
+    """Return the inputs as texts to compare; None during a run, or if a run left something unfinished."""
     try:
-        known = state.read(folder)
+        current = state.read(folder)
     except DevenvError:
         return None
-    if known.profile != dict(resolved) or known.run_dir is None or known.holder is not None:
+    if current.profile != dict(resolved) or current.run_dir is None or current.holder is not None:
         return None
     comparable = engines.traits(resolved["kubernetes"]["engine"])["unchanged"]
     if (folder / snapshot_record.FILE).exists() or not comparable:
@@ -34,9 +34,9 @@ def fingerprint(folder: Path, resolved: Profile) -> dict[str, str] | None:
     bundle = store.find(str(resolved["kubernetes"]["version"]))
     written = sorted(path for name in _WRITTEN for path in folder.glob(name))
     return {
-        "run": known.run_dir.name,
+        "run": current.run_dir.name,
         "profile": _digest(json.dumps(resolved, sort_keys=True)),
-        "network": _digest(json.dumps(known.network, sort_keys=True)),
+        "network": _digest(json.dumps(current.network, sort_keys=True)),
         "bundle": bundle.digest if bundle else "",
         "files": _digest("".join(f"{path} {path.read_text()}\n" for path in written)),
         "collection": _digest(_listing(paths.COLLECTION)),
@@ -48,11 +48,11 @@ def _digest(text: str) -> str:
 
 
 def _listing(collection: Path) -> str:
-    """Return name, size and time of each file that decides what a run does: reading all of them would cost more."""
+    """Return name, size and time of each file that determines what a run does: reading all of them takes longer."""
     lines = []
     for part in _PARTS:
         for path in sorted((collection / part).rglob("*")):
             if path.suffix != ".pyc" and path.is_file():
-                known = path.stat()
-                lines.append(f"{path.relative_to(collection)} {known.st_size} {known.st_mtime_ns}")
+                status = path.stat()
+                lines.append(f"{path.relative_to(collection)} {status.st_size} {status.st_mtime_ns}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Whether an environment still is what the last complete run of cluster.yml left (docs/design/unchanged.md)."""
+"""Detect whether an environment is unchanged since the last complete run of cluster.yml (docs/design/unchanged.md)."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.validation import run a
 
 FILE = "unchanged.json"
 TEXT = "nothing has changed since the last up"
-# The sets of objects that stages apply.
+# Sets of objects that stages apply.
 SETS = ("addons",)
-# Seconds for each answer. If something is slower, the stages look at it and say more.
+# Seconds for each answer. If something is slower, the stages run and report it.
 PATIENCE = 5.0
 
 Fingerprint = dict[str, str]
 
 
 def record(folder: Path, resolved: Profile, run_dir: Path) -> bool:
-    """Record how the run with the folder ``run_dir`` left the environment; return whether there is a record now."""
+    """Record the environment after the run with the directory ``run_dir``; return whether a record exists now."""
     given = inputs.fingerprint(folder, resolved)
-    ours = given is not None and given["run"] == run_dir.name
-    found = observe(folder, resolved) if ours else None
+    complete = given is not None and given["run"] == run_dir.name
+    found = observe(folder, resolved) if complete else None
     if found is None:
         (folder / FILE).unlink(missing_ok=True)
         return False
@@ -46,44 +46,40 @@ def record(folder: Path, resolved: Profile, run_dir: Path) -> bool:
 
 
 def is_unchanged(folder: Path, resolved: Profile) -> bool:
-    """Return whether a run for the profile ``resolved`` would find nothing to do; False also if that is unknown."""
+    """Return whether a run for the profile ``resolved`` would change nothing; False also if that is unknown."""
     recorded = files.read_json(folder / FILE, dict) or {}
     given = inputs.fingerprint(folder, resolved) if recorded else None
     return given is not None and recorded["given"] == given and recorded["found"] == observe(folder, resolved)
 
 
 def observe(folder: Path, resolved: Profile) -> Fingerprint | None:
-    """Return what all parts answer; None if a part is not as the stages leave it, or does not answer."""
+    """Return the fingerprints of all parts; None if a part differs from what the stages leave, or does not answer."""
     try:
         network = state.read_network(folder)
-        wanted = [str(node["name"]) for node in resolved["nodes"]]
-        if network is None or sorted(network["nodes"]) != sorted(wanted):
+        names = [str(node["name"]) for node in resolved["nodes"]]
+        if network is None or sorted(network["nodes"]) != sorted(names):
             return None
         hostvars = inventory.to_json(inventory.build(resolved, network, folder))["_meta"]["hostvars"]
-        # First, since ssh waits for a node that does not run.
+        # First, because ssh would wait for a stopped node.
         provided = _provider(folder.name, resolved, network)
         if provided is None:
             return None
         tasks: list[Callable[[], Fingerprint | None]] = [
             partial(_nodes, hostvars),
-            *(partial(_cluster, cluster) for cluster in clusters.from_hostvars(wanted, hostvars)),
+            *(partial(_cluster, cluster) for cluster in clusters.from_hostvars(names, hostvars)),
         ]
         with ThreadPoolExecutor(len(tasks)) as pool:
             parts = [provided, *pool.map(lambda task: task(), tasks)]
     except (DevenvError, client.ApiFailure, program.ProgramFailed, OSError, KeyError):
         return None
-    found: Fingerprint = {}
-    for part in parts:
-        if part is None:
-            return None
-        found |= part
-    return found
+    present = [part for part in parts if part is not None]
+    return {key: text for part in present for key, text in part.items()} if len(present) == len(parts) else None
 
 
 def _provider(name: str, resolved: Profile, network: NetworkPlan) -> Fingerprint | None:
     provider = registry.of(resolved)
-    made = {node: RUNNING for node, entry in network["nodes"].items() if "host" not in entry}
-    if {machine.node: machine.state for machine in provider.machines(name)} != made:
+    expected = {node: RUNNING for node, entry in network["nodes"].items() if "host" not in entry}
+    if {machine.node: machine.state for machine in provider.machines(name)} != expected:
         return None
     return {f"host: {key}": text for key, text in provider.fingerprint(name, network).items()}
 
@@ -101,7 +97,7 @@ def _cluster(cluster: clusters.Cluster) -> Fingerprint | None:
     with client.Api(client.read_access(cluster.kubeconfig), timeout=PATIENCE) as api:
         if not labels.is_applied(cluster, api):
             return None
-        objects = {key: digest for one in SETS for key, digest in ApplySet(api, one).fingerprint().items()}
+        objects = {key: digest for name in SETS for key, digest in ApplySet(api, name).fingerprint().items()}
     if not validation.still_passes(cluster):
         return None
     return {f"{cluster.name}: {key}": digest for key, digest in objects.items()}

@@ -1,4 +1,4 @@
-"""From a resolved profile and the environment's network to hosts, groups and variables (docs/design/inventory.md)."""
+"""Build hosts, groups, variables from a resolved profile and the environment's network (docs/design/inventory.md)."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ class _Environment:
 def build(profile: Profile, network: NetworkPlan | None, state_dir: str | Path, name: str = "") -> Inventory:
     """Return the inventory of an environment.
 
-    ``network`` is network.yml of the state folder, None before the provider has claimed: hosts then have no address.
-    Nodes that ``network`` has and the profile no longer has are in the group ``leaving`` alone. ``name`` is the
-    environment's, by default that of its state folder. Raises DevenvError nodes_too_many.
+    ``network`` is network.yml of the state directory, or None before the provider's first claim: hosts then have no
+    address. Nodes that are in ``network`` and no longer in the profile are only in the group ``leaving``. ``name`` is
+    the environment's name, by default that of its state directory. Raises DevenvError nodes_too_many.
     """
     state = Path(state_dir)
     here = _Environment(name or state.name, state, profile, network or network_plan.EMPTY)
-    left = [_left(node, here.plan["nodes"][node]) for node in network_plan.leaving(profile, network)]
-    nodes = [*profile["nodes"], *left]
-    # Of a node that is not claimed, the index that the next claim will give.
+    leaving = [_leaving(node, here.plan["nodes"][node]) for node in network_plan.leaving(profile, network)]
+    nodes = [*profile["nodes"], *leaving]
+    # An unclaimed node has the index that the next claim will give it.
     indexes = network_plan.indexes([node["name"] for node in nodes], here.plan)
     return {
-        "groups": {**_groups(profile), "leaving": [node["name"] for node in left]},
+        "groups": {**_groups(profile), "leaving": [node["name"] for node in leaving]},
         "hosts": {node["name"]: _host(node, indexes[node["name"]], here) for node in nodes},
         "vars": _common(here),
     }
@@ -71,7 +71,7 @@ def state_folder(variables: Mapping[str, Any]) -> Path:
 
 
 def required_profile(variables: Mapping[str, Any]) -> Profile:
-    """Return `profile_of`. Raises DevenvError profile_not_given when no profile was given."""
+    """Return `profile_of`. Raises DevenvError profile_not_given if no profile was given."""
     profile = profile_of(variables)
     if profile is None:
         raise DevenvError("profile_not_given", "no profile was given")
@@ -79,14 +79,14 @@ def required_profile(variables: Mapping[str, Any]) -> Profile:
 
 
 def profile_of(variables: Mapping[str, Any]) -> Profile | None:
-    """Return the resolved profile that Ansible's variables of a task hold; None when no profile was given.
+    """Return the resolved profile in Ansible's variables of a task; None if no profile was given.
 
-    ``devenv_profile`` has no nodes, since a listing repeats it for each host: what the profile says of a node stands in
-    the node's own variables.
+    ``devenv_profile`` has no nodes, because a listing repeats it for each host: the nodes are restored from their own
+    variables.
     """
     if "devenv_profile" not in variables:
         return None
-    # Values of Ansible are its own subclasses, lazily templated, which a YAML dumper does not know.
+    # Ansible's values are lazily templated subclasses, which a YAML dumper does not support.
     resolved: Profile = json.loads(json.dumps(variables["devenv_profile"]))
     if "nodes" not in resolved:
         hostvars = variables["hostvars"]
@@ -96,7 +96,7 @@ def profile_of(variables: Mapping[str, Any]) -> Profile | None:
 
 
 def to_yaml(inventory: Inventory) -> str:
-    """A static inventory for ``ansible -i FILE.yml``. Text that looks like a template is marked unsafe."""
+    """Return a static inventory for ``ansible -i FILE.yml``. Text that looks like a template is marked unsafe."""
     tree = {
         "all": {
             "vars": _guarded(inventory["vars"]),
@@ -108,10 +108,10 @@ def to_yaml(inventory: Inventory) -> str:
 
 
 def to_json(inventory: Inventory) -> dict[str, Any]:
-    """The shape of ``ansible-inventory --list``: variables of all hosts repeated in each."""
+    """Return the form of ``ansible-inventory --list``, with the variables of all hosts repeated in each."""
     common = inventory["vars"]
     listed: dict[str, Any] = {
-        "_meta": {"hostvars": {host: {**common, **own} for host, own in inventory["hosts"].items()}},
+        "_meta": {"hostvars": {host: {**common, **variables} for host, variables in inventory["hosts"].items()}},
         "all": {"children": ["ungrouped", *inventory["groups"]]},
     }
     return listed | {group: {"hosts": list(hosts)} for group, hosts in inventory["groups"].items()}
@@ -131,7 +131,7 @@ def _common(here: _Environment) -> CommonVariables:
         "devenv_profile": settings,
         "devenv_provider": profile["provider"],
         "devenv_engine": profile["kubernetes"]["engine"],
-        # What playbooks decide by instead of an engine's name.
+        # Playbooks decide by these, not by the engine's name.
         "devenv_engine_traits": {"brings": traits["brings"], "preflight": traits["preflight"]},
         "devenv_families": list(families),
         "devenv_addressing": profile["addressing"],
@@ -139,7 +139,7 @@ def _common(here: _Environment) -> CommonVariables:
         "devenv_bundle_parts": _bundle_parts(profile),
         "devenv_pod_subnets": [network["pods"][family] for family in families],
         "devenv_service_subnets": [network["services"][family] for family in families],
-        # Address of the Service `kubernetes`: the first of the first range, as the API server takes it.
+        # Address of the Service `kubernetes`: the API server uses the first of the first range.
         "devenv_api_service": str(ipaddress.ip_network(network["services"][families[0]])[1]),
         "devenv_gateways": [plan["gateways"][family] for family in families if family in plan["gateways"]],
     }
@@ -158,20 +158,20 @@ def _bundle_parts(profile: Profile) -> list[str]:
 def _host(node: Node, index: int, here: _Environment) -> HostVariables:
     profile, families, cluster = here.profile, here.profile["families"], node["cluster"] or ""
     claimed = here.plan["nodes"].get(node["name"])
-    own = [claimed["addresses"][family] for family in families] if claimed else []
+    node_addresses = [claimed["addresses"][family] for family in families] if claimed else []
     endpoint = _endpoint(cluster, here) if cluster in profile["clusters"] else _NO_ENDPOINT
     variables: HostVariables = {
-        "ansible_user": "root",
-        "ansible_ssh_common_args": ssh_options.common_args(here.state),
         "devenv_endpoint_kind": endpoint["devenv_endpoint_kind"],
         "devenv_endpoint_addresses": endpoint["devenv_endpoint_addresses"],
         "devenv_virtual_addresses": endpoint["devenv_virtual_addresses"],
+        "ansible_user": "root",
+        "ansible_ssh_common_args": ssh_options.common_args(here.state),
         "ansible_python_interpreter": "/usr/bin/python3",
         "devenv_group": node["group"],
         "devenv_cluster": cluster,
         "devenv_index": index,
         "devenv_mac": claimed["mac"] if claimed else "",
-        "devenv_addresses": own,
+        "devenv_addresses": node_addresses,
         "devenv_prefixes": [_prefix(family, here) for family in families],
         "devenv_pod_cidrs": _pod_cidrs(profile, index),
         "devenv_labels": dict(node["labels"]),
@@ -190,13 +190,13 @@ def _host(node: Node, index: int, here: _Environment) -> HostVariables:
         _connect_to_host(variables, node["host"], here.state)
         return variables
     variables["ansible_ssh_private_key_file"] = str(here.state / "ssh" / "id_ed25519")
-    if own:
-        variables["ansible_host"] = own[0]
+    if node_addresses:
+        variables["ansible_host"] = node_addresses[0]
     return variables
 
 
 def _connect_to_host(variables: HostVariables, host: ExistingHost, state: Path) -> None:
-    """Set the connection of a host that is not of our making: with its user's key and known_hosts."""
+    """Set the connection to an existing host: with its user's key and known_hosts."""
     known = Path(host["known_hosts"] or "~/.ssh/known_hosts").expanduser()
     variables["ansible_host"] = host["addresses"][0]
     variables["ansible_user"] = host["user"]
@@ -228,14 +228,14 @@ def _profile_node(name: str, variables: HostVariables) -> Node:
 
 
 def _pod_cidrs(profile: Profile, index: int) -> list[str]:
-    """Empty where the engine gives out the ranges itself."""
+    """Return the node's pod ranges; none if the engine allocates them."""
     if engines.traits(profile["kubernetes"]["engine"])["pod_ranges"] == "own":
         return []
     return [addresses.pod_cidr(profile["network"]["pods"][family], index) for family in profile["families"]]
 
 
-def _left(name: str, claimed: PlannedNode) -> Node:
-    """Return a node that only network.yml has, as the profile would have it: enough to take it out of its cluster."""
+def _leaving(name: str, claimed: PlannedNode) -> Node:
+    """Return a node that is only in network.yml, with the values needed to remove it from its cluster."""
     node: Node = {
         "name": name,
         "group": claimed.get("group", ""),
@@ -253,22 +253,22 @@ def _left(name: str, claimed: PlannedNode) -> Node:
 
 
 def _endpoint(cluster: str, here: _Environment) -> EndpointVariables:
-    """Return what the name of a cluster's endpoint stands for; no address before the claim."""
+    """Return the endpoint of a cluster; without addresses before the claim."""
     profile, plan = here.profile, here.plan
     endpoint = profile["clusters"][cluster]["endpoint"]
     reserved = plan["clusters"][cluster]["virtual"] if cluster in plan["clusters"] else {}
     virtual = [reserved[family] for family in profile["families"] if family in reserved]
     kind = endpoint["kind"]
-    own = {"virtual": virtual, "external": list(endpoint["addresses"])}
+    targets = {"virtual": virtual, "external": list(endpoint["addresses"])}
     return {
         "devenv_endpoint_kind": kind,
-        "devenv_endpoint_addresses": own[kind] if kind in own else _first_master(cluster, here),
+        "devenv_endpoint_addresses": targets[kind] if kind in targets else _first_master(cluster, here),
         "devenv_virtual_addresses": virtual,
     }
 
 
 def _first_master(cluster: str, here: _Environment) -> list[str]:
-    """Return the addresses of the first control plane node that is claimed."""
+    """Return the addresses of the first claimed control plane node."""
     for node in here.profile["nodes"]:
         claimed = here.plan["nodes"].get(node["name"])
         if claimed and node["cluster"] == cluster and node["group"] == "control_plane":
@@ -282,19 +282,19 @@ def _prefix(family: str, here: _Environment) -> int:
 
 
 def _groups(profile: Profile) -> dict[str, list[str]]:
-    """Groups of the profile's nodes. A bare node is in ``nodes`` and ``bare`` only: nothing of a cluster is for it."""
+    """Return the groups of the profile's nodes. A bare node is only in ``nodes`` and ``bare``."""
     groups: dict[str, list[str]] = {"nodes": [], "control_plane": [], "workers": [], "bare": []}
     groups |= {f"cluster_{_word(cluster)}": [] for cluster in profile["clusters"]}
     for node in profile["nodes"]:
         labels = sorted({f"label_{_word(key)}" for key in node["labels"]})
-        own = [node["group"], f"cluster_{_word(node['cluster'])}", *labels] if node["cluster"] else ["bare"]
-        for group in ("nodes", *own):
+        member = [node["group"], f"cluster_{_word(node['cluster'])}", *labels] if node["cluster"] else ["bare"]
+        for group in ("nodes", *member):
             groups.setdefault(group, []).append(node["name"])
     return groups
 
 
 def _word(text: str) -> str:
-    """``text`` as a part of a group's name: letters, digits and ``_``."""
+    """Replace everything but letters, digits and ``_``, which a group's name can have."""
     return re.sub(r"[^A-Za-z0-9_]", "_", text)
 
 

@@ -1,8 +1,6 @@
-"""The lock of an environment: names the ansible process that works on it, so that it can go stale without harm.
+"""The lock of an environment. It names the ansible process that works on it, so that a stale lock does no harm.
 
-File ``lock`` in the state folder, JSON: ``{"pid", "start", "boot", "image", "pipes", "command", "owner_pid",
-"owner_start", "run_id", "since"}``. ``start`` is in clock ticks after boot, ``since`` is UTC in ISO 8601; ``owner_*``
-name the command that started ansible, 0 for none.
+The file ``lock`` in the state directory is a Holder in JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +22,11 @@ NAME = "lock"
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock (or held it: see ``is_alive``)."""
+    """The process that holds a lock, or held it (see ``is_alive``).
+
+    ``start`` is in clock ticks after boot, ``since`` is UTC in ISO 8601; ``owner_*`` name the command that started
+    ansible, 0 for none.
+    """
 
     pid: int
     start: int
@@ -46,23 +48,20 @@ class Holder:
 
 
 def parse_owner(text: str) -> tuple[int, int]:
-    """``pid:start`` of the variable DEVENV_OWNER; (0, 0) for anything else."""
+    """Parse ``pid:start``, the form of the variable DEVENV_OWNER; return (0, 0) for anything else."""
     pid, start = text.partition(":")[::2]
     return (int(pid), int(start)) if pid.isdigit() and start.isdigit() else (0, 0)
 
 
 def holder_of(pid: int, run_id: str, command: str, owner: str = "") -> Holder:
-    """A Holder for the living process ``pid``. Raises DevenvError ``run_ended`` when there is no such process."""
+    """Return a Holder for the living process ``pid``. Raises DevenvError ``run_ended`` if it does not exist."""
     origin = processes.origin(pid)
     if origin is None:
         raise DevenvError("run_ended", f"the ansible process {pid} of this run is gone")
     owner_pid, owner_start = parse_owner(owner)
     return Holder(
-        pid=pid,
-        start=origin.start,
+        **asdict(origin),
         boot=processes.boot_id(),
-        image=origin.image,
-        pipes=origin.pipes,
         command=command,
         owner_pid=owner_pid,
         owner_start=owner_start,
@@ -72,97 +71,87 @@ def holder_of(pid: int, run_id: str, command: str, owner: str = "") -> Holder:
 
 
 def read(folder: Path) -> Holder | None:
-    """Who is written in the lock of the state folder; None for no lock, or one cut short (nobody's then)."""
+    """Return the holder in the lock file; None if there is no lock, or a truncated one, which nobody holds."""
     try:
         data = json.loads((folder / NAME).read_text())
         return Holder(**{**data, "pipes": tuple(data["pipes"])})
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
 
 def is_alive(holder: Holder) -> bool:
-    """Whether the holder works on: same boot, its process lives, and so does the command that started it, if any."""
+    """Return whether the holder still runs: its process and the command that started it, if any, since this boot."""
     if holder.boot != processes.boot_id() or not processes.alive(holder.pid, holder.start):
         return False
     return holder.owner_pid == 0 or processes.alive(holder.owner_pid, holder.owner_start)
 
 
 def is_same(one: Holder, other: Holder) -> bool:
-    """Whether both name the same ansible process."""
+    """Return whether both are the same ansible process."""
     return (one.pid, one.start, one.boot) == (other.pid, other.start, other.boot)
 
 
 def check(folder: Path) -> None:
-    """Raise DevenvError ``environment_busy`` when somebody works on the environment; take nothing."""
+    """Raise DevenvError ``environment_busy`` if another run works on the environment; do not take the lock."""
     holder = read(folder)
     if holder is not None and is_alive(holder):
         raise _busy(folder, holder)
 
 
 def acquire(folder: Path, me: Holder, *, progress: Callable[[str], None] = lambda text: None) -> bool:
-    """Take the lock of the state folder, which is made (0700) when it is not there. Return False when ``me`` had it
-    already.
+    """Take the lock of the state directory and create that (0700) if it is missing. Return False if ``me`` has it.
 
-    Ends what a dead holder left running before. Raises DevenvError ``environment_busy`` when somebody holds it,
-    ``leftovers_remain`` when a killed run's processes cannot be ended, ``state_unwritable``.
+    First stops the processes that a dead holder left. Raises DevenvError ``environment_busy`` if another run holds it,
+    ``leftovers_remain`` if a killed run's processes cannot be stopped, ``state_unwritable``.
     """
+    dead: Holder | None = None
     while True:
         with guard(folder):
-            found = read(folder)
-            if found is not None and is_same(found, me):
+            holder = read(folder)
+            if holder is not None and is_same(holder, me):
                 return False
-            if found is None:
-                _write(folder, me)
+            if holder == dead:
+                folder.mkdir(mode=0o700, exist_ok=True)
+                files.write(folder / NAME, json.dumps(asdict(me)) + "\n")
                 return True
-            if is_alive(found):
-                raise _busy(folder, found)
-        # Outside the guard, since it may take seconds; two that find the same dead holder end the same processes,
-        # then one gets it.
-        _end(found, me, progress)
-        with guard(folder):
-            if read(folder) == found:
-                _write(folder, me)
-                return True
+            if holder is not None and is_alive(holder):
+                raise _busy(folder, holder)
+            dead = holder
+        # Outside the guard, because it can take seconds. If two runs find the same dead holder, both stop its
+        # processes, and the first to return gets the lock.
+        if dead is not None:
+            _end(dead, me, progress)
 
 
 def release(folder: Path, me: Holder) -> bool:
-    """Give the lock back; False (and nothing done) when ``me`` does not hold it."""
+    """Release the lock; return False if ``me`` does not hold it."""
     if not folder.is_dir():
         return False
     with guard(folder):
-        found = read(folder)
-        if found is None or not is_same(found, me):
+        holder = read(folder)
+        if holder is None or not is_same(holder, me):
             return False
         (folder / NAME).unlink()
         return True
 
 
-def _end(found: Holder, me: Holder, progress: Callable[[str], None]) -> None:
-    if found.boot != processes.boot_id():
+def _end(dead: Holder, me: Holder, progress: Callable[[str], None]) -> None:
+    if dead.boot != processes.boot_id():
         return
-    progress(f"the run of {found} was killed; ending what it left")
-    left = processes.end_run(found.run_id, found.origin, protect=[me.pid], progress=progress)
-    if left:
-        names = ", ".join(f"{process.pid} ({process.name})" for process in left)
-        raise DevenvError("leftovers_remain", f"processes of a killed run do not end: {names}")
+    progress(f"the run of {dead} was killed; stopping its remaining processes")
+    remaining = processes.end_run(dead.run_id, dead.origin, protect=[me.pid], progress=progress)
+    if remaining:
+        names = ", ".join(f"{process.pid} ({process.name})" for process in remaining)
+        raise DevenvError("leftovers_remain", f"processes of a killed run do not stop: {names}")
 
 
 def _busy(folder: Path, holder: Holder) -> DevenvError:
     return DevenvError("environment_busy", f"{holder} holds the environment {folder.name}")
 
 
-def _write(folder: Path, me: Holder) -> None:
-    folder.mkdir(mode=0o700, exist_ok=True)
-    files.write(folder / NAME, json.dumps(asdict(me)) + "\n")
-
-
 @contextlib.contextmanager
 def guard(folder: Path) -> Iterator[None]:
-    """Alone on the locks of this home while a lock is looked at and written (flock of the folder of all
-    environments).
-    """
+    """Serialise access to all lock files of this DEVENV_HOME (by flock of the directory ``environments``)."""
     try:
         folder.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.parent.mkdir(mode=0o700, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Who belongs to a cluster's control plane, and which changes of it etcd would not survive.
+"""Members of a cluster's control plane, and changes to it that etcd would not survive.
 
-etcd decides by majority: of N members, N // 2 + 1 have to run for anything to be written, a change of its members
-included. The members that ever joined stand in ``clusters/<cluster>/members.json`` of the state folder (a JSON list of
-names), written once all nodes of the profile have registered: a run killed while it made nodes leaves none there that
-never joined.
+etcd decides by majority: of N members, N // 2 + 1 must run for any write, including a change of its members. The
+members that ever joined are in ``clusters/<cluster>/members.json`` of the state directory (a JSON list of names). It is
+written once all nodes of the profile have registered, so a run killed while it creates nodes records none that never
+joined.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ RECORD = "members.json"
 
 
 def control_plane(resolved: Profile) -> dict[str, list[str]]:
-    """Control plane nodes by cluster, in the profile's order."""
-    found: dict[str, list[str]] = {}
+    """Return the control plane nodes by cluster, in the profile's order."""
+    masters: dict[str, list[str]] = {}
     for node in resolved["nodes"]:
         if node["cluster"] and node["group"] == "control_plane":
-            found.setdefault(node["cluster"], []).append(node["name"])
-    return found
+            masters.setdefault(node["cluster"], []).append(node["name"])
+    return masters
 
 
 def majority(members: int) -> int:
-    """How many of ``members`` have to run."""
+    """Return how many of ``members`` must run."""
     return members // 2 + 1
 
 
@@ -39,22 +39,18 @@ def majority(members: int) -> int:
 
 
 def recorded(folder: Path) -> dict[str, list[str]]:
-    """Control plane nodes that joined, by cluster; clusters that never came up are not there."""
-    found = {}
-    for path in sorted(folder.glob(f"clusters/*/{RECORD}")):
-        names = files.read_json(path, list)
-        if names is not None:
-            found[path.parent.name] = [str(name) for name in names]
-    return found
+    """Return the control plane nodes that joined, by cluster, without clusters that never came up."""
+    records = {path.parent.name: files.read_json(path, list) for path in sorted(folder.glob(f"clusters/*/{RECORD}"))}
+    return {cluster: [str(name) for name in names] for cluster, names in records.items() if names is not None}
 
 
 def record(folder: Path, cluster: str, names: Iterable[str]) -> bool:
-    """Write the members of ``cluster``; return whether that changed the record."""
+    """Write the members of ``cluster``; return whether the record changed."""
     return files.write(folder / "clusters" / cluster / RECORD, json.dumps(list(names)) + "\n")
 
 
 def leave(folder: Path, names: Collection[str]) -> bool:
-    """Take nodes off the records, as their clusters know them no longer; before their machines go."""
+    """Remove nodes that left their clusters from the records, before their machines are removed."""
     written = [
         record(folder, cluster, [name for name in known if name not in names])
         for cluster, known in recorded(folder).items()
@@ -62,62 +58,64 @@ def leave(folder: Path, names: Collection[str]) -> bool:
     return any(written)
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- refused changes -------------------------------------------------------------------------------------------------
 
 
 def check_change(old: Profile, new: Profile) -> None:
-    """Raise DevenvError control_plane_last when a cluster of both profiles would keep none of its control plane nodes:
-    those that join could learn nothing from those that left.
+    """Raise DevenvError control_plane_last if a cluster of both profiles would keep none of its control plane nodes:
+    the new ones could not join.
     """
     after = control_plane(new)
     for cluster, names in control_plane(old).items():
         if cluster in after and not set(names) & set(after[cluster]):
             raise DevenvError(
                 "control_plane_last",
-                f"{', '.join(names)}: no other control plane node of cluster {cluster} would stay",
+                f"{', '.join(names)}: no other control plane node of cluster {cluster} would remain",
                 advice="Add a node first (devenv node add), then remove this one; or devenv down.",
             )
 
 
 def check_removal(resolved: Profile, names: Collection[str]) -> None:
-    """Raise DevenvError node_unknown for names that are no nodes, control_plane_last when a cluster would have no
-    control plane node left.
+    """Raise DevenvError node_unknown for unknown names, control_plane_last if a cluster would lose all its control
+    plane nodes.
     """
-    known = {node["name"] for node in resolved["nodes"]}
-    for name in names:
-        if name not in known:
-            raise DevenvError("node_unknown", f"{name} is none of {', '.join(sorted(known))}")
+    _require_known(resolved, names)
     for cluster, masters in control_plane(resolved).items():
         if set(masters) <= set(names):
-            raise DevenvError(
-                "control_plane_last", f"{masters[-1]} is the last control plane node of cluster {cluster}"
-            )
+            message = f"{masters[-1]} is the last control plane node of cluster {cluster}"
+            raise DevenvError("control_plane_last", message)
 
 
 def check_move(resolved: Profile, name: str) -> None:
-    """Raise DevenvError node_unknown, address_many_nodes, or address_refused when the node cannot get another address:
-    it is not the only one of its cluster, or addresses come by DHCP.
+    """Raise DevenvError if the node's address cannot change: node_unknown, address_many_nodes for a node that is not
+    the only one of its cluster, address_refused with DHCP.
     """
-    found = next((node for node in resolved["nodes"] if node["name"] == name), None)
-    if found is None:
-        raise DevenvError("node_unknown", f"{name} is none of {', '.join(one['name'] for one in resolved['nodes'])}")
-    others = [one["name"] for one in resolved["nodes"] if found["cluster"] and one["cluster"] == found["cluster"]]
+    _require_known(resolved, [name])
+    clusters = {node["name"]: node["cluster"] for node in resolved["nodes"]}
+    others = [other for other, cluster in clusters.items() if cluster and cluster == clusters[name]]
     if len(others) > 1:
-        raise DevenvError("address_many_nodes", f"cluster {found['cluster']} has {', '.join(others)}")
+        raise DevenvError("address_many_nodes", f"cluster {clusters[name]} has {', '.join(others)}")
     if resolved["addressing"] != "static":
         raise DevenvError("address_refused", "the nodes of this environment get their addresses by DHCP")
 
 
-def check_majority(members: Mapping[str, Sequence[str]], present: Collection[str]) -> None:
-    """Raise DevenvError quorum_lost for a cluster of which some members are gone for good and too few are left.
+def _require_known(resolved: Profile, names: Iterable[str]) -> None:
+    known = sorted(node["name"] for node in resolved["nodes"])
+    for name in names:
+        if name not in known:
+            raise DevenvError("node_unknown", f"no node is named {name}; the nodes are {', '.join(known)}")
 
-    ``present``: nodes whose machine is there, running or not. A cluster that lost all its members is another case:
-    nothing is left to lose, it is made anew.
+
+def check_majority(members: Mapping[str, Sequence[str]], present: Collection[str]) -> None:
+    """Raise DevenvError quorum_lost if so many members of a cluster are gone that the others have no majority.
+
+    ``present``: nodes whose machine exists, running or not. A cluster that lost all its members is recreated instead:
+    it has nothing more to lose.
     """
     for cluster, names in members.items():
         gone = [name for name in names if name not in present]
-        left = len(names) - len(gone)
-        if gone and left and left < majority(len(names)):
+        remaining = len(names) - len(gone)
+        if gone and 0 < remaining < majority(len(names)):
             raise DevenvError(
                 "quorum_lost",
                 f"{', '.join(gone)} of the {len(names)} control plane nodes of cluster {cluster} are gone: etcd has no "
@@ -131,39 +129,37 @@ def check_replacement(
     running: Collection[str],
     names: Collection[str],
 ) -> None:
-    """Raise DevenvError when the nodes ``names`` cannot be taken out of their clusters now, one by one, to be made
-    anew.
+    """Raise DevenvError if the nodes ``names`` cannot leave their clusters now, one by one, to be recreated.
 
     ``members``: control plane nodes that joined, by cluster; ``running``: nodes that run now. Raises node_unknown,
-    control_plane_last, and quorum_needed when etcd has no majority to begin with or would lose it on the way.
+    control_plane_last, and quorum_needed if etcd has no majority or would lose it on the way.
     """
     check_removal(resolved, names)
     for cluster, masters in members.items():
-        touched = [node["name"] for node in resolved["nodes"] if node["cluster"] == cluster and node["name"] in names]
+        touched = any(node["cluster"] == cluster and node["name"] in names for node in resolved["nodes"])
         leaving = [name for name in masters if name in names]
         if not touched or not masters:
             continue
         if len(leaving) == len(masters):
             raise DevenvError(
                 "control_plane_last",
-                f"{', '.join(leaving)}: no other control plane node of cluster {cluster} would stay",
+                f"{', '.join(leaving)}: no other control plane node of cluster {cluster} would remain",
             )
         count, alive = len(masters), sum(name in running for name in masters)
-        silent = ", ".join(name for name in masters if name not in running and name not in leaving)
-        told = f": {silent} does not run" if silent else ""
+        stopped = ", ".join(name for name in masters if name not in running and name not in leaving)
+        hint = f": {stopped} does not run" if stopped else ""
         if alive < majority(count):
-            raise DevenvError("quorum_needed", f"the etcd of cluster {cluster} has no majority{told}")
+            raise DevenvError("quorum_needed", f"the etcd of cluster {cluster} has no majority{hint}")
         for name in order(leaving, running):
-            # The member leaves first, then the rest has to be a majority of what is left.
+            # Once the member has left, the running ones must be a majority of the remaining ones.
             count, alive = count - 1, alive - (name in running)
             if alive < majority(count):
-                raise DevenvError(
-                    "quorum_needed", f"without {name} the etcd of cluster {cluster} would have no majority{told}"
-                )
+                message = f"without {name} the etcd of cluster {cluster} would have no majority{hint}"
+                raise DevenvError("quorum_needed", message)
 
 
 def order(names: Iterable[str], running: Collection[str]) -> list[str]:
-    """The order in which nodes leave: those that do not run first."""
+    """Return the order in which nodes leave: stopped ones first."""
     return sorted(names, key=lambda name: name in running)
 
 
@@ -171,8 +167,8 @@ def order(names: Iterable[str], running: Collection[str]) -> list[str]:
 
 
 def forget(folder: Path, resolved: Profile, names: Collection[str]) -> list[str]:
-    """Forget those of ``names`` that the profile no longer has, now that their machines are gone: network.yml, their
-    keys, known_hosts and the static inventory. Return their names. A node that is only made anew keeps its place.
+    """Remove those of ``names`` that are no longer in the profile, whose machines are gone, from network.yml, keys,
+    known_hosts and the static inventory. Return their names. A node that is only recreated keeps its place.
     """
     network = state.read_network(folder)
     if network is None:
@@ -184,7 +180,7 @@ def forget(folder: Path, resolved: Profile, names: Collection[str]) -> list[str]
     for name in gone:
         shutil.rmtree(folder / "ssh" / "hosts" / name, ignore_errors=True)
     ssh_keys.write_known_hosts(folder, ssh_keys.node_addresses(kept))
-    # Last but one: a run killed before finds the nodes still leaving, and comes here again.
+    # After the keys: if a run is killed before this, the next one still finds the nodes leaving and repeats it.
     state.write_network(folder, kept)
     state.write_inventory(folder)
     return gone

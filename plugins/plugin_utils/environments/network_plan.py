@@ -1,4 +1,4 @@
-"""The network of an environment (network.yml): which index, address and MAC each node has, run after run."""
+"""The network of an environment (network.yml): a stable index, address and MAC for each node."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ EMPTY: NetworkPlan = {"subnets": {}, "gateways": {}, "clusters": {}, "nodes": {}
 def make(profile: Profile, subnets: ByFamily, previous: NetworkPlan | None = None) -> NetworkPlan:
     """Return the plan of an environment in ``subnets``.
 
-    Clusters and nodes keep the index that they have in ``previous``; a new one takes the lowest that is free, in the
-    profile's order. What ``previous`` has and the profile does not stays, at the end, until ``forget``.
+    Clusters and nodes keep their index in ``previous``; new ones get the lowest free one, in the profile's order.
+    Nodes and clusters that are only in ``previous`` stay, at the end, until ``forget``.
     """
     before = previous or EMPTY
     ordered = {family: subnets[family] for family in profile["families"]}
@@ -51,22 +51,22 @@ def place_of(plan: NetworkPlan, text: str) -> int:
     Raises DevenvError address_refused.
     """
     try:
-        wanted = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
-        raise DevenvError("address_refused", f"{text} is no IP address") from None
-    subnet = plan["subnets"].get(addresses.family(wanted))
-    if subnet is None or wanted not in ipaddress.ip_network(subnet):
+        raise DevenvError("address_refused", f"{text} is not a valid IP address") from None
+    subnet = plan["subnets"].get(addresses.family(address))
+    if subnet is None or address not in ipaddress.ip_network(subnet):
         raise DevenvError("address_refused", f"{text} is not in {', '.join(plan['subnets'].values())}")
-    offset = int(wanted) - int(ipaddress.ip_network(subnet).network_address)
-    digits = str(offset) if wanted.version == 4 else f"{offset:x}"
+    offset = int(address) - int(ipaddress.ip_network(subnet).network_address)
+    digits = str(offset) if address.version == 4 else f"{offset:x}"
     if not digits.isdigit() or int(digits) < addresses.FIRST_HOST:
-        raise DevenvError("address_refused", f"{text} is none that a node gets; they begin with .10 (::10)")
+        raise DevenvError("address_refused", f"{text} is not an address for a node; those start at .10 (::10)")
     return int(digits) - addresses.FIRST_HOST
 
 
 def move(plan: NetworkPlan, name: str, text: str = "") -> NetworkPlan:
-    """Return ``plan`` with another address for the node ``name``: ``text`` and the address of the same place in the
-    other family, by default the next free one. Index, MAC and pod range stay. Raises DevenvError address_refused.
+    """Return ``plan`` with another address for the node ``name``: ``text``, by default the next free one, and the
+    address of the same place in the other family. Index, MAC and pod range stay. Raises DevenvError address_refused.
     """
     nodes = plan["nodes"]
     taken = {other: node.get("place", node["index"]) for other, node in nodes.items()}
@@ -84,7 +84,7 @@ def move(plan: NetworkPlan, name: str, text: str = "") -> NetworkPlan:
 
 
 def forget(plan: NetworkPlan, names: Iterable[str]) -> NetworkPlan:
-    """Return ``plan`` without the nodes ``names``, and without clusters that have no node then."""
+    """Return ``plan`` without the nodes ``names``, and without clusters that have no other node."""
     gone = set(names)
     nodes = {name: node for name, node in plan["nodes"].items() if name not in gone}
     used = {node.get("cluster") for node in nodes.values()}
@@ -93,15 +93,13 @@ def forget(plan: NetworkPlan, names: Iterable[str]) -> NetworkPlan:
 
 
 def leaving(profile: Profile, plan: NetworkPlan | None) -> list[str]:
-    """Return the names of the nodes that ``plan`` has and the profile no longer has."""
-    wanted = {node["name"] for node in profile["nodes"]}
-    return [name for name in (plan or EMPTY)["nodes"] if name not in wanted]
+    """Return the names of the nodes that are in ``plan`` and no longer in the profile."""
+    names = {node["name"] for node in profile["nodes"]}
+    return [name for name in (plan or EMPTY)["nodes"] if name not in names]
 
 
 def indexes(names: Sequence[str], previous: NetworkPlan | None = None) -> dict[str, int]:
-    """Return the index of each node: the one in ``previous``, else the lowest that none there has, in the order of
-    ``names``.
-    """
+    """Return the index of each node: the one in ``previous``, else the lowest free one, in the order of ``names``."""
     nodes = (previous or EMPTY)["nodes"]
     moved = [node["place"] for node in nodes.values() if "place" in node]
     return _numbered(names, {name: node["index"] for name, node in nodes.items()}, moved)
@@ -134,7 +132,7 @@ def _numbered(names: Iterable[str], kept: Mapping[str, int], more: Iterable[int]
 def _clusters(
     names: Sequence[str], subnets: ByFamily, before: Mapping[str, PlannedCluster]
 ) -> dict[str, PlannedCluster]:
-    """Return number and virtual addresses of the clusters; those that only ``before`` has come last."""
+    """Return number and virtual addresses of the clusters; those that are only in ``before`` come last."""
     numbers = _numbered([*names, *before], {name: cluster["index"] for name, cluster in before.items()})
     return {
         name: {"index": n, "virtual": {family: addresses.virtual(net, n) for family, net in subnets.items()}}

@@ -1,4 +1,4 @@
-"""Nodes of an environment: what is known of each, and which keys of the profile add and remove some."""
+"""Status of an environment's nodes, and overrides of the profile that add or remove nodes."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types impo
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
 
-def added(resolved: Profile, wanted: Sequence[str], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Return overrides of the profile that add the nodes ``wanted`` (none: the next worker), each with ``keys``.
+def added(resolved: Profile, names: Sequence[str], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return overrides of the profile that add the nodes ``names`` (by default the next worker), each with ``keys``.
 
     Raises DevenvError node_exists.
     """
-    have = [node["name"] for node in resolved["nodes"]]
-    chosen = list(wanted) or [next_worker(have)]
+    existing = [node["name"] for node in resolved["nodes"]]
+    chosen = list(names) or [next_worker(existing)]
     for node in chosen:
-        if node in have:
-            raise DevenvError("node_exists", f"there is a node {node} already")
+        if node in existing:
+            raise DevenvError("node_exists", f"a node {node} already exists")
     return {f"nodes.{node}": {} for node in chosen} | {
         f"nodes.{node}.{key}": value for node in chosen for key, value in keys.items()
     }
 
 
-def next_worker(have: Sequence[str]) -> str:
+def next_worker(existing: Sequence[str]) -> str:
     """Return the lowest free name of a worker."""
-    return next(name for name in (f"worker-{number}" for number in range(len(have) + 1)) if name not in have)
+    return next(name for name in map("worker-{}".format, range(len(existing) + 1)) if name not in existing)
 
 
-def removed(resolved: Profile, unwanted: Sequence[str]) -> dict[str, None]:
-    """Return overrides of the profile that take nodes away. Raises DevenvError node_unknown, control_plane_last."""
-    members.check_removal(resolved, unwanted)
-    return {f"nodes.{node}": None for node in unwanted}
+def removed(resolved: Profile, names: Sequence[str]) -> dict[str, None]:
+    """Return overrides of the profile that remove nodes. Raises DevenvError node_unknown, control_plane_last."""
+    members.check_removal(resolved, names)
+    return {f"nodes.{node}": None for node in names}
 
 
 def rows(folder: Path, machines: Mapping[str, str], ask: Callable[[Path], Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Return a row a node: ``{name, group, cluster, container, kubernetes, addresses, leaving}``. Those that leave are
-    in network.yml and no longer in the profile.
+    """Return one row per node: ``{name, group, cluster, container, kubernetes, addresses, leaving}``. Leaving nodes
+    are in network.yml and no longer in the profile.
 
     ``machines``: the state of each node's container, machine or host. ``ask`` returns Ready or NotReady by node for a
     kubeconfig.
@@ -61,7 +61,7 @@ def rows(folder: Path, machines: Mapping[str, str], ask: Callable[[Path], Mappin
 def row(
     name: str, group: str, network: NetworkPlan, machines: Mapping[str, str], ready: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return what is known of one node, without its cluster."""
+    """Return the row of one node, without its cluster."""
     claimed = network["nodes"].get(name)
     places = list(claimed["addresses"].values()) if claimed else []
     return {

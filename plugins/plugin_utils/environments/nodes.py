@@ -1,4 +1,4 @@
-"""A node as the profile wants it, at its place in the environment's network."""
+"""A node of the profile, at its place in the environment's network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import E
 class NodeSpec:
     """A node of the profile. Sizes in bytes; a bare node's ``cluster`` is empty; ``addresses``, ``prefixes``,
     ``gateways`` and ``pod_cidrs`` in the families' order (no ``pod_cidrs``: the engine chooses them). With ``dhcp``
-    the node requests its addresses, and gets these. ``host`` is the machine that it is on the provider ``existing``.
+    the node requests its addresses and gets these. ``host`` is its machine with the provider ``existing``.
     """
 
     name: str
@@ -36,12 +36,12 @@ class NodeSpec:
 
     @property
     def families(self) -> list[str]:
-        """``ipv4`` and ``ipv6``, as the addresses are."""
+        """The family of each address, ``ipv4`` or ``ipv6``."""
         return [f"ipv{ipaddress.ip_address(address).version}" for address in self.addresses]
 
     @property
     def interfaces(self) -> list[str]:
-        """Addresses with their prefix length."""
+        """The addresses with their prefix lengths."""
         return [f"{address}/{prefix}" for address, prefix in zip(self.addresses, self.prefixes, strict=True)]
 
 
@@ -70,9 +70,9 @@ def _planned(node: Node, profile: Profile, plan: NetworkPlan) -> NodeSpec:
 
 
 def from_variables(name: str, variables: NodeVariables) -> NodeSpec:
-    """Return the node ``name`` as its variables in the inventory describe it.
+    """Return the node ``name`` that variables of the inventory describe.
 
-    Raises DevenvError ``inventory_incomplete`` when it has no group: the profile inventory did not make it.
+    Raises DevenvError ``inventory_incomplete`` if it has no group: it is not from the profile inventory.
     """
     if "devenv_group" not in variables:
         raise DevenvError("inventory_incomplete", "has no variable devenv_group", where=name)
@@ -96,5 +96,5 @@ def from_variables(name: str, variables: NodeVariables) -> NodeSpec:
 
 
 def _texts(values: Iterable[str] | None) -> tuple[str, ...]:
-    # Ansible's values are its own subclasses of str.
+    # Ansible's values are subclasses of str.
     return tuple(str(value) for value in values or ())

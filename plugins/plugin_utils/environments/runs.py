@@ -1,11 +1,13 @@
-"""Runs of an environment: their folders and the ledger of stages.
+"""Runs of an environment: their directories and the ledger of stages.
 
-A run's folder is ``runs/<UTC time>-<run id>/`` of the state folder, or ``<home>/history/<environment>/<the same>`` once
-the environment is gone. ``ledger.jsonl`` of the state folder has one line per begin and end of a stage.
+A run's directory is ``runs/<UTC time>-<run id>/`` of the state directory, and has the same name in
+``<home>/history/<environment>/`` once the environment is gone. ``ledger.jsonl`` of the state directory has one line
+per start and end of a stage.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -18,34 +20,38 @@ KEPT = 10
 
 
 def folders(folder: Path) -> list[Path]:
-    """Return the run folders of a state folder, oldest first (their names begin with the time)."""
+    """Return the run directories of a state directory, oldest first (their names start with the time)."""
     return sorted(entry for entry in (folder / "runs").glob("*-*") if entry.is_dir())
 
 
 def folder_of(folder: Path, run_id: str) -> Path | None:
-    """Return the folder of the run ``run_id`` in the state folder."""
-    return next((entry for entry in reversed(folders(folder)) if entry.name.partition("-")[2] == run_id), None)
+    """Return the directory of the run ``run_id`` in the state directory."""
+    return _of_run(folders(folder), run_id)
 
 
 def kept(folder: Path) -> list[Path]:
-    """Return all run folders of an environment that may be gone, those in the history included; oldest first."""
+    """Return all run directories of an environment that may be gone, including those in the history; oldest first."""
     history = folder.parent.parent / "history" / folder.name
-    found = [*(entry for entry in history.glob("*-*") if entry.is_dir()), *folders(folder)]
-    return sorted(found, key=lambda entry: entry.name)
+    directories = [*(entry for entry in history.glob("*-*") if entry.is_dir()), *folders(folder)]
+    return sorted(directories, key=lambda entry: entry.name)
 
 
 def find(folder: Path, run_id: str) -> Path | None:
-    """Return the folder of the run ``run_id`` of an environment that may be gone."""
-    return next((entry for entry in reversed(kept(folder)) if entry.name.partition("-")[2] == run_id), None)
+    """Return the directory of the run ``run_id`` of an environment that may be gone."""
+    return _of_run(kept(folder), run_id)
+
+
+def _of_run(directories: list[Path], run_id: str) -> Path | None:
+    return next((entry for entry in reversed(directories) if entry.name.partition("-")[2] == run_id), None)
 
 
 def new_id() -> str:
-    """Return an id that no other run of this machine has."""
+    """Return an id that no other run on this machine has."""
     return secrets.token_hex(6)
 
 
 def make(folder: Path, run_id: str, now: datetime | None = None) -> Path:
-    """Make ``runs/<UTC time>-<run id>/`` and remove the oldest ones beyond KEPT."""
+    """Create ``runs/<UTC time>-<run id>/`` and remove the oldest ones beyond KEPT."""
     when = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
     made = folder / "runs" / f"{when}-{run_id}"
     made.parent.mkdir(mode=0o700, exist_ok=True)
@@ -55,30 +61,28 @@ def make(folder: Path, run_id: str, now: datetime | None = None) -> Path:
 
 
 def trim(folder: Path) -> None:
-    """Remove the oldest run folders in ``folder`` beyond KEPT."""
+    """Remove the oldest run directories in ``folder`` beyond KEPT."""
     for old in sorted(entry for entry in folder.iterdir() if entry.is_dir())[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
 
 def ledger(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of the ledger, without one that was cut short by a kill."""
+    """Return the lines of the ledger, without one that a kill truncated."""
     try:
         lines = (folder / "ledger.jsonl").read_text().splitlines()
     except FileNotFoundError:
         return []
-    found = []
+    entries = []
     for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
+        with contextlib.suppress(ValueError):
+            entries.append(json.loads(line))
+    return entries
 
 
 def add_line(
     folder: Path, *, run: str, stage: str, result: str, seconds: float | None = None, changed: int | None = None
 ) -> None:
-    """Add a line to the ledger: ``{time, run, stage, seconds, result, changed}``; ``result`` is begun, done, failed
+    """Add a line to the ledger: ``{time, run, stage, seconds, result, changed}``. ``result`` is begun, done, failed
     or interrupted.
     """
     line = {
@@ -89,7 +93,6 @@ def add_line(
         "result": result,
         "changed": changed,
     }
-    path = folder / "ledger.jsonl"
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    handle = os.open(folder / "ledger.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     with os.fdopen(handle, "w") as stream:
         stream.write(json.dumps(line) + "\n")

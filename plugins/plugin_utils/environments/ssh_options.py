@@ -1,4 +1,4 @@
-"""Options of ssh for the nodes of an environment, and the folder of its control sockets."""
+"""Options of ssh for the nodes of an environment, and the directory of its control sockets."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ _HASH = 40
 
 
 def control_path(state_dir: str | Path) -> str:
-    """ssh's ControlPath: ``<state>/ssh/cp/%C``, or in a short folder of /tmp where a socket's name would be too long.
+    """Return ssh's ControlPath: ``<state>/ssh/cp/%C``, or a short path in /tmp if a socket's name would be too long.
 
-    The short one follows from the user and the state folder alone, so that every run finds the masters of the last.
-    A ``%`` in the state folder's own name is doubled, as ssh wants it.
+    The short one depends only on the user and the state directory, so that every run finds the masters of the last. A
+    ``%`` in the state directory's name is doubled, as ssh requires.
     """
     return f"{str(_control_folder(Path(state_dir))).replace('%', '%%')}/%C"
 
 
 def prepare_control_folder(state_dir: str | Path) -> Path:
-    """Make the folder of control_path, private to the user, if it is not there (ssh does not).
+    """Create the directory of control_path (ssh does not), private to the user, if it is missing.
 
-    The state folder must be there. Raises DevenvError ssh_folder when someone else owns it or others may enter.
+    The state directory must exist. Raises DevenvError ssh_folder if another user owns it or can access it.
     """
     folder = _control_folder(Path(state_dir))
     for part in (folder.parent, folder):
         part.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise DevenvError("ssh_folder", "is not a folder that only you may enter", where=str(folder))
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise DevenvError("ssh_folder", "is not a directory that only its owner can access", where=str(folder))
     return folder
 
 
 def common_args(state_dir: str | Path, known_hosts: Path | None = None, *, only_key: bool = True) -> str:
-    """Options of ssh for a node of the environment, quoted for a shell: known_hosts (its own unless given), checking
-    on, own sockets; ``only_key``: no other key than the one given is tried.
+    """Return the options of ssh for a node of the environment, quoted for a shell: known_hosts (by default the
+    environment's), strict checking, control sockets. With ``only_key``, ssh tries only the given key.
     """
     known = str(known_hosts or Path(state_dir) / "ssh" / "known_hosts").replace("%", "%%")
     options = [
@@ -55,15 +55,15 @@ def common_args(state_dir: str | Path, known_hosts: Path | None = None, *, only_
 
 
 def _control_folder(state: Path) -> Path:
-    own = state / "ssh" / "cp"
-    if len(os.fsencode(own)) + 1 + _HASH + _SSH_SUFFIX <= _SOCKET_LIMIT:
-        return own
+    usual = state / "ssh" / "cp"
+    if len(os.fsencode(usual)) + 1 + _HASH + _SSH_SUFFIX <= _SOCKET_LIMIT:
+        return usual
     digest = hashlib.sha256(os.fsencode(state)).hexdigest()[:16]
     return Path("/tmp") / f"devenv-{os.getuid()}-{digest}"
 
 
 def _ssh_word(text: str) -> str:
-    """A value in ssh's own configuration syntax, where blanks part words and quotes and backslashes mean something."""
+    """Quote a value for ssh's configuration syntax, where blanks, quotes and backslashes are special."""
     if not re.search(r"[\s'\"\\]", text):
         return text
     quoted = re.sub(r'(["\\])', r"\\\1", text)

@@ -1,4 +1,4 @@
-"""Begin and end of a stage, and the end of an environment (docs/design/stages.md)."""
+"""Begin and end a stage, and remove an environment (docs/design/stages.md)."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import (
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.lock import Holder
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import changes, engines, names
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.changes import Change
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
-# Stages that leave nothing outside the state folder and the cache: an environment that saw no other is not one yet.
+# Stages that change nothing outside the state directory and the cache.
 HARMLESS = frozenset({"preflight", "bundle"})
 
 
 @dataclass(frozen=True)
 class Begun:
-    """What a stage's begin found: the run's id and folder (None in check mode), whether it was the first of its run,
-    and whether the environment is new.
+    """A begun stage: the run's id and directory (None in check mode), whether the stage is the first of its run, and
+    whether the environment is new.
     """
 
     run_id: str
@@ -52,19 +51,17 @@ def begin(
     while_upgrading: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Begun:
-    """Begin ``stage`` for the ansible process ``me``; the first begin of a run takes the lock and makes the folders.
+    """Begin ``stage`` for the ansible process ``me``; the first begin of a run takes the lock and creates directories.
 
-    ``resolved`` is the profile (None: none was given), ``hosts`` how many nodes it gave. Stage ``down`` needs
-    neither. In check mode nothing is written or ended. ``while_upgrading``: the run is for an environment whose nodes
-    have two versions, too. Raises DevenvError ``name_invalid``, ``profile_not_given``, ``environment_busy``,
-    ``profile_changed``, ``upgrade_unfinished``, ``leftovers_remain``, ``state_unwritable``; a first begin that fails
-    leaves no lock, and no folder that was not there.
+    ``resolved`` is the profile (None: not given), ``hosts`` the number of its nodes; stage ``down`` needs neither. In
+    check mode nothing is written or stopped. ``while_upgrading``: allow nodes of two versions. Raises DevenvError
+    ``name_invalid``, ``profile_not_given``, ``environment_busy``, ``profile_changed``, ``upgrade_unfinished``,
+    ``leftovers_remain``, ``state_unwritable``. A first begin that fails leaves no lock and no new directory.
     """
     names.validate(folder.name)
     if stage != "down" and (resolved is None or hosts == 0):
-        raise DevenvError(
-            "profile_not_given", "no profile was given" if resolved is None else "the profile gave no hosts"
-        )
+        message = "no profile was given" if resolved is None else "the profile has no hosts"
+        raise DevenvError("profile_not_given", message)
     if check:
         holder = lock.read(folder)
         if holder is None or not lock.is_same(holder, me):
@@ -97,9 +94,9 @@ def begin(
 
 
 def compare(folder: Path, resolved: Profile, *, while_upgrading: bool = False) -> None:
-    """Raise DevenvError ``profile_changed``, naming each difference, when the environment cannot become what
-    ``resolved`` asks for, ``control_plane_last`` when a cluster would lose what it knows, or ``engine_cannot`` when
-    none can.
+    """Raise DevenvError if the environment cannot apply the profile ``resolved``: ``profile_changed``, naming each
+    difference, ``control_plane_last`` if a cluster would lose its control plane, ``engine_cannot``,
+    ``upgrade_unfinished``.
     """
     if not while_upgrading:
         upgrade_record.require_finished(folder)
@@ -109,30 +106,25 @@ def compare(folder: Path, resolved: Profile, *, while_upgrading: bool = False) -
         return
     refused = [change for change in changes.between(old, resolved) if not change.applies]
     if refused:
-        raise DevenvError("profile_changed", "; ".join(_difference(change) for change in refused), where=folder.name)
+        differences = [f"{change.path}: {change.old!r} -> {change.new!r} ({change.why})" for change in refused]
+        raise DevenvError("profile_changed", "; ".join(differences), where=folder.name)
     members.check_change(old, resolved)
 
 
 def is_untouched(folder: Path) -> bool:
-    """Whether the environment never got beyond the stages that change nothing: the folder may go when such a run
-    fails.
-    """
+    """Return whether the environment only had stages that change nothing: if its run fails, remove its directory."""
     return not (folder / "network.yml").exists() and all(line.get("stage") in HARMLESS for line in runs.ledger(folder))
 
 
-def _difference(change: Change) -> str:
-    return f"{change.path}: {change.old!r} -> {change.new!r} ({change.why})"
-
-
 def end(folder: Path, me: Holder, stage: str, *, last: bool = False) -> Path | None:
-    """End ``stage``: after ``provision`` write the inventory, after ``down`` remove the folder and keep its run
-    folders in the history, after the ``last`` one (``validate`` and ``down`` always are) give the lock back. Return
-    the run's folder, where it is now.
+    """End ``stage``: after ``provision`` write the inventory, after ``down`` remove the directory and move its run
+    directories to the history, after the ``last`` one (``validate`` always is) release the lock. Return the run's
+    directory at its new place.
     """
     names.validate(folder.name)
     holder = lock.read(folder)
     if holder is None or not lock.is_same(holder, me):
-        raise DevenvError("run_ended", f"the lock of {folder.name} is not this run's any more")
+        raise DevenvError("run_ended", f"this run no longer holds the lock of {folder.name}")
     place = runs.folder_of(folder, holder.run_id)
     if stage == "provision":
         state.write_inventory(folder)
@@ -144,8 +136,8 @@ def end(folder: Path, me: Holder, stage: str, *, last: bool = False) -> Path | N
 
 
 def discard(folder: Path, me: Holder, run_id: str) -> Path | None:
-    """After a failed run: when the environment is still untouched, remove its folder. Return where the run's folder
-    went; None when all stays.
+    """Remove the directory of an untouched environment after a failed run. Return the run's directory at its new
+    place; None if nothing was removed.
     """
     holder = lock.read(folder)
     if not names.is_name(folder.name) or not folder.is_dir() or not is_untouched(folder):
@@ -156,11 +148,12 @@ def discard(folder: Path, me: Holder, run_id: str) -> Path | None:
 
 
 def remove(folder: Path, *, run_id: str = "", keep: bool = True) -> Path | None:
-    """Remove the state folder; ``keep`` moves its run folders to the history first, where the last runs.KEPT stay.
-    Return where the folder of run ``run_id`` went."""
+    """Remove the state directory. With ``keep``, first move its run directories to the history, where the last
+    runs.KEPT stay. Return the directory of run ``run_id`` at its new place.
+    """
     names.validate(folder.name)
     if folder.parent.name != "environments":
-        raise DevenvError("name_invalid", "not a state folder", where=str(folder))
+        raise DevenvError("name_invalid", "is not a state directory", where=str(folder))
     history = folder.parent.parent / "history" / folder.name
     moved = None
     if keep:
@@ -173,27 +166,27 @@ def remove(folder: Path, *, run_id: str = "", keep: bool = True) -> Path | None:
         if history.is_dir():
             runs.trim(history)
     _end_ssh_masters(folder)
-    # Renamed first: whoever is killed in the middle of it leaves no half environment. The lock goes with it.
+    # Renamed first, lock included: a run killed during the removal leaves no incomplete environment.
     with lock.guard(folder):
         os.replace(folder, folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.removed"))
-    _bury(folder.parent)
+    _delete_removed(folder.parent)
     return moved
 
 
-def _bury(environments_folder: Path) -> None:
-    """Remove what was taken down, also what a killed run did not come to."""
-    for grave in environments_folder.glob(".*.removed"):
+def _delete_removed(environments_folder: Path) -> None:
+    """Delete renamed directories, including those that a killed run left."""
+    for removed in environments_folder.glob(".*.removed"):
         try:
-            shutil.rmtree(grave)
+            shutil.rmtree(removed)
         except FileNotFoundError:
-            continue  # another run does the same
+            continue  # another run deletes it too
         except OSError as error:
-            raise DevenvError("state_not_removed", f"{error.strerror}", where=str(error.filename or grave)) from None
+            raise DevenvError("state_not_removed", f"{error.strerror}", where=str(error.filename or removed)) from None
 
 
 def _end_ssh_masters(folder: Path) -> None:
-    """End the ssh processes that keep connections to the nodes open, and remove their folder where it is not in the
-    state folder.
+    """Stop the ssh processes that keep connections to the nodes open, and remove their directory if it is outside the
+    state directory.
     """
     sockets = Path(ssh_options.control_path(folder).removesuffix("/%C").replace("%%", "%"))
     processes.end_ssh_masters(sockets)

@@ -1,4 +1,4 @@
-"""The state folder of an environment: its name, and reading and writing what is in it (docs/design/state.md)."""
+"""The state directory of an environment: find it, read and write its files (docs/design/state.md)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import data, files, paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, lock, runs
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.lock import Holder
@@ -17,14 +17,13 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types impo
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 @dataclass(frozen=True)
 class State:
-    """What a state folder says. ``last_run`` and ``failure`` are the newest run's summary.json and failure.json;
-    ``holder`` is who works on the environment now.
+    """The content of a state directory. ``last_run`` and ``failure`` are the newest run's summary.json and
+    failure.json; ``holder`` is the process that works on the environment now.
     """
 
     name: str
@@ -38,20 +37,18 @@ class State:
 
 
 def environments(home: Path) -> list[str]:
-    """Names of the environments that have a state folder."""
-    folder = home / "environments"
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and names.is_name(entry.name))
+    """Return the names of the environments with a state directory."""
+    folders = (home / "environments").glob("*")
+    return sorted(folder.name for folder in folders if folder.is_dir() and names.is_name(folder.name))
 
 
 def folder_of(name: str, env: Mapping[str, str] | None = None) -> Path:
-    """State folder of the environment ``name``, which is checked."""
+    """Return the state directory of the environment ``name``. Raises DevenvError name_invalid."""
     return paths.environment(names.validate(name), os.environ if env is None else env)
 
 
 def read(folder: Path) -> State:
-    """What is known of the environment. Missing parts are None; a folder that is not there gives all None."""
+    """Read the state of an environment. Missing parts are None; for a missing directory, all are."""
     newest = next(reversed(runs.folders(folder)), None)
     holder = lock.read(folder)
     return State(
@@ -67,40 +64,38 @@ def read(folder: Path) -> State:
 
 
 def read_profile(folder: Path) -> Profile | None:
-    """The resolved profile the environment was made with."""
+    """Return the environment's resolved profile; None without one."""
     return cast("Profile | None", _yaml(folder / "profile.yml"))
 
 
 def stored_profile(folder: Path) -> Profile:
-    """Return the resolved profile the environment was made with. Raises DevenvError state_broken without one."""
+    """Return the environment's resolved profile. Raises DevenvError state_broken without one."""
     profile = read_profile(folder)
     if profile is None:
-        raise DevenvError("state_broken", "there is no profile.yml", where=str(folder))
+        raise DevenvError("state_broken", "profile.yml is missing", where=str(folder))
     return profile
 
 
 def read_network(folder: Path) -> NetworkPlan | None:
-    """Subnets and addresses the provider chose (docs/design/network.md)."""
+    """Return the subnets and addresses that the provider chose (docs/design/network.md); None before that."""
     return cast("NetworkPlan | None", _yaml(folder / "network.yml"))
 
 
 def _yaml(path: Path) -> dict[str, Any] | None:
     try:
-        data = yaml.load(path.read_text(), Loader=_Loader)
+        content = data.read(path)
     except FileNotFoundError:
         return None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DevenvError(
-            "state_broken", f"not readable as YAML: {str(error).splitlines()[0]}", where=str(path)
-        ) from None
-    if not isinstance(data, dict):
-        raise DevenvError("state_broken", "a mapping is expected", where=str(path))
-    return data
+        raise DevenvError("state_broken", f"is not valid YAML: {str(error).splitlines()[0]}", where=str(path)) from None
+    if not isinstance(content, dict):
+        raise DevenvError("state_broken", "must be a mapping", where=str(path))
+    return content
 
 
-def dump(data: Mapping[str, Any]) -> str:
-    """``data`` as YAML in its own order."""
-    text: str = yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=120)
+def dump(content: Mapping[str, Any]) -> str:
+    """Return a mapping as YAML, in its own order."""
+    text: str = yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=120)
     return f"---\n{text}"
 
 
@@ -115,6 +110,6 @@ def write_network(folder: Path, network: NetworkPlan) -> bool:
 
 
 def write_inventory(folder: Path) -> bool:
-    """Write inventory.yml from profile.yml and network.yml, for plain ``ansible -i``; return whether it changed."""
+    """Write inventory.yml, for plain ``ansible -i``, from profile.yml and network.yml; return whether it changed."""
     built = inventory.build(stored_profile(folder), read_network(folder), folder)
     return files.write(folder / "inventory.yml", inventory.to_yaml(built))

@@ -1,6 +1,6 @@
 """Types of an environment's network (network.yml) and of its inventory's variables.
 
-tests/unit/test_types.py compares them with what `network_plan.make` and `inventory.build` return.
+tests/unit/test_types.py compares them with the results of `network_plan.make` and `inventory.build`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class PlannedCluster(TypedDict):
 
 
 class PlannedNode(TypedDict):
-    """A node's place in the network. ``place`` is the index that its address comes from, where that is another."""
+    """A node's place in the network. Its address comes from ``place`` if that is set, else from ``index``."""
 
     index: int
     mac: str
@@ -30,8 +30,8 @@ class PlannedNode(TypedDict):
 
 
 class NetworkPlan(TypedDict):
-    """network.yml: what the provider chose. ``subnets`` and ``gateways`` are empty on existing hosts, which have no
-    ``bridge`` either. ``nodes`` also has those that the profile no longer has, until they are gone.
+    """network.yml, the provider's choice. Existing hosts have no ``bridge``, and their ``subnets`` and ``gateways``
+    are empty. ``nodes`` includes those that are no longer in the profile, until they are removed.
     """
 
     subnets: ByFamily
@@ -50,7 +50,7 @@ class EndpointVariables(TypedDict):
 
 
 class Connection(TypedDict):
-    """How ssh reaches a host; without an address (``ansible_host``) the provider has not claimed the node yet."""
+    """The ssh connection to a host. A node that the provider has not claimed yet has no address (``ansible_host``)."""
 
     ansible_host: NotRequired[str]
     ansible_user: str
@@ -84,7 +84,7 @@ class HostVariables(EndpointVariables, Connection):
 
 
 class TraitVariables(TypedDict):
-    """What playbooks decide by instead of an engine's name."""
+    """Traits by which playbooks decide, instead of by an engine's name."""
 
     brings: list[str]
     preflight: bool
@@ -109,13 +109,13 @@ class CommonVariables(TypedDict):
     devenv_gateways: list[str]
 
 
-# pylint takes both bases for the same dict.
+# pylint considers both bases to be the same dict.
 class NodeVariables(HostVariables, CommonVariables):  # pylint: disable=duplicate-bases
-    """Everything that a task sees of one host."""
+    """All variables of one host in a task."""
 
 
 class Inventory(TypedDict):
-    """Groups with their hosts, each host's variables, and those of all."""
+    """Groups with their hosts, each host's variables, and those of all hosts."""
 
     groups: dict[str, list[str]]
     hosts: dict[str, HostVariables]

@@ -1,4 +1,4 @@
-"""The one way to call OpenSSH: from the variables of a host to the words of ssh, scp and rsync."""
+"""Build the command lines of ssh, scp and rsync from the variables of a host. Nothing else builds them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.net import bracket
 
 @dataclass(frozen=True)
 class Connection:
-    """A host and how ssh reaches it. Without ``port`` or ``key_file``, ssh uses its own defaults: configuration, agent.
+    """The ssh connection to a host. Without ``port`` or ``key_file``, ssh uses its defaults: configuration, agent.
 
-    ``options`` are further words of ssh, such as those for the host's keys.
+    ``options`` are further arguments of ssh, such as those for the host's keys.
     """
 
     address: str
@@ -25,22 +25,22 @@ class Connection:
     options: tuple[str, ...] = ()
 
     def words(self, *first: str) -> list[str]:
-        """Return the options that ssh and scp share. Where two differ, ssh takes the first."""
+        """Return the options that ssh and scp share. If two contradict each other, ssh uses the first."""
         port = ["-o", f"Port={self.port}"] if self.port else []
         key = ["-i", self.key_file] if self.key_file else []
         return [*first, *port, *key, *self.options]
 
     def ssh(self, *first: str) -> list[str]:
-        """Return ssh's words up to the host; the remote command comes next."""
+        """Return the ssh command up to the host; the remote command follows."""
         return ["ssh", *self.words(*first), "-l", self.user, "--", self.address]
 
     def place(self, path: str) -> str:
-        """Return the name that scp and rsync give to ``path`` on the host."""
+        """Return ``path`` on the host in the form of scp and rsync."""
         return f"{self.user}@{bracketed(self.address)}:{path}"
 
 
 def connection(name: str, variables: Mapping[str, Any]) -> Connection:
-    """Return the connection that Ansible's variables of host ``name`` describe.
+    """Return the connection in Ansible's variables of the host ``name``.
 
     Raises DevenvError ``inventory_incomplete`` if the host has no address.
     """
@@ -56,5 +56,5 @@ def connection(name: str, variables: Mapping[str, Any]) -> Connection:
 
 
 def become(variables: Mapping[str, Any]) -> list[str]:
-    """Return the words before a command that make it run as root."""
+    """Return the prefix that runs a command as root."""
     return ["sudo", "-n"] if variables.get("ansible_become") in (True, "yes", "true", "True") else []

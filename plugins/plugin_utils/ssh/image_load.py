@@ -1,5 +1,4 @@
-"""Images for the container runtime of nodes: an archive is streamed by ssh to all nodes at once, then each node is
-asked."""
+"""Load images into the container runtime of nodes: stream an archive to all nodes at once over ssh, then check each."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Target
 
-# kubelet's images stand in this namespace of containerd.
+# containerd's namespace of kubelet's images.
 CTR = "ctr -n k8s.io images"
 CUT = "--- devenv ---"
 REMOTE = f"{CTR} check && echo '{CUT}' && {CTR} import - >&2 && echo '{CUT}' && {CTR} check"
@@ -30,7 +29,7 @@ _INDEX_NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 @dataclass(frozen=True)
 class Loaded:
-    """What one node holds of an archive's images: reference to digest; ``changed``: it did not before."""
+    """An archive's images on one node: reference to digest. ``changed``: an image was missing or different before."""
 
     node: str
     images: Mapping[str, str]
@@ -38,10 +37,10 @@ class Loaded:
 
 
 def canonical(reference: str) -> str:
-    """The full form of an image reference, as containerd keeps it: registry, path and tag.
+    """Return the full form of an image reference, as containerd stores it: registry, path and tag.
 
-    Rules: https://github.com/distribution/reference (normalize.go): no registry means ``docker.io``, one word there
-    means ``library/``.
+    Rules: https://github.com/distribution/reference (normalize.go): the default registry is ``docker.io``, where a
+    single word means ``library/``.
     """
     first, slash = reference.partition("/")[:2]
     if not slash or not (re.search(r"[.:]", first) or first == "localhost"):
@@ -51,24 +50,26 @@ def canonical(reference: str) -> str:
 
 
 def names_in(archive: Path) -> list[str]:
-    """Canonical names of the images in an archive of docker's or OCI's form (plain, gzip, bzip2 or xz).
+    """Return the canonical names of the images in an archive in docker's or OCI's form (plain, gzip, bzip2 or xz).
 
-    Raises DevenvError ``image_archive_invalid`` for anything else, and when no image of it has a name.
+    Raises DevenvError ``image_archive_invalid`` for any other file, and if no image has a name.
     """
-    found: dict[str, Any] = {}
+    documents: dict[str, Any] = {}
     try:
         with tarfile.open(archive, "r:*") as tar:
             for member in tar:
-                if member.name.removeprefix("./") in ("manifest.json", "index.json") and member.isfile():
+                name = member.name.removeprefix("./")
+                if name in ("manifest.json", "index.json") and member.isfile():
                     stream = tar.extractfile(member)
-                    found[member.name.removeprefix("./")] = json.load(stream) if stream else None
+                    documents[name] = json.load(stream) if stream else None
     except (OSError, tarfile.TarError, EOFError, ValueError) as error:
-        # tarfile's text names each compression that it tried.
-        why = "is no tar archive" if isinstance(error, tarfile.ReadError) and "\n" in str(error) else str(error)
-        raise DevenvError("image_archive_invalid", f"cannot be read: {why}", where=str(archive)) from error
-    names = _docker_names(found.get("manifest.json")) or _oci_names(found.get("index.json"))
+        # tarfile's message lists every compression that it tried.
+        unknown = isinstance(error, tarfile.ReadError) and "\n" in str(error)
+        message = "is not a tar archive" if unknown else f"cannot be read: {error}"
+        raise DevenvError("image_archive_invalid", message, where=str(archive)) from error
+    names = _docker_names(documents.get("manifest.json")) or _oci_names(documents.get("index.json"))
     if not names:
-        raise DevenvError("image_archive_invalid", "holds no image that has a name", where=str(archive))
+        raise DevenvError("image_archive_invalid", "contains no image with a name", where=str(archive))
     return names
 
 
@@ -90,7 +91,7 @@ def _oci_names(index: Any) -> list[str]:
 
 
 def parse_check(text: str) -> dict[str, str]:
-    """Reference to digest of the images that ``ctr images check`` says are whole and unpacked."""
+    """Return reference and digest of the images that ``ctr images check`` reports as complete and unpacked."""
     rows = (_ROW.fullmatch(line) for line in text.splitlines())
     return {r["ref"]: r["digest"] for r in rows if r and r["status"] == "complete" and r["unpacked"] == "true"}
 
@@ -102,31 +103,30 @@ def load(
     timeout: float = 600,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Loaded]:
-    """Stream ``archive`` to all ``targets`` at the same time; return what each holds, in their order.
+    """Stream ``archive`` to all ``targets`` at the same time; return the images of each, in their order.
 
     Raises DevenvError ``image_archive_invalid``, and ``image_load_failed`` with the names of all nodes that lack an
-    image in the end, or hold another one than the others under its name. ``timeout`` in seconds is for each node.
+    image afterwards, or have another one under its name. ``timeout`` in seconds applies to each node.
     """
     names = names_in(archive)
     if not targets:
         return []
     progress(f"{', '.join(names)} to {len(targets)} nodes")
-    with ThreadPoolExecutor(max_workers=max(1, len(targets))) as pool:
-        results = list(pool.map(lambda one: _load_one(archive, one, names, timeout), targets))
-    troubles = [result for result in results if isinstance(result, str)]
+    with ThreadPoolExecutor(max_workers=len(targets)) as pool:
+        results = list(pool.map(lambda target: _load_one(archive, target, names, timeout), targets))
     loaded = [result for result in results if isinstance(result, Loaded)]
-    troubles += _differences(names, loaded)
-    if troubles:
-        raise DevenvError("image_load_failed", "; ".join(troubles), where=str(archive))
+    errors = [result for result in results if isinstance(result, str)] + _differences(names, loaded)
+    if errors:
+        raise DevenvError("image_load_failed", "; ".join(errors), where=str(archive))
     return loaded
 
 
 def lacking(digests: Mapping[str, str], targets: Sequence[Target], timeout: float = 60) -> list[Target]:
-    """Return the targets that do not hold every image of ``digests`` (reference to digest), whole and unpacked. One
-    that does not answer is among them.
+    """Return the targets that do not have every image of ``digests`` (reference to digest), complete and unpacked,
+    including those that do not answer.
     """
 
-    def holds_all(target: Target) -> bool:
+    def has_all(target: Target) -> bool:
         try:
             answer = program.run([*target.ssh, _command(target, f"{CTR} check")], timeout=timeout, check=False)
         except (program.ProgramFailed, OSError):
@@ -134,34 +134,34 @@ def lacking(digests: Mapping[str, str], targets: Sequence[Target], timeout: floa
         return digests.items() <= parse_check(answer.stdout).items()
 
     with ThreadPoolExecutor(max_workers=max(1, len(targets))) as pool:
-        return [target for target, holds in zip(targets, pool.map(holds_all, targets), strict=True) if not holds]
+        return [target for target, complete in zip(targets, pool.map(has_all, targets), strict=True) if not complete]
 
 
-def _load_one(archive: Path, one: Target, names: Iterable[str], timeout: float) -> Loaded | str:
-    """What the node holds afterwards, or in words why it does not."""
+def _load_one(archive: Path, target: Target, names: Iterable[str], timeout: float) -> Loaded | str:
+    """Return the node's images afterwards, or an error message."""
     try:
         with archive.open("rb") as stream:
-            answer = program.run([*one.ssh, _command(one, REMOTE)], stdin=stream, timeout=timeout, check=False)
+            answer = program.run([*target.ssh, _command(target, REMOTE)], stdin=stream, timeout=timeout, check=False)
     except (program.ProgramFailed, OSError) as error:
-        return f"{one.name}: {error}"
+        return f"{target.name}: {error}"
     parts = answer.stdout.split(f"{CUT}\n")
     if answer.code != 0 or len(parts) != 3:
-        return f"{one.name}: {_last_words(answer.stderr) or f'ssh ended with code {answer.code}'}"
+        return f"{target.name}: {_last_error(answer.stderr) or f'ssh ended with code {answer.code}'}"
     before, after = parse_check(parts[0]), parse_check(parts[2])
     missing = [name for name in names if name not in after]
     if missing:
-        return f"{one.name} lacks {', '.join(missing)}"
-    return Loaded(one.name, {name: after[name] for name in names}, any(before.get(n) != after[n] for n in names))
+        return f"{target.name} lacks {', '.join(missing)}"
+    return Loaded(target.name, {name: after[name] for name in names}, any(before.get(n) != after[n] for n in names))
 
 
-def _command(one: Target, script: str) -> str:
-    """What is run on the node: as root, however that is reached there."""
-    above = one.python[:-1]
-    return shlex.join([*above, "sh", "-c", script]) if above else script
+def _command(target: Target, script: str) -> str:
+    """Return the command that runs ``script`` as root on the node."""
+    become = target.python[:-1]
+    return shlex.join([*become, "sh", "-c", script]) if become else script
 
 
-def _last_words(text: str) -> str:
-    """The last line of a program's complaint, without containerd's notices of what it will drop one day."""
+def _last_error(text: str) -> str:
+    """Return the last line of the error output, without containerd's deprecation warnings."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and "level=warning" not in line]
     return lines[-1][-400:] if lines else ""
 
@@ -169,7 +169,7 @@ def _last_words(text: str) -> str:
 def _differences(names: Iterable[str], loaded: Sequence[Loaded]) -> list[str]:
     texts = []
     for name in names:
-        digests = {one.images[name] for one in loaded}
-        if len(digests) > 1:
-            texts.append(f"{name} differs: " + ", ".join(f"{one.node} has {one.images[name]}" for one in loaded))
+        if len({result.images[name] for result in loaded}) > 1:
+            digests = ", ".join(f"{result.node} has {result.images[name]}" for result in loaded)
+            texts.append(f"{name} differs: {digests}")
     return texts

@@ -1,4 +1,4 @@
-"""Which nodes answer ssh: asked from here, all at once, without logging in."""
+"""Check which nodes answer ssh: from the controller, all at once, without logging in."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.command import Conn
 
 
 def answering_ssh(targets: Mapping[str, Connection], limit: float) -> list[str]:
-    """Return the names of those ``targets`` that greet as an ssh server within ``limit`` seconds."""
-    greeted = _greeted([(one.address, one.port or 22) for one in targets.values()], limit)
+    """Return the names of the ``targets`` that send the greeting of an ssh server within ``limit`` seconds."""
+    greeted = _greeted([(target.address, target.port or 22) for target in targets.values()], limit)
     return [name for name, ok in zip(targets, greeted, strict=True) if ok]
 
 
 def wait_for_ssh(
     targets: Sequence[tuple[str, str]], limit: float = 60, *, patience: float = 2, pause: float = 0.05
 ) -> None:
-    """Wait until all ``targets`` (name and address) greet as an ssh server. ``patience`` is how long one greeting may
-    take: each attempt costs the node a process. Raises DevenvError ``node_no_ssh`` after ``limit`` seconds.
+    """Wait until all ``targets`` (name and address) send the greeting of an ssh server. One greeting can take
+    ``patience`` seconds: each attempt costs the node a process. Raises DevenvError ``node_no_ssh`` after ``limit``
+    seconds.
     """
     greeted = _greeted([(address, 22) for _name, address in targets], limit, patience, pause)
     silent = [f"{name} ({address})" for (name, address), ok in zip(targets, greeted, strict=True) if not ok]
@@ -33,7 +34,7 @@ def wait_for_ssh(
 def _greeted(servers: Sequence[tuple[str, int]], limit: float, patience: float = 2, pause: float = 0.1) -> list[bool]:
     deadline = time.monotonic() + limit
     with ThreadPoolExecutor(max_workers=max(1, min(32, len(servers)))) as pool:
-        return list(pool.map(lambda one: wait.until(lambda: _greets(one, patience), deadline, pause=pause), servers))
+        return list(pool.map(lambda it: wait.until(lambda: _greets(it, patience), deadline, pause=pause), servers))
 
 
 def _greets(server: tuple[str, int], patience: float) -> bool:

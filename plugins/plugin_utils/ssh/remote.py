@@ -1,7 +1,7 @@
-"""Ask nodes directly over ssh: a Python program of ours goes to each on stdin and answers on stdout.
+"""Query nodes directly over ssh: a Python program is sent to each on stdin and answers on stdout.
 
-For what has to work when Ansible's own way does not: a node that hangs or does not answer is one line of the result,
-and none of the others waits for it beyond the time that it has.
+For queries that must work if Ansible's connection does not: a node that hangs is one line of the result, and delays the
+others by no more than its time limit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MODULES = paths.COLLECTION / "plugins" / "module_utils"
 _PACKAGE = "ansible_collections.devenv.lab.plugins.module_utils"
 _IMPORT = re.compile(rf"^from {re.escape(_PACKAGE)}\.?([\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
 
-# Runs on the node. The modules arrive as text and find each other under the names that they have in the collection.
+# Runs on the node. The modules arrive as text and are imported under their names in the collection.
 _LOADER = """\
 import json, sys, types
 sources, main, arguments = json.loads({text!r})
@@ -47,7 +47,7 @@ module.__dict__[main](arguments)
 
 @dataclass(frozen=True)
 class Target:
-    """A node, the ssh command that reaches it (without the remote command), and how Python is started there."""
+    """A node, its ssh command (without the remote command), and the command that starts Python there."""
 
     name: str
     ssh: tuple[str, ...]
@@ -55,20 +55,21 @@ class Target:
 
 
 def target(name: str, variables: Mapping[str, Any], *, own_connection: bool = False, patience: int = 10) -> Target:
-    """The Target of a host from its ssh variables. ``own_connection``: not over one that is open already, which hangs
-    when its node died. ``patience``: seconds to connect. Raises DevenvError ``inventory_incomplete`` without an
-    address.
+    """Return the Target of a host from its ssh variables.
+
+    ``own_connection``: do not share an open connection, which hangs if its node died. ``patience``: seconds to connect.
+    Raises DevenvError ``inventory_incomplete`` without an address.
     """
-    own = ["-o", "ControlPath=none"] if own_connection else []
-    words = command.connection(name, variables).ssh("-o", "BatchMode=yes", "-o", f"ConnectTimeout={patience}", *own)
+    unshared = ["-o", "ControlPath=none"] if own_connection else []
+    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={patience}", *unshared]
     interpreter = str(variables.get("ansible_python_interpreter") or "")
     python = interpreter if interpreter.startswith("/") else "python3"
-    return Target(name, tuple(words), (*command.become(variables), python))
+    return Target(name, tuple(command.connection(name, variables).ssh(*options)), (*command.become(variables), python))
 
 
 def program(module: str, main: str, arguments: Mapping[str, Any], folder: Path = MODULES) -> str:
     """Return the text of a Python program that calls ``main(arguments)`` of ``module``, a dotted name below
-    module_utils such as ``node.report``. It carries the modules of module_utils that this one imports.
+    module_utils such as ``node.report``. It contains the modules of module_utils that this one imports.
     """
     sources: dict[str, str] = {}
     _add_source(module, folder, sources)
@@ -87,7 +88,7 @@ def _add_source(module: str, folder: Path, sources: dict[str, str]) -> None:
 
 
 def _imported(source: str, folder: Path) -> Iterator[str]:
-    """Names below module_utils of the modules that ``source`` imports."""
+    """Yield the names below module_utils of the modules that ``source`` imports."""
     # Not ast: until Python 3.12, parsing in several threads at once fails at random.
     for base, names in _IMPORT.findall(source):
         for name in (*(f"{base}.{word}" for word in re.findall(r"\w+", names)), base):
@@ -96,20 +97,21 @@ def _imported(source: str, folder: Path) -> Iterator[str]:
                 yield path
 
 
-def call(one: Target, source: str, read: Callable[[IO[bytes]], None], timeout: float) -> str:
+def call(node: Target, source: str, read: Callable[[IO[bytes]], None], timeout: float) -> str:
     """Run the Python program ``source`` on a node; ``read`` gets its output while it runs.
 
-    Return what went wrong, in words; empty if nothing did. What ``read`` has taken by then is good.
+    Return an error message, empty on success. Output that ``read`` got before an error is valid.
     """
     mark = os.environ.get(process.MARKER, "")
-    words = ["env", f"{process.MARKER}={mark}", *one.python] if mark else list(one.python)
-    return _run(one, [*words, "-"], stdin=source, stdout=read, timeout=timeout)
+    marked = ["env", f"{process.MARKER}={mark}"] if mark else []
+    return _run(node, [*marked, *node.python, "-"], stdin=source, stdout=read, timeout=timeout)
 
 
-def send(one: Target, entries: Iterable[tuple[Path, str]], folder: str, timeout: float = 3600) -> str:
-    """Stream files (path here, name there) as one archive into ``folder`` of a node, as root.
+def send(node: Target, entries: Iterable[tuple[Path, str]], folder: str, timeout: float = 3600) -> str:
+    """Stream files (local path, name on the node) as one archive into ``folder`` of a node, as root.
 
-    Return what went wrong, in words. Whether the files arrived whole is for their digests to say.
+    Return an error message, empty on success. The caller compares digests: the message does not prove that the files
+    arrived complete.
     """
 
     def pack(pipe: IO[bytes]) -> None:
@@ -117,13 +119,13 @@ def send(one: Target, entries: Iterable[tuple[Path, str]], folder: str, timeout:
             for path, name in entries:
                 tar.add(path, arcname=name)
 
-    words = [*one.python[:-1], "tar", "--extract", "--file=-", f"--directory={folder}"]
-    return _run(one, words, stdin=pack, timeout=timeout)
+    words = [*node.python[:-1], "tar", "--extract", "--file=-", f"--directory={folder}"]
+    return _run(node, words, stdin=pack, timeout=timeout)
 
 
-def _run(one: Target, words: Iterable[str], *, timeout: float, **streams: Any) -> str:
+def _run(node: Target, words: Iterable[str], *, timeout: float, **streams: Any) -> str:
     try:
-        process.run([*one.ssh, shlex.join(words)], timeout=timeout, **streams)
+        process.run([*node.ssh, shlex.join(words)], timeout=timeout, **streams)
     except OSError as error:
         return f"ssh cannot be started: {error.strerror}"
     except process.ProgramFailed as error:
@@ -135,8 +137,8 @@ def _run(one: Target, words: Iterable[str], *, timeout: float, **streams: Any) -
 
 @dataclass(frozen=True)
 class Answer:
-    """What a node said: ``data``, or why it did not (``trouble``). ``ahead``: by how many seconds its clock is before
-    ours, low by the time that the answer took, at most ``doubt`` seconds.
+    """A node's answer: ``data``, or the error message ``trouble``. Its clock is ``ahead`` seconds before the
+    controller's; that is too low by at most ``doubt`` seconds, the time of the answer.
     """
 
     node: str
@@ -151,20 +153,21 @@ def ask_all(targets: Iterable[Target], source: str, timeout: float) -> dict[str,
     as one JSON object.
     """
     answers: dict[str, Answer] = {}
-    chosen = list(targets)
+    nodes = list(targets)
 
-    def work(one: Target) -> None:
-        answers[one.name] = _ask(one, source, timeout)
+    def work(node: Target) -> None:
+        answers[node.name] = _ask(node, source, timeout)
 
-    threads = [threading.Thread(target=work, args=(one,), daemon=True) for one in chosen]
+    # Daemons, unlike the threads of a pool: an interrupted run does not wait for a node that hangs.
+    threads = [threading.Thread(target=work, args=(node,), daemon=True) for node in nodes]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return {one.name: answers[one.name] for one in chosen}
+    return {node.name: answers[node.name] for node in nodes}
 
 
-def _ask(one: Target, source: str, timeout: float) -> Answer:
+def _ask(node: Target, source: str, timeout: float) -> Answer:
     ahead = doubt = 0.0
     data: dict[str, Any] = {}
     began = time.time()
@@ -173,9 +176,8 @@ def _ask(one: Target, source: str, timeout: float) -> Answer:
         nonlocal ahead, doubt
         first = stream.readline()
         received = time.time()
-        said = float(json.loads(first)["time"])
-        ahead, doubt = said - received, received - began
+        ahead, doubt = float(json.loads(first)["time"]) - received, received - began
         data.update(json.loads(stream.readline()))
 
-    trouble = call(one, source, read, timeout)
-    return Answer(one.name, data, trouble, ahead, doubt) if not trouble else Answer(one.name, trouble=trouble)
+    trouble = call(node, source, read, timeout)
+    return Answer(node.name, trouble=trouble) if trouble else Answer(node.name, data, "", ahead, doubt)

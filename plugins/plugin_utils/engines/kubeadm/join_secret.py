@@ -1,5 +1,5 @@
-"""The bootstrap token and certificate key of a cluster that nodes are about to join. They never leave the controller
-but in a configuration.
+"""The bootstrap token and certificate key with which nodes join a cluster. They leave the controller only inside a
+configuration.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 
-# A token lives 30 minutes in the cluster; one older than this is not begun with.
+# A token is valid for 30 minutes in the cluster; joins do not start with one older than this.
 MOST_SECONDS = 600
 
 ALPHABET = string.ascii_lowercase + string.digits
@@ -21,13 +21,13 @@ KEY = re.compile(r"[0-9a-f]{64}")
 
 
 def new() -> dict[str, str]:
-    """``{token, certificate_key}`` in kubeadm's forms: bootstrap token, 32 bytes in hexadecimal."""
+    """Return ``{token, certificate_key}`` in kubeadm's forms: bootstrap token, 32 bytes in hexadecimal."""
     word = "".join(secrets.choice(ALPHABET) for _ignored in range(22))
     return {"token": f"{word[:6]}.{word[6:]}", "certificate_key": secrets.token_hex(32)}
 
 
 def usable(path: Path, now: float) -> bool:
-    """Whether the file holds a whole secret that is young enough."""
+    """Return whether the file has a complete secret that is young enough."""
     values = files.read_json(path, dict) or {}
     if not (TOKEN.fullmatch(str(values.get("token"))) and KEY.fullmatch(str(values.get("certificate_key")))):
         return False
@@ -38,19 +38,15 @@ def usable(path: Path, now: float) -> bool:
 
 
 def ensure(path: Path, now: float, *, check: bool = False) -> bool:
-    """Make the secret unless a usable one is there; 0600, whole or not at all. Returns whether it was (or would be)
-    made.
-    """
+    """Create the secret atomically (0600) unless a usable one exists. Return whether it was (or would be) created."""
     if usable(path, now):
         return False
-    if check:
-        return True
-    return files.write(path, json.dumps(new()))
+    return check or files.write(path, json.dumps(new()))
 
 
 def remove(path: Path, *, check: bool = False) -> bool:
-    """Take the secret away, and what a killed run left of one. Returns whether there was something."""
-    there = [entry for entry in (path, *path.parent.glob(f".{path.name}.*")) if entry.exists()]
-    for entry in () if check else there:
+    """Remove the secret, and temporary files of a killed run. Return whether any existed."""
+    existing = [entry for entry in (path, *path.parent.glob(f".{path.name}.*")) if entry.exists()]
+    for entry in () if check else existing:
         entry.unlink(missing_ok=True)
-    return bool(there)
+    return bool(existing)
