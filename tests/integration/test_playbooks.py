@@ -84,7 +84,11 @@ def lab(tmp_path: Path) -> Lab:
         ("node_add", {"devenv_name": "lab", "devenv_add": ["worker-9"]}, "worker-2"),
         ("node_add", {"devenv_name": "lab", "devenv_add_keys": {"memory": "lots"}}, "memory"),
         ("node_remove", {"devenv_name": "lab"}, "devenv_remove is not given"),
-        ("node_remove", {"devenv_name": "lab", "devenv_remove": ["worker-7"]}, "no node is named worker-7; the nodes are"),
+        (
+            "node_remove",
+            {"devenv_name": "lab", "devenv_remove": ["worker-7"]},
+            "no node is named worker-7; the nodes are",
+        ),
         ("node_remove", {"devenv_name": "lab", "devenv_remove": ["master-0"]}, "last control plane node"),
     ],
 )

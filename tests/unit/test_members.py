@@ -32,7 +32,11 @@ def test_majority(count: int, needed: int) -> None:
         (resolved("m0"), resolved("m0", "m1", "m2"), ""),
         (resolved("m0", "m1", "m2"), resolved("m1"), ""),
         (resolved("m0"), resolved("m1"), "m0: no other control plane node of cluster main would remain"),
-        (resolved("m0", "m1"), resolved("m2", "m3"), "m0, m1: no other control plane node of cluster main would remain"),
+        (
+            resolved("m0", "m1"),
+            resolved("m2", "m3"),
+            "m0, m1: no other control plane node of cluster main would remain",
+        ),
         (resolved("m0"), resolved("x0", cluster="other"), ""),
         (resolved("m0", workers=["w0"]), resolved("m0"), ""),
     ],

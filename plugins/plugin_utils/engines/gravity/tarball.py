@@ -1,7 +1,7 @@
-"""The tarball of a Gravity cluster, on the controller: is it the one that is meant, and what is in its manifest?
+"""Verify the tarball of a Gravity cluster on the controller and read its manifest.
 
-A tarball is read once: its manifest and the program `gravity` are kept in the cache, by the tarball's digest. Of
-app.yaml (``cluster.gravitational.io/v2``) are used metadata, installer.flavors and nodeProfiles.
+Each tarball is read once: its manifest and the program `gravity` are cached by the tarball's digest. Of app.yaml
+(``cluster.gravitational.io/v2``), metadata, installer.flavors and nodeProfiles are used.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 
 PROGRAM = "gravity"
 MANIFEST = "app.yaml"
-# What a group of ours is to Gravity.
+# Gravity's service role of each group.
 SERVICE_ROLES = {"control_plane": "master", "workers": "node"}
 _BLOCK = 1 << 20
-# Of a manifest; the program may be large.
+# Largest size of a manifest.
 _MOST = 1 << 20
 
 
 @dataclass(frozen=True)
 class Application:
-    """What a manifest says. ``flavors``: node profile and count by flavor, ``roles``: service role by node profile
-    (empty: Gravity decides), both in the manifest's order; ``fixed``: profiles that cannot be added later.
+    """The content of a manifest. ``flavors``: node profile and count by flavor, ``roles``: service role by node profile
+    (empty: Gravity decides), both in the manifest's order; ``fixed``: node profiles that cannot be added later.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Application:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be installed: a flavor of one node, and the node profile of each node."""
+    """The installation: a flavor with one node, and the node profile of each node."""
 
     version: str
     flavor: str
@@ -53,23 +53,23 @@ class Plan:
 
 
 def parse(text: str, where: str = MANIFEST) -> Application:
-    """A manifest. Raises DevenvError gravity_tarball for what is none."""
+    """Parse a manifest. Raises DevenvError gravity_tarball for any other file."""
     try:
-        found = yaml.safe_load(text)
-        flavors = found["installer"]["flavors"]
+        manifest = yaml.safe_load(text)
+        metadata, flavors, profiles = manifest["metadata"], manifest["installer"]["flavors"], manifest["nodeProfiles"]
         return Application(
-            name=str(found["metadata"]["name"]),
-            version=str(found["metadata"]["resourceVersion" if "version" not in found["metadata"] else "version"]),
+            name=str(metadata["name"]),
+            version=str(metadata["version" if "version" in metadata else "resourceVersion"]),
             flavors={
-                str(one["name"]): tuple((str(node["profile"]), int(node["count"])) for node in one["nodes"])
-                for one in flavors["items"]
+                str(flavor["name"]): tuple((str(node["profile"]), int(node["count"])) for node in flavor["nodes"])
+                for flavor in flavors["items"]
             },
             default_flavor=str(flavors.get("default") or ""),
-            roles={str(one["name"]): _service_role(one) for one in found["nodeProfiles"]},
-            fixed=tuple(str(one["name"]) for one in found["nodeProfiles"] if one.get("expandPolicy") == "fixed"),
+            roles={str(profile["name"]): _service_role(profile) for profile in profiles},
+            fixed=tuple(str(profile["name"]) for profile in profiles if profile.get("expandPolicy") == "fixed"),
         )
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise DevenvError("gravity_tarball", f"{where} is no manifest of a cluster: {error!r}") from None
+        raise DevenvError("gravity_tarball", f"{where} is not a manifest of a cluster: {error!r}") from None
 
 
 def _service_role(profile: Mapping[str, Any]) -> str:
@@ -86,37 +86,34 @@ def _service_role(profile: Mapping[str, Any]) -> str:
 
 
 def unpacked(tarball: str | Path, sha256: str, cache: Path) -> Path:
-    """The folder with app.yaml and the program of ``tarball``, made when it is not there. The tarball's digest is
-    taken anew only when the file looks like another one. Raises DevenvError gravity_tarball.
+    """Return the directory with app.yaml and the program of ``tarball``, unpacking it if necessary. The digest is only
+    calculated again if path, size or time of the file have changed. Raises DevenvError gravity_tarball.
     """
     path = Path(tarball).expanduser()
     folder = cache / "gravity" / sha256
     try:
-        about = path.stat()
+        status = path.stat()
     except OSError as error:
         raise DevenvError("gravity_tarball", f"{path}: {error.strerror}") from None
-    seen = {"path": str(path), "size": about.st_size, "changed": about.st_mtime_ns}
+    seen = {"path": str(path), "size": status.st_size, "changed": status.st_mtime_ns}
     record = folder / "tarball.json"
     if files.read_json(record, dict) == seen:
         return folder
-    # Several environments may begin at once with the same tarball.
+    # Several environments can start at once from the same tarball.
     with files.exclusive(cache / "gravity.lock"):
         if files.read_json(record, dict) == seen:
             return folder
         digest = _digest(path)
         if digest != sha256:
-            raise DevenvError("gravity_tarball", f"{path} has the digest {digest}, the profile wants {sha256}")
+            raise DevenvError("gravity_tarball", f"{path} has the digest {digest}, not that of the profile, {sha256}")
         _take_out(path, folder)
         files.write(record, json.dumps(seen) + "\n")
     return folder
 
 
 def _digest(path: Path) -> str:
-    hasher = hashlib.sha256()
     with path.open("rb") as stream:
-        for block in iter(lambda: stream.read(_BLOCK), b""):
-            hasher.update(block)
-    return hasher.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _take_out(path: Path, folder: Path) -> None:
@@ -139,58 +136,61 @@ def _take_out(path: Path, folder: Path) -> None:
                     return
     except (OSError, tarfile.TarError) as error:
         raise DevenvError("gravity_tarball", f"{path}: {error}") from None
-    raise DevenvError("gravity_tarball", f"{path} has no {' and no '.join(sorted(missing))}: no tarball of a cluster")
+    raise DevenvError(
+        "gravity_tarball", f"{path} is not the tarball of a cluster: it lacks {' and '.join(sorted(missing))}"
+    )
 
 
 def application(folder: Path) -> Application:
-    """What the manifest in ``folder`` (of `unpacked`) says."""
+    """Read the manifest in ``folder`` (the result of `unpacked`)."""
     text = (folder / MANIFEST).read_text(errors="replace")[:_MOST]
     return parse(text, str(folder / MANIFEST))
 
 
-# --- what is to be installed -----------------------------------------------------------------------------------------
+# --- installation ----------------------------------------------------------------------------------------------------
 
 
-def plan(found: Application, nodes: Sequence[Mapping[str, Any]], flavor: str = "") -> Plan:
-    """``nodes``: name, group and, where it says one, node_type of a cluster's nodes, masters first.
+def plan(manifest: Application, nodes: Sequence[Mapping[str, Any]], flavor: str = "") -> Plan:
+    """Plan the installation of a cluster's ``nodes``: name, group and optional node_type of each, masters first.
 
-    Raises DevenvError gravity_input, before anything changes, for what Gravity would refuse later or do otherwise.
+    Raises DevenvError gravity_input, before anything changes, for input that Gravity would reject or change later.
     """
-    chosen = flavor or _single(found)
-    if chosen not in found.flavors:
-        raise _wrong(f'flavor "{chosen}" is not of the manifest; it has {", ".join(found.flavors) or "none"}')
-    count = sum(number for profile, number in found.flavors[chosen])
+    chosen = flavor or _single(manifest)
+    if chosen not in manifest.flavors:
+        raise _wrong(f'the manifest has no flavor "{chosen}"; it has {", ".join(manifest.flavors) or "none"}')
+    count = sum(number for profile, number in manifest.flavors[chosen])
     if count != 1:
         raise _wrong(
-            f'flavor "{chosen}" installs {count} nodes at once and waits for all of them; take one of a single node, '
+            f'flavor "{chosen}" installs {count} nodes at once and waits for all of them; use one with a single node, '
             "further nodes join it"
         )
-    first = found.flavors[chosen][0][0]
+    first = manifest.flavors[chosen][0][0]
     types: dict[str, str] = {}
     for place, node in enumerate(nodes):
         role = SERVICE_ROLES[node["group"]]
-        wanted = str(node.get("node_type") or "") or (first if role == "master" else _first_worker(found))
-        if wanted not in found.roles:
-            raise _wrong(f"{node['name']}: the manifest has no node profile {wanted}; it has {', '.join(found.roles)}")
-        if found.roles[wanted] not in ("", role):
-            raise _wrong(f"{node['name']}: the node profile {wanted} makes a {found.roles[wanted]}, wanted a {role}")
-        if place and wanted in found.fixed:
-            raise DevenvError("gravity_fixed", f"{node['name']}: the node profile {wanted} cannot be added later")
-        types[node["name"]] = wanted
-    return Plan(found.version, chosen, types)
+        name = node["name"]
+        profile = str(node.get("node_type") or "") or (first if role == "master" else _first_worker(manifest))
+        if profile not in manifest.roles:
+            raise _wrong(f"{name}: the manifest has no node profile {profile}; it has {', '.join(manifest.roles)}")
+        if manifest.roles[profile] not in ("", role):
+            raise _wrong(f"{name}: the node profile {profile} is for a {manifest.roles[profile]}, not a {role}")
+        if place and profile in manifest.fixed:
+            raise DevenvError("gravity_fixed", f"{name}: the node profile {profile} cannot be added later")
+        types[name] = profile
+    return Plan(manifest.version, chosen, types)
 
 
-def _single(found: Application) -> str:
-    """The default flavor when it is one of a single node, else the first that is."""
-    single = [name for name, nodes in found.flavors.items() if sum(number for profile, number in nodes) == 1]
-    if found.default_flavor in single or not single:
-        return found.default_flavor
+def _single(manifest: Application) -> str:
+    """Return the default flavor if it has a single node, else the first flavor that has."""
+    single = [name for name, nodes in manifest.flavors.items() if sum(number for profile, number in nodes) == 1]
+    if manifest.default_flavor in single or not single:
+        return manifest.default_flavor
     return single[0]
 
 
-def _first_worker(found: Application) -> str:
-    for name, role in found.roles.items():
-        if role == "node" and name not in found.fixed:
+def _first_worker(manifest: Application) -> str:
+    for name, role in manifest.roles.items():
+        if role == "node" and name not in manifest.fixed:
             return name
     raise _wrong("the manifest has no node profile for workers (serviceRole: node)")
 
