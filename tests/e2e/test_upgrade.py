@@ -136,7 +136,7 @@ def test_an_upgrade_of_one_node_finishes_after_two_kills(user: Typed, create: Ca
     log = ["podman", "exec", f"{name}-master-0", "grep", "-q", "Preparing for", "/var/log/devenv/kubeadm-upgrade.log"]
     kill_when(user, name, lambda: subprocess.run(log, check=False, capture_output=True).returncode == 0)
     refused = user.devenv("up", "--name", name, code=14)
-    assert f"devenv upgrade -n {name} --kubernetes {NEW} goes on" in refused.stderr
+    assert f"devenv upgrade -n {name} --kubernetes {NEW} continues" in refused.stderr
     kill_when(user, name, lambda: is_cordoned(user, name, "master-0"))
     user.devenv("up", "--profile", "aio", "--name", name, code=14)
     assert user.data("upgrade", "--kubernetes", NEW, "--plan", "--name", name)["begun"] is True

@@ -91,7 +91,7 @@ def test_an_unfinished_upgrade_can_only_be_continued(folder: Path) -> None:
         with pytest.raises(DevenvError) as error:
             refused()
         assert (error.value.reason.id, error.value.exit_code) == ("upgrade_unfinished", 14)
-        assert "devenv upgrade -n lab --kubernetes 1.36.3 goes on" in error.value.advice
+        assert "devenv upgrade -n lab --kubernetes 1.36.3 continues" in error.value.advice
 
 
 def test_finish_writes_the_new_version_to_the_state_folder(folder: Path) -> None:

@@ -37,11 +37,11 @@ def record(folder: Path, resolved: Profile, run_dir: Path) -> bool:
     """Record the environment after the run with the directory ``run_dir``; return whether a record exists now."""
     given = inputs.fingerprint(folder, resolved)
     complete = given is not None and given["run"] == run_dir.name
-    found = observe(folder, resolved) if complete else None
-    if found is None:
+    observed = observe(folder, resolved) if complete else None
+    if observed is None:
         (folder / FILE).unlink(missing_ok=True)
         return False
-    files.write(folder / FILE, json.dumps({"given": given, "found": found}, indent=1, sort_keys=True) + "\n")
+    files.write(folder / FILE, json.dumps({"given": given, "found": observed}, indent=1, sort_keys=True) + "\n")
     return True
 
 

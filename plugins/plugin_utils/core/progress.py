@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-# Begins each such line. The command shows the rest beside the stage; plain Ansible prints it as it is.
+# Prefix of each such line. The command shows the remainder next to the stage; plain Ansible prints the whole line.
 MARK = "progress: "

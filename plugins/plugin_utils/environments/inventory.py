@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
@@ -208,23 +208,11 @@ def _connect_to_host(variables: HostVariables, host: ExistingHost, state: Path) 
         variables["ansible_become"] = True
 
 
-def _profile_node(name: str, variables: HostVariables) -> Node:
-    node: Node = {
-        "name": name,
-        "group": variables["devenv_group"],
-        "cluster": variables["devenv_cluster"] or None,
-        "cpus": variables["devenv_cpus"],
-        "memory": variables["devenv_memory"],
-        "disk": variables["devenv_disk"],
-        "labels": variables["devenv_labels"],
-        "taints": variables["devenv_taints"],
-        "schedulable": variables["devenv_schedulable"],
-    }
-    if "devenv_node_type" in variables:
-        node["node_type"] = variables["devenv_node_type"]
-    if "devenv_host" in variables:
-        node["host"] = variables["devenv_host"]
-    return node
+def _profile_node(name: str, variables: Mapping[str, Any]) -> Node:
+    # devenv_name is the environment's name.
+    keys = [key for key in Node.__annotations__ if key != "name" and f"devenv_{key}" in variables]
+    node = {key: variables[f"devenv_{key}"] for key in keys}
+    return cast(Node, {"name": name, **node, "cluster": node["cluster"] or None})
 
 
 def _pod_cidrs(profile: Profile, index: int) -> list[str]:

@@ -15,18 +15,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve_document
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Endpoint, Node, Profile
 
-_KEPT_KEYS = (
-    "stack",
-    "addressing",
-    "provider",
-    "kubernetes",
-    "network",
-    "registry",
-    "proxy",
-    "storage",
-    "metrics",
-    "validate",
-)
+# Keys that follow from others, or that a document has in another form.
+_NOT_COPIED = {"profile", "name", "topology", "families", "clusters", "nodes"}
 _KEPT_NODE_KEYS = ("cluster", "cpus", "memory", "disk", "taints")
 
 
@@ -59,7 +49,7 @@ def _as_document(resolved: Profile) -> dict[str, Any]:
         nodes[node["name"]] = _node(node, (template.get(node["name"]) or {}).get("labels", {}))
     return {
         **({"topology": topology} if topology else {}),
-        **{key: value for key, value in resolved.items() if key in _KEPT_KEYS},
+        **{key: value for key, value in resolved.items() if key not in _NOT_COPIED},
         "clusters": {name: {"endpoint": _endpoint(name, resolved)} for name in resolved["clusters"]},
         "nodes": nodes,
     }
