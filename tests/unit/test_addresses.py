@@ -52,7 +52,7 @@ def test_choose_takes_the_first_free_subnet(used: list[Any], families: list[str]
         ({"ipv6": "fd00::/16"}, ["fc00::/7"], "ipv6"),
     ],
 )
-def test_choose_says_that_nothing_is_free(pools: dict[str, str], used: list[str], family: str) -> None:
+def test_choose_reports_that_nothing_is_free(pools: dict[str, str], used: list[str], family: str) -> None:
     with pytest.raises(DevenvError, match=r"no free /\d+ in") as caught:
         addresses.choose(pools, used, [family])
     assert caught.value.reason.id == "subnet_none_free"
@@ -106,7 +106,7 @@ def test_plan_follows_the_order_of_families() -> None:
     assert list(network["nodes"]["master-0"]["addresses"]) == ["ipv6", "ipv4"]
 
 
-def test_what_leaves_stays_until_it_is_forgotten() -> None:
+def test_leaving_nodes_stay_until_they_are_forgotten() -> None:
     first = network_plan.make(resolved("master-0", "worker-0", "worker-1"), BOTH)
     wanted = resolved("master-0", "worker-1", "worker-2")
     assert network_plan.leaving(wanted, first) == ["worker-0"]
@@ -121,7 +121,7 @@ def test_what_leaves_stays_until_it_is_forgotten() -> None:
     assert network_plan.forget(after, ["nobody"]) == after
 
 
-def test_a_network_file_of_before_names_no_groups() -> None:
+def test_an_old_network_file_without_groups_is_accepted() -> None:
     first = network_plan.make(resolved("master-0", "worker-0"), BOTH)
     for node in first["nodes"].values():
         del node["group"], node["cluster"]
@@ -145,7 +145,7 @@ def test_clusters_keep_their_virtual_addresses() -> None:
     assert list(network_plan.forget(second, [])["clusters"]) == ["c", "a"], "nothing is left of b"
 
 
-def test_no_virtual_address_is_a_nodes() -> None:
+def test_virtual_addresses_are_below_those_of_nodes() -> None:
     last = addresses.virtual("10.213.4.0/24", addresses.LARGEST_CLUSTERS - 1)
     assert ipaddress.ip_address(last) < addresses.address("10.213.4.0/24", 0)
     with pytest.raises(DevenvError, match="the highest is 4"):
@@ -156,7 +156,7 @@ names = st.integers(0, 12).map(lambda number: f"worker-{number}")
 
 
 @given(st.lists(st.tuples(st.sets(names, min_size=1), st.booleans()), min_size=1, max_size=8))
-def test_whatever_comes_and_goes_nobody_shares_a_place(steps: list[tuple[set[str], bool]]) -> None:
+def test_nodes_never_share_an_index(steps: list[tuple[set[str], bool]]) -> None:
     network: dict[str, Any] | None = None
     for wanted, forgets in steps:
         plan = network_plan.make(resolved(*sorted(wanted)), BOTH, network)
@@ -287,7 +287,7 @@ def moved_network() -> dict[str, Any]:
         ("10.213.9.10", ["10.213.9.10", "fd77:6465:7600:9::10"]),
     ],
 )
-def test_a_node_gets_another_address_and_keeps_all_else(text: str, own: list[str]) -> None:
+def test_a_moved_node_keeps_everything_but_its_address(text: str, own: list[str]) -> None:
     before = moved_network()
     after = network_plan.move(before, "master-0", text)
     node = after["nodes"]["master-0"]
@@ -304,7 +304,7 @@ def test_a_node_gets_another_address_and_keeps_all_else(text: str, own: list[str
     "text",
     ["10.213.9.5", "10.213.9.1", "10.213.8.20", "fd77:6465:7600:9::a", "fd77:6465:7600:9::5", "x", "10.213.9.255"],
 )
-def test_addresses_that_no_node_gets(text: str) -> None:
+def test_invalid_addresses_for_a_node_are_refused(text: str) -> None:
     with pytest.raises(DevenvError) as raised:
         network_plan.move(moved_network(), "master-0", text)
     assert raised.value.reason.id in ("address_refused", "nodes_too_many")

@@ -34,13 +34,13 @@ def mine(folder: Path, text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", profile_names.canonical())
-def test_every_profile_comes_back_whole(name: str) -> None:
+def test_every_canonical_profile_resolves_to_itself(name: str) -> None:
     resolved = resolve(name)
     assert amend.amend(resolved, {}) == resolved
 
 
 @pytest.mark.parametrize("text", [MINE, CUSTOM, "extends: aio\nnodes: {master-0: {labels: {pipe: null}}}\n"])
-def test_so_does_a_users_own(text: str, tmp_path: Path) -> None:
+def test_a_user_profile_resolves_to_itself(text: str, tmp_path: Path) -> None:
     resolved = mine(tmp_path, text)
     assert amend.amend(resolved, {}) == resolved
 
@@ -58,7 +58,7 @@ def nodes(resolved: dict[str, Any]) -> list[str]:
         ("aio", {"nodes.worker-0": {"memory": "1GiB"}}, ["master-0", "worker-0"]),
     ],
 )
-def test_nodes_come_and_go(name: str, overrides: dict[str, Any], names: list[str]) -> None:
+def test_nodes_are_added_and_removed(name: str, overrides: dict[str, Any], names: list[str]) -> None:
     old = resolve(name)
     new = amend.amend(old, overrides)
     assert nodes(new) == names
@@ -74,7 +74,7 @@ def test_the_endpoint_follows_the_number_of_masters() -> None:
     assert amend.amend(two, {"nodes.master-1": None}) == one
 
 
-def test_a_second_change_knows_the_first(tmp_path: Path) -> None:
+def test_a_second_change_keeps_the_first(tmp_path: Path) -> None:
     first = amend.amend(mine(tmp_path, MINE), {"nodes.worker-3": {"labels": {"pipe": "true"}}})
     second = amend.amend(first, {"nodes.worker-3.labels.pipe": None, "nodes.worker-0.memory": "4GiB"})
     assert nodes(second) == nodes(first)
@@ -83,7 +83,7 @@ def test_a_second_change_knows_the_first(tmp_path: Path) -> None:
     assert by_name["worker-0"]["memory"] == 4 << 30
 
 
-def test_a_node_that_was_added_and_taken_away_leaves_its_number_free() -> None:
+def test_a_node_that_was_added_and_removed_leaves_its_number_free() -> None:
     more = amend.amend(resolve("master-2pipe"), {"nodes.worker-2": {}, "nodes.worker-3": {}})
     less = amend.amend(more, {"nodes.worker-2": None})
     assert nodes(less) == ["master-0", "worker-0", "worker-1", "worker-3"]
@@ -98,7 +98,7 @@ def test_a_node_that_was_added_and_taken_away_leaves_its_number_free() -> None:
         ({"nodes.worker-0.colour": "red"}, "profile_invalid"),
     ],
 )
-def test_the_same_checks_as_ever(overrides: dict[str, Any], reason: str) -> None:
+def test_an_invalid_change_is_rejected(overrides: dict[str, Any], reason: str) -> None:
     with pytest.raises(DevenvError) as raised:
         amend.amend(resolve("master-2pipe"), overrides)
     assert raised.value.reason.id == reason

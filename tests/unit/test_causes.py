@@ -94,7 +94,7 @@ def test_the_earliest_row_with_its_oldest_line_is_the_first_cause() -> None:
         ("kubelet", "containerd.service is failed", 1.0),
     ],
 )
-def test_lines_that_are_no_evidence(source: str, text: str, age: float | None) -> None:
+def test_other_lines_are_not_evidence(source: str, text: str, age: float | None) -> None:
     assert causes.first([line(source, text, age)]) is None
 
 

@@ -15,19 +15,19 @@ def no_deadline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     deadline.clear()
 
 
-def test_without_a_deadline_every_wish_is_granted() -> None:
+def test_without_a_deadline_every_limit_stays() -> None:
     deadline.begin(0)
     deadline.check("anything")
     assert deadline.left(300) == 300
 
 
-def test_what_is_left_shrinks_and_bounds_each_wish() -> None:
+def test_the_remaining_time_shrinks_and_bounds_each_limit() -> None:
     deadline.begin(100, gone=40)
     assert 59 < deadline.left(300) <= 60
     assert deadline.left(5) == 5
 
 
-def test_the_first_word_counts_until_it_is_forgotten() -> None:
+def test_the_first_limit_counts_until_it_is_cleared() -> None:
     deadline.begin(100)
     deadline.begin(1000)
     assert deadline.left(5000) <= 100
@@ -38,12 +38,12 @@ def test_the_first_word_counts_until_it_is_forgotten() -> None:
 def test_a_run_that_was_late_from_the_start_has_no_time() -> None:
     deadline.begin(1, gone=5)
     assert deadline.left(10) == 0
-    with pytest.raises(DevenvError, match="the time limit of this run, 1 s, passed before stage validate") as told:
+    with pytest.raises(DevenvError, match="the time limit of this run, 1 s, passed before stage validate") as caught:
         deadline.check("stage validate")
-    assert told.value.reason.id == "time_over"
+    assert caught.value.reason.id == "time_over"
 
 
-def test_time_goes_by() -> None:
+def test_the_remaining_time_passes() -> None:
     deadline.begin(0.05)
     deadline.check("the first")
     time.sleep(0.06)

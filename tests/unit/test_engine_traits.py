@@ -95,7 +95,7 @@ def test_no_code_decides_by_the_name_of_an_engine() -> None:
         'match engine:\n    case "openshift_agent": ...',
     ],
 )
-def test_a_decision_is_seen(code: str) -> None:
+def test_a_decision_by_name_is_detected(code: str) -> None:
     assert list(decided(ast.parse(code), NAMES))
 
 
@@ -103,7 +103,7 @@ def test_a_decision_is_seen(code: str) -> None:
     "code",
     ['run(["kubeadm", "init"])', 'PROGRAMS = ("kubeadm", "kubelet")', 'folder / "kubeadm"', '{"kubeadm": ["x"]}'],
 )
-def test_the_program_of_that_name_is_none(code: str) -> None:
+def test_the_program_of_that_name_is_allowed(code: str) -> None:
     assert not list(decided(ast.parse(code), NAMES))
 
 
@@ -119,13 +119,13 @@ def test_files_obey_the_schema(name: str) -> None:
     assert set(engines.traits(name)["caches"].values()) <= set(keys)
 
 
-def test_an_installer_means_one_engine() -> None:
+def test_an_installer_stands_for_one_engine() -> None:
     listed = [installer for name in engines.names() for installer in engines.traits(name)["installers"]]
     assert len(listed) == len(set(listed))
     assert {engines.of_installer(installer) for installer in listed} == set(engines.names())
 
 
-def test_settings_of_an_engine() -> None:
+def test_missing_and_exclusive_settings_are_rejected() -> None:
     def refused(**more: Any) -> str:
         with pytest.raises(DevenvError) as caught:
             engines.require(resolve("sno", overrides={"kubernetes.engine": "gravity", **more}))

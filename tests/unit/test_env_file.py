@@ -148,7 +148,7 @@ def test_github_hard_values() -> None:
 
 
 @pytest.mark.parametrize("name", ["GITHUB_TOKEN", "RUNNER_OS", "NODE_OPTIONS"])
-def test_what_github_lets_nobody_set_is_refused(name: str) -> None:
+def test_variables_reserved_by_github_are_rejected(name: str) -> None:
     with pytest.raises(DevenvError, match=name):
         env_file.render({name: "x"}, "github")
     assert env_file.render({name: "x"}, "shell") == f"export {name}=x\n"
@@ -181,13 +181,13 @@ def test_a_ci_job_without_variables() -> None:
         ({"a": True, "ü": None}, '{"a":true,"ü":null}'),
     ],
 )
-def test_values_that_are_no_text(value: Any, text: str) -> None:
+def test_other_values_become_text(value: Any, text: str) -> None:
     assert env_file.checked({"A": value}) == {"A": text}
 
 
 @pytest.mark.parametrize("name", ["", "1A", "A-B", "A B", "A=B", "A\n", "Ä", 3, None])
 @pytest.mark.parametrize("form", env_file.FORMATS)
-def test_names_that_are_none(name: Any, form: str) -> None:
+def test_invalid_names_are_rejected(name: Any, form: str) -> None:
     with pytest.raises(DevenvError) as caught:
         env_file.render({name: "x"}, form)
     assert caught.value.reason.id == "env_file_invalid"
@@ -198,7 +198,7 @@ def test_a_nul_character_is_refused_by_name() -> None:
         env_file.render({"GOOD": "a", "BAD": "a\0b"}, "shell")
 
 
-def test_an_unknown_format_names_those_there_are() -> None:
+def test_an_unknown_format_is_rejected_with_the_known_ones() -> None:
     with pytest.raises(DevenvError, match="shell, dotenv, github, prow"):
         env_file.render({"A": "b"}, "csh")
 
@@ -230,6 +230,6 @@ def test_filters() -> None:
         (lambda: ProfileEnv().filters()["profile_env"]({"profile": "x"}), "no resolved profile"),
     ],
 )
-def test_filters_say_what_is_wrong(call: Any, words: str) -> None:
+def test_filters_report_errors(call: Any, words: str) -> None:
     with pytest.raises(AnsibleFilterError, match=words):
         call()

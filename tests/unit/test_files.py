@@ -49,5 +49,5 @@ def test_a_json_file_is_of_the_expected_type_or_none(
 @pytest.mark.parametrize(
     ("address", "text"), [("fd00::1", "[fd00::1]"), ("192.0.2.1", "192.0.2.1"), ("host", "host"), ("", "")]
 )
-def test_an_ipv6_address_stands_in_brackets(address: str, text: str) -> None:
+def test_an_ipv6_address_gets_brackets(address: str, text: str) -> None:
     assert bracketed(address) == text

@@ -33,17 +33,17 @@ def refused(flavor: str = "", nodes: list[dict[str, str]] = NODES, **changes: An
     return caught.value
 
 
-def test_what_is_installed_where() -> None:
+def test_each_node_gets_its_node_profile() -> None:
     found = gravity.plan(application(), NODES)
     assert found == gravity.Plan("1.0.0", "one", {"master-0": "aio", "master-1": "aio", "worker-0": "pipe"})
 
 
-def test_a_node_says_its_type() -> None:
+def test_a_node_can_set_its_type() -> None:
     nodes = [{**NODES[2], "name": "worker-1", "node_type": "only-once"}]
     assert gravity.plan(application(), nodes).types == {"worker-1": "only-once"}
 
 
-def test_the_first_flavor_of_one_node_where_the_default_is_not() -> None:
+def test_the_first_single_node_flavor_replaces_a_larger_default() -> None:
     flavors = copy.deepcopy(tarball.manifest()["installer"])
     flavors["flavors"]["default"] = "three"
     assert gravity.plan(application(installer=flavors), NODES).flavor == "one"
@@ -54,34 +54,34 @@ def test_a_flavor_of_several_nodes_is_refused() -> None:
     assert 'flavor "three" installs 3 nodes at once' in str(refused("three"))
 
 
-def test_an_unknown_flavor_and_type() -> None:
+def test_unknown_flavors_and_types_are_rejected() -> None:
     assert 'the manifest has no flavor "big"; it has one, three' in str(refused("big"))
     error = refused(nodes=[{**NODES[0], "node_type": "db"}])
     assert "master-0: the manifest has no node profile db; it has aio, pipe, only-once" in str(error)
     assert error.exit_code == 5
 
 
-def test_a_type_of_another_role() -> None:
+def test_a_type_of_another_role_is_rejected() -> None:
     error = refused(nodes=[{**NODES[0], "node_type": "pipe"}])
     assert "master-0: the node profile pipe is for a node, not a master" in str(error)
 
 
-def test_a_type_that_cannot_be_added() -> None:
+def test_a_type_that_cannot_be_added_is_rejected() -> None:
     assert refused(nodes=[NODES[0], {**NODES[2], "node_type": "only-once"}]).reason.id == "gravity_fixed"
 
 
-def test_labels_decide_where_no_service_role_is_said() -> None:
+def test_labels_decide_if_there_is_no_service_role() -> None:
     rows = [{"name": "a", "labels": {"node-role.kubernetes.io/node": "true"}}, {"name": "b"}]
     assert application(nodeProfiles=rows).roles == {"a": "node", "b": ""}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "kind: Cluster", "{", "metadata: {name: x, version: 1}"])
-def test_no_manifest(text: str) -> None:
+def test_a_file_that_is_not_a_manifest_is_rejected(text: str) -> None:
     with pytest.raises(DevenvError, match="is not a manifest of a cluster"):
         gravity.parse(text)
 
 
-def test_it_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tarball_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = tarball.make(tmp_path / "lab.tar")
     folder = gravity.unpacked(tmp_path / "lab.tar", digest, tmp_path / "cache")
     assert gravity.application(folder).name == "lab"
@@ -90,7 +90,7 @@ def test_it_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert gravity.unpacked(tmp_path / "lab.tar", digest, tmp_path / "cache") == folder
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
+def test_a_tarball_with_another_digest_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "lab.tar"
     digest = tarball.make(path)
     gravity.unpacked(path, digest, tmp_path / "cache")
@@ -103,7 +103,7 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
         gravity.unpacked(tmp_path / "absent.tar", digest, tmp_path / "cache")
 
 
-def test_a_tarball_of_something_else(tmp_path: Path) -> None:
+def test_another_tarball_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "other.tar"
     with tarfile.open(path, "w") as archive:
         archive.add(__file__, "gravity")
@@ -121,7 +121,7 @@ SAID = {"kubernetes.engine": "gravity", "kubernetes.gravity.tarball": "/srv/lab.
 
 
 @pytest.mark.parametrize("name", ["aio", "hq-ha", "master-2pipe", "ha", "sno", "compact"])
-def test_profiles_that_gravity_makes(name: str) -> None:
+def test_profiles_that_gravity_supports_are_accepted(name: str) -> None:
     found = resolve(name, overrides=SAID)
     engines.require(found)
     assert found["kubernetes"]["gravity"]["tarball"] == "/srv/lab.tar"
@@ -149,7 +149,7 @@ def test_profiles_that_gravity_makes(name: str) -> None:
         ),
     ],
 )
-def test_profiles_that_it_refuses_by_name(name: str, more: dict[str, Any], text: str) -> None:
+def test_unsupported_profiles_are_rejected(name: str, more: dict[str, Any], text: str) -> None:
     found = resolve(name, overrides={**SAID, **more})
     with pytest.raises(DevenvError, match=text) as caught:
         engines.require(found)
@@ -157,17 +157,17 @@ def test_profiles_that_it_refuses_by_name(name: str, more: dict[str, Any], text:
 
 
 def test_a_prepared_image_needs_no_tarball() -> None:
-    said = {"kubernetes.engine": "gravity", "kubernetes.gravity.prepared": True}
-    engines.require(resolve("aio", overrides=said))
+    overrides = {"kubernetes.engine": "gravity", "kubernetes.gravity.prepared": True}
+    engines.require(resolve("aio", overrides=overrides))
 
 
-def test_another_engine_leaves_the_keys_alone() -> None:
+def test_another_engine_ignores_the_settings() -> None:
     found = resolve("aio", overrides={"kubernetes.gravity.tarball": "/srv/lab.tar"})
     assert "gravity" not in found["kubernetes"]
 
 
 @pytest.mark.parametrize("operation", ["snapshot", "upgrade", "certificates"])
-def test_operations_that_it_refuses_by_name(operation: str) -> None:
+def test_unsupported_operations_are_rejected(operation: str) -> None:
     with pytest.raises(DevenvError, match=f"{operation}: not supported by the engine gravity; "):
         engines.require_operation("gravity", operation)
     engines.require_operation("kubeadm", operation)

@@ -71,14 +71,14 @@ def test_names_of_an_oci_archive(tmp_path: Path) -> None:
         ({"manifest": b"\xff\xfe"}, "cannot be read"),
     ],
 )
-def test_archives_without_images(tmp_path: Path, files: dict[str, Any], says: str) -> None:
+def test_archives_without_named_images_are_rejected(tmp_path: Path, files: dict[str, Any], says: str) -> None:
     with pytest.raises(DevenvError, match=says) as caught:
         image_load.names_in(archive(tmp_path / "a", **files))
     assert caught.value.reason.id == "image_archive_invalid"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"hello", b"\0" * 100])
-def test_what_is_no_archive(tmp_path: Path, content: bytes | None) -> None:
+def test_other_files_are_rejected(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "a"
     if content is not None:
         file.write_bytes(content)
@@ -140,7 +140,7 @@ def test_load(tmp_path: Path) -> None:
         (Target("n1", ("sh", "-c", "sleep 30")), "n1: sh did not end in time"),
     ],
 )
-def test_one_node_is_enough_to_fail(tmp_path: Path, bad: Target, says: str) -> None:
+def test_an_error_on_one_node_fails_the_load(tmp_path: Path, bad: Target, says: str) -> None:
     file = archive(tmp_path / "a", manifest=A)
     with pytest.raises(DevenvError, match=says) as caught:
         image_load.load(file, [node("n0", "", row("localhost/a:1")), bad], timeout=1 if "in time" in says else 30)

@@ -37,7 +37,7 @@ def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_hosts_and_groups() -> None:
+def test_nodes_are_in_their_groups() -> None:
     built = made()
     assert built["groups"] == {
         "nodes": ["master-0", "worker-0", "worker-1"],
@@ -60,11 +60,11 @@ def test_hosts_and_groups() -> None:
         ({"validate.checks": [{"name": "mine", "command": ["true"]}]}, []),
     ],
 )
-def test_parts_of_the_bundle_that_a_profile_needs(overrides: dict[str, Any], parts: list[str]) -> None:
+def test_bundle_parts_follow_from_the_profile(overrides: dict[str, Any], parts: list[str]) -> None:
     assert made(**overrides)["vars"]["devenv_bundle_parts"] == parts
 
 
-def test_variables_of_all() -> None:
+def test_common_variables_follow_from_the_profile() -> None:
     built = made()
     resolved = resolve("master-2pipe-dualstack-static")
     assert built["vars"] == {
@@ -85,7 +85,7 @@ def test_variables_of_all() -> None:
     }
 
 
-def test_variables_of_a_node() -> None:
+def test_node_variables_follow_from_profile_and_network() -> None:
     host = made()["hosts"]["worker-1"]
     assert shlex.split(host.pop("ansible_ssh_common_args"))[::2] == ["-o"] * 4
     assert host == {
@@ -114,7 +114,7 @@ def test_variables_of_a_node() -> None:
     }
 
 
-def test_before_the_provider_has_claimed() -> None:
+def test_hosts_have_no_addresses_before_the_claim() -> None:
     resolved = resolve("master-2pipe")
     built = inventory.build(resolved, None, STATE, "other")
     after = inventory.build(resolved, network_plan.make(resolved, SUBNETS), STATE, "other")
@@ -128,7 +128,7 @@ def test_before_the_provider_has_claimed() -> None:
         assert variables["devenv_pod_cidrs"] == after["hosts"][name]["devenv_pod_cidrs"]
 
 
-def test_a_worker_that_is_not_claimed_yet() -> None:
+def test_an_unclaimed_worker_has_its_future_index() -> None:
     before = resolve("master-2pipe")
     network = network_plan.make(before, SUBNETS)
     more = resolve("master-2pipe", overrides={"nodes.worker-2": {}})
@@ -154,7 +154,9 @@ def test_a_worker_that_is_not_claimed_yet() -> None:
         ),
     ],
 )
-def test_endpoints(name: str, overrides: dict[str, Any], kind: str, endpoint: list[str], before: list[str]) -> None:
+def test_endpoint_variables_follow_from_its_kind(
+    name: str, overrides: dict[str, Any], kind: str, endpoint: list[str], before: list[str]
+) -> None:
     resolved = resolve(name, overrides=overrides)
     network = network_plan.make(resolved, {family: SUBNETS[family] for family in resolved["families"]})
     for host in inventory.build(resolved, network, STATE)["hosts"].values():
@@ -176,7 +178,7 @@ TWO_AND_A_BARE_ONE = {
 }
 
 
-def test_several_clusters_and_bare_nodes() -> None:
+def test_bare_nodes_are_in_no_cluster_group() -> None:
     resolved = resolve("sno", overrides=TWO_AND_A_BARE_ONE)
     built = inventory.build(resolved, network_plan.make(resolved, SUBNETS), STATE)
     assert built["groups"] == {
@@ -204,7 +206,7 @@ def test_several_clusters_and_bare_nodes() -> None:
     assert bare["devenv_addresses"] == ["10.213.4.13"]
 
 
-def test_nodes_that_leave() -> None:
+def test_leaving_nodes_are_only_in_the_group_leaving() -> None:
     before = resolve("ha")
     network = network_plan.make(before, SUBNETS)
     resolved = resolve("ha", overrides={"nodes.master-0": None, "nodes.worker-0": None})
@@ -224,7 +226,7 @@ def test_nodes_that_leave() -> None:
     assert list(inventory.build(resolved, again, STATE)["hosts"]) == ["master-1", "master-2", "worker-1"]
 
 
-def test_the_first_master_that_is_there_is_the_endpoint() -> None:
+def test_the_first_claimed_master_is_the_endpoint() -> None:
     resolved = resolve("ha", overrides={"clusters.main.endpoint.kind": "node", "nodes.master-0": None})
     network = network_plan.make(resolve("ha"), SUBNETS)
     assert inventory.build(resolved, network, STATE)["hosts"]["worker-0"]["devenv_endpoint_addresses"] == [
@@ -233,7 +235,7 @@ def test_the_first_master_that_is_there_is_the_endpoint() -> None:
 
 
 @pytest.mark.parametrize("name", ["ha-dualstack-dhcp", "aio", "tna"])
-def test_the_profile_comes_back_from_the_variables(name: str) -> None:
+def test_the_profile_is_restored_from_the_variables(name: str) -> None:
     resolved = resolve(name, overrides={"nodes.master-0.taints": ["a=b:NoSchedule"]})
     network = network_plan.make(resolved, {family: SUBNETS[family] for family in resolved["families"]})
     network["nodes"]["worker-9"] = {**network["nodes"]["master-0"], "index": 99}
@@ -249,7 +251,7 @@ def test_the_profile_comes_back_from_the_variables(name: str) -> None:
     assert inventory.profile_of({"hostvars": {}}) is None
 
 
-def test_label_groups_have_names_that_ansible_takes() -> None:
+def test_label_groups_have_valid_names() -> None:
     built = made("sno", **{"nodes.master-0.labels.example.com/my-role": "x"})
     assert built["groups"]["label_example_com_my_role"] == ["master-0"]
 
@@ -257,7 +259,7 @@ def test_label_groups_have_names_that_ansible_takes() -> None:
 # --- the static file and the listing ---------------------------------------------------------------------------------
 
 
-def test_yaml_is_what_plain_ansible_takes(tmp_path: Path) -> None:
+def test_plain_ansible_reads_the_static_inventory(tmp_path: Path) -> None:
     built = made()
     path = tmp_path / "inventory.yml"
     path.write_text(inventory.to_yaml(built))
@@ -355,9 +357,9 @@ def test_a_link_in_place_of_the_control_folder_is_refused(tmp_path: Path) -> Non
 def test_ssh_itself_reads_the_options(state: str) -> None:
     words = shlex.split(ssh_options.common_args(state))
     done = subprocess.run(["ssh", "-G", *words, "node"], capture_output=True, text=True, check=True)
-    said = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
-    assert said["stricthostkeychecking"] in ("true", "yes")
-    assert said["identitiesonly"] == "yes"
-    assert said["userknownhostsfile"].strip('"').replace("%%", "%") == f"{state}/ssh/known_hosts"
-    assert said["controlpath"].startswith(f"{state}/ssh/cp/")
-    assert "%C" not in said["controlpath"]
+    options = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
+    assert options["stricthostkeychecking"] in ("true", "yes")
+    assert options["identitiesonly"] == "yes"
+    assert options["userknownhostsfile"].strip('"').replace("%%", "%") == f"{state}/ssh/known_hosts"
+    assert options["controlpath"].startswith(f"{state}/ssh/cp/")
+    assert "%C" not in options["controlpath"]

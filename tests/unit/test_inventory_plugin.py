@@ -76,7 +76,7 @@ def test_a_profile_by_name(run: Run) -> None:
     assert "ansible_host" not in host
 
 
-def test_without_configuration_by_the_folder_alone(run: Run) -> None:
+def test_the_inventory_directory_alone_is_enough(run: Run) -> None:
     found = listed(run, "-i", str(CHECKOUT / "inventories" / "profile"), "-e", "profile=aio", config=False)
     assert found["nodes"]["hosts"] == ["master-0"]
 
@@ -111,7 +111,7 @@ def test_from_the_state_folder_alone(run: Run, home: Path) -> None:
     assert listed(run, "-e", "devenv_name=absent")["_meta"]["hostvars"] == {}
 
 
-def test_of_a_snapshot_until_the_environment_is_there(run: Run, home: Path) -> None:
+def test_the_snapshots_profile_is_used_until_the_environment_exists(run: Run, home: Path) -> None:
     folder = home / "snapshots" / "with-data"
     folder.mkdir(parents=True)
     saved = resolve("master-2pipe", overrides={"storage.enabled": True})
@@ -128,7 +128,7 @@ def test_of_a_snapshot_until_the_environment_is_there(run: Run, home: Path) -> N
     assert listed(run, "-e", "devenv_name=none", "-e", "devenv_snapshot=absent")["_meta"]["hostvars"] == {}
 
 
-def test_a_broken_state_warns_and_leaves_the_way_to_destroy(run: Run, home: Path) -> None:
+def test_a_broken_state_gives_a_warning_and_allows_destroy(run: Run, home: Path) -> None:
     folder = home / "environments/lab"
     folder.mkdir(parents=True)
     (folder / "profile.yml").write_text("a: [\n")
@@ -138,7 +138,7 @@ def test_a_broken_state_warns_and_leaves_the_way_to_destroy(run: Run, home: Path
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["-e", "profile=aoi"], 'no profile is named "aoi"; the nearest name is aio [profile_unknown]'),
         (["-e", "profile=./none.yml"], "none.yml: no such file [profile_missing]"),
@@ -148,11 +148,11 @@ def test_a_broken_state_warns_and_leaves_the_way_to_destroy(run: Run, home: Path
         (["-e", "profile=aio", "-e", '{"devenv_overrides": {"stacks": 1}}'], "[profile_invalid]"),
     ],
 )  # fmt: skip
-def test_errors_end_the_run_with_one_line_that_says_why(run: Run, arguments: list[str], said: str) -> None:
+def test_errors_end_the_run_with_one_line_and_the_reason(run: Run, arguments: list[str], message: str) -> None:
     done = run("ansible-inventory", "--list", *arguments)
     assert done.returncode != 0
     first = done.stderr.splitlines()[0]
-    assert first.endswith(said)
+    assert first.endswith(message)
     assert "Traceback" not in done.stderr
 
 

@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.engines.kubeadm import join_secret
 
 
-def test_made_once_and_private(tmp_path: Path) -> None:
+def test_a_secret_is_created_once_and_private(tmp_path: Path) -> None:
     path = tmp_path / "clusters" / "main" / "join.json"
     assert join_secret.ensure(path, time.time())
     assert oct(path.stat().st_mode & 0o777) == "0o600"
@@ -23,7 +23,7 @@ def test_made_once_and_private(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["join.json"]
 
 
-def test_an_old_one_is_not_begun_with(tmp_path: Path) -> None:
+def test_an_old_secret_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "join.json"
     join_secret.ensure(path, time.time())
     before = path.read_text()
@@ -34,14 +34,14 @@ def test_an_old_one_is_not_begun_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "half", "[]", '{"token": "a"}', '{"token": "abcdef.0123456789abcdef", "certificate_key": "00"}']
 )
-def test_a_broken_one_is_made_anew(tmp_path: Path, text: str) -> None:
+def test_a_broken_secret_is_replaced(tmp_path: Path, text: str) -> None:
     path = tmp_path / "join.json"
     path.write_text(text)
     assert join_secret.ensure(path, time.time())
     assert not join_secret.ensure(path, time.time())
 
 
-def test_check_mode_makes_and_removes_nothing(tmp_path: Path) -> None:
+def test_check_mode_creates_and_removes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "join.json"
     assert join_secret.ensure(path, time.time(), check=True)
     assert os.listdir(tmp_path) == []
@@ -50,7 +50,7 @@ def test_check_mode_makes_and_removes_nothing(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_removing_takes_what_a_killed_run_left(tmp_path: Path) -> None:
+def test_removal_includes_files_of_a_killed_run(tmp_path: Path) -> None:
     path = tmp_path / "join.json"
     path.write_text("x")
     (tmp_path / ".join.json.abc").write_text("x")
@@ -59,5 +59,5 @@ def test_removing_takes_what_a_killed_run_left(tmp_path: Path) -> None:
     assert not join_secret.remove(path)
 
 
-def test_two_are_never_the_same() -> None:
+def test_secrets_differ() -> None:
     assert len({join_secret.new()["token"] for _ in range(50)}) == 50

@@ -82,7 +82,7 @@ def test_marker_is_matched_whole(environ: bytes, found: bool) -> None:
     assert processes.has_marker(environ, "abc") is found
 
 
-def test_tree_walks() -> None:
+def test_ancestors_and_descendants() -> None:
     table = {pid: Process(pid, pid, parent, pid, "S", "x") for pid, parent in [(1, 0), (2, 1), (3, 2), (4, 3), (5, 2)]}
     assert processes.ancestors(4, table) == {4, 3, 2, 1}
     assert processes.descendants([2], table) == {2, 3, 4, 5}
@@ -102,7 +102,7 @@ def test_end_run_ends_marked_processes_with_what_is_below_and_nothing_else(spawn
     assert (other.poll(), bare.poll()) == (None, None)
 
 
-def test_end_run_kills_what_does_not_listen(spawn: Spawn) -> None:
+def test_end_run_kills_processes_that_ignore_sigterm(spawn: Spawn) -> None:
     deaf = spawn(
         sys.executable, "-c", "import signal,time; signal.signal(15, signal.SIG_IGN); print(1); time.sleep(60)"
     )
@@ -114,7 +114,7 @@ def test_end_run_kills_what_does_not_listen(spawn: Spawn) -> None:
     assert time.monotonic() - began < 15
 
 
-def test_end_run_remembers_a_deaf_child_whose_parent_is_gone(spawn: Spawn) -> None:
+def test_end_run_remembers_a_child_that_ignores_sigterm_after_its_parent_ended(spawn: Spawn) -> None:
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
     spawn("sh", "-c", f"env -u DEVENV_RUN {sys.executable} -c '{deaf}' & wait")
     settle(lambda: len(processes.of_run(RUN)) == 2 and processes.of_run(RUN)[1].name.startswith("python"))
@@ -162,7 +162,7 @@ time.sleep(60)
 """
 
 
-def test_orphaned_workers_are_known_by_their_image_and_pipe(spawn: Spawn) -> None:
+def test_orphaned_workers_are_recognised_by_image_and_pipe(spawn: Spawn) -> None:
     main = spawn(sys.executable, "-c", FORKER, "2", run=None)
     # The same command again, in the same environment: its pipes alone tell it apart.
     twin = spawn(sys.executable, "-c", FORKER, "2", run=None)

@@ -67,7 +67,7 @@ def test_acquire_is_private_and_reentrant_and_release_is_for_the_holder_alone(fo
     assert lock.read(folder) is None
 
 
-def test_busy_says_who_what_and_since_when(folder: Path, sleeper: Sleeper) -> None:
+def test_busy_names_process_command_and_time(folder: Path, sleeper: Sleeper) -> None:
     other = holder(sleeper().pid)
     lock.acquire(folder, other)
     with pytest.raises(DevenvError) as caught:
@@ -78,7 +78,7 @@ def test_busy_says_who_what_and_since_when(folder: Path, sleeper: Sleeper) -> No
     assert reason(lambda: lock.check(folder)) == "environment_busy"
 
 
-def test_a_dead_holder_and_a_pid_given_anew_hold_nothing(folder: Path, sleeper: Sleeper) -> None:
+def test_neither_a_dead_holder_nor_a_reused_pid_holds_the_lock(folder: Path, sleeper: Sleeper) -> None:
     dead = sleeper()
     gone = holder(dead.pid)
     dead.kill()
@@ -114,7 +114,7 @@ def test_a_run_whose_command_was_killed_is_ended(folder: Path, sleeper: Sleeper)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": 1}', "\x00"])
-def test_a_lock_cut_short_is_nobodys(folder: Path, text: str) -> None:
+def test_a_truncated_lock_has_no_holder(folder: Path, text: str) -> None:
     folder.mkdir(parents=True)
     (folder / "lock").write_text(text)
     assert lock.acquire(folder, holder(os.getpid())) is True
@@ -152,7 +152,7 @@ sys.stdin.readline()
 
 
 @pytest.mark.parametrize("stale", [False, True], ids=["free", "stale"])
-def test_of_many_at_the_same_moment_one_gets_it(folder: Path, sleeper: Sleeper, stale: bool) -> None:
+def test_of_many_runs_at_once_one_gets_the_lock(folder: Path, sleeper: Sleeper, stale: bool) -> None:
     if stale:
         dead = sleeper()
         lock.acquire(folder, holder(dead.pid))
@@ -168,11 +168,11 @@ def test_of_many_at_the_same_moment_one_gets_it(folder: Path, sleeper: Sleeper, 
             assert taker.stdin is not None
             taker.stdin.write("go\n")
             taker.stdin.flush()
-        said = sorted(taker.stdout.readline().strip() for taker in takers if taker.stdout)
+        results = sorted(taker.stdout.readline().strip() for taker in takers if taker.stdout)
     finally:
         for taker in takers:
             taker.communicate("end\n", timeout=10)
-    assert said == ["environment_busy"] * 3 + ["got"]
+    assert results == ["environment_busy"] * 3 + ["got"]
 
 
 def test_the_file_holds_no_more_than_is_documented(folder: Path) -> None:
@@ -182,6 +182,6 @@ def test_the_file_holds_no_more_than_is_documented(folder: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_home_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_an_unwritable_home_is_reported(tmp_path: Path) -> None:
     (tmp_path / "environments").write_text("a file")
     assert reason(lambda: lock.acquire(tmp_path / "environments" / "aio", holder(os.getpid()))) == "state_unwritable"

@@ -59,18 +59,18 @@ def test_a_cluster_keeps_one_of_its_control_plane_nodes(old: Any, new: Any, refu
         (["m7"], "node_unknown"),
     ],
 )
-def test_removal(names: list[str], reason: str) -> None:
-    have = resolved("m0", "m1", workers=["w0"])
+def test_removal_of_the_last_control_plane_node_is_refused(names: list[str], reason: str) -> None:
+    before = resolved("m0", "m1", workers=["w0"])
     if not reason:
-        members.check_removal(have, names)
+        members.check_removal(before, names)
         return
     with pytest.raises(DevenvError) as raised:
-        members.check_removal(have, names)
+        members.check_removal(before, names)
     assert raised.value.reason.id == reason
 
 
 @pytest.mark.parametrize(
-    ("have", "present", "lost"),
+    ("before", "present", "lost"),
     [
         (THREE, ["m0", "m1", "m2", "w0"], False),
         (THREE, ["m0", "m2"], False),
@@ -82,17 +82,17 @@ def test_removal(names: list[str], reason: str) -> None:
         ({}, [], False),
     ],
 )
-def test_a_lost_majority(have: dict[str, list[str]], present: Collection[str], lost: bool) -> None:
+def test_a_lost_majority_is_refused(before: dict[str, list[str]], present: Collection[str], lost: bool) -> None:
     if not lost:
-        members.check_majority(have, present)
+        members.check_majority(before, present)
         return
     with pytest.raises(DevenvError, match="no majority") as raised:
-        members.check_majority(have, present)
+        members.check_majority(before, present)
     assert (raised.value.reason.id, raised.value.reason.exit) == ("quorum_lost", 9)
 
 
 @pytest.mark.parametrize(
-    ("have", "running", "names", "reason"),
+    ("before", "running", "names", "reason"),
     [
         (THREE, ["m0", "m1", "m2"], ["m0"], ""),
         (THREE, ["m0", "m1", "m2"], ["m0", "m1"], ""),
@@ -111,17 +111,19 @@ def test_a_lost_majority(have: dict[str, list[str]], present: Collection[str], l
         (THREE, ["m0"], ["m9"], "node_unknown"),
     ],
 )
-def test_replacement(have: dict[str, list[str]], running: list[str], names: list[str], reason: str) -> None:
-    of_profile = resolved(*have.get("main", ["m0", "m1"]), workers=["w0"])
+def test_a_replacement_that_costs_the_majority_is_refused(
+    before: dict[str, list[str]], running: list[str], names: list[str], reason: str
+) -> None:
+    of_profile = resolved(*before.get("main", ["m0", "m1"]), workers=["w0"])
     if not reason:
-        members.check_replacement(of_profile, have, running, names)
+        members.check_replacement(of_profile, before, running, names)
         return
     with pytest.raises(DevenvError) as raised:
-        members.check_replacement(of_profile, have, running, names)
+        members.check_replacement(of_profile, before, running, names)
     assert raised.value.reason.id == reason
 
 
-def test_the_record(tmp_path: Path) -> None:
+def test_members_are_recorded_and_removed(tmp_path: Path) -> None:
     assert members.recorded(tmp_path) == {}
     (tmp_path / "clusters" / "main").mkdir(parents=True)
     assert members.record(tmp_path, "main", ["master-0"])
@@ -135,7 +137,7 @@ def test_the_record(tmp_path: Path) -> None:
     assert members.recorded(tmp_path) == {"main": ["master-0"]}
 
 
-def test_a_node_that_left_is_forgotten_and_one_made_anew_is_not(tmp_path: Path) -> None:
+def test_a_node_that_left_is_forgotten_and_a_recreated_one_is_not(tmp_path: Path) -> None:
     folder = tmp_path / "environments" / "lab"
     folder.mkdir(parents=True)
     before = resolve("master-2pipe")

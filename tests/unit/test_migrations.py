@@ -58,7 +58,7 @@ def test_files_with_and_without_a_version(tmp_path: Path) -> None:
     assert "later.yml" in str(caught.value)
 
 
-def test_the_version_is_not_for_overrides() -> None:
+def test_an_override_of_the_version_is_rejected() -> None:
     with pytest.raises(DevenvError, match="apiVersion: cannot be overridden"):
         resolve("aio", overrides={"apiVersion": migrations.FIRST})
 

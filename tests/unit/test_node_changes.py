@@ -22,7 +22,7 @@ def test_keys_that_add_nodes() -> None:
 
 
 @pytest.mark.parametrize(("unwanted", "reason"), [("worker-7", "node_unknown"), ("master-0", "control_plane_last")])
-def test_what_cannot_be_removed(unwanted: str, reason: str) -> None:
+def test_unknown_and_last_nodes_cannot_be_removed(unwanted: str, reason: str) -> None:
     with pytest.raises(DevenvError) as caught:
         node_changes.removed(resolve("master-2pipe"), [unwanted])
     assert caught.value.reason.id == reason
@@ -36,11 +36,11 @@ def test_keys_that_remove_nodes() -> None:
     ("have", "following"),
     [(["master-0"], "worker-0"), (["worker-0", "worker-2"], "worker-1"), (["worker-0", "worker-1"], "worker-2")],
 )
-def test_the_next_worker(have: list[str], following: str) -> None:
+def test_the_next_worker_has_the_lowest_free_number(have: list[str], following: str) -> None:
     assert node_changes.next_worker(have) == following
 
 
-def test_rows_of_nodes_that_stay_and_of_those_that_leave(tmp_path: Path) -> None:
+def test_rows_mark_leaving_nodes(tmp_path: Path) -> None:
     old = resolve("master-2pipe")
     state.write_network(tmp_path, {**network_plan.make(old, {"ipv4": "10.213.9.0/24"}), "bridge": "podman9"})
     state.write_profile(tmp_path, resolve("master-2pipe", overrides={"nodes.worker-0": None}))

@@ -71,11 +71,11 @@ def node(resolved: dict[str, Any], name: str) -> dict[str, Any]:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def test_names_are_the_canonical_ones() -> None:
+def test_canonical_names_are_the_expected_ones() -> None:
     assert sorted(profile_names.canonical()) == sorted(NAMES)
 
 
-def test_aliases() -> None:
+def test_aliases_stand_for_canonical_names() -> None:
     assert catalogue.aliases() == {name: f"{name}-ipv4-static" for name in TOPOLOGIES}
 
 
@@ -98,7 +98,7 @@ def test_every_canonical_name_resolves(name: str) -> None:
     assert yaml.safe_load(yaml.safe_dump(resolved)) == resolved, "plain data"
 
 
-def test_topologies() -> None:
+def test_each_topology_has_its_nodes_and_labels() -> None:
     aio, sno, pipes = (resolve(name)["nodes"] for name in ("aio", "sno", "master-2pipe"))
     assert [(one["name"], one["labels"]) for one in aio] == [("master-0", dict.fromkeys(SERVICES, "true"))]
     assert [(one["name"], one["labels"]) for one in sno] == [("master-0", {})]
@@ -118,7 +118,7 @@ def test_topologies() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_engines_refuse_what_they_cannot_make(name: str) -> None:
+def test_an_engine_rejects_what_it_does_not_support(name: str) -> None:
     resolved = resolve(name)
     if resolved["topology"] != "tna":
         engines.require(resolved)
@@ -148,7 +148,7 @@ def test_short_names_and_underscores(asked: str, canonical: str, name: str) -> N
     ("asked", "near"),
     [("aoi", "aio"), ("AIO", "aio"), ("master2pipe", "master-2pipe"), ("aio-ipv4-statc", "aio-ipv4-static")],
 )
-def test_unknown_name_gets_the_nearest(asked: str, near: str) -> None:
+def test_an_unknown_name_is_rejected_with_the_nearest_one(asked: str, near: str) -> None:
     error = refused(asked)
     assert error.reason.id == "profile_unknown"
     assert error.exit_code == 2
@@ -156,7 +156,7 @@ def test_unknown_name_gets_the_nearest(asked: str, near: str) -> None:
 
 
 @pytest.mark.parametrize("asked", ["", "zzzzzz", "a b", "-", "aio\n", "..", "%", "é"])
-def test_no_name_at_all(asked: str) -> None:
+def test_an_unlike_name_is_rejected_without_a_suggestion(asked: str) -> None:
     assert refused(asked).reason.id in ("profile_unknown", "profile_unreadable")
 
 
@@ -167,7 +167,7 @@ def test_no_name_at_all(asked: str) -> None:
         ("ha-dualstack6-dhcp-proxy", "connectivity"),
     ],
 )
-def test_names_that_are_planned_say_so(asked: str, what: str) -> None:
+def test_planned_names_are_reported_as_not_built(asked: str, what: str) -> None:
     error = refused(asked)
     assert error.reason.id == "not_built"
     assert what in str(error)
@@ -196,19 +196,19 @@ def test_default_name_is_always_valid(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "a-b", "0", "a" * 40, "a1-2b"])
-def test_good_names(name: str) -> None:
+def test_valid_names_are_accepted(name: str) -> None:
     assert profile_names.validate(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a" * 41, "a_b", "a b", "../a", "a\n", "é", "a.b", "{{ a }}"])
-def test_bad_names(name: str) -> None:
+def test_invalid_names_are_rejected(name: str) -> None:
     with pytest.raises(DevenvError) as caught:
         profile_names.validate(name)
     assert (caught.value.reason.id, caught.value.exit_code) == ("name_invalid", 2)
 
 
 @pytest.mark.parametrize(("name", "masters", "workers"), [("sno", 1, 0), ("ha", 3, 2), ("5control", 5, 0)])
-def test_what_nodes_use_is_counted_node_by_node(name: str, masters: int, workers: int) -> None:
+def test_usage_is_the_sum_over_all_nodes(name: str, masters: int, workers: int) -> None:
     one = {group: sizes["in_use"] for group, sizes in engines.traits("kubeadm")["groups"].items()}
     resolved = resolve(name)
     used = engines.in_use(resolved["nodes"], "kubeadm")
@@ -264,7 +264,7 @@ def test_topology_files_obey_the_schema(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((paths.CONFIGS / "profiles").glob("*.yml")), ids=lambda path: path.stem)
-def test_our_own_profiles_obey_the_schema(path: Path) -> None:
+def test_profiles_of_configs_obey_the_schema(path: Path) -> None:
     document = profile_document.read(path)
     profile_document.validate(document.data, SCHEMA, str(path), document.text)
 
@@ -279,7 +279,7 @@ def write(folder: Path, name: str, text: str | bytes) -> str:
     return str(path)
 
 
-def test_a_file_over_a_name(tmp_path: Path) -> None:
+def test_a_file_overrides_the_profile_that_it_extends(tmp_path: Path) -> None:
     mine = write(
         tmp_path,
         "mine.yml",
@@ -458,32 +458,32 @@ NOT_BUILT = [
 ]
 
 
-def check_refusal(folder: Path, content: str | bytes, reason: str, said: str) -> None:
+def check_refusal(folder: Path, content: str | bytes, reason: str, message: str) -> None:
     path = write(folder, "bad.yml", content)
     error = refused(path)
     assert error.reason.id == reason
     assert error.exit_code == 2
-    assert said in str(error)
+    assert message in str(error)
     assert str(path) in str(error), "the file is named"
     assert error.advice
 
 
-@pytest.mark.parametrize(("content", "reason", "said"), BAD_FILES, ids=lambda value: str(value)[:40])
-def test_bad_files(tmp_path: Path, content: str | bytes, reason: str, said: str) -> None:
-    check_refusal(tmp_path, content, reason, said)
+@pytest.mark.parametrize(("content", "reason", "message"), BAD_FILES, ids=lambda value: str(value)[:40])
+def test_invalid_files_are_rejected(tmp_path: Path, content: str | bytes, reason: str, message: str) -> None:
+    check_refusal(tmp_path, content, reason, message)
 
 
-@pytest.mark.parametrize(("content", "said"), BAD_KEYS)
-def test_bad_keys_and_values(tmp_path: Path, content: str, said: str) -> None:
-    check_refusal(tmp_path, f"extends: aio\n{content}\n", "profile_invalid", said)
+@pytest.mark.parametrize(("content", "message"), BAD_KEYS)
+def test_invalid_keys_and_values_are_rejected(tmp_path: Path, content: str, message: str) -> None:
+    check_refusal(tmp_path, f"extends: aio\n{content}\n", "profile_invalid", message)
 
 
-@pytest.mark.parametrize(("content", "said"), NOT_BUILT)
-def test_keys_and_values_that_are_not_built(tmp_path: Path, content: str, said: str) -> None:
-    check_refusal(tmp_path, f"extends: aio\n{content}\n", "not_built", said)
+@pytest.mark.parametrize(("content", "message"), NOT_BUILT)
+def test_planned_keys_and_values_are_rejected(tmp_path: Path, content: str, message: str) -> None:
+    check_refusal(tmp_path, f"extends: aio\n{content}\n", "not_built", message)
 
 
-def test_a_password_in_an_address_is_refused_and_not_shown(tmp_path: Path) -> None:
+def test_a_password_in_an_address_is_rejected_and_not_shown(tmp_path: Path) -> None:
     for text in (
         "proxy: {http: 'http://me:hunter2@proxy:3128'}",
         "registry: {mirrors: {a.b: ['http://me:hunter2@m']}}",
@@ -493,7 +493,7 @@ def test_a_password_in_an_address_is_refused_and_not_shown(tmp_path: Path) -> No
         assert "hunter2" not in str(error)
 
 
-def test_missing_directory_and_pipe(tmp_path: Path) -> None:
+def test_missing_files_directories_and_pipes_are_rejected(tmp_path: Path) -> None:
     assert refused("none.yml", cwd=tmp_path).reason.id == "profile_missing"
     assert refused("./", cwd=tmp_path).reason.id == "profile_unreadable"
     os.mkfifo(tmp_path / "pipe.yml")
@@ -503,7 +503,7 @@ def test_missing_directory_and_pipe(tmp_path: Path) -> None:
     assert refused(f"{'n' * 300}.yml", cwd=tmp_path).reason.id == "profile_unreadable"
 
 
-def test_unreadable_file(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_rejected(tmp_path: Path) -> None:
     # Its first page is never mapped: even root gets an error.
     (tmp_path / "x.yml").symlink_to("/proc/self/mem")
     error = refused(str(tmp_path / "x.yml"))
@@ -511,7 +511,7 @@ def test_unreadable_file(tmp_path: Path) -> None:
     assert "cannot be read" in str(error)
 
 
-def test_loops(tmp_path: Path) -> None:
+def test_loops_of_extends_are_rejected(tmp_path: Path) -> None:
     write(tmp_path, "self.yml", "extends: ./self.yml\n")
     write(tmp_path, "a.yml", "extends: ./b.yml\n")
     write(tmp_path, "b.yml", "extends: ./sub/../a.yml\n")
@@ -522,13 +522,13 @@ def test_loops(tmp_path: Path) -> None:
     assert "a.yml -> b.yml -> a.yml" in str(error)
 
 
-def test_twice_the_same_parent_is_no_loop(tmp_path: Path) -> None:
+def test_a_parent_in_two_branches_is_not_a_loop(tmp_path: Path) -> None:
     write(tmp_path, "aio.yml", "extends: aio\n")
     assert resolve("./aio.yml", cwd=tmp_path)["profile"] == "aio-ipv4-static"
 
 
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
-def test_no_content_gives_anything_but_a_profile_or_a_reason(content: bytes) -> None:
+def test_any_content_gives_a_profile_or_a_reason(content: bytes) -> None:
     folder = Path(os.environ.get("TMPDIR", "/tmp"))
     path = folder / f"devenv-profile-{os.getpid()}.yml"
     path.write_bytes(content)
@@ -538,7 +538,7 @@ def test_no_content_gives_anything_but_a_profile_or_a_reason(content: bytes) -> 
         path.unlink()
 
 
-def test_missing_jsonschema_is_said(tmp_path: Path) -> None:
+def test_missing_jsonschema_is_reported(tmp_path: Path) -> None:
     """A profile of the user's own has to be checked; ours need not."""
     (tmp_path / "own.yml").write_text("extends: aio\n")
     program = (
@@ -593,7 +593,7 @@ def test_missing_jsonschema_is_said(tmp_path: Path) -> None:
         ({"network.node_prefix": "22"}, "network.node_prefix", 22),
     ],
 )  # fmt: skip
-def test_overrides(overrides: dict[str, Any], path: str, expected: Any) -> None:
+def test_overrides_change_the_resolved_profile(overrides: dict[str, Any], path: str, expected: Any) -> None:
     found: Any = resolve("aio", overrides=overrides)
     head, _, tail = path.partition(".labels.")
     for part in head.split("."):
@@ -602,7 +602,7 @@ def test_overrides(overrides: dict[str, Any], path: str, expected: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "reason", "said"),
+    ("overrides", "reason", "message"),
     [
         ({"nods.master-0.cpus": 1}, "profile_invalid", "--set: nods: unknown key (meant nodes?); allowed: apiVersion"),
         ({"nodes.master-0.cpu": 1}, "profile_invalid", "nodes.master-0.cpu: unknown key (meant cpus?); allowed: "),
@@ -623,10 +623,10 @@ def test_overrides(overrides: dict[str, Any], path: str, expected: Any) -> None:
         ({"nodes.worker-3.cpus": 2}, "profile_invalid", "the next worker to add is worker-0"),
     ],
 )  # fmt: skip
-def test_bad_overrides(overrides: dict[Any, Any], reason: str, said: str) -> None:
+def test_invalid_overrides_are_rejected(overrides: dict[Any, Any], reason: str, message: str) -> None:
     error = refused("aio", overrides=overrides)
     assert (error.reason.id, error.exit_code) == (reason, 2)
-    assert said in str(error)
+    assert message in str(error)
 
 
 @given(st.dictionaries(st.text(max_size=30), st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=20))))
@@ -652,21 +652,21 @@ def test_any_overrides_give_a_profile_or_a_reason(overrides: dict[str, Any]) -> 
         ("007KiB", 7168),
     ],
 )
-def test_quantity(quantity: str | int, expected: int) -> None:
+def test_sizes_become_bytes(quantity: str | int, expected: int) -> None:
     assert parse_quantity(quantity) == expected
 
 
 @pytest.mark.parametrize(
     "quantity", ["", "GiB", "4 GiB", "4GB", "4gib", "-1", "-1GiB", "1.5", "1e3", "4GiB\n", "٤GiB", True, 1.5]
 )
-def test_no_quantity(quantity: Any) -> None:
+def test_invalid_sizes_are_rejected(quantity: Any) -> None:
     with pytest.raises(DevenvError) as caught:
         parse_quantity(quantity)
     assert caught.value.reason.id == "profile_invalid"
 
 
 @given(st.integers(0, 10**15 - 1), st.sampled_from(["", "KiB", "MiB", "GiB", "TiB"]))
-def test_whole_quantities(number: int, unit: str) -> None:
+def test_whole_numbers_with_units_are_exact(number: int, unit: str) -> None:
     exponent = ["", "KiB", "MiB", "GiB", "TiB"].index(unit)
     assert parse_quantity(f"{number}{unit}") == number * 1024**exponent
 
@@ -723,7 +723,9 @@ def difference(old: str, overrides: dict[str, Any]) -> list[tuple[str, Any, Any,
         ({"network.pods.ipv4": "10.99.0.0/16"}, [("network.pods.ipv4", "10.244.0.0/16", "10.99.0.0/16", False)]),
     ],
 )
-def test_changes(overrides: dict[str, Any], expected: list[tuple[str, Any, Any, bool]]) -> None:
+def test_changes_of_settings_apply_or_not(
+    overrides: dict[str, Any], expected: list[tuple[str, Any, Any, bool]]
+) -> None:
     assert difference("master-2pipe", overrides) == expected
 
 
@@ -775,7 +777,7 @@ def test_the_order_of_nodes_and_the_names_do_not_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("1.35.4", "1.36.3", "devenv upgrade --kubernetes 1.36.3"),
         ("1.36.3", "1.36.4", "devenv upgrade --kubernetes 1.36.4"),
@@ -786,14 +788,14 @@ def test_the_order_of_nodes_and_the_names_do_not_count() -> None:
         ("1.36.3", "2.0.0", "skips a minor version"),
     ],
 )
-def test_changes_of_the_version(old: str, new: str, said: str) -> None:
+def test_changes_of_the_version(old: str, new: str, message: str) -> None:
     before = resolve("aio")
     before["kubernetes"]["version"] = old
     after = copy.deepcopy(before)
     after["kubernetes"]["version"] = new
     (change,) = changes.between(before, after)
     assert (change.path, change.applies) == ("kubernetes.version", False)
-    assert said in change.why
+    assert message in change.why
 
 
 @given(st.sampled_from(NAMES), st.sampled_from(NAMES))
@@ -812,7 +814,7 @@ def node_names(name: str, **overrides: Any) -> list[str]:
     return [one["name"] for one in resolve(name, overrides=overrides)["nodes"]]
 
 
-def test_null_takes_a_node_away_and_leaves_its_number_free(tmp_path: Path) -> None:
+def test_null_removes_a_node_and_leaves_its_number_free(tmp_path: Path) -> None:
     assert node_names("ha", **{"nodes.worker-0": None}) == ["master-0", "master-1", "master-2", "worker-1"]
     assert node_names("ha", **{"nodes.worker-0": "null", "nodes.worker-2": {}})[3:] == ["worker-1", "worker-2"]
     base = write(tmp_path, "base.yml", "extends: ha\nnodes: {worker-0: null}\n")
@@ -821,14 +823,14 @@ def test_null_takes_a_node_away_and_leaves_its_number_free(tmp_path: Path) -> No
     assert node(resolve(again), "worker-0")["cpus"] == 3
 
 
-def test_a_topology_of_ones_own(tmp_path: Path) -> None:
+def test_a_profile_can_list_all_its_nodes(tmp_path: Path) -> None:
     mine = write(tmp_path, "mine.yml", "stack: dualstack\nnodes: {master-0: {schedulable: true}, worker-0: {}}\n")
     resolved = resolve(mine)
     assert (resolved["profile"], resolved["topology"]) == ("custom-dualstack-static", "custom")
     assert [one["name"] for one in resolved["nodes"]] == ["master-0", "worker-0"]
 
 
-def test_main_is_there_only_when_it_is_used(tmp_path: Path) -> None:
+def test_the_cluster_main_exists_only_if_it_is_used(tmp_path: Path) -> None:
     text = "clusters: {a: {}}\nnodes: {master-0: {cluster: a}, worker-0: {cluster: null}}\n"
     resolved = resolve(write(tmp_path, "a.yml", text))
     assert list(resolved["clusters"]) == ["a"]
@@ -841,7 +843,7 @@ def test_main_is_there_only_when_it_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "overrides", "said"),
+    ("name", "overrides", "message"),
     [
         ("ha", {}, []),
         ("4control", {}, ["cluster main: 4 etcd members"]),
@@ -856,18 +858,18 @@ def test_main_is_there_only_when_it_is_used(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_warnings(name: str, overrides: dict[str, Any], said: list[str]) -> None:
+def test_probable_mistakes_give_a_warning(name: str, overrides: dict[str, Any], message: list[str]) -> None:
     found = rules.warnings(resolve(name, overrides=overrides))
-    assert [any(text in one for text in said) for one in found] == [True] * len(said)
+    assert [any(text in one for text in message) for one in found] == [True] * len(message)
 
 
-def test_an_external_endpoint_is_no_pod_or_service() -> None:
+def test_an_external_endpoint_outside_the_cluster_is_required() -> None:
     overrides = {"clusters.main.endpoint": {"kind": "external", "addresses": ["10.96.0.7"]}}
     error = refused("ha", overrides=overrides)
     assert (error.reason.id, "lies in network.services.ipv4" in str(error)) == ("subnet_overlap", True)
 
 
-def test_as_many_nodes_as_the_pools_hold() -> None:
+def test_more_nodes_than_the_pools_allow_are_rejected() -> None:
     many: dict[str, Any] = {f"nodes.worker-{number}": {} for number in range(245)}
     assert refused("sno", overrides=many).reason.id == "nodes_too_many"
     wide = many | {"network.node_prefix": 23}
@@ -882,7 +884,7 @@ def test_as_many_nodes_as_the_pools_hold() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((paths.CONFIGS / "engines").glob("*.yml")), ids=lambda path: path.stem)
-def test_sizes_of_engines(path: Path) -> None:
+def test_usage_and_minimum_of_engines_fit_the_default_sizes(path: Path) -> None:
     assert path.stem in SCHEMA["properties"]["kubernetes"]["properties"]["engine"]["enum"]
     for sizes in engines.traits(path.stem)["groups"].values():
         assert set(sizes) - {"most"} == {"default", "least", "in_use"}

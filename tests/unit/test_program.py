@@ -56,7 +56,7 @@ def test_stdin(tmp_path: Path) -> None:
     assert program.run(["cat"]).stdout == ""
 
 
-def test_a_program_that_does_not_read_its_input_says_why() -> None:
+def test_a_program_that_does_not_read_its_input_reports_why() -> None:
     with pytest.raises(ProgramFailed, match="no such host"):
         program.run(["sh", "-c", "echo no such host >&2; exit 255"], stdin=b"x" * (1 << 20))
 
@@ -93,7 +93,7 @@ def test_a_reader_that_fails_ends_the_program(script: str) -> None:
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-def test_what_the_program_said_counts_more_than_its_reader() -> None:
+def test_the_programs_error_takes_precedence_over_its_readers() -> None:
     with pytest.raises(ProgramFailed, match="no route to host") as caught:
         program.run(["sh", "-c", "echo no route to host >&2; exit 255"], stdout=lambda pipe: json.loads(pipe.read()))
     assert caught.value.last_line == "no route to host"
@@ -145,7 +145,7 @@ def test_an_interrupted_caller_ends_the_whole_group() -> None:
     assert gone(pid)
 
 
-def test_errors_hold_no_secrets() -> None:
+def test_errors_contain_no_secrets() -> None:
     with pytest.raises(ProgramFailed) as caught:
         program.run(["sh", "-c", "echo password=hunter22 token abcdef.0123456789abcdef >&2; exit 1"])
     for text in (str(caught.value), caught.value.stderr, caught.value.last_line):

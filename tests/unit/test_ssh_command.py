@@ -35,7 +35,7 @@ def test_ssh(variables: dict[str, Any], words: list[str]) -> None:
     assert command.connection("n", HOST | variables).ssh() == ["ssh", *words]
 
 
-def test_the_callers_options_come_first_as_ssh_takes_the_first() -> None:
+def test_the_callers_options_come_first_because_ssh_uses_the_first() -> None:
     one = Connection("fd77::a", "admin", 2222, "/key", ("-o", "ControlPath=/x"))
     shared = ["-o", "Port=2222", "-i", "/key", "-o", "ControlPath=/x"]
     assert one.words() == shared
@@ -50,7 +50,7 @@ def test_the_place_of_a_file_for_scp(address: str, place: str) -> None:
 
 
 @pytest.mark.parametrize("variables", [{}, {"ansible_host": ""}])
-def test_a_host_without_an_address(variables: dict[str, Any]) -> None:
+def test_a_host_without_an_address_is_rejected(variables: dict[str, Any]) -> None:
     with pytest.raises(DevenvError, match="n: has no variable ansible_host"):
         command.connection("n", variables)
 
@@ -74,7 +74,7 @@ def test_target(variables: dict[str, Any], first: list[str], python: tuple[str, 
     )
 
 
-def test_who_answers_is_asked_at_the_hosts_own_port() -> None:
+def test_reachability_is_checked_at_the_hosts_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as greeting, socket.create_server(("127.0.0.1", 0)) as silent:
         port = greeting.getsockname()[1]
         targets = {

@@ -69,7 +69,7 @@ def test_first_begin_makes_private_folders_and_later_ones_find_them(folder: Path
 
 
 @pytest.mark.parametrize(("given", "hosts"), [(None, 0), (None, 1), ("aio", 0)])
-def test_no_profile_or_no_hosts_is_refused_before_anything_is_made(
+def test_a_run_without_profile_or_hosts_is_refused_before_any_change(
     home: Path, folder: Path, given: str, hosts: int
 ) -> None:
     resolved = {"profile": given} if given else None
@@ -77,7 +77,7 @@ def test_no_profile_or_no_hosts_is_refused_before_anything_is_made(
     assert not home.exists()
 
 
-def test_check_mode_writes_nothing_and_still_says_busy(home: Path, folder: Path, resolved: dict[str, Any]) -> None:
+def test_check_mode_writes_nothing_and_still_reports_busy(home: Path, folder: Path, resolved: dict[str, Any]) -> None:
     assert begin(folder, resolved=resolved, check=True) == stages.Begun("r1", None, True, True)
     assert not home.exists()
     child = subprocess.Popen(["sleep", "60"])
@@ -141,7 +141,7 @@ def test_a_failed_first_begin_leaves_no_folder(
     assert list((home / "environments").iterdir()) == []
 
 
-def test_provision_makes_keys_and_its_end_an_inventory_for_plain_ansible(
+def test_provision_creates_keys_and_its_end_an_inventory_for_plain_ansible(
     folder: Path, resolved: dict[str, Any]
 ) -> None:
     begin(folder, "provision", resolved=resolved)
@@ -152,7 +152,7 @@ def test_provision_makes_keys_and_its_end_an_inventory_for_plain_ansible(
     assert lock.read(folder) is not None
 
 
-def test_only_the_last_end_gives_the_lock_back(folder: Path, resolved: dict[str, Any]) -> None:
+def test_only_the_last_end_releases_the_lock(folder: Path, resolved: dict[str, Any]) -> None:
     begin(folder, resolved=resolved)
     stages.end(folder, me(), "preflight")
     assert lock.read(folder) is not None
@@ -201,16 +201,16 @@ def test_only_state_folders_of_good_names_are_ever_removed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["a", "aio", "a-1", "x" * 40])
-def test_good_names(name: str) -> None:
+def test_valid_names_are_accepted(name: str) -> None:
     assert profile_names.validate(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a_b", "a.b", "../a", "a/b", "x" * 41, "ä", "a\n"])
-def test_bad_names(name: str) -> None:
+def test_invalid_names_are_rejected(name: str) -> None:
     assert reason(lambda: profile_names.validate(name)) == "name_invalid"
 
 
-def test_discard_takes_an_untouched_environment_away_and_keeps_the_log(
+def test_discard_removes_an_untouched_environment_and_keeps_the_log(
     home: Path, folder: Path, resolved: dict[str, Any]
 ) -> None:
     begun = begin(folder, resolved=resolved)
@@ -250,7 +250,7 @@ def fingerprint(path: Path) -> str:
     ]
 
 
-def test_keys_are_made_once_are_private_and_fit_known_hosts(folder: Path) -> None:
+def test_keys_are_created_once_are_private_and_match_known_hosts(folder: Path) -> None:
     folder.mkdir(parents=True, mode=0o700)
     keys = ssh_keys.ensure_hosts(folder, ["master-0", "worker-0"])
     before = {path: path.read_bytes() for path in (folder / "ssh").rglob("*") if path.is_file()}
@@ -282,7 +282,7 @@ def test_keys_are_made_once_are_private_and_fit_known_hosts(folder: Path) -> Non
         assert fingerprint(keys[node]) in found.stdout
 
 
-def test_half_a_key_pair_is_made_anew(folder: Path) -> None:
+def test_an_incomplete_key_pair_is_recreated(folder: Path) -> None:
     key = ssh_keys.ensure(folder)
     key.with_name("id_ed25519.pub").unlink()
     ssh_keys.ensure(folder)
@@ -290,7 +290,7 @@ def test_half_a_key_pair_is_made_anew(folder: Path) -> None:
     assert derived.split()[:2] == key.with_name("id_ed25519.pub").read_text().split()[:2]
 
 
-def test_without_ssh_keygen_it_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ssh_keygen_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     assert reason(lambda: ssh_keys.ensure(folder)) == "ssh_keygen_failed"
 
@@ -306,7 +306,7 @@ def test_environments_are_folders_with_good_names(home: Path) -> None:
     assert state.environments(home) == ["a", "b"]
 
 
-def test_read_tells_what_there_is(folder: Path, resolved: dict[str, Any]) -> None:
+def test_read_returns_the_existing_parts(folder: Path, resolved: dict[str, Any]) -> None:
     empty = state.read(folder)
     assert (empty.profile, empty.network, empty.run_dir, empty.last_run, empty.holder) == (None, None, None, None, None)
     begun = begin(folder, resolved=resolved)
@@ -323,7 +323,7 @@ def test_read_tells_what_there_is(folder: Path, resolved: dict[str, Any]) -> Non
     assert state.read(folder).holder is None
 
 
-def test_a_stale_lock_is_no_holder(folder: Path) -> None:
+def test_a_stale_lock_has_no_holder(folder: Path) -> None:
     folder.mkdir(parents=True)
     stale = replace(me(), boot="another")
     (folder / "lock").write_text(json.dumps({**stale.__dict__, "pipes": []}))
@@ -341,7 +341,7 @@ def test_a_broken_file_is_named(folder: Path, text: str) -> None:
     assert "network.yml" in str(caught.value)
 
 
-def test_the_ledger_survives_a_line_cut_short(folder: Path) -> None:
+def test_a_truncated_line_of_the_ledger_is_skipped(folder: Path) -> None:
     folder.mkdir(parents=True)
     runs.add_line(folder, run="r1", stage="bundle", result="done", seconds=1.234567, changed=2)
     with (folder / "ledger.jsonl").open("a") as stream:

@@ -124,7 +124,7 @@ def test_the_profile_has_the_keys_and_types_of_the_schema() -> None:
         (("properties", "kubernetes", "properties", "gravity", "properties", "prepared", "type"), "string"),
     ],
 )
-def test_a_change_of_the_schema_alone_is_seen(path: tuple[str, ...], rule: Any) -> None:
+def test_a_change_of_the_schema_alone_is_detected(path: tuple[str, ...], rule: Any) -> None:
     changed = json.loads(json.dumps(SCHEMA))
     part = changed
     for key in path[:-1]:
@@ -150,12 +150,12 @@ def check(resolved: Any) -> None:
 
 
 @pytest.mark.parametrize("name", profile_names.canonical())
-def test_every_canonical_name(name: str) -> None:
+def test_every_canonical_profile_matches_the_types(name: str) -> None:
     check(resolve(name))
 
 
 @pytest.mark.parametrize(("name", "overrides"), VARIATIONS)
-def test_variations(name: str, overrides: dict[str, Any]) -> None:
+def test_variations_match_the_types(name: str, overrides: dict[str, Any]) -> None:
     check(resolve(name, overrides=overrides))
 
 
@@ -183,7 +183,7 @@ def test_variations_together_have_every_optional_key() -> None:
         },
     ),
 )
-def test_any_overrides(name: str, overrides: dict[str, Any]) -> None:
+def test_any_overrides_match_the_types(name: str, overrides: dict[str, Any]) -> None:
     try:
         resolved = resolve(name, overrides=overrides)
     except DevenvError:
@@ -191,7 +191,7 @@ def test_any_overrides(name: str, overrides: dict[str, Any]) -> None:
     assert list(conform.differences(resolved, Profile)) == []
 
 
-def test_data_that_is_of_another_type_is_seen() -> None:
+def test_data_of_another_type_is_detected() -> None:
     resolved: Any = resolve("ha")
     del resolved["stack"]
     resolved["more"] = 1
@@ -208,7 +208,7 @@ def test_data_that_is_of_another_type_is_seen() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((paths.CONFIGS / "engines").glob("*.yml")), ids=lambda path: path.stem)
-def test_files_of_engines(path: Any) -> None:
+def test_files_of_engines_match_the_types(path: Any) -> None:
     assert list(conform.differences(yaml.safe_load(path.read_text()), EngineTraits)) == []
 
 
@@ -216,7 +216,7 @@ def test_files_of_engines(path: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["ha-dualstack6-dhcp", "master-2pipe-ipv6-static"])
-def test_a_node_of_the_plan_is_that_of_the_inventory(name: str) -> None:
+def test_a_planned_node_equals_the_one_from_the_inventory(name: str) -> None:
     resolved: Any = resolve(name)
     plan: Any = network_plan.make(resolved, SUBNETS)
     built = inventory.build(resolved, plan, "/state/environments/lab")
@@ -231,7 +231,7 @@ def test_a_node_of_the_plan_is_that_of_the_inventory(name: str) -> None:
     assert specs[0].interfaces[0] == "fd77:6465:7600:4::10/64"
 
 
-def test_a_host_that_is_not_of_the_profile_inventory() -> None:
+def test_a_host_outside_the_profile_inventory_is_rejected() -> None:
     variables: Any = {"ansible_host": "192.0.2.1"}
     with pytest.raises(DevenvError, match="has no variable devenv_group"):
         nodes.from_variables("a", variables)

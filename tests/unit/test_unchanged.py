@@ -37,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
-def test_nothing_changed(folder: Path) -> None:
+def test_an_unchanged_environment_is_recognised(folder: Path) -> None:
     assert unchanged.is_unchanged(folder, RESOLVED)
     assert unchanged.is_unchanged(folder, json.loads(json.dumps(RESOLVED)))
 
@@ -59,12 +59,12 @@ CHANGES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_something_changed(folder: Path, what: str) -> None:
+def test_each_change_is_detected(folder: Path, what: str) -> None:
     CHANGES[what](folder)
     assert not unchanged.is_unchanged(folder, RESOLVED)
 
 
-def test_another_profile_is_wanted(folder: Path) -> None:
+def test_another_profile_is_a_change(folder: Path) -> None:
     assert not unchanged.is_unchanged(folder, resolve("aio", overrides={"nodes.master-0.labels.team": "blue"}))
 
 
@@ -75,7 +75,7 @@ def test_a_run_that_another_one_followed_is_not_recorded(folder: Path) -> None:
     assert not (folder / unchanged.FILE).exists()
 
 
-def test_what_is_not_ready_is_not_recorded(folder: Path) -> None:
+def test_an_environment_that_is_not_ready_is_not_recorded(folder: Path) -> None:
     SEEN.clear()
     assert not unchanged.record(folder, RESOLVED, folder / "runs" / "20260101T000000Z-aaaaaaaaaaaa")
     assert not (folder / unchanged.FILE).exists()
