@@ -89,7 +89,7 @@ def test_refused_before_ansible_starts(
         (["--address", "10.213.9.5"], 2, ".10"),
         (["--address", "192.0.2.7"], 2, "is not in"),
         (["--address", "fd00::12"], 2, "is not in"),
-        (["--address", "here"], 2, "no IP address"),
+        (["--address", "here"], 2, "not a valid IP address"),
     ],
 )
 def test_change_address_accepts_only_free_addresses_of_the_subnet(
