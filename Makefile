@@ -1,4 +1,4 @@
-# devenv: every command a developer types. `make` lists them.
+# devenv: the commands of developers. `make` lists them.
 
 PROFILE ?= aio
 NAME ?=
@@ -8,74 +8,74 @@ BIN := .venv/bin
 GATES := $(BIN)/python tools/run_gates.py
 ON := $(if $(NAME),--name $(NAME))
 
-# CPython reads a program from stdin byte by byte when this is set: each Ansible module would start 60 ms later.
+# With this variable, CPython reads a program from stdin byte by byte: each Ansible module would start 60 ms later.
 unexport PYTHONUNBUFFERED
 
 .DEFAULT_GOAL := help
 .PHONY: help setup packages venv bundle up down test lint unit artifact sanity molecule e2e matrix chaos bench nightly docs clean
 
-help: ## show this list
+help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-setup: ## Debian packages, virtual environment, bundle (only what is missing)
+setup: ## install Debian packages, virtual environment and bundle, if missing
 	@tools/setup packages venv bundle
 
-packages: ## Debian packages alone
+packages: ## install the Debian packages only
 	@tools/setup packages
 
-venv: ## virtual environment alone (all that lint and unit need)
+venv: ## create the virtual environment only (sufficient for lint and unit)
 	@tools/setup venv
 
-bundle: ## programs and images of the Kubernetes version alone
+bundle: ## build the bundle of binaries and images only
 	@tools/setup venv bundle
 
-up: setup ## a cluster: make up PROFILE=aio [NAME=mine] [ARGS=...]
+up: setup ## create a cluster: make up PROFILE=aio [NAME=mine] [ARGS=...]
 	$(BIN)/devenv up --profile $(PROFILE) $(ON) $(ARGS)
 
-down: venv ## take it down: make down [PROFILE=aio] [NAME=mine]
+down: venv ## remove it: make down [PROFILE=aio] [NAME=mine]
 	$(BIN)/devenv down --name $(or $(NAME),$(PROFILE)) $(ARGS)
 
-test: ## everything, as continuous integration runs it
+test: ## run all gates, as continuous integration does
 	@tools/setup packages test-packages venv limits
 	@$(GATES) all
 
-lint: venv ## format, style, types, YAML, Ansible, generated docs
+lint: venv ## check format, style, types, YAML, Ansible, generated docs
 	@$(GATES) lint
 
-unit: venv ## tests without root, network or containers
+unit: venv ## run the tests that need no root, network or containers
 	@$(GATES) unit
 
-artifact: venv ## collection archive and wheel: build, install elsewhere, use
+artifact: venv ## build the collection archive and the wheel, install and use them elsewhere
 	@$(GATES) artifact
 
-sanity: venv ## ansible-test sanity on the built archive
+sanity: venv ## run ansible-test sanity on the built archive
 	@$(GATES) sanity
 
-molecule: setup ## roles on containers
+molecule: setup ## test the roles in containers
 	@tools/setup test-packages test-bundle limits
 	@$(GATES) molecule
 
-e2e: setup ## real clusters, through the command and through Ansible
+e2e: setup ## test real clusters, through the command and through Ansible
 	@tools/setup test-packages test-bundle limits
 	@$(GATES) machine e2e
 
-matrix: setup ## make every profile that has a name and no test of its own (MATRIX_ONLY: a pattern of names)
+matrix: setup ## create every named profile without a test of its own (MATRIX_ONLY: a pattern of names)
 	@tools/setup test-packages test-bundle limits
 	@$(GATES) matrix --nightly
 
-chaos: setup ## kill the making of a cluster at random moments: the next must put it right (CHAOS_KILLS, CHAOS_SEED)
+chaos: setup ## kill `up` at random moments; the next one must converge (CHAOS_KILLS, CHAOS_SEED)
 	@tools/setup test-packages test-bundle limits
 	@$(GATES) chaos --nightly
 
-nightly: ## test, and what takes too long for every change
+nightly: ## run test, and what takes too long for every change
 	@tools/setup packages test-packages venv limits
 	@$(GATES) all --nightly
 	@$(MAKE) --no-print-directory bench
 
-bench: setup ## what an up costs beside the bare commands: writes bench.json
+bench: setup ## compare the time of an up with that of the bare commands; writes bench.json
 	$(BIN)/python tests/bench/bench.py $(ARGS)
 
-docs: venv ## write the generated pages anew
+docs: venv ## regenerate the generated pages
 	$(BIN)/python tools/generated.py
 
 clean: ## remove what building and testing left in this folder (not environments, not the bundle)

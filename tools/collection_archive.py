@@ -1,4 +1,4 @@
-"""Build the collection's archive and install it where nothing of the checkout is in reach."""
+"""Build the collection's archive and install it outside the checkout."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ NAME = ("devenv", "lab")
 
 
 def program(name: str) -> str:
-    """The path of a program of the running interpreter's environment."""
+    """Return the path of a program next to the running interpreter."""
     return str(Path(sys.executable).with_name(name))
 
 
 def plain_environment(home: Path, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """``base`` without settings of Ansible and with a home of its own."""
-    kept = {
-        k: v for k, v in base.items() if not k.startswith(("ANSIBLE_", "DEVENV_", "XDG_")) and k != "PYTHONUNBUFFERED"
-    }
+    """Return ``base`` without settings of Ansible and devenv, with the home folder ``home``."""
+    ignored = ("ANSIBLE_", "DEVENV_", "XDG_", "PYTHONUNBUFFERED")
+    kept = {name: value for name, value in base.items() if not name.startswith(ignored)}
     return {**kept, "HOME": str(home)}
 
 
@@ -36,6 +35,6 @@ def build(into: Path) -> Path:
 def install(archive: Path, tree: Path) -> Path:
     """Install the archive without network into ``tree``; return the collection's folder. Raises CalledProcessError."""
     argv = [program("ansible-galaxy"), "collection", "install", "--offline", "--force", "-p", str(tree), str(archive)]
-    # From elsewhere: in the checkout Ansible would see the collection already there.
+    # In another folder: in the checkout, Ansible would find the collection installed already.
     subprocess.run(argv, cwd=tree, env=plain_environment(tree), check=True, stdout=subprocess.DEVNULL)
     return tree.joinpath("ansible_collections", *NAME)

@@ -12,24 +12,21 @@ class BadPage(Exception):
 
 
 def page(title: str, *lines: str) -> str:
-    """Return a page that is generated as a whole."""
+    """Return a page that is entirely generated."""
     return "\n".join([f"# {title}", "", NOTE, "", *lines]).rstrip() + "\n"
 
 
-def filled(text: str, made: Iterable[str], subject: str) -> str:
-    """Return the page ``text`` with ``made`` between its markers of ``subject``. Raises BadPage unless there is exactly
-    one pair of them.
-    """
+def filled(text: str, lines: Iterable[str], subject: str) -> str:
+    """Return the page ``text`` with ``lines`` between its markers of ``subject``. Raises BadPage."""
     begin, end = f"<!-- {subject}:begin -->", f"<!-- {subject}:end -->"
-    before, found, rest = text.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not (found and found_end) or begin in rest or end in after:
-        raise BadPage(f"wants one {begin} and, after it, one {end}")
-    return "\n".join([f"{before}{begin}", "", *made, "", f"{end}{after}"])
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise BadPage(f"must contain one {begin} followed by one {end}")
+    before, after = text.partition(begin)[0], text.partition(end)[2]
+    return "\n".join([f"{before}{begin}", "", *lines, "", f"{end}{after}"])
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
-    """Return the lines of a table; the text of a cell is put into one line."""
+    """Return the lines of a table; the text of each cell becomes one line."""
     heads = list(head)
     return [_row(heads), _row("---" for _ in heads), *(_row(row) for row in rows)]
 

@@ -1,6 +1,6 @@
-"""Generated text about profiles, from configs/ and docs/tested-profiles.yml.
+"""Generate text about profiles, from configs/ and docs/tested-profiles.yml.
 
-The reference page (all names and keys), and in the guide the matrix with what tests make of it, sizes and short names.
+The reference page has all names and keys, the guide has sizes, short names and the matrix of tested profiles.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import page_parts
-import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import data
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import catalogue
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.document import NOT_BUILT
 
-AXES = ("topology", "stack", "addressing")
 TYPES = {"object": "mapping", "array": "list", "integer": "number", "boolean": "true or false", "string": "text"}
-# How a key of free choice is written in the table.
+# Placeholders in the table for keys that the user chooses.
 FREE = {"clusters": "NAME", "nodes": "NODE", "labels": "KEY", "mirrors": "HOST"}
 
 
 def names_page(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Markdown lines: the table of profiles (rows as of ``catalogue.describe``)."""
+    """Return the table of profiles; rows as from ``catalogue.describe``."""
     return page_parts.table(
-        ("profile", "short", "nodes", "CPUs", "memory", "what it is"),
+        ("profile", "short", "nodes", "CPUs", "memory", "description"),
         (
             (
                 f"`{row['profile']}`",
@@ -44,94 +43,86 @@ def _counts(row: Mapping[str, Any]) -> str:
 
 
 def aliases_table(short: Mapping[str, str]) -> list[str]:
-    """Markdown lines: short names and what they stand for."""
-    return page_parts.table(
-        ("short", "stands for"), ((f"`{alias}`", f"`{name}`") for alias, name in sorted(short.items()))
-    )
+    """Return the table of short names."""
+    rows = ((f"`{alias}`", f"`{name}`") for alias, name in sorted(short.items()))
+    return page_parts.table(("short", "stands for"), rows)
 
 
 def sizes_table(rows: Sequence[Mapping[str, Any]], topologies: Mapping[str, str]) -> list[str]:
-    """Markdown lines: what each topology needs; ``topologies`` is name to description."""
+    """Return the table of resources that each topology needs; ``topologies`` maps name to description."""
     lines = []
-    first = {row["topology"]: row for row in reversed(rows)}
+    by_topology = {row["topology"]: row for row in reversed(rows)}
     for topology, description in topologies.items():
-        row = first[topology]
+        row = by_topology[topology]
         used = [f"{row['in_use'][key] / (1 << 30):.1f} GiB" for key in ("memory", "disk")]
         limits = f"{row['cpus']}, {row['memory'] / (1 << 30):g} GiB"
         lines.append((f"`{topology}`", description, _counts(row), *used, limits))
-    return page_parts.table(
-        ("topology", "what it is", "nodes", "memory used", "disk used", "limits: CPUs, memory"), lines
-    )
+    heads = ("topology", "description", "nodes", "memory used", "disk used", "limits: CPUs, memory")
+    return page_parts.table(heads, lines)
 
 
 def matrix(rows: Sequence[Mapping[str, Any]], marks: Mapping[str, Any]) -> list[str]:
-    """Markdown lines: the matrix of topologies with stacks and addressing, each cell the target of make that tests it
-    or the number of the reason why none does, then the reasons and the tests.
+    """Return the matrix of topologies with stacks and addressing, then the reasons and the tests.
 
-    ``rows`` are those of ``catalogue.describe``, ``marks`` is docs/tested-profiles.yml.
+    A cell has the make target that tests the profile, or the number of the reason why none does. ``rows`` are those of
+    ``catalogue.describe``, ``marks`` is docs/tested-profiles.yml.
     """
-    targets = {one["profile"]: one["target"] for one in marks["tested"]}
+    targets = {mark["profile"]: mark["target"] for mark in marks["tested"]}
     targets |= dict.fromkeys(of_the_matrix(rows, marks), marks["others"]["target"])
     reasons: list[str] = []
     cells: dict[str, dict[str, str]] = {}
-    columns = list(dict.fromkeys((row["stack"], row["addressing"]) for row in rows))
     for row in rows:
         target, why = targets.get(row["profile"], ""), untested(row, marks["untested"])
         reasons += [] if target or why in reasons else [why]
         cell = f"`make {target}`" if target else str(reasons.index(why) + 1)
         cells.setdefault(row["topology"], {})[f"{row['stack']} {row['addressing']}"] = cell
-    heads = [f"{stack} {way}" for stack, way in columns]
+    heads = list(dict.fromkeys(f"{row['stack']} {row['addressing']}" for row in rows))
+    matrix = ((f"`{topology}`", *(by[head] for head in heads)) for topology, by in cells.items())
+    tests = [(f"`{mark['profile']}`", f"`{mark['test']}`") for mark in marks["tested"]]
     return [
-        *page_parts.table(
-            ("topology", *heads),
-            ((f"`{topology}`", *(by[head] for head in heads)) for topology, by in cells.items()),
-        ),
+        *page_parts.table(("topology", *heads), matrix),
         "",
-        "A number says why no test makes the cell:",
+        "A number refers to the reason why no test creates the profile:",
         "",
         *(f"{number}. {why}" for number, why in enumerate(reasons, 1)),
         "",
-        *page_parts.table(
-            ("made by a test", "which"),
-            [
-                *((f"`{one['profile']}`", f"`{one['test']}`") for one in marks["tested"]),
-                ("each other one", f"`{marks['others']['test']}`"),
-            ],
-        ),
+        *page_parts.table(("profile", "created by"), [*tests, ("all others", f"`{marks['others']['test']}`")]),
     ]
 
 
 def of_the_matrix(rows: Sequence[Mapping[str, Any]], marks: Mapping[str, Any]) -> list[str]:
-    """Names of the profiles that have no test of their own, and no reason to have none."""
-    own = {one["profile"] for one in marks["tested"]}
-    return [row["profile"] for row in rows if row["profile"] not in own and not untested(row, marks["untested"])]
+    """Return the names of the profiles that have neither a test of their own nor a reason for having none."""
+    tested = {mark["profile"] for mark in marks["tested"]}
+    return [row["profile"] for row in rows if row["profile"] not in tested and not untested(row, marks["untested"])]
 
 
 def untested(row: Mapping[str, Any], rules: Sequence[Mapping[str, str]]) -> str:
-    """Why no test makes the profile of ``row``: the words of the first rule whose keys match, empty without one."""
+    """Return why no test creates the profile of ``row``: the text of the first matching rule, empty without one."""
     matching = (rule["why"] for rule in rules if all(row[key] == rule[key] for key in rule if key != "why"))
     return next(matching, "")
 
 
 def keys_page(schema: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    """Markdown lines: the table of keys of a JSON schema, with the values of ``defaults`` at the same paths."""
+    """Return the table of keys of a JSON schema, with the values of ``defaults`` at the same paths."""
     rows = []
     for path, rule in _keys(schema, schema):
         if rule.get(NOT_BUILT) is True:
             continue
-        default = _at(defaults, path)
-        shown = (
-            ""
-            if isinstance(default, dict) or default in (None, "") or any(isinstance(v, dict) for v in _list(default))
-            else f"`{default if isinstance(default, str) else json.dumps(default)}`"
-        )
         dotted = ".".join(path).replace(".[", "[")
-        rows.append((f"`{dotted}`", _type(rule), _allowed(rule, schema), shown, rule["description"]))
-    return page_parts.table(("key", "type", "allowed", "default", "what it says"), rows)
+        default = _default(_at(defaults, path))
+        rows.append((f"`{dotted}`", _type(rule), _allowed(rule, schema), default, rule["description"]))
+    return page_parts.table(("key", "type", "allowed", "default", "meaning"), rows)
+
+
+def _default(value: Any) -> str:
+    items = value if isinstance(value, list) else [value]
+    if value in (None, "") or any(isinstance(item, dict) for item in items):
+        return ""
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
 def not_built(schema: Mapping[str, Any]) -> list[str]:
-    """Markdown lines: what the design names and this version refuses."""
+    """Return the list of keys and values that are planned and that this version refuses."""
     lines = []
     for path, rule in _keys(schema, schema):
         planned = rule.get(NOT_BUILT)
@@ -142,18 +133,18 @@ def not_built(schema: Mapping[str, Any]) -> list[str]:
 
 
 def page(configs: Path) -> str:
-    """The whole page for the data in ``configs``."""
+    """Return the reference page for the data in ``configs``."""
     schema = json.loads((configs / "schema" / "profile.json").read_text())
-    defaults = yaml.safe_load((configs / "defaults.yml").read_text())
-    defaults["kubernetes"]["version"] = yaml.safe_load((configs / "versions.yml").read_text())["default"]
-    engine = yaml.safe_load((configs / "engines" / f"{defaults['kubernetes']['engine']}.yml").read_text())
+    defaults = data.read(configs / "defaults.yml")
+    defaults["kubernetes"]["version"] = data.read(configs / "versions.yml")["default"]
+    engine = data.read(configs / "engines" / f"{defaults['kubernetes']['engine']}.yml")
     defaults["nodes"] = {"NODE": {**defaults.pop("node"), **engine["groups"]["workers"]["default"]}}
     defaults["clusters"] = {"NAME": defaults.pop("cluster")}
     defaults["validate"] = {"checks": {"[N]": defaults.pop("check")}}
     return page_parts.page(
         "Profiles",
-        "How to write one: [profiles](../profiles.md). A name is `<topology>-<stack>-<addressing>`;",
-        "in it `_` and `-` are the same. Nodes are masters + workers.",
+        "How to write one: [profiles](../profiles.md). A name has the form `<topology>-<stack>-<addressing>`;",
+        "`_` and `-` are interchangeable. Nodes are control plane nodes + workers.",
         "",
         *names_page(catalogue.describe()),
         "",
@@ -161,9 +152,9 @@ def page(configs: Path) -> str:
         "",
         *keys_page(schema, defaults),
         "",
-        "## Not built yet",
+        "## Not implemented yet",
         "",
-        "These are refused by name:",
+        "devenv refuses these with an error that names them:",
         "",
         *not_built(schema),
     )
@@ -172,14 +163,14 @@ def page(configs: Path) -> str:
 def _keys(
     rule: Mapping[str, Any], schema: Mapping[str, Any], path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """Path and rule of every key, parents first."""
+    """Yield the path and rule of every key, parents first."""
     items = rule.get("items", {})
     if "$ref" in items:
         items = schema["$defs"][items["$ref"].rpartition("/")[2]]
     if items.get("properties"):
         yield from _keys(items, schema, (*path, "[N]"))
     free = [*rule.get("patternProperties", {}).values(), rule.get("additionalProperties")]
-    inner = [*rule.get("properties", {}).items(), *((FREE[path[-1]], one) for one in free if isinstance(one, dict))]
+    inner = [*rule.get("properties", {}).items(), *((FREE[path[-1]], key) for key in free if isinstance(key, dict))]
     for key, below in inner:
         whole = {**schema["$defs"][below["$ref"].rpartition("/")[2]], **below} if "$ref" in below else below
         yield (*path, key), whole
@@ -196,11 +187,7 @@ def _allowed(rule: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     rules = [rule, items, schema["$defs"].get(items.get("$ref", "").rpartition("/")[2], {})]
     if "enum" in rule:
         return ", ".join(f"`{value}`" for value in rule["enum"])
-    return next((str(one["x-form"]) for one in rules if "x-form" in one), "")
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    return next((str(rule["x-form"]) for rule in rules if "x-form" in rule), "")
 
 
 def _at(data: Any, path: Sequence[str]) -> Any:
@@ -210,29 +197,27 @@ def _at(data: Any, path: Sequence[str]) -> Any:
 
 
 def guide(text: str, configs: Path, marks: Mapping[str, Any]) -> str:
-    """The guide with what stands between the markers made anew. Raises page_parts.BadPage without them."""
+    """Return the guide with the text between its markers generated. Raises page_parts.BadPage without them."""
     rows = catalogue.describe()
     names = sorted({row["topology"] for row in rows})
-    topologies = {
-        name: yaml.safe_load((configs / "topologies" / f"{name}.yml").read_text())["description"] for name in names
-    }
-    made = [
+    topologies = {name: data.read(configs / "topologies" / f"{name}.yml")["description"] for name in names}
+    lines = [
         *sizes_table(rows, topologies),
         "",
         *aliases_table(catalogue.aliases()),
         "",
-        "### What tests make",
+        "### Profiles created by tests",
         "",
-        "`make test` runs at every change, `make matrix` in the night, as a part of `make nightly`.",
+        "`make test` runs for every change, `make matrix` nightly as part of `make nightly`.",
         "",
         *matrix(rows, marks),
     ]
-    return page_parts.filled(text, made, "matrix")
+    return page_parts.filled(text, lines, "matrix")
 
 
 def pages(root: Path) -> dict[Path, str]:
-    """The pages as they should be, by path."""
-    path, marks = root / "docs" / "profiles.md", yaml.safe_load((root / "docs" / "tested-profiles.yml").read_text())
+    """Return the pages by path."""
+    path, marks = root / "docs" / "profiles.md", data.read(root / "docs" / "tested-profiles.yml")
     return {
         root / "docs" / "reference" / "profiles.md": page(root / "configs"),
         path: guide(path.read_text(), root / "configs", marks),

@@ -1,8 +1,8 @@
 """Run `ansible-test sanity` on the built and installed archive, without containers.
 
-ansible-test refuses a checkout, keeps its virtual environments below the home folder and fetches a script to begin
-with. So it runs on a scratch copy, in a home of its own that stays in the cache, where that script is one of ours which
-uses the interpreter's own pip. Arguments go to ansible-test.
+ansible-test refuses a checkout, keeps its virtual environments in the home folder and downloads get-pip.py first. So it
+runs on a scratch copy with its own home folder in the cache, where get-pip.py is replaced by a script that uses the
+interpreter's own pip. Arguments are passed to ansible-test.
 """
 
 from __future__ import annotations
@@ -17,26 +17,21 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import collection_archive
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 
-# ansible-test runs this file to put pip into a virtual environment; its arguments are those of pip's own script.
+# ansible-test runs this file to install pip into a virtual environment, with the arguments of get-pip.py.
 GET_PIP = """\
 import subprocess
 import sys
 
-wanted = [word for word in sys.argv[1:] if word not in ("--no-setuptools", "--no-wheel")]
+arguments = [word for word in sys.argv[1:] if word not in ("--no-setuptools", "--no-wheel")]
 subprocess.run([sys.executable, "-m", "ensurepip", "--default-pip"], check=True)
-sys.exit(subprocess.run([sys.executable, "-m", "pip", "install", *wanted]).returncode)
+sys.exit(subprocess.run([sys.executable, "-m", "pip", "install", *arguments]).returncode)
 """
 
 
-def cache(env: Mapping[str, str] = os.environ) -> Path:
-    """The home folder that ansible-test gets; it may be removed at any time."""
-    base = env.get("XDG_CACHE_HOME", "")
-    return Path(base if base.startswith("/") else Path.home() / ".cache") / "devenv-checks" / "ansible-test"
-
-
 def pip_versions() -> set[str]:
-    """The versions of pip that this ansible-test may ask for, read from its source."""
+    """Return the versions of pip that this ansible-test may request, from its source."""
     spec = find_spec("ansible_test")
     assert spec is not None
     assert spec.submodule_search_locations is not None
@@ -45,7 +40,7 @@ def pip_versions() -> set[str]:
 
 
 def pip_settings(env: Mapping[str, str] = os.environ) -> str:
-    """pip's variables of the environment as a configuration file: ansible-test passes no such variable on."""
+    """Return pip's environment variables as a configuration file, since ansible-test does not pass them on."""
     rows = [
         f"{name.removeprefix('PIP_').lower().replace('_', '-')} = {value}"
         for name, value in sorted(env.items())
@@ -57,7 +52,7 @@ def pip_settings(env: Mapping[str, str] = os.environ) -> str:
 
 
 def seed(home: Path) -> None:
-    """Make the home folder that ansible-test gets."""
+    """Prepare the home folder of ansible-test."""
     scripts = home / ".ansible" / "test" / "cache"
     scripts.mkdir(parents=True, exist_ok=True)
     for version in pip_versions():
@@ -69,24 +64,16 @@ def seed(home: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    home = cache()
+    # May be removed at any time.
+    home = paths.cache().with_name("devenv-checks") / "ansible-test"
     seed(home)
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     with tempfile.TemporaryDirectory(prefix="devenv-sanity-") as scratch:
         tree = Path(scratch)
         collection = collection_archive.install(collection_archive.build(tree), tree)
-        argv = [
-            collection_archive.program("ansible-test"),
-            "sanity",
-            "--local",
-            "--python",
-            python,
-            "--color",
-            "no",
-            *arguments,
-        ]
+        argv = [collection_archive.program("ansible-test"), "sanity", "--local", "--python", python, "--color", "no"]
         env = collection_archive.plain_environment(home)
-        return subprocess.run(argv, cwd=collection, env=env, check=False).returncode
+        return subprocess.run([*argv, *arguments], cwd=collection, env=env, check=False).returncode
 
 
 if __name__ == "__main__":

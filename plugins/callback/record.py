@@ -2,27 +2,26 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Callback that writes down what a run did, and gives the lock back when it ends early."""
+"""Callback that records a run, and releases the environment's lock when the run ends early."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: record
 type: notification
-short_description: Record a run in the state folder of its environment
+short_description: Record a run in the state directory of its environment
 version_added: 0.1.0
 author:
   - devenv maintainers (@devenv)
 description:
-  - Writes events, log, JUnit, summary and failure of a run into the folder that M(devenv.lab.stage) made for it.
-    Secrets are taken out.
+  - Writes events, log, JUnit, summary and failure of a run into the folder that M(devenv.lab.stage) created for it,
+    with secrets redacted.
   - Marks every process of the run with E(DEVENV_RUN).
-  - Gives the environment's lock back when the run fails or is interrupted.
-  - With the extra variable C(devenv_artifacts) or with E(ARTIFACT_DIR), copies all of it into a new folder below
-    that one.
-  - When a run fails that made or changed nodes, collects what they know into C(gather.tar.gz) beside the log, as
-    M(devenv.lab.gather) does, within about a minute. The extra variable C(devenv_gather=false) leaves that out.
-  - A run without a stage of devenv leaves nothing.
+  - Releases the environment's lock when the run fails or is interrupted.
+  - With the extra variable C(devenv_artifacts) or with E(ARTIFACT_DIR), copies all of it into a new subfolder.
+  - When a run that created or changed nodes fails, collects their logs and state into C(gather.tar.gz) next to the log,
+    as M(devenv.lab.gather) does, within about a minute. The extra variable C(devenv_gather=false) disables that.
+  - Writes nothing for a run without a stage of devenv.
 requirements:
   - Enable it with C(callbacks_enabled), as the C(ansible.cfg) of devenv does.
 """
@@ -41,10 +40,11 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import loc
 from ansible_collections.devenv.lab.plugins.plugin_utils.records import artifacts, recorder
 
 STAGE_ACTION = "devenv.lab.stage"
+CONTROLLER_ACTIONS = [f"devenv.lab.{path.stem}" for path in (Path(__file__).parents[1] / "action").glob("*.py")]
 
 
 class CallbackModule(CallbackBase):
-    """Passes what happens on to a Recorder."""
+    """Passes events on to a Recorder."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "notification"
@@ -54,7 +54,7 @@ class CallbackModule(CallbackBase):
     def __init__(self) -> None:
         super().__init__()
         self._main = os.getpid()
-        self._recorder = recorder.Recorder(controller_actions=_own_actions())
+        self._recorder = recorder.Recorder(controller_actions=CONTROLLER_ACTIONS)
         self._folder: Path | None = None
         self._artifacts = os.environ.get("ARTIFACT_DIR", "")
         self._timeout = 0.0
@@ -62,26 +62,26 @@ class CallbackModule(CallbackBase):
         deadline.clear()
         self._starts: dict[tuple[str, str], float] = {}
         self._over = False
-        # An id that was inherited without the command is another run's. The working forks see what is set here.
+        # An id that was inherited without the command belongs to another run. Forks inherit what is set here.
         if "DEVENV_OWNER" not in os.environ or not os.environ.get(program.MARKER):
             os.environ[program.MARKER] = runs.new_id()
         os.environ["DEVENV_RECORD"] = str(self._main)
-        # Read by the stage validate, which tries the network with pods only after a change.
+        # Read by the stage validate, which tests the network with pods only after a change.
         os.environ["DEVENV_CHANGED"] = "0"
         self._recorder.run.run_id = os.environ[program.MARKER]
         # Ansible calls no callback when it is interrupted.
         atexit.register(self._at_exit)
 
-    # -- what ansible calls --
+    # -- called by Ansible --
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
-        """Learn the stages in advance, for those that are never reached."""
+        """Note all stages in advance, so that the record has those that are never reached."""
         self._over = False
         names = [recorder.stage_of(play.get_name()) for play in playbook.get_plays()]
         self._recorder.run.planned = [name for name in dict.fromkeys(names) if name]
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """A play begins; it may begin a stage."""
+        """Start the stage of the play, if it has one."""
         extra = play.get_variable_manager().extra_vars
         self._artifacts = str(extra.get("devenv_artifacts") or self._artifacts)
         self._gathers = boolean(extra.get("devenv_gather", True), strict=False)
@@ -93,43 +93,35 @@ class CallbackModule(CallbackBase):
         self._note(self._recorder.play(play.get_name()))
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
-        """A task begins."""
         self._recorder.task()
 
     def v2_playbook_on_handler_task_start(self, task: Any) -> None:
-        """A handler begins."""
         self._recorder.task()
 
     def v2_runner_on_start(self, host: Any, task: Any) -> None:
-        """A task begins on a host."""
         self._starts[host.get_name(), task._uuid] = self._recorder.now()
 
     def v2_runner_on_ok(self, result: Any) -> None:
-        """A task ended well on a host."""
         self._result(result, "changed" if result.is_changed() else "ok")
 
     def v2_runner_on_skipped(self, result: Any) -> None:
-        """A task was skipped on a host."""
         self._result(result, "skipped")
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
-        """A task failed on a host."""
         self._result(result, "ignored" if ignore_errors else "failed")
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
-        """A host did not answer."""
         self._result(result, "ignored" if result.task.ignore_unreachable else "unreachable")
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        """The run is over."""
         self._finish(ok=not any(stats.failures.values()) and not any(stats.dark.values()))
 
-    # -- inner works --
+    # -- record --
 
     def _result(self, result: Any, status: str) -> None:
         task, host = result.task, result.host.get_name()
         action = task.resolved_action or task.action
-        began = self._starts.pop((host, task._uuid), None)
+        now = self._recorder.now()
         self._recorder.result(
             recorder.Outcome(
                 host=host,
@@ -137,7 +129,7 @@ class CallbackModule(CallbackBase):
                 action=action,
                 status=status,
                 data=result.result,
-                seconds=0.0 if began is None else self._recorder.now() - began,
+                seconds=now - self._starts.pop((host, task._uuid), now),
                 rescuable=_rescuable(task),
                 file=task.get_path() or "",
             )
@@ -148,7 +140,7 @@ class CallbackModule(CallbackBase):
             self._stage(result.result)
 
     def _stage(self, data: Any) -> None:
-        """A stage's begin or end says where the run is recorded."""
+        """Take the place of the record from the result of a stage's begin or end."""
         if data.get("devenv_state"):
             self._folder = Path(data["devenv_state"])
             self._recorder.run.environment = self._folder.name
@@ -158,7 +150,7 @@ class CallbackModule(CallbackBase):
             self._recorder.place(Path(data["devenv_run_dir"]))
 
     def _note(self, ended: recorder.Stage | None) -> None:
-        """Write the stage that ended into the ledger, unless its environment is gone (down) or was only looked at."""
+        """Write the stage that ended into the ledger, unless its environment was removed or only read."""
         if ended is None or self._folder is None or self._recorder.folder is None or not self._folder.is_dir():
             return
         try:
@@ -191,38 +183,39 @@ class CallbackModule(CallbackBase):
         if recorded.broken:
             self._display.warning(f"the run could not be recorded: {recorded.broken}")
         if self._folder is not None and recorded.folder is not None:
-            self._give_back(self._folder, report)
+            self._release(self._folder, report)
 
     def _explain(self) -> None:
-        """Ask the nodes why, where they know more than the task that failed."""
+        """Search the nodes for the cause if they can know more than the task that failed."""
         recorded = self._recorder
-        known = any(failure[0]["exit"] in causes.EXITS for failure in recorded.failures)
-        if self._folder is None or recorded.folder is None or not known:
+        relevant = any(failure[0]["exit"] in causes.EXITS for failure in recorded.failures)
+        if self._folder is None or recorded.folder is None or not relevant:
             return
         try:
-            found = causes.find(self._folder, max(causes.OLDEST, recorded.seconds() + 60), self._left())
-        except (Exception, KeyboardInterrupt) as error:  # the first failure is what counts
-            self._display.warning(f"the nodes were not asked for the cause: {error}")
+            finding = causes.find(self._folder, max(causes.OLDEST, recorded.seconds() + 60), self._search_seconds())
+        except (Exception, KeyboardInterrupt) as error:  # must not replace the first failure
+            self._display.warning(f"the nodes were not searched for the cause: {error}")
             return
-        if found is not None:
-            recorded.cause = {"id": found.cause.id, "message": str(found), "advice": found.cause.advice}
-            self._display.display(f"first cause: {found}")
+        if finding is not None:
+            recorded.cause = {"id": finding.cause.id, "message": str(finding), "advice": finding.cause.advice}
+            self._display.display(f"first cause: {finding}")
 
-    def _left(self) -> float:
-        """Seconds for asking: the command that gave the run a time ends it soon after."""
+    def _search_seconds(self) -> float:
+        """Return the seconds for the search: a command with a time limit ends the run soon after the limit."""
         if self._timeout <= 0:
             return causes.SECONDS
         return min(causes.SECONDS, max(2.0, self._timeout + 22 - self._recorder.seconds()))
 
-    def _say(self, text: str) -> None:
-        self._display.display(f"{progress.MARK}{text}")
-
     def _gather(self, folder: Path, run_dir: Path, report: recorder.Report, copies: Path | None) -> None:
-        """Collect what the nodes know of the failure. Whatever goes wrong here leaves the failure as it is."""
+        """Collect logs and state of the nodes; errors are warnings, since the run has failed already."""
         if not after_failure.is_due(folder, report.summary, str((report.failure or {}).get("reason"))):
             return
+
+        def say(text: str) -> None:
+            self._display.display(f"{progress.MARK}{text}")
+
         try:
-            path = after_failure.gather(folder, run_dir, copies, self._say)
+            path = after_failure.gather(folder, run_dir, copies, say)
         except (Exception, KeyboardInterrupt) as error:
             processes.end_run(report.summary["run"])
             trouble = f"{type(error).__name__}: {error}"
@@ -232,32 +225,26 @@ class CallbackModule(CallbackBase):
         self._recorder.gathered(report, path)
         self._display.display(f"gathered: {path}")
 
-    def _give_back(self, folder: Path, report: recorder.Report) -> None:
+    def _release(self, folder: Path, report: recorder.Report) -> None:
         try:
-            me = lock.holder_of(self._main, report.summary["run"], "")
+            holder = lock.holder_of(self._main, report.summary["run"], "")
             if report.summary["exit"] in (2, 9):
-                stages.discard(folder, me, report.summary["run"])
-            lock.release(folder, me)
+                stages.discard(folder, holder, report.summary["run"])
+            lock.release(folder, holder)
         except (errors.DevenvError, OSError) as error:
-            self._display.warning(f"the lock of {folder.name} was not given back: {error}")
+            self._display.warning(f"the lock of {folder.name} was not released: {error}")
 
     def _at_exit(self) -> None:
         if self._over or os.getpid() != self._main:
             return
-        # Ansible's own handler puts the default back when it has seen the signal.
+        # Ansible's own handler restores the default after the signal.
         interrupted = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
         processes.end_run(self._recorder.run.run_id)
         self._finish(ok=False, interrupted="interrupted" if interrupted else "")
 
 
-def _own_actions() -> list[str]:
-    """Names of this collection's action plugins: they work on the controller."""
-    folder = Path(__file__).parents[1] / "action"
-    return [f"devenv.lab.{path.stem}" for path in folder.glob("*.py")]
-
-
 def _rescuable(task: Any) -> bool:
-    """Whether a block above the task has a rescue section, and the task is not in one itself."""
+    """Return whether a block above the task has a rescue section that the task is not part of."""
     inner, outer = task, task._parent
     while outer is not None:
         if getattr(outer, "rescue", None) and not _within(outer.rescue, inner) and not _within(outer.always, inner):

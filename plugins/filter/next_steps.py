@@ -2,18 +2,18 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What to do with an environment that is up."""
+"""Filter that describes how to use an environment that is up."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: next_steps
-short_description: How to use an environment and how to end it
+short_description: Describe how to use and remove an environment
 version_added: 0.1.0
 author:
   - devenv maintainers (@devenv)
 description:
-  - Says what is up, where the kubeconfig is, and how to take the environment down with C(ansible-playbook).
+  - Reports what is up, where the kubeconfig is, and how to remove the environment with C(ansible-playbook).
 positional: name, state
 options:
   _input:
@@ -25,13 +25,13 @@ options:
     type: str
     required: true
   state:
-    description: State folder of the environment, C(devenv_state).
+    description: State directory of the environment, C(devenv_state).
     type: path
     required: true
 """
 
 EXAMPLES = r"""
-- name: Say how to go on
+- name: Print the next steps
   ansible.builtin.debug:
     msg: "{{ devenv_profile | combine({'nodes': groups['nodes']}) | devenv.lab.next_steps(devenv_name, devenv_state) }}"
 """

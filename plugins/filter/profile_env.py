@@ -2,18 +2,18 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A profile as variables."""
+"""Filter that returns a profile as variables."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: profile_env
-short_description: Variables of a profile
+short_description: Return the variables of a profile
 version_added: 0.1.0
 author:
   - devenv maintainers (@devenv)
 description:
-  - The same variables that C(devenv profile env) prints.
+  - Returns the variables that C(devenv profile env) prints.
 requirements:
   - jsonschema
 positional: overrides
@@ -23,7 +23,7 @@ options:
     type: raw
     required: true
   overrides:
-    description: Keys of the profile by dotted path, as C(devenv_overrides). Only with a name or a file.
+    description: Values by dotted path of the profile, as in C(devenv_overrides). Only with a name or a file.
     type: dict
     default: {}
 """
@@ -38,7 +38,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: Texts by the name of the variable.
+  description: Texts by name of the variable.
   type: dict
 """
 
@@ -51,14 +51,14 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import env
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
 
-def _profile_env(wanted: Any, overrides: Mapping[str, Any] | None = None) -> dict[str, str]:
+def _profile_env(profile: Any, overrides: Mapping[str, Any] | None = None) -> dict[str, str]:
     try:
-        resolved = wanted if isinstance(wanted, Mapping) else resolve(str(wanted), overrides=overrides or {})
+        resolved = profile if isinstance(profile, Mapping) else resolve(str(profile), overrides=overrides or {})
         return env_file.of_profile(resolved)
     except DevenvError as error:
         raise AnsibleFilterError(f"{error} [{error.reason.id}]") from None
     except KeyError as error:
-        raise AnsibleFilterError(f"this is no resolved profile: it has no {error}") from None
+        raise AnsibleFilterError(f"not a resolved profile: it has no {error}") from None
 
 
 class FilterModule:

@@ -111,6 +111,11 @@ def python(code: str, *args: object, wrap: tuple[str, ...] = (), **env: str) -> 
     )  # fmt: skip
 
 
+def archive_of(bundle: Bundle, short: str) -> Path:
+    (path,) = (image.path for image in bundle.manifest.images if image.name == VERSIONS.images[short])
+    return bundle.path / path
+
+
 # --- release
 
 
@@ -132,7 +137,7 @@ def test_release_from_a_mirror(bundle: Bundle, mirrored: Official, cache: Path) 
     assert actual == expected
     published = {image for image in bundle.manifest.images if image.name != VERSIONS.probe_image}
     assert published < set(fetched.manifest.images)
-    assert fetched.image(VERSIONS.probe_image).is_file()
+    assert archive_of(fetched, "probe").is_file()
     origins = {file.path: file.origin for file in fetched.manifest.files}
     assert origins["bin/kubeadm"] == mirrored.files.url + KUBEADM
     assert "registry.k8s.io/etcd" in origins["bin/etcdctl"]
@@ -303,7 +308,7 @@ def test_programs_print_their_versions(bundle: Bundle) -> None:
     for name, args in arguments.items():
         done = subprocess.run([str(bundle.bin(name)), *args], capture_output=True, text=True, timeout=60, check=True)
         assert listed[name] in done.stdout + done.stderr, name
-    for plugin in bundle.cni():
+    for plugin in sorted((bundle.path / "cni").iterdir()):
         done = subprocess.run(
             [plugin], env={"CNI_COMMAND": "VERSION"}, capture_output=True, text=True, check=True, timeout=60
         )
@@ -362,7 +367,7 @@ def podman(scratch: Path, *args: str, check: bool = True) -> str:
 def loaded(bundle: Bundle, scratch: Path) -> Iterator[Path]:
     """A podman store with the images that hold Debian's programs."""
     for short in ("probe", "kube-proxy", "pause"):
-        podman(scratch, "load", "-q", "-i", str(bundle.image(VERSIONS.images[short])))
+        podman(scratch, "load", "-q", "-i", str(archive_of(bundle, short)))
     yield scratch
     podman(scratch, "rm", "-af", "-t", "0", check=False)
     podman(scratch, "rmi", "-af", check=False)

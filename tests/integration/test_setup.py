@@ -1,4 +1,4 @@
-"""Set-up does what is missing and nothing else."""
+"""tools/setup installs what is missing and nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def setup(*parts: str, programs: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """``tools/setup PARTS`` with the scripts of the folder ``programs`` before all others."""
+    """Run ``tools/setup PARTS`` with the folder ``programs`` first on PATH."""
     env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}" if programs else os.environ["PATH"]}
     argv = [str(ROOT / "tools" / "setup"), *parts]
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)
@@ -33,7 +33,7 @@ def test_a_second_run_does_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "called").exists()
 
 
-def test_without_root_it_says_the_one_line_to_type(tmp_path: Path) -> None:
+def test_without_root_it_prints_the_command_to_run(tmp_path: Path) -> None:
     script(tmp_path, "dpkg-query", 'for word; do :; done; [ "$word" = runc ] && exit 1; echo installed')
     script(tmp_path, "apt-get", f"touch {tmp_path}/called")
     script(tmp_path, "id", "echo 1000")
@@ -43,7 +43,7 @@ def test_without_root_it_says_the_one_line_to_type(tmp_path: Path) -> None:
     assert not (tmp_path / "called").exists()
 
 
-def test_root_installs_what_is_missing_in_one_go(tmp_path: Path) -> None:
+def test_root_installs_missing_packages_with_one_command(tmp_path: Path) -> None:
     script(tmp_path, "dpkg-query", "for word; do :; done; case $word in podman|runc) exit 1;; esac; echo installed")
     script(tmp_path, "apt-get", f'echo "$@" >> {tmp_path}/called')
     script(tmp_path, "id", "echo 0")
@@ -62,7 +62,7 @@ def test_an_unknown_part_is_refused() -> None:
 
 @pytest.mark.parametrize("word", ["help", ""])
 def test_make_lists_its_targets(word: str) -> None:
-    shown = subprocess.run(["make", *word.split()], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    named = {line.split()[1] for line in shown.splitlines() if line.startswith("  make ")}
-    wanted = "setup up down test lint unit artifact sanity molecule e2e chaos bench nightly docs clean"
-    assert set(wanted.split()) <= named
+    output = subprocess.run(["make", *word.split()], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = {line.split()[1] for line in output.splitlines() if line.startswith("  make ")}
+    required = "setup up down test lint unit artifact sanity molecule e2e chaos bench nightly docs clean"
+    assert set(required.split()) <= targets

@@ -373,7 +373,7 @@ def test_official_places_have_this_layout() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["downloads", "modules"])
+@pytest.mark.parametrize("name", ["downloads", "images", "modules"])
 def test_data_matches_its_schema(name: str) -> None:
     schema = json.loads((paths.CONFIGS / "schema" / f"{name}.json").read_text())
     jsonschema.validate(data.read(paths.CONFIGS / f"{name}.yml"), schema)
@@ -384,7 +384,7 @@ def test_both_sources_have_the_same_programs() -> None:
     assert items[0].target == "bin/kubeadm"
     assert {item.place for item in items} <= downloads.official().keys()
     published = {target for item in items for target in (item.target, *item.members.values()) if target}
-    in_images = {f"bin/{program}" for program in images.PROGRAMS}
+    in_images = {f"bin/{program}" for short in resolve().images for program in images.programs_in(short)}
     built = {f"{group.folder}/{name}" for group in modules.groups(resolve()) for name in group.programs}
     assert (published & in_images, published | in_images) == (set(), built)
     assert ("linux-arm64/helm", "bin/helm") in [member for item in items for member in item.members.items()]

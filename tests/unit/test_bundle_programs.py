@@ -391,9 +391,9 @@ def test_certificates_become_one_file(tmp_path: Path) -> None:
 
 
 def test_programs_of_images_have_the_official_paths() -> None:
-    assert images.PROGRAMS["coredns"] == ("coredns", "coredns")
-    assert images.PROGRAMS["etcdctl"] == ("etcd", "usr/local/bin/etcdctl")
-    assert {image for image, _ in images.PROGRAMS.values()} == set(versions.resolve().images) - {"pause", "probe"}
+    assert images.programs_in("coredns") == {"coredns": "coredns"}
+    assert images.programs_in("etcd")["etcdctl"] == "usr/local/bin/etcdctl"
+    assert {short for short in versions.resolve().images if not images.programs_in(short)} == {"pause", "probe"}
 
 
 def test_images_required_by_kubeadm(tmp_path: Path) -> None:

@@ -51,20 +51,16 @@ def test_find_returns_a_complete_bundle(tmp_path: Path) -> None:
     bundle = create(tmp_path)
     assert store.find("1.36.3", tmp_path) == bundle
     assert bundle.bin("kubectl").read_bytes() == FILES["bin/kubectl"]
-    assert bundle.cni() == [bundle.path / "cni/ptp"]
     assert bundle.images() == [bundle.path / "images/pause.tar"]
-    assert bundle.image("registry.k8s.io/pause:3.10.2") == bundle.path / "images/pause.tar"
     assert bundle.size == sum(len(data) for data in FILES.values())
     assert store.list_bundles(tmp_path) == [bundle]
     assert store.leftovers(tmp_path) == []
 
 
-def test_missing_programs_and_images_are_reported() -> None:
+def test_a_missing_program_is_reported() -> None:
     bundle = Bundle(Path("/x"), Manifest("1", "amd64", "modules", "0" * 12, "", (), ()))
     with pytest.raises(DevenvError, match="has no bin/nothing"):
         bundle.bin("nothing")
-    with pytest.raises(DevenvError, match="has no image x:1"):
-        bundle.image("x:1")
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "no manifest", "bad manifest", "renamed"])

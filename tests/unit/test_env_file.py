@@ -227,7 +227,7 @@ def test_filters() -> None:
         (lambda: EnvFile().filters()["env_file"](["a"]), "mapping"),
         (lambda: EnvFile().filters()["env_file"]({"A-B": "c"}), "env_file_invalid"),
         (lambda: ProfileEnv().filters()["profile_env"]("nothing-like-it"), "profile"),
-        (lambda: ProfileEnv().filters()["profile_env"]({"profile": "x"}), "no resolved profile"),
+        (lambda: ProfileEnv().filters()["profile_env"]({"profile": "x"}), "not a resolved profile"),
     ],
 )
 def test_filters_report_errors(call: Any, words: str) -> None:

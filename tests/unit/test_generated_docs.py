@@ -1,4 +1,4 @@
-"""The makers of generated pages, and that the pages are what the code says."""
+"""The generators of pages, and that every page is up to date."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import generated
 import page_parts
 import pytest
 import reference_docs
-import role_docs
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.reasons import Reason
 
 BEGIN, END = "<!-- x:begin -->", "<!-- x:end -->"
@@ -25,8 +24,8 @@ SPEC = {
 }
 
 
-def test_one_entry_point() -> None:
-    assert role_docs.table({"main": SPEC}) == [
+def test_a_single_entry_point_has_one_table() -> None:
+    assert reference_docs.role_table({"main": SPEC}) == [
         "| variable | type | default | meaning |",
         "| --- | --- | --- | --- |",
         "| `x_list` | list of str | `[a, b\\|c]` | One. Two lines. |",
@@ -38,8 +37,8 @@ def test_one_entry_point() -> None:
     ]
 
 
-def test_several_entry_points_say_whose_a_variable_is() -> None:
-    text = role_docs.table(
+def test_several_entry_points_list_the_users_of_a_variable() -> None:
+    text = reference_docs.role_table(
         {
             "create": {
                 "short_description": "Makes",
@@ -53,14 +52,14 @@ def test_several_entry_points_say_whose_a_variable_is() -> None:
     assert "| `x_b` | str |  | B. (`create`) |" in text
 
 
-def test_a_role_without_variables() -> None:
-    assert role_docs.table({"main": {"short_description": "x"}}) == ["No variables of its own."]
+def test_a_role_can_have_no_variables() -> None:
+    assert reference_docs.role_table({"main": {"short_description": "x"}}) == ["No variables of its own."]
 
 
-def test_only_what_stands_between_the_markers_changes() -> None:
-    made = page_parts.filled(f"# x\n{BEGIN}\nold\n{END}\nafter\n", ["new"], "x")
-    assert made == f"# x\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
-    assert page_parts.filled(made, ["new"], "x") == made
+def test_only_the_text_between_the_markers_changes() -> None:
+    page = page_parts.filled(f"# x\n{BEGIN}\nold\n{END}\nafter\n", ["new"], "x")
+    assert page == f"# x\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    assert page_parts.filled(page, ["new"], "x") == page
 
 
 @pytest.mark.parametrize("text", ["", BEGIN, END, f"{END}{BEGIN}", f"{BEGIN}{END}" * 2])
@@ -94,14 +93,14 @@ def test_first_causes_keep_their_order() -> None:
     ]
 
 
-def test_settle_writes_or_only_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outdated_pages_are_written_or_only_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "docs" / "page.md"
-    assert generated.settle({page: "text\n"}, tmp_path, check=True) == [page]
+    assert generated.write({page: "text\n"}, tmp_path, check=True) == [page]
     assert not page.exists()
-    assert generated.settle({page: "text\n"}, tmp_path, check=False) == [page]
+    assert generated.write({page: "text\n"}, tmp_path, check=False) == [page]
     assert page.read_text() == "text\n"
-    assert generated.settle({page: "text\n"}, tmp_path, check=True) == []
-    assert capsys.readouterr().out.splitlines() == ["docs/page.md: is old, type make docs", "docs/page.md: written"]
+    assert generated.write({page: "text\n"}, tmp_path, check=True) == []
+    assert capsys.readouterr().out.splitlines() == ["docs/page.md: outdated, run make docs", "docs/page.md: written"]
 
 
 def test_every_page_is_current(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The page of profiles says what the data says, and the examples of the guide resolve."""
+"""The pages about profiles follow the data, and the examples of the guide resolve."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def test_table_of_keys() -> None:
+def test_keys_are_listed_with_type_values_and_default() -> None:
     assert profile_docs.keys_page(SCHEMA, {"colour": "red", "size": 3, "labels": {}})[2:] == [
         "| `colour` | text | `red`, `blue` | `red` | Its colour. |",
         "| `size` | number |  | `3` | Its size. |",
@@ -47,7 +47,7 @@ def test_table_of_keys() -> None:
     ]
 
 
-def test_keys_of_the_items_of_a_list() -> None:
+def test_keys_of_list_items_are_listed() -> None:
     schema = {
         "properties": {"checks": {"type": "array", "description": "C.", "items": {"$ref": "#/$defs/check"}}},
         "$defs": {"check": {"properties": {"name": {"type": "string", "description": "N."}}}},
@@ -58,11 +58,11 @@ def test_keys_of_the_items_of_a_list() -> None:
     ]
 
 
-def test_list_of_what_is_not_built() -> None:
+def test_planned_keys_and_values_are_listed() -> None:
     assert profile_docs.not_built(SCHEMA) == ["- `colour`: `green`", "- `later`"]
 
 
-def test_page_has_every_name() -> None:
+def test_the_page_has_every_name() -> None:
     page = profile_docs.page(paths.CONFIGS)
     for name in (*profile_names.canonical(), *catalogue.aliases()):
         assert f"| `{name}` |" in page
@@ -81,8 +81,13 @@ def row(topology: str, stack: str, addressing: str) -> dict[str, str]:
     }
 
 
-def test_matrix_marks_what_is_tested_and_says_why_the_rest_is_not() -> None:
-    rows = [row(one, stack, way) for one in ("a", "b") for stack in ("v4", "v6") for way in ("static", "dhcp")]
+def test_the_matrix_has_a_target_or_a_reason_for_every_profile() -> None:
+    rows = [
+        row(topology, stack, addressing)
+        for topology in ("a", "b")
+        for stack in ("v4", "v6")
+        for addressing in ("static", "dhcp")
+    ]
     marks = {
         "tested": [
             {"profile": "a-v4-static", "test": "x.py::y", "target": "test"},
@@ -102,15 +107,15 @@ def test_matrix_marks_what_is_tested_and_says_why_the_rest_is_not() -> None:
     assert lines[-3:] == [
         "| `a-v4-static` | `x.py::y` |",
         "| `b-v4-dhcp` | `x.py::z` |",
-        "| each other one | `m.py::all` |",
+        "| all others | `m.py::all` |",
     ]
     assert profile_docs.of_the_matrix(rows, marks) == ["a-v4-dhcp", "a-v6-static", "a-v6-dhcp", "b-v4-static"]
 
 
-def test_every_name_is_made_by_one_test_or_has_a_reason() -> None:
-    made = [*(mark["profile"] for mark in MARKS["tested"]), *profile_docs.of_the_matrix(catalogue.describe(), MARKS)]
+def test_every_profile_is_created_by_one_test_or_has_a_reason() -> None:
+    created = [*(mark["profile"] for mark in MARKS["tested"]), *profile_docs.of_the_matrix(catalogue.describe(), MARKS)]
     for row in catalogue.describe():
-        assert made.count(row["profile"]) == (0 if profile_docs.untested(row, MARKS["untested"]) else 1)
+        assert created.count(row["profile"]) == (0 if profile_docs.untested(row, MARKS["untested"]) else 1)
     file, _, function = MARKS["others"]["test"].partition("::")
     tree = ast.parse((ROOT / "tests" / "matrix" / file).read_text())
     assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -124,7 +129,7 @@ def test_a_guide_without_its_markers_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("mark", MARKS["tested"], ids=lambda mark: mark["profile"])
-def test_what_the_marks_name_is_there(mark: dict[str, str]) -> None:
+def test_every_mark_names_an_existing_test(mark: dict[str, str]) -> None:
     assert set(mark) == {"profile", "test", "target"}
     assert mark["target"] in ("test", "nightly")
     file, _, function = mark["test"].partition("::")
@@ -133,22 +138,23 @@ def test_what_the_marks_name_is_there(mark: dict[str, str]) -> None:
     assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     short = [alias for alias, name in catalogue.aliases().items() if name == mark["profile"]]
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    named = {mark["profile"], *short}
-    assert any(text in named or text.removeprefix("profile=") in named for text in texts), "the file makes it"
+    names = {mark["profile"], *short}
+    assert any(text.removeprefix("profile=") in names for text in texts), "the file must create the profile"
 
 
-def test_the_marks_are_of_profiles_that_are() -> None:
+def test_every_mark_is_about_an_existing_profile() -> None:
     marked = [mark["profile"] for mark in MARKS["tested"]]
     assert len(marked) == len(set(marked))
     assert set(marked) <= set(profile_names.canonical())
     for rule in MARKS["untested"]:
-        assert set(rule) - {"why"} <= set(profile_docs.AXES)
-        covered = [one for one in catalogue.describe() if all(one[key] == rule[key] for key in rule if key != "why")]
-        assert covered, "a rule for nothing"
-        assert not {one["profile"] for one in covered} <= set(marked), "a rule that says nothing any more"
+        assert set(rule) - {"why"} <= {"topology", "stack", "addressing"}
+        rows = catalogue.describe()
+        covered = [row["profile"] for row in rows if profile_docs.untested(row, [rule])]
+        assert covered, "a rule without profiles"
+        assert not set(covered) <= set(marked), "a rule that is obsolete"
 
 
-def test_the_guide_is_what_the_data_says() -> None:
+def test_the_guide_is_up_to_date() -> None:
     assert profile_docs.guide(GUIDE, paths.CONFIGS, MARKS) == GUIDE
 
 
@@ -157,9 +163,9 @@ def test_examples_of_the_guide_resolve(number: int, tmp_path: Path) -> None:
     path = tmp_path / "mine.yml"
     path.write_text(EXAMPLES[number])
     resolved = resolve(str(path))
-    wanted = yaml.safe_load(EXAMPLES[number])
+    example = yaml.safe_load(EXAMPLES[number])
     engines.require(resolved)
-    assert set(wanted.get("nodes", {})) <= {node["name"] for node in resolved["nodes"]}
+    assert set(example.get("nodes", {})) <= {node["name"] for node in resolved["nodes"]}
 
 
 def test_the_guide_has_examples() -> None:

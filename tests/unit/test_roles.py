@@ -8,7 +8,7 @@ from typing import Any
 
 import page_parts
 import pytest
-import role_docs
+import reference_docs
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,7 +142,7 @@ def test_metadata(role: Path) -> None:
 @pytest.mark.parametrize("role", ROLES, ids=role_name)
 def test_readme_table_is_new(role: Path) -> None:
     readme = (role / "README.md").read_text()
-    assert page_parts.filled(readme, role_docs.table(specs(role)), "variables") == readme, "type make docs"
+    assert page_parts.filled(readme, reference_docs.role_table(specs(role)), "variables") == readme, "run make docs"
 
 
 @pytest.mark.parametrize("role", ROLES, ids=role_name)

@@ -22,8 +22,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bun
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
-# Suffix of the archive's name -> mode of tarfile.
-SUFFIXES = {".tar": "w:", ".tar.gz": "w:gz", ".tgz": "w:gz"}
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _CHUNK = 1 << 20
 
 
@@ -38,13 +37,14 @@ def export(bundle: Bundle, target: Path, progress: Progress = store.silent) -> P
     """
     if target.is_dir():
         target = target / f"devenv-bundle-{bundle.name}-{bundle.manifest.arch}.tar.gz"
-    mode = _mode(target)
+    if not target.name.endswith(SUFFIXES):
+        raise DevenvError("bundle_archive_name", f"the name must end in {', '.join(SUFFIXES)}", where=str(target))
     with store.disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".export-", dir=target.parent)
     try:
         with store.disk_errors(target), os.fdopen(handle, "wb") as stream:
-            _write(bundle, stream, mode, progress)
+            _write(bundle, stream, progress, compress=not target.name.endswith(".tar"))
         Path(name).chmod(0o644)
         Path(name).rename(target)
     finally:
@@ -60,16 +60,12 @@ def is_export_of(archive: Path, bundle: Bundle) -> bool:
         return False
 
 
-def _mode(target: Path) -> str:
-    for suffix, mode in SUFFIXES.items():
-        if target.name.endswith(suffix):
-            return mode
-    raise DevenvError("bundle_archive_name", f"the name must end in {', '.join(SUFFIXES)}", where=str(target))
-
-
-def _write(bundle: Bundle, stream: IO[bytes], mode: str, progress: Progress) -> None:
-    level = {"compresslevel": 1} if mode == "w:gz" else {}
-    with tarfile.open(fileobj=stream, mode=mode, format=tarfile.GNU_FORMAT, **level) as tar:  # type: ignore[call-overload]
+def _write(bundle: Bundle, stream: IO[bytes], progress: Progress, *, compress: bool) -> None:
+    with (
+        tarfile.open(fileobj=stream, mode="w:gz", format=tarfile.GNU_FORMAT, compresslevel=1)
+        if compress
+        else tarfile.open(fileobj=stream, mode="w:", format=tarfile.GNU_FORMAT)
+    ) as tar:
         text = bundle.manifest.dump().encode()
         tar.addfile(_info(manifests.NAME, len(text), 0o644), io.BytesIO(text))
         for entry in bundle.manifest.files:
@@ -148,7 +144,7 @@ def _manifest_of(candidate: Path, *, required: bool) -> Manifest | None:
     """Return the manifest of a bundle's folder or an archive; None for anything else, unless it is ``required``."""
     if candidate.is_dir():
         return manifests.load(candidate) if (candidate / manifests.NAME).is_file() else None
-    return peek(candidate) if required or candidate.name.endswith(tuple(SUFFIXES)) else None
+    return peek(candidate) if required or candidate.name.endswith(SUFFIXES) else None
 
 
 def _check_usable(manifest: Manifest, archive: Path) -> None:

@@ -22,7 +22,6 @@ PACKAGES = (
 )  # fmt: skip
 _LIST = "devenv-packages"
 _LOADER = "ld-linux*.so.*"
-_NETWORK = r"Could not (resolve|connect)|Failed to fetch|Connection (timed out|refused|failed)|Temporary failure"
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def unpack(suite: str, folder: Path, progress: Progress, packages: Sequence[str]
     try:
         programs.stream(argv, timeout=1800)
     except ProgramFailed as error:
-        raise _failure(error) from None
+        raise programs.failure("mmdebstrap", error, "bundle_debian") from None
     root = folder / "debian"
     with tarfile.open(archive) as tar:
         members = [member for member in tar if not member.isdev()]
@@ -69,8 +68,10 @@ def versions(archives: Iterable[str]) -> dict[str, str]:
 
 def files(root: Root, paths: Sequence[str]) -> list[Entry]:
     """Return layer entries of files of the root at the same paths, with every shared library that they need."""
-    entries = {path: Entry(path, _mode(_real(root.path, path)), source=_real(root.path, path)) for path in paths}
+    entries = {}
     for path in paths:
+        file = _real(root.path, path)
+        entries[path] = Entry(path, 0o755 if file.stat().st_mode & 0o111 else 0o644, source=file)
         for library in libraries(root, path):
             entries[library] = Entry(library, source=_real(root.path, library))
     return list(entries.values())
@@ -119,15 +120,3 @@ def _real(root: Path, path: str) -> Path:
         link = current.readlink()
         current = root / str(link).lstrip("/") if link.is_absolute() else current.parent / link
     raise DevenvError("bundle_debian", f"/{path} is a loop of links")
-
-
-def _mode(file: Path) -> int:
-    return 0o755 if file.stat().st_mode & 0o111 else 0o644
-
-
-def _failure(error: ProgramFailed) -> DevenvError:
-    if "No space left on device" in error.stderr:
-        return DevenvError("bundle_disk_full", "mmdebstrap: no space left on the disk")
-    lines = [line for line in error.stderr.splitlines() if line.startswith(("E:", "W:")) or "rror" in line]
-    reason = "bundle_unreachable" if re.search(_NETWORK, error.stderr) else "bundle_debian"
-    return DevenvError(reason, f"mmdebstrap: {' / '.join(lines[-3:])[:600] or 'failed without a message'}")

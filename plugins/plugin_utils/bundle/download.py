@@ -67,16 +67,16 @@ class Fetcher:
         for attempt in range(1, self.attempts + 1):
             try:
                 answer = self.session.get(url, headers=dict(headers or {}), auth=auth, timeout=self.timeout)
-            except requests.RequestException as error:
-                if attempt == self.attempts or not _is_transient(error):
-                    raise _failure(url, error, "bundle_unreachable") from None
-            else:
                 if answer.status_code not in _RETRY:
                     return answer
-                if attempt == self.attempts:
-                    raise _rejection(url, answer)
-            self.pause(_delay(attempt))
-        raise AssertionError("no attempt was made")
+                problem = _rejection(url, answer)
+            except requests.RequestException as error:
+                problem = _failure(url, error, "bundle_unreachable")
+                if not _is_transient(error):
+                    break
+            if attempt < self.attempts:
+                self.pause(_delay(attempt))
+        raise problem
 
     def text(self, url: str) -> str:
         """Return a small text file. Raises DevenvError as `get`, and ``bundle_not_found``."""
@@ -210,14 +210,9 @@ def _rejection(url: str, answer: requests.Response) -> DevenvError:
 def _innermost(error: requests.RequestException) -> str:
     """Return the innermost message of requests' nested errors."""
     cause: BaseException = error
-    text = str(error)
-    if match := re.search(r"\[Errno -?\d+\] ([^')\]]+)", text):
-        return match.group(1)
-    if "timed out" in text:
-        return "no answer in time"
     while cause.__context__ is not None and cause.__context__ is not cause:
         cause = cause.__context__
-    return (str(cause) or text)[:300]
+    return (cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause))[:300]
 
 
 def _delay(attempt: int) -> float:

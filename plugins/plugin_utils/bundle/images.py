@@ -10,23 +10,11 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import debian, o
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import File, Image, describe
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.oci import Entry, Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import Versions
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.versions import IMAGES, Versions
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import data
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program as process
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
-# Program -> image and path inside it, the same in the official images and in ours.
-PROGRAMS = {
-    "kube-apiserver": ("kube-apiserver", "usr/local/bin/kube-apiserver"),
-    "kube-controller-manager": ("kube-controller-manager", "usr/local/bin/kube-controller-manager"),
-    "kube-scheduler": ("kube-scheduler", "usr/local/bin/kube-scheduler"),
-    "kube-proxy": ("kube-proxy", "usr/local/bin/kube-proxy"),
-    "etcd": ("etcd", "usr/local/bin/etcd"),
-    "etcdctl": ("etcd", "usr/local/bin/etcdctl"),
-    "etcdutl": ("etcd", "usr/local/bin/etcdutl"),
-    "coredns": ("coredns", "coredns"),
-    "local-path-provisioner": ("local-path-provisioner", "usr/bin/local-path-provisioner"),
-    "metrics-server": ("metrics-server", "metrics-server"),
-}
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NOBODY = "65532:65532"
 # Like the official program, it prints its version and exits: `kubeadm upgrade` checks that way whether Jobs run.
@@ -34,6 +22,15 @@ _PAUSE = b"""#!/bin/busybox sh
 [ "$1" != -v ] || { echo pause; exit 0; }
 exec /usr/bin/catatonit -P
 """
+_PROBE = {
+    "Env": [_PATH],
+    # The init forwards SIGTERM: as PID 1 the server would ignore it, and a pod would use its whole grace period.
+    "Entrypoint": ["/usr/bin/catatonit", "--"],
+    "Cmd": ["httpd", "-f", "-p", "8080", "-h", "/www"],
+    "ExposedPorts": {"8080/tcp": {}},
+    "User": _NOBODY,
+    "WorkingDir": "/tmp",
+}
 _IPTABLES = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
 
 
@@ -64,6 +61,12 @@ def required_by(kubeadm: Path, version: str) -> list[str]:
         raise DevenvError("bundle_build", f"kubeadm cannot be run: {error}") from None
 
 
+def programs_in(short: str) -> dict[str, str]:
+    """Return the binaries of the bundle in an image, each with its path in the image."""
+    programs: dict[str, str] = data.read(IMAGES)[short].get("programs", {})
+    return programs
+
+
 def recipe(short: str, programs: Path, versions: Versions, root: debian.Root) -> Spec:
     """Return the image with the short name ``short`` (a key of ``Versions.images``)."""
     name = versions.images[short]
@@ -71,8 +74,8 @@ def recipe(short: str, programs: Path, versions: Versions, root: debian.Root) ->
         entries = [*debian.files(root, ["bin/busybox", "usr/bin/catatonit"]), Entry("pause", 0o755, data=_PAUSE)]
         return Spec(name, (*_base(), *entries), {"Entrypoint": ["/pause"], "User": "65535:65535"})
     if short == "probe":
-        return Spec(name, (*_base(), *_probe(versions, root)), _probe_config())
-    entries = [Entry(path, source=programs / program) for program, (image, path) in PROGRAMS.items() if image == short]
+        return Spec(name, (*_base(), *_probe(versions, root)), _PROBE)
+    entries = [Entry(path, source=programs / program) for program, path in programs_in(short).items()]
     config: dict[str, Any] = {"Env": [_PATH]}
     if short == "local-path-provisioner":
         config.update(Cmd=["local-path-provisioner"])
@@ -124,21 +127,9 @@ def _probe(versions: Versions, root: debian.Root) -> list[Entry]:
     ]
 
 
-def _probe_config() -> dict[str, Any]:
-    return {
-        "Env": [_PATH],
-        # The init forwards SIGTERM: as PID 1 the server would ignore it, and a pod would use its whole grace period.
-        "Entrypoint": ["/usr/bin/catatonit", "--"],
-        "Cmd": ["httpd", "-f", "-p", "8080", "-h", "/www"],
-        "ExposedPorts": {"8080/tcp": {}},
-        "User": _NOBODY,
-        "WorkingDir": "/tmp",
-    }
-
-
 def _origin(short: str, root: debian.Root) -> str:
     """Return the programs and Debian packages that an image is built from."""
-    programs = [f"bin/{program}" for program, (image, _path) in PROGRAMS.items() if image == short]
+    programs = [f"bin/{program}" for program in programs_in(short)]
     packages = {
         "kube-proxy": ("conntrack", "iptables", "nftables"),
         "pause": ("busybox-static", "catatonit"),

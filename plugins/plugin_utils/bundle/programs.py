@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
+import re
 import selectors
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,11 +12,26 @@ from pathlib import Path
 from typing import IO
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
 
 TAIL = 60
 # setpriv is part of util-linux, an essential package of Debian. Without it, the program survives a killed caller.
 _BOUND = ("setpriv", "--pdeathsig", "TERM", "--") if shutil.which("setpriv") else ()
+
+
+# Output of a failed program -> reason. The first pattern that matches one of its last lines decides.
+_CAUSES = (
+    (r"[Nn]o space left on device|disk quota exceeded", "bundle_disk_full"),
+    (r"SECURITY ERROR|checksum mismatch|missing go\.sum entry|do not match the hashes", "bundle_wrong_digest"),
+    (
+        r"no such host|[Cc]onnection (refused|reset|timed out|failed)|Could not (resolve|connect)|Failed to fetch|"
+        r"i/o timeout|network is unreachable|TLS handshake timeout|proxyconnect|server misbehaving|unexpected EOF|"
+        r"Temporary failure|no route to host|NewConnectionError|Max retries exceeded|\b50[234] ",
+        "bundle_unreachable",
+    ),
+    (r"404 Not Found|410 Gone|unknown revision|No matching distribution", "bundle_not_found"),
+)
 
 
 def stream(
@@ -48,6 +64,17 @@ def stream(
             raise error.__cause__ from None
         raise ProgramFailed(argv, error.code, "\n".join(tail)) from None
     return list(tail)
+
+
+def failure(what: str, error: ProgramFailed, default: str) -> DevenvError:
+    """Return the DevenvError for the last lines of a failed program; ``default`` is the reason if no cause matches."""
+    for pattern, reason in _CAUSES:
+        lines = [line for line in error.stderr.splitlines() if re.search(pattern, line)]
+        if lines:
+            return DevenvError(reason, f"{what}: {lines[-1].strip()[:400]}")
+    ending = "did not end in time" if error.code is None else f"ended with code {error.code}"
+    lines = [line for line in error.stderr.splitlines() if line.strip() and not line.startswith("go: downloading")]
+    return DevenvError(default, f"{what} {ending}: {' / '.join(lines[-3:])[:600]}")
 
 
 def _lines(pipe: IO[bytes], on_wait: Callable[[], None]) -> Iterator[str]:

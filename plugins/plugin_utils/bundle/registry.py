@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import oci
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.download import Fetcher
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.download import Auth, Fetcher
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.oci import Blob
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
@@ -22,16 +22,15 @@ _INDEXES = (oci.INDEX, oci.DOCKER_INDEX)
 _ACCEPT = ", ".join((*_INDEXES, oci.MANIFEST, oci.DOCKER_MANIFEST))
 
 
-class _Bearer:
-    """Sends a token, if there is one. Any auth object keeps .netrc out of requests to a registry."""
+def _bearer(token: str) -> Auth:
+    """Return what sends ``token``, if there is one. Any auth object keeps .netrc out of requests to a registry."""
 
-    def __init__(self, token: str = "") -> None:
-        self.token = token
+    def add(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if token:
+            request.headers["Authorization"] = f"Bearer {token}"
+        return request
 
-    def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self.token:
-            r.headers["Authorization"] = f"Bearer {self.token}"
-        return r
+    return add
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Registry:
         self.api = f"{parts.scheme}://{parts.netloc}/v2"
         self.prefix = parts.path.strip("/")
         self.fetcher = fetcher
-        self.auth = _Bearer()
+        self.auth = _bearer("")
 
     def reach(self) -> None:
         """Raise DevenvError ``bundle_unreachable`` if the registry does not answer."""
@@ -124,7 +123,7 @@ class Registry:
         headers = {"Accept": _ACCEPT}
         answer = self.fetcher.get(url, headers=headers, auth=self.auth)
         if answer.status_code == 401:
-            self.auth = _Bearer(self._token(answer.headers.get("WWW-Authenticate", ""), url))
+            self.auth = _bearer(self._token(answer.headers.get("WWW-Authenticate", ""), url))
             answer = self.fetcher.get(url, headers=headers, auth=self.auth)
         return answer
 

@@ -146,9 +146,8 @@ def _programs_of_images(expected: Collection[str], fetched: list[Image], folder:
     """Extract programs that are only published inside images, or would be fetched twice, from those ``expected``."""
     rows = []
     by_name = {short(image.name): image for image in fetched}
-    for program, (name, path) in images.PROGRAMS.items():
-        if name not in expected:
-            continue
+    programs = {program: (name, path) for name in expected for program, path in images.programs_in(name).items()}
+    for program, (name, path) in programs.items():
         if name not in by_name:
             raise DevenvError("bundle_image_missing", f"kubeadm lists no image {name}, which contains {program}")
         image, target = by_name[name], folder / "bin" / program

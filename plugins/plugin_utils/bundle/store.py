@@ -65,20 +65,9 @@ class Bundle:
             raise DevenvError("bundle_broken", f"has no {path}", where=str(self.path))
         return self.path / path
 
-    def cni(self) -> list[Path]:
-        """Return the CNI plugins."""
-        return [self.path / file.path for file in self.manifest.files if file.path.startswith("cni/")]
-
     def images(self, *parts: str) -> list[Path]:
         """Return the image archives of ``parts`` (default: of the base) for `ctr images import` and `podman load`."""
         return [self.path / image.path for image in self.manifest.images_of(parts or ("",))]
-
-    def image(self, name: str) -> Path:
-        """Return the archive of the image with the full name ``name``. Raises DevenvError ``bundle_broken``."""
-        for image in self.manifest.images:
-            if image.name == name:
-                return self.path / image.path
-        raise DevenvError("bundle_broken", f"has no image {name}", where=str(self.path))
 
 
 def root(cache_dir: Path | None = None) -> Path:

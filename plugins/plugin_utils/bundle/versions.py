@@ -14,8 +14,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import data, paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 FILE = paths.CONFIGS / "versions.yml"
+IMAGES = paths.CONFIGS / "images.yml"
 MODULES = paths.COLLECTION / "roles" / "bundle" / "files"
-PROBE = "devenv.lab/probe"
 REGISTRY = "registry.k8s.io"
 DOCKER = "docker.io"
 
@@ -56,33 +56,22 @@ class Versions:
 
     @property
     def probe_image(self) -> str:
-        return f"{PROBE}:{self.probe}"
+        return self.images_of(BASE)["probe"]
 
     @property
     def kubeadm_images(self) -> dict[str, str]:
         """Short name -> full name of the images that kubeadm of this version requires."""
-        kubernetes = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
-        return {
-            **{name: f"{REGISTRY}/{name}:v{self.kubernetes}" for name in kubernetes},
-            "etcd": f"{REGISTRY}/etcd:{self.etcd_image}",
-            "coredns": f"{REGISTRY}/coredns/coredns:v{self.coredns}",
-            "pause": f"{REGISTRY}/pause:{self.pause}",
-        }
+        return {short: name for short, name in self.images_of(BASE).items() if short != "probe"}
 
     @property
     def images(self) -> dict[str, str]:
         """Short name -> full name of every image that a bundle can contain; devenv builds ``probe`` itself."""
-        return {name: image for part in (BASE, *PARTS) for name, image in self.images_of(part).items()}
+        return {short: name for part in (BASE, *PARTS) for short, name in self.images_of(part).items()}
 
     def images_of(self, part: str) -> dict[str, str]:
         """Short name -> full name of the images of one part."""
-        local_path = f"{DOCKER}/rancher/local-path-provisioner:v{self.local_path}"
-        metrics_server = f"{REGISTRY}/metrics-server/metrics-server:v{self.metrics_server}"
-        return {
-            BASE: {**self.kubeadm_images, "probe": self.probe_image},
-            "metrics": {"metrics-server": metrics_server},
-            "storage": {"local-path-provisioner": local_path},
-        }.get(part, {})
+        rows = data.read(IMAGES).items()
+        return {short: row["name"].format(**asdict(self)) for short, row in rows if row.get("part", BASE) == part}
 
 
 def known() -> tuple[str, list[str]]:
