@@ -1,4 +1,4 @@
-"""A lab of nodes with the stand-in for Gravity on them, on paper: folders instead of machines."""
+"""A lab of nodes with the test double of Gravity, with folders instead of machines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MASTER = "10.0.0.10"
 
 
 class Node:
-    """One node: call it with the words of a `gravity` command."""
+    """A node: call it with the arguments of a `gravity` command."""
 
     def __init__(self, root: Path, environment: dict[str, str], folder: Path) -> None:
         self.root, self._environment, self._folder = root, environment, folder
@@ -89,8 +89,8 @@ class Lab:
     def _change(self, **keys: Any) -> None:
         (self.paper / "cluster.json").write_text(json.dumps({**self.state(), **keys}))
 
-    def health(self, told: dict[str, str]) -> None:
-        self._change(health=told)
+    def health(self, reported: dict[str, str]) -> None:
+        self._change(health=reported)
 
     def down(self, is_down: bool) -> None:
         """Whether the masters cannot be reached."""

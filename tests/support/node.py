@@ -1,4 +1,4 @@
-"""A folder in a node's place, for code that takes a Machine."""
+"""A folder in place of a node, for code that takes a Machine."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ansible_collections.devenv.lab.plugins.module_utils.node.wait import Clock
 
 
 def write(path: Path, text: str = "x") -> None:
-    """A file with its folders."""
+    """Write a file and create its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
 
 class Node(Machine):
-    """A machine whose files and programs (on PATH) are in a folder, and whose API server answers as ``ready``."""
+    """A machine with files and programs (on PATH) in a folder, whose HTTP responses come from ``ready``."""
 
     def __init__(self, root: Path) -> None:
         (root / "bin").mkdir(parents=True)
-        (root / "proc").mkdir()  # without processes: no test ends what runs on this machine
+        (root / "proc").mkdir()  # empty, so that no test signals processes of this machine
         super().__init__(str(root), http_ok=lambda *words, **more: self.ready(*words, **more))
         self.folder = root
         self.ready: Callable[..., bool] = lambda *_, **__: False
@@ -31,18 +31,18 @@ class Node(Machine):
         return self.folder / path.lstrip("/")
 
     def at(self, seconds: float) -> Node:
-        """The same node at another time of day, on which nobody waits."""
+        """Return this node with another wall time and without waiting."""
         self.clock = Clock(time.monotonic, lambda _seconds: None, lambda: seconds)
         return self
 
     def advertise(self, address: str) -> None:
-        """A manifest of the API server, and one of etcd."""
+        """Write manifests of the API server and of etcd."""
         host = f"[{address}]" if ":" in address else address
         write(self / "etc/kubernetes/manifests/kube-apiserver.yaml", f"    - --advertise-address={address}\n")
         write(self / "etc/kubernetes/manifests/etcd.yaml", f"    - --listen-client-urls=https://{host}:2379\n")
 
     def program(self, name: str, text: str) -> None:
-        """A shell script in a program's place."""
+        """Replace a program with a shell script."""
         path = self / "bin" / name
         path.write_text("#!/bin/sh\n" + text)
         path.chmod(path.stat().st_mode | stat.S_IXUSR)

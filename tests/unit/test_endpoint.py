@@ -1,4 +1,4 @@
-"""What the role endpoint writes: one proxy for all masters, one holder of all addresses, one redirection."""
+"""The files of the role endpoint: a proxy for all masters, one node for all addresses, one redirection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STACKS = (["ipv4"], ["ipv6"], ["ipv4", "ipv6"], ["ipv6", "ipv4"])
 
 
 def variables(stack: list[str], masters: int, own: int = 0) -> dict[str, Any]:
-    """What the templates see on ``master-<own>`` of a cluster."""
+    """Return the variables of the templates on ``master-<own>`` of a cluster."""
     names = [f"master-{number}" for number in range(masters)]
     hostvars = {
         name: {"devenv_addresses": [ADDRESSES[family][1].format(number) for family in stack]}
@@ -46,7 +46,7 @@ def rendered(template: str, given: dict[str, Any]) -> str:
 
 
 def blocks(text: str) -> dict[str, str]:
-    """keepalived's blocks of the first level by their heads."""
+    """Return the top-level blocks of keepalived by their headers."""
     found = re.findall(r"(?ms)^(\w[^{\n]*) \{\n(.*?)^\}$", text)
     return dict(found)
 
@@ -67,14 +67,14 @@ def test_every_master_is_behind_the_proxy(stack: list[str], masters: int) -> Non
 
 
 @pytest.mark.parametrize("stack", STACKS, ids="-".join)
-def test_addresses_of_all_families_are_in_one_place(stack: list[str]) -> None:
+def test_addresses_of_all_families_are_on_one_node(stack: list[str]) -> None:
     seen = []
     for own in range(3):
         text = rendered("keepalived.conf.j2", variables(stack, 3, own))
         assert text.count("{") == text.count("}")
         parts = blocks(text)
         assert [head.split()[1] for head in parts if head.startswith("vrrp_instance")] == stack
-        # Their health counts for both at once, or they would part.
+        # A shared health check, so that both move together.
         assert ("vrrp_sync_group endpoint" in parts) is (len(stack) == 2)
         assert text.count("track_script") == 1
         for family in stack:
@@ -87,13 +87,13 @@ def test_addresses_of_all_families_are_in_one_place(stack: list[str]) -> None:
             assert f"{virtual}/{'128' if family == 'ipv6' else '32'}" in part
             assert "nopreempt" in part
             seen.append((family, re.findall(r"(?:virtual_router_id|priority) (\d+)", part)))
-    # One router of a family everywhere, another priority on each node.
+    # One router id per family, and another priority on each node.
     assert len({ids[0] for _, ids in seen}) == 1
     for family in stack:
         assert len({ids[1] for name, ids in seen if name == family}) == 3
 
 
-def test_a_single_master_has_nobody_to_talk_to() -> None:
+def test_a_single_master_has_no_peers() -> None:
     text = rendered("keepalived.conf.j2", variables(["ipv4"], 1))
     assert "unicast" not in text
     assert "10.0.0.5/32" in text
@@ -108,15 +108,15 @@ def test_the_router_id_follows_from_the_address(address: str, router: int) -> No
 
 
 @pytest.mark.parametrize("stack", STACKS, ids="-".join)
-def test_the_port_of_the_virtual_addresses_leads_to_the_proxy(stack: list[str]) -> None:
+def test_the_port_of_the_virtual_addresses_is_redirected_to_the_proxy(stack: list[str]) -> None:
     text = rendered("redirect.nft.j2", variables(stack, 3))
     rules = re.findall(r"(?m)^    (ip6? daddr .*)$", text)
     wanted = {
         "ipv4": "ip daddr 10.0.0.5 tcp dport 6443 dnat ip to 10.0.0.5:8443",
         "ipv6": "ip6 daddr fd00::5 tcp dport 6443 dnat ip6 to [fd00::5]:8443",
     }
-    # For those who come from elsewhere and for the node itself, each before kube-proxy's at -100.
+    # For traffic from outside and from the node, both before kube-proxy at -100.
     assert rules == [wanted[family] for family in stack] * 2
     assert re.findall(r"type nat hook (\w+) priority (-?\d+);", text) == [("prerouting", "-105"), ("output", "-105")]
-    # Loading it again replaces it.
+    # Loading the file again replaces the table.
     assert re.search(r"(?m)^table inet devenv_endpoint\ndelete table inet devenv_endpoint\ntable", text)

@@ -1,4 +1,4 @@
-"""What code on nodes must not do by itself: there is one helper for each job (docs/design/nodes.md)."""
+"""Code on nodes uses one helper for each job (docs/design/nodes.md)."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def calls(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("call", ALLOWED)
 def test_one_helper_for_each_job(call: str) -> None:
-    found = {str(path.relative_to(MODULE_UTILS)) for path in MODULE_UTILS.rglob("*.py") if call in calls(path)}
-    assert found == ALLOWED[call]
+    callers = {str(path.relative_to(MODULE_UTILS)) for path in MODULE_UTILS.rglob("*.py") if call in calls(path)}
+    assert callers == ALLOWED[call]
 
 
 def test_the_base_imports_no_engine() -> None:

@@ -1,4 +1,4 @@
-"""What state Kubernetes is in, told from files and answers."""
+"""The state of Kubernetes on a node, from files and HTTP responses."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_any_trace_without_the_marker_is_partial(tmp_path: Path, path: str) -> N
 
 
 @pytest.mark.parametrize("role", ["control_plane", "worker"])
-def test_files_alone_finish_nothing(tmp_path: Path, role: str) -> None:
-    """kubeadm was killed after its last file and before its end."""
+def test_a_node_without_the_marker_is_not_finished(tmp_path: Path, role: str) -> None:
+    """kubeadm was killed after it wrote its last file."""
     touch(tmp_path, *ks.CONTROL_PLANE_FILES)
     assert ks.state(str(tmp_path))["state"] == "partial"
     ks.mark(role, {"node": "n"}, str(tmp_path))
@@ -42,7 +42,7 @@ def test_files_alone_finish_nothing(tmp_path: Path, role: str) -> None:
 
 
 @pytest.mark.parametrize(("role", "files"), [("control_plane", ks.CONTROL_PLANE_FILES), ("worker", ks.NODE_FILES)])
-def test_every_file_of_a_finished_node_counts(tmp_path: Path, role: str, files: tuple[str, ...]) -> None:
+def test_a_finished_node_that_lacks_a_file_is_partial(tmp_path: Path, role: str, files: tuple[str, ...]) -> None:
     ks.mark(role, {}, str(tmp_path))
     for lost in files:
         touch(tmp_path, *files)
@@ -58,13 +58,13 @@ def test_a_worker_needs_no_control_plane_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "half a li", "[]", '{"role": ""}'])
-def test_a_broken_marker_finishes_nothing(tmp_path: Path, text: str) -> None:
+def test_a_damaged_marker_does_not_count(tmp_path: Path, text: str) -> None:
     touch(tmp_path, *ks.CONTROL_PLANE_FILES, ks.MARKER)
     (tmp_path / ks.MARKER.lstrip("/")).write_text(text)
     assert ks.state(str(tmp_path))["state"] == "partial"
 
 
-def test_the_marker_goes_and_may_be_gone(tmp_path: Path) -> None:
+def test_the_marker_can_be_removed_twice(tmp_path: Path) -> None:
     ks.mark("worker", {}, str(tmp_path))
     ks.unmark(str(tmp_path))
     ks.unmark(str(tmp_path))
@@ -96,7 +96,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path]
 
 @pytest.mark.parametrize("kind", KEYS)
 @pytest.mark.parametrize("days", [10, 20000])  # beyond 2049, X.509 writes the time in another form
-def test_certificates_are_read_as_openssl_reads_them(made: Callable[[str, int], Path], kind: str, days: int) -> None:
+def test_certificates_are_parsed_like_openssl(made: Callable[[str, int], Path], kind: str, days: int) -> None:
     path = made(kind, days)
     public = openssl("pkey", "-pubin", "-outform", "der", data=openssl("x509", "-in", str(path), "-noout", "-pubkey"))
     shown = openssl("x509", "-in", str(path), "-noout", "-enddate", "-dateopt", "iso_8601").decode()
@@ -107,11 +107,11 @@ def test_certificates_are_read_as_openssl_reads_them(made: Callable[[str, int], 
 
 
 @pytest.mark.parametrize("text", ["", "no PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"])
-def test_what_is_no_certificate(text: str) -> None:
+def test_other_texts_are_not_certificates(text: str) -> None:
     assert certificate.parse(text) == {}
 
 
-def test_ends_and_ca_of_a_node(tmp_path: Path, made: Callable[[str, int], Path]) -> None:
+def test_expiry_and_ca_of_a_node_are_reported(tmp_path: Path, made: Callable[[str, int], Path]) -> None:
     path = tmp_path / ks.CA.lstrip("/")
     path.parent.mkdir(parents=True)
     path.write_text(made("ec", 10).read_text())
@@ -147,13 +147,13 @@ def test_only_200_is_ready(plain: int) -> None:
     assert not net.http_ok("127.0.0.1", plain, "/other")
 
 
-def test_the_server_must_be_of_the_ca(secured: int, made: Callable[[str, int], Path]) -> None:
+def test_the_certificate_of_the_server_is_verified(secured: int, made: Callable[[str, int], Path]) -> None:
     assert net.http_ok("127.0.0.1", secured, "/readyz", ca=str(made("ec", 10)))
     assert not net.http_ok("127.0.0.1", secured, "/readyz", ca=str(made("rsa", 10)))
     assert not net.http_ok("127.0.0.1", secured, "/readyz", ca="/none")
 
 
-def test_nobody_answers() -> None:
+def test_a_closed_port_is_not_ready() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         assert not net.http_ok("127.0.0.1", free.getsockname()[1], "/readyz", timeout=0.5)
@@ -167,7 +167,7 @@ def test_nobody_answers() -> None:
         ("    - --other=1\n", None),
     ],
 )
-def test_address_of_the_apiserver(tmp_path: Path, text: str, address: str | None) -> None:
+def test_the_address_of_the_apiserver_is_read_from_its_manifest(tmp_path: Path, text: str, address: str | None) -> None:
     path = tmp_path / "etc/kubernetes/manifests/kube-apiserver.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(text)
@@ -182,7 +182,7 @@ def test_address_of_the_apiserver(tmp_path: Path, text: str, address: str | None
         ("", "https://127.0.0.1:2379"),
     ],
 )
-def test_etcd_answers_at_the_loopback_of_the_first_family(tmp_path: Path, manifest: str, endpoint: str) -> None:
+def test_the_endpoint_of_etcd_is_the_loopback_of_the_first_family(tmp_path: Path, manifest: str, endpoint: str) -> None:
     path = tmp_path / "etc/kubernetes/manifests/etcd.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(manifest)

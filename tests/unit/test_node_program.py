@@ -1,4 +1,4 @@
-"""The runner of programs on nodes: bounded, and no secret in what is kept. Real programs."""
+"""The runner of programs on nodes: time limits and redaction, with real programs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ansible_collections.devenv.lab.plugins.module_utils.node.redact import Reda
 from ansible_collections.devenv.lab.plugins.module_utils.script import output
 
 HEX = "9555b74008f24687eb964bd90a164ecb5760a89481d9c55a77c129b7db438168"
-# Put together here, so that no scanner of sources takes this file for one that leaks.
+# Assembled here, so that secret scanners do not report this file.
 KIND = "RSA PRIVATE " + "KEY"
 PEM = f"-----BEGIN {KIND}-----\nMIIEpAIBAAKCAQEAxQfZ0m7r1Jq8\nvGmMzv5Jb0Z1nqXhM1c4b7d9e2f0==\n-----END {KIND}-----"
 GIVEN = "correct horse battery"
 
-# What a program prints, and the texts of it that may stand nowhere.
+# Output of a program, and the texts in it that must not appear anywhere.
 SECRETS = {
     "bootstrap token": ("[bootstrap-token] Using token: abcdef.0123456789abcdef", ["0123456789abcdef"]),
     "join command": (
@@ -61,7 +61,7 @@ def through_run(tmp_path: Path, text: str) -> str:
 
 
 def through_kubeadm(tmp_path: Path, text: str) -> str:
-    """What fail_json gets, and the log on the node. The words of kubeadm are an unknown command of the program."""
+    """Return the arguments of fail_json and the log on the node; the arguments of kubeadm are an unknown command."""
 
     def run(_words: list[str], **more: Any) -> program.ProgramResult:
         return program.run(argv(text, 1), **more)
@@ -83,7 +83,7 @@ def through_gravity(tmp_path: Path, text: str) -> str:
 
 
 def through_script(tmp_path: Path, text: str) -> str:
-    """What a script prints, in its result and its log."""
+    """Return the result and the log of a script."""
     log = tmp_path / "script.log"
     number = os.open(log, os.O_WRONLY | os.O_CREAT)
     screen = output.Screen(RedactedLines([GIVEN]), number, 50, ".", "")
@@ -113,26 +113,26 @@ def test_a_digest_is_not_a_certificate_key(tmp_path: Path) -> None:
     assert f"sha256:{HEX}" in program.run(argv(f"--discovery-token-ca-cert-hash sha256:{HEX}")).text
 
 
-def test_both_streams_and_the_code() -> None:
+def test_a_result_has_both_streams_and_the_code() -> None:
     result = program.run(["sh", "-c", "cat; echo no >&2; exit 3"], data="x" * 300_000)
     assert (result.code, result.stdout, result.stderr, result.started) == (3, "x" * 300_000, "no\n", True)
     merged = program.run(["sh", "-c", "echo a; echo b >&2; echo c"], merged=True)
     assert (merged.stdout, merged.stderr, merged.lines) == ("a\nb\nc\n", "", ["a", "b", "c"])
 
 
-def test_pieces_of_two_streams_are_lines_of_their_own() -> None:
+def test_interleaved_streams_are_split_into_their_own_lines() -> None:
     result = program.ProgramResult(1, blocks=[("stdout", b"say corr"), ("stderr", b"x\n"), ("stdout", b"ect\n")])
     assert result.lines == ["x", "say correct"]
     assert result._replace(secrets=("correct",)).lines == ["x", "say [secret redacted]"]
 
 
-def test_a_program_that_is_missing() -> None:
+def test_a_missing_program_is_reported() -> None:
     result = program.run(["devenv-no-such-program"])
     assert (result.code, result.started) == (program.NOT_STARTED, False)
     assert result.complaint == "devenv-no-such-program: No such file or directory"
 
 
-def test_the_whole_group_ends_with_its_time(tmp_path: Path) -> None:
+def test_the_whole_group_is_killed_at_the_time_limit(tmp_path: Path) -> None:
     began = time.monotonic()
     result = program.run(["sh", "-c", f"sleep 97 & echo $! > {tmp_path}/pid; printf half; wait"], timeout=0.5)
     assert time.monotonic() - began < 10
@@ -144,18 +144,18 @@ def test_the_whole_group_ends_with_its_time(tmp_path: Path) -> None:
     assert processes.gone(pid)
 
 
-def test_what_a_program_left_running_is_not_waited_for() -> None:
+def test_a_process_left_by_a_program_is_not_awaited() -> None:
     began = time.monotonic()
     result = program.run(["sh", "-c", "sleep 20 & echo done"], timeout=60)
     assert time.monotonic() - began < 10
     assert (result.code, result.stdout) == (0, "done\n")
 
 
-def test_a_program_that_closes_its_output_is_still_bounded() -> None:
+def test_a_program_that_closes_its_output_has_a_time_limit() -> None:
     assert program.run(["sh", "-c", "exec >&- 2>&-; sleep 20"], timeout=0.3).code == program.TIMED_OUT
 
 
-def test_a_log_is_written_as_lines_come(tmp_path: Path) -> None:
+def test_a_log_is_written_line_by_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
     program.run(["sh", "-c", "echo one; printf two"], log=str(log))
     assert [line.split(None, 1)[1] for line in log.read_text().splitlines()] == ["one", "two"]
@@ -163,7 +163,7 @@ def test_a_log_is_written_as_lines_come(tmp_path: Path) -> None:
     assert [line.split(None, 1)[1] for line in log.read_text().splitlines()] == ["one", "two", "three"]
 
 
-def test_side_by_side() -> None:
+def test_run_all_runs_programs_in_parallel() -> None:
     began = time.monotonic()
     results = program.run_all({str(number): ["sh", "-c", f"sleep 0.5; echo {number}"] for number in range(6)})
     assert {name: result.stdout for name, result in results.items()} == {str(n): f"{n}\n" for n in range(6)}
@@ -171,5 +171,5 @@ def test_side_by_side() -> None:
 
 
 @pytest.mark.parametrize(("text", "found"), [('{"a": 1}', {"a": 1}), ("", "none"), ("{half", "none")])
-def test_the_document_on_standard_output(text: str, found: object) -> None:
+def test_json_parses_standard_output(text: str, found: object) -> None:
     assert program.ProgramResult(0, text).json("none") == found

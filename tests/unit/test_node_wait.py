@@ -1,4 +1,4 @@
-"""Waiting on a node, on a clock that only sleeping moves."""
+"""Waiting, with a clock that only sleeping moves."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ class Time:
         return wait.Clock(lambda: self.seconds, self.sleep)
 
 
-def test_the_first_true_answer_ends_it() -> None:
+def test_the_first_true_result_ends_the_wait() -> None:
     time, answers = Time(), iter(["", "", "yes", "no"])
     assert wait.until(lambda: next(answers), 10, lambda: TimeoutError("late"), 2, time.clock) == "yes"
     assert time.seconds == 4
 
 
-def test_it_asks_once_at_least_and_never_sleeps_past_the_deadline() -> None:
-    time, asked = Time(), list[float]()
+def test_the_check_runs_at_least_once_and_no_sleep_passes_the_deadline() -> None:
+    time, calls = Time(), list[float]()
     with pytest.raises(TimeoutError, match="late"):
-        wait.until(lambda: asked.append(time.seconds), 5, lambda: TimeoutError("late"), 2, time.clock)
-    assert asked == [0, 2, 4]
-    asked.clear()
-    assert wait.poll(lambda: asked.append(time.seconds), 0, 2, time.clock) is None
-    assert asked == [4]
+        wait.until(lambda: calls.append(time.seconds), 5, lambda: TimeoutError("late"), 2, time.clock)
+    assert calls == [0, 2, 4]
+    calls.clear()
+    assert wait.poll(lambda: calls.append(time.seconds), 0, 2, time.clock) is None
+    assert calls == [4]
 
 
-def test_what_the_check_raises_is_not_held_back() -> None:
+def test_errors_of_the_check_are_raised() -> None:
     def check() -> bool:
         raise ValueError("for good")
 

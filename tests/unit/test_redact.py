@@ -1,4 +1,4 @@
-"""Secrets in text: each form is found in raw text and gone from redacted text."""
+"""Secrets in text: every form is detected, and redacted text contains none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.redact import find, redact
 
 HEX = "9555b74008f24687eb964bd90a164ecb5760a89481d9c55a77c129b7db438168"
-# Put together here, so that no scanner of sources takes this file for one that leaks.
+# Assembled here, so that secret scanners do not report this file.
 BEGIN, END = "-----BEGIN {}PRIVATE " + "KEY-----", "-----END {}PRIVATE " + "KEY-----"
 BODY = "\n".join(["MIIEpAIBAAKCAQEAxQfZ0m7r1Jq8H2nC4sWqvGmMzv5Jb0Z1nqXhM1c4b7d9e2f0"] * 3)
 JWT = "eyJhbGciOiJSUzI1NiIsImtpZCI6IiJ9.eyJpc3MiOiJrdWJlcm5ldGVzIn0.c2lnbmF0dXJlLXBhcnQtaGVyZQ"
@@ -64,7 +64,7 @@ SECRETS = [
 
 
 @pytest.mark.parametrize(("frame", "secret"), [row[1:] for row in SECRETS], ids=[row[0] for row in SECRETS])
-def test_a_secret_is_found_and_taken_out(frame: str, secret: str) -> None:
+def test_a_secret_is_detected_and_redacted(frame: str, secret: str) -> None:
     raw = frame.format(secret)
     assert secret in raw
     assert find(raw) != []
@@ -97,23 +97,23 @@ def test_a_secret_is_found_and_taken_out(frame: str, secret: str) -> None:
         "2026-11-21T10:05:01.123Z changed master-0 node_prepare : hosts | Write /etc/hosts (0.12 s)",
     ],
 )
-def test_what_is_no_secret_stays(text: str) -> None:
+def test_other_texts_stay(text: str) -> None:
     assert redact(text) == text
     assert find(text) == []
 
 
-def test_given_values_are_taken_out_too() -> None:
+def test_given_values_are_redacted() -> None:
     assert "correct horse" not in redact("it is correct horse", ["", "correct horse"])
 
 
-def test_a_real_key_of_ssh_keygen(tmp_path: Path) -> None:
+def test_a_real_key_of_ssh_keygen_is_redacted(tmp_path: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
     raw = (tmp_path / "key").read_text()
     assert set(find(raw)) == {"private key"}
     assert redact(f"before\n{raw}after") == "before\n[private key redacted]\nafter"
 
 
-def test_rest_of_the_text_survives() -> None:
+def test_the_remaining_text_stays() -> None:
     raw = f"a\nkubeadm join --token abcdef.0123456789abcdef \\\n --certificate-key {HEX}\nb"
     assert redact(raw).splitlines() == [
         "a",

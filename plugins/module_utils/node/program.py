@@ -18,6 +18,7 @@ from ansible_collections.devenv.lab.plugins.module_utils.node.redact import Reda
 TIMED_OUT = 124
 NOT_STARTED = 127
 LINGER = 1.0  # seconds in which processes that a program left may hold its pipes open
+STREAMS = ("stdout", "stderr")
 _TICK = 0.1
 
 
@@ -42,9 +43,10 @@ class ProgramResult(NamedTuple):
     @property
     def lines(self) -> list[str]:
         """Return the lines of both streams."""
-        lines = _Lines(self.secrets)
+        streams = {name: RedactedLines(self.secrets) for name in STREAMS}
         blocks = self.blocks or (("stdout", self.stdout.encode()), ("stderr", self.stderr.encode()))
-        return [line for stream, data in blocks for line in lines.feed(stream, data)] + lines.end()
+        lines = [line for name, data in blocks for line in streams[name].feed(data)]
+        return lines + [line for stream in streams.values() for line in stream.end()]
 
     @property
     def text(self) -> str:
@@ -61,19 +63,6 @@ class ProgramResult(NamedTuple):
     def complaint(self) -> str:
         """Return standard error, for a message."""
         return RedactedLines(self.secrets).clean(self.stderr.strip())
-
-
-class _Lines:
-    """Complete lines without secrets, of two interleaved streams."""
-
-    def __init__(self, secrets: Sequence[str]) -> None:
-        self._streams = {name: RedactedLines(secrets) for name in ("stdout", "stderr")}
-
-    def feed(self, stream: str, data: bytes) -> list[str]:
-        return self._streams[stream].feed(data)
-
-    def end(self) -> list[str]:
-        return [line for stream in self._streams.values() for line in stream.end()]
 
 
 def run(
@@ -95,7 +84,7 @@ def run(
     """
     started_at = time.monotonic()
     blocks: list[tuple[str, bytes]] = []
-    lines = _Lines(secrets)
+    streams = {name: RedactedLines(secrets) for name in STREAMS}
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(open(log or os.devnull, "a" if append else "w", encoding="utf-8"))
         stdin = stack.enter_context(_input(data)) if data is not None else subprocess.DEVNULL
@@ -113,7 +102,7 @@ def run(
         def take(stream: str, data: bytes) -> None:
             blocks.append((stream, data))
             if log:
-                write(lines.feed(stream, data))
+                write(streams[stream].feed(data))
 
         with Pipes(child, take) as pipes:
             while child.poll() is None and time.monotonic() < started_at + timeout:
@@ -128,9 +117,10 @@ def run(
                 take(stream, b"" if piece.endswith(b"\n") else b"\n")
             late = f"{os.path.basename(argv[0])} did not end within {timeout:g} s and was killed\n"
             take("stdout" if merged else "stderr", late.encode())
-        write(lines.end())
-    streams = (b"".join(data for stream, data in blocks if stream == name) for name in ("stdout", "stderr"))
-    out, complaint = (data.decode(errors="replace") for data in streams)
+        write([line for stream in streams.values() for line in stream.end()])
+    out, complaint = (
+        b"".join(data for stream, data in blocks if stream == name).decode(errors="replace") for name in STREAMS
+    )
     return ProgramResult(code, out, complaint, blocks, tuple(secrets))
 
 

@@ -1,26 +1,26 @@
 #!/bin/sh
 # Network settings of a node that do not survive its restart.
-#   network apply   set them (at every boot, before containerd, and when they change)
-#   network check   end with 0 when all of them are in force
+#   network apply   apply them (at every boot before containerd, and when they change)
+#   network check   exit with 0 if all of them are in force
 # Reads the lines of /etc/devenv/network.d/*.conf:
 #   address A | family ipv4|ipv6 | nameserver A | sysctl NAME VALUE | route ipv4|ipv6 DESTINATION GATEWAY
 # and loads the nftables files /etc/devenv/network.d/*.nft, each of one table "inet devenv_<file's stem>".
-# Pods on the node's own network get what /etc/hosts says now.
+# Also updates /etc/hosts in pods on the host network.
 set -eu
 
 settings=/etc/devenv/network.d
 resolver=/run/devenv/resolv.conf
-protocol=177 # marks our routes, so that those no longer wanted are found
+protocol=177 # marks the routes of this script, so that obsolete ones can be identified
 
 lines() { cat "$settings"/*.conf | sed -n "s/^$1 //p"; }
 has_family() { lines family | grep -qx "$1"; }
 flag() { [ "$1" = ipv6 ] && echo -6 || echo -4; }
 sysctl_file() { echo "/proc/sys/$(echo "$1" | tr . /)"; }
-routes_wanted() { lines "route $1" | sort; }
+routes_desired() { lines "route $1" | sort; }
 routes_present() { ip "$(flag "$1")" route show proto $protocol | awk '$2 == "via" {print $1, $3}' | sort; }
 
-# What CoreDNS forwards to: the node's own resolvers without those that cannot answer a pod (loopback, a family the node has
-# not), and without search domains. With none left, the node's own address: it refuses at once, where a dead resolver costs seconds.
+# Resolvers for CoreDNS: those of the node that pods can reach (not loopback, and only families of the node), without search domains.
+# Without any, the node's own address, which refuses at once; an unreachable resolver costs seconds.
 resolv_conf() {
   given=$(lines nameserver)
   for server in ${given:-$(awk '$1 == "nameserver" {print $2}' /etc/resolv.conf)}; do
@@ -43,7 +43,7 @@ wait_for_addresses() {
   done
 }
 
-# A gateway can be reached when the node's address is there and, with a router's advertisement, its subnet.
+# A gateway is reachable once the node has its address and, with router advertisements, its subnet.
 set_route() {
   tries=0
   until ip "$1" route replace "$2" via "$3" proto $protocol 2> /dev/null; do
@@ -53,8 +53,8 @@ set_route() {
   done
 }
 
-# kubelet gives a pod on the node's own network a copy of /etc/hosts, once: kube-proxy would for ever look for the control plane
-# where it was then.
+# kubelet copies /etc/hosts into a pod on the host network only once: kube-proxy would forever use the old address of the control
+# plane.
 hosts_of_pod() { echo '# Kubernetes-managed hosts file (host network).'; cat /etc/hosts; }
 pods_with_other_hosts() {
   grep -lsx '# Kubernetes-managed hosts file (host network).' /var/lib/kubelet/pods/*/etc-hosts | while read -r file; do
@@ -62,7 +62,7 @@ pods_with_other_hosts() {
   done
 }
 
-# nft prints rules in another form than it reads them: what it printed when a file was loaded is compared.
+# nft prints rules in another form than it reads them, so its output after loading a file is the reference.
 nft_rules() { nft --stateless list table inet "devenv_$(basename "$1" .nft)"; }
 nft_loaded() { echo "${resolver%/*}/$(basename "$1").loaded"; }
 nft_tables() { nft list tables inet | awk '$3 ~ /^devenv_/ {print $3}'; }
@@ -72,12 +72,12 @@ apply() {
   mount --make-rshared /
   wait_for_addresses
   for family in $(lines family); do
-    routes_wanted "$family" | while read -r destination gateway; do
+    routes_desired "$family" | while read -r destination gateway; do
       set_route "$(flag "$family")" "$destination" "$gateway"
     done
-    wanted=$(routes_wanted "$family")
+    desired=$(routes_desired "$family")
     routes_present "$family" | while read -r destination gateway; do
-      echo "$wanted" | grep -qxF "$destination $gateway" ||
+      echo "$desired" | grep -qxF "$destination $gateway" ||
         ip "$(flag "$family")" route delete "$destination" via "$gateway" proto $protocol
     done
   done
@@ -94,7 +94,7 @@ apply() {
 check() {
   lines sysctl | while read -r name value; do [ "$(tr '\t' ' ' < "$(sysctl_file "$name")")" = "$value" ] || exit 1; done
   findmnt --noheadings --output PROPAGATION / | grep -q shared
-  for family in $(lines family); do [ "$(routes_wanted "$family")" = "$(routes_present "$family")" ] || exit 1; done
+  for family in $(lines family); do [ "$(routes_desired "$family")" = "$(routes_present "$family")" ] || exit 1; done
   for file in "$settings"/*.nft; do
     [ ! -e "$file" ] || nft_rules "$file" 2> /dev/null | cmp -s - "$(nft_loaded "$file")"
   done

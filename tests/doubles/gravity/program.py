@@ -1,12 +1,11 @@
 #!/usr/bin/python3 -SE
-"""Stands in for the program `gravity`, which nobody can download any more.
+"""A test double of the program `gravity`, which cannot be downloaded any more.
 
-It obeys the commands, texts, JSON and exit codes that are documented of Gravity 7.0, on a node of a real cluster: what
-Gravity does inside its container, kubeadm, containerd and the images of the node do here. With GRAVITY_DOUBLE_PAPER (a
-folder that stands for the network) the cluster is only written down, which is quick; GRAVITY_DOUBLE_ROOT is then the
-node's own tree.
+It implements the documented commands, texts, JSON and exit codes of Gravity 7.0 on a node of a real cluster: kubeadm,
+containerd and the images of the node replace what Gravity runs in its container. With GRAVITY_DOUBLE_PAPER (a folder in
+place of the network) the cluster exists only in files, which is fast; GRAVITY_DOUBLE_ROOT is then the node's root.
 
-Runs with nothing but Python's standard library. Faults on demand: FAULTS, or the file /etc/gravity-double.json.
+Needs only Python's standard library. Faults on demand: FAULTS, or the file /etc/gravity-double.json.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 VERSION = "7.0.40"
-# Rows of {"command", "text", "code", "times", "host"}, and {"fault": NAME, ...}; written here when a tarball is packed.
+# Rows of {"command", "text", "code", "times", "host"}, and {"fault": NAME, ...}; inserted when a tarball is packed.
 FAULTS: list[dict[str, Any]] = []
 
 ROOT = os.environ.get("GRAVITY_DOUBLE_ROOT", "/")
@@ -44,14 +43,14 @@ FAULTS_FILE = "etc/gravity-double.json"
 PLANET = f"etc/systemd/system/gravity__gravitational.io__planet__{VERSION}.service"
 PORT = 32009
 MASTERS = 3
-# How many nodes may join at once.
+# Number of nodes that may join at once.
 EXPANDS = 4
 
 Json = dict[str, Any]
 
 
 class Error(Exception):
-    """What the program ends with: the text behind [ERROR], and the exit code."""
+    """An error that ends the program: the text after [ERROR], and the exit code."""
 
     def __init__(self, text: str, code: int = 255) -> None:
         self.code = code
@@ -81,16 +80,16 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def say(text: str) -> None:
+def emit(text: str) -> None:
     print(text, flush=True)
 
 
 def addresses() -> list[str]:
-    """IPv4 addresses of this machine."""
+    """Return the IPv4 addresses of this machine."""
     if PAPER:
         return os.environ.get("GRAVITY_DOUBLE_ADDRESSES", "10.0.0.1").split(",")
     shown = json.loads(sh("ip", "-4", "-json", "address", "show"))
-    return [one["local"] for link in shown for one in link.get("addr_info", []) if one.get("scope") == "global"]
+    return [entry["local"] for link in shown for entry in link.get("addr_info", []) if entry.get("scope") == "global"]
 
 
 def hostname() -> str:
@@ -98,7 +97,7 @@ def hostname() -> str:
 
 
 def sh(*argv: str, stdin: str | None = None, timeout: float = 300) -> str:
-    """stdout of a program; Error when it failed."""
+    """Return the standard output of a program. Raises Error if it fails."""
     done = subprocess.run(
         argv,
         input=stdin,
@@ -123,7 +122,7 @@ def faults() -> list[Json]:
 
 
 def named_fault(name: str) -> Json | None:
-    """The fault with this name that is for this host and has not yet come as often as it should."""
+    """Return the fault with this name for this host that has not occurred often enough yet."""
     for place, row in enumerate(faults()):
         if row.get("fault") == name and _is_due(row, place):
             return row
@@ -136,7 +135,7 @@ def fail_on_demand(command: str) -> None:
             continue
         if row.get("hang"):
             if row.get("text"):
-                say(row["text"])
+                emit(row["text"])
             while True:
                 time.sleep(3600)
         raise Error(row["text"], int(row.get("code", 255)))
@@ -158,7 +157,7 @@ def _is_due(row: Json, place: int) -> bool:
 
 
 class Paper:
-    """A cluster in a folder: no machine is touched."""
+    """A cluster in a folder, without machines."""
 
     def __init__(self) -> None:
         self._file = os.path.join(PAPER, "cluster.json")
@@ -171,7 +170,7 @@ class Paper:
             return {}
 
     def view(self) -> Json:
-        """The state as the cluster itself tells it, {} when it cannot be asked."""
+        """Return the state that the cluster reports, {} if it is unreachable."""
         state = self.load()
         return {} if state.get("down") else state
 
@@ -187,9 +186,9 @@ class Paper:
             os.replace(self._file + ".new", self._file)
 
     def health(self, state: Json) -> dict[str, str]:
-        """healthy, degraded or offline by address."""
-        told = state.get("health", {})
-        return {node["ip"]: told.get(node["ip"], "healthy") for node in state["nodes"]}
+        """Return healthy, degraded or offline by address."""
+        reported = state.get("health", {})
+        return {node["ip"]: reported.get(node["ip"], "healthy") for node in state["nodes"]}
 
     def init(self, node: Json, options: Json) -> None:
         time.sleep(PAUSE / 10)
@@ -215,7 +214,7 @@ class Paper:
     def move(self, node: Json, old: str) -> None:
         return
 
-    def ask(self, peer: str, verb: str, request: Json) -> Json:
+    def send(self, peer: str, verb: str, request: Json) -> Json:
         state = self.load()
         masters = [node["ip"] for node in state.get("nodes", []) if node["role"] == "master"]
         if peer not in masters or state.get("down"):
@@ -231,15 +230,18 @@ class Paper:
         if "apply" in command:
             with self.change() as state:
                 state["applied"] = json.load(sys.stdin)
-            say("applied")
+            emit("applied")
         elif "secret" in command:
-            told = {"token": base64.b64encode(b"account-token").decode(), "ca.crt": base64.b64encode(b"ca").decode()}
-            say(json.dumps({"data": told if self.load().get("applied") else {}}))
+            reported = {
+                "token": base64.b64encode(b"account-token").decode(),
+                "ca.crt": base64.b64encode(b"ca").decode(),
+            }
+            emit(json.dumps({"data": reported if self.load().get("applied") else {}}))
         return 0
 
 
 class Machines(Paper):
-    """The cluster is real: kubeadm makes it of the programs and images that the node has."""
+    """A real cluster, which kubeadm creates with the binaries and images of the node."""
 
     ADMIN = "/etc/kubernetes/admin.conf"
     KEEPER = ("--namespace=kube-system",)
@@ -252,7 +254,7 @@ class Machines(Paper):
     def kubectl(self, *words: str, stdin: str | None = None, timeout: float = 60) -> str:
         return sh("kubectl", f"--kubeconfig={self.ADMIN}", *words, stdin=stdin, timeout=timeout)
 
-    # What all masters know stands in a Secret of the cluster itself.
+    # The shared state of all masters is a Secret in the cluster.
 
     def _get(self) -> Json:
         try:
@@ -270,12 +272,12 @@ class Machines(Paper):
         local = read(LOCAL)
         for peer in local.get("peers", []):
             with contextlib.suppress(Error):
-                return dict(self.ask(peer, "state", {"token": local["secret"]})["state"])
+                return dict(self.send(peer, "state", {"token": local["secret"]})["state"])
         return {}
 
     @contextlib.contextmanager
     def change(self) -> Iterator[Json]:
-        # By masters alone, and seldom: when another came between, Kubernetes refuses it.
+        # Only masters write, and rarely; Kubernetes refuses a conflicting write.
         found = self._get()
         state: Json = json.loads(base64.b64decode(found["data"]["state"])) if found else {}
         yield state
@@ -284,24 +286,24 @@ class Machines(Paper):
         self.kubectl(*self.KEEPER, "replace" if found else "create", "--filename=-", stdin=json.dumps(body))
 
     def nodes(self) -> list[Json]:
-        """Node objects, at most some seconds old."""
+        """Return the Node objects, at most some seconds old."""
         if time.monotonic() - self._seen[0] > 3:
             listed = json.loads(self.kubectl("get", "nodes", "--output=json"))["items"]
             self._seen = (time.monotonic(), listed)
         return self._seen[1]
 
     def health(self, state: Json) -> dict[str, str]:
-        told = {"True": "healthy", "False": "degraded"}
+        reported = {"True": "healthy", "False": "degraded"}
         if not os.path.exists(self.ADMIN):
             local = read(LOCAL)
             for peer in local.get("peers", []):
                 with contextlib.suppress(Error):
-                    return dict(self.ask(peer, "health", {"token": local["secret"]})["health"])
+                    return dict(self.send(peer, "health", {"token": local["secret"]})["health"])
             return {}
         ready = {}
         for node in self.nodes():
-            conditions = {one["type"]: one["status"] for one in node["status"].get("conditions", [])}
-            ready[node["metadata"]["name"]] = told.get(conditions.get("Ready", ""), "offline")
+            conditions = {entry["type"]: entry["status"] for entry in node["status"].get("conditions", [])}
+            ready[node["metadata"]["name"]] = reported.get(conditions.get("Ready", ""), "offline")
         return {node["ip"]: ready.get(node["ip"], "offline") for node in state["nodes"]}
 
     # kubeadm
@@ -377,7 +379,7 @@ class Machines(Paper):
             "kind": "KubeProxyConfiguration",
             "conntrack": {"maxPerCore": 0, "min": 0},
         }
-        return "\n---\n".join(json.dumps(one) for one in (init, cluster, kubelet, proxy))
+        return "\n---\n".join(json.dumps(entry) for entry in (init, cluster, kubelet, proxy))
 
     def init(self, node: Json, options: Json) -> None:
         options["kubernetes"] = sh("kubeadm", "version", "--output=short").strip()
@@ -388,7 +390,7 @@ class Machines(Paper):
         sh("systemctl", "enable", "gravity-agent.service")
 
     def _network(self, options: Json) -> None:
-        """Pods of this node, once its range is known; the agent sees to the others'."""
+        """Configure the pod network of this node once its range is known; the agent sets the routes to others."""
         own = read(LOCAL)["ip"]
         config = self.ADMIN if os.path.exists(self.ADMIN) else "/etc/kubernetes/kubelet.conf"
         for _ in range(300):
@@ -418,22 +420,22 @@ class Machines(Paper):
         sh("nft", "--file", "-", stdin=MASQUERADE.format(pods=options["pods"]))
 
     def invite(self, master: bool) -> Json:
-        told: Json = {"token": sh("kubeadm", "token", "create", "--ttl=30m").strip(), "key": ""}
+        reported: Json = {"token": sh("kubeadm", "token", "create", "--ttl=30m").strip(), "key": ""}
         config = json.loads(self.kubectl(*self.KEEPER, "get", "configmap", "kubeadm-config", "--output=json"))
-        told["endpoint"] = re.findall(r"controlPlaneEndpoint: (\S+)", config["data"]["ClusterConfiguration"])[0]
-        told["options"] = self.load()["options"]
+        reported["endpoint"] = re.findall(r"controlPlaneEndpoint: (\S+)", config["data"]["ClusterConfiguration"])[0]
+        reported["options"] = self.load()["options"]
         if master:
-            told["key"] = secrets.token_hex(32)
+            reported["key"] = secrets.token_hex(32)
             cluster = f"{config['data']['ClusterConfiguration']}\n---\n"
             init = {
                 "apiVersion": "kubeadm.k8s.io/v1beta4",
                 "kind": "InitConfiguration",
-                "certificateKey": told["key"],
+                "certificateKey": reported["key"],
             }
             with _config(cluster + json.dumps(init)) as path_:
                 words = ("kubeadm", "init", "phase", "upload-certs", "--upload-certs", "--skip-certificate-key-print")
                 sh(*words, "--config", path_)
-        return told
+        return reported
 
     def join(self, node: Json, invitation: Json) -> None:
         self._prepare(invitation["options"])
@@ -464,7 +466,7 @@ class Machines(Paper):
                 self.kubectl("drain", node["ip"], *words, timeout=90)
         if answers:
             with contextlib.suppress(Error):
-                self.ask(node["ip"], "clean", {"token": self.load()["token"]})
+                self.send(node["ip"], "clean", {"token": self.load()["token"]})
         if node["role"] == "master":
             pki = "/etc/kubernetes/pki/etcd/"
             etcdctl = (
@@ -518,7 +520,7 @@ class Machines(Paper):
         raise Error("the API server does not answer")
 
     def move(self, node: Json, old: str) -> None:
-        """Everything that names the address is made anew; the Node is another one, as it is called by its address."""
+        """Recreate everything with the address, the Node included, because the address is its name."""
         options = read(LOCAL)["options"]
         sh("systemctl", "start", "containerd.service")
         for name in ("apiserver", "etcd/server", "etcd/peer"):
@@ -546,8 +548,8 @@ class Machines(Paper):
         pki = "/etc/kubernetes/pki/etcd/"
         etcdctl = ("etcdctl", f"--cacert={pki}ca.crt", f"--cert={pki}healthcheck-client.crt")
         etcdctl = (*etcdctl, f"--key={pki}healthcheck-client.key", f"--endpoints=https://{node['ip']}:2379")
-        (one,) = json.loads(sh(*etcdctl, "member", "list", "--write-out=json"))["members"]
-        sh(*etcdctl, "member", "update", format(one["ID"], "x"), f"--peer-urls=https://{node['ip']}:2380")
+        (entry,) = json.loads(sh(*etcdctl, "member", "list", "--write-out=json"))["members"]
+        sh(*etcdctl, "member", "update", format(entry["ID"], "x"), f"--peer-urls=https://{node['ip']}:2380")
         self.kubectl("delete", "node", old, "--ignore-not-found", "--wait=true")
         self.kubectl(
             "delete", "pods", "--all-namespaces", f"--field-selector=spec.nodeName={old}", "--force", "--wait=false"
@@ -555,13 +557,13 @@ class Machines(Paper):
         self._network(options)
         sh("systemctl", "start", "gravity-agent.service")
 
-    # To the other nodes
+    # Requests to other nodes
 
-    def ask(self, peer: str, verb: str, request: Json) -> Json:
-        import ssl  # not needed on paper, and slow to load
+    def send(self, peer: str, verb: str, request: Json) -> Json:
+        import ssl  # not needed for a cluster in files, and slow to load
         import urllib.request
 
-        # Whoever joins knows no authority yet: it is known by the token, as the documented way is.
+        # A joining node has no CA yet; the token authenticates it, as documented.
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -670,7 +672,7 @@ def _config(text: str) -> Iterator[str]:
 
 
 class Site:
-    """What a node asks of a master."""
+    """The requests of nodes to a master."""
 
     def __init__(self, backend: Paper) -> None:
         self._backend = backend
@@ -690,7 +692,7 @@ class Site:
         return handlers[verb](state, request)
 
     def _expand(self, state: Json, request: Json) -> Json:
-        """Let a node join: the operation's id and what it needs, or a text: ``error``, or ``wait`` and ask again."""
+        """Admit a node: return the operation's id and its data, or a text as ``error`` or ``wait`` (try again)."""
         health = self._backend.health(state)
         give_up(state, request["ip"])
         refused = refuse_expand(state, request, health)
@@ -714,7 +716,7 @@ class Site:
             "labels": profile.get("labels") or {},
             "taints": profile.get("taints") or [],
         }
-        masters = [one["ip"] for one in state["nodes"] if one["role"] == "master"]
+        masters = [entry["ip"] for entry in state["nodes"] if entry["role"] == "master"]
         return {
             "operation": operation["id"],
             "node": node,
@@ -745,11 +747,11 @@ class Site:
 
 
 def profiles(state: Json) -> dict[str, Json]:
-    return {one["name"]: one for one in state["manifest"]["nodeProfiles"]}
+    return {entry["name"]: entry for entry in state["manifest"]["nodeProfiles"]}
 
 
 def service_role(profile: Json, state: Json) -> str:
-    """The profile says it; otherwise the first three nodes are masters."""
+    """Return the role of the profile; without one, the first three nodes are masters."""
     if profile.get("serviceRole"):
         return str(profile["serviceRole"])
     for role in ("master", "node"):
@@ -768,14 +770,14 @@ def refuse_expand(state: Json, request: Json, health: dict[str, str]) -> Json:
     profile = known[request["role"]]
     if profile.get("expandPolicy") == "fixed":
         return {"error": f'server profile "{request["role"]}" does not allow expansion'}
-    running = [one for one in state["operations"] if one["state"] not in ("completed", "failed")]
-    others = [one for one in running if one["type"] != "operation_expand"]
+    running = [entry for entry in state["operations"] if entry["state"] not in ("completed", "failed")]
+    others = [entry for entry in running if entry["type"] != "operation_expand"]
     if others:
         return {"wait": f"Waiting for another operation to complete at {others[0]['id']}"}
-    joining = [one["server"] for one in running]
-    for one in joining:
-        if one["role"] == "master":
-            return {"wait": f"can't launch another expand while master node {one['ip']} is joining"}
+    joining = [entry["server"] for entry in running]
+    for entry in joining:
+        if entry["role"] == "master":
+            return {"wait": f"can't launch another expand while master node {entry['ip']} is joining"}
     if joining and service_role(profile, state) == "master":
         return {"wait": "can't join master node while another node is joining"}
     if len(joining) >= EXPANDS:
@@ -786,10 +788,10 @@ def refuse_expand(state: Json, request: Json, health: dict[str, str]) -> Json:
 
 
 def give_up(state: Json, address: str) -> None:
-    """An earlier try of this node to join is over."""
-    for one in state["operations"]:
-        if one.get("server", {}).get("ip") == address and one["state"] not in ("completed", "failed"):
-            one["state"] = "failed"
+    """End an earlier attempt of this node to join."""
+    for entry in state["operations"]:
+        if entry.get("server", {}).get("ip") == address and entry["state"] not in ("completed", "failed"):
+            entry["state"] = "failed"
 
 
 def new_operation(kind: str, state: str) -> Json:
@@ -803,10 +805,10 @@ def new_operation(kind: str, state: str) -> Json:
 
 
 def finish(state: Json, identity: str, result: str = "completed") -> None:
-    for one in state["operations"]:
-        if one["id"] == identity and not one.get("silent"):
-            one["state"] = result
-            one["progress"] = {"message": f"Operation has {result}", "completion": 100, "created": now()}
+    for entry in state["operations"]:
+        if entry["id"] == identity and not entry.get("silent"):
+            entry["state"] = result
+            entry["progress"] = {"message": f"Operation has {result}", "completion": 100, "created": now()}
 
 
 def launch(backend: Paper, kind: str, state: str) -> str:
@@ -824,19 +826,19 @@ def launch_remove(backend: Paper, node: Json, answers: bool) -> str:
 
 
 def work(backend: Paper, words: list[str]) -> None:
-    """What goes on when the command has returned."""
+    """Do the work that continues after the command has returned."""
     verb, rest = words[0], words[1:]
     if verb == "clean":
         forget_locally(backend)
     elif verb == "remove":
         address, identity, answers = rest
-        node = next(one for one in backend.load()["nodes"] if one["ip"] == address)
+        node = next(entry for entry in backend.load()["nodes"] if entry["ip"] == address)
         result = "failed" if named_fault("failed_operation") else "completed"
         if result == "completed":
             backend.forget(node, answers == "yes")
         with backend.change() as state:
             if result == "completed":
-                state["nodes"] = [one for one in state["nodes"] if one["ip"] != address]
+                state["nodes"] = [entry for entry in state["nodes"] if entry["ip"] != address]
             finish(state, identity, result)
     elif verb == "upgrade":
         with backend.change() as state:
@@ -846,7 +848,7 @@ def work(backend: Paper, words: list[str]) -> None:
 
 def forget_locally(backend: Paper) -> None:
     os.makedirs(path("run"), exist_ok=True)
-    # A command of the node itself and the cluster's own may come at once.
+    # Commands of the node and of the cluster may run at the same time.
     with open(path("run/gravity-clean.lock"), "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if os.path.isdir(path("var/lib/gravity")):
@@ -870,7 +872,7 @@ def require_address(address: str) -> None:
 
 
 def put_program() -> None:
-    """Where an installed Gravity has it."""
+    """Copy the program to its place in an installation."""
     target = path("usr/bin/gravity")
     if os.path.realpath(__file__) == os.path.realpath(target):
         return
@@ -889,10 +891,10 @@ def remember(local: Json) -> None:
 def check(backend: Paper, arguments: argparse.Namespace) -> int:
     with open(arguments.manifest, encoding="utf-8") as stream:
         manifest = json.load(stream)
-    if arguments.profile and arguments.profile not in [one["name"] for one in manifest["nodeProfiles"]]:
+    if arguments.profile and arguments.profile not in [entry["name"] for entry in manifest["nodeProfiles"]]:
         raise Error(f'server role "{arguments.profile}" not found')
     for name in ("br_netfilter", "overlay", "ebtable_filter", "ip_tables", "iptable_filter", "iptable_nat"):
-        say(f"[✓] kernel module {name}")
+        emit(f"[✓] kernel module {name}")
     return 0
 
 
@@ -904,16 +906,16 @@ def install(backend: Paper, arguments: argparse.Namespace) -> int:
     require_address(arguments.advertise_addr)
     if arguments.token and not 6 <= len(arguments.token) <= 128:
         raise Error(f"install token is too {'short' if len(arguments.token) < 6 else 'long'}")
-    flavors = {one["name"]: one for one in manifest["installer"]["flavors"]["items"]}
+    flavors = {entry["name"]: entry for entry in manifest["installer"]["flavors"]["items"]}
     flavor = flavors.get(arguments.flavor or manifest["installer"]["flavors"].get("default", ""))
     if flavor is None:
         raise Error(f'install flavor "{arguments.flavor}" not found')
-    known = {one["name"]: one for one in manifest["nodeProfiles"]}
+    known = {entry["name"]: entry for entry in manifest["nodeProfiles"]}
     role = arguments.role or flavor["nodes"][0]["profile"]
     if role not in known:
         raise Error(f'server role "{role}" not found')
-    if sum(one["count"] for one in flavor["nodes"]) > 1:
-        say("Waiting for agents to join")
+    if sum(entry["count"] for entry in flavor["nodes"]) > 1:
+        emit("Waiting for agents to join")
         while True:
             time.sleep(60)
     options = {
@@ -942,7 +944,7 @@ def install(backend: Paper, arguments: argparse.Namespace) -> int:
     }
     if node["role"] != "master":
         raise Error(f'profile "{role}" makes no master')
-    say("Starting installer")
+    emit("Starting installer")
     write(LOCAL, json.dumps({"ip": node["ip"], "secret": state["token"], "peers": [node["ip"]], "options": options}))
     fail_on_demand("install-later")
     backend.init(node, options)
@@ -964,13 +966,13 @@ def install(backend: Paper, arguments: argparse.Namespace) -> int:
     )
     if not PAPER:
         sh("systemctl", "start", "gravity-agent.service")
-    say(f"Operation ({operation['id']}) finished")
-    say("The cluster has been installed")
+    emit(f"Operation ({operation['id']}) finished")
+    emit("The cluster has been installed")
     return 0
 
 
 def resume(backend: Paper, arguments: argparse.Namespace) -> int:
-    """Go on with the installation that was begun."""
+    """Continue the interrupted installation."""
     begun = read(BEGUN)
     if not begun:
         raise Error("no operation to resume")
@@ -990,45 +992,45 @@ def join(backend: Paper, arguments: argparse.Namespace) -> int:
     }
     peers = arguments.peers.split(",")
     while True:
-        answer, peer = _ask_any(backend, peers, "expand", request)
+        answer, peer = _send_any(backend, peers, "expand", request)
         if "error" in answer:
             raise Error(answer["error"])
         if "wait" not in answer:
             break
-        say(answer["wait"])
+        emit(answer["wait"])
         time.sleep(PAUSE)
-    say(f'Joining cluster, operation "{answer["operation"]}"')
+    emit(f'Joining cluster, operation "{answer["operation"]}"')
     node = answer["node"]
     local = {"ip": node["ip"], "secret": arguments.token, "peers": answer["peers"], "options": answer["options"]}
     write(LOCAL, json.dumps(local))
-    told = {"token": arguments.token, "operation": answer["operation"]}
+    reported = {"token": arguments.token, "operation": answer["operation"]}
     try:
         backend.join(node, answer["invitation"])
     except Error:
-        backend.ask(peer, "expanded", told)
+        backend.send(peer, "expanded", reported)
         raise
     remember({**local, "role": node["role"], "running": True, "node": node})
-    while "wait" in backend.ask(peer, "expanded", {**told, "node": node}):
+    while "wait" in backend.send(peer, "expanded", {**reported, "node": node}):
         time.sleep(PAUSE)
     if not PAPER:
         sh("systemctl", "start", "gravity-agent.service")
-    say("Joined")
+    emit("Joined")
     return 0
 
 
-def _ask_any(backend: Paper, peers: list[str], verb: str, request: Json) -> tuple[Json, str]:
+def _send_any(backend: Paper, peers: list[str], verb: str, request: Json) -> tuple[Json, str]:
     while True:
         for peer in peers:
             try:
-                return backend.ask(peer, verb, request), peer
+                return backend.send(peer, verb, request), peer
             except Error as error:
-                say(f"still waiting: {error}")
-        # As the real one: for ever.
+                emit(f"still waiting: {error}")
+        # Forever, like the real one.
         time.sleep(PAUSE)
 
 
 def _degraded() -> int:
-    """What is told when the cluster cannot be asked."""
+    """Print the status of an unreachable cluster."""
     sys.stdout.write(json.dumps({"cluster": {"application": {}, "state": "degraded", "system_status": 2, "nodes": []}}))
     raise Error("degraded")
 
@@ -1047,11 +1049,11 @@ def status(backend: Paper, arguments: argparse.Namespace) -> int:
     if not state:
         return _degraded()
     if arguments.operation_id:
-        found = next((one for one in state["operations"] if one["id"] == arguments.operation_id), None)
+        found = next((entry for entry in state["operations"] if entry["id"] == arguments.operation_id), None)
         if found is None:
             raise Error(f'operation "{arguments.operation_id}" not found')
         if not (found.get("silent") and named_fault("mute")):
-            say(found["state"])
+            emit(found["state"])
         return 0
     if arguments.token:
         sys.stdout.write(state["token"])
@@ -1073,16 +1075,16 @@ _STATES = {"operation_expand": "expanding", "operation_shrink": "shrinking", "op
 
 def shown_status(state: Json, health: dict[str, str], forced: bool) -> Json:
     keys = ("type", "id", "state", "created", "progress")
-    running = [one for one in state["operations"] if one["state"] not in ("completed", "failed")]
-    ended = [one for one in state["operations"] if one["state"] in ("completed", "failed")]
-    degraded = forced or any(one != "healthy" for one in health.values())
+    running = [entry for entry in state["operations"] if entry["state"] not in ("completed", "failed")]
+    ended = [entry for entry in state["operations"] if entry["state"] in ("completed", "failed")]
+    degraded = forced or any(entry != "healthy" for entry in health.values())
     nodes = []
     for node in state["nodes"]:
-        told = {"hostname": node["hostname"], "advertise_ip": node["ip"], "role": node["role"]}
-        told |= {"profile": node["profile"], "status": health.get(node["ip"], "offline")}
-        if told["status"] != "healthy":
-            told["failed_probes"] = ["node is not ready"]
-        nodes.append(told)
+        reported = {"hostname": node["hostname"], "advertise_ip": node["ip"], "role": node["role"]}
+        reported |= {"profile": node["profile"], "status": health.get(node["ip"], "offline")}
+        if reported["status"] != "healthy":
+            reported["failed_probes"] = ["node is not ready"]
+        nodes.append(reported)
     if forced:
         nodes[0] |= {"status": "degraded", "failed_probes": ["etcd cluster is unhealthy"]}
     cluster: Json = {
@@ -1090,7 +1092,7 @@ def shown_status(state: Json, health: dict[str, str], forced: bool) -> Json:
         "state": _STATES.get(running[0]["type"], "active") if running else "active",
         "domain": state["cluster"],
         "token": {"token": state["token"], "expires": "0001-01-01T00:00:00Z", "type": "expand"},
-        "active_operations": [{key: one[key] for key in keys} for one in running],
+        "active_operations": [{key: entry[key] for key in keys} for entry in running],
         "endpoints": {
             "applications": {"endpoints": []},
             "cluster": {
@@ -1107,7 +1109,7 @@ def shown_status(state: Json, health: dict[str, str], forced: bool) -> Json:
     if ended:
         cluster["operation"] = {key: ended[-1][key] for key in keys}
     if degraded and forced:
-        # As it was seen: less is told.
+        # Observed: the status then has fewer keys.
         for key in ("token", "domain", "operation"):
             cluster.pop(key, None)
         cluster["state"] = "degraded"
@@ -1137,24 +1139,26 @@ def leave(backend: Paper, arguments: argparse.Namespace) -> int:
     if not peers:
         forget_locally(backend)
         return 0
-    answer, _ = _ask_any(backend, peers, "shrink", {"token": state["token"], "ip": local["ip"]})
+    answer, _ = _send_any(backend, peers, "shrink", {"token": state["token"], "ip": local["ip"]})
     if "error" in answer:
         raise Error(answer["error"])
-    say(f"launched operation \"{answer['operation']}\", use 'gravity status' to poll its progress")
+    emit(f"launched operation \"{answer['operation']}\", use 'gravity status' to poll its progress")
     forget_locally(backend)
     return 0
 
 
 def remove(backend: Paper, arguments: argparse.Namespace) -> int:
     state = backend.load()
-    wanted = (arguments.node,)
-    found = next((one for one in state.get("nodes", []) if one["ip"] in wanted or one["hostname"] in wanted), None)
+    desired = (arguments.node,)
+    found = next(
+        (entry for entry in state.get("nodes", []) if entry["ip"] in desired or entry["hostname"] in desired), None
+    )
     if found is None:
         raise Error(f'server "{arguments.node}" not found')
-    if any(one["state"] not in ("completed", "failed") for one in state["operations"]):
+    if any(entry["state"] not in ("completed", "failed") for entry in state["operations"]):
         raise Error(f"Waiting for another operation to complete at {state['cluster']}")
     identity = launch_remove(backend, found, answers=not arguments.force)
-    say(f"launched operation \"{identity}\", use 'gravity status' to poll its progress")
+    emit(f"launched operation \"{identity}\", use 'gravity status' to poll its progress")
     return 0
 
 
@@ -1165,7 +1169,7 @@ def stop(backend: Paper, arguments: argparse.Namespace) -> int:
     if local.get("running"):
         backend.stop()
         write(LOCAL, json.dumps({**local, "running": False}))
-    say("Gravity services have been stopped and disabled")
+    emit("Gravity services have been stopped and disabled")
     return 0
 
 
@@ -1173,15 +1177,15 @@ def start(backend: Paper, arguments: argparse.Namespace) -> int:
     local = read(LOCAL)
     if not local or not os.path.exists(path(PLANET)):
         raise Error("Gravity doesn't appear to be installed on this node")
-    wanted = arguments.advertise_addr
-    if not wanted:
+    desired = arguments.advertise_addr
+    if not desired:
         backend.start()
         write(LOCAL, json.dumps({**local, "running": True}))
-        say("Gravity services have been enabled and started")
+        emit("Gravity services have been enabled and started")
         return 0
-    require_address(wanted)
-    if wanted == local["ip"]:
-        raise Error(f"This node is already using advertise address {wanted}")
+    require_address(desired)
+    if desired == local["ip"]:
+        raise Error(f"This node is already using advertise address {desired}")
     if local.get("running"):
         raise Error("Gravity appears to be running on this node. Please stop it first using 'gravity stop'")
     if local.get("role") != "master" or len(local["peers"]) > 1:
@@ -1190,15 +1194,15 @@ def start(backend: Paper, arguments: argparse.Namespace) -> int:
     if len(state.get("nodes", [])) > 1:
         raise Error("Only single-node clusters can be reconfigured")
     old = local["ip"]
-    moved = {**local, "ip": wanted, "peers": [wanted], "running": True, "node": {**local["node"], "ip": wanted}}
+    moved = {**local, "ip": desired, "peers": [desired], "running": True, "node": {**local["node"], "ip": desired}}
     write(LOCAL, json.dumps(moved))
-    backend.move({**local["node"], "ip": wanted, "hostname": hostname()}, old)
+    backend.move({**local["node"], "ip": desired, "hostname": hostname()}, old)
     with backend.change() as changed:
-        for one in changed["nodes"]:
-            one["ip"] = wanted if one["ip"] == old else one["ip"]
-            one["hostname"] = hostname()
+        for entry in changed["nodes"]:
+            entry["ip"] = desired if entry["ip"] == old else entry["ip"]
+            entry["hostname"] = hostname()
         changed["operations"].append(new_operation("operation_reconfigure", "completed"))
-    say("The node has been reconfigured")
+    emit("The node has been reconfigured")
     return 0
 
 
@@ -1206,19 +1210,19 @@ def resource(backend: Paper, arguments: argparse.Namespace) -> int:
     state = backend.load()
     if arguments.verb == "get":
         found = state.get(arguments.what) or {}
-        say(json.dumps([found] if found else []))
+        emit(json.dumps([found] if found else []))
         return 0
     with open(arguments.what, encoding="utf-8") as stream:
-        wanted = json.load(stream)
-    if wanted["kind"] == "authgateway" and any(
-        one["state"] not in ("completed", "failed") for one in state["operations"]
+        desired = json.load(stream)
+    if desired["kind"] == "authgateway" and any(
+        entry["state"] not in ("completed", "failed") for entry in state["operations"]
     ):
         raise Error("authgateway can be updated on active clusters only")
-    if state.get(wanted["kind"]) and not arguments.force:
-        raise Error(f"{wanted['kind']} already exists")
+    if state.get(desired["kind"]) and not arguments.force:
+        raise Error(f"{desired['kind']} already exists")
     with backend.change() as changed:
-        changed[wanted["kind"]] = wanted
-    say(f"Created {wanted['kind']}")
+        changed[desired["kind"]] = desired
+    emit(f"Created {desired['kind']}")
     return 0
 
 
@@ -1227,7 +1231,7 @@ def upload(backend: Paper, arguments: argparse.Namespace) -> int:
         manifest = json.load(stream)
     with backend.change() as state:
         state["uploaded"] = manifest["metadata"]
-    say(f"{manifest['metadata']['name']}:{manifest['metadata']['version']} has been uploaded")
+    emit(f"{manifest['metadata']['name']}:{manifest['metadata']['version']} has been uploaded")
     return 0
 
 
@@ -1236,7 +1240,7 @@ def upgrade(backend: Paper, arguments: argparse.Namespace) -> int:
         raise Error("no application has been uploaded")
     identity = launch(backend, "operation_update", "update_in_progress")
     backend.spawn("upgrade", identity)
-    say(f"updating the cluster, operation ({identity}) has been started in background")
+    emit(f"updating the cluster, operation ({identity}) has been started in background")
     return 0
 
 
@@ -1251,7 +1255,7 @@ def report(backend: Paper, arguments: argparse.Namespace) -> int:
 
 
 def agent(backend: Paper, arguments: argparse.Namespace) -> int:
-    """On every node: routes to the pods of the others; on masters what nodes ask, too."""
+    """Set the routes to pods of other nodes; on masters, also serve the requests of nodes."""
     import http.server
     import ssl
     import threading
@@ -1287,7 +1291,7 @@ def agent(backend: Paper, arguments: argparse.Namespace) -> int:
         def log_message(self, format: str, *arguments: Any) -> None:  # the library's name
             return
 
-    # The kernel's tables are empty after a boot.
+    # The routing tables are empty after a boot.
     sh("nft", "--file", "-", stdin=MASQUERADE.format(pods=read(LOCAL)["options"]["pods"]))
     server = http.server.ThreadingHTTPServer(("0.0.0.0", PORT), Handler)  # a node of a test network
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -1302,25 +1306,29 @@ def agent(backend: Paper, arguments: argparse.Namespace) -> int:
 
 
 def routes(backend: Machines) -> list[list[str]]:
-    """Pod range and address of each node."""
-    return [[one["spec"]["podCIDR"], one["metadata"]["name"]] for one in backend.nodes() if one["spec"].get("podCIDR")]
+    """Return the pod range and address of each node."""
+    return [
+        [entry["spec"]["podCIDR"], entry["metadata"]["name"]]
+        for entry in backend.nodes()
+        if entry["spec"].get("podCIDR")
+    ]
 
 
 def _route(backend: Paper) -> None:
     local = read(LOCAL)
     assert isinstance(backend, Machines)
     if os.path.exists(Machines.ADMIN):
-        wanted = routes(backend)
+        desired = routes(backend)
     else:
-        answer, _ = _ask_any(backend, local["peers"], "routes", {"token": local["secret"]})
-        wanted = answer["routes"]
+        answer, _ = _send_any(backend, local["peers"], "routes", {"token": local["secret"]})
+        desired = answer["routes"]
     there = sh("ip", "route", "show", "proto", ROUTES)
-    for pods, address in wanted:
+    for pods, address in desired:
         if address != local["ip"] and f"{pods} via {address} " not in there:
             sh("ip", "route", "replace", pods, "via", address, "proto", ROUTES)
     for line in there.splitlines():
         pods, _, address = line.split()[:3]
-        if [pods, address] not in wanted:
+        if [pods, address] not in desired:
             sh("ip", "route", "delete", pods, "proto", ROUTES)
 
 
@@ -1340,57 +1348,57 @@ def parser() -> Parser:
     commands = root.add_subparsers(dest="command", required=True)
 
     def add(name: str, function: Callable[[Paper, argparse.Namespace], int], *names: str) -> Parser:
-        one: Parser = commands.add_parser(name, aliases=list(names))
-        one.set_defaults(function=function)
-        return one
+        entry: Parser = commands.add_parser(name, aliases=list(names))
+        entry.set_defaults(function=function)
+        return entry
 
-    one = add("check", check)
-    one.add_argument("manifest", nargs="?", default="app.yaml")
+    entry = add("check", check)
+    entry.add_argument("manifest", nargs="?", default="app.yaml")
     for flag in ("--profile", "--image-path", "--timeout"):
-        one.add_argument(flag)
-    one.add_argument("--autofix", action="store_true")
-    one = add("install", install)
-    one.add_argument("path", nargs="?", default=".")
-    one.add_argument("--cluster", default="cluster.local")
+        entry.add_argument(flag)
+    entry.add_argument("--autofix", action="store_true")
+    entry = add("install", install)
+    entry.add_argument("path", nargs="?", default=".")
+    entry.add_argument("--cluster", default="cluster.local")
     for flag in ("cloud-provider", "advertise-addr", "token", "flavor", "role", "vxlan-port", "service-uid", "config"):
-        one.add_argument(f"--{flag}")
-    one.add_argument("--pod-network-cidr", default="100.96.0.0/16")
-    one.add_argument("--service-cidr", default="100.100.0.0/16")
-    one = add("join", join)
-    one.add_argument("peers")
+        entry.add_argument(f"--{flag}")
+    entry.add_argument("--pod-network-cidr", default="100.96.0.0/16")
+    entry.add_argument("--service-cidr", default="100.100.0.0/16")
+    entry = add("join", join)
+    entry.add_argument("peers")
     for flag in ("advertise-addr", "token", "role", "mount", "cloud-provider"):
-        one.add_argument(f"--{flag}")
-    one = add("status", status)
-    # -o is the operation here, and the output of other commands.
-    one.add_argument("-o", "--operation-id")
-    one.add_argument("--output", choices=["text", "json"], default="text")
-    one.add_argument("--token", action="store_true")
-    one.add_argument("--quiet", "-q", action="store_true")
-    one = add("leave", leave)
-    one.add_argument("--force", action="store_true")
-    one.add_argument("--confirm", action="store_true")
-    one = add("remove", remove)
-    one.add_argument("node")
-    one.add_argument("--force", action="store_true")
-    one.add_argument("--confirm", action="store_true")
-    one = add("stop", stop)
-    one.add_argument("--confirm", action="store_true")
-    one = add("start", start)
-    one.add_argument("--advertise-addr")
-    one.add_argument("--confirm", action="store_true")
-    one = add("resource", resource)
-    one.add_argument("verb", choices=["create", "get"])
-    one.add_argument("what")
-    one.add_argument("--format")
-    one.add_argument("-f", "--force", action="store_true")
-    one = add("update", upload)
-    one.add_argument("verb", choices=["upload"])
+        entry.add_argument(f"--{flag}")
+    entry = add("status", status)
+    # Here -o is the operation; in other commands it is the output format.
+    entry.add_argument("-o", "--operation-id")
+    entry.add_argument("--output", choices=["text", "json"], default="text")
+    entry.add_argument("--token", action="store_true")
+    entry.add_argument("--quiet", "-q", action="store_true")
+    entry = add("leave", leave)
+    entry.add_argument("--force", action="store_true")
+    entry.add_argument("--confirm", action="store_true")
+    entry = add("remove", remove)
+    entry.add_argument("node")
+    entry.add_argument("--force", action="store_true")
+    entry.add_argument("--confirm", action="store_true")
+    entry = add("stop", stop)
+    entry.add_argument("--confirm", action="store_true")
+    entry = add("start", start)
+    entry.add_argument("--advertise-addr")
+    entry.add_argument("--confirm", action="store_true")
+    entry = add("resource", resource)
+    entry.add_argument("verb", choices=["create", "get"])
+    entry.add_argument("what")
+    entry.add_argument("--format")
+    entry.add_argument("-f", "--force", action="store_true")
+    entry = add("update", upload)
+    entry.add_argument("verb", choices=["upload"])
     add("upgrade", upgrade).add_argument("image", nargs="?")
     add("resume", resume)
     add("autojoin", lambda backend, arguments: _raise("autojoin only supports AWS")).add_argument("cluster")
     add("report", report).add_argument("--file", default="report.tar.gz")
-    one = add("version", lambda backend, arguments: _say_version(arguments))
-    one.add_argument("-o", "--output", default="text")
+    entry = add("version", lambda backend, arguments: _print_version(arguments))
+    entry.add_argument("-o", "--output", default="text")
     add("_agent", agent)
     return root
 
@@ -1399,10 +1407,10 @@ def _raise(text: str) -> NoReturn:
     raise Error(text)
 
 
-def _say_version(arguments: argparse.Namespace) -> int:
-    told = named_fault("version")
-    version = told["version"] if told else VERSION
-    say(json.dumps({"edition": "open-source", "version": version}) if arguments.output == "json" else version)
+def _print_version(arguments: argparse.Namespace) -> int:
+    reported = named_fault("version")
+    version = reported["version"] if reported else VERSION
+    emit(json.dumps({"edition": "open-source", "version": version}) if arguments.output == "json" else version)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The tarball of a cluster, as a user of Gravity has one: the program is the stand-in beside this file."""
+"""The tarball of a cluster, like that of a user of Gravity, with the test double as its program."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NO_FAULTS = "FAULTS: list[dict[str, Any]] = []"
 
 
 def manifest(version: str = "1.0.0") -> dict[str, Any]:
-    """app.yaml: flavors of one and of three nodes, node types for masters and workers, and one that cannot be added."""
+    """Return app.yaml: flavors of one and three nodes, node profiles for masters, workers and one without expansion."""
     master = {"serviceRole": "master", "labels": {"node-role.kubernetes.io/master": "true"}}
     node = {"serviceRole": "node", "labels": {"node-role.kubernetes.io/node": "true"}}
     return {
@@ -41,7 +41,7 @@ def manifest(version: str = "1.0.0") -> dict[str, Any]:
 
 
 def program(faults: Sequence[dict[str, Any]] = (), version: str = "7.0.40") -> str:
-    """The stand-in's text with ``faults`` (its own words) in it."""
+    """Return the source of the test double with ``faults``."""
     text = PROGRAM.read_text(encoding="utf-8")
     assert _NO_FAULTS in text
     faulty = f"FAULTS: list[dict[str, Any]] = json.loads({json.dumps(json.dumps(list(faults)))})"
@@ -49,7 +49,7 @@ def program(faults: Sequence[dict[str, Any]] = (), version: str = "7.0.40") -> s
 
 
 def make(target: Path, faults: Sequence[dict[str, Any]] = (), version: str = "1.0.0", gravity: str = "7.0.40") -> str:
-    """Write the tarball to ``target`` and return its sha256; the same arguments give the same file."""
+    """Write the tarball to ``target`` and return its sha256; the same arguments result in the same file."""
     files = {
         "gravity": (program(faults, gravity), 0o755),
         "app.yaml": (json.dumps(manifest(version), indent=1) + "\n", 0o644),
