@@ -147,7 +147,7 @@ def test_without_a_usable_kubeconfig_every_check_fails() -> None:
     level = checks.ReadOnly(cluster("master-0"), broken)
     with client.NoApi(str(broken)) as api:
         findings = level.look(api)
-    assert len(findings) == 8
+    assert {"kubeconfig", "api", "nodes"} <= findings.keys()
     assert [name for name, finding in findings.items() if finding.ok] == []
     assert findings["kubeconfig"].missing == ("kubeconfig: is not YAML",)
     assert "is not YAML" in findings["nodes"].missing[0]

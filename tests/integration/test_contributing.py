@@ -1,0 +1,20 @@
+"""The pages for contributors: each is followed line by line in a copy of the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support import instructions
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "docs" / "contributing").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_page_can_be_followed(page: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "devenv"
+    instructions.copy_repository(ROOT, tree)
+    kinds = {step.verb for step in instructions.steps(page)}
+    assert {"create", "run"} <= kinds
+    instructions.follow(page, tree, {"DEVENV_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)})
