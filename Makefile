@@ -12,7 +12,7 @@ ON := $(if $(NAME),--name $(NAME))
 unexport PYTHONUNBUFFERED
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages venv bundle up down test lint unit artifact sanity molecule e2e matrix chaos bench nightly docs clean
+.PHONY: help setup packages venv bundle up down test lint unit artifact sanity molecule e2e matrix chaos bench nightly docs site clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -78,6 +78,9 @@ bench: setup ## compare the time of an up with that of the bare commands; writes
 docs: venv ## regenerate the generated pages
 	$(BIN)/python tools/generated.py
 
+site: venv ## the documentation site, in site/
+	$(BIN)/python tools/build_site.py
+
 clean: ## remove what building and testing left in this folder (not environments, not the bundle)
-	rm -rf .cache .ansible .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist bench.json
+	rm -rf .cache .ansible .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site bench.json
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

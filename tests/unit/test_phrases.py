@@ -6,7 +6,6 @@ import re
 
 import pytest
 import yaml
-
 from unit.test_repository import ROOT, text_files
 
 PHRASES: list[dict[str, str]] = yaml.safe_load((ROOT / "tools" / "phrases.yml").read_text())
@@ -15,7 +14,6 @@ EXEMPT = (
     "tools/phrases.yml", "tools/dictionary.txt", "docs/style.md", "LICENSE", "LICENSES/GPL-3.0-or-later.txt",
     "LICENSES/Apache-2.0.txt", "CHANGELOG.md", "changelogs/changelog.yaml",
 )  # fmt: skip
-
 
 
 @pytest.fixture(scope="module")
