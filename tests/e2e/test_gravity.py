@@ -72,7 +72,7 @@ def test_the_life_of_one_node(user: Typed, environment: str, tmp_path: Path, sec
     (address,) = addresses(user, environment)["master-0"]
     assert members(environment) == {address: ("master", "healthy")}
     assert labels(user, environment)[address]["memsql"] == "true"
-    assert user.objects("up", "--profile", path, "--name", environment, "--full")[-1]["changed"] == 0
+    assert user.changes("up", "--profile", path, "--name", environment, "--full") == []
     user.devenv("validate", "--name", environment)
     refused = user.devenv("snapshot", "save", "one", "--name", environment, code=None)
     assert "snapshot: not supported by the engine gravity" in refused.stderr
@@ -87,7 +87,7 @@ def test_the_life_of_one_node(user: Typed, environment: str, tmp_path: Path, sec
     moved_labels = labels(user, environment)
     assert list(moved_labels) == [moved]
     assert moved_labels[moved]["memsql"] == "true", "the new Node lacks the labels of the old one"
-    assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
+    assert user.changes("up", "--name", environment, "--full") == []
 
 
 def test_a_master_and_two_workers_come_up_despite_faults(
@@ -105,7 +105,7 @@ def test_a_master_and_two_workers_come_up_despite_faults(
     log = inside(f"{environment}-worker-0", "cat", "/var/log/devenv/gravity-join.log")
     assert "bad secret token" in log
     assert re.search(r"one node at a time", log)
-    assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
+    assert user.changes("up", "--name", environment, "--full") == []
 
 
 @pytest.mark.nightly
@@ -117,7 +117,7 @@ def test_a_worker_is_removed_and_another_added(user: Typed, environment: str, tm
     assert where["worker-1"] not in labels(user, environment)
     user.devenv("node", "add", "--name", environment)
     assert len(members(environment)) == 3
-    assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
+    assert user.changes("up", "--name", environment, "--full") == []
 
 
 @pytest.mark.nightly
@@ -142,7 +142,7 @@ def test_a_prepared_image_takes_the_address_of_its_node(user: Typed, environment
     assert members(environment) == {address: ("master", "healthy")}
     assert gravity(environment, "master-0", "status", "--token") == token, "it is not the same cluster"
     assert list(labels(user, environment)) == [address]
-    assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
+    assert user.changes("up", "--name", environment, "--full") == []
 
 
 SCRIPT = """#!/bin/sh
@@ -197,7 +197,7 @@ def test_a_script_installs_and_the_role_manages_the_cluster(
     )
     user.playbook("gravity_upgrade", *(word for variable in variables for word in ("-e", variable)))
     assert application(environment) == "1.1.0"
-    assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
+    assert user.changes("up", "--name", environment, "--full") == []
 
     by_role(user, tmp_path, environment, "report")
     report = user.home / "environments" / environment / "clusters" / "main" / "gravity-report.tar.gz"
@@ -214,7 +214,7 @@ def test_a_script_installs_and_the_role_manages_the_cluster(
     user.devenv("up", "--name", environment)
     assert members(environment) == {address: ("master", "healthy")}
     assert application(environment) == "1.1.0"
-    assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
+    assert user.changes("up", "--name", environment, "--full") == []
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_a_virtual_machine_is_created_reached_and_removed(user: Typed, machine: 
     assert int(ssh(user, machine, "df --output=size --block-size=M / | tail -n 1").rstrip("M")) > 7 * 1024
     row = next(row for row in user.data("list") if row["name"] == machine)
     assert (row["state"], row["running"]) == ("running", 1)
-    assert user.objects("up", "--name", machine, "--full")[-1]["changed"] == 0
+    assert user.changes("up", "--name", machine, "--full") == []
 
 
 @pytest.mark.parametrize("machine", [("dualstack", "dhcp")], indirect=True)
@@ -136,7 +136,7 @@ def test_a_cluster_of_machines_comes_up_and_works(user: Typed, new_name: Callabl
         for node in network["nodes"].values():
             for address in node["addresses"].values():
                 assert web.from_host(user, f"{web.bracketed(address)}:{port}") == "server", address
-        assert user.objects("up", "--name", name, "--full", seconds=SECONDS)[-1]["changed"] == 0
+        assert user.changes("up", "--name", name, "--full", seconds=SECONDS) == []
         kernels = user.kubectl(name, "get", "nodes", "-o", "jsonpath={.items[*].status.nodeInfo.kernelVersion}").stdout
         assert len(kernels.split()) == 2
         assert os.uname().release not in kernels.split()

@@ -84,7 +84,7 @@ def test_labels_are_pruned_with_the_profile_and_those_of_others_stay(user: Typed
     assert "ours" not in node["metadata"]["labels"]
     assert (node["metadata"]["labels"]["theirs"], node["metadata"]["labels"]["pipe"]) == ("yes", "true")
     assert {taint["key"] for taint in node["spec"]["taints"]} == {"theirs"}
-    assert user.objects("up", "--name", lab, "--full")[-1]["changed"] == 0
+    assert user.changes("up", "--name", lab, "--full") == []
 
 
 def test_a_worker_with_a_stubborn_pod_is_removed(user: Typed, lab: str, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_worker_with_a_stubborn_pod_is_removed(user: Typed, lab: str, tmp_path
     assert leaves not in inside(f"{lab}-master-0", "cat", "/etc/hosts")
     user.kubectl(lab, "rollout", "status", "deployment/stubborn", "--timeout=120s")
     user.kubectl(lab, "delete", "deployment", "stubborn", "--wait=false")
-    assert user.objects("up", "--name", lab, "--full")[-1]["changed"] == 0
+    assert user.changes("up", "--name", lab, "--full") == []
     # The number and its address are free again.
     user.devenv("node", "add", "--name", lab, "--set", "labels.pipe=true")
     assert ready(user, lab) == {"master-0": True, "worker-0": True, "worker-1": True}
@@ -208,7 +208,7 @@ def test_everything_is_ready_again_after_a_stop_and_a_reboot(user: Typed, lab: s
     assert ready(user, lab) == all_ready
     assert ha.members(lab, masters) == dict.fromkeys(masters, True)
     assert containers(lab) == before
-    assert user.objects("up", "--name", lab, "--full")[-1]["changed"] == 0
+    assert user.changes("up", "--name", lab, "--full") == []
 
 
 @pytest.mark.nightly
@@ -253,4 +253,4 @@ def test_certificates_and_address_of_a_single_node_change(user: Typed, environme
     user.devenv("stop", "--name", environment)
     user.devenv("start", "--name", environment)
     assert ready(user, environment) == {"master-0": True}
-    assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
+    assert user.changes("up", "--name", environment, "--full") == []

@@ -69,4 +69,4 @@ def test_a_profile_becomes_the_cluster_that_it_describes(user: Typed, environmen
         "server"
     ]
     assert server.startswith("https://[") == (families[0] == 6)
-    assert user.objects("up", "--name", environment, "--full")[-1]["changed"] == 0
+    assert user.changes("up", "--name", environment, "--full") == []

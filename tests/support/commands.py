@@ -105,6 +105,16 @@ class Typed:
         """The objects, one a line, that ``devenv WORDS --json`` prints."""
         return [json.loads(line) for line in self.devenv(*words, "--json", **options).stdout.splitlines()]
 
+    def changes(self, *words: str, **options: Any) -> list[str]:
+        """Run ``devenv WORDS --json`` on the environment after ``--name``; return the tasks that changed something."""
+        end = self.objects(*words, **options)[-1]
+        if end["changed"] == 0:
+            return []
+        runs = self.home / "environments" / words[words.index("--name") + 1] / "runs"
+        events = [json.loads(line) for line in (max(runs.iterdir()) / "events.jsonl").read_text().splitlines()]
+        changed = [f"{event['host']}: {event['task']}" for event in events if event.get("changed")]
+        return changed or [f"changed={end['changed']}, in no task"]
+
     def playbook(
         self, name: str, *words: str, code: int | None = 0, **options: Any
     ) -> subprocess.CompletedProcess[str]:
