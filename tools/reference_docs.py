@@ -102,7 +102,7 @@ def _section(name: str, command: Any) -> str:
     options = [parameter for parameter in parameters if parameter.param_type_name == "option"]
     values = [str(argument.metavar or argument.name.upper()) for argument in arguments]
     usage = " ".join([name, *values, *(["[OPTIONS]"] if options else [])])
-    lines = [f"## {name}", "", f"    {usage}", "", *_lines(command), ""]
+    lines = [f"## {name}", "", "```text", usage, "```", "", *_lines(command), ""]
     rows = [(f"`{value}`", _meaning(argument)) for value, argument in zip(values, arguments, strict=True)]
     rows += [(_flags(option), _meaning(option)) for option in options]
     if rows:

@@ -57,8 +57,8 @@ def test_a_role_can_have_no_variables() -> None:
 
 
 def test_only_the_text_between_the_markers_changes() -> None:
-    page = page_parts.filled(f"# x\n{BEGIN}\nold\n{END}\nafter\n", ["new"], "x")
-    assert page == f"# x\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    page = page_parts.filled(f"# x\n\n{BEGIN}\n\nold\n\n{END}\n\nafter\n", ["new"], "x")
+    assert page == f"# x\n\n{BEGIN}\n\nnew\n\n{END}\n\nafter\n"
     assert page_parts.filled(page, ["new"], "x") == page
 
 
