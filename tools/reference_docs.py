@@ -42,8 +42,16 @@ def exits_page(meanings: Mapping[int, str], stages: Mapping[str, int]) -> str:
     return page("Exit codes", *table(("code", "meaning", "stages"), rows))
 
 
-def troubleshooting_page(catalogue: Sequence[Mapping[str, Any]]) -> str:
-    """Return Markdown for every first cause with advice and an example of its log line, in the catalogue's order."""
+def troubleshooting_page(
+    catalogue: Sequence[Mapping[str, Any]], failures: Mapping[str, reasons.Reason], exits: Mapping[int, str]
+) -> str:
+    """Return Markdown for every failure by exit code, and every first cause with an example of its log line."""
+    by_exit = [
+        line
+        for code, meaning in exits.items()
+        if (rows := [(r.meaning, r.advice, f"`{r.id}`") for r in failures.values() if r.exit == code])
+        for line in (f"### Exit code {code}: {meaning}", "", *table(("failure", "advice", "reason"), rows), "")
+    ]
     return page(
         "Troubleshooting",
         "A failed run ends with what happened, what to do next, and the path of its log. The word in brackets is the",
@@ -53,6 +61,8 @@ def troubleshooting_page(catalogue: Sequence[Mapping[str, Any]]) -> str:
         "- `devenv up` again continues a run that failed or was killed; `devenv down` removes the environment.",
         "- `devenv status`, `devenv logs NODE` and `devenv ssh NODE` show a node; `devenv validate` lists every check.",
         "- [Gather](gather.md) collects the logs of all nodes in one archive.",
+        "",
+        "Search this page for a word of the message or of the log.",
         "",
         "## First causes",
         "",
@@ -66,6 +76,10 @@ def troubleshooting_page(catalogue: Sequence[Mapping[str, Any]]) -> str:
                 for row in catalogue
             ),
         ),
+        "",
+        "## Failures",
+        "",
+        *by_exit,
     )
 
 
@@ -198,6 +212,8 @@ def pages(root: Path) -> dict[Path, str]:
         guide: filled(guide.read_text(), checks, "checks"),
         folder / "commands.md": commands_page(typer.main.get_command(app.build())),
         folder / "reasons.md": reasons_page(reasons.catalogue()),
-        root / "docs" / "troubleshooting.md": troubleshooting_page(data.read(causes.FILE)),
+        root / "docs" / "troubleshooting.md": troubleshooting_page(
+            data.read(causes.FILE), reasons.catalogue(), data.read(reasons.FILE)["exits"]
+        ),
         folder / "exit-codes.md": exits_page(data.read(reasons.FILE)["exits"], reasons.stages()),
     }

@@ -215,8 +215,7 @@ def test_a_dead_node_is_one_line_of_the_index(user: Typed, cluster: str, tmp_pat
 
 def test_a_failed_up_gathers_and_keeps_its_exit_code(user: Typed, cluster: str, tmp_path: Path) -> None:
     user.kubectl(cluster, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
-    # Longer than a no-op run takes while other tests run.
-    command = ("up", "--name", cluster, "--timeout", "50s", "--artifacts", str(tmp_path))
+    command = ("up", "--name", cluster, "-e", "validate_timeout=10", "--artifacts", str(tmp_path))
     try:
         failed = user.devenv(*command, code=8)
         plain = user.devenv(*command, "--no-gather", code=8)

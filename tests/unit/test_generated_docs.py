@@ -82,15 +82,17 @@ def test_exit_codes_name_their_stages() -> None:
     assert page.splitlines()[-2:] == ["| 0 | done |  |", "| 6 | labels or apps | `labels`, `apps` |"]
 
 
-def test_first_causes_keep_their_order() -> None:
+def test_troubleshooting_has_first_causes_in_order_and_failures_by_exit_code() -> None:
     rows = [
         {"id": name, "meaning": f"{name} is | full", "advice": "Free it.", "patterns": [{"line": "a|b"}, {"line": "c"}]}
         for name in ("disk", "cup")
     ]
-    assert reference_docs.troubleshooting_page(rows).splitlines()[-2:] == [
-        "| disk is \\| full (`disk`) | Free it. | `a\\|b` |",
-        "| cup is \\| full (`cup`) | Free it. | `a\\|b` |",
-    ]
+    failures = {"full": Reason("full", 3, "No room.", "Free it.")}
+    lines = reference_docs.troubleshooting_page(rows, failures, {0: "done", 3: "the nodes"}).splitlines()
+    start = lines.index("| disk is \\| full (`disk`) | Free it. | `a\\|b` |")
+    assert lines[start + 1] == "| cup is \\| full (`cup`) | Free it. | `a\\|b` |"
+    assert lines[-5] == "### Exit code 3: the nodes"
+    assert lines[-1] == "| No room. | Free it. | `full` |"
 
 
 def test_outdated_pages_are_written_or_only_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
