@@ -12,7 +12,7 @@ ON := $(if $(NAME),--name $(NAME))
 unexport PYTHONUNBUFFERED
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages venv bundle up down test lint unit artifact sanity molecule e2e matrix chaos bench nightly docs site clean
+.PHONY: help setup packages venv bundle up down test lint unit artifact sanity molecule e2e coverage matrix chaos bench nightly docs site clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +58,9 @@ molecule: setup ## test the roles in containers
 e2e: setup ## test real clusters, through the command and through Ansible
 	@tools/setup test-packages test-bundle limits
 	@$(GATES) machine e2e
+
+coverage: venv ## unit and integration tests with their coverage, subprocesses included
+	@$(GATES) coverage --nightly
 
 matrix: setup ## create every named profile without a test of its own (MATRIX_ONLY: a pattern of names)
 	@tools/setup test-packages test-bundle limits

@@ -108,7 +108,8 @@ class MachineProvider(Provider, Protocol):
             repaired |= set_up_network()
         for names in (outcome.made, outcome.started):
             names.sort()
-        if repaired and create:
+        # The network of a new environment is created, not repaired.
+        if repaired and create and len(outcome.made) < len(nodes):
             outcome.notes.append("network of this host repaired")
         self.wait(request, nodes)
         return outcome
