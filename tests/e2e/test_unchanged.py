@@ -135,12 +135,9 @@ CHANGES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], str]]] = {
 }
 
 
-# One case of each kind runs on every change, its variants run nightly.
+# One case of a node, of the provider and of a cluster runs on every change; the others run nightly.
 ALWAYS = (
-    "label removed",
     "file changed",
-    "nft rules flushed",
-    "kubelet stopped",
     "container stopped",
     "add-on object edited",
 )
@@ -206,7 +203,7 @@ def test_a_no_op_run_of_plain_ansible_ends_early(lab: Lab) -> None:
         ("--tags", "labels"),
         pytest.param(("--limit", "master-0,worker-0,localhost"), marks=pytest.mark.nightly),
         pytest.param(("--check",), marks=pytest.mark.nightly),
-        ("-e", "node_labels_timeout=60"),
+        pytest.param(("-e", "node_labels_timeout=60"), marks=pytest.mark.nightly),
     ],
 )
 def test_a_partial_run_runs_the_stages_and_records_nothing(lab: Lab, options: tuple[str, ...]) -> None:
