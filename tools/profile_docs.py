@@ -144,7 +144,7 @@ def page(configs: Path) -> str:
     return page_parts.page(
         "Profiles",
         "How to write one: [profiles](../profiles.md). A name has the form `<topology>-<stack>-<addressing>`;",
-        "`_` and `-` are interchangeable. Nodes are control plane nodes + workers.",
+        "`_` and `-` are interchangeable. Nodes are control plane nodes + arbiters and workers.",
         "",
         *names_page(catalogue.describe()),
         "",

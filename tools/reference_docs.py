@@ -19,7 +19,7 @@ Every command that works on an environment accepts `-n NAME`; the default is `DE
 that exists. Results go to stdout, everything else to stderr. With `--json`, a command that reads prints one document; a
 command that runs stages (`up`, `down`, `start`, `stop`, `validate`, `image load`) prints one object per line, the last
 of them `{"type": "end", "exit": 0, "changed": N, "seconds": S}`. Failures: [exit codes](exit-codes.md) and
-[reasons to fail](reasons.md).
+[failure reasons](reasons.md).
 """
 
 

@@ -1,4 +1,4 @@
-"""Fetch the admin kubeconfig of a cluster from a control plane node into the state folder."""
+"""Fetch the admin kubeconfig of a cluster from a control plane node into the state directory."""
 
 from __future__ import annotations
 

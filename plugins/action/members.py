@@ -23,7 +23,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import command, rea
 
 class ActionModule(Action, ActionBase):
     SELECT = "action"
-    REQUIRED_IF = tuple(("action", action, ("nodes",)) for action in ("remove", "check", "ask", "leave", "forget"))
+    REQUIRED_IF = tuple(("action", action, ("nodes",)) for action in ("remove", "check", "query", "leave", "forget"))
 
     def _list(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         machines = dict.fromkeys(args["running"], "running")
@@ -50,7 +50,7 @@ class ActionModule(Action, ActionBase):
         members.check_replacement(_profile(variables), recorded, args["running"], args["nodes"])
         return {"changed": False}
 
-    def _ask(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+    def _query(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         names, hostvars, known = (
             args["nodes"],
             variables["hostvars"],

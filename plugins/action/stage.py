@@ -1,4 +1,4 @@
-"""Begin or end a stage: the lock, the state folder and the folder of the run."""
+"""Begin or end a stage: the lock, the state directory and the folder of the run."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ version_added: 0.1.0
 author:
   - devenv maintainers (@devenv)
 description:
-  - Writes events, log, JUnit, summary and failure of a run into the folder that M(devenv.lab.stage) created for it,
+  - Writes events, log, JUnit, summary and failure of a run into the directory that M(devenv.lab.stage) created for it,
     with secrets redacted.
   - Marks every process of the run with E(DEVENV_RUN).
   - Releases the environment's lock when the run fails or is interrupted.

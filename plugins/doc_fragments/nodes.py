@@ -13,7 +13,7 @@ options:
     description:
       - V(present) creates missing nodes, starts stopped ones and leaves running ones unchanged.
       - V(started) and V(stopped) start and shut down the existing nodes.
-      - V(absent) removes the whole environment, or only O(names). It needs no state folder.
+      - V(absent) removes the whole environment, or only O(names). It needs no state directory.
       - V(status) reports the nodes and changes nothing. V(preflight) fails if V(present) would.
       - V(upgraded) records that the nodes run another Kubernetes version.
       - V(snapshot) and V(change_address) fail with a provider that has no such operation (configs/providers).

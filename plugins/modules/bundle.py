@@ -7,9 +7,9 @@ module: bundle
 short_description: Ensure the bundle of a Kubernetes version
 version_added: 0.1.0
 description:
-  - A bundle is one folder of the cache with all binaries and images of a Kubernetes version, and a manifest of their
+  - A bundle is one directory of the cache with all binaries and images of a Kubernetes version, and a manifest of their
     digests.
-  - It is built in a temporary folder and moved into place when it is complete. Concurrent builds wait for each other.
+  - It is built in a temporary directory and moved into place when complete. Concurrent builds wait for each other.
   - Runs on the controller.
 options:
   state:
@@ -44,13 +44,13 @@ options:
     elements: str
     default: []
   directory:
-    description: A folder of exported archives or of bundles, one bundle, or one archive.
+    description: A directory of exported archives or of bundles, one bundle, or one archive.
     type: path
     default: ""
   archive:
     description:
       - The archive to write or to read. Its name ends in C(.tar) or C(.tar.gz).
-      - With V(exported) it can be a folder, in which the archive gets a name.
+      - With V(exported) it can be a directory, in which the archive gets a name.
     type: path
     default: ""
   kubernetes_url: {description: Base URL of the Kubernetes binaries., type: str, default: https://dl.k8s.io}
@@ -107,7 +107,7 @@ bundle:
   type: dict
   contains:
     path:
-      description: Folder of the bundle.
+      description: Directory of the bundle.
       type: str
     digest:
       description: SHA-256 of its content.

@@ -16,7 +16,7 @@ options:
     description:
       - V(compare) reports whether all stages would be no-ops. A run with C(-v), C(--diff) or artifacts, whose user
         expects the details of the stages, never counts as unchanged.
-      - V(record) records the state after a complete run, for V(compare). Without a run folder (C(devenv_run_dir)) it
+      - V(record) records the state after a complete run, for V(compare). Without a run directory (C(devenv_run_dir)) it
         does nothing.
     type: str
     required: true

@@ -15,10 +15,10 @@ description:
   - Parts are independent of each other. One that does not answer is listed in the archive's C(index.txt).
   - Secrets are redacted in every text; keys and kubeconfigs are not read.
 options:
-  state: {description: State folder of the environment., type: path, required: true}
+  state: {description: State directory of the environment., type: path, required: true}
   output:
     description:
-      - Name of the archive, which ends in C(.tar.gz), or a folder for it.
+      - Name of the archive, which ends in C(.tar.gz), or a directory for it.
       - Empty for the working directory.
     type: str
     default: ""

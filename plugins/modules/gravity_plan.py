@@ -24,7 +24,7 @@ options:
     elements: str
     required: true
   state:
-    description: State folder of an environment, whose profile is updated to name this tarball. Empty for none.
+    description: State directory of an environment, whose profile is updated to name this tarball. Empty for none.
     type: path
     default: ""
 extends_documentation_fragment: devenv.lab.attributes

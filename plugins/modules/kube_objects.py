@@ -8,7 +8,7 @@ short_description: Apply a set of objects to clusters, and prune what is no long
 version_added: 0.1.0
 description:
   - Runs on the controller, once for all clusters and objects, and uses each cluster's API with the kubeconfig in the
-    state folder.
+    state directory.
   - Objects are applied in order by server-side apply with the field manager C(devenv). They can be of any kind that the
     API serves, custom resources included.
   - CustomResourceDefinitions are applied first, and the other objects once these are established.

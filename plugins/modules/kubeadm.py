@@ -10,7 +10,7 @@ module: kubeadm
 short_description: Create, join or reset a node of a cluster with kubeadm
 version_added: 0.1.0
 description:
-  - Runs kubeadm on a node. The configuration is a file only while kubeadm runs, in a private folder in
+  - Runs kubeadm on a node. The configuration is a file only while kubeadm runs, in a private directory in
     C(/run/devenv).
   - Idempotent by the node's actual state. A node where an earlier kubeadm was killed is reset first.
   - kubeadm's output is kept in C(/var/log/devenv/kubeadm-ACTION.log), without secrets.

@@ -79,7 +79,7 @@ output:
 installed: {description: Binaries that were replaced., returned: with O(action=binaries), type: list, elements: str}
 restarted: {description: Units that were restarted., returned: with O(action=binaries), type: list, elements: str}
 removed:
-  description: Folders and images that were removed.
+  description: Directories and images that were removed.
   returned: with O(action=cleanup)
   type: list
   elements: str

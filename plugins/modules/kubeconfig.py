@@ -4,7 +4,7 @@
 
 DOCUMENTATION = r"""
 module: kubeconfig
-short_description: Fetch the kubeconfig of a cluster into the state folder
+short_description: Fetch the kubeconfig of a cluster into the state directory
 version_added: 0.1.0
 description:
   - Runs for a control plane node and copies the administrator's kubeconfig with the connection's own file transfer, so
@@ -22,7 +22,7 @@ options:
       - If the copy was made from that file, it stays as it is, without a connection to the node.
     type: str
     default: ""
-  state: {description: "State folder of the environment, on the controller.", type: path, required: true}
+  state: {description: "State directory of the environment, on the controller.", type: path, required: true}
   environment: {description: Name of the environment., type: str, required: true}
   cluster: {description: Name of the cluster within the environment., type: str, default: main}
   address:

@@ -41,7 +41,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-image: {description: "Folder of kernel, initial ramdisk and root filesystem.", returned: always, type: str}
+image: {description: "Directory of kernel, initial ramdisk and root filesystem.", returned: always, type: str}
 images_disk:
   description: Filesystem with the images of Kubernetes, if O(store) is given.
   returned: always

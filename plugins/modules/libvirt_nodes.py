@@ -13,7 +13,7 @@ description:
 extends_documentation_fragment: [devenv.lab.attributes, devenv.lab.nodes]
 options:
   image:
-    description: Folder of the image, as returned by M(devenv.lab.libvirt_image). Required for V(present).
+    description: Directory of the image, as returned by M(devenv.lab.libvirt_image). Required for V(present).
     type: str
   images_disk:
     description: Disk of images, as returned by M(devenv.lab.libvirt_image), for nodes that run Kubernetes.

@@ -7,7 +7,7 @@ module: members
 short_description: Manage nodes that join an environment, leave it or are recreated
 version_added: 0.1.0
 description:
-  - Runs on the controller, for all O(nodes) in one call, with the state folder (C(devenv_state)) and the profile in it.
+  - Runs on the controller, for all O(nodes) in one call, with the state directory (C(devenv_state)) and its profile.
 options:
   action:
     description:
@@ -16,12 +16,12 @@ options:
         is impossible. The stages that follow create or remove the machines.
       - V(check) fails if O(nodes) cannot leave their clusters one by one without a cluster losing its last control
         plane node or its etcd quorum.
-      - V(ask) returns which of O(nodes) answer ssh and which are registered in a cluster.
+      - V(query) returns which of O(nodes) answer ssh and which are registered in a cluster.
       - V(leave) removes O(nodes) from the record of their clusters' members, before their machines are removed.
-      - V(forget) removes those of O(nodes) that are no longer in the profile from the state folder, after that.
+      - V(forget) removes those of O(nodes) that are no longer in the profile from the state directory, after that.
     type: str
     required: true
-    choices: [list, add, remove, check, ask, leave, forget]
+    choices: [list, add, remove, check, query, leave, forget]
   nodes:
     description: Names of nodes. Required except for V(list) and V(add); V(add) without names adds the next worker.
     type: list
@@ -32,19 +32,19 @@ options:
     type: dict
     default: {}
   running:
-    description: Names of all running nodes of the environment, for V(list), V(check) and V(ask).
+    description: Names of all running nodes of the environment, for V(list), V(check) and V(query).
     type: list
     elements: str
     default: []
   timeout:
-    description: Seconds to wait for an answer of a running node (V(ask)) or of a cluster (V(list)).
+    description: Seconds to wait for an answer of a running node (V(query)) or of a cluster (V(list)).
     type: float
     default: 5
 extends_documentation_fragment: devenv.lab.attributes
 attributes:
   check_mode:
     support: full
-    description: V(list), V(check) and V(ask) only read; the others report what they would change.
+    description: V(list), V(check) and V(query) only read; the others report what they would change.
 """
 
 EXAMPLES = r"""
@@ -71,14 +71,14 @@ names:
   returned: with O(action=add) and O(action=remove)
   type: list
   elements: str
-answering: {description: Those of O(nodes) that answer ssh., returned: with O(action=ask), type: list, elements: str}
+answering: {description: Those of O(nodes) that answer ssh., returned: with O(action=query), type: list, elements: str}
 joined:
   description: Those of O(nodes) whose cluster came up once, in the order in which they must leave it.
-  returned: with O(action=ask)
+  returned: with O(action=query)
   type: list
   elements: str
 forgotten:
-  description: Those of O(nodes) that were removed from the state folder.
+  description: Those of O(nodes) that were removed from the state directory.
   returned: with O(action=forget)
   type: list
   elements: str

@@ -7,7 +7,7 @@ module: node_labels
 short_description: Apply the profile's labels, taints and pod ranges to the nodes of clusters
 version_added: 0.1.0
 description:
-  - Runs on the controller, once for all nodes, and uses each cluster's API with the kubeconfig in the state folder.
+  - Runs on the controller, once for all nodes, and uses each cluster's API with the kubeconfig in the state directory.
   - The desired values are the host variables C(devenv_labels), C(devenv_taints) and C(devenv_pod_cidrs) of the profile
     inventory. Workers also get the label C(node-role.kubernetes.io/worker).
   - Waits until every node has a Node object. A node that already matches is not written.

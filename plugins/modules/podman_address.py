@@ -7,8 +7,8 @@ module: podman_address
 short_description: Change the address of a running node
 version_added: 0.1.0
 description:
-  - Chooses an address, writes it to the state folder, and adds it to the node's link next to the old one. At the end,
-    removes the old one.
+  - Chooses an address, writes it to the state directory, and adds it to the node's link next to the old one. At the
+    end, removes the old one.
   - Runs on the controller; needs root and podman there.
 options:
   environment: {description: Name of the environment., type: str, required: true}

@@ -32,6 +32,6 @@ EXAMPLES = r"""
 
 RETURN = r"""
 image: {description: Reference of the node image., returned: always, type: str}
-store: {description: Folder of the image store., returned: always, type: str}
-stores: {description: Folders of the image stores of the nodes in O(archives)., returned: always, type: dict}
+store: {description: Directory of the image store., returned: always, type: str}
+stores: {description: Directories of the image stores of the nodes in O(archives)., returned: always, type: dict}
 """

@@ -16,7 +16,7 @@ description:
     process that still runs after the script has succeeded is left alone, but its output is read for only one more
     second.
   - Reads nothing from standard input.
-  - Keeps a private log of each run and the inputs of the last successful run, in one folder per O(name).
+  - Keeps a private log of each run and the inputs of the last successful run, in one directory per O(name).
   - Needs only Python and bash on the host.
 options:
   path: {description: "The script, an absolute path on the host. Either this or O(src).", type: path}
@@ -26,13 +26,13 @@ options:
   content: {description: The text of the script; O(src) sets it. Never shown., type: str}
   name:
     description:
-      - Name of the folder for logs and records below O(state). Calls of one script that are to be independent of each
-        other need different names.
+      - Name of the directory for logs and records below O(state). Calls of one script that are to be independent of
+        each other need different names.
       - By default the script's base name, with a digest of its path.
     type: str
     default: ""
   state:
-    description: Folder for logs and records. By default C(/var/lib/devenv/scripts) for root, for others
+    description: Directory for logs and records. By default C(/var/lib/devenv/scripts) for root, for others
       C(devenv/scripts) in E(XDG_STATE_HOME).
     type: path
   arguments:
@@ -52,7 +52,7 @@ options:
     elements: str
     default: []
   chdir:
-    description: Working directory. By default the script's folder, or the user's home with O(src).
+    description: Working directory. By default the script's directory, or the user's home with O(src).
     type: path
   source:
     description:
@@ -95,9 +95,9 @@ options:
     default: 3600
   grace: {description: Seconds between SIGTERM and SIGKILL., type: float, default: 10}
   log:
-    description: File for the log, which each run overwrites. By default a new file in the folder of O(name).
+    description: File for the log, which each run overwrites. By default a new file in the directory of O(name).
     type: path
-  keep_logs: {description: Number of logs that stay in the folder of O(name)., type: int, default: 10}
+  keep_logs: {description: Number of logs that stay in the directory of O(name)., type: int, default: 10}
   output_lines: {description: Number of last lines of output in the result., type: int, default: 50}
   show_pattern:
     description: Regular expression for lines that are printed when the script has ended.
@@ -119,7 +119,7 @@ options:
     default: always
     choices: [always, changed]
   inputs:
-    description: Further files and folders whose content counts for O(rerun).
+    description: Further files and directories whose content counts for O(rerun).
     type: list
     elements: path
     default: []

@@ -8,7 +8,7 @@ short_description: Save the clusters of an environment, and start another enviro
 version_added: 0.1.0
 description:
   - A snapshot includes the objects of each cluster, the data of apps on each node and the images that nodes have in
-    addition to the bundle. It is in the folder C(snapshots) of E(DEVENV_HOME), and only its owner can read it.
+    addition to the bundle. It is in the directory C(snapshots) of E(DEVENV_HOME), and only its owner can read it.
   - Keys, certificates and tokens of the saved cluster are not kept.
   - Runs on the controller, and reaches the nodes by ssh with the variables of the inventory.
 options:
@@ -62,7 +62,7 @@ archives:
   description: Path of the archive of additional images, by node.
   returned: with V(save) and V(prepare)
   type: dict
-path: {description: Folder of the snapshot., returned: with V(save), type: str}
+path: {description: Directory of the snapshot., returned: with V(save), type: str}
 bytes: {description: Size of the snapshot., returned: with V(save), type: int}
 pods: {description: Number of ready pods., returned: with V(wait), type: int}
 """

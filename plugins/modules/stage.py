@@ -10,8 +10,8 @@ description:
   - The first and the last task of every stage, on the controller.
   - The first stage of an Ansible run acquires the lock of the environment. Processes of a killed run are terminated
     first.
-  - It rejects a profile that the environment cannot be changed to, and creates the state folder and the folder of the
-    run.
+  - It rejects a profile that the environment cannot be changed to, and creates the state directory and the
+    directory of the run.
   - The variables C(devenv_name), C(devenv_state) and C(devenv_profile) of the inventory plugin
     P(devenv.lab.profile#inventory) identify the environment.
 options:
@@ -24,8 +24,8 @@ options:
     description:
       - V(begin) before the stage, V(end) after it.
       - The end of V(provision) writes C(inventory.yml), that of V(validate) releases the lock, that of V(down) removes
-        the environment's entries from the user's own kubeconfigs, removes the state folder and moves its run folders to
-        the history.
+        the environment's entries from the user's own kubeconfigs, removes the state directory and moves its run
+        directories to the history.
       - When a run fails or is interrupted, the callback P(devenv.lab.record#callback) releases the lock.
     type: str
     default: begin
@@ -68,10 +68,10 @@ devenv_run_id:
   returned: state is begin
   type: str
 devenv_run_dir:
-  description: Folder of the run's log, events and reports; empty in check mode. Also a fact.
+  description: Directory of the run's log, events and reports; empty in check mode. Also a fact.
   returned: always
   type: str
-devenv_state: {description: State folder of the environment., returned: state is begin, type: str}
+devenv_state: {description: State directory of the environment., returned: state is begin, type: str}
 devenv_first: {description: Whether this is the run's first stage., returned: state is begin, type: bool}
 devenv_command: {description: Name of the run in the lock., returned: state is begin, type: str}
 devenv_profile_name: {description: Canonical name of the profile., returned: state is begin, type: str}

@@ -7,7 +7,7 @@ module: upgrade
 short_description: Plan, prepare and record the upgrade of an environment to another Kubernetes version
 version_added: 0.1.0
 description:
-  - Runs on the controller, with the state folder (C(devenv_state)), the profile in it (C(devenv_profile)) and the
+  - Runs on the controller, with the state directory (C(devenv_state)), the profile in it (C(devenv_profile)) and the
     connections of the nodes. M(devenv.lab.kubeadm_upgrade) upgrades the nodes themselves.
 options:
   action:

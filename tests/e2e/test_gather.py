@@ -99,7 +99,7 @@ def test_each_fault_is_reported_and_hides_no_other(user: Typed, cluster: str, pr
     assert "worker-1" in rows["probe_pods"]
     assert "test ended with 1" in rows["profile.wish"]
     assert "[validate_failed]" in done.stderr
-    assert "first cause: worker-1: containerd does not run" in done.stderr
+    assert "first cause: worker-1: containerd is not running" in done.stderr
     suite = ElementTree.parse(junit).getroot()
     assert {case.get("name") for case in suite.findall("testcase") if case.find("failure") is not None} == failed
 

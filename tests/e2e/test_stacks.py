@@ -60,7 +60,7 @@ class Stack:
         return {row["local"] for row in rows if row["scope"] == "global"}
 
     def server(self) -> int | None:
-        """Return the process ID of its DHCP server: a dnsmasq with the state folder in its arguments."""
+        """Return the process ID of its DHCP server: a dnsmasq with the state directory in its arguments."""
         pids = [
             int(entry.name)
             for entry in Path("/proc").glob("[0-9]*")

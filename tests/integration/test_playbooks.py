@@ -78,7 +78,7 @@ def lab(tmp_path: Path) -> Lab:
         ("image_load", {"devenv_name": "lab"}, "devenv_images is not given"),
         ("replace", {"devenv_name": "lab"}, "devenv_replace is not given"),
         ("node_list", {}, "devenv_name is not given"),
-        ("node_add", {"devenv_name": "none"}, "there is no environment none"),
+        ("node_add", {"devenv_name": "none"}, "environment none does not exist"),
         ("node_add", {"devenv_name": "lab", "profile": "aio"}, "leave out profile"),
         ("node_add", {"devenv_name": "lab", "devenv_add": ["worker-1"]}, "a node worker-1 already exists"),
         ("node_add", {"devenv_name": "lab", "devenv_add": ["worker-9"]}, "worker-2"),

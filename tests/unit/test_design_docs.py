@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = [ARCHITECTURE, *sorted((ROOT / "docs" / "design").glob("*.md"))]
 
-# Beginnings of paths that lie elsewhere: on nodes, in a state folder, in a run's folder; and an annotation.
+# Beginnings of paths that lie elsewhere: on nodes, in a state directory, in a run's folder; and an annotation.
 OUTSIDE = ("/", "$", "~", "clusters/", "devenv.lab/", "history/", "runs/", "testing/<")
-# Without a folder, other kinds of files are those of a state folder (network.yml, failure.json).
+# Without a folder, other kinds of files are those of a state directory (network.yml, failure.json).
 FILE = re.compile(r"[\w.-]+\.(py|j2)")
 PATH = re.compile(r"[\w.-]*/[\w./-]*")
 

@@ -129,7 +129,7 @@ def test_exactly_one_server_runs_with_the_current_plan(fake_dnsmasq: Path) -> No
     assert len(second) == 1
     assert not first.keys() & second.keys()
     assert "enable-ra" in (dhcp.folder_of(state) / "dnsmasq.conf").read_text()
-    # Without a state folder.
+    # Without a state directory.
     shutil.rmtree(state)
     assert dhcp.stop("test-dhcp")
     assert dhcp.servers("test-dhcp") == {}

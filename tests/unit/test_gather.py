@@ -52,7 +52,7 @@ def content(path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A state folder with secrets in its key files and, by mistake, in a log."""
+    """A state directory with secrets in its key files and, by mistake, in a log."""
     state = tmp_path / "environments" / "mine"
     run = state / "runs" / "20261121T000000Z-0123456789ab"
     run.mkdir(parents=True)

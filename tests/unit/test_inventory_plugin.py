@@ -25,7 +25,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    # Short, so that ssh's sockets lie in the state folder and nothing is made beside it.
+    # Short, so that ssh's sockets lie in the state directory and nothing is made beside it.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         yield Path(folder) / "h"
 

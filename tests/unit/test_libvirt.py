@@ -1,4 +1,4 @@
-"""Virtual machines of libvirt: definitions, discovery without a state folder, disks, KVM, power."""
+"""Virtual machines of libvirt: definitions, discovery without a state directory, disks, KVM, power."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""State folders: begin and end of stages, history, keys, status."""
+"""State directories: begin and end of stages, history, keys, status."""
 
 from __future__ import annotations
 

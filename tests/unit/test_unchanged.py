@@ -20,7 +20,7 @@ SEEN: dict[str, str] = {}
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state folder as a run leaves it; nodes and API answer with what ``SEEN`` holds."""
+    """A state directory as a run leaves it; nodes and API answer with what ``SEEN`` holds."""
     made = tmp_path / "environments" / "mine"
     run = made / "runs" / "20260101T000000Z-aaaaaaaaaaaa"
     run.mkdir(parents=True)

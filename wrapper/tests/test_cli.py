@@ -374,7 +374,7 @@ def test_validate_prints_one_line_per_check(devenv: Devenv, runs: Runs, made: Ma
         (["status"], 11, "no environment exists"),
         (["status", "-n", "lab"], 11, "environment lab does not exist"),
         (["inventory", "-n", "lab"], 11, "environment lab does not exist"),
-        (["status", "--", "x"], 2, "accepts nothing after --"),
+        (["status", "--", "x"], 2, "accepts no arguments after --"),
         (["exec"], 2, "no command was given"),
         (["status", "--format", "xml"], 2, "is not a valid format"),
         (["prune", "--only", "everything"], 2, "is not a valid kind"),

@@ -38,7 +38,7 @@ def unpack(machine: GravityMachine, tarball: str, sha256: str) -> tuple[str, boo
             for entry in archive:
                 is_outside = entry.name.startswith("/") or ".." in entry.name.split("/")
                 if is_outside or not (entry.isfile() or entry.isdir()):
-                    text = f"the tarball has the entry {entry.name}, which is not a file or folder inside it"
+                    text = f"the tarball has the entry {entry.name}, which is not a file or directory inside it"
                     raise StepFailed("gravity_tarball", text)
                 archive.extract(entry, folder)
     except tarfile.TarError as error:

@@ -49,7 +49,7 @@ def prepare(params: dict[str, Any]) -> Call:
             raise Invalid(f"{key} and changed_when={when} require each other")
     name = params["name"] or _default_name(path)
     if not re.match(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z", name):
-        raise Invalid(f"name: {name!r} is not a valid folder name")
+        raise Invalid(f"name: {name!r} is not a valid directory name")
     declared = values.declare(params["variables"])
     texts = values.texts(declared, params["values"], params["secrets"])
     arguments = [str(word) for word in params["arguments"]]

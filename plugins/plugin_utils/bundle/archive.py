@@ -114,7 +114,7 @@ def from_directory(
     files cannot be imported.
     """
     if not directory.exists():
-        raise DevenvError("bundle_not_in_directory", "no such file or folder", where=str(directory))
+        raise DevenvError("bundle_not_in_directory", "no such file or directory", where=str(directory))
     candidates = [directory] if directory.is_file() else [directory, *sorted(directory.iterdir())]
     names, others = store.folder_names(versions), []
     for candidate in candidates:

@@ -20,7 +20,7 @@ REFUSED = frozenset({"snapshot_unhealthy", "snapshot_encrypted"})
 
 
 def is_due(folder: Path, summary: Mapping[str, Any], reason: str = "") -> bool:
-    """Return whether the run of the state folder ``folder`` failed in a way that its nodes may explain."""
+    """Return whether the run of the state directory ``folder`` failed in a way that its nodes may explain."""
     stages = {stage["name"] for stage in summary["stages"]}
     failed = summary["exit"] in EXITS and reason not in REFUSED
     return failed and not stages <= NOT_GATHERED and (folder / "network.yml").exists()

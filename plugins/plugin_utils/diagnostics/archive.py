@@ -1,8 +1,9 @@
 """Write one archive of an environment's diagnostics: its nodes, its clusters, this host, its runs.
 
-``<name>.tar.gz`` (0600) contains one folder: ``index.txt`` and ``index.json`` (each part, with its errors),
-``nodes/<node>/``, ``clusters/<cluster>/``, ``host/``, and ``runs/`` with records of runs and files of the state folder.
-Parts are independent; a part that fails is one line of the index. All text is redacted; secret files are not read.
+``<name>.tar.gz`` (0600) contains one directory: ``index.txt`` and ``index.json`` (each part, with its errors),
+``nodes/<node>/``, ``clusters/<cluster>/``, ``host/``, and ``runs/`` with records of runs and files of the state
+directory. Parts are independent; a part that fails is one line of the index. All text is redacted; secret files are
+not read.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Source:
-    """What is gathered: the state folder, nodes with their ssh variables, the kubeconfig of each cluster."""
+    """What is gathered: the state directory, nodes with their ssh variables, the kubeconfig of each cluster."""
 
     name: str
     state: Path
@@ -78,7 +79,7 @@ class Source:
 
 
 def source_of(folder: Path) -> Source:
-    """Return the Source of a state folder; without a profile it has no nodes. Raises DevenvError ``state_broken``."""
+    """Return the Source of a state directory; no profile means no nodes. Raises DevenvError ``state_broken``."""
     resolved = state.read_profile(folder)
     if resolved is None:
         return Source(folder.name, folder, providers=registry.every())
@@ -101,7 +102,7 @@ def archive_path(output: str, name: str, now: datetime | None = None) -> Path:
         when = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
         return (path / f"gather-{name}-{when}.tar.gz").absolute()
     if not path.name.endswith(ENDINGS):
-        raise DevenvError("gather_output", "neither a folder nor a name that ends in .tar.gz", where=output)
+        raise DevenvError("gather_output", "neither a directory nor a name that ends in .tar.gz", where=output)
     return path.absolute()
 
 
@@ -274,7 +275,7 @@ def clean(data: bytes, values: Iterable[str]) -> bytes:
 
 
 def known_secrets(folder: Path) -> set[str]:
-    """Return the secrets in the state folder, split into pieces as they could appear in a text."""
+    """Return the secrets in the state directory, split into pieces as they could appear in a text."""
     values: set[str] = set()
     for path in [*folder.glob("ssh/**/*"), *folder.glob("clusters/*/*")]:
         if not path.is_file() or path.is_symlink() or path.suffix == ".pub" or path.name == "known_hosts":
@@ -294,7 +295,7 @@ def _secrets_in(text: str) -> set[str]:
 
 
 def run_files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the records of the newest runs and the state folder's files that contain no secrets."""
+    """Yield the records of the newest runs and the state directory's files that contain no secrets."""
     for path in [*(folder / name for name in STATE_FILES), *sorted(folder.glob("clusters/*/validated.json"))]:
         if path.is_file():
             yield f"state/{path.relative_to(folder)}", path.read_bytes()

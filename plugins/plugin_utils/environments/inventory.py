@@ -66,7 +66,7 @@ def build(profile: Profile, network: NetworkPlan | None, state_dir: str | Path, 
 
 
 def state_folder(variables: Mapping[str, Any]) -> Path:
-    """Return the environment's state folder from Ansible's variables of a task."""
+    """Return the environment's state directory from Ansible's variables of a task."""
     return Path(str(variables["devenv_state"]))
 
 

@@ -65,13 +65,13 @@ def _heading(source: str, body: str) -> str:
 
 
 def path_of(state: Path, cluster: str) -> Path:
-    """Return the path of the kubeconfig of ``cluster`` in the state folder."""
+    """Return the path of the kubeconfig of ``cluster`` in the state directory."""
     return state / "clusters" / cluster / "kubeconfig"
 
 
 def is_made_of(state: Path, cluster: str, source: str, server: str) -> bool:
-    """Return whether the file in the state folder is intact, comes from the kubeconfig with the digest ``source``, and
-    points to ``server``, so that it need not be fetched.
+    """Return whether the file in the state directory is intact, comes from the kubeconfig with the digest ``source``,
+    and points to ``server``, so that it need not be fetched.
     """
     heading, body = _read(state, cluster).partition("\n")[::2]
     return heading == _heading(source, body) and f"\n    server: {server}\n" in body
@@ -114,7 +114,7 @@ def write(state: Path, cluster: str, content: str) -> bool:
 
 
 def _target(cluster: str) -> str:
-    # Relative, so that the state folder can be moved.
+    # Relative, so that the state directory can be moved.
     return f"clusters/{cluster}/kubeconfig"
 
 

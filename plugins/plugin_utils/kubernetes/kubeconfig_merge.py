@@ -63,8 +63,8 @@ def merge(source: Path, env: Mapping[str, str] | None = None, *, wait: float = L
 
 
 def unmerge(folder: Path, env: Mapping[str, str] | None = None) -> list[Path]:
-    """Remove the entries of the environment with the state folder ``folder``, which may be absent, from the user's and
-    the recorded files; return the changed files. Raises as `merge`.
+    """Remove the entries of the environment with the state directory ``folder``, which may be absent, from the user's
+    and the recorded files; return the changed files. Raises as `merge`.
     """
     name = f"devenv-{folder.name}"
     records = sorted(folder.glob(f"clusters/*/{RECORD}"))

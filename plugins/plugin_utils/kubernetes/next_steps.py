@@ -23,7 +23,7 @@ def with_devenv(name: str, resolved: Mapping[str, Any], duration: str, *, only_o
 
 
 def with_ansible(name: str, resolved: Mapping[str, Any], folder: Path) -> list[str]:
-    """Return the lines with commands of Ansible; ``folder`` is the state folder."""
+    """Return the lines with commands of Ansible; ``folder`` is the state directory."""
     configs = [shlex.quote(str(kubeconfig.path_of(folder, cluster))) for cluster in resolved["clusters"]]
     ping = f"ansible -i {shlex.quote(str(folder / 'inventory.yml'))} nodes -m ansible.builtin.ping"
     use = f"export KUBECONFIG={os.pathsep.join(configs)} && kubectl get nodes" if configs else ping

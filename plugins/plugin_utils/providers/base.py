@@ -51,7 +51,7 @@ class ProvisionOutcome:
 
 @dataclass(frozen=True)
 class Request:
-    """What a provider works on: an environment, its resolved profile (empty when the state folder is lost), the
+    """What a provider works on: an environment, its resolved profile (empty when the state directory is lost), the
     variables of its hosts, and the options of the provider's own role. ``check``: change nothing.
     """
 
@@ -68,7 +68,7 @@ class Request:
 
     @property
     def folder(self) -> Path:
-        """The environment's state folder."""
+        """The environment's state directory."""
         return paths.environment(self.environment)
 
     @property
@@ -106,7 +106,7 @@ class Provider(Protocol):
         """
 
     def destroy(self, request: Request) -> ProvisionOutcome:
-        """Remove everything of the environment, even without its state folder. Change nothing if nothing exists."""
+        """Remove everything of the environment, even without its state directory. Change nothing if nothing exists."""
 
     def remove(self, request: Request, names: Sequence[str]) -> ProvisionOutcome:
         """Remove single nodes with their data; all others and the network stay."""
@@ -133,11 +133,11 @@ class Provider(Protocol):
     # --- environments on this machine ---
 
     def machines(self, environment: str | None = None) -> list[Machine]:
-        """Return the machines on this host, of one environment or of all; needs no state folder."""
+        """Return the machines on this host, of one environment or of all; needs no state directory."""
         return []
 
     def networks(self, environment: str | None = None) -> list[Network]:
-        """Return the networks that environments have claimed on this host; needs no state folder."""
+        """Return the networks that environments have claimed on this host; needs no state directory."""
         return []
 
     def fingerprint(self, environment: str, plan: Mapping[str, Any]) -> dict[str, str]:

@@ -47,10 +47,10 @@ class MachineProvider(Provider, Protocol):
         """Shut machines down, and switch off those that still run after ``grace`` seconds. Return notes."""
 
     def discard(self, environment: str, machines: Sequence[Machine]) -> None:
-        """Remove machines. Their data in the state folder is removed afterwards."""
+        """Remove machines. Their data in the state directory is removed afterwards."""
 
     def discard_all(self, environment: str, machines: Sequence[Machine]) -> None:
-        """Remove all machines of an environment; works without the state folder."""
+        """Remove all machines of an environment; works without the state directory."""
         if machines:
             self.discard(environment, machines)
 

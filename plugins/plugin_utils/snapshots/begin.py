@@ -22,7 +22,7 @@ RESERVE = 512 * 2**20
 
 
 def begin(home: Path, folder: Path, requested: str, resolved: Profile, *, check: bool = False) -> str:
-    """Return the name of the snapshot from which the environment of a state folder still has to start; empty if none.
+    """Return the name of the snapshot from which the environment of a state directory has yet to start; empty if none.
 
     ``requested`` is the name that the user gave, empty for that of an earlier run. Unless ``check`` is true, the
     environment then has a record. Raises DevenvError ``snapshot_unknown``, ``snapshot_broken``, ``snapshot_differs``,
@@ -61,7 +61,7 @@ def need_space(folder: Path, size: int) -> None:
 
 
 def seed_network(snapshot: Snapshot, folder: Path) -> bool:
-    """Write the saved addresses into a new state folder, if there are several nodes; return whether it was written.
+    """Write the saved addresses into a new state directory, if there are several nodes; return whether it was written.
 
     The provider uses the subnets if they are free. It always keeps the nodes' indexes, on which pod ranges depend.
     """

@@ -1,4 +1,4 @@
-"""The record in a state folder that its environment starts from a snapshot."""
+"""The record in a state directory that its environment starts from a snapshot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Record:
 
 
 def read(folder: Path) -> Record | None:
-    """Return the record in a state folder; None if it is absent or unreadable."""
+    """Return the record in a state directory; None if it is absent or unreadable."""
     data = files.read_json(folder / FILE, dict) or {}
     if not {"name", "digest", "done"} <= data.keys():
         return None
@@ -29,7 +29,7 @@ def read(folder: Path) -> Record | None:
 
 
 def write(folder: Path, record: Record) -> None:
-    """Write the record of a state folder."""
+    """Write the record of a state directory."""
     files.write(folder / FILE, json.dumps(asdict(record)) + "\n")
 
 

@@ -1,7 +1,7 @@
 """The provider ``libvirt``: nodes as virtual machines.
 
 The metadata of its definition identifies a machine, a variable in its environment the emulator, so removing them needs
-no state folder.
+no state directory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Another address for a running node: the new one is added next to the old one, which is removed at the end.
 
-A container's environment cannot change, so the addresses are in a file of the state folder, which the node's first
+A container's environment cannot change, so the addresses are in a file of the state directory, which the node's first
 process (roles/node_image/files/node-init) prefers at each start.
 """
 

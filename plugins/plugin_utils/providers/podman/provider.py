@@ -1,4 +1,4 @@
-"""The provider ``podman``: nodes as containers. Labels identify them, so removing them needs no state folder."""
+"""The provider ``podman``: nodes as containers. Labels identify them, so removing them needs no state directory."""
 
 from __future__ import annotations
 

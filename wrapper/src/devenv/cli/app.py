@@ -87,4 +87,4 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
 def _refuse_words_after_dashes(context: typer.Context) -> None:
     accepting = {name for name, _, _, meaning in COMMANDS if meaning}
     if context.obj and context.invoked_subcommand not in accepting:
-        raise errors.UsageError(f"{context.invoked_subcommand} accepts nothing after --")
+        raise errors.UsageError(f"{context.invoked_subcommand} accepts no arguments after --")

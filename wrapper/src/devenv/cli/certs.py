@@ -17,7 +17,7 @@ app = typer.Typer(help="Show and renew the certificates of an environment.", no_
 
 @app.command("list")
 def list_(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
-    """List the certificates on the nodes, the first to expire first."""
+    """List the certificates on the nodes, sorted by expiry date."""
     from dataclasses import asdict
 
     from ansible_collections.devenv.lab.plugins.plugin_utils.validation import certificates

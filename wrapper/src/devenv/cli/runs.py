@@ -40,7 +40,7 @@ def up(
     forks: given.Forks = 0,
     on_failure: OnFailure = "keep",
     full: Annotated[bool, typer.Option("--full", help="Run every stage, even if nothing has changed.")] = False,
-    no_gather: Annotated[bool, typer.Option("--no-gather", help="After a failure, do not gather.")] = False,
+    no_gather: Annotated[bool, typer.Option("--no-gather", help="Do not gather after a failure.")] = False,
 ) -> None:
     """Create an environment, or converge it to its profile.
 
@@ -135,7 +135,9 @@ def gather(
     name: given.Name = None,
     path: Annotated[
         str,
-        typer.Option("--output", "-o", metavar="FILE|DIR", help="A .tar.gz file, or a directory (by default .)."),
+        typer.Option(
+            "--output", "-o", metavar="FILE|DIR", help="A .tar.gz file, or a directory. Default: the current one."
+        ),
     ] = "",
 ) -> None:
     """Collect logs and state into one archive, without secrets.
@@ -166,7 +168,7 @@ def upgrade(
     name: given.Name = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would be done; change nothing.")] = False,
 ) -> None:
-    """Upgrade Kubernetes node by node, each drained meanwhile.
+    """Upgrade Kubernetes, draining one node at a time.
 
     One minor version at a time. The same command continues an interrupted
     upgrade. Exits with 14 if the version cannot be reached in one step.

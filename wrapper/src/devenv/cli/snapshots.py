@@ -14,7 +14,7 @@ from devenv.cli import output
 from devenv.cli.run_options import Run, run_options
 from devenv.environments import names
 
-app = typer.Typer(help="Save the state of an environment as a start for new ones.", no_args_is_help=True)
+app = typer.Typer(help="Save an environment's state and start new ones from it.", no_args_is_help=True)
 
 Snapshot = Annotated[
     str, typer.Argument(metavar="SNAPSHOT", help="Name of the snapshot.", autocompletion=given.complete_snapshot)

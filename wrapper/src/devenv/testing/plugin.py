@@ -53,7 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="time limit for a test with hardware (default: 3600; 0: no limit)",
     )  # fmt: skip
     add("", "no-isolation", action="store_true", dest="devenv_no_isolation", help="run all tests in this process")
-    add("", "logs", metavar="DIR", dest="devenv_logs", help="collect logs of hosts and clusters, one folder per test")
+    add("", "logs", metavar="DIR", dest="devenv_logs", help="collect logs of hosts and clusters, a directory per test")
     add("", "allocator", metavar="NAME", dest="devenv_allocator", help="allocator of machines: devenv, habertest")
     for short, name, metavar, text in (
         ("--provisioner", "provisioner", "URL", "address of a habertest service, which then supplies the machines"),
