@@ -94,7 +94,7 @@ EXAMPLES = r"""
     cni_url: https://mirror.example/cni
     registry_url: https://mirror.example:5000/k8s
 
-- name: Export it for a machine without network
+- name: Export it for a machine without a network
   devenv.lab.bundle:
     state: exported
     archive: /srv/devenv-bundle.tar.gz

@@ -132,7 +132,7 @@ def test_missing_and_exclusive_settings_are_rejected() -> None:
         return str(caught.value)
 
     assert "kubernetes.gravity.tarball: the engine gravity requires it" in refused()
-    assert "prepared and script exclude each other" in refused(
+    assert "prepared and script are mutually exclusive" in refused(
         **{"kubernetes.gravity.prepared": True, "kubernetes.gravity.script": "/a"}
     )
     engines.require(resolve("sno", overrides=TARBALL))

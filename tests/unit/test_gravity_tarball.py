@@ -145,7 +145,7 @@ def test_profiles_that_gravity_supports_are_accepted(name: str) -> None:
         (
             "aio",
             {"kubernetes.gravity.prepared": True, "kubernetes.gravity.script": "/srv/install.sh"},
-            "prepared and script exclude each other",
+            "prepared and script are mutually exclusive",
         ),
     ],
 )

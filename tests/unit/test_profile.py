@@ -866,7 +866,7 @@ def test_probable_mistakes_give_a_warning(name: str, overrides: dict[str, Any], 
 def test_an_external_endpoint_outside_the_cluster_is_required() -> None:
     overrides = {"clusters.main.endpoint": {"kind": "external", "addresses": ["10.96.0.7"]}}
     error = refused("ha", overrides=overrides)
-    assert (error.reason.id, "lies in network.services.ipv4" in str(error)) == ("subnet_overlap", True)
+    assert (error.reason.id, "is within network.services.ipv4" in str(error)) == ("subnet_overlap", True)
 
 
 def test_more_nodes_than_the_pools_allow_are_rejected() -> None:

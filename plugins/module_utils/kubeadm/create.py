@@ -85,7 +85,7 @@ def create(machine: Machine, action: str, params: dict[str, Any], role: str) -> 
     if before["state"] == role and not is_stranger:
         return {"changed": False}
     if before["state"] not in ("partial", "absent") and not is_stranger:
-        raise StepFailed("kubernetes_role", f"the node is a {before['state']} already and cannot become a {role}")
+        raise StepFailed("kubernetes_role", f"the node is already a {before['state']} and cannot become a {role}")
     if before["marker"] and action != "join":
         missing = ", ".join(before["missing"])
         raise StepFailed("kubernetes_damaged", f"Kubernetes was complete on this node and has lost {missing}")

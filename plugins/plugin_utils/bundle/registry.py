@@ -103,7 +103,7 @@ class Registry:
         except ValueError:
             document = None
         if not isinstance(document, dict):
-            raise DevenvError("bundle_image_missing", f"{name}: the registry's answer is not a manifest")
+            raise DevenvError("bundle_image_missing", f"{name}: the registry's response is not a manifest")
         return blob, answer.headers.get("Content-Type", "").split(";")[0], document
 
     def _blob(self, image: Resolved, digest: str, size: int) -> Blob:

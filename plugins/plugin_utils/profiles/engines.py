@@ -88,7 +88,7 @@ def _require_settings(kubernetes: Mapping[str, Any], rules: EngineSettings) -> N
     settings: Mapping[str, Any] = kubernetes.get(engine, {})
     for keys in rules["exclusive"]:
         if all(settings[key] for key in keys):
-            raise DevenvError("profile_invalid", f"kubernetes.{engine}: {' and '.join(keys)} exclude each other")
+            raise DevenvError("profile_invalid", f"kubernetes.{engine}: {' and '.join(keys)} are mutually exclusive")
     for key, instead in rules["needed"].items():
         if not settings[key] and not settings[instead]:
             raise DevenvError("profile_invalid", f"kubernetes.{engine}.{key}: the engine {engine} requires it")

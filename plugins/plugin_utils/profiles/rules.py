@@ -151,7 +151,7 @@ def _require_outside_the_cluster(path: str, text: str, draft: Draft) -> None:
     family = addresses.family_of(text)
     for key in ("pods", "services"):
         if ipaddress.ip_address(text) in ipaddress.ip_network(draft.settings["network"][key][family]):
-            raise DevenvError("subnet_overlap", f"{path}: {text} lies in network.{key}.{family}")
+            raise DevenvError("subnet_overlap", f"{path}: {text} is within network.{key}.{family}")
 
 
 # --- network ---------------------------------------------------------------------------------------------------------

@@ -186,7 +186,7 @@ def refuse_others(items: Iterable[Machine | Network], environment: str, home: st
         if item.home not in ("", home):
             raise DevenvError(
                 "name_taken",
-                f"the environment {environment} of this machine belongs to {item.home}",
+                f"environment {environment} on this machine belongs to {item.home}",
                 advice=f"Choose another name with --name, or work with DEVENV_HOME={item.home}.",
             )
 

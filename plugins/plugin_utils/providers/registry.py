@@ -53,7 +53,7 @@ def save_image(image: str, archive: Path, timeout: float) -> None:
     """
     try:
         if not any(provider.save_image(image, archive, timeout) for provider in every()):
-            raise DevenvError("image_unknown", f"neither a file nor an image of this host: {image}")
+            raise DevenvError("image_unknown", f"neither a file nor an image on this host: {image}")
     except (ProgramFailed, OSError) as error:
         raise DevenvError("image_load_failed", str(error), where=image) from error
 

@@ -42,7 +42,9 @@ def begin(home: Path, folder: Path, requested: str, resolved: Profile, *, check:
     if texts:
         raise DevenvError("snapshot_differs", "; ".join(texts), where=snapshot.name)
     if record is not None and record.digest != snapshot.digest:
-        raise DevenvError("snapshot_broken", f"is not the one from which {folder.name} began", where=snapshot.name)
+        raise DevenvError(
+            "snapshot_broken", f"is not the snapshot from which {folder.name} was started", where=snapshot.name
+        )
     catalogue.verify(snapshot)
     need_space(home, snapshot.size)
     if not check:

@@ -208,7 +208,7 @@ def check_removal(home: Path, name: str) -> None:
         read(home, name)
     users = [environment for environment in state.environments(home) if _starts_from(home, environment, name)]
     if users:
-        raise DevenvError("snapshot_in_use", f"{', '.join(users)} is not yet created from it", where=name)
+        raise DevenvError("snapshot_in_use", f"{', '.join(users)} is still being created from it", where=name)
 
 
 def remove(home: Path, name: str) -> None:

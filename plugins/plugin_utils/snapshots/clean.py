@@ -37,7 +37,7 @@ def clean(
     except (OSError, http.client.HTTPException) as error:
         raise DevenvError("snapshot_failed", f"etcd with the saved data failed: {error}") from error
     except ValueError as error:
-        raise DevenvError("snapshot_failed", f"the saved data have an unexpected format: {error}") from error
+        raise DevenvError("snapshot_failed", f"the saved data has an unexpected format: {error}") from error
     shutil.copyfile(data / "member" / "snap" / "db", target)
     os.chmod(target, 0o600)
     shutil.rmtree(data)

@@ -73,7 +73,7 @@ def kubeconfig(
     from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig_merge as files
 
     if path + merge + unmerge > 1:
-        raise errors.UsageError("--path, --merge and --unmerge exclude each other")
+        raise errors.UsageError("--path, --merge and --unmerge are mutually exclusive")
     if unmerge:
         chosen = names.choose(name)
         output.say(f"removed devenv-{chosen} from: {_listed(files.unmerge(paths.environment(chosen)))}")
@@ -146,8 +146,8 @@ def forward(
     Example: devenv forward shop/web 8080:http
 
     Uses the API, so it works in every address family and needs no NodePort.
-    Prints one line per port. When the pod behind it disappears, forwarding
-    continues with another one.
+    Prints one line per port. When the pod behind a port disappears,
+    forwarding continues with another one.
     """
     from devenv.environments import port_forward
 

@@ -67,7 +67,7 @@ def remove(run: Run, nodes: Nodes, name: given.Name = None) -> None:
 @app.command()
 @run_options()
 def replace(run: Run, nodes: Nodes, name: given.Name = None) -> None:
-    """Recreate nodes with their names and addresses, in any condition.
+    """Recreate nodes, even dead ones, with their names and addresses.
 
     A node that still answers is drained first. A replacement that would
     cost etcd its quorum is refused (exit code 14). A node whose container is

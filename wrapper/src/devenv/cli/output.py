@@ -131,7 +131,7 @@ def _defect(caught: Exception, arguments: Sequence[str]) -> errors.Error:
         files.write(path, redact.redact(text))
     return errors.Unexpected(
         f"{type(caught).__name__}: {caught}",
-        advice="this is a defect of devenv; the log has what its maintainers need",
+        advice="this is a bug in devenv; please report it and attach the log",
         log=path if path.exists() else None,
         reason="unexpected",
     )

@@ -48,7 +48,7 @@ class Settings:
 
 
 def read(config: pytest.Config) -> Settings:
-    """Return the settings of a run. Raises pytest.UsageError for options that exclude each other."""
+    """Return the settings of a run. Raises pytest.UsageError for mutually exclusive options."""
     option = config.getoption
     sources = {
         "--devenv-env": option("devenv_env"),
