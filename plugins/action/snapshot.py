@@ -121,7 +121,7 @@ class ActionModule(Action, ActionBase):
             return {"changed": False}
         saved = catalogue.read(paths.home(), args["name"])
         restored = clusters.from_hostvars(args["nodes"], variables["hostvars"])
-        pods = wait.for_apps(saved, restored, deadline.left(args["timeout"]), self.progress)
+        pods = wait.for_apps(saved, restored, deadline.remaining(args["timeout"]), self.progress)
         return {"changed": False, "pods": pods}
 
 

@@ -43,7 +43,7 @@ class ActionModule(Action, ActionBase):
             cluster,
             probes=args["probes"],
             changed=args["changed"],
-            timeout=deadline.left(args["timeout"]),
+            timeout=deadline.remaining(args["timeout"]),
             domain=args["domain"],
             environment=str(variables.get("devenv_name") or ""),
             targets=lambda: {node.name: _target(node.name, hostvars[node.name]) for node in cluster.nodes},

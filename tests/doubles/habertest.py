@@ -103,8 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, {"data": sorted(self.server.service.jobs)})
 
     def do_DELETE(self) -> None:
-        found = self.server.service.give_back(self.path.rpartition("/")[2])
-        self._answer(200 if found else 404, {})
+        existed = self.server.service.give_back(self.path.rpartition("/")[2])
+        self._answer(200 if existed else 404, {})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -187,8 +187,8 @@ def test_declared_variables_are_in_the_environment(run: Run, monkeypatch: pytest
     assert out(result) == ['it\'s "a"', "b $HOME|2|unset|inherited"]
 
 
-@pytest.mark.parametrize("way", ["file", "fd"])
-def test_a_secret_is_in_a_private_file_or_in_none(run: Run, way: str) -> None:
+@pytest.mark.parametrize("delivery", ["file", "fd"])
+def test_a_secret_is_in_a_private_file_or_in_none(run: Run, delivery: str) -> None:
     text = """
         [ "$(cat "$S"; cat "$S")" = "VALUEVALUE" ] && echo twice
         (cat "$S" | wc -c)
@@ -200,10 +200,10 @@ def test_a_secret_is_in_a_private_file_or_in_none(run: Run, way: str) -> None:
     script_text = text.replace(SECRET, "$(echo s3cr3t-0815-'value')").replace(
         "grep -c $(echo s3cr3t-0815-'value')", "grep -c 0815-v"
     )
-    result = run(script_text, variables={"S": {"type": "secret", "by": way}}, secrets={"S": SECRET})
+    result = run(script_text, variables={"S": {"type": "secret", "by": delivery}}, secrets={"S": SECRET})
     lines = out(result)
     assert lines[:5] == ["twice", str(len(SECRET)), "600", "0", "0"]
-    assert ("S" in lines[5:]) == (way == "file")
+    assert ("S" in lines[5:]) == (delivery == "file")
 
 
 def test_names_of_secrets_do_not_collide_with_other_files(run: Run) -> None:
@@ -220,14 +220,14 @@ def test_a_secret_by_env_is_the_value(run: Run) -> None:
     assert out(result) == [str(len(SECRET))]
 
 
-@pytest.mark.parametrize("way", ["file", "fd", "env"])
-def test_a_secret_is_in_no_result_and_no_file(run: Run, tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("delivery", ["file", "fd", "env"])
+def test_a_secret_is_in_no_result_and_no_file(run: Run, tmp_path: Path, delivery: str) -> None:
     text = """set -x
         v=$S; [ -e "$S" ] && v=$(cat "$S")
         echo "$v"; echo "$v" | base64; echo "x$v" >&2
         export URL="https://user:$v@host/"
         exit 3"""
-    given = {"variables": {"S": {"type": "secret", "by": way}, "U": "str"}, "secrets": {"S": SECRET}}
+    given = {"variables": {"S": {"type": "secret", "by": delivery}, "U": "str"}, "secrets": {"S": SECRET}}
     result = run(text, **given, values={"U": f"https://u:{SECRET}@h/"}, exports={"URL": "str"}, diff=True)
     assert result["rc"] == 3
     kept = json.dumps(result) + "".join(p.read_text() for p in (tmp_path / "state").rglob("*") if p.is_file())

@@ -74,7 +74,7 @@ def test_values_become_texts(monkeypatch: pytest.MonkeyPatch, declaration: Any, 
         ("secret", "x", "give it in secrets"),
     ],
 )
-def test_values_that_are_refused(declaration: Any, value: Any, words: str) -> None:
+def test_invalid_values_are_refused(declaration: Any, value: Any, words: str) -> None:
     with pytest.raises(Invalid, match=words) as caught:
         texts(declaration, values={"X": value})
     assert "X" in str(caught.value)
@@ -94,14 +94,14 @@ def test_values_that_are_refused(declaration: Any, value: Any, words: str) -> No
         ({"choices": "ab"}, "must be a list"),
     ],
 )
-def test_declarations_that_are_refused(declaration: Any, words: str) -> None:
+def test_invalid_declarations_are_refused(declaration: Any, words: str) -> None:
     with pytest.raises(Invalid, match=words):
         script_values.declare({"X": declaration})
 
 
 @pytest.mark.parametrize("name", ["", "1A", "A-B", "A\n", "BASH_ENV", "DEVENV_SCRIPT", 3])
 @pytest.mark.parametrize("declare", [script_values.declare, script_values.exports])
-def test_names_that_are_refused(declare: Any, name: Any) -> None:
+def test_invalid_names_are_refused(declare: Any, name: Any) -> None:
     with pytest.raises(Invalid):
         declare({name: "str"})
 
@@ -113,7 +113,7 @@ def test_undeclared_values_are_all_named() -> None:
 
 def test_secrets_are_separate_from_variables() -> None:
     result = texts({"type": "secret", "by": "fd"}, secrets={"X": {"a": 1}})
-    assert (result.variables, result.secrets, result.ways) == ({}, {"X": '{"a":1}'}, {"X": "fd"})
+    assert (result.variables, result.secrets, result.deliveries) == ({}, {"X": '{"a":1}'}, {"X": "fd"})
 
 
 def test_the_message_of_a_refused_secret_does_not_show_it() -> None:
@@ -159,7 +159,7 @@ def test_invalid_texts_do_not_become_facts(kind: str, text: str) -> None:
         ({"A": {"default": 1}}, "unknown keys"),
     ],
 )
-def test_exports_that_are_refused(declaration: Any, words: str) -> None:
+def test_invalid_exports_are_refused(declaration: Any, words: str) -> None:
     with pytest.raises(Invalid, match=words):
         script_values.exports(declaration)
 

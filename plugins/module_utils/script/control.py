@@ -18,19 +18,19 @@ _PAUSE = 0.1
 
 
 class Interrupted(Exception):
-    """The run was interrupted, or the module is gone. ``left`` are processes that could not be terminated."""
+    """The run was interrupted, or the module is gone. ``remaining`` are processes that could not be terminated."""
 
-    def __init__(self, left: Sequence[str] = ()) -> None:
-        self.left = list(left)
+    def __init__(self, remaining: Sequence[str] = ()) -> None:
+        self.remaining = list(remaining)
         super().__init__()
 
 
 class Ended(NamedTuple):
-    """How a program ended. ``left`` describes processes that could not be terminated."""
+    """How a program ended. ``remaining`` describes processes that could not be terminated."""
 
     code: int
     timed_out: bool
-    left: list[str]
+    remaining: list[str]
 
 
 def marked(mark: str) -> list[int]:
@@ -117,7 +117,7 @@ class Control:
         more = {"env": dict(env), "cwd": cwd, "pass_fds": list(keep)}
         child = program.start(argv, merged=True, stdin=subprocess.DEVNULL, **more)
         deadline = time.monotonic() + timeout if timeout > 0 else float("inf")
-        left: list[str] = []
+        remaining: list[str] = []
         timed_out = interrupted = False
         with program.Pipes(child, lambda _stream, data: write(data)) as pipes:
             while child.poll() is None and not timed_out and not interrupted:
@@ -125,12 +125,12 @@ class Control:
                 timed_out = time.monotonic() >= deadline
                 interrupted = self.interrupted()
             if timed_out or interrupted or child.returncode != 0:
-                left = end(lambda: _of(child), grace, pipes.step)
+                remaining = end(lambda: _of(child), grace, pipes.step)
             pipes.drain()
         code = child.wait()
         if interrupted:
-            raise Interrupted(left)
-        return Ended(program.TIMED_OUT if timed_out else code, timed_out, left)
+            raise Interrupted(remaining)
+        return Ended(program.TIMED_OUT if timed_out else code, timed_out, remaining)
 
 
 def _of(child: subprocess.Popen[bytes]) -> list[int]:

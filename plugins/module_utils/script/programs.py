@@ -45,12 +45,12 @@ class Programs:
 
     def _deliver(self, name: str, secret: str) -> str:
         """Return the value of the variable of a secret: the secret itself, or the path to read it from."""
-        way = self._call.texts.ways[name]
-        if way == "env":
+        delivery = self._call.texts.deliveries[name]
+        if delivery == "env":
             return secret
         path = os.path.join(self.folder, "secrets", name)
         files.write(path, secret)
-        if way == "file":
+        if delivery == "file":
             return path
         number = os.open(path, os.O_RDONLY)
         os.unlink(path)
@@ -108,7 +108,7 @@ class Programs:
             )
         except Interrupted as stop:
             self.screen.end()
-            how = Ended(-1, False, stop.left)
+            how = Ended(-1, False, stop.remaining)
             raise Stop("interrupted", f"{self._call.name} was interrupted and terminated", how, ran) from None
         except OSError as error:
             raise Stop("failed", f"{argv[0]} cannot be started: {error.strerror}") from None

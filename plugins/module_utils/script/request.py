@@ -131,7 +131,7 @@ def description(call: Call, params: dict[str, Any], salt: str) -> dict[str, str]
         if text is not None:
             described[f"variable {name}"] = hidden(text) if holds(text, call.texts.secrets) else text
     for name, text in call.texts.secrets.items():
-        described[f"secret {name}"] = f"{call.texts.ways[name]} {hidden(text)}"
+        described[f"secret {name}"] = f"{call.texts.deliveries[name]} {hidden(text)}"
     return described
 
 

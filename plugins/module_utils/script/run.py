@@ -189,9 +189,9 @@ class ScriptRun:
             ran=stop.ran,
         )
         result["changed"] = stop.ran and self._params["changed_when"] != "never"
-        if stop.how and stop.how.left:
-            result["left"] = stop.how.left
-            result["msg"] += f"; could not be terminated: {', '.join(stop.how.left)}"
+        if stop.how and stop.how.remaining:
+            result["left"] = stop.how.remaining
+            result["msg"] += f"; could not be terminated: {', '.join(stop.how.remaining)}"
         if stop.how and stop.ended != "interrupted":
             result["rc"] = stop.how.code
         return result

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 TYPES = ("str", "int", "float", "bool", "list", "json", "path", "secret")
-WAYS = ("file", "fd", "env")
+DELIVERIES = ("file", "fd", "env")
 TRUE = ("true", "yes", "on", "1", "y", "t")
 FALSE = ("false", "no", "off", "0", "n", "f", "")
 
@@ -56,7 +56,7 @@ class Texts(NamedTuple):
 
     variables: dict[str, str | None]
     secrets: dict[str, str]
-    ways: dict[str, str]
+    deliveries: dict[str, str]
 
 
 def declare(declarations: Mapping[Any, Any]) -> list[Variable]:
@@ -68,8 +68,8 @@ def declare(declarations: Mapping[Any, Any]) -> list[Variable]:
         options = _options(name, declaration, _KEYS, "variables")
         by, choices = options.get("by", "file"), options.get("choices") or []
         is_secret = options["type"] == "secret"
-        if by not in WAYS:
-            raise Invalid(f"variables: {name}: a secret is delivered by {', '.join(WAYS)}, not by {by!r}")
+        if by not in DELIVERIES:
+            raise Invalid(f"variables: {name}: a secret is delivered by {', '.join(DELIVERIES)}, not by {by!r}")
         if "by" in options and not is_secret:
             raise Invalid(f"variables: {name}: by is only for the type secret")
         if is_secret and options.get("default") is not None:
@@ -152,7 +152,7 @@ def texts(declared: list[Variable], values: Mapping[str, Any], secrets: Mapping[
             continue
         text = _text(variable, value)
         if is_secret[name]:
-            result.secrets[name], result.ways[name] = text, variable.by
+            result.secrets[name], result.deliveries[name] = text, variable.by
         elif variable.choices and text not in variable.choices:
             raise Invalid(f"values: {name} is {text!r}, but must be one of {', '.join(variable.choices)}")
         else:

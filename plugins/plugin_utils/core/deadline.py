@@ -22,7 +22,7 @@ def begin(seconds: float, gone: float = 0.0) -> None:
         os.environ.setdefault(_UNTIL, f"{time.time() + seconds - gone!r} {seconds:g}")
 
 
-def left(limit: float) -> float:
+def remaining(limit: float) -> float:
     """Return ``limit`` seconds, or the remaining time of the run if that is less, at least 0."""
     until = os.environ.get(_UNTIL)
     return limit if until is None else max(0.0, min(limit, float(until.split()[0]) - time.time()))
@@ -30,6 +30,6 @@ def left(limit: float) -> float:
 
 def check(what: str) -> None:
     """Raise DevenvError ``time_over`` if the run has no time left for ``what``."""
-    if left(1.0) <= 0:
+    if remaining(1.0) <= 0:
         limit = os.environ[_UNTIL].split()[1]
         raise DevenvError("time_over", f"the time limit of this run, {limit} s, passed before {what}")

@@ -78,8 +78,8 @@ def read_process(pid: int, proc: Path = PROC) -> Process | None:
 
 def all_processes() -> dict[int, Process]:
     """Return the processes of this pid namespace and those below it (nodes are containers of this host), by pid."""
-    found = (read_process(int(entry)) for entry in os.listdir(PROC) if entry.isdigit())
-    return {process.pid: process for process in found if process is not None}
+    candidates = (read_process(int(entry)) for entry in os.listdir(PROC) if entry.isdigit())
+    return {process.pid: process for process in candidates if process is not None}
 
 
 def alive(pid: int, start: int) -> bool:
@@ -157,14 +157,14 @@ def descendants(roots: Iterable[int], table: Mapping[int, Process], spared: Coll
     children: dict[int, list[int]] = {}
     for process in table.values():
         children.setdefault(process.parent, []).append(process.pid)
-    found: set[int] = set()
+    pids: set[int] = set()
     waiting = list(roots)
     while waiting:
         pid = waiting.pop()
-        if pid not in found and pid not in spared and pid in table:
-            found.add(pid)
+        if pid not in pids and pid not in spared and pid in table:
+            pids.add(pid)
             waiting += children.get(pid, ())
-    return found
+    return pids
 
 
 def _is_fork(process: Process, dead: Origin) -> bool:
@@ -209,8 +209,8 @@ def of_run(
             roots.add(main.pid)
         elif main.image:
             roots |= {process.pid for process in table.values() if _is_fork(process, main)}
-    found = descendants(roots - spared, table, spared) - kept
-    return [table[pid] for pid in sorted(found) if table[pid].is_alive]
+    pids = descendants(roots - spared, table, spared) - kept
+    return [table[pid] for pid in sorted(pids) if table[pid].is_alive]
 
 
 def end_run(

@@ -86,9 +86,9 @@ def is_alive(holder: Holder) -> bool:
     return holder.owner_pid == 0 or processes.alive(holder.owner_pid, holder.owner_start)
 
 
-def is_same(one: Holder, other: Holder) -> bool:
+def is_same(first: Holder, second: Holder) -> bool:
     """Return whether both are the same ansible process."""
-    return (one.pid, one.start, one.boot) == (other.pid, other.start, other.boot)
+    return (first.pid, first.start, first.boot) == (second.pid, second.start, second.boot)
 
 
 def check(folder: Path) -> None:

@@ -188,7 +188,7 @@ class Api:
         return _object(self._request("PATCH", path, query, json.dumps(body), "application/apply-patch+yaml"))
 
     def delete(self, path: str) -> None:
-        """DELETE the object at ``path``; an absent object is no error."""
+        """Delete the object at ``path``; ignore an absent object."""
         try:
             self._request("DELETE", path, None)
         except ApiError as error:

@@ -118,9 +118,9 @@ def is_ordinary(address: Address | Network) -> bool:
     return not special
 
 
-def overlap(one: Network, other: Network) -> bool:
+def overlap(first: Network, second: Network) -> bool:
     """Return whether two networks overlap; those of different families do not."""
-    return one.version == other.version and one.overlaps(other)
+    return first.version == second.version and first.overlaps(second)
 
 
 def family(network: Address | Network) -> str:

@@ -265,8 +265,8 @@ class Machines(Paper):
     def load(self) -> Json:
         if not os.path.exists(self.ADMIN):
             return self._load_from_peer()
-        found = self._get()
-        return dict(json.loads(base64.b64decode(found["data"]["state"]))) if found else {}
+        secret = self._get()
+        return dict(json.loads(base64.b64decode(secret["data"]["state"]))) if secret else {}
 
     def _load_from_peer(self) -> Json:
         local = read(LOCAL)
@@ -278,12 +278,12 @@ class Machines(Paper):
     @contextlib.contextmanager
     def change(self) -> Iterator[Json]:
         # Only masters write, and rarely; Kubernetes refuses a conflicting write.
-        found = self._get()
-        state: Json = json.loads(base64.b64decode(found["data"]["state"])) if found else {}
+        secret = self._get()
+        state: Json = json.loads(base64.b64decode(secret["data"]["state"])) if secret else {}
         yield state
-        body = found or {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self.NAME}}
+        body = secret or {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self.NAME}}
         body["data"] = {"state": base64.b64encode(json.dumps(state).encode()).decode()}
-        self.kubectl(*self.KEEPER, "replace" if found else "create", "--filename=-", stdin=json.dumps(body))
+        self.kubectl(*self.KEEPER, "replace" if secret else "create", "--filename=-", stdin=json.dumps(body))
 
     def nodes(self) -> list[Json]:
         """Return the Node objects, at most some seconds old."""
@@ -322,8 +322,8 @@ class Machines(Paper):
         sh("systemctl", "enable", "kubelet.service")
 
     def _registration(self, node: Json) -> Json:
-        own = {"gravitational.io/advertise-ip": node["ip"], "gravitational.io/k8s-role": node["role"]}
-        labels = {**own, "role": node["profile"], **node.get("labels", {})}
+        gravity_labels = {"gravitational.io/advertise-ip": node["ip"], "gravitational.io/k8s-role": node["role"]}
+        labels = {**gravity_labels, "role": node["profile"], **node.get("labels", {})}
         labels = {key: value for key, value in labels.items() if not key.startswith("node-role.kubernetes.io/")}
         return {
             "name": node["ip"],
@@ -391,16 +391,16 @@ class Machines(Paper):
 
     def _network(self, options: Json) -> None:
         """Configure the pod network of this node once its range is known; the agent sets the routes to others."""
-        own = read(LOCAL)["ip"]
+        address = read(LOCAL)["ip"]
         config = self.ADMIN if os.path.exists(self.ADMIN) else "/etc/kubernetes/kubelet.conf"
         for _ in range(300):
             with contextlib.suppress(Error):
-                shown = json.loads(sh("kubectl", f"--kubeconfig={config}", "get", "node", own, "--output=json"))
+                shown = json.loads(sh("kubectl", f"--kubeconfig={config}", "get", "node", address, "--output=json"))
                 if shown["spec"].get("podCIDR"):
                     break
             time.sleep(0.5)
         else:
-            raise Error(f"node {own} got no range for pods")
+            raise Error(f"node {address} got no range for pods")
         conflist = {
             "cniVersion": "1.0.0",
             "name": "gravity",
@@ -740,10 +740,10 @@ class Site:
         return {}
 
     def _shrink(self, state: Json, request: Json) -> Json:
-        found = next((node for node in state["nodes"] if node["ip"] == request["ip"]), None)
-        if found is None:
+        node = next((node for node in state["nodes"] if node["ip"] == request["ip"]), None)
+        if node is None:
             return {"error": "this server is not a part of the running cluster"}
-        return {"operation": launch_remove(self._backend, found, answers=False)}
+        return {"operation": launch_remove(self._backend, node, answers=False)}
 
 
 def profiles(state: Json) -> dict[str, Json]:
@@ -827,11 +827,11 @@ def launch_remove(backend: Paper, node: Json, answers: bool) -> str:
 
 def work(backend: Paper, words: list[str]) -> None:
     """Do the work that continues after the command has returned."""
-    verb, rest = words[0], words[1:]
+    verb, arguments = words[0], words[1:]
     if verb == "clean":
         forget_locally(backend)
     elif verb == "remove":
-        address, identity, answers = rest
+        address, identity, answers = arguments
         node = next(entry for entry in backend.load()["nodes"] if entry["ip"] == address)
         result = "failed" if named_fault("failed_operation") else "completed"
         if result == "completed":
@@ -843,7 +843,7 @@ def work(backend: Paper, words: list[str]) -> None:
     elif verb == "upgrade":
         with backend.change() as state:
             state["application"] = state.pop("uploaded")
-            finish(state, rest[0])
+            finish(state, arguments[0])
 
 
 def forget_locally(backend: Paper) -> None:
@@ -1049,11 +1049,11 @@ def status(backend: Paper, arguments: argparse.Namespace) -> int:
     if not state:
         return _degraded()
     if arguments.operation_id:
-        found = next((entry for entry in state["operations"] if entry["id"] == arguments.operation_id), None)
-        if found is None:
+        operation = next((entry for entry in state["operations"] if entry["id"] == arguments.operation_id), None)
+        if operation is None:
             raise Error(f'operation "{arguments.operation_id}" not found')
-        if not (found.get("silent") and named_fault("mute")):
-            emit(found["state"])
+        if not (operation.get("silent") and named_fault("mute")):
+            emit(operation["state"])
         return 0
     if arguments.token:
         sys.stdout.write(state["token"])
@@ -1150,14 +1150,14 @@ def leave(backend: Paper, arguments: argparse.Namespace) -> int:
 def remove(backend: Paper, arguments: argparse.Namespace) -> int:
     state = backend.load()
     desired = (arguments.node,)
-    found = next(
+    node = next(
         (entry for entry in state.get("nodes", []) if entry["ip"] in desired or entry["hostname"] in desired), None
     )
-    if found is None:
+    if node is None:
         raise Error(f'server "{arguments.node}" not found')
     if any(entry["state"] not in ("completed", "failed") for entry in state["operations"]):
         raise Error(f"Waiting for another operation to complete at {state['cluster']}")
-    identity = launch_remove(backend, found, answers=not arguments.force)
+    identity = launch_remove(backend, node, answers=not arguments.force)
     emit(f"launched operation \"{identity}\", use 'gravity status' to poll its progress")
     return 0
 
@@ -1209,8 +1209,8 @@ def start(backend: Paper, arguments: argparse.Namespace) -> int:
 def resource(backend: Paper, arguments: argparse.Namespace) -> int:
     state = backend.load()
     if arguments.verb == "get":
-        found = state.get(arguments.what) or {}
-        emit(json.dumps([found] if found else []))
+        document = state.get(arguments.what) or {}
+        emit(json.dumps([document] if document else []))
         return 0
     with open(arguments.what, encoding="utf-8") as stream:
         desired = json.load(stream)
@@ -1322,11 +1322,11 @@ def _route(backend: Paper) -> None:
     else:
         answer, _ = _send_any(backend, local["peers"], "routes", {"token": local["secret"]})
         desired = answer["routes"]
-    there = sh("ip", "route", "show", "proto", ROUTES)
+    routes_of_node = sh("ip", "route", "show", "proto", ROUTES)
     for pods, address in desired:
-        if address != local["ip"] and f"{pods} via {address} " not in there:
+        if address != local["ip"] and f"{pods} via {address} " not in routes_of_node:
             sh("ip", "route", "replace", pods, "via", address, "proto", ROUTES)
-    for line in there.splitlines():
+    for line in routes_of_node.splitlines():
         pods, _, address = line.split()[:3]
         if [pods, address] not in desired:
             sh("ip", "route", "delete", pods, "proto", ROUTES)

@@ -45,9 +45,9 @@ def environments() -> list[dict[str, Any]]:
         rows.append(
             _row(name, home, stored.profile, nodes, states, "busy" if stored.holder else _summary(states, nodes))
         )
-    own = {row["name"] for row in rows}
+    local = {row["name"] for row in rows}
     for name, other in sorted(claims):
-        if name not in own or other != home:
+        if name not in local or other != home:
             states = [machine.state for machine in machines if (machine.environment, machine.home) == (name, other)]
             elsewhere = bool(other) and other != home and (Path(other) / "environments" / name).is_dir()
             rows.append(_row(name, other, None, len(states), states, "elsewhere" if elsewhere else "orphan"))

@@ -1,4 +1,4 @@
-"""What a run's events mean to an observer, and three ways to show it: a terminal, plain lines, JSON lines."""
+"""What a run's events mean to an observer, and three formats to show it: a terminal, plain lines, JSON lines."""
 
 from __future__ import annotations
 
