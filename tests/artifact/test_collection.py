@@ -21,9 +21,9 @@ def test_the_archive_holds_what_belongs_in_it(archive: Path, committed: Callable
         members = tar.getmembers()
     names = {m.name for m in members}
     assert [m.name for m in members if not (m.isfile() or m.isdir())] == []
-    wanted = committed(*FOLDERS)
-    assert wanted
-    assert sorted((wanted | set(FILES)) - names) == []
+    expected = committed(*FOLDERS)
+    assert expected
+    assert sorted((expected | set(FILES)) - names) == []
     tops = {name.split("/")[0] for name in names}
     assert tops & set(STRANGERS) == set()
     assert [name for name in names if name.startswith(".") or "__pycache__" in name or name.endswith(".pyc")] == []
@@ -70,12 +70,12 @@ def test_a_playbook_that_needs_no_environment_runs_by_name(collection: Path, col
     assert "devenv_archive is not given" in refused.stdout + refused.stderr
 
 
-def test_a_missing_library_is_said_in_one_line(collection: Path, collection_only, tmp_path: Path) -> None:
+def test_a_missing_library_is_reported_in_one_line(collection: Path, collection_only, tmp_path: Path) -> None:
     (tmp_path / "jsonschema.py").write_text("raise ImportError('not here')\n")
-    # What a user wrote has to be checked.
-    own = tmp_path / "own.yml"
-    own.write_text("extends: aio\n")
-    arguments = [f"--inventory={collection}/inventories/profile", f"--extra-vars=profile={own}", "--list"]
+    # Only a user's file is validated and thus needs the library.
+    profile = tmp_path / "own.yml"
+    profile.write_text("extends: aio\n")
+    arguments = [f"--inventory={collection}/inventories/profile", f"--extra-vars=profile={profile}", "--list"]
     shown = collection_only.run(
         "ansible-inventory",
         *arguments,

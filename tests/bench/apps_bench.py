@@ -57,7 +57,7 @@ AS_POSTGRES = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-group
 def make_image(folder: Path) -> None:
     """PostgreSQL in podman's local store, as ``IMAGE``."""
     root = folder / "postgres.tar"
-    # The package would make a database of its own while it is installed.
+    # Otherwise the package creates its own database while it is installed.
     settings = 'install -D /dev/stdin "$1/etc/postgresql-common/createcluster.conf" <<<"create_main_cluster = false"'
     hook = f"--essential-hook=bash -c '{settings}' -- \"$1\""
     made = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=postgresql-15", hook, "bookworm", str(root)]
@@ -71,19 +71,19 @@ def kubectl(home: Path, *words: str, data: str | None = None) -> subprocess.Comp
 
 
 def wait_for_rows(home: Path, rows: int, begin: float, limit: float = 300) -> None:
-    """Until a client that asks the database counts its rows."""
+    """Wait until a query of the database counts all rows."""
     query = ("psql", "--no-align", "--tuples-only", "--command=select count(*) from pgbench_accounts")
     while True:
         done = kubectl(home, "exec", "postgres-0", "--", *AS_POSTGRES, *query)
         if done.stdout.strip() == str(rows):
             return
         if time.monotonic() - begin > limit:
-            raise SystemExit(f"{rows} rows were not there within {limit:g} s: {done.stdout}{done.stderr}")
+            raise SystemExit(f"{rows} rows did not appear within {limit:g} s: {done.stdout}{done.stderr}")
         time.sleep(0.2)
 
 
 def deploy(home: Path, scale: int) -> None:
-    """The application and its rows in a cluster that has neither."""
+    """Install the application and its rows in a cluster without them."""
     commands: tuple[tuple[tuple[str, ...], str | None], ...] = (
         (("apply", "--filename=-"), SERVER),
         (("wait", "--for=create", "pod/postgres-0", "--timeout=60s"), None),
@@ -98,7 +98,7 @@ def deploy(home: Path, scale: int) -> None:
 
 
 def measure(profile: str = "aio", rounds: int = 3, scale: int = 20) -> dict[str, Any]:
-    """Seconds of each round, their medians, and the ratio of a start from the snapshot to one from nothing."""
+    """Return seconds of each round, medians, and the ratio of a start from the snapshot to a new installation."""
     rows = scale * ROWS_PER_SCALE
     fresh: list[dict[str, float]] = []
     saved: list[float] = []
@@ -123,7 +123,7 @@ def measure(profile: str = "aio", rounds: int = 3, scale: int = 20) -> dict[str,
         finally:
             devenv(home, "down", "--name", NAME, check=False)
             subprocess.run(["podman", "rmi", "--ignore", IMAGE], check=False, capture_output=True)
-    medians = {"fresh": statistics.median(one["rows"] for one in fresh), "snapshot": statistics.median(saved)}
+    medians = {"fresh": statistics.median(times["rows"] for times in fresh), "snapshot": statistics.median(saved)}
     return {
         "profile": profile,
         "rows": rows,

@@ -1,10 +1,10 @@
-"""What `devenv up` costs beside the bare commands that it runs. Writes bench.json with seconds, counts and ratios.
+"""Compare `devenv up` with the bare commands that it runs. Writes bench.json with seconds, counts and ratios.
 
-Usage: bench.py [--profile NAME ...] [--rounds N] [--out FILE]. Needs root and podman. Of each profile an environment is
-made first, unmeasured: it warms the caches, and what the bare commands need is taken from it, and the snapshot that
-others start from. The inventory of a big profile is measured beside static YAML, the pytest plugin beside a suite
-without it, the joins of two workers beside that of one, a snapshot with an application beside installing that anew.
-Nothing here is a pass or a failure.
+Usage: bench.py [--profile NAME ...] [--rounds N] [--out FILE]. Needs root and podman. For each profile, a first
+environment is created without measuring: it warms the caches and supplies the snapshot and what the bare commands need.
+Other comparisons: the inventory of a big profile with static YAML, a suite with the pytest plugin and without it, the
+joins of two workers with that of one, a snapshot of an application with a new installation. No result is a pass or a
+failure.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ NODE_FILES = (
     "etc/systemd/system",
     "usr/local/lib/devenv",
 )
-# Milestones after the command, each a kubectl call that must succeed; an app is made before the last two.
+# Milestones after the command, each a kubectl call that must succeed; an app is created before the last two.
 MILESTONES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("api", ("get", "--raw", "/readyz")),
     ("service", ("get", "service", "kubernetes")),
@@ -60,7 +60,7 @@ MILESTONES: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Bench:
-    """A profile, a DEVENV_HOME of the bench's own and a folder for the bare commands."""
+    """A profile, a separate DEVENV_HOME and a folder for the bare commands."""
 
     profile: str
     home: Path
@@ -109,7 +109,7 @@ def capture(bench: Bench) -> None:
 
 
 def store(container: str) -> str:
-    """The image store that this container's copy was linked from: the one with the same blob, by inode."""
+    """Return the image store that the container's copy was linked from: the one whose blobs have the same inodes."""
     mounts = json.loads(output("podman", "inspect", container))[0]["Mounts"]
     (copy,) = [Path(m["Source"]) for m in mounts if m["Destination"] == "/var/lib/containerd"]
     blobs = "io.containerd.content.v1.content/blobs/sha256"
@@ -124,7 +124,7 @@ def store(container: str) -> str:
 
 @dataclass(frozen=True)
 class Shared:
-    """What all nodes' configurations of kubeadm have in common. The secrets are those of the bare cluster alone."""
+    """What the kubeadm configurations of all nodes have in common. The secrets belong to the bare cluster only."""
 
     documents: tuple[dict[str, Any], ...]
     version: str
@@ -134,20 +134,20 @@ class Shared:
 
 
 def shared_configuration(bench: Bench) -> Shared:
-    """The configuration that the cluster was made with, as Kubernetes keeps it."""
+    """Return the configuration that the cluster was created with, as Kubernetes stores it."""
 
-    def kept(name: str, key: str) -> dict[str, Any]:
+    def stored(name: str, key: str) -> dict[str, Any]:
         shown = kubectl(
             bench.state / "kubeconfig", "--namespace", "kube-system", "get", "configmap", name, "-o", "json"
         )
         return dict(yaml.safe_load(json.loads(shown)["data"][key]))
 
-    cluster, proxy = kept("kubeadm-config", "ClusterConfiguration"), kept("kube-proxy", "config.conf")
-    # kubeadm fills this in itself.
+    cluster, proxy = stored("kubeadm-config", "ClusterConfiguration"), stored("kube-proxy", "config.conf")
+    # kubeadm sets this value.
     proxy["clientConnection"]["kubeconfig"] = ""
     token = f"{secrets.token_hex(3)}.{secrets.token_hex(8)}"
     return Shared(
-        (cluster, kept("kubelet-config", "kubelet"), proxy),
+        (cluster, stored("kubelet-config", "kubelet"), proxy),
         cluster["apiVersion"],
         cluster["controlPlaneEndpoint"],
         token,
@@ -156,7 +156,7 @@ def shared_configuration(bench: Bench) -> Shared:
 
 
 def node_configuration(bench: Bench, name: str, address: str, shared: Shared) -> str:
-    """What ``kubeadm init`` reads for the first node, ``kubeadm join`` for the others."""
+    """Return what ``kubeadm init`` reads on the first node, and ``kubeadm join`` on the others."""
     arguments = output("podman", "exec", f"{NAME}-{name}", "cat", "/var/lib/kubelet/kubeadm-flags.env")
     words = [
         word.strip('"').lstrip("-").partition("=") for word in arguments.strip().partition("=")[2].strip('"').split()
@@ -193,11 +193,11 @@ def kubectl(kubeconfig: Path, *words: str) -> str:
 
 
 def milestones(kubeconfig: Path, begin: float, limit: float = 120) -> dict[str, float]:
-    """Seconds from ``begin`` to each milestone, tried one after the other until it is reached."""
+    """Wait for one milestone after the other; return the seconds from ``begin`` to each."""
     reached = {"command": time.monotonic() - begin}
     for name, words in MILESTONES:
         if name == "app":
-            make_app(kubeconfig)
+            create_app(kubeconfig)
         while True:
             if command.kubectl(kubeconfig, *words, check=False).returncode == 0:
                 break
@@ -208,8 +208,8 @@ def milestones(kubeconfig: Path, begin: float, limit: float = 120) -> dict[str, 
     return {name: round(seconds, 2) for name, seconds in reached.items()}
 
 
-def make_app(kubeconfig: Path) -> None:
-    """A pod of the probe image, which every node has, as a user's first one."""
+def create_app(kubeconfig: Path) -> None:
+    """Create a pod of the probe image, which every node has, like a user's first pod."""
     version = yaml.safe_load((ROOT / "configs" / "versions.yml").read_text())["probe"]
     image = f"--image=devenv.lab/probe:{version}"
     words = ("run", "bench", image, "--restart=Never", "--image-pull-policy=Never", "--command", "--", "sleep", "600")
@@ -217,14 +217,14 @@ def make_app(kubeconfig: Path) -> None:
         done = command.kubectl(kubeconfig, *words, check=False)
         if done.returncode == 0:
             return
-        # The default service account comes a moment after the API.
+        # The default service account appears a moment after the API.
         if "serviceaccount" not in done.stderr:
             raise SystemExit(done.stderr)
         time.sleep(0.1)
 
 
 def counts(bench: Bench) -> dict[str, Any]:
-    """Tasks and module calls of the last run, in all and by stage."""
+    """Return the tasks and module calls of the last run, in total and by stage."""
     run = max((bench.state / "runs").iterdir())
     stages = json.loads((run / "summary.json").read_text())["stages"]
     return {
@@ -235,32 +235,32 @@ def counts(bench: Bench) -> dict[str, Any]:
 
 
 def one_round(bench: Bench) -> dict[str, Any]:
-    """Everything once: up, no-op up (with every stage, too), reads, down; the bare commands; up from the snapshot."""
-    found: dict[str, Any] = {}
+    """Measure once: up, no-op up (also with --full), reads, down; the bare commands; up from the snapshot."""
+    results: dict[str, Any] = {}
     begin = time.monotonic()
     bench.devenv("up", "--profile", bench.profile, "--name", NAME)
-    found["up"] = milestones(bench.state / "kubeconfig", begin)
-    found["up_counts"] = counts(bench)
-    found["noop"] = timed(lambda: bench.devenv("up", "--profile", bench.profile, "--name", NAME))
-    found["full"] = timed(lambda: bench.devenv("up", "--profile", bench.profile, "--name", NAME, "--full"))
-    found["full_counts"] = counts(bench)
-    found["status"] = timed(lambda: bench.devenv("status", "--name", NAME))
-    found["inventory"] = timed(lambda: bench.devenv("inventory", "--name", NAME))
-    found["down"] = timed(lambda: bench.devenv("down", "--name", NAME))
-    found["bare"] = bare(bench)
-    found["snapshot"] = timed(lambda: bench.devenv("up", "--snapshot", SNAPSHOT, "--name", NAME))
+    results["up"] = milestones(bench.state / "kubeconfig", begin)
+    results["up_counts"] = counts(bench)
+    results["noop"] = timed(lambda: bench.devenv("up", "--profile", bench.profile, "--name", NAME))
+    results["full"] = timed(lambda: bench.devenv("up", "--profile", bench.profile, "--name", NAME, "--full"))
+    results["full_counts"] = counts(bench)
+    results["status"] = timed(lambda: bench.devenv("status", "--name", NAME))
+    results["inventory"] = timed(lambda: bench.devenv("inventory", "--name", NAME))
+    results["down"] = timed(lambda: bench.devenv("down", "--name", NAME))
+    results["bare"] = bare(bench)
+    results["snapshot"] = timed(lambda: bench.devenv("up", "--snapshot", SNAPSHOT, "--name", NAME))
     bench.devenv("down", "--name", NAME)
-    return found
+    return results
 
 
 def bare(bench: Bench) -> dict[str, float]:
-    """Milestones of the bare commands."""
+    """Run the bare commands; return their milestones."""
     arguments = (BARE, str(bench.folder))
     try:
         begin = time.monotonic()
         started = time.time()
         output(SCRIPT, "up", *arguments)
-        # Written as soon as kubeadm has ended; what follows in the script is waiting.
+        # The script writes this file as soon as kubeadm has ended and only waits after that.
         initialised = (bench.folder / "kubeconfig").stat().st_mtime - started
         return {"init": round(initialised, 2), **milestones(bench.folder / "kubeconfig", begin)}
     except subprocess.CalledProcessError as error:
@@ -270,14 +270,14 @@ def bare(bench: Bench) -> dict[str, float]:
         shutil.rmtree(bench.folder / "data", ignore_errors=True)
 
 
-# What has one time, not one a milestone.
+# What has a single time, not one per milestone.
 SINGLE = ("noop", "full", "snapshot", "status", "inventory", "down")
 
 
 def median(rounds: Sequence[dict[str, Any]], *path: str) -> float:
     values = []
-    for one in rounds:
-        value: Any = one
+    for result in rounds:
+        value: Any = result
         for key in path:
             value = value[key]
         values.append(float(value))
@@ -285,13 +285,13 @@ def median(rounds: Sequence[dict[str, Any]], *path: str) -> float:
 
 
 def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Medians and ratios of all rounds."""
+    """Return medians and ratios of all rounds."""
     columns = ("command", *(name for name, _ in MILESTONES))
     up, plain = median(rounds, "up", "command"), median(rounds, "bare", "command")
-    # The end of the stage kubernetes, as the end of the whole less the stages after it.
+    # The end of the stage kubernetes is the end of the command minus the stages after it.
     after_it = ("labels", "addons", "validate")
-    late = [sum(one["up_counts"]["stages"][name]["seconds"] for name in after_it) for one in rounds]
-    kubernetes = statistics.median(one["up"]["command"] - after for one, after in zip(rounds, late, strict=True))
+    late = [sum(row["up_counts"]["stages"][name]["seconds"] for name in after_it) for row in rounds]
+    kubernetes = statistics.median(row["up"]["command"] - after for row, after in zip(rounds, late, strict=True))
     return {
         "ratios": {
             "up_to_bare": round(up / plain, 3),
@@ -302,7 +302,7 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "app_and_dns_to_bare": round(median(rounds, "up", "dns") / median(rounds, "bare", "dns"), 3),
         },
         "seconds": {
-            **{way: {c: round(median(rounds, way, c), 2) for c in columns} for way in ("up", "bare")},
+            **{what: {c: round(median(rounds, what, c), 2) for c in columns} for what in ("up", "bare")},
             "up_kubernetes": round(kubernetes, 2),
             "bare_init": round(median(rounds, "bare", "init"), 2),
             **{what: round(median(rounds, what), 2) for what in SINGLE},
@@ -312,7 +312,7 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def measure(profile: str, rounds: int) -> dict[str, Any]:
-    """All rounds of one profile, and what follows from them."""
+    """Measure all rounds of one profile; return them with their summary."""
     with command.scratch("bench-") as scratch:
         bench = Bench(profile, scratch / "home", scratch / "bare")
         bench.folder.mkdir()
@@ -321,10 +321,10 @@ def measure(profile: str, rounds: int) -> dict[str, Any]:
             capture(bench)
             bench.devenv("snapshot", "save", SNAPSHOT, "--name", NAME)
             bench.devenv("down", "--name", NAME)
-            found = [one_round(bench) for _ in range(rounds)]
+            results = [one_round(bench) for _ in range(rounds)]
         finally:
             bench.devenv("down", "--name", NAME, check=False)
-    return {**summary(found), "rounds": found}
+    return {**summary(results), "rounds": results}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -337,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("needs root")
     load = os.getloadavg()
     try:
-        found = {profile: measure(profile, options.rounds) for profile in options.profile or PROFILES}
+        profiles = {profile: measure(profile, options.rounds) for profile in options.profile or PROFILES}
         listing = inventory_bench.measure(rounds=options.rounds)
         plugin = plugin_bench.measure()
         joins = join_bench.measure(rounds=options.rounds)
@@ -348,14 +348,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "load_before": load},
-        "profiles": found,
+        "profiles": profiles,
         "inventory": listing,
         "plugin": plugin,
         "joins": joins,
         "apps": apps,
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
-    shown = {profile: {key: one[key] for key in ("ratios", "seconds")} for profile, one in found.items()}
+    shown = {profile: {key: results[key] for key in ("ratios", "seconds")} for profile, results in profiles.items()}
     aside = {
         "inventory": {"ratio": round(listing["ratio"], 3)},
         "plugin": {key: plugin[key] for key in ("overhead_ms", "ratio")},

@@ -1,7 +1,7 @@
-"""What the inventory of a big profile costs beside the same hosts written as static YAML. Prints one JSON document.
+"""Compare the inventory of a big profile with the same hosts in static YAML. Prints one JSON document.
 
-Usage: inventory_bench.py [--nodes N] [--rounds N]. Needs neither root nor podman and makes no environment. The two are
-listed in turn by ``ansible-inventory --list``; ``ratio`` is that of the medians.
+Usage: inventory_bench.py [--nodes N] [--rounds N]. Needs neither root nor podman and creates no environment.
+``ansible-inventory --list`` lists the two in turn; ``ratio`` is that of the medians.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "collections"))
 
 
 def big_profile(nodes: int) -> dict[str, Any]:
-    """A profile of one master and workers, with pools that hold them."""
+    """Return a profile of one master and workers, with address pools that are large enough."""
     workers = {f"worker-{number}": {"labels": {"pipe": "true"}} for number in range(nodes - 1)}
     return {
         "network": {"node_prefix": 20, "pods": {"ipv4": "10.128.0.0/12"}},
@@ -35,7 +35,7 @@ def big_profile(nodes: int) -> dict[str, Any]:
 
 
 def listed(home: Path, *arguments: str) -> tuple[float, dict[str, Any]]:
-    """Seconds that a listing takes, and what it says."""
+    """List an inventory; return the seconds that it took and the result."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
     env.pop("PYTHONUNBUFFERED", None)
     begin = time.monotonic()
@@ -51,48 +51,51 @@ def listed(home: Path, *arguments: str) -> tuple[float, dict[str, Any]]:
 
 
 def measure(nodes: int = 1000, rounds: int = 3) -> dict[str, Any]:
-    """``{nodes, rounds, profile: [seconds], static: [seconds], ratio}``. Raises SystemExit when the two say different
-    things: then the comparison is none.
+    """Return ``{nodes, rounds, profile: [seconds], static: [seconds], ratio}``.
+
+    Raises SystemExit if the two inventories differ, because the comparison would be worthless.
     """
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
-        wanted, static = home / "big.yml", home / "static.yml"
-        wanted.write_text(yaml.safe_dump(big_profile(nodes)))
-        resolved = resolve(str(wanted))
+        profile, static = home / "big.yml", home / "static.yml"
+        profile.write_text(yaml.safe_dump(big_profile(nodes)))
+        resolved = resolve(str(profile))
         static.write_text(inventory.to_yaml(inventory.build(resolved, None, home / "environments" / "big")))
-        ours: list[float] = []
-        theirs: list[float] = []
+        profile_seconds: list[float] = []
+        static_seconds: list[float] = []
         for _ in range(rounds):
-            seconds, said = listed(home, "-i", "inventories/profile", "-e", f"profile={wanted}")
-            ours.append(seconds)
-            seconds, same = listed(home, "-i", str(static))
-            theirs.append(seconds)
-            if hosts(said) != hosts(same):
+            seconds, from_profile = listed(home, "-i", "inventories/profile", "-e", f"profile={profile}")
+            profile_seconds.append(seconds)
+            seconds, from_static = listed(home, "-i", str(static))
+            static_seconds.append(seconds)
+            if hosts(from_profile) != hosts(from_static):
                 raise SystemExit("the two listings differ")
     return {
         "nodes": nodes,
         "rounds": rounds,
-        "profile": ours,
-        "static": theirs,
-        "ratio": statistics.median(ours) / statistics.median(theirs),
+        "profile": profile_seconds,
+        "static": static_seconds,
+        "ratio": statistics.median(profile_seconds) / statistics.median(static_seconds),
     }
 
 
-def hosts(said: dict[str, Any]) -> dict[str, Any]:
-    """Variables of the hosts, without those that only name the profile given on the command line."""
-    found = said["_meta"]["hostvars"]
-    return {host: {key: value for key, value in own.items() if key != "profile"} for host, own in found.items()}
+def hosts(listing: dict[str, Any]) -> dict[str, Any]:
+    """Return the variables by host, without the one that repeats the profile of the command line."""
+    return {
+        host: {key: value for key, value in variables.items() if key != "profile"}
+        for host, variables in listing["_meta"]["hostvars"].items()
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure the inventory of a big profile.")
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args(arguments)
-    print(json.dumps(measure(asked.nodes, asked.rounds), indent=2))
+    options = parser.parse_args(arguments)
+    print(json.dumps(measure(options.nodes, options.rounds), indent=2))
     return 0
 
 

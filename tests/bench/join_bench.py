@@ -1,7 +1,7 @@
-"""Whether workers join at once: seconds in which one worker and in which two join their cluster.
+"""Measure whether workers join at the same time: seconds until one worker, and until two, have joined a cluster.
 
-Usage: join_bench.py [--rounds N]. Needs root and podman. Prints one JSON document: seconds of each round from the begin
-of the first join to the end of the last, their medians and the ratio. Nothing here is a pass or a failure.
+Usage: join_bench.py [--rounds N]. Needs root and podman. Prints one JSON document: seconds of each round from the start
+of the first join to the end of the last, their medians and the ratio. No result is a pass or a failure.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from command import devenv
 
 NAME = "bench-join"
 TASK = "join | Join the cluster (kubeadm join)"
-# What makes one worker or two of the profile.
-WAYS: dict[str, tuple[str, ...]] = {"one": ("--set", "nodes.worker-1=null"), "two": ()}
+# Options of ``up`` that leave one worker or both workers of the profile.
+VARIANTS: dict[str, tuple[str, ...]] = {"one": ("--set", "nodes.worker-1=null"), "two": ()}
 
 
 def joined(events: Path) -> float:
-    """Seconds from the begin of the first worker's join to the end of the last one's."""
+    """Return the seconds from the start of the first worker's join to the end of the last one's."""
     rows = [json.loads(line) for line in events.read_text().splitlines()]
     ends = [
         (datetime.fromisoformat(row["time"]).timestamp(), float(row["seconds"]))
@@ -44,18 +44,18 @@ def one_round(home: Path, words: Sequence[str]) -> float:
 
 
 def measure(rounds: int = 3) -> dict[str, Any]:
-    """All rounds, one worker and two in turn."""
-    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    """Measure all rounds, in turn with one worker and with two."""
+    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     with tempfile.TemporaryDirectory(prefix="join-bench-") as folder:
         for _ in range(rounds):
-            for way, words in WAYS.items():
-                found[way].append(round(one_round(Path(folder), words), 2))
-    medians = {way: statistics.median(seconds) for way, seconds in found.items()}
-    return {"seconds": found, "median": medians, "ratio": round(medians["two"] / medians["one"], 3)}
+            for variant, words in VARIANTS.items():
+                seconds[variant].append(round(one_round(Path(folder), words), 2))
+    medians = {variant: statistics.median(values) for variant, values in seconds.items()}
+    return {"seconds": seconds, "median": medians, "ratio": round(medians["two"] / medians["one"], 3)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Measure how two workers join beside how one does.")
+    parser = argparse.ArgumentParser(description="Compare the join of two workers with the join of one.")
     parser.add_argument("--rounds", type=int, default=3)
     print(json.dumps(measure(parser.parse_args(arguments).rounds), indent=2))
     return 0

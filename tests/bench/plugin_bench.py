@@ -1,7 +1,7 @@
-"""What the pytest plugin costs a suite that uses no hardware, beside the same suite without it.
+"""Measure what the pytest plugin costs a suite that uses no hardware, compared with the same suite without it.
 
 Usage: plugin_bench.py [--tests N] [--rounds N]. Prints one JSON document: seconds of each round, wall and CPU, in turn
-with and without the plugin; medians, their difference in milliseconds and their ratio. Nothing here is a pass or a
+with and without the plugin; medians, their difference in milliseconds and their ratio. No result is a pass or a
 failure.
 """
 
@@ -24,7 +24,7 @@ KINDS = ("wall", "cpu")
 
 
 def suite(folder: Path, tests: int) -> None:
-    """``tests`` functions that do nothing, ten a file."""
+    """Write ``tests`` test functions that do nothing, ten per file."""
     (folder / "pytest.ini").write_text("[pytest]\n")
     for place in range(0, tests, 10):
         lines = [f"def test_{number}():\n    pass\n" for number in range(place, min(place + 10, tests))]
@@ -32,7 +32,7 @@ def suite(folder: Path, tests: int) -> None:
 
 
 def one_run(folder: Path, words: Sequence[str]) -> tuple[float, float]:
-    """Wall and CPU seconds of a run of the suite."""
+    """Run the suite; return wall and CPU seconds."""
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words]
     begin = time.monotonic()
     child = subprocess.Popen(argv, cwd=folder, stdout=subprocess.DEVNULL)
@@ -44,24 +44,28 @@ def one_run(folder: Path, words: Sequence[str]) -> tuple[float, float]:
 
 
 def measure(tests: int = 200, rounds: int = 11) -> dict[str, Any]:
-    """All rounds; the first pair, which warms caches, does not count."""
-    found: dict[str, dict[str, list[float]]] = {way: {kind: [] for kind in KINDS} for way in ("with", "without")}
+    """Measure all rounds; the first pair only warms the caches and does not count."""
+    values: dict[str, dict[str, list[float]]] = {
+        variant: {kind: [] for kind in KINDS} for variant in ("with", "without")
+    }
     with tempfile.TemporaryDirectory(prefix="plugin-bench-") as place:
         folder = Path(place)
         suite(folder, tests)
         for number in range(rounds + 1):
-            for way, words in (("with", ()), ("without", WITHOUT)):
+            for variant, words in (("with", ()), ("without", WITHOUT)):
                 seconds = one_run(folder, words)
                 if number:
                     for kind, value in zip(KINDS, seconds, strict=True):
-                        found[way][kind].append(round(value, 4))
-    medians = {kind: {way: statistics.median(found[way][kind]) for way in found} for kind in KINDS}
+                        values[variant][kind].append(round(value, 4))
+    medians = {kind: {variant: statistics.median(values[variant][kind]) for variant in values} for kind in KINDS}
     return {
         "tests": tests,
         "rounds": rounds,
-        "seconds": found,
-        "overhead_ms": {kind: round((one["with"] - one["without"]) * 1000, 1) for kind, one in medians.items()},
-        "ratio": {kind: round(one["with"] / one["without"], 3) for kind, one in medians.items()},
+        "seconds": values,
+        "overhead_ms": {
+            kind: round((median["with"] - median["without"]) * 1000, 1) for kind, median in medians.items()
+        },
+        "ratio": {kind: round(median["with"] / median["without"], 3) for kind, median in medians.items()},
         "load": os.getloadavg(),
     }
 
@@ -70,8 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure the pytest plugin on tests that do not use it.")
     parser.add_argument("--tests", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=11)
-    asked = parser.parse_args(arguments)
-    print(json.dumps(measure(asked.tests, asked.rounds), indent=2))
+    options = parser.parse_args(arguments)
+    print(json.dumps(measure(options.tests, options.rounds), indent=2))
     return 0
 
 

@@ -1,6 +1,6 @@
-"""kill -9 of the making of three masters and two workers, in each stage, at random moments: the next `up` ends well.
+"""kill -9 while three masters and two workers are created, in each stage, at random moments: the next `up` succeeds.
 
-CHAOS_KILLS says how many (12 by default), CHAOS_SEED repeats the moments of an earlier run.
+CHAOS_KILLS sets the number of kills (12 by default), CHAOS_SEED repeats the moments of an earlier run.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ PROFILE = "ha"
 MASTERS = ["master-0", "master-1", "master-2"]
 KILLS = int(os.environ.get("CHAOS_KILLS", "12"))
 SEED = int(os.environ.get("CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))
-# The longest stage has the most moments at which something may be half-made.
+# The longest stage has the most moments at which something may be incomplete.
 STAGES = ("provision", "prepare", "kubernetes", "kubernetes", "kubernetes", "labels", "validate")
 
 
 @pytest.fixture(scope="module")
 def model(user: Typed, new_name: Callable[[str], str]) -> tuple[dict[str, float], dict[str, Any]]:
-    """How long each stage takes here, and what a build that nobody disturbs ends in."""
+    """Build a cluster without disturbance; return the seconds of each stage and the resulting state."""
     name = new_name("model")
     user.devenv("up", "--profile", PROFILE, "--name", name)
     summary = json.loads((max((ha.state(user, name) / "runs").iterdir()) / "summary.json").read_text())
@@ -40,8 +40,8 @@ def model(user: Typed, new_name: Callable[[str], str]) -> tuple[dict[str, float]
 
 
 def seen(user: Typed, name: str) -> dict[str, Any]:
-    """What two builds of one profile have in common: nodes with versions, labels, taints and pod ranges, the pods of
-    the system, etcd's members.
+    """Return what two builds of one profile have in common: nodes with versions, labels, taints and pod ranges, the
+    pods of kube-system, the etcd members.
     """
 
     def get(*words: str) -> Any:
@@ -66,12 +66,12 @@ def seen(user: Typed, name: str) -> dict[str, Any]:
 
 
 def killed(user: Typed, name: str, stage: str, delay: float) -> bool:
-    """Kill an `up` ``delay`` s after the begin of ``stage``. False when it had ended before."""
+    """Kill an `up` ``delay`` s after the start of ``stage``; return False if it had already ended."""
     child = user.start("devenv", "up", "--profile", PROFILE, "--name", name, "--json")
     assert child.stdout is not None
     for line in child.stdout:
-        told = json.loads(line)
-        if told.get("stage") == stage and told.get("state") == "begin":
+        event = json.loads(line)
+        if event.get("stage") == stage and event.get("state") == "begin":
             break
     else:
         raise AssertionError(f"ended before {stage}: {child.stderr and child.stderr.read()[-2000:]}")
@@ -89,25 +89,25 @@ def killed(user: Typed, name: str, stage: str, delay: float) -> bool:
 
 
 def marked(run: str) -> list[int]:
-    """Half of the time the command alone dies, half of the time all of its processes on this host do as well."""
+    """Return the processes of the run on this host that are killed as well: none in half of the cases, else all."""
     if random.Random(run).random() < 0.5:
         return []
-    found = []
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            ours = f"DEVENV_RUN={run}".encode() in (folder / "environ").read_bytes().split(b"\0")
-            # What runs in a node is not a process of the command.
+            marked_run = f"DEVENV_RUN={run}".encode() in (folder / "environ").read_bytes().split(b"\0")
+            # Processes inside a node do not belong to the command.
             host = os.readlink(folder / "ns" / "pid") == os.readlink("/proc/self/ns/pid")
             monitor = (folder / "comm").read_text().strip() == "conmon"
         except OSError:
             continue
-        if ours and host and not monitor:
-            found.append(int(folder.name))
-    return found
+        if marked_run and host and not monitor:
+            pids.append(int(folder.name))
+    return pids
 
 
 @pytest.mark.parametrize("number", range(KILLS))
-def test_the_next_up_ends_where_an_undisturbed_one_does(
+def test_up_after_a_kill_gives_the_same_cluster_as_an_undisturbed_one(
     user: Typed, new_name: Callable[[str], str], model: tuple[dict[str, float], dict[str, Any]], number: int
 ) -> None:
     seconds, result = model
@@ -115,14 +115,14 @@ def test_the_next_up_ends_where_an_undisturbed_one_does(
     stage = STAGES[number % len(STAGES)]
     name = new_name("chaos")
     try:
-        tries = 0
+        attempts = 0
         while True:
             delay = moments.uniform(0, 0.9 * seconds[stage])
             print(f"seed {SEED}, kill {number} in {stage} after {delay:.1f} s")
             if killed(user, name, stage, delay):
                 break
-            tries += 1
-            assert tries < 5
+            attempts += 1
+            assert attempts < 5
             user.devenv("down", "--name", name)
         last = user.objects("up", "--profile", PROFILE, "--name", name)[-1]
         assert last["exit"] == 0

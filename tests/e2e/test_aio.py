@@ -223,12 +223,12 @@ def test_a_script_on_a_node_ends_when_ansible_is_killed(
     child.send_signal(number)
     child.communicate(timeout=30)
     deadline = time.monotonic() + 30
-    left = "all"
+    remaining = "all"
     query = f"ps -o pid= -p {','.join(running)}; find /run /dev/shm -maxdepth 1 -name 'devenv-script-*'"
-    while left:
-        assert time.monotonic() < deadline, f"still running: {left}"
+    while remaining:
+        assert time.monotonic() < deadline, f"still running: {remaining}"
         time.sleep(0.2)
-        left = inside(container, "sh", "-c", f"{query} || :").strip()
+        remaining = inside(container, "sh", "-c", f"{query} || :").strip()
 
 
 def test_ssh_exec_env_and_kubeconfig(user: Typed, aio: str, tmp_path: Path) -> None:

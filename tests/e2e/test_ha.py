@@ -35,7 +35,7 @@ def cluster(user: Typed, new_name: Callable[[str], str]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def ca(user: Typed, cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ha.authority(user, cluster, tmp_path_factory.mktemp("ca"))
+    return ha.ca_file(user, cluster, tmp_path_factory.mktemp("ca"))
 
 
 def answers(address: str, ca: Path, seconds: float = 60) -> str:
@@ -113,20 +113,20 @@ def test_a_second_up_is_a_no_op(user: Typed, cluster: str) -> None:
     assert untouched(user, cluster, NODES) == state
 
 
-def lose(user: Typed, cluster: str, ca: Path, *argv: str) -> tuple[str, list[ha.Asker], float]:
+def lose(user: Typed, cluster: str, ca: Path, *argv: str) -> tuple[str, list[ha.Poller], float]:
     """Run ``podman argv`` on the holder of the virtual addresses while clients request them; return the holder, the
     clients and the time.
     """
     (holder,) = ha.holders(user, cluster, MASTERS)
     with ExitStack() as stack:
         key = ha.client(user, cluster, ca.parent)
-        askers = [stack.enter_context(ha.Asker(address, ca, key)) for address in ha.virtual(user, cluster)]
+        pollers = [stack.enter_context(ha.Poller(address, ca, key)) for address in ha.virtual(user, cluster)]
         time.sleep(2)
-        assert all(asker.answers and not asker.failures() for asker in askers)
+        assert all(poller.answers and not poller.failures() for poller in pollers)
         begin = time.monotonic()
         subprocess.run(["podman", *argv, f"{cluster}-{holder}"], check=True, capture_output=True, timeout=120)
         time.sleep(12)
-    return holder, askers, begin
+    return holder, pollers, begin
 
 
 def repair(user: Typed, cluster: str) -> None:
@@ -139,8 +139,8 @@ def repair(user: Typed, cluster: str) -> None:
 
 
 def test_a_clean_stop_of_the_holder_costs_no_request(user: Typed, cluster: str, ca: Path) -> None:
-    holder, askers, _ = lose(user, cluster, ca, "stop", "--time", "60")
-    assert [asker.failures() for asker in askers] == [[], []]
+    holder, pollers, _ = lose(user, cluster, ca, "stop", "--time", "60")
+    assert [poller.failures() for poller in pollers] == [[], []]
     assert holder not in ha.holders(user, cluster, [m for m in MASTERS if m != holder])
     repair(user, cluster)
 
@@ -148,9 +148,9 @@ def test_a_clean_stop_of_the_holder_costs_no_request(user: Typed, cluster: str, 
 def test_the_loss_of_the_holder_is_over_in_seconds(
     user: Typed, cluster: str, ca: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    holder, askers, killed = lose(user, cluster, ca, "kill", "--signal", "KILL")
-    for asker, family in zip(askers, ("ipv4", "ipv6"), strict=True):
-        first, last = asker.outage(killed)
+    holder, pollers, killed = lose(user, cluster, ca, "kill", "--signal", "KILL")
+    for poller, family in zip(pollers, ("ipv4", "ipv6"), strict=True):
+        first, last = poller.outage(killed)
         record_property(f"{family}_seconds_to_the_first_answer", round(first, 2))
         record_property(f"{family}_seconds_to_the_last_failure", round(last, 2))
         print(f"{family}: first answer after {first:.1f} s, last failure after {last:.1f} s")
@@ -188,7 +188,7 @@ def test_one_master_becomes_three(user: Typed, environment: str, tmp_path: Path)
     user.devenv("up", "--profile", str(profile), "--name", environment)
     certificate = ("sha256sum", "/etc/kubernetes/pki/apiserver.crt", "/etc/kubernetes/pki/ca.crt")
     before = inside(f"{environment}-master-0", *certificate)
-    ca = ha.authority(user, environment, tmp_path)
+    ca = ha.ca_file(user, environment, tmp_path)
     profile.write_text("extends: aio\nnodes:\n  master-1: {schedulable: true}\n  master-2: {schedulable: true}\n")
     user.devenv("up", "--profile", str(profile), "--name", environment)
     # The first master keeps its certificate, which has included the virtual address from the start.

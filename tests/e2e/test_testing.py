@@ -89,7 +89,7 @@ def test_kubernetes(base_config):
         kubectl.exec(etcd, ["etcdctl", "nonsense"], "kube-system")
     manifest = "apiVersion: v1\\nkind: ConfigMap\\nmetadata: {name: mine}\\ndata: {a: b}\\n"
     kubectl.apply(manifest)
-    assert kubectl.wait("ConfigMap", "mine", lambda found: found.data.a == "b").data.a == "b"
+    assert kubectl.wait("ConfigMap", "mine", lambda document: document.data.a == "b").data.a == "b"
     kubectl.delete(manifest)
     with pytest.raises(CommandTimeout, match="it did not exist"):
         kubectl.wait("ConfigMap", "mine", timeout=1)

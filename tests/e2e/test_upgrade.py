@@ -155,12 +155,12 @@ def test_the_api_answers_during_an_upgrade_of_three_masters(
     name = create("ha")
     user.kubectl(name, "cordon", "worker-1")
     (address,) = ha.virtual(user, name)
-    with ha.Asker(address, ha.authority(user, name, tmp_path), ha.client(user, name, tmp_path)) as asker:
+    with ha.Poller(address, ha.ca_file(user, name, tmp_path), ha.client(user, name, tmp_path)) as poller:
         user.playbook("upgrade", "-e", f"devenv_name={name}", "-e", f"devenv_kubernetes_version={NEW}", seconds=1800)
-    times = [at for at, _status in asker.failures()]
-    assert len(asker.answers) > 100
+    times = [at for at, _status in poller.failures()]
+    assert len(poller.answers) > 100
     # A request to an API server that is ending may fail; the next one must succeed.
-    assert all(later - sooner > 1 for sooner, later in zip(times, times[2:], strict=False)), asker.failures()
+    assert all(later - sooner > 1 for sooner, later in zip(times, times[2:], strict=False)), poller.failures()
     assert is_cordoned(user, name, "worker-1")
     user.kubectl(name, "uncordon", "worker-1")
     check_upgraded(user, name, [*MASTERS, "worker-0", "worker-1"], MASTERS)

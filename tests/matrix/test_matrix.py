@@ -33,23 +33,23 @@ def versions(texts: list[str]) -> list[int]:
 
 @pytest.mark.parametrize("name", CELLS)
 def test_a_profile_becomes_the_cluster_that_it_describes(user: Typed, environment: str, name: str) -> None:
-    wanted = user.data("profile", "show", name)
+    profile = user.data("profile", "show", name)
     user.devenv("up", "--profile", name, "--name", environment)
 
     def listed(*words: str) -> list[dict[str, Any]]:
         return list(json.loads(user.kubectl(environment, "get", *words, "-o", "json").stdout)["items"])
 
-    families = [{"ipv4": 4, "ipv6": 6}[family] for family in wanted["families"]]
+    families = [{"ipv4": 4, "ipv6": 6}[family] for family in profile["families"]]
     nodes = {node["metadata"]["name"]: node for node in listed("nodes")}
-    assert set(nodes) == {node["name"] for node in wanted["nodes"]}
-    for node in wanted["nodes"]:
-        found = nodes[node["name"]]
-        assert [c["status"] for c in found["status"]["conditions"] if c["type"] == "Ready"] == ["True"]
-        assert node["labels"].items() <= found["metadata"]["labels"].items()
-        closed = [taint["key"] for taint in found["spec"].get("taints", []) if taint["effect"] == "NoSchedule"]
+    assert set(nodes) == {node["name"] for node in profile["nodes"]}
+    for node in profile["nodes"]:
+        actual = nodes[node["name"]]
+        assert [c["status"] for c in actual["status"]["conditions"] if c["type"] == "Ready"] == ["True"]
+        assert node["labels"].items() <= actual["metadata"]["labels"].items()
+        closed = [taint["key"] for taint in actual["spec"].get("taints", []) if taint["effect"] == "NoSchedule"]
         assert closed == ([] if node["schedulable"] else ["node-role.kubernetes.io/control-plane"])
-        internal = [row["address"] for row in found["status"]["addresses"] if row["type"] == "InternalIP"]
-        assert versions(internal) == versions(found["spec"]["podCIDRs"]) == families
+        internal = [row["address"] for row in actual["status"]["addresses"] if row["type"] == "InternalIP"]
+        assert versions(internal) == versions(actual["spec"]["podCIDRs"]) == families
         links = json.loads(inside(f"{environment}-{node['name']}", "ip", "-json", "address", "show", "dev", "eth0"))
         on_link = {row["local"]: row for row in links[0]["addr_info"] if row["scope"] == "global"}
         assert set(internal) <= set(on_link)
@@ -57,10 +57,10 @@ def test_a_profile_becomes_the_cluster_that_it_describes(user: Typed, environmen
         leases = inside(
             f"{environment}-{node['name']}", "sh", "-c", "cat /var/lib/dhcp/devenv-*.leases 2>/dev/null || :"
         )
-        assert all((address in leases) == (wanted["addressing"] == "dhcp") for address in internal)
+        assert all((address in leases) == (profile["addressing"] == "dhcp") for address in internal)
     for pod in listed("pods", "--all-namespaces"):
         assert versions([row["ip"] for row in pod["status"]["podIPs"]]) == families, pod["metadata"]["name"]
-    masters = [node["name"] for node in wanted["nodes"] if node["group"] == "control_plane"]
+    masters = [node["name"] for node in profile["nodes"] if node["group"] == "control_plane"]
     assert ha.wait_for_members(environment, masters, 10) == dict.fromkeys(masters, True)
     if len(masters) > 1:
         assert versions(ha.virtual(user, environment)) == families

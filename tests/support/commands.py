@@ -61,7 +61,7 @@ def finish_all(children: Sequence[subprocess.Popen[str]], seconds: float) -> Non
 
 @dataclass(frozen=True)
 class Typed:
-    """One user at a shell: a DEVENV_HOME, a working directory, and nothing else of ours in the environment."""
+    """One user at a shell: a DEVENV_HOME, a working directory, and no other variable of devenv or Ansible."""
 
     home: Path
     cwd: Path = ROOT

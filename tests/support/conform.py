@@ -1,4 +1,4 @@
-"""Whether plain data is what a type says, TypedDicts included."""
+"""Check that plain data matches a type, TypedDicts included."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from typing import Any
 
 
 def fields(kind: Any) -> dict[str, Any]:
-    """Keys of a TypedDict with their types, without Required and NotRequired."""
+    """Return the keys of a TypedDict with their types, without Required and NotRequired."""
     return {key: _bare(hint) for key, hint in typing.get_type_hints(kind, include_extras=True).items()}
 
 
 def optional(kind: Any) -> set[str]:
-    """Keys that data of a TypedDict may lack. Its own ``__optional_keys__`` misses those of annotations as text."""
+    """Return the keys that data of a TypedDict may lack.
+
+    ``__optional_keys__`` misses those whose annotations are text.
+    """
     hints = typing.get_type_hints(kind, include_extras=True)
     return {key for key, hint in hints.items() if typing.get_origin(hint) is typing.NotRequired}
 
 
 def differences(value: Any, kind: Any, path: str = "") -> Iterator[str]:
-    """What in ``value`` is not of the type ``kind``, a text each: missing and unknown keys, values of other types."""
+    """Yield one line per difference of ``value`` from the type ``kind``: missing or unknown keys, other types."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if typing.is_typeddict(kind):
         if not isinstance(value, dict):
-            yield f"{path}: is no mapping: {value!r}"
+            yield f"{path}: is not a mapping: {value!r}"
             return
         known = fields(kind)
         yield from (f"{path}.{key}: is missing" for key in sorted(set(known) - optional(kind) - set(value)))
@@ -33,16 +36,16 @@ def differences(value: Any, kind: Any, path: str = "") -> Iterator[str]:
             yield from differences(value[key], known[key], f"{path}.{key}")
     elif origin in (list, dict):
         if type(value) is not origin:
-            yield f"{path}: is no {origin.__name__}: {value!r}"
+            yield f"{path}: is not of type {origin.__name__}: {value!r}"
             return
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in items:
             yield from differences(inner, arguments[-1], f"{path}[{key!r}]")
     elif isinstance(kind, types.UnionType) or origin is typing.Union:
-        if all(list(differences(value, one, path)) for one in arguments):
+        if all(list(differences(value, alternative, path)) for alternative in arguments):
             yield f"{path}: is none of {kind}: {value!r}"
     elif type(value) is not kind:
-        yield f"{path}: is no {kind.__name__}: {value!r}"
+        yield f"{path}: is not of type {kind.__name__}: {value!r}"
 
 
 def _bare(hint: Any) -> Any:

@@ -97,8 +97,8 @@ class Lab:
         self._change(down=is_down)
 
     def begin_join(self, address: str, role: str) -> None:
-        """A join that never ends."""
-        one = {
+        """Begin a join that never ends."""
+        operation = {
             "type": "operation_expand",
             "id": "00000000-0000-4000-8000-000000000000",
             "state": "expand_initiated",
@@ -106,7 +106,7 @@ class Lab:
             "progress": {},
             "server": {"ip": address, "role": role, "hostname": address},
         }
-        self._change(operations=[*self.state()["operations"], one])
+        self._change(operations=[*self.state()["operations"], operation])
 
     def faults(self, rows: Sequence[dict[str, Any]], name: str) -> None:
         """Rows of faults for the node ``name``."""

@@ -1,4 +1,4 @@
-"""Asking a cluster with several masters, by programs that are not ours."""
+"""Query a cluster with several masters by independent programs: etcdctl, curl, ip."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def state(user: Typed, name: str) -> Path:
 
 
 def network(user: Typed, name: str) -> dict[str, Any]:
-    """network.yml of the environment."""
+    """Return network.yml of the environment."""
     return dict(yaml.safe_load((state(user, name) / "network.yml").read_text()))
 
 
 def virtual(user: Typed, name: str) -> list[str]:
-    """The virtual addresses of its first cluster, in the families' order."""
+    """Return the virtual addresses of the cluster main, in the order of the families."""
     return list(network(user, name)["clusters"]["main"]["virtual"].values())
 
 
@@ -36,8 +36,8 @@ def url(address: str, path: str = "/readyz") -> str:
     return f"https://{f'[{address}]' if ':' in address else address}:6443{path}"
 
 
-def authority(user: Typed, name: str, folder: Path) -> Path:
-    """The cluster's CA in a file, from the kubeconfig."""
+def ca_file(user: Typed, name: str, folder: Path) -> Path:
+    """Write the cluster's CA from the kubeconfig to a file."""
     document = yaml.safe_load((state(user, name) / "kubeconfig").read_text())
     path = folder / f"{name}.crt"
     path.write_bytes(base64.b64decode(document["clusters"][0]["cluster"]["certificate-authority-data"]))
@@ -45,17 +45,17 @@ def authority(user: Typed, name: str, folder: Path) -> Path:
 
 
 def client(user: Typed, name: str, folder: Path) -> Path:
-    """The certificate and key of the kubeconfig's user in a file that only its owner reads."""
+    """Write the kubeconfig user's certificate and key to a file that only its owner can read."""
     document = yaml.safe_load((state(user, name) / "kubeconfig").read_text())
-    held = document["users"][0]["user"]
+    credentials = document["users"][0]["user"]
     path = folder / f"{name}.pem"
     path.touch(mode=0o600)
-    path.write_bytes(b"".join(base64.b64decode(held[f"client-{part}-data"]) for part in ("certificate", "key")))
+    path.write_bytes(b"".join(base64.b64decode(credentials[f"client-{part}-data"]) for part in ("certificate", "key")))
     return path
 
 
 def etcdctl(container: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """etcdctl on a master, by a name that is its own address in each family."""
+    """Run etcdctl on a master; localhost resolves in each address family."""
     keys = [
         "--endpoints=https://localhost:2379",
         f"--cacert={PKI}/ca.crt",
@@ -67,12 +67,12 @@ def etcdctl(container: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def members(name: str, masters: list[str]) -> dict[str, bool]:
-    """Health by name of the members that etcd itself knows and that vote, asked on the first of ``masters``."""
+    """Return the health by name of the voting members, as etcd on the first of ``masters`` reports them."""
     container = f"{name}-{masters[0]}"
     listed = json.loads(etcdctl(container, "member", "list", "-w=json").stdout)["members"]
-    # A member that is ill makes the program end with 1, with all lines all the same.
-    told = json.loads(etcdctl(container, "endpoint", "health", "--cluster", "-w=json").stdout)
-    healthy = {row["endpoint"]: row["health"] for row in told}
+    # An unhealthy member makes etcdctl exit with 1; the output is complete all the same.
+    endpoints = json.loads(etcdctl(container, "endpoint", "health", "--cluster", "-w=json").stdout)
+    healthy = {row["endpoint"]: row["health"] for row in endpoints}
     return {
         member.get("name", ""): healthy.get(member["clientURLs"][0], False)
         for member in listed
@@ -81,46 +81,47 @@ def members(name: str, masters: list[str]) -> dict[str, bool]:
 
 
 def wait_for_members(name: str, masters: list[str], seconds: float = 60) -> dict[str, bool]:
-    """Their health once all of ``masters`` and nobody else are healthy, or the last that was seen."""
+    """Wait until exactly ``masters`` are healthy members; return the last observed health."""
     deadline = time.monotonic() + seconds
-    wanted = dict.fromkeys(masters, True)
+    expected = dict.fromkeys(masters, True)
     while True:
         try:
-            seen = members(name, masters)
+            health = members(name, masters)
         except (ValueError, KeyError):
-            seen = {}
-        if seen == wanted or time.monotonic() >= deadline:
-            return seen
+            health = {}
+        if health == expected or time.monotonic() >= deadline:
+            return health
         time.sleep(0.5)
 
 
 def holders(user: Typed, name: str, masters: list[str]) -> list[str]:
-    """Masters that have a virtual address."""
-    found = []
+    """Return the masters that have a virtual address."""
+    holding = []
     for master in masters:
         shown = subprocess.run(
             ["podman", "exec", f"{name}-{master}", "ip", "-oneline", "address", "show"], capture_output=True, text=True
         ).stdout
         if any(f" {address}/" in shown for address in virtual(user, name)):
-            found.append(master)
-    return found
+            holding.append(master)
+    return holding
 
 
 @dataclass
-class Asker:
-    """Reads a namespace at an address each 0.2 s with curl, in a thread: a request that goes as far as etcd's quorum.
-    ``answers``: when it asked, HTTP status (000: none).
+class Poller:
+    """Reads a namespace at an address every 0.2 s with curl, in a thread; such a request needs etcd's quorum.
+
+    ``answers``: time of the request, HTTP status (000: no answer).
     """
 
     address: str
-    authority: Path
+    ca: Path
     client: Path
     answers: list[tuple[float, str]] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
-    def __enter__(self) -> Asker:
-        self._thread = threading.Thread(target=self._ask, daemon=True)
+    def __enter__(self) -> Poller:
+        self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
         return self
 
@@ -129,13 +130,13 @@ class Asker:
         if self._thread:
             self._thread.join(timeout=30)
 
-    def _ask(self) -> None:
-        argv = ["curl", "--silent", "--cacert", str(self.authority), "--cert", str(self.client)]
+    def _poll(self) -> None:
+        argv = ["curl", "--silent", "--cacert", str(self.ca), "--cert", str(self.client)]
         argv += ["--max-time", "2", "--output", "/dev/null", "--write-out", "%{http_code}"]
-        asked = url(self.address, "/api/v1/namespaces/kube-system")
+        target = url(self.address, "/api/v1/namespaces/kube-system")
         while not self._over.is_set():
             began = time.monotonic()
-            done = subprocess.run([*argv, asked], capture_output=True, text=True)
+            done = subprocess.run([*argv, target], capture_output=True, text=True)
             self.answers.append((began, done.stdout))
             self._over.wait(max(0.0, 0.2 - (time.monotonic() - began)))
 
@@ -143,8 +144,10 @@ class Asker:
         return [answer for answer in self.answers if answer[1] != "200"]
 
     def outage(self, since: float) -> tuple[float, float]:
-        """Seconds from ``since`` (monotonic) to the first answer after a failure, and to the last failure; 0 and 0
-        when there was none."""
+        """Return the seconds from ``since`` (monotonic) to the first success after a failure, and to the last failure.
+
+        Without a failure, both are 0.
+        """
         failed = [at for at, status in self.failures() if at >= since]
         if not failed:
             return 0.0, 0.0

@@ -1,4 +1,4 @@
-"""Environments in which nothing of the checkout is in reach, and what is installed into them."""
+"""Virtual environments without access to the checkout, and what is installed into them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import collection_archive
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A virtual environment of its own with a home of its own."""
+    """A virtual environment with a separate home."""
 
     venv: Path
     home: Path
@@ -23,8 +23,8 @@ class Elsewhere:
         self, *argv: str, code: int = 0, seconds: float = 600, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a program of this environment; fails the test when it does not end with ``code``."""
-        # Not those of the checkout.
-        others = [one for one in os.environ["PATH"].split(":") if not one.startswith(str(collection_archive.ROOT))]
+        # Without the programs of the checkout.
+        others = [path for path in os.environ["PATH"].split(":") if not path.startswith(str(collection_archive.ROOT))]
         env = collection_archive.plain_environment(self.home) | {
             "PATH": ":".join([str(self.venv / "bin"), *others]),
             **variables,
@@ -43,21 +43,23 @@ class Elsewhere:
         return done
 
 
-def elsewhere(folder: Path, *wanted: str) -> Elsewhere:
-    """A new virtual environment below ``folder`` with what pip installs by ``wanted``."""
+def elsewhere(folder: Path, *requirements: str) -> Elsewhere:
+    """Create a virtual environment below ``folder`` and install ``requirements`` with pip."""
     made = Elsewhere(folder / "venv", folder / "home")
     made.home.mkdir()
     subprocess.run([sys.executable, "-m", "venv", str(made.venv)], check=True)
-    # Downloads are kept with everyone else's; a home of its own would fetch all of them again.
+    # Use the shared cache of downloads; with the separate home, pip would fetch everything again.
     cache = subprocess.run(
         [sys.executable, "-m", "pip", "cache", "dir"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    made.run("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted, PIP_CACHE_DIR=cache)
+    made.run(
+        "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements, PIP_CACHE_DIR=cache
+    )
     return made
 
 
 def distributions(folder: Path) -> Path:
-    """The source distribution and the wheel made from it, in ``folder``; return the wheel."""
+    """Build the source distribution, and the wheel from it, in ``folder``; return the wheel."""
     argv = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(collection_archive.ROOT)]
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -93,7 +93,7 @@ def follow(page: Path, tree: Path, environment: dict[str, str]) -> str:
 
 
 def edit(path: Path, step: Step) -> None:
-    """Create or change one file as the step says."""
+    """Create or change one file as the step specifies."""
     if step.verb == "create":
         if path.exists():
             raise BadInstruction(f"{step.path} exists already")

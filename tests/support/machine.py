@@ -1,6 +1,6 @@
-"""What a machine looks like, so that a test can say that it was left as it was.
+"""The state of a machine, so that a test can prove that it did not change.
 
-Each part of a snapshot maps the name of a thing to what is seen of it; ``difference`` compares two snapshots.
+Each part of a snapshot maps names to their state; ``difference`` compares two snapshots.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 Part = dict[str, str]
 Snapshot = dict[str, Part]
 
-# Counters and clocks that move by themselves.
+# Counters and clocks that change without any cause.
 MOVING = re.compile(
     r"^(fs/(dentry-state|inode-|file-nr|aio-nr|dqstats|quota|epoll|binfmt_misc)"
     r"|kernel/(random/|ns_last_pid|pty/nr|sched_|numa_|tainted|hung_task_detect|spl/|perf_event_max_sample_rate)"
@@ -39,7 +39,7 @@ FOLDERS = (
     "~/.kube",
     "~/.ssh",
 )
-# podman and the kernel keep these for themselves; they come with the first container of a machine and mean nothing.
+# podman and the kernel create these with the first container of a machine.
 KEPT = re.compile(
     r"^/run/(containers|libpod|crun|runc|netns|lock|user|systemd|udev|utmp|podman)(/|$)|^/etc/(mtab|ld\.so)"
 )
@@ -51,7 +51,7 @@ OTHERS = {"processes": rf"^(?!.*({_OURS})).*$"}
 
 
 def snapshot(home: Path | None = None) -> Snapshot:
-    """Everything that an environment could leave behind. Root sees all of it. ``home`` stands for ``~``."""
+    """Return everything that an environment could leave behind; complete only for root. ``home`` replaces ``~``."""
     parts: dict[str, Callable[[], Part]] = {
         "containers": containers,
         "networks": networks,
@@ -73,12 +73,12 @@ def snapshot(home: Path | None = None) -> Snapshot:
 def difference(
     before: Snapshot, after: Snapshot, *, ignore: Mapping[str, str] | None = None
 ) -> dict[str, dict[str, list[str]]]:
-    """What was ``added``, ``removed`` and ``changed`` in each part; empty when nothing was.
+    """Return what was ``added``, ``removed`` and ``changed`` in each part; without a change, an empty mapping.
 
     ``ignore`` maps a part to a pattern of the names that may differ, searched in ``name: value``. A process that ended
-    is no difference.
+    does not count.
     """
-    found: dict[str, dict[str, list[str]]] = {}
+    differences: dict[str, dict[str, list[str]]] = {}
     for part in before.keys() | after.keys():
         old, new = before.get(part, {}), after.get(part, {})
         rows = {
@@ -95,8 +95,8 @@ def difference(
             kind: [row for row in lines if not (pattern and re.search(pattern, row))] for kind, lines in rows.items()
         }
         if any(kept.values()):
-            found[part] = {kind: lines for kind, lines in kept.items() if lines}
-    return found
+            differences[part] = {kind: lines for kind, lines in kept.items() if lines}
+    return differences
 
 
 def containers() -> Part:
@@ -124,19 +124,19 @@ def addresses() -> Part:
 
 
 def routes() -> Part:
-    """Routes and rules of both families and all tables."""
-    found: Part = {}
+    """Return routes and rules of both families and all tables."""
+    entries: Part = {}
     for family in ("-4", "-6"):
         for row in _ip(family, "route", "show", "table", "all"):
             words = [str(row[key]) for key in ("type", "dst", "gateway", "dev", "table", "prefsrc") if key in row]
-            found[f"{family} {' '.join(words)}"] = str(row.get("metric", ""))
+            entries[f"{family} {' '.join(words)}"] = str(row.get("metric", ""))
         for row in _ip(family, "rule", "show"):
-            found[f"{family} rule {row.get('priority')}"] = f"{row.get('src')} {row.get('table')}"
-    return found
+            entries[f"{family} rule {row.get('priority')}"] = f"{row.get('src')} {row.get('table')}"
+    return entries
 
 
 def nft() -> Part:
-    """One entry a table of the ruleset, without handles and counters."""
+    """Return one entry per table of the ruleset, without handles and counters."""
     ruleset = json.loads(_run("nft", "--json", "list", "ruleset") or '{"nftables": []}')["nftables"]
     tables: dict[str, list[str]] = {}
     for item in ruleset:
@@ -160,8 +160,8 @@ def _still(body: Any) -> str:
 
 
 def iptables() -> Part:
-    """Every rule and every user's chain of both families, with the number of times that it stands there."""
-    found: Part = {}
+    """Return every rule and every chain of both families, with the number of its occurrences."""
+    rules: Part = {}
     for program in ("iptables-save", "ip6tables-save"):
         table = ""
         for line in _run(program).splitlines():
@@ -170,47 +170,47 @@ def iptables() -> Part:
             elif line.startswith((":", "-A")):
                 rule = re.sub(r" *\[[0-9:]+\]", "", line)
                 name = f"{program} {table} {rule}"
-                found[name] = str(int(found.get(name, "0")) + 1)
-    return found
+                rules[name] = str(int(rules.get(name, "0")) + 1)
+    return rules
 
 
 def sysctls() -> Part:
-    """Every setting that does not move by itself; those of single links appear and go with their links."""
+    """Return every setting that does not change on its own; those of a link appear and disappear with it."""
     top = Path("/proc/sys")
-    found: Part = {}
+    settings: Part = {}
     for path in _walk(top):
         name = path.relative_to(top).as_posix()
         if MOVING.search(name) or not path.is_file():
             continue
         try:
-            found[name] = path.read_text(errors="replace").strip()
+            settings[name] = path.read_text(errors="replace").strip()
         except OSError:
-            continue  # write-only, or gone with its link
-    return found
+            continue  # write-only, or removed with its link
+    return settings
 
 
 def mounts() -> Part:
     rows = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    # podman's place for network namespaces stays after the first container of a machine; what is in it must go.
+    # podman's folder of network namespaces stays after the first container of a machine; its contents must not.
     return {row[4]: row[row.index("-") + 1] for row in rows if row[4] != "/run/netns"}
 
 
 def cgroups() -> Part:
-    """Groups of containers and of Kubernetes, down to three levels."""
+    """Return the cgroups of containers and of Kubernetes in the first three levels."""
     top = Path("/sys/fs/cgroup")
     marks = re.compile(r"libpod|kubepods|crio|containerd")
     return {
         path.as_posix(): ""
         for pattern in ("*", "*/*", "*/*/*")
         for path in top.glob(pattern)
-        # Empty, podman's own parent group stays after the first container of a machine.
+        # podman's parent group stays, empty, after the first container of a machine.
         if marks.search(path.name) and path.name != "libpod_parent" and path.is_dir() and not path.is_symlink()
     }
 
 
 def files(home: Path) -> Part:
-    """Size and time of change of what lies where nodes and clusters could leave something; of /run only the names."""
-    found: Part = {}
+    """Return size and mtime of the files where nodes and clusters could leave any; of /run only the names."""
+    entries: Part = {}
     for folder in FOLDERS:
         for path in _walk(Path(folder.replace("~", str(home), 1))):
             if KEPT.search(path.as_posix()):
@@ -219,23 +219,23 @@ def files(home: Path) -> Part:
                 info = path.lstat()
             except OSError:
                 continue
-            found[path.as_posix()] = "" if folder == "/run" else f"{info.st_size} {info.st_mtime_ns}"
-    return found
+            entries[path.as_posix()] = "" if folder == "/run" else f"{info.st_size} {info.st_mtime_ns}"
+    return entries
 
 
 def processes() -> Part:
-    """Command line by pid and start time; neither the kernel's threads nor the process that asks."""
-    found: Part = {}
+    """Return command lines by pid and start time, without kernel threads and this process."""
+    commands: Part = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            # Field 22, after the name in brackets which may hold anything.
+            # Field 22, counted after the name in parentheses, which may contain anything.
             start = (folder / "stat").read_text().rpartition(")")[2].split()[19]
         except OSError:
             continue
         if command and folder.name != str(os.getpid()):
-            found[f"{folder.name} {start}"] = command
-    return found
+            commands[f"{folder.name} {start}"] = command
+    return commands
 
 
 def _walk(top: Path) -> Iterator[Path]:
@@ -246,7 +246,7 @@ def _walk(top: Path) -> Iterator[Path]:
 
 
 def _run(*argv: str) -> str:
-    """Standard output, or nothing where there is no such program."""
+    """Return standard output; without such a program, an empty text."""
     try:
         return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a test looks at before and after a run that must change nothing."""
+"""What a test compares before and after a run that must change nothing."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from support.commands import Typed
 
 
 def inside(container: str, *argv: str) -> str:
-    """stdout of a program in a container."""
+    """Run a program in a container; return its standard output."""
     done = subprocess.run(["podman", "exec", container, *argv], capture_output=True, text=True, check=True, timeout=60)
     return done.stdout
 
 
 def untouched(user: Typed, name: str, nodes: list[str]) -> dict[str, Any]:
-    """Start times of the containers, versions of what devenv writes in the API, digests of /etc/kubernetes.
+    """Return start times of the containers, versions of the API objects that devenv writes, digests of /etc/kubernetes.
 
-    kubelet reports a Node's status by itself, so of Node objects the parts that devenv writes are taken.
+    Of Node objects only the parts that devenv writes are compared, because the kubelet updates their status.
     """
     containers = {}
     for node in nodes:
@@ -34,16 +34,16 @@ def untouched(user: Typed, name: str, nodes: list[str]) -> dict[str, Any]:
             "resourceVersion"
         ]
         for item in listed["items"]
-        # The probes' namespace is removed without waiting for its end.
+        # The namespace of the probes is deleted without waiting.
         if not (item["metadata"].get("namespace") or item["metadata"]["name"]).startswith("devenv-validate-")
     }
-    found = json.loads(user.kubectl(name, "get", "nodes", "-o", "json").stdout)["items"]
+    items = json.loads(user.kubectl(name, "get", "nodes", "-o", "json").stdout)["items"]
     return {
         "containers": containers,
         "objects": objects,
         "nodes": {
             item["metadata"]["name"]: (item["metadata"]["labels"], item["metadata"]["annotations"], item["spec"])
-            for item in found
+            for item in items
         },
         "files": {
             node: inside(f"{name}-{node}", "sh", "-c", "find /etc/kubernetes -type f -exec sha256sum {} + | sort")

@@ -1,4 +1,4 @@
-"""A small application in a cluster: a pod that answers with its name, a pod to ask from, a Service with a NodePort."""
+"""A small application in a cluster: a pod that answers with its name, a client pod, a Service with a NodePort."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ spec:
 
 
 def deploy(user: Typed, name: str, folder: Path, *, server: str, client: str) -> None:
-    """Have the application in the environment ``name``, with its pods on these nodes, ready."""
+    """Deploy the application in the environment ``name``, with its pods on these nodes, and wait until it is ready."""
     manifest = folder / "app.yml"
     manifest.write_text(APP.format(image=IMAGE, server=server, client=client))
     user.kubectl(name, "apply", "-f", str(manifest))
@@ -47,12 +47,12 @@ def deploy(user: Typed, name: str, folder: Path, *, server: str, client: str) ->
 
 
 def node_port(user: Typed, name: str) -> int:
-    """The port of the application on every node."""
+    """Return the port of the application on every node."""
     return int(user.kubectl(name, "get", "service", "web", "-o", "jsonpath={.spec.ports[0].nodePort}").stdout)
 
 
 def url(place: str) -> str:
-    """``place`` is ``address:port``, an IPv6 address in brackets. What is there answers with its own name: server."""
+    """Return the URL at which the server answers with its name; ``place`` is ``address:port``, IPv6 in brackets."""
     return f"http://{place}/cgi-bin/hostname"
 
 
@@ -61,7 +61,7 @@ def bracketed(address: str) -> str:
 
 
 def from_host(user: Typed, place: str) -> str:
-    """What this host is told at ``place``; a node may learn of a Service a moment after others."""
+    """Return the answer at ``place``; retries, since nodes do not learn of a Service at the same moment."""
     patience = ("--retry", "10", "--retry-delay", "1", "--retry-connrefused")
     argv = ("/usr/bin/curl", "-sS", "--noproxy", "*", "--max-time", "10", *patience, url(place))
     return user.run(*argv).stdout.strip()
