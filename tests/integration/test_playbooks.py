@@ -1,4 +1,4 @@
-"""Playbooks that need no node, run by real ansible-playbook: bundles, snapshots, nodes that are only written down."""
+"""Playbooks that need no node, run by real ansible-playbook: bundles, snapshots, nodes that exist only in the state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLAYBOOKS = ROOT / "playbooks"
 
 @dataclass
 class Lab:
-    """A home, a cache, and the environment ``lab`` whose machines are none of podman's."""
+    """A home, a cache, and the environment ``lab``, which does not use podman."""
 
     path: Path
 
@@ -44,11 +44,11 @@ class Lab:
         return child.returncode, text
 
     def result(self, playbook: str | Path, *words: str, **extra: Any) -> dict[str, Any]:
-        """The result of the last task of a playbook that ends well."""
+        """Run a playbook that must succeed; return the result of its last task."""
         code, text = self.run(playbook, *words, **extra)
         assert code == 0, text
-        found: dict[str, Any] = json.JSONDecoder().raw_decode(text.rpartition("[localhost] => ")[2])[0]
-        return found
+        result: dict[str, Any] = json.JSONDecoder().raw_decode(text.rpartition("[localhost] => ")[2])[0]
+        return result
 
     def nodes(self) -> list[str]:
         resolved = state.read_profile(self.folder)
@@ -67,7 +67,7 @@ def lab(tmp_path: Path) -> Lab:
 
 
 @pytest.mark.parametrize(
-    ("playbook", "extra", "says"),
+    ("playbook", "extra", "message"),
     [
         ("bundle_export", {}, "devenv_archive is not given"),
         ("bundle_import", {"devenv_archive": "/there/is/none.tar"}, "none.tar"),
@@ -92,11 +92,13 @@ def lab(tmp_path: Path) -> Lab:
         ("node_remove", {"devenv_name": "lab", "devenv_remove": ["master-0"]}, "last control plane node"),
     ],
 )
-def test_refused_before_anything_changes(lab: Lab, playbook: str, extra: dict[str, Any], says: str) -> None:
+def test_a_playbook_with_invalid_input_fails_before_it_changes_anything(
+    lab: Lab, playbook: str, extra: dict[str, Any], message: str
+) -> None:
     before = (lab.folder / "profile.yml").read_bytes()
     code, text = lab.run(playbook, **extra)
     assert code == 2, text
-    assert says in text
+    assert message in text
     assert (lab.folder / "profile.yml").read_bytes() == before
     assert lock.read(lab.folder) is None
     assert not (lab.path / "home" / "environments" / "none").exists()
@@ -122,7 +124,7 @@ def test_check_mode_of_add_ons_needs_no_bundle(lab: Lab, tmp_path: Path, brings:
     assert ("Find the add-ons in the bundle" in text) is not bool(brings)
 
 
-def test_a_bundle_is_carried_to_another_cache(lab: Lab, tmp_path: Path) -> None:
+def test_an_exported_bundle_can_be_imported_into_another_cache(lab: Lab, tmp_path: Path) -> None:
     bundle = bundles.create(lab.cache)
     lab.result("bundle_verify")
     archive = tmp_path / "bundle.tar.gz"
@@ -162,7 +164,7 @@ def test_snapshots_are_listed_and_removed(lab: Lab) -> None:
     assert lab.result("snapshot_list")["__snapshot_list.snapshots"] == []
 
 
-def test_nodes_are_listed(lab: Lab) -> None:
+def test_node_list_returns_one_row_per_node(lab: Lab) -> None:
     rows = {row["name"]: row for row in lab.result("node_list", devenv_name="lab")["__node_list.nodes"]}
     assert list(rows) == ["master-0", "worker-0", "worker-1"]
     assert rows["worker-1"] == {
@@ -172,27 +174,27 @@ def test_nodes_are_listed(lab: Lab) -> None:
 
 
 def first_play(playbook: str, place: Path) -> Path:
-    """A copy of a playbook without the stages that need machines; then it says which nodes the inventory has."""
+    """Copy the first play of a playbook, which needs no machines; append a task that prints the nodes."""
     play = yaml.safe_load((PLAYBOOKS / f"{playbook}.yml").read_text())[0]
-    play["tasks"].append({"name": "Say", "ansible.builtin.debug": {"var": "groups['nodes'] | sort"}})
+    play["tasks"].append({"name": "Show the nodes", "ansible.builtin.debug": {"var": "groups['nodes'] | sort"}})
     text = yaml.safe_dump([play])
     path = place / f"{playbook}.yml"
     path.write_text(re.sub(r"(?<= )tasks/", f"{PLAYBOOKS}/tasks/", text))
     return path
 
 
-def test_nodes_join_and_leave_the_profile_that_the_stages_then_follow(lab: Lab, tmp_path: Path) -> None:
+def test_node_add_and_node_remove_change_the_profile_and_the_inventory(lab: Lab, tmp_path: Path) -> None:
     add, remove = first_play("node_add", tmp_path), first_play("node_remove", tmp_path)
-    said = "groups['nodes'] | sort"
+    nodes = "groups['nodes'] | sort"
     keys = tmp_path / "keys.yml"
     keys.write_text("devenv_add_keys: {memory: 4GiB, cpus: 3, labels.pipe: 'true'}\n")
-    one = lab.result(add, "-e", f"@{keys}", devenv_name="lab")
-    assert one[said] == ["master-0", "worker-0", "worker-1", "worker-2"]
+    added = lab.result(add, "-e", f"@{keys}", devenv_name="lab")
+    assert added[nodes] == ["master-0", "worker-0", "worker-1", "worker-2"]
     resolved = state.read_profile(lab.folder)
     assert resolved is not None
     node = resolved["nodes"][-1]
     assert (node["memory"], node["cpus"], node["labels"]["pipe"]) == (4 << 30, 3, "true")
-    two = lab.result(remove, devenv_name="lab", devenv_remove=["worker-0", "worker-2"])
-    # Those that leave are there until they have left.
-    assert "worker-1" in two[said]
+    removed = lab.result(remove, devenv_name="lab", devenv_remove=["worker-0", "worker-2"])
+    # A node that leaves stays in the inventory until it has left.
+    assert "worker-1" in removed[nodes]
     assert lab.nodes() == ["master-0", "worker-1"]

@@ -22,7 +22,7 @@ from support.commands import start_ansible
 
 CHECKOUT = Path(__file__).parents[2]
 # In two parts, so that this file does not contain them as a whole.
-SECRETS = {way: f"hidden-{way}-" + "8d1f0c2a" for way in ("file", "fd", "env")}
+SECRETS = {delivery: f"hidden-{delivery}-" + "8d1f0c2a" for delivery in ("file", "fd", "env")}
 
 
 @dataclass
@@ -140,12 +140,12 @@ def test_no_output_and_no_file_contains_a_secret(lab: Lab) -> None:
             "URL": "str",
         },
         "values": {"URL": "https://user:{{ hidden_file }}@host/"},
-        "secrets": {f"BY_{way.upper()}": f"{{{{ hidden_{way} }}}}" for way in SECRETS},
+        "secrets": {f"BY_{delivery.upper()}": f"{{{{ hidden_{delivery} }}}}" for delivery in SECRETS},
         "exports": {"LENGTHS": "list"},
         "show_pattern": "^(file|fd|env): ",
     }
     secrets = lab.path / "secrets.yml"
-    secrets.write_text(yaml.safe_dump({f"hidden_{way}": value for way, value in SECRETS.items()}))
+    secrets.write_text(yaml.safe_dump({f"hidden_{delivery}": value for delivery, value in SECRETS.items()}))
     tasks = [
         role(**given),
         {"name": "Show all", "ansible.builtin.debug": {"var": "script_result"}},

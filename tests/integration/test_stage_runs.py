@@ -1,7 +1,7 @@
-"""Real ansible-playbook runs around the stage action and the record callback: killed, interrupted, at once, refused.
+"""Real ansible-playbook runs with the stage action and the record callback: killed, interrupted, concurrent, refused.
 
-They need neither root nor a container: the plays are short ones on this machine, with an inventory that says what the
-profile plugin would.
+They need neither root nor a container: the plays are short and run on this machine, with an inventory that has the same
+variables as that of the profile plugin.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TAIL = """
     - {name: Begin the stage, devenv.lab.stage: {name: validate}}
     - {name: End the stage, devenv.lab.stage: {name: validate, state: end}}
 """
-# The module's program starts another that has no marker and does not listen to SIGTERM: the worst case.
+# The worst case: the module's program starts another one that has no marker and ignores SIGTERM.
 LONG = """
 - name: prepare | Work long
   hosts: nodes
@@ -76,8 +76,8 @@ class Lab:
         place.write_text("---" + "".join(plays).replace("WORKING", str(self.path / "working")))
         return place
 
-    def inventory(self, name: str = "aio", asked: str = "aio") -> Path:
-        resolved = resolve(asked)
+    def inventory(self, name: str = "aio", profile: str = "aio") -> Path:
+        resolved = resolve(profile)
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         hosts = {node["name"]: local for node in resolved["nodes"]}
         tree = {
@@ -86,7 +86,7 @@ class Lab:
                 "children": {"nodes": {"hosts": hosts}},
             }
         }
-        place = self.path / f"inventory-{name}-{asked}.yml"
+        place = self.path / f"inventory-{name}-{profile}.yml"
         place.write_text(yaml.safe_dump(tree))
         return place
 
@@ -104,12 +104,12 @@ class Lab:
         return child.returncode, text
 
     def last(self, document: str, name: str = "aio") -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((runs.folders(self.folder(name))[-1] / document).read_text())
-        return found
+        content: dict[str, Any] = json.loads((runs.folders(self.folder(name))[-1] / document).read_text())
+        return content
 
 
 def workers(lab: Lab) -> list[int]:
-    """Living processes of LONG's task in this lab, down to the loop without a marker."""
+    """Return the running processes of LONG's task in this lab, including the loop without a marker."""
     return [
         process.pid
         for process in processes.all_processes().values()
@@ -120,7 +120,7 @@ def workers(lab: Lab) -> list[int]:
 def settle(condition: Callable[[], bool], limit: float = 30) -> None:
     end = time.monotonic() + limit
     while not condition():
-        assert time.monotonic() < end, "did not come about in time"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.05)
 
 
@@ -138,7 +138,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 def working(lab: Lab, *more: str, **options: Any) -> subprocess.Popen[str]:
-    """A run in the middle of LONG."""
+    """Start a run and wait until it executes LONG."""
     run = lab.start(lab.playbook(HEAD, LONG, TAIL), *more, **options)
     settle(lambda: (lab.path / "working").exists() or run.poll() is not None)
     assert run.poll() is None, run.communicate()[0]
@@ -162,7 +162,7 @@ def test_a_good_run_leaves_records_and_no_lock(lab: Lab) -> None:
     assert "devenv.lab.stage" not in (place / "metadata.json").read_text()
 
 
-def test_kill_9_in_a_long_module_and_the_next_run_ends_it_and_goes_on(lab: Lab) -> None:
+def test_after_kill_9_in_a_long_module_the_next_run_stops_the_module_and_succeeds(lab: Lab) -> None:
     run = working(lab)
     before = workers(lab)
     run.kill()
@@ -180,7 +180,7 @@ DOWN = "\n- name: down | Remove\n  hosts: localhost\n  gather_facts: false\n  ta
 )
 
 
-def test_kill_9_and_down_at_once(lab: Lab) -> None:
+def test_down_right_after_kill_9_removes_the_environment(lab: Lab) -> None:
     run = working(lab)
     run.kill()
     run.wait()
@@ -194,13 +194,13 @@ def test_kill_9_and_down_at_once(lab: Lab) -> None:
     assert "down | Remove" in (history[-1] / "log.txt").read_text()
 
 
-def test_down_takes_what_was_merged_out_of_the_users_kubeconfig(lab: Lab) -> None:
+def test_down_removes_the_merged_context_from_the_users_kubeconfig(lab: Lab) -> None:
     assert lab.run(lab.playbook(HEAD, TAIL))[0] == 0
-    own, users = lab.folder() / "clusters" / "main" / "kubeconfig", lab.path / "config"
-    own.parent.mkdir(parents=True)
-    own.write_text(yaml.safe_dump({"contexts": [{"name": "devenv-aio", "context": {}}]}))
+    merged, users = lab.folder() / "clusters" / "main" / "kubeconfig", lab.path / "config"
+    merged.parent.mkdir(parents=True)
+    merged.write_text(yaml.safe_dump({"contexts": [{"name": "devenv-aio", "context": {}}]}))
     users.write_text(yaml.safe_dump({"contexts": [{"name": "work", "context": {}}]}))
-    kubeconfig_merge.merge(own, {"KUBECONFIG": str(users)})
+    kubeconfig_merge.merge(merged, {"KUBECONFIG": str(users)})
     assert "devenv-aio" in users.read_text()
     code, text = lab.run(lab.playbook(DOWN), "--check")
     assert code == 0, text
@@ -208,12 +208,12 @@ def test_down_takes_what_was_merged_out_of_the_users_kubeconfig(lab: Lab) -> Non
     # From a shell with another KUBECONFIG.
     code, text = lab.run(lab.playbook(DOWN), env={"HOME": str(lab.path), "KUBECONFIG": ""})
     assert code == 0, text
-    assert [one["name"] for one in yaml.safe_load(users.read_text())["contexts"]] == ["work"]
+    assert [context["name"] for context in yaml.safe_load(users.read_text())["contexts"]] == ["work"]
     assert not lab.folder().exists()
 
 
-def test_kill_9_of_a_run_without_callback_leaves_workers_that_are_known(lab: Lab) -> None:
-    """Without the callback nothing carries a marker but what the lock says."""
+def test_after_kill_9_of_a_run_without_callback_the_next_run_stops_its_workers(lab: Lab) -> None:
+    """Without the callback no process has a marker; only the lock identifies them."""
     (lab.path / "empty.cfg").write_text("")
     bare = {
         "ANSIBLE_CONFIG": str(lab.path / "empty.cfg"),
@@ -227,7 +227,7 @@ def test_kill_9_of_a_run_without_callback_leaves_workers_that_are_known(lab: Lab
     assert workers(lab) == []
 
 
-def test_a_killed_command_takes_its_run_along(lab: Lab) -> None:
+def test_a_run_whose_command_was_killed_is_stopped_by_the_next_run(lab: Lab) -> None:
     owner = subprocess.Popen(["sleep", "60"])
     try:
         process = processes.read_process(owner.pid)
@@ -256,7 +256,7 @@ def test_ctrl_c_keeps_the_state_and_leaves_no_process_and_no_lock(lab: Lab) -> N
     assert (lab.folder() / "profile.yml").exists()
 
 
-def test_a_second_run_says_who_holds_it_and_the_first_goes_on(lab: Lab) -> None:
+def test_a_second_run_fails_with_the_holder_and_the_first_continues(lab: Lab) -> None:
     run = working(lab)
     code, text = lab.run(lab.playbook(HEAD, TAIL))
     assert code != 0
@@ -267,12 +267,12 @@ def test_a_second_run_says_who_holds_it_and_the_first_goes_on(lab: Lab) -> None:
     assert "holds the environment aio" in text
     assert run.poll() is None
     assert workers(lab)
-    found = lock.read(lab.folder())
-    assert found is not None
-    assert found.pid == run.pid
+    holder = lock.read(lab.folder())
+    assert holder is not None
+    assert holder.pid == run.pid
 
 
-def test_two_environments_do_not_touch_each_other(lab: Lab) -> None:
+def test_runs_of_two_environments_do_not_affect_each_other(lab: Lab) -> None:
     run = working(lab)
     code, text = lab.run(lab.playbook(HEAD, TAIL), inventory=lab.inventory("other"))
     assert code == 0, text
@@ -293,7 +293,7 @@ def fails(stage: str, result: str = '{msg: "bad TOKEN"}') -> str:
 """
 
 
-def test_a_failed_run_gives_the_lock_back_and_says_where(lab: Lab) -> None:
+def test_a_failed_run_releases_the_lock_and_records_stage_task_and_line(lab: Lab) -> None:
     code, text = lab.run(lab.playbook(HEAD, fails("provision"), TAIL))
     assert code == 2, text
     assert lock.read(lab.folder()) is None
@@ -312,13 +312,13 @@ def test_a_failed_run_gives_the_lock_back_and_says_where(lab: Lab) -> None:
 
 
 def with_nodes(lab: Lab) -> None:
-    """Give the environment nodes, none of which answers."""
+    """Add nodes to the environment, none of which is reachable."""
     assert lab.run(lab.playbook(HEAD, TAIL))[0] == 0
     plan = network_plan.make(resolve("aio"), {"ipv4": "127.77.0.0/24"})
     state.write_network(lab.folder(), {**plan, "bridge": "podman77"})
 
 
-def test_a_failed_run_gathers_what_its_nodes_know(lab: Lab) -> None:
+def test_a_failed_run_gathers_an_archive_and_copies_it_to_the_artifacts(lab: Lab) -> None:
     with_nodes(lab)
     code, text = lab.run(lab.playbook(HEAD, fails("provision"), TAIL), "-e", f"devenv_artifacts={lab.path}/artifacts")
     assert code == 2, text
@@ -337,15 +337,15 @@ def test_a_failed_run_gathers_what_its_nodes_know(lab: Lab) -> None:
     assert copy.stat().st_mode & 0o777 == 0o600
 
 
-def test_ctrl_c_while_it_gathers_leaves_the_failure_as_it_is(lab: Lab) -> None:
+def test_ctrl_c_during_gather_keeps_the_recorded_failure(lab: Lab) -> None:
     with_nodes(lab)
-    programs, asked = lab.path / "bin", lab.path / "working"
+    programs, started = lab.path / "bin", lab.path / "working"
     programs.mkdir()
     ssh = programs / "ssh"
-    ssh.write_text(f"#!/bin/sh\ntouch {asked}\nexec sleep 60 # {asked}\n")
+    ssh.write_text(f"#!/bin/sh\ntouch {started}\nexec sleep 60 # {started}\n")
     ssh.chmod(0o755)
     run = lab.start(lab.playbook(HEAD, fails("provision"), TAIL), env={"PATH": f"{programs}:{os.environ['PATH']}"})
-    settle(asked.exists)
+    settle(started.exists)
     run.send_signal(signal.SIGINT)
     text, _ = run.communicate(timeout=30)
     assert run.returncode == 2, text
@@ -364,9 +364,11 @@ def test_ctrl_c_while_it_gathers_leaves_the_failure_as_it_is(lab: Lab) -> None:
         ((fails("validate"),), ()),
         ((HEAD, fails("provision")), ("--check",)),
     ],
-    ids=["not wanted", "nothing changed", "only looked", "check mode"],
+    ids=["disabled", "nothing changed", "read-only stage", "check mode"],
 )
-def test_a_failed_run_that_gathers_nothing(lab: Lab, plays: tuple[str, ...], words: tuple[str, ...]) -> None:
+def test_a_failed_run_gathers_nothing_if_disabled_or_unchanged(
+    lab: Lab, plays: tuple[str, ...], words: tuple[str, ...]
+) -> None:
     with_nodes(lab)
     code, text = lab.run(lab.playbook(*plays), *words)
     assert code == 2, text
@@ -374,7 +376,7 @@ def test_a_failed_run_that_gathers_nothing(lab: Lab, plays: tuple[str, ...], wor
     assert list(lab.folder().rglob("gather.tar.gz")) == []
 
 
-def test_preflight_that_fails_leaves_no_environment_but_its_log(lab: Lab) -> None:
+def test_a_failed_preflight_leaves_only_its_log(lab: Lab) -> None:
     code, text = lab.run(lab.playbook(fails("preflight"), TAIL))
     assert code == 2, text
     assert list((lab.home / "environments").iterdir()) == []
@@ -382,7 +384,7 @@ def test_preflight_that_fails_leaves_no_environment_but_its_log(lab: Lab) -> Non
     assert json.loads((place / "failure.json").read_text())["exit"] == 9
 
 
-def test_preflight_that_fails_on_an_environment_with_nodes_leaves_it(lab: Lab) -> None:
+def test_a_failed_preflight_keeps_an_existing_environment(lab: Lab) -> None:
     assert lab.run(lab.playbook(HEAD, fails("provision")))[0] == 2
     assert lab.run(lab.playbook(fails("preflight")))[0] == 2
     assert lab.folder().is_dir()
@@ -405,7 +407,7 @@ def test_a_profile_that_cannot_be_applied_is_refused_with_the_difference(lab: La
     assert json.loads((place / "failure.json").read_text())["exit"] == 14
 
 
-def test_no_profile_fails_by_name_and_makes_nothing(lab: Lab) -> None:
+def test_a_run_without_a_profile_fails_and_creates_nothing(lab: Lab) -> None:
     empty = lab.path / "empty.yml"
     empty.write_text("all: {}\n")
     code, text = lab.run(lab.playbook(HEAD, TAIL), inventory=empty)
@@ -426,7 +428,7 @@ def test_a_run_without_a_stage_leaves_nothing(lab: Lab) -> None:
   hosts: localhost
   gather_facts: false
   tasks:
-    - {name: Say, ansible.builtin.debug: {}}
+    - {name: Show a message, ansible.builtin.debug: {}}
 """
     code, text = lab.run(lab.playbook(play), env={"ARTIFACT_DIR": str(lab.path / "a")})
     assert code == 0, text
@@ -434,12 +436,12 @@ def test_a_run_without_a_stage_leaves_nothing(lab: Lab) -> None:
     assert not (lab.path / "a").exists()
 
 
-@pytest.mark.parametrize(("owner", "told"), [("", True), ("1:1", False)])
-def test_cluster_says_at_the_end_how_to_go_on_unless_the_command_does(lab: Lab, owner: str, told: bool) -> None:
+@pytest.mark.parametrize(("owner", "prints"), [("", True), ("1:1", False)])
+def test_cluster_prints_the_next_steps_unless_the_command_does(lab: Lab, owner: str, prints: bool) -> None:
     last = lab.path / "last.yml"
     last.write_text(yaml.safe_dump(yaml.safe_load((CHECKOUT / "playbooks" / "cluster.yml").read_text())[-1:]))
     env = {"DEVENV_OWNER": owner} if owner else {}
     code, text = lab.run(last, "-e", f"devenv_state={lab.folder()}", env=env)
     assert code == 0, text
-    assert (f"export KUBECONFIG={lab.folder()}/clusters/main/kubeconfig" in text) is told
-    assert ("-e devenv_name=aio" in text) is told
+    assert (f"export KUBECONFIG={lab.folder()}/clusters/main/kubeconfig" in text) is prints
+    assert ("-e devenv_name=aio" in text) is prints

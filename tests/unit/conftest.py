@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-# A loaded machine is slow; that is no fault of what is tested.
+# Without a deadline: a loaded machine is slow, which is not a defect of the code.
 settings.register_profile("devenv", deadline=None)
 settings.load_profile("devenv")

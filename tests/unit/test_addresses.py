@@ -75,7 +75,7 @@ def test_choice_is_free_and_the_first(used: list[tuple[int, int]]) -> None:
         assert addresses.choose(POOLS, taken, ["ipv4"]) == {"ipv4": str(free[0])}
 
 
-def test_plan_of_both_families() -> None:
+def test_a_plan_has_addresses_of_both_families() -> None:
     network = network_plan.make(resolved("master-0", "worker-0", families=("ipv4", "ipv6")), BOTH)
     assert network == {
         "subnets": BOTH,
@@ -108,15 +108,15 @@ def test_plan_follows_the_order_of_families() -> None:
 
 def test_leaving_nodes_stay_until_they_are_forgotten() -> None:
     first = network_plan.make(resolved("master-0", "worker-0", "worker-1"), BOTH)
-    wanted = resolved("master-0", "worker-1", "worker-2")
-    assert network_plan.leaving(wanted, first) == ["worker-0"]
-    assert network_plan.leaving(wanted, None) == []
-    after = network_plan.make(wanted, BOTH, first)
+    desired = resolved("master-0", "worker-1", "worker-2")
+    assert network_plan.leaving(desired, first) == ["worker-0"]
+    assert network_plan.leaving(desired, None) == []
+    after = network_plan.make(desired, BOTH, first)
     assert list(after["nodes"]) == ["master-0", "worker-1", "worker-2", "worker-0"]
     assert after["nodes"]["worker-0"] == first["nodes"]["worker-0"]
-    assert after["nodes"]["worker-2"]["index"] == 3, "the place of one that leaves is not free"
+    assert after["nodes"]["worker-2"]["index"] == 3, "the index of a leaving node is not free"
     assert network_plan.forget(after, ["worker-0"]) == network_plan.make(
-        wanted, BOTH, network_plan.forget(after, ["worker-0"])
+        desired, BOTH, network_plan.forget(after, ["worker-0"])
     )
     assert network_plan.forget(after, ["nobody"]) == after
 
@@ -125,23 +125,23 @@ def test_an_old_network_file_without_groups_is_accepted() -> None:
     first = network_plan.make(resolved("master-0", "worker-0"), BOTH)
     for node in first["nodes"].values():
         del node["group"], node["cluster"]
-    left = network_plan.make(resolved("master-0"), BOTH, first)["nodes"]["worker-0"]
-    assert (left["group"], left["cluster"], left["index"]) == ("", None, 1)
+    leaving = network_plan.make(resolved("master-0"), BOTH, first)["nodes"]["worker-0"]
+    assert (leaving["group"], leaving["cluster"], leaving["index"]) == ("", None, 1)
 
 
 def test_clusters_keep_their_virtual_addresses() -> None:
-    wanted = resolved("master-0", "master-1")
-    wanted["clusters"] = {"b": {}, "a": {}}
-    wanted["nodes"][0]["cluster"], wanted["nodes"][1]["cluster"] = "b", "a"
-    first = network_plan.make(wanted, BOTH)
-    assert [(name, one["index"], one["virtual"]["ipv4"]) for name, one in first["clusters"].items()] == [
+    desired = resolved("master-0", "master-1")
+    desired["clusters"] = {"b": {}, "a": {}}
+    desired["nodes"][0]["cluster"], desired["nodes"][1]["cluster"] = "b", "a"
+    first = network_plan.make(desired, BOTH)
+    assert [(name, cluster["index"], cluster["virtual"]["ipv4"]) for name, cluster in first["clusters"].items()] == [
         ("b", 0, "10.213.4.5"),
         ("a", 1, "10.213.4.6"),
     ]
-    wanted["clusters"] = {"c": {}, "a": {}}
-    wanted["nodes"][0]["cluster"] = "c"
-    second = network_plan.make(wanted, BOTH, first)
-    assert {name: one["index"] for name, one in second["clusters"].items()} == {"c": 2, "a": 1, "b": 0}
+    desired["clusters"] = {"c": {}, "a": {}}
+    desired["nodes"][0]["cluster"] = "c"
+    second = network_plan.make(desired, BOTH, first)
+    assert {name: cluster["index"] for name, cluster in second["clusters"].items()} == {"c": 2, "a": 1, "b": 0}
     assert list(network_plan.forget(second, [])["clusters"]) == ["c", "a"], "nothing is left of b"
 
 
@@ -158,15 +158,15 @@ names = st.integers(0, 12).map(lambda number: f"worker-{number}")
 @given(st.lists(st.tuples(st.sets(names, min_size=1), st.booleans()), min_size=1, max_size=8))
 def test_nodes_never_share_an_index(steps: list[tuple[set[str], bool]]) -> None:
     network: dict[str, Any] | None = None
-    for wanted, forgets in steps:
-        plan = network_plan.make(resolved(*sorted(wanted)), BOTH, network)
+    for desired, forgets in steps:
+        plan = network_plan.make(resolved(*sorted(desired)), BOTH, network)
         places = [node["index"] for node in plan["nodes"].values()]
         assert len(set(places)) == len(places)
         for name, node in (network or {}).get("nodes", {}).items():
-            assert plan["nodes"][name] == node, "who has a place keeps it"
-        left = network_plan.leaving(resolved(*sorted(wanted)), plan)
-        network = network_plan.forget(plan, left) if forgets else plan
-        assert set(network["nodes"]) >= wanted
+            assert plan["nodes"][name] == node, "an existing node keeps its index"
+        leaving = network_plan.leaving(resolved(*sorted(desired)), plan)
+        network = network_plan.forget(plan, leaving) if forgets else plan
+        assert set(network["nodes"]) >= desired
 
 
 def test_plan_keeps_indexes_and_fills_the_lowest_gap() -> None:
@@ -186,9 +186,9 @@ def test_plan_keeps_indexes_and_fills_the_lowest_gap() -> None:
 
 
 def test_plan_of_the_same_input_is_the_same() -> None:
-    wanted = resolved("master-0", "worker-0", families=("ipv4", "ipv6"))
-    first = network_plan.make(wanted, BOTH)
-    assert network_plan.make(wanted, BOTH, first) == first
+    desired = resolved("master-0", "worker-0", families=("ipv4", "ipv6"))
+    first = network_plan.make(desired, BOTH)
+    assert network_plan.make(desired, BOTH, first) == first
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_plan_of_the_same_input_is_the_same() -> None:
         ("10.213.4.0/22", 1012, "10.213.7.254"),
     ],
 )
-def test_address(subnet: str, index: int, expected: str) -> None:
+def test_an_address_follows_from_subnet_and_index(subnet: str, index: int, expected: str) -> None:
     assert str(addresses.address(subnet, index)) == expected
 
 
@@ -231,8 +231,8 @@ def test_macs_are_local_unicast_and_differ(subnets: dict[str, str]) -> None:
     assert len({addresses.mac(many, index) for index in range(1000)}) == 1000
     macs = [addresses.mac(subnets, index) for index in range(245)]
     assert len(set(macs)) == 245
-    for one in macs:
-        first = int(one[:2], 16)
+    for mac in macs:
+        first = int(mac[:2], 16)
         assert first & 0b10, "locally administered"
         assert not first & 0b01, "unicast"
     assert macs == [addresses.mac(dict(subnets), index) for index in range(245)]
@@ -252,7 +252,7 @@ def test_macs_of_other_subnets_differ() -> None:
         ("fd01::/48", 0x1234, "fd01:0:0:1234::/64"),
     ],
 )
-def test_pod_cidr(pool: str, index: int, expected: str) -> None:
+def test_pod_cidr_follows_from_pool_and_index(pool: str, index: int, expected: str) -> None:
     assert addresses.pod_cidr(pool, index) == expected
 
 
@@ -267,10 +267,10 @@ def test_pod_cidr_beyond_the_pool_is_refused(pool: str, index: int) -> None:
 def test_pod_ranges_lie_in_the_pool_and_apart(prefix: int, data: st.DataObject) -> None:
     pool = ipaddress.IPv4Network(("10.0.0.0", prefix))
     last = 2 ** (24 - prefix) - 1
-    one, two = data.draw(st.integers(0, last)), data.draw(st.integers(0, last))
-    first, second = (ipaddress.IPv4Network(addresses.pod_cidr(str(pool), index)) for index in (one, two))
+    indexes = data.draw(st.integers(0, last)), data.draw(st.integers(0, last))
+    first, second = (ipaddress.IPv4Network(addresses.pod_cidr(str(pool), index)) for index in indexes)
     assert first.subnet_of(pool)
-    assert (one == two) == first.overlaps(second)
+    assert (indexes[0] == indexes[1]) == first.overlaps(second)
 
 
 def moved_network() -> dict[str, Any]:
@@ -279,7 +279,7 @@ def moved_network() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("text", "own"),
+    ("text", "expected"),
     [
         ("", ["10.213.9.11", "fd77:6465:7600:9::11"]),
         ("10.213.9.77", ["10.213.9.77", "fd77:6465:7600:9::77"]),
@@ -287,17 +287,17 @@ def moved_network() -> dict[str, Any]:
         ("10.213.9.10", ["10.213.9.10", "fd77:6465:7600:9::10"]),
     ],
 )
-def test_a_moved_node_keeps_everything_but_its_address(text: str, own: list[str]) -> None:
+def test_a_moved_node_keeps_everything_but_its_address(text: str, expected: list[str]) -> None:
     before = moved_network()
     after = network_plan.move(before, "master-0", text)
     node = after["nodes"]["master-0"]
-    assert list(node["addresses"].values()) == own
+    assert list(node["addresses"].values()) == expected
     assert (node["index"], node["mac"]) == (0, before["nodes"]["master-0"]["mac"])
-    # The next claim keeps it, and a node that comes gets an address that nobody has.
+    # The next claim keeps the address, and a new node gets a free one.
     more = resolve("aio-dualstack-static", overrides={"nodes.worker-0": {}})
     planned = network_plan.make(more, after["subnets"], after)["nodes"]
     assert planned["master-0"] == node
-    assert not set(planned["worker-0"]["addresses"].values()) & set(own)
+    assert not set(planned["worker-0"]["addresses"].values()) & set(expected)
 
 
 @pytest.mark.parametrize(

@@ -68,10 +68,10 @@ def test_nodes_are_added_and_removed(name: str, overrides: dict[str, Any], names
 
 
 def test_the_endpoint_follows_the_number_of_masters() -> None:
-    one = resolve("aio")
-    two = amend.amend(one, {"nodes.master-1": {}})
-    assert [r["clusters"]["main"]["endpoint"]["kind"] for r in (one, two)] == ["node", "virtual"]
-    assert amend.amend(two, {"nodes.master-1": None}) == one
+    single = resolve("aio")
+    double = amend.amend(single, {"nodes.master-1": {}})
+    assert [r["clusters"]["main"]["endpoint"]["kind"] for r in (single, double)] == ["node", "virtual"]
+    assert amend.amend(double, {"nodes.master-1": None}) == single
 
 
 def test_a_second_change_keeps_the_first(tmp_path: Path) -> None:

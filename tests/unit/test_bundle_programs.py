@@ -396,7 +396,7 @@ def test_programs_of_images_have_the_official_paths() -> None:
     assert {short for short in versions.resolve().images if not images.programs_in(short)} == {"pause", "probe"}
 
 
-def test_images_required_by_kubeadm(tmp_path: Path) -> None:
+def test_kubeadm_lists_the_required_images(tmp_path: Path) -> None:
     with pytest.raises(DevenvError) as caught:
         images.required_by(script(tmp_path / "kubeadm", "exit 1"), "1.36.3")
     assert caught.value.reason.id == "bundle_build"

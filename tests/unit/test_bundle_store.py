@@ -534,7 +534,7 @@ def test_an_unknown_source_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["archive", "folder of archives", "bundle", "folder of bundles"])
-def test_directory_imports_from(tmp_path: Path, kind: str) -> None:
+def test_a_directory_source_imports_archives_and_bundles(tmp_path: Path, kind: str) -> None:
     original = create(tmp_path / "a")
     file = archive.export(original, tmp_path / "mirror" / "x.tar")
     (tmp_path / "mirror" / "README").write_text("not a bundle")
@@ -554,7 +554,7 @@ def test_directory_imports_from(tmp_path: Path, kind: str) -> None:
     assert sources.ensure(options=options, cache_dir=tmp_path / "cache", source="directory")[1] is False
 
 
-def test_directory_without_a_bundle(tmp_path: Path) -> None:
+def test_a_directory_without_a_bundle_is_refused(tmp_path: Path) -> None:
     for place in (None, tmp_path / "absent", tmp_path):
         error = fail(tmp_path / "cache", source="directory", options=sources.Options(directory=place))
         assert error.reason.id == "bundle_not_in_directory"

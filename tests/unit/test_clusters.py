@@ -61,5 +61,5 @@ def test_a_missing_variable_is_named() -> None:
         clusters.from_hostvars(["a"], hostvars)
 
 
-def test_no_hosts_no_clusters() -> None:
+def test_without_hosts_there_are_no_clusters() -> None:
     assert clusters.from_hostvars([], {}) == []

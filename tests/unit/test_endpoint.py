@@ -15,14 +15,14 @@ ADDRESSES = {"ipv4": ["10.0.0.5", "10.0.0.1{}"], "ipv6": ["fd00::5", "fd00::1{}"
 STACKS = (["ipv4"], ["ipv6"], ["ipv4", "ipv6"], ["ipv6", "ipv4"])
 
 
-def variables(stack: list[str], masters: int, own: int = 0) -> dict[str, Any]:
-    """Return the variables of the templates on ``master-<own>`` of a cluster."""
+def variables(stack: list[str], masters: int, index: int = 0) -> dict[str, Any]:
+    """Return the variables of the templates on ``master-<index>`` of a cluster."""
     names = [f"master-{number}" for number in range(masters)]
     hostvars = {
         name: {"devenv_addresses": [ADDRESSES[family][1].format(number) for family in stack]}
         for number, name in enumerate(names)
     }
-    me = names[own]
+    me = names[index]
     return {
         **yaml.safe_load((ROLE / "defaults/main.yml").read_text()),
         "inventory_hostname": me,
@@ -32,7 +32,7 @@ def variables(stack: list[str], masters: int, own: int = 0) -> dict[str, Any]:
         "endpoint_addresses": [ADDRESSES[family][0] for family in stack],
         "endpoint_control_plane": names,
         "__endpoint_interface": "eth0",
-        "__endpoint_priority": 254 - own,
+        "__endpoint_priority": 254 - index,
         "__endpoint_peers": [name for name in names if name != me],
     }
 
@@ -47,8 +47,8 @@ def rendered(template: str, given: dict[str, Any]) -> str:
 
 def blocks(text: str) -> dict[str, str]:
     """Return the top-level blocks of keepalived by their headers."""
-    found = re.findall(r"(?ms)^(\w[^{\n]*) \{\n(.*?)^\}$", text)
-    return dict(found)
+    matches = re.findall(r"(?ms)^(\w[^{\n]*) \{\n(.*?)^\}$", text)
+    return dict(matches)
 
 
 @pytest.mark.parametrize("stack", STACKS, ids="-".join)
@@ -69,8 +69,8 @@ def test_every_master_is_behind_the_proxy(stack: list[str], masters: int) -> Non
 @pytest.mark.parametrize("stack", STACKS, ids="-".join)
 def test_addresses_of_all_families_are_on_one_node(stack: list[str]) -> None:
     seen = []
-    for own in range(3):
-        text = rendered("keepalived.conf.j2", variables(stack, 3, own))
+    for index in range(3):
+        text = rendered("keepalived.conf.j2", variables(stack, 3, index))
         assert text.count("{") == text.count("}")
         parts = blocks(text)
         assert [head.split()[1] for head in parts if head.startswith("vrrp_instance")] == stack
@@ -80,10 +80,10 @@ def test_addresses_of_all_families_are_on_one_node(stack: list[str]) -> None:
         for family in stack:
             part = parts[f"vrrp_instance {family}"]
             virtual, node = ADDRESSES[family]
-            assert re.search(rf"unicast_src_ip {re.escape(node.format(own))}\n", part)
+            assert re.search(rf"unicast_src_ip {re.escape(node.format(index))}\n", part)
             peers = re.search(r"unicast_peer \{\n(.*?)\}", part, re.DOTALL)
             assert peers is not None
-            assert peers[1].split() == [node.format(other) for other in range(3) if other != own]
+            assert peers[1].split() == [node.format(other) for other in range(3) if other != index]
             assert f"{virtual}/{'128' if family == 'ipv6' else '32'}" in part
             assert "nopreempt" in part
             seen.append((family, re.findall(r"(?:virtual_router_id|priority) (\d+)", part)))
@@ -111,12 +111,12 @@ def test_the_router_id_follows_from_the_address(address: str, router: int) -> No
 def test_the_port_of_the_virtual_addresses_is_redirected_to_the_proxy(stack: list[str]) -> None:
     text = rendered("redirect.nft.j2", variables(stack, 3))
     rules = re.findall(r"(?m)^    (ip6? daddr .*)$", text)
-    wanted = {
+    expected = {
         "ipv4": "ip daddr 10.0.0.5 tcp dport 6443 dnat ip to 10.0.0.5:8443",
         "ipv6": "ip6 daddr fd00::5 tcp dport 6443 dnat ip6 to [fd00::5]:8443",
     }
     # For traffic from outside and from the node, both before kube-proxy at -100.
-    assert rules == [wanted[family] for family in stack] * 2
+    assert rules == [expected[family] for family in stack] * 2
     assert re.findall(r"type nat hook (\w+) priority (-?\d+);", text) == [("prerouting", "-105"), ("output", "-105")]
     # Loading the file again replaces the table.
     assert re.search(r"(?m)^table inet devenv_endpoint\ndelete table inet devenv_endpoint\ntable", text)

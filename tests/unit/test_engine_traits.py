@@ -57,24 +57,24 @@ def decided(tree: ast.AST, names: set[str]) -> Iterator[ast.Constant]:
         elif isinstance(node, ast.Dict):
             pairs = zip(node.keys, node.values, strict=True)
             places += [v for k, v in pairs if isinstance(k, ast.Constant) and "engine" in str(k.value)]
-        yield from (one for one in places if isinstance(one, ast.Constant) and one.value in names)
+        yield from (place for place in places if isinstance(place, ast.Constant) and place.value in names)
 
 
 def sources() -> list[Path]:
     folders = (ROOT / "plugins", ROOT / "wrapper" / "src" / "devenv")
-    found = [path for folder in folders for path in folder.rglob("*.py") if not path.name.startswith(tuple(NAMES))]
-    return [path for path in found if not any(own in path.as_posix() for own in OWN)]
+    paths = [path for folder in folders for path in folder.rglob("*.py") if not path.name.startswith(tuple(NAMES))]
+    return [path for path in paths if not any(folder in path.as_posix() for folder in OWN)]
 
 
 def test_no_code_decides_by_the_name_of_an_engine() -> None:
     checked = sources()
     assert len(checked) > 200
-    found = [
-        f"{path.relative_to(ROOT)}:{one.lineno}: {one.value}"
+    decisions = [
+        f"{path.relative_to(ROOT)}:{constant.lineno}: {constant.value}"
         for path in checked
-        for one in decided(ast.parse(path.read_text()), NAMES)
+        for constant in decided(ast.parse(path.read_text()), NAMES)
     ]
-    assert found == []
+    assert decisions == []
 
 
 @pytest.mark.parametrize(

@@ -69,13 +69,13 @@ def by_dotenv(text: str) -> dict[str, str | None]:
 
 def by_github(text: str) -> dict[str, str]:
     """As GitHub documents the file: NAME=VALUE, or NAME<<END, lines, END."""
-    found, lines = {}, iter(text.split("\n"))
+    variables, lines = {}, iter(text.split("\n"))
     for line in lines:
         if not line:
             continue
         equals, begin = line.find("="), line.find("<<")
         if equals >= 0 and (begin < 0 or equals < begin):
-            found[line[:equals]] = line[equals + 1 :]
+            variables[line[:equals]] = line[equals + 1 :]
             continue
         name, end = line[:begin], line[begin + 2 :]
         value = []
@@ -83,8 +83,8 @@ def by_github(text: str) -> dict[str, str]:
             if inner == end:
                 break
             value.append(inner)
-        found[name] = "\n".join(value)
-    return found
+        variables[name] = "\n".join(value)
+    return variables
 
 
 def by_kubelet(value: str) -> str:
@@ -143,7 +143,7 @@ def test_github_reads_any_value_back(value: str) -> None:
     assert by_github(env_file.render({"A": value, "B": "b"}, "github")) == {"A": value, "B": "b"}
 
 
-def test_github_hard_values() -> None:
+def test_difficult_values_survive_the_format_of_github() -> None:
     assert by_github(env_file.render(HARD, "github")) == HARD
 
 
@@ -203,16 +203,16 @@ def test_an_unknown_format_is_rejected_with_the_known_ones() -> None:
         env_file.render({"A": "b"}, "csh")
 
 
-def test_the_profile_as_variables() -> None:
-    found = env_file.of_profile(resolve("master-2pipe-dualstack-static"))
-    assert found["DEVENV_FAMILIES"] == "ipv4 ipv6"
-    assert found["DEVENV_NODES"] == "master-0 worker-0 worker-1"
-    assert (found["DEVENV_CONTROL_PLANE"], found["DEVENV_WORKERS"]) == ("master-0", "worker-0 worker-1")
-    assert len(found["DEVENV_POD_SUBNETS"].split()) == len(found["DEVENV_SERVICE_SUBNETS"].split()) == 2
-    assert json.loads(found["DEVENV_NODE_LABELS"])["worker-0"] == {"pipe": "true"}
+def test_a_profile_gives_variables_of_nodes_and_subnets() -> None:
+    variables = env_file.of_profile(resolve("master-2pipe-dualstack-static"))
+    assert variables["DEVENV_FAMILIES"] == "ipv4 ipv6"
+    assert variables["DEVENV_NODES"] == "master-0 worker-0 worker-1"
+    assert (variables["DEVENV_CONTROL_PLANE"], variables["DEVENV_WORKERS"]) == ("master-0", "worker-0 worker-1")
+    assert len(variables["DEVENV_POD_SUBNETS"].split()) == len(variables["DEVENV_SERVICE_SUBNETS"].split()) == 2
+    assert json.loads(variables["DEVENV_NODE_LABELS"])["worker-0"] == {"pipe": "true"}
 
 
-def test_filters() -> None:
+def test_the_filters_match_the_functions() -> None:
     render, of_profile = EnvFile().filters()["env_file"], ProfileEnv().filters()["profile_env"]
     assert render({"A": "b c"}) == "export A='b c'\n"
     assert render({"A": "b c"}, "github") == "A=b c\n"

@@ -28,7 +28,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "found"),
+    ("text", "kind", "content"),
     [
         ('{"a": 1}', dict, {"a": 1}),
         ("[1]", list, [1]),
@@ -39,11 +39,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     ],
 )
 def test_a_json_file_is_of_the_expected_type_or_none(
-    tmp_path: Path, text: str | None, kind: type[object], found: object
+    tmp_path: Path, text: str | None, kind: type[object], content: object
 ) -> None:
     if text is not None:
         (tmp_path / "file").write_text(text)
-    assert files.read_json(tmp_path / "file", kind) == found
+    assert files.read_json(tmp_path / "file", kind) == content
 
 
 @pytest.mark.parametrize(

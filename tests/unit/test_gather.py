@@ -178,7 +178,7 @@ NOW = datetime(2026, 11, 21, 9, 0, 1, tzinfo=UTC)
 DEFAULT_NAME = "gather-mine-20261121T090001Z.tar.gz"
 
 
-def test_path_of_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_archive_path_follows_from_the_output_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert gather.archive_path("", "mine", NOW) == tmp_path / DEFAULT_NAME
     assert gather.archive_path(str(tmp_path), "mine", NOW) == tmp_path / DEFAULT_NAME

@@ -558,7 +558,7 @@ def test_the_kubeconfig_has_an_account_and_the_ca(lab: Lab, on: On) -> None:
     assert kinds == ["ServiceAccount", "ClusterRoleBinding", "Secret"]
 
 
-def test_auth_gateway(lab: Lab, on: On) -> None:
+def test_the_auth_gateway_is_configured_once(lab: Lab, on: On) -> None:
     machine = on()
     install.install(machine, parameters(lab))
     params = parameters(lab, public_addresses=["lab.example"])

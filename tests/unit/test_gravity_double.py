@@ -25,15 +25,15 @@ def test_version_has_the_short_flag_of_output(lab: Lab) -> None:
 def test_status_reports_an_installed_cluster(lab: Lab) -> None:
     node = lab.install()
     answer = node("status", "--output=json")
-    found = json.loads(answer.stdout)["cluster"]
+    cluster = json.loads(answer.stdout)["cluster"]
     assert answer.returncode == 0
-    assert (found["state"], found["system_status"], found["domain"]) == ("active", 1, "lab.example")
-    assert [one["advertise_ip"] for one in found["nodes"]] == ["10.0.0.10"]
-    assert found["nodes"][0]["role"] == "master"
-    assert found["operation"]["type"] == "operation_install"
-    assert found["token"]["type"] == "expand"
-    assert node("status", "--token").stdout == found["token"]["token"]
-    identity = found["operation"]["id"]
+    assert (cluster["state"], cluster["system_status"], cluster["domain"]) == ("active", 1, "lab.example")
+    assert [node["advertise_ip"] for node in cluster["nodes"]] == ["10.0.0.10"]
+    assert cluster["nodes"][0]["role"] == "master"
+    assert cluster["operation"]["type"] == "operation_install"
+    assert cluster["token"]["type"] == "expand"
+    assert node("status", "--token").stdout == cluster["token"]["token"]
+    identity = cluster["operation"]["id"]
     assert node("status", "--quiet", f"--operation-id={identity}").stdout == "completed\n"
 
 
@@ -51,8 +51,8 @@ def test_workers_join_and_masters_one_by_one(lab: Lab) -> None:
     token = master("status", "--token").stdout
     assert lab.join("master-1", "10.0.0.11", "aio", token).returncode == 0
     assert lab.join("worker-0", "10.0.0.20", "pipe", token).returncode == 0
-    found = json.loads(lab.node("worker-0", "10.0.0.20")("status", "--output=json").stdout)["cluster"]["nodes"]
-    assert [(one["hostname"], one["role"], one["profile"]) for one in found] == [
+    nodes = json.loads(lab.node("worker-0", "10.0.0.20")("status", "--output=json").stdout)["cluster"]["nodes"]
+    assert [(node["hostname"], node["role"], node["profile"]) for node in nodes] == [
         ("master-0", "master", "aio"),
         ("master-1", "master", "aio"),
         ("worker-0", "node", "pipe"),
@@ -149,8 +149,8 @@ def test_start_changes_the_address(lab: Lab) -> None:
     gone = lab.node("master-0", "10.0.0.99")
     assert "which is not present on the machine" in gone("status", "--output=json").stderr
     assert gone("start", "--advertise-addr=10.0.0.99", "--confirm").returncode == 0
-    found = json.loads(gone("status", "--output=json").stdout)["cluster"]
-    assert [one["advertise_ip"] for one in found["nodes"]] == ["10.0.0.99"]
+    cluster = json.loads(gone("status", "--output=json").stdout)["cluster"]
+    assert [node["advertise_ip"] for node in cluster["nodes"]] == ["10.0.0.99"]
 
 
 def test_only_a_single_node_can_change_its_address(lab: Lab) -> None:

@@ -1,4 +1,4 @@
-"""The tarball on the controller: is it the one that is meant, and what is installed of it where?"""
+"""The tarball on the controller: its digest, and which of its node profiles each node gets."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def refused(flavor: str = "", nodes: list[dict[str, str]] = NODES, **changes: An
 
 
 def test_each_node_gets_its_node_profile() -> None:
-    found = gravity.plan(application(), NODES)
-    assert found == gravity.Plan("1.0.0", "one", {"master-0": "aio", "master-1": "aio", "worker-0": "pipe"})
+    plan = gravity.plan(application(), NODES)
+    assert plan == gravity.Plan("1.0.0", "one", {"master-0": "aio", "master-1": "aio", "worker-0": "pipe"})
 
 
 def test_a_node_can_set_its_type() -> None:
@@ -50,7 +50,7 @@ def test_the_first_single_node_flavor_replaces_a_larger_default() -> None:
 
 
 def test_a_flavor_of_several_nodes_is_refused() -> None:
-    """It would wait for all of them, and masters join one by one."""
+    """Such an installation waits for all its nodes, but masters join one by one."""
     assert 'flavor "three" installs 3 nodes at once' in str(refused("three"))
 
 
@@ -117,15 +117,19 @@ def test_another_tarball_is_rejected(tmp_path: Path) -> None:
 # --- profiles --------------------------------------------------------------------------------------------------------
 
 SHA = "0" * 64
-SAID = {"kubernetes.engine": "gravity", "kubernetes.gravity.tarball": "/srv/lab.tar", "kubernetes.gravity.sha256": SHA}
+GRAVITY = {
+    "kubernetes.engine": "gravity",
+    "kubernetes.gravity.tarball": "/srv/lab.tar",
+    "kubernetes.gravity.sha256": SHA,
+}
 
 
 @pytest.mark.parametrize("name", ["aio", "hq-ha", "master-2pipe", "ha", "sno", "compact"])
 def test_profiles_that_gravity_supports_are_accepted(name: str) -> None:
-    found = resolve(name, overrides=SAID)
-    engines.require(found)
-    assert found["kubernetes"]["gravity"]["tarball"] == "/srv/lab.tar"
-    assert {one["endpoint"]["kind"] for one in found["clusters"].values()} == {"node"}
+    resolved = resolve(name, overrides=GRAVITY)
+    engines.require(resolved)
+    assert resolved["kubernetes"]["gravity"]["tarball"] == "/srv/lab.tar"
+    assert {cluster["endpoint"]["kind"] for cluster in resolved["clusters"].values()} == {"node"}
 
 
 @pytest.mark.parametrize(
@@ -150,9 +154,9 @@ def test_profiles_that_gravity_supports_are_accepted(name: str) -> None:
     ],
 )
 def test_unsupported_profiles_are_rejected(name: str, more: dict[str, Any], text: str) -> None:
-    found = resolve(name, overrides={**SAID, **more})
+    resolved = resolve(name, overrides={**GRAVITY, **more})
     with pytest.raises(DevenvError, match=text) as caught:
-        engines.require(found)
+        engines.require(resolved)
     assert caught.value.exit_code == 2
 
 
@@ -162,8 +166,8 @@ def test_a_prepared_image_needs_no_tarball() -> None:
 
 
 def test_another_engine_ignores_the_settings() -> None:
-    found = resolve("aio", overrides={"kubernetes.gravity.tarball": "/srv/lab.tar"})
-    assert "gravity" not in found["kubernetes"]
+    resolved = resolve("aio", overrides={"kubernetes.gravity.tarball": "/srv/lab.tar"})
+    assert "gravity" not in resolved["kubernetes"]
 
 
 @pytest.mark.parametrize("operation", ["snapshot", "upgrade", "certificates"])
@@ -174,6 +178,6 @@ def test_unsupported_operations_are_rejected(operation: str) -> None:
 
 
 def test_a_node_type_stays_with_its_node() -> None:
-    found = resolve("master-2pipe", overrides={**SAID, "nodes.worker-0.node_type": "pipe"})
-    types = {node["name"]: node.get("node_type") for node in found["nodes"]}
+    resolved = resolve("master-2pipe", overrides={**GRAVITY, "nodes.worker-0.node_type": "pipe"})
+    types = {node["name"]: node.get("node_type") for node in resolved["nodes"]}
     assert types == {"master-0": None, "worker-0": "pipe", "worker-1": None}

@@ -1,4 +1,4 @@
-"""Sizes that keep the code easy to find one's way in."""
+"""Limits of file and folder sizes that keep the code easy to navigate."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 from unit.test_repository import ROOT, files
 
-# Ansible finds plugins of these kinds in one flat folder each.
+# Ansible loads plugins of each of these kinds from one flat folder.
 FLAT = {f"plugins/{kind}" for kind in ("action", "callback", "doc_fragments", "filter", "inventory", "modules")}
 LINES = 500
 FILES = 15
 
 
 def product() -> list[Path]:
-    """Return the Python files that are no tests, relative to the repository."""
-    found = [path.relative_to(ROOT) for path in files() if path.suffix == ".py"]
-    return [path for path in found if "tests" not in path.parts and (ROOT / path).is_file()]
+    """Return the Python files outside the tests, relative to the repository."""
+    paths = [path.relative_to(ROOT) for path in files() if path.suffix == ".py"]
+    return [path for path in paths if "tests" not in path.parts and (ROOT / path).is_file()]
 
 
 def test_no_file_is_too_long() -> None:

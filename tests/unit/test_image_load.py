@@ -1,4 +1,4 @@
-"""Image archives, references, what ctr prints, ssh commands; loading by a stand-in for ssh."""
+"""Image archives, references, output of ctr, ssh commands; loading with a fake ssh."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Targe
         ("devenv.lab/probe@sha256:ab", "devenv.lab/probe@sha256:ab"),
     ],
 )
-def test_canonical(given: str, full: str) -> None:
+def test_a_short_reference_gets_registry_and_tag(given: str, full: str) -> None:
     assert image_load.canonical(given) == full
 
 
@@ -46,23 +46,23 @@ OCI = {"manifests": [{"annotations": {"org.opencontainers.image.ref.name": "loca
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
-def test_names_of_a_docker_archive(tmp_path: Path, mode: str) -> None:
+def test_a_docker_archive_lists_its_image_names(tmp_path: Path, mode: str) -> None:
     names = image_load.names_in(archive(tmp_path / "a", mode, manifest=DOCKER))
     assert names == ["localhost/a:1", "docker.io/library/b:latest"]
 
 
-def test_names_of_an_oci_archive(tmp_path: Path) -> None:
+def test_an_oci_archive_lists_its_image_names(tmp_path: Path) -> None:
     assert image_load.names_in(archive(tmp_path / "a", index=OCI)) == ["localhost/c:1"]
-    own = {
+    containerd = {
         "manifests": [
             {"annotations": {"io.containerd.image.name": "x.io/d:2", "org.opencontainers.image.ref.name": "2"}}
         ]
     }
-    assert image_load.names_in(archive(tmp_path / "b", index=own)) == ["x.io/d:2"]
+    assert image_load.names_in(archive(tmp_path / "b", index=containerd)) == ["x.io/d:2"]
 
 
 @pytest.mark.parametrize(
-    ("files", "says"),
+    ("files", "message"),
     [
         ({"other": {}}, "contains no image with a name"),
         ({"manifest": [{"RepoTags": None}]}, "contains no image with a name"),
@@ -71,14 +71,14 @@ def test_names_of_an_oci_archive(tmp_path: Path) -> None:
         ({"manifest": b"\xff\xfe"}, "cannot be read"),
     ],
 )
-def test_archives_without_named_images_are_rejected(tmp_path: Path, files: dict[str, Any], says: str) -> None:
-    with pytest.raises(DevenvError, match=says) as caught:
+def test_archives_without_named_images_are_rejected(tmp_path: Path, files: dict[str, Any], message: str) -> None:
+    with pytest.raises(DevenvError, match=message) as caught:
         image_load.names_in(archive(tmp_path / "a", **files))
     assert caught.value.reason.id == "image_archive_invalid"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"hello", b"\0" * 100])
-def test_other_files_are_rejected(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_not_an_archive_is_rejected(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "a"
     if content is not None:
         file.write_bytes(content)
@@ -92,7 +92,7 @@ OCI_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
 
 def row(name: str, digest: str = DIGEST, status: str = "complete (2/2)", unpacked: str = "true") -> str:
-    """A line of ``ctr images check`` as containerd 2.4 prints it."""
+    """Return a line of ``ctr images check`` as containerd 2.4 prints it."""
     return f"{name:<22} {OCI_TYPE} {digest} {status:<14} 21.2 MiB/21.2 MiB   {unpacked} \n"
 
 
@@ -104,13 +104,13 @@ CHECK = (
 )
 
 
-def test_parse_check() -> None:
+def test_only_complete_unpacked_images_count() -> None:
     assert image_load.parse_check(CHECK) == {"devenv.lab/probe:1.0.0": DIGEST}
     assert image_load.parse_check("") == {}
 
 
 def node(name: str, before: str, after: str, code: int = 0) -> Target:
-    """A target whose 'ssh' prints what a node would, after having read the whole archive."""
+    """Return a target whose fake ssh reads the whole archive and then prints what a node would."""
     script = f"printf '%s%s\\n' \"$1\" '{image_load.CUT}'; cat >/dev/null; printf '%s\\n%s' '{image_load.CUT}' \"$2\"; "
     script += f"[ {code} -eq 0 ] || {{ echo no space left >&2; exit {code}; }}"
     return Target(name, ("sh", "-c", script, "sh", before, after))
@@ -119,16 +119,16 @@ def node(name: str, before: str, after: str, code: int = 0) -> Target:
 A = [{"RepoTags": ["localhost/a:1"]}]
 
 
-def test_load(tmp_path: Path) -> None:
+def test_load_reports_images_and_change_per_node(tmp_path: Path) -> None:
     file = archive(tmp_path / "a", manifest=A)
-    own = row("localhost/a:1")
-    loaded = image_load.load(file, [node("n0", "", own), node("n1", own, own)])
+    loaded_row = row("localhost/a:1")
+    loaded = image_load.load(file, [node("n0", "", loaded_row), node("n1", loaded_row, loaded_row)])
     images = {"localhost/a:1": DIGEST}
     assert loaded == [Loaded("n0", images, True), Loaded("n1", images, False)]
 
 
 @pytest.mark.parametrize(
-    ("bad", "says"),
+    ("bad", "message"),
     [
         (node("n1", "", row("other/a:1")), "n1 lacks localhost/a:1"),
         (node("n1", "", row("localhost/a:1", status="incomplete (1/2)")), "n1 lacks localhost/a:1"),
@@ -140,8 +140,8 @@ def test_load(tmp_path: Path) -> None:
         (Target("n1", ("sh", "-c", "sleep 30")), "n1: sh did not end in time"),
     ],
 )
-def test_an_error_on_one_node_fails_the_load(tmp_path: Path, bad: Target, says: str) -> None:
+def test_an_error_on_one_node_fails_the_load(tmp_path: Path, bad: Target, message: str) -> None:
     file = archive(tmp_path / "a", manifest=A)
-    with pytest.raises(DevenvError, match=says) as caught:
-        image_load.load(file, [node("n0", "", row("localhost/a:1")), bad], timeout=1 if "in time" in says else 30)
+    with pytest.raises(DevenvError, match=message) as caught:
+        image_load.load(file, [node("n0", "", row("localhost/a:1")), bad], timeout=1 if "in time" in message else 30)
     assert caught.value.reason.id == "image_load_failed"

@@ -215,12 +215,19 @@ def test_leaving_nodes_are_only_in_the_group_leaving() -> None:
     for group, members in built["groups"].items():
         assert group == "leaving" or not {"master-0", "worker-0"} & set(members)
     old = inventory.build(before, network, STATE)["hosts"]
-    own = {"devenv_labels", "devenv_taints", "devenv_schedulable", "devenv_cpus", "devenv_memory", "devenv_disk"}
+    profile_keys = {
+        "devenv_labels",
+        "devenv_taints",
+        "devenv_schedulable",
+        "devenv_cpus",
+        "devenv_memory",
+        "devenv_disk",
+    }
     for name in ("master-0", "worker-0"):
-        left = built["hosts"][name]
-        assert set(left) == set(old[name])
-        assert {key: left[key] for key in left if key not in own} == {
-            key: old[name][key] for key in left if key not in own
+        leaving = built["hosts"][name]
+        assert set(leaving) == set(old[name])
+        assert {key: leaving[key] for key in leaving if key not in profile_keys} == {
+            key: old[name][key] for key in leaving if key not in profile_keys
         }
     again = network_plan.forget(network_plan.make(resolved, SUBNETS, network), built["groups"]["leaving"])
     assert list(inventory.build(resolved, again, STATE)["hosts"]) == ["master-1", "master-2", "worker-1"]
@@ -308,15 +315,15 @@ def test_sockets_fit_whatever_the_length(length: int) -> None:
     path = ssh_options.control_path(state).replace("%C", "f" * 40)
     # What ssh binds to first.
     assert len(path + "." + "x" * 16) < 108
-    own = f"{state}/ssh/cp/{'f' * 40}"
-    assert (path == own) == (len(own) + 17 < 108), "short only when it must be"
+    long_path = f"{state}/ssh/cp/{'f' * 40}"
+    assert (path == long_path) == (len(long_path) + 17 < 108), "short only when it must be"
 
 
 def test_short_control_paths_differ_and_stay_the_same() -> None:
-    one, two = (f"/{'s' * 90}/{name}" for name in ("a", "b"))
-    assert ssh_options.control_path(one) == ssh_options.control_path(Path(one))
-    assert ssh_options.control_path(one) != ssh_options.control_path(two)
-    assert ssh_options.control_path(one).startswith(f"/tmp/devenv-{os.getuid()}-")
+    first, second = (f"/{'s' * 90}/{name}" for name in ("a", "b"))
+    assert ssh_options.control_path(first) == ssh_options.control_path(Path(first))
+    assert ssh_options.control_path(first) != ssh_options.control_path(second)
+    assert ssh_options.control_path(first).startswith(f"/tmp/devenv-{os.getuid()}-")
 
 
 def test_control_folder_is_private(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    # Short, so that ssh's sockets lie in the state directory and nothing is made beside it.
+    # A short path, so that ssh's sockets fit into the state directory.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         yield Path(folder) / "h"
 
@@ -54,8 +54,8 @@ def listed(run: Run, *arguments: str, **options: Any) -> dict[str, Any]:
     done = run("ansible-inventory", "--list", *arguments, **options)
     assert done.stderr == ""
     assert done.returncode == 0
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    inventory: dict[str, Any] = json.loads(done.stdout)
+    return inventory
 
 
 def store(home: Path, name: str, resolved: dict[str, Any], claimed: bool = True) -> dict[str, Any]:
@@ -67,25 +67,25 @@ def store(home: Path, name: str, resolved: dict[str, Any], claimed: bool = True)
     return network
 
 
-def test_a_profile_by_name(run: Run) -> None:
-    found = listed(run, "-e", "profile=master_2pipe")
-    assert found["nodes"]["hosts"] == ["master-0", "worker-0", "worker-1"]
-    assert found["label_pipe"]["hosts"] == ["worker-0", "worker-1"]
-    host = found["_meta"]["hostvars"]["worker-0"]
+def test_a_profile_name_gives_its_nodes_and_groups(run: Run) -> None:
+    inventory = listed(run, "-e", "profile=master_2pipe")
+    assert inventory["nodes"]["hosts"] == ["master-0", "worker-0", "worker-1"]
+    assert inventory["label_pipe"]["hosts"] == ["worker-0", "worker-1"]
+    host = inventory["_meta"]["hostvars"]["worker-0"]
     assert (host["devenv_name"], host["devenv_profile"]["topology"]) == ("master-2pipe", "master-2pipe")
     assert "ansible_host" not in host
 
 
 def test_the_inventory_directory_alone_is_enough(run: Run) -> None:
-    found = listed(run, "-i", str(CHECKOUT / "inventories" / "profile"), "-e", "profile=aio", config=False)
-    assert found["nodes"]["hosts"] == ["master-0"]
+    inventory = listed(run, "-i", str(CHECKOUT / "inventories" / "profile"), "-e", "profile=aio", config=False)
+    assert inventory["nodes"]["hosts"] == ["master-0"]
 
 
-def test_without_a_profile_it_is_empty_and_silent(run: Run) -> None:
+def test_without_a_profile_the_inventory_is_empty(run: Run) -> None:
     assert listed(run)["_meta"]["hostvars"] == {}
 
 
-def test_a_file_with_overrides_and_a_claimed_network(run: Run, tmp_path: Path, home: Path) -> None:
+def test_a_profile_file_takes_overrides_and_the_claimed_network(run: Run, tmp_path: Path, home: Path) -> None:
     mine = tmp_path / "elsewhere" / "mine.yml"
     mine.parent.mkdir()
     mine.write_text("extends: aio-dualstack-static\n")
@@ -93,8 +93,8 @@ def test_a_file_with_overrides_and_a_claimed_network(run: Run, tmp_path: Path, h
     overrides = json.dumps({"devenv_overrides": {"nodes.worker-0": {}, "nodes.master-0.labels.a.b/c": "{{ no }}"}})
     bad = run("ansible-inventory", "--list", "-e", "profile=./mine.yml", "-e", overrides)
     assert "must be a Kubernetes label value" in bad.stderr
-    found = listed(run, "-e", "profile=./mine.yml", "-e", overrides.replace("{{ no }}", "yes"))
-    hosts = found["_meta"]["hostvars"]
+    inventory = listed(run, "-e", "profile=./mine.yml", "-e", overrides.replace("{{ no }}", "yes"))
+    hosts = inventory["_meta"]["hostvars"]
     assert hosts["master-0"]["ansible_host"] == "10.213.4.10"
     assert hosts["master-0"]["devenv_addresses"] == ["10.213.4.10", "fd77:6465:7600:4::10"]
     assert hosts["master-0"]["devenv_labels"]["a.b/c"] == "yes"
@@ -102,12 +102,12 @@ def test_a_file_with_overrides_and_a_claimed_network(run: Run, tmp_path: Path, h
     assert (home / "environments/mine/ssh/cp").stat().st_mode & 0o777 == 0o700
 
 
-def test_from_the_state_folder_alone(run: Run, home: Path) -> None:
+def test_an_environment_name_alone_gives_its_nodes(run: Run, home: Path) -> None:
     store(home, "lab", resolve("sno"))
     store(home.with_name("o"), "lab", resolve("master-2pipe"))
     assert listed(run, "-e", "devenv_name=lab")["nodes"]["hosts"] == ["master-0"]
-    there = listed(run, "-e", "devenv_name=lab", "-e", f"devenv_home={home.with_name('o')}")
-    assert len(there["nodes"]["hosts"]) == 3
+    other = listed(run, "-e", "devenv_name=lab", "-e", f"devenv_home={home.with_name('o')}")
+    assert len(other["nodes"]["hosts"]) == 3
     assert listed(run, "-e", "devenv_name=absent")["_meta"]["hostvars"] == {}
 
 
@@ -116,15 +116,15 @@ def test_the_snapshots_profile_is_used_until_the_environment_exists(run: Run, ho
     folder.mkdir(parents=True)
     saved = resolve("master-2pipe", overrides={"storage.enabled": True})
     (folder / "manifest.json").write_text(json.dumps({"format": 1, "profile": saved}))
-    asked = ("-e", "devenv_name=next", "-e", "devenv_snapshot=with-data")
-    found = listed(run, *asked, "-e", json.dumps({"devenv_overrides": {"nodes.worker-0.labels.team": "blue"}}))
-    hosts = found["_meta"]["hostvars"]
+    snapshot = ("-e", "devenv_name=next", "-e", "devenv_snapshot=with-data")
+    inventory = listed(run, *snapshot, "-e", json.dumps({"devenv_overrides": {"nodes.worker-0.labels.team": "blue"}}))
+    hosts = inventory["_meta"]["hostvars"]
     assert set(hosts) == {"master-0", "worker-0", "worker-1"}
     assert hosts["worker-0"]["devenv_profile"]["storage"]["enabled"] is True
     assert hosts["worker-0"]["devenv_labels"]["team"] == "blue"
     store(home, "next", resolve("sno"))
-    assert listed(run, *asked)["nodes"]["hosts"] == ["master-0"]
-    # What is yet to be saved gives nothing.
+    assert listed(run, *snapshot)["nodes"]["hosts"] == ["master-0"]
+    # A snapshot that does not exist yet gives an empty inventory.
     assert listed(run, "-e", "devenv_name=none", "-e", "devenv_snapshot=absent")["_meta"]["hostvars"] == {}
 
 
@@ -157,14 +157,14 @@ def test_errors_end_the_run_with_one_line_and_the_reason(run: Run, arguments: li
 
 
 PLAYBOOK = """
-- name: Localhost stays implicit and knows the environment
+- name: Check that localhost stays implicit and has the variables
   hosts: localhost
   gather_facts: false
   tasks:
-    - name: Say what the inventory says
+    - name: Show the variables
       ansible.builtin.debug:
         msg: "{{ devenv_name }} {{ groups['all'] }} {{ hostvars['master-0'].ansible_host | default('none') }}"
-    - name: Claim, as a provider does
+    - name: Claim the network as a provider does
       ansible.builtin.copy:
         src: "{{ claimed }}"
         dest: "{{ devenv_state }}/network.yml"
@@ -172,11 +172,11 @@ PLAYBOOK = """
     - name: Read the inventory again
       ansible.builtin.meta: refresh_inventory
 
-- name: Nodes have their addresses now
+- name: Check that nodes have their addresses now
   hosts: nodes
   gather_facts: false
   tasks:
-    - name: Say the address
+    - name: Show the address
       ansible.builtin.debug:
         msg: "now {{ ansible_host }}"
 """

@@ -59,5 +59,5 @@ def test_removal_includes_files_of_a_killed_run(tmp_path: Path) -> None:
     assert not join_secret.remove(path)
 
 
-def test_secrets_differ() -> None:
+def test_each_new_secret_differs() -> None:
     assert len({join_secret.new()["token"] for _ in range(50)}) == 50

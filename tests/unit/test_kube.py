@@ -95,7 +95,7 @@ def test_credentials_of_a_kubeconfig_of_kubeadm() -> None:
         ),
     ],
 )
-def test_invalid_kubeconfigs(text: str, message: str) -> None:
+def test_an_invalid_kubeconfig_is_rejected_with_its_place(text: str, message: str) -> None:
     with pytest.raises(DevenvError, match=message) as caught:
         kube.parse_access(text, "place")
     assert caught.value.reason.id == "kubeconfig_invalid"
@@ -229,7 +229,7 @@ def test_a_request_is_not_repeated_if_a_new_connection_is_cut(api: kube.Api) -> 
     assert api.get("/ok") == {"kind": "Node"}
 
 
-def test_connection_refused(server: kube.Access) -> None:
+def test_a_refused_connection_means_unreachable(server: kube.Access) -> None:
     access = kube.Access("https://127.0.0.1:1", server.authority, token="t")
     with kube.Api(access) as client, pytest.raises(kube.ApiUnreachable, match="connection refused"):
         client.get("/ok")

@@ -25,7 +25,7 @@ API, PEER = "/etc/kubernetes/pki/apiserver.crt", "/etc/kubernetes/pki/etcd/peer.
 @pytest.mark.parametrize(
     ("within", "due"), [(None, [API, PEER]), (30 * DAY, [API]), (0.0, []), (365 * DAY, [API, PEER])]
 )
-def test_which_certificates_are_due(within: float | None, due: list[str]) -> None:
+def test_only_expiring_certificates_are_due(within: float | None, due: list[str]) -> None:
     """Neither CAs nor the certificate of kubelet, which renews its own."""
     assert certificates.expiring(ENDS, now=DAY, within=within) == due
 

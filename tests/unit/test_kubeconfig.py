@@ -30,7 +30,7 @@ contexts:
     ("environment", "cluster", "name"),
     [("aio", "main", "devenv-aio"), ("two", "blue", "devenv-two-blue")],
 )
-def test_context_name(environment: str, cluster: str, name: str) -> None:
+def test_the_context_is_named_after_environment_and_cluster(environment: str, cluster: str, name: str) -> None:
     assert kubeconfig.context_name(environment, cluster) == name
 
 
@@ -42,7 +42,7 @@ def test_context_name(environment: str, cluster: str, name: str) -> None:
         ("api.devenv.internal", "https://api.devenv.internal:6443"),
     ],
 )
-def test_server_url(address: str, url: str) -> None:
+def test_the_server_url_has_the_port_and_brackets_for_ipv6(address: str, url: str) -> None:
     assert kubeconfig.server_url(address) == url
 
 

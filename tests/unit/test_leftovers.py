@@ -62,12 +62,12 @@ def test_a_process_is_alive_only_with_its_start_and_not_as_a_zombie(spawn: Spawn
     assert processes.alive(child.pid, process.start)
     assert not processes.alive(child.pid, process.start + 1)
     child.kill()
-    settle(lambda: (found := processes.read_process(child.pid)) is not None and found.state == "Z")
+    settle(lambda: (process := processes.read_process(child.pid)) is not None and process.state == "Z")
     assert not processes.alive(child.pid, process.start)
 
 
 @pytest.mark.parametrize(
-    ("environ", "found"),
+    ("environ", "expected"),
     [
         (b"A=1\0DEVENV_RUN=abc\0", True),
         (b"DEVENV_RUN=abc", True),
@@ -78,11 +78,11 @@ def test_a_process_is_alive_only_with_its_start_and_not_as_a_zombie(spawn: Spawn
         (b"", False),
     ],
 )
-def test_marker_is_matched_whole(environ: bytes, found: bool) -> None:
-    assert processes.has_marker(environ, "abc") is found
+def test_only_the_whole_marker_matches(environ: bytes, expected: bool) -> None:
+    assert processes.has_marker(environ, "abc") is expected
 
 
-def test_ancestors_and_descendants() -> None:
+def test_ancestors_and_descendants_follow_parents_and_spare_processes() -> None:
     table = {pid: Process(pid, pid, parent, pid, "S", "x") for pid, parent in [(1, 0), (2, 1), (3, 2), (4, 3), (5, 2)]}
     assert processes.ancestors(4, table) == {4, 3, 2, 1}
     assert processes.descendants([2], table) == {2, 3, 4, 5}
@@ -127,7 +127,7 @@ def test_end_run_remembers_a_child_that_ignores_sigterm_after_its_parent_ended(s
 def test_end_run_leaves_monitors_of_containers(spawn: Spawn, tmp_path: Path) -> None:
     shutil.copy("/bin/sleep", tmp_path / "conmon")
     monitor = spawn(str(tmp_path / "conmon"), "60")
-    settle(lambda: (found := processes.read_process(monitor.pid)) is not None and found.name == "conmon")
+    settle(lambda: (process := processes.read_process(monitor.pid)) is not None and process.name == "conmon")
     assert processes.end_run(RUN) == []
     assert monitor.poll() is None
 
@@ -148,7 +148,7 @@ def test_neither_this_process_nor_its_parents_nor_the_protected_are_found(spawn:
     assert processes.of_run(RUN, protect=[child.pid]) == []
 
 
-# A parent that forks a worker as ansible does: detached, same memory image, a pipe in common, no marker in its first
+# A parent that forks workers as Ansible does: detached, same memory image, a shared pipe, no marker in the initial
 # environment.
 FORKER = """
 import os, sys, time
@@ -164,7 +164,7 @@ time.sleep(60)
 
 def test_orphaned_workers_are_recognised_by_image_and_pipe(spawn: Spawn) -> None:
     main = spawn(sys.executable, "-c", FORKER, "2", run=None)
-    # The same command again, in the same environment: its pipes alone tell it apart.
+    # The same command again in the same environment; it differs only in its pipes.
     twin = spawn(sys.executable, "-c", FORKER, "2", run=None)
     settle(lambda: len(children(main.pid)) == 2 and len(children(twin.pid)) == 2)
     origin = processes.origin(main.pid)
@@ -199,12 +199,12 @@ def working(pid: int) -> bool:
 
 
 def children(pid: int) -> set[int]:
-    """Children that have a session of their own, so are done with starting."""
+    """Return the children that lead a session and thus have started completely."""
     return {p.pid for p in processes.all_processes().values() if p.parent == pid and p.session == p.pid}
 
 
 def test_ssh_masters_of_a_folder_are_ended(spawn: Spawn, tmp_path: Path) -> None:
-    # OpenSSH's master writes this title over its own command line.
+    # OpenSSH's master replaces its command line by this title.
     ours = spawn("bash", "-c", f"exec -a 'ssh: {tmp_path}/cp/0123 [mux]' {link(tmp_path)} 60")
     others = spawn("bash", "-c", f"exec -a 'ssh: {tmp_path}/cp2/0123 [mux]' {link(tmp_path)} 60")
     settle(

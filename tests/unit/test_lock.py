@@ -106,11 +106,11 @@ def test_a_run_whose_command_was_killed_is_ended(folder: Path, sleeper: Sleeper)
     assert reason(lambda: lock.acquire(folder, holder(os.getpid()))) == "environment_busy"
     owner.kill()
     owner.wait()
-    told: list[str] = []
-    # Not this process: what is below the new holder is never ended, and the test started all of them.
-    assert lock.acquire(folder, holder(sleeper().pid), progress=told.append) is True
+    messages: list[str] = []
+    # Not this process, because descendants of the new holder are never stopped, and the test started all processes.
+    assert lock.acquire(folder, holder(sleeper().pid), progress=messages.append) is True
     assert main.wait(timeout=30) != 0
-    assert str(main.pid) in told[0]
+    assert str(main.pid) in messages[0]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": 1}', "\x00"])
@@ -123,11 +123,11 @@ def test_a_truncated_lock_has_no_holder(folder: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "owner"), [("12:34", (12, 34)), ("", (0, 0)), ("12", (0, 0)), ("a:b", (0, 0)), ("-1:2", (0, 0))]
 )
-def test_owner_variable(text: str, owner: tuple[int, int]) -> None:
+def test_an_invalid_owner_variable_means_no_owner(text: str, owner: tuple[int, int]) -> None:
     assert lock.parse_owner(text) == owner
 
 
-def test_a_holder_must_live(sleeper: Sleeper) -> None:
+def test_a_holder_that_has_ended_is_refused(sleeper: Sleeper) -> None:
     child = sleeper()
     child.kill()
     child.wait()
@@ -175,7 +175,7 @@ def test_of_many_runs_at_once_one_gets_the_lock(folder: Path, sleeper: Sleeper, 
     assert results == ["environment_busy"] * 3 + ["got"]
 
 
-def test_the_file_holds_no_more_than_is_documented(folder: Path) -> None:
+def test_the_file_has_exactly_the_documented_keys(folder: Path) -> None:
     lock.acquire(folder, holder(os.getpid()))
     assert set(json.loads((folder / "lock").read_text())) == {
         "pid", "start", "boot", "image", "pipes", "command", "owner_pid", "owner_start", "run_id", "since",

@@ -22,7 +22,7 @@ def resolved(*masters: str, workers: Sequence[str] = (), cluster: str = "main") 
 
 
 @pytest.mark.parametrize(("count", "needed"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3)])
-def test_majority(count: int, needed: int) -> None:
+def test_a_majority_is_more_than_half_of_the_members(count: int, needed: int) -> None:
     assert members.majority(count) == needed
 
 
@@ -147,9 +147,9 @@ def test_a_node_that_left_is_forgotten_and_a_recreated_one_is_not(tmp_path: Path
     state.write_network(folder, network)
     ssh_keys.ensure_hosts(folder, network["nodes"])
     assert members.forget(folder, after, ["worker-0", "worker-1"]) == ["worker-0"]
-    left = state.read_network(folder) or {}
-    assert list(left["nodes"]) == ["master-0", "worker-1"]
-    assert left["nodes"]["worker-1"] == network["nodes"]["worker-1"]
+    remaining = state.read_network(folder) or {}
+    assert list(remaining["nodes"]) == ["master-0", "worker-1"]
+    assert remaining["nodes"]["worker-1"] == network["nodes"]["worker-1"]
     assert [line.split(",")[0] for line in (folder / "ssh" / "known_hosts").read_text().splitlines()] == [
         "master-0",
         "worker-1",
@@ -166,5 +166,5 @@ def test_the_stages_after_a_replacement_are_those_of_the_cluster() -> None:
         plays = yaml.safe_load((folder / name).read_text())
         return [play["ansible.builtin.import_playbook"] for play in plays if "ansible.builtin.import_playbook" in play]
 
-    before, after = ["preflight.yml", "remove.yml"], [one for one in imports("cluster.yml") if one != "remove.yml"]
+    before, after = ["preflight.yml", "remove.yml"], [name for name in imports("cluster.yml") if name != "remove.yml"]
     assert imports("replace.yml") == [*before, *after[1:]]

@@ -10,7 +10,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import net
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
 
-def test_keys_that_add_nodes() -> None:
+def test_added_nodes_get_the_next_number_and_the_given_keys() -> None:
     resolved = resolve("master-2pipe")
     assert node_changes.added(resolved, [], {}) == {"nodes.worker-2": {}}
     assert node_changes.added(resolved, ["master-1", "worker-2"], {"memory": "4GiB"}) == {
@@ -28,7 +28,7 @@ def test_unknown_and_last_nodes_cannot_be_removed(unwanted: str, reason: str) ->
     assert caught.value.reason.id == reason
 
 
-def test_keys_that_remove_nodes() -> None:
+def test_a_removed_node_becomes_null() -> None:
     assert node_changes.removed(resolve("master-2pipe"), ["worker-0"]) == {"nodes.worker-0": None}
 
 
@@ -47,14 +47,16 @@ def test_rows_mark_leaving_nodes(tmp_path: Path) -> None:
     kubeconfig = tmp_path / "clusters" / "main" / "kubeconfig"
     kubeconfig.parent.mkdir(parents=True)
     kubeconfig.touch()
-    asked: list[Path] = []
+    queried: list[Path] = []
 
-    def ask(path: Path) -> dict[str, str]:
-        asked.append(path)
+    def states(path: Path) -> dict[str, str]:
+        queried.append(path)
         return {"master-0": "Ready", "worker-0": "NotReady"}
 
-    rows = {row["name"]: row for row in node_changes.rows(tmp_path, {"master-0": "running", "worker-0": "exited"}, ask)}
-    assert asked == [kubeconfig]
+    rows = {
+        row["name"]: row for row in node_changes.rows(tmp_path, {"master-0": "running", "worker-0": "exited"}, states)
+    }
+    assert queried == [kubeconfig]
     assert {name: (row["container"], row["kubernetes"], row["leaving"]) for name, row in rows.items()} == {
         "master-0": ("running", "Ready", False),
         "worker-1": ("absent", "absent", False),

@@ -233,7 +233,7 @@ def test_an_inactive_kubelet_is_evidence_only_on_a_joined_node(joined: bool, kub
     assert node_report.idle_services(states, joined) == lines
 
 
-def test_the_error_of_etcdctl() -> None:
+def test_the_last_error_of_etcdctl_is_reported() -> None:
     assert (
         node_report._last_line('{"level":"warn","error":"context deadline exceeded"}\n') == "context deadline exceeded"
     )

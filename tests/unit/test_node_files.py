@@ -65,11 +65,13 @@ def test_a_program_is_installed_atomically(tmp_path: Path) -> None:
     assert (tmp_path / "bin" / "program").stat().st_mode & 0o777 == 0o755
 
 
-@pytest.mark.parametrize(("text", "found"), [('{"a": 1}', {"a": 1}), ("[1]", {}), ("{half", {}), ("", {}), (None, {})])
-def test_a_damaged_record_is_empty(tmp_path: Path, text: str | None, found: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("text", "content"), [('{"a": 1}', {"a": 1}), ("[1]", {}), ("{half", {}), ("", {}), (None, {})]
+)
+def test_a_damaged_record_is_empty(tmp_path: Path, text: str | None, content: dict[str, int]) -> None:
     if text is not None:
         (tmp_path / "record").write_text(text)
-    assert files.read_json(str(tmp_path / "record")) == found
+    assert files.read_json(str(tmp_path / "record")) == content
     files.write_json(str(tmp_path / "record"), {"b": 2})
     assert files.read_json(str(tmp_path / "record")) == {"b": 2}
 

@@ -47,8 +47,8 @@ def test_a_finished_node_that_lacks_a_file_is_partial(tmp_path: Path, role: str,
     for lost in files:
         touch(tmp_path, *files)
         (tmp_path / lost.lstrip("/")).unlink()
-        found = ks.state(str(tmp_path))
-        assert (found["state"], found["missing"], bool(found["marker"])) == ("partial", [lost], True)
+        state = ks.state(str(tmp_path))
+        assert (state["state"], state["missing"], bool(state["marker"])) == ("partial", [lost], True)
 
 
 def test_a_worker_needs_no_control_plane_files(tmp_path: Path) -> None:

@@ -170,6 +170,6 @@ def test_run_all_runs_programs_in_parallel() -> None:
     assert time.monotonic() - began < 2.5
 
 
-@pytest.mark.parametrize(("text", "found"), [('{"a": 1}', {"a": 1}), ("", "none"), ("{half", "none")])
-def test_json_parses_standard_output(text: str, found: object) -> None:
-    assert program.ProgramResult(0, text).json("none") == found
+@pytest.mark.parametrize(("text", "value"), [('{"a": 1}', {"a": 1}), ("", "none"), ("{half", "none")])
+def test_json_parses_standard_output(text: str, value: object) -> None:
+    assert program.ProgramResult(0, text).json("none") == value

@@ -36,7 +36,7 @@ def test_the_check_runs_at_least_once_and_no_sleep_passes_the_deadline() -> None
 
 def test_errors_of_the_check_are_raised() -> None:
     def check() -> bool:
-        raise ValueError("for good")
+        raise ValueError("permanent")
 
-    with pytest.raises(ValueError, match="for good"):
+    with pytest.raises(ValueError, match="permanent"):
         wait.until(check, 10, lambda: TimeoutError("late"), clock=Time().clock)

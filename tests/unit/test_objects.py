@@ -163,8 +163,8 @@ def fingerprint(api: Api) -> dict[str, str]:
     return objects.ApplySet(cast(client.Api, api), "x").fingerprint()
 
 
-def converge(api: Api, *wanted: Row, check: bool = False, timeout: float = 5) -> objects.ApplyOutcome:
-    return objects.ApplySet(cast(client.Api, api), "x", timeout).converge(wanted, check=check)
+def converge(api: Api, *desired: Row, check: bool = False, timeout: float = 5) -> objects.ApplyOutcome:
+    return objects.ApplySet(cast(client.Api, api), "x", timeout).converge(desired, check=check)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def converge(api: Api, *wanted: Row, check: bool = False, timeout: float = 5) ->
         (Ref("apps/v1", "Deployment", "a", "b"), "deployments", "/apis/apps/v1/namespaces/a/deployments/b"),
     ],
 )
-def test_paths(ref: Ref, plural: str, expected: str) -> None:
+def test_a_reference_gives_the_path_of_its_object(ref: Ref, plural: str, expected: str) -> None:
     assert ref.path(plural) == expected
 
 
@@ -252,12 +252,12 @@ def test_the_next_run_completes_a_killed_one(killed_after: int) -> None:
         pass
 
     class Dying(Api):
-        left = killed_after
+        remaining = killed_after
 
         def _count(self) -> None:
-            if self.left == 0:
+            if self.remaining == 0:
                 raise Killed
-            self.left -= 1
+            self.remaining -= 1
 
         def apply(self, path: str, body: Row, manager: str, *, dry_run: bool = False) -> Row:
             self._count()
@@ -274,7 +274,7 @@ def test_the_next_run_completes_a_killed_one(killed_after: int) -> None:
     with pytest.raises(Killed):
         converge(dying, item("b"), item("c"))
     converge(api)
-    assert api.objects == {}, "everything that was made is on the list"
+    assert api.objects == {}, "everything that was created is on the list"
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_temporary_failures_are_repeated(error: Exception) -> None:
         (client.ApiError(503, "", "starts"), "objects_refused"),
     ],
 )
-def test_permanent_failures_and_timeouts(error: Exception, reason: str) -> None:
+def test_permanent_failures_and_timeouts_have_a_reason(error: Exception, reason: str) -> None:
     api = Api()
     api.wrong = [error]
     with pytest.raises(DevenvError) as caught:
@@ -304,11 +304,11 @@ def test_permanent_failures_and_timeouts(error: Exception, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wanted", [[{}], [{"kind": "X", "apiVersion": "v1", "metadata": {}}], [item("a", kind="Pod")], [item("a")] * 2]
+    "desired", [[{}], [{"kind": "X", "apiVersion": "v1", "metadata": {}}], [item("a", kind="Pod")], [item("a")] * 2]
 )
-def test_invalid_objects_are_refused(wanted: list[Row]) -> None:
+def test_invalid_objects_are_refused(desired: list[Row]) -> None:
     with pytest.raises(DevenvError) as caught:
-        converge(Api(), *wanted)
+        converge(Api(), *desired)
     assert caught.value.reason.id == "objects_refused"
 
 
@@ -491,7 +491,7 @@ def test_objects_of_the_add_ons_are_valid(rendered: Callable[[str], list[Row]], 
 
 def test_images_of_the_add_ons_are_in_the_bundle(rendered: Callable[[str], list[Row]]) -> None:
     for version in versions.known()[1]:
-        there = versions.resolve(version).images
+        available = versions.resolve(version).images
         used = []
         for template in ("storage.yml.j2", "metrics.yml.j2"):
             for entry in rendered(template):
@@ -500,7 +500,9 @@ def test_images_of_the_add_ons_are_in_the_bundle(rendered: Callable[[str], list[
                 if entry["kind"] == "ConfigMap":
                     helper = yaml.safe_load(entry["data"]["helperPod.yaml"])
                     used += [container["image"] for container in helper["spec"]["containers"]]
-        assert sorted(used) == sorted(there[short] for short in ("local-path-provisioner", "metrics-server", "probe"))
+        assert sorted(used) == sorted(
+            available[short] for short in ("local-path-provisioner", "metrics-server", "probe")
+        )
 
 
 def test_volumes_are_in_the_configured_folder(rendered: Callable[[str], list[Row]]) -> None:

@@ -42,7 +42,12 @@ FAMILIES = {
     "dualstack": ["ipv4", "ipv6"],
     "dualstack6": ["ipv6", "ipv4"],
 }
-NAMES = [f"{one}-{stack}-{way}" for one in TOPOLOGIES for stack in FAMILIES for way in ("static", "dhcp")]
+NAMES = [
+    f"{topology}-{stack}-{addressing}"
+    for topology in TOPOLOGIES
+    for stack in FAMILIES
+    for addressing in ("static", "dhcp")
+]
 SERVICES = ["memsql", "monitor", "pipe", "postgres", "seaweed", "seaweedfs-postgres", "sw-volume"]
 DEFAULT_VERSION = yaml.safe_load((paths.CONFIGS / "versions.yml").read_text())["default"]
 SCHEMA = json.loads((paths.CONFIGS / "schema" / "profile.json").read_text())
@@ -64,8 +69,8 @@ def exit_code(name: str, **options: Any) -> int:
 
 
 def node(resolved: dict[str, Any], name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(one for one in resolved["nodes"] if one["name"] == name)
-    return found
+    match: dict[str, Any] = next(node for node in resolved["nodes"] if node["name"] == name)
+    return match
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -100,21 +105,21 @@ def test_every_canonical_name_resolves(name: str) -> None:
 
 def test_each_topology_has_its_nodes_and_labels() -> None:
     aio, sno, pipes = (resolve(name)["nodes"] for name in ("aio", "sno", "master-2pipe"))
-    assert [(one["name"], one["labels"]) for one in aio] == [("master-0", dict.fromkeys(SERVICES, "true"))]
-    assert [(one["name"], one["labels"]) for one in sno] == [("master-0", {})]
-    assert [(one["name"], one["group"], one["labels"], one["schedulable"]) for one in pipes] == [
+    assert [(node["name"], node["labels"]) for node in aio] == [("master-0", dict.fromkeys(SERVICES, "true"))]
+    assert [(node["name"], node["labels"]) for node in sno] == [("master-0", {})]
+    assert [(node["name"], node["group"], node["labels"], node["schedulable"]) for node in pipes] == [
         ("master-0", "control_plane", {}, False),
         ("worker-0", "workers", {"pipe": "true"}, True),
         ("worker-1", "workers", {"pipe": "true"}, True),
     ]
     assert aio[0]["schedulable"] is sno[0]["schedulable"] is True
-    for one in resolve("hq_ha")["nodes"]:
-        assert (one["labels"], one["schedulable"]) == (dict.fromkeys(SERVICES, "true"), True)
+    for node in resolve("hq_ha")["nodes"]:
+        assert (node["labels"], node["schedulable"]) == (dict.fromkeys(SERVICES, "true"), True)
     assert resolve("hq_ha")["nodes"] == resolve("hq-ha")["nodes"]
     ha = resolve("ha")["nodes"]
-    assert [one["name"] for one in ha if one["schedulable"]] == ["worker-0", "worker-1"]
-    assert all(one["schedulable"] and not one["labels"] for one in resolve("compact")["nodes"])
-    assert [one["schedulable"] for one in resolve("tna")["nodes"]] == [True, True, False]
+    assert [node["name"] for node in ha if node["schedulable"]] == ["worker-0", "worker-1"]
+    assert all(node["schedulable"] and not node["labels"] for node in resolve("compact")["nodes"])
+    assert [node["schedulable"] for node in resolve("tna")["nodes"]] == [True, True, False]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -131,7 +136,7 @@ def test_an_engine_rejects_what_it_does_not_support(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "canonical", "name"),
+    ("requested", "canonical", "name"),
     [
         ("aio", "aio-ipv4-static", "aio"),
         ("master_2pipe", "master-2pipe-ipv4-static", "master-2pipe"),
@@ -139,36 +144,36 @@ def test_an_engine_rejects_what_it_does_not_support(name: str) -> None:
         ("master_2pipe_dualstack_static", "master-2pipe-dualstack-static", "master-2pipe-dualstack-static"),
     ],
 )
-def test_short_names_and_underscores(asked: str, canonical: str, name: str) -> None:
-    resolved = resolve(asked)
+def test_short_names_and_underscores_resolve_to_canonical_names(requested: str, canonical: str, name: str) -> None:
+    resolved = resolve(requested)
     assert (resolved["profile"], resolved["name"]) == (canonical, name)
 
 
 @pytest.mark.parametrize(
-    ("asked", "near"),
+    ("requested", "near"),
     [("aoi", "aio"), ("AIO", "aio"), ("master2pipe", "master-2pipe"), ("aio-ipv4-statc", "aio-ipv4-static")],
 )
-def test_an_unknown_name_is_rejected_with_the_nearest_one(asked: str, near: str) -> None:
-    error = refused(asked)
+def test_an_unknown_name_is_rejected_with_the_nearest_one(requested: str, near: str) -> None:
+    error = refused(requested)
     assert error.reason.id == "profile_unknown"
     assert error.exit_code == 2
     assert str(error).endswith(f"the nearest name is {near}")
 
 
-@pytest.mark.parametrize("asked", ["", "zzzzzz", "a b", "-", "aio\n", "..", "%", "é"])
-def test_an_unlike_name_is_rejected_without_a_suggestion(asked: str) -> None:
-    assert refused(asked).reason.id in ("profile_unknown", "profile_unreadable")
+@pytest.mark.parametrize("requested", ["", "zzzzzz", "a b", "-", "aio\n", "..", "%", "é"])
+def test_an_unlike_name_is_rejected_without_a_suggestion(requested: str) -> None:
+    assert refused(requested).reason.id in ("profile_unknown", "profile_unreadable")
 
 
 @pytest.mark.parametrize(
-    ("asked", "what"),
+    ("requested", "what"),
     [
         ("aio-ipv4-static-disc", "connectivity"),
         ("ha-dualstack6-dhcp-proxy", "connectivity"),
     ],
 )
-def test_planned_names_are_reported_as_not_built(asked: str, what: str) -> None:
-    error = refused(asked)
+def test_planned_names_are_reported_as_not_built(requested: str, what: str) -> None:
+    error = refused(requested)
     assert error.reason.id == "not_built"
     assert what in str(error)
     assert "not built yet" in str(error)
@@ -185,7 +190,7 @@ def test_planned_names_are_reported_as_not_built(asked: str, what: str) -> None:
         ("./---.yml", "devenv"),
     ],
 )
-def test_default_name_of_an_environment(path: str, name: str) -> None:
+def test_the_name_of_an_environment_follows_from_the_profile(path: str, name: str) -> None:
     assert profile_names.of_environment(path) == name
     assert profile_names.validate(name) == name
 
@@ -209,11 +214,11 @@ def test_invalid_names_are_rejected(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "masters", "workers"), [("sno", 1, 0), ("ha", 3, 2), ("5control", 5, 0)])
 def test_usage_is_the_sum_over_all_nodes(name: str, masters: int, workers: int) -> None:
-    one = {group: sizes["in_use"] for group, sizes in engines.traits("kubeadm")["groups"].items()}
+    usage = {group: sizes["in_use"] for group, sizes in engines.traits("kubeadm")["groups"].items()}
     resolved = resolve(name)
     used = engines.in_use(resolved["nodes"], "kubeadm")
     for key in ("memory", "disk", "inotify"):
-        master, worker = (parse_quantity(one[group][key]) for group in ("control_plane", "workers"))
+        master, worker = (parse_quantity(usage[group][key]) for group in ("control_plane", "workers"))
         assert used[key] == masters * master + workers * worker
     assert used["memory"] < sum(node["memory"] for node in resolved["nodes"])
 
@@ -240,17 +245,17 @@ def test_schema_is_valid_and_names_the_files() -> None:
 
 
 def schema_keys(rule: Any, path: str = "") -> list[tuple[str, dict[str, Any]]]:
-    found = []
+    keys = []
     for kind in ("properties", "patternProperties", "$defs"):
         for key, inner in rule.get(kind, {}).items():
-            found.append((f"{path}/{kind}/{key}", inner))
-            found += schema_keys(inner, f"{path}/{kind}/{key}")
-    return found
+            keys.append((f"{path}/{kind}/{key}", inner))
+            keys += schema_keys(inner, f"{path}/{kind}/{key}")
+    return keys
 
 
 @pytest.mark.parametrize(("path", "rule"), schema_keys(SCHEMA))
 def test_every_key_of_the_schema_is_described(path: str, rule: dict[str, Any]) -> None:
-    # What $ref points at is described where it is used.
+    # The target of a $ref is described where it is used.
     assert rule.get("description", "").endswith(".") or path.startswith("/$defs") or "$ref" in rule
     if rule.get("type") == "object" and path != "/properties/clusters":
         assert rule.get("additionalProperties") is not None, "an unknown key would be ignored"
@@ -594,11 +599,11 @@ def test_missing_jsonschema_is_reported(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_overrides_change_the_resolved_profile(overrides: dict[str, Any], path: str, expected: Any) -> None:
-    found: Any = resolve("aio", overrides=overrides)
+    value: Any = resolve("aio", overrides=overrides)
     head, _, tail = path.partition(".labels.")
     for part in head.split("."):
-        found = found[int(part)] if part.isdigit() else found[part]
-    assert (found["labels"][tail] if tail else found) == expected
+        value = value[int(part)] if part.isdigit() else value[part]
+    assert (value["labels"][tail] if tail else value) == expected
 
 
 @pytest.mark.parametrize(
@@ -675,9 +680,9 @@ def test_whole_numbers_with_units_are_exact(number: int, unit: str) -> None:
 
 
 def difference(old: str, overrides: dict[str, Any]) -> list[tuple[str, Any, Any, bool]]:
-    found = changes.between(resolve(old), resolve(old, overrides=overrides))
-    assert all(change.why for change in found)
-    return [(change.path, change.old, change.new, change.applies) for change in found]
+    differences = changes.between(resolve(old), resolve(old, overrides=overrides))
+    assert all(change.why for change in differences)
+    return [(change.path, change.old, change.new, change.applies) for change in differences]
 
 
 @pytest.mark.parametrize(
@@ -729,7 +734,7 @@ def test_changes_of_settings_apply_or_not(
     assert difference("master-2pipe", overrides) == expected
 
 
-def test_changes_of_nodes() -> None:
+def test_adding_and_removing_nodes_applies_but_moving_them_does_not() -> None:
     pipes, ha = resolve("master-2pipe"), resolve("ha")
     added = {change.path: change.applies for change in changes.between(resolve("sno"), ha)}
     assert added == {
@@ -740,32 +745,32 @@ def test_changes_of_nodes() -> None:
         "nodes.worker-0": True,
         "nodes.worker-1": True,
     }
-    left = resolve("master-2pipe", overrides={"nodes.worker-0": None})
-    (change,) = changes.between(pipes, left)
+    remaining = resolve("master-2pipe", overrides={"nodes.worker-0": None})
+    (change,) = changes.between(pipes, remaining)
     assert (change.path, change.new, change.applies) == ("nodes.worker-0", None, True)
-    assert {change.path: change.applies for change in changes.between(left, pipes)} == {"nodes.worker-0": True}
+    assert {change.path: change.applies for change in changes.between(remaining, pipes)} == {"nodes.worker-0": True}
     bare = resolve("master-2pipe", overrides={"nodes.worker-0.cluster": None})
     assert [(change.path, change.applies) for change in changes.between(pipes, bare)] == [
         ("nodes.worker-0.cluster", False)
     ]
 
 
-def test_changes_of_clusters() -> None:
-    one = resolve("sno")
-    two = resolve("sno", overrides={"clusters.blue": {}, "nodes.master-1": {"cluster": "blue"}})
-    assert {change.path: change.applies for change in changes.between(one, two)} == {
+def test_adding_a_cluster_applies_but_removing_it_does_not() -> None:
+    single = resolve("sno")
+    double = resolve("sno", overrides={"clusters.blue": {}, "nodes.master-1": {"cluster": "blue"}})
+    assert {change.path: change.applies for change in changes.between(single, double)} == {
         "clusters.blue": True,
         "nodes.master-1": True,
     }
-    assert {change.path: change.applies for change in changes.between(two, one)} == {
+    assert {change.path: change.applies for change in changes.between(double, single)} == {
         "clusters.blue": False,
         "nodes.master-1": True,
     }
 
 
-def test_changes_of_checks() -> None:
-    found = difference("sno", {"validate.checks": [{"name": "x", "command": ["true"]}]})
-    assert [(path, applies) for path, _old, _new, applies in found] == [("validate.checks", True)]
+def test_a_change_of_checks_applies() -> None:
+    differences = difference("sno", {"validate.checks": [{"name": "x", "command": ["true"]}]})
+    assert [(path, applies) for path, _old, _new, applies in differences] == [("validate.checks", True)]
 
 
 def test_the_order_of_nodes_and_the_names_do_not_count() -> None:
@@ -788,7 +793,7 @@ def test_the_order_of_nodes_and_the_names_do_not_count() -> None:
         ("1.36.3", "2.0.0", "skips a minor version"),
     ],
 )
-def test_changes_of_the_version(old: str, new: str, message: str) -> None:
+def test_a_change_of_the_version_does_not_apply_and_states_why(old: str, new: str, message: str) -> None:
     before = resolve("aio")
     before["kubernetes"]["version"] = old
     after = copy.deepcopy(before)
@@ -799,19 +804,19 @@ def test_changes_of_the_version(old: str, new: str, message: str) -> None:
 
 
 @given(st.sampled_from(NAMES), st.sampled_from(NAMES))
-def test_changes_name_what_differs_and_nothing_else(one: str, two: str) -> None:
-    old, new = resolve(one), resolve(two)
-    found = changes.between(old, new)
-    assert not found if one == two else {change.path for change in found}
+def test_changes_name_what_differs_and_nothing_else(first: str, second: str) -> None:
+    old, new = resolve(first), resolve(second)
+    differences = changes.between(old, new)
+    assert not differences if first == second else {change.path for change in differences}
     back = {change.path for change in changes.between(new, old)}
-    assert {change.path for change in found} == back
+    assert {change.path for change in differences} == back
 
 
-# --- nodes that the profile takes away, clusters, warnings -----------------------------------------------------------
+# --- nodes that the profile removes, clusters, warnings --------------------------------------------------------------
 
 
 def node_names(name: str, **overrides: Any) -> list[str]:
-    return [one["name"] for one in resolve(name, overrides=overrides)["nodes"]]
+    return [node["name"] for node in resolve(name, overrides=overrides)["nodes"]]
 
 
 def test_null_removes_a_node_and_leaves_its_number_free(tmp_path: Path) -> None:
@@ -827,7 +832,7 @@ def test_a_profile_can_list_all_its_nodes(tmp_path: Path) -> None:
     mine = write(tmp_path, "mine.yml", "stack: dualstack\nnodes: {master-0: {schedulable: true}, worker-0: {}}\n")
     resolved = resolve(mine)
     assert (resolved["profile"], resolved["topology"]) == ("custom-dualstack-static", "custom")
-    assert [one["name"] for one in resolved["nodes"]] == ["master-0", "worker-0"]
+    assert [node["name"] for node in resolved["nodes"]] == ["master-0", "worker-0"]
 
 
 def test_the_cluster_main_exists_only_if_it_is_used(tmp_path: Path) -> None:
@@ -859,8 +864,8 @@ def test_the_cluster_main_exists_only_if_it_is_used(tmp_path: Path) -> None:
     ],
 )
 def test_probable_mistakes_give_a_warning(name: str, overrides: dict[str, Any], message: list[str]) -> None:
-    found = rules.warnings(resolve(name, overrides=overrides))
-    assert [any(text in one for text in message) for one in found] == [True] * len(message)
+    warnings = rules.warnings(resolve(name, overrides=overrides))
+    assert [any(text in warning for text in message) for warning in warnings] == [True] * len(message)
 
 
 def test_an_external_endpoint_outside_the_cluster_is_required() -> None:
@@ -889,12 +894,12 @@ def test_usage_and_minimum_of_engines_fit_the_default_sizes(path: Path) -> None:
     for sizes in engines.traits(path.stem)["groups"].values():
         assert set(sizes) - {"most"} == {"default", "least", "in_use"}
         for key in ("memory", "disk"):
-            used, least, default = (parse_quantity(sizes[one][key]) for one in ("in_use", "least", "default"))
+            used, least, default = (parse_quantity(sizes[size][key]) for size in ("in_use", "least", "default"))
             assert used <= default
             assert least <= default
 
 
-# --- what comes next is data -----------------------------------------------------------------------------------------
+# --- additions are data only -----------------------------------------------------------------------------------------
 
 
 def test_a_new_topology_is_a_file_and_a_word_of_the_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The runner of programs: streams, the end of its time, errors without secrets."""
+"""The runner of programs: streams, timeouts, errors without secrets."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed, Result
 
-# Starts a program in the background that holds the streams open, and tells its id.
+# Starts a program in the background that holds the streams open, and prints its pid.
 HELD = ["sh", "-c", "sleep 60 & echo $!; wait"]
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended, given a moment."""
+    """Wait up to 10 s for the end of a process; return whether it has ended."""
     end = time.monotonic() + 10
     while time.monotonic() < end:
         try:
@@ -41,12 +41,12 @@ def test_both_streams_and_the_code() -> None:
     assert (caught.value.code, caught.value.last_line) == (3, "err")
 
 
-def test_environment_and_folder(tmp_path: Path) -> None:
+def test_a_program_gets_variables_and_working_directory(tmp_path: Path) -> None:
     done = program.run(["sh", "-c", 'pwd; echo "$A $HOME"'], env={"A": "b"}, cwd=tmp_path)
     assert done.stdout.splitlines() == [str(tmp_path), f"b {os.environ['HOME']}"]
 
 
-def test_stdin(tmp_path: Path) -> None:
+def test_stdin_takes_a_file_a_text_bytes_or_a_writer(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"a file")
     with (tmp_path / "file").open("rb") as stream:
         assert program.run(["cat"], stdin=stream).stdout == "a file"
@@ -104,7 +104,7 @@ def test_a_writer_that_fails_ends_the_program(tmp_path: Path) -> None:
         program.run(["sleep", "60"], stdin=lambda pipe: pipe.write((tmp_path / "none").read_bytes()), timeout=50)
 
 
-def test_after_its_time_the_whole_group_is_ended() -> None:
+def test_a_timeout_stops_the_whole_process_group() -> None:
     seen: list[int] = []
 
     def read(pipe: IO[bytes]) -> None:
@@ -130,7 +130,7 @@ program.run(sys.argv[2:], stdout=read)
 """
 
 
-def test_an_interrupted_caller_ends_the_whole_group() -> None:
+def test_an_interrupted_caller_stops_the_whole_process_group() -> None:
     collections = Path(__file__).resolve().parents[2] / "collections"
     with subprocess.Popen(
         [sys.executable, "-c", CALLER, str(collections), *HELD],
@@ -154,6 +154,6 @@ def test_errors_contain_no_secrets() -> None:
         assert "redacted" in text
 
 
-def test_an_unknown_program() -> None:
+def test_an_unknown_program_raises_file_not_found() -> None:
     with pytest.raises(FileNotFoundError):
         program.run(["no-such-program"])

@@ -28,8 +28,8 @@ class Sources:
         self._trees = {name: ast.parse(text) for name, text in files.items()}
         self._own = {name: dict(_signatures(tree)) for name, tree in self._trees.items()}
         self._all: dict[str, set[int]] = defaultdict(set)
-        for own in self._own.values():
-            for name, places in own.items():
+        for signatures in self._own.values():
+            for name, places in signatures.items():
                 self._all[name] |= places
 
     def raised(self) -> dict[str, str]:
@@ -50,10 +50,10 @@ class Sources:
     def patterns(self) -> list[str]:
         """f-strings and ``format`` texts that end in ``_failed``."""
         nodes = [node for tree in self._trees.values() for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
-        found = [
+        texts = [
             "".join(re.escape(v.value) if isinstance(v, ast.Constant) else "[a-z]+" for v in n.values) for n in nodes
         ]
-        return [pattern for pattern in found if pattern.endswith("_failed")]
+        return [pattern for pattern in texts if pattern.endswith("_failed")]
 
     def _of(self, file: str, node: ast.AST) -> Iterator[str]:
         match node:
@@ -128,8 +128,8 @@ def test_every_reason_that_is_raised_is_in_the_catalogue() -> None:
 
 def test_every_reason_of_the_catalogue_is_used() -> None:
     used = sources().texts() | {f"{stage}_failed" for stage in reasons.stages()}
-    rest = reasons.catalogue().keys() - used
-    assert {name for name in rest if not any(re.fullmatch(p, name) for p in sources().patterns())} == set()
+    unused = reasons.catalogue().keys() - used
+    assert {name for name in unused if not any(re.fullmatch(p, name) for p in sources().patterns())} == set()
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def recorded(clock: Clock, controller_actions: tuple[str, ...] = ()) -> Recorder
         ("Provision | x", "provision"),
     ],
 )
-def test_stage_of_a_play(play: str, stage: str) -> None:
+def test_a_known_first_part_of_a_play_name_is_its_stage(play: str, stage: str) -> None:
     assert recorder.stage_of(play) == stage
 
 

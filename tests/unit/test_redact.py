@@ -97,7 +97,7 @@ def test_a_secret_is_detected_and_redacted(frame: str, secret: str) -> None:
         "2026-11-21T10:05:01.123Z changed master-0 node_prepare : hosts | Write /etc/hosts (0.12 s)",
     ],
 )
-def test_other_texts_stay(text: str) -> None:
+def test_a_text_without_secrets_is_not_changed(text: str) -> None:
     assert redact(text) == text
     assert find(text) == []
 
@@ -113,7 +113,7 @@ def test_a_real_key_of_ssh_keygen_is_redacted(tmp_path: Path) -> None:
     assert redact(f"before\n{raw}after") == "before\n[private key redacted]\nafter"
 
 
-def test_the_remaining_text_stays() -> None:
+def test_only_the_secret_is_replaced() -> None:
     raw = f"a\nkubeadm join --token abcdef.0123456789abcdef \\\n --certificate-key {HEX}\nb"
     assert redact(raw).splitlines() == [
         "a",

@@ -26,7 +26,7 @@ REGISTRIES = (
     ("goproxy", "io"),
     ("galaxy.ansible", "com"),
 )
-# A find of places() in a YAML file.
+# A match of places() in a YAML file.
 YAML_LINE = re.compile(r"[^:]+\.ya?ml:")
 LINKS = {"collections/ansible_collections/devenv/lab": "../../..", "playbooks/collections": "../collections"}
 
@@ -43,12 +43,12 @@ def files() -> list[Path]:
 
 
 def text_files() -> list[tuple[Path, str]]:
-    found = []
+    texts = []
     for path in files():
         data = path.read_bytes()
         if b"\0" not in data:
-            found.append((path.relative_to(ROOT), data.decode()))
-    return found
+            texts.append((path.relative_to(ROOT), data.decode()))
+    return texts
 
 
 def places(pattern: re.Pattern[str], skip: tuple[str, ...] = ()) -> list[str]:
@@ -61,16 +61,16 @@ def places(pattern: re.Pattern[str], skip: tuple[str, ...] = ()) -> list[str]:
     ]
 
 
-def test_no_registry_is_named() -> None:
+def test_no_file_names_a_registry() -> None:
     hosts = "|".join(re.escape(".".join(parts)) for parts in REGISTRIES)
     pattern = re.compile(rf"(?<![\w-])(?:{hosts})\b")
     assert pattern.search("deb." + ".".join(REGISTRIES[0])), "the search finds nothing"
     assert places(pattern) == []
 
 
-def test_no_path_of_this_machine() -> None:
-    own = {str(ROOT)} | ({str(ROOT.parent)} if len(ROOT.parents) == 2 else set())
-    pattern = re.compile("|".join(rf"(?<![\w.~$}}-]){re.escape(p)}(?=[/\s'\"`]|$)" for p in own))
+def test_no_file_contains_a_path_of_this_machine() -> None:
+    folders = {str(ROOT)} | ({str(ROOT.parent)} if len(ROOT.parents) == 2 else set())
+    pattern = re.compile("|".join(rf"(?<![\w.~$}}-]){re.escape(p)}(?=[/\s'\"`]|$)" for p in folders))
     assert pattern.search(f"cd {ROOT}"), "the search finds nothing"
     assert places(pattern) == []
     assert places(re.compile(r"(?<![\w.])/(?:home|Users)/[a-z]\w+/")) == []
@@ -92,7 +92,7 @@ def test_no_blanks_at_line_ends_and_a_newline_at_the_end() -> None:
 
 
 @pytest.mark.parametrize(("link", "target"), LINKS.items())
-def test_links(link: str, target: str) -> None:
+def test_links_lead_to_their_targets(link: str, target: str) -> None:
     assert os.readlink(ROOT / link) == target
     assert (ROOT / link).resolve().is_dir()
 
@@ -140,7 +140,7 @@ def test_continuous_integration_runs_make_test_alone() -> None:
 
 
 def test_yaml_files_end_in_yml() -> None:
-    # The tools that own these three want the long form.
+    # Three tools require the long form.
     allowed = {"changelogs/config.yaml", "changelogs/changelog.yaml", ".pre-commit-config.yaml"}
     assert {p.relative_to(ROOT).as_posix() for p in files() if p.suffix == ".yaml"} <= allowed
 
@@ -160,8 +160,8 @@ def test_no_lint_rule_is_switched_off() -> None:
 
 
 def test_nothing_swallows_errors_of_tasks() -> None:
-    found = places(re.compile(r"^\s*(?:ignore" r"_errors|ignore" r"_unreachable):|failed_when: *false"))
-    assert [place for place in found if YAML_LINE.match(place)] == []
+    matches = places(re.compile(r"^\s*(?:ignore" r"_errors|ignore" r"_unreachable):|failed_when: *false"))
+    assert [place for place in matches if YAML_LINE.match(place)] == []
 
 
 def test_playbooks_parse() -> None:
@@ -176,9 +176,9 @@ def test_playbooks_parse() -> None:
 
 
 def test_lists_of_masters_keep_their_order() -> None:
-    """Ansible's filters for sets give another order in each run: the first master would be another one each time."""
+    """Ansible's set filters return another order in each run, so that the first master would change."""
     pattern = re.compile(r"control_plane'?\]?\s*\|\s*(?:intersect|difference|union|symmetric_difference)\(")
     assert pattern.search("{{ groups['control_plane'] | intersect(x) }}"), "the search finds nothing"
     assert pattern.search("{{ engine_kubeadm_control_plane | difference(x) | first }}"), "the search finds nothing"
-    found = places(pattern, skip=("tests/unit/test_repository.py",))
-    assert [line for line in found if YAML_LINE.match(line)] == []
+    matches = places(pattern, skip=("tests/unit/test_repository.py",))
+    assert [line for line in matches if YAML_LINE.match(line)] == []

@@ -1,4 +1,4 @@
-"""Every role has one shape, and its argument_specs say what its defaults say."""
+"""Every role has the same files, and its argument_specs match its defaults."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def specs(role: Path) -> dict[str, dict[str, Any]]:
 
 
 def tasks(items: Any) -> list[dict[str, Any]]:
-    """All tasks of a file, those of blocks too."""
-    found: list[dict[str, Any]] = []
+    """Return all tasks of a file, including those of blocks."""
+    flat: list[dict[str, Any]] = []
     for item in items or []:
-        found.append(item)
+        flat.append(item)
         for part in ("block", "rescue", "always"):
-            found += tasks(item.get(part))
-    return found
+            flat += tasks(item.get(part))
+    return flat
 
 
 def role_name(role: Path) -> str:
@@ -40,38 +40,40 @@ def role_name(role: Path) -> str:
 
 
 def calls(folder: Path) -> set[tuple[str, str]]:
-    """(role, entry point) of every import_role and include_role below ``folder`` whose names are no templates."""
-    found = set()
+    """Return (role, entry point) of every import_role and include_role below ``folder``, without templated names."""
+    called = set()
     for path in sorted(folder.rglob("*.yml")):
         text = path.read_text()
         for match in re.finditer(r"(?:import|include)_role:\s*\n((?:\s+\w+:.*\n)+)", text):
             words = dict(re.findall(r"(\w+):\s*(\S+)", match[1]))
             name = words.get("name", "").removeprefix("devenv.lab.")
             if name and "{" not in name:
-                found.add((name, words.get("tasks_from", "main").removesuffix(".yml")))
-    return found
+                called.add((name, words.get("tasks_from", "main").removesuffix(".yml")))
+    return called
 
 
-def test_there_are_roles() -> None:
+def test_roles_exist() -> None:
     assert FOLDERS
 
 
 @pytest.mark.parametrize("role", FOLDERS, ids=role_name)
-def test_shape(role: Path) -> None:
+def test_a_role_has_all_its_files(role: Path) -> None:
     assert [file for file in SHAPE if not (role / file).is_file()] == []
     assert re.fullmatch(r"[a-z][a-z0-9_]*", role.name)
 
 
 @pytest.mark.parametrize("role", ROLES, ids=role_name)
-def test_defaults_are_what_the_specs_say(role: Path) -> None:
+def test_defaults_match_the_specs(role: Path) -> None:
     defaults = load(role / "defaults" / "main.yml") or {}
-    said: dict[str, Any] = {}
+    specified: dict[str, Any] = {}
     for entry, spec in specs(role).items():
         for name, option in (spec.get("options") or {}).items():
             if "default" not in option:
                 continue
-            assert said.setdefault(name, option["default"]) == option["default"], f"{entry}: {name} has two defaults"
-    assert said == defaults
+            assert specified.setdefault(name, option["default"]) == option["default"], (
+                f"{entry}: {name} has two defaults"
+            )
+    assert specified == defaults
 
 
 @pytest.mark.parametrize("role", ROLES, ids=role_name)
@@ -84,19 +86,19 @@ def test_a_variable_is_the_same_at_every_entry_point(role: Path) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=role_name)
-def test_names_and_words_of_the_specs(role: Path) -> None:
+def test_options_have_prefixed_names_and_descriptions(role: Path) -> None:
     for entry, spec in specs(role).items():
         assert (role / "tasks" / f"{entry}.yml").is_file(), f"{entry} has no tasks"
-        assert str(spec.get("short_description", "")).strip(), f"{entry} does not say what it does"
+        assert str(spec.get("short_description", "")).strip(), f"{entry} has no short description"
         for name, option in (spec.get("options") or {}).items():
-            # Facts that all roles share begin with devenv_; a role takes no other name that is not its own.
+            # Variables that roles share begin with devenv_; all others begin with the name of the role.
             assert name.startswith((f"{role.name}_", "devenv_")), name
             assert option.get("description"), f"{name} is not described"
             assert {"required", "default"} - option.keys(), f"{name} is required and has a default"
 
 
 @pytest.mark.parametrize("role", ROLES, ids=role_name)
-def test_private_names(role: Path) -> None:
+def test_defaults_and_vars_have_prefixed_names(role: Path) -> None:
     assert [n for n in load(role / "defaults" / "main.yml") or {} if not n.startswith(f"{role.name}_")] == []
     assert [n for n in load(role / "vars" / "main.yml") or {} if not n.startswith(f"__{role.name}_")] == []
 
@@ -115,7 +117,7 @@ def test_every_called_role_exists() -> None:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=role_name)
-def test_task_names_say_their_file(role: Path) -> None:
+def test_task_names_begin_with_their_file(role: Path) -> None:
     wrong = []
     for path in sorted((role / "tasks").rglob("*.yml")):
         stem = path.relative_to(role / "tasks").with_suffix("").as_posix()
@@ -127,7 +129,7 @@ def test_task_names_say_their_file(role: Path) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=role_name)
-def test_metadata(role: Path) -> None:
+def test_metadata_is_complete(role: Path) -> None:
     info = load(role / "meta" / "main.yml")["galaxy_info"]
     assert (info["author"], info["license"], info["min_ansible_version"]) == (
         "devenv maintainers",
@@ -140,7 +142,7 @@ def test_metadata(role: Path) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=role_name)
-def test_readme_table_is_new(role: Path) -> None:
+def test_the_readme_table_is_up_to_date(role: Path) -> None:
     readme = (role / "README.md").read_text()
     assert page_parts.filled(readme, reference_docs.role_table(specs(role)), "variables") == readme, "run make docs"
 

@@ -1,4 +1,4 @@
-"""The runner of the gates must detect every way in which a gate can fail."""
+"""The runner of the gates must detect every failure of a gate."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def test_the_summary_names_the_failed_tests(tmp_path: Path) -> None:
         '<testsuites><testsuite tests="3" failures="1" errors="1">'
         '<testcase classname="tests.e2e.test_a" name="test_well"/>'
         '<testcase classname="tests.e2e.test_a" name="test_b[1]"><failure message="no&#10;more">x</failure></testcase>'
-        '<testcase classname="tests.e2e.test_a" name="test_c"><error>gone\nfor good</error></testcase>'
+        '<testcase classname="tests.e2e.test_a" name="test_c"><error>gone\nafter all</error></testcase>'
         "</testsuite></testsuites>"
     )
     failures = tool.junit_failures(tmp_path / "x.xml")
-    assert failures == ("tests/e2e/test_a::test_b[1]: no more", "tests/e2e/test_a::test_c: gone for good")
+    assert failures == ("tests/e2e/test_a::test_b[1]: no more", "tests/e2e/test_a::test_c: gone after all")
     assert tool.junit_failures(tmp_path / "none.xml") == ()
     (tmp_path / "long.xml").write_text(
         '<testsuite><testcase classname="t" name="c">'

@@ -157,5 +157,5 @@ def test_encrypted_secrets_are_refused() -> None:
 @pytest.mark.parametrize(
     ("address", "url"), [("10.213.0.10", "https://10.213.0.10:2380"), ("fd00::10", "https://[fd00::10]:2380")]
 )
-def test_peer_urls(address: str, url: str) -> None:
+def test_a_peer_url_has_brackets_for_ipv6(address: str, url: str) -> None:
     assert etcd.EtcdMember("master-0", address).url == url

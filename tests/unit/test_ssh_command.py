@@ -31,15 +31,15 @@ END = ["--", "192.0.2.1"]
         ({"ansible_host": "fd77::a"}, ["-l", "root", "--", "fd77::a"]),
     ],
 )
-def test_ssh(variables: dict[str, Any], words: list[str]) -> None:
+def test_connection_variables_become_arguments_of_ssh(variables: dict[str, Any], words: list[str]) -> None:
     assert command.connection("n", HOST | variables).ssh() == ["ssh", *words]
 
 
 def test_the_callers_options_come_first_because_ssh_uses_the_first() -> None:
-    one = Connection("fd77::a", "admin", 2222, "/key", ("-o", "ControlPath=/x"))
+    connection = Connection("fd77::a", "admin", 2222, "/key", ("-o", "ControlPath=/x"))
     shared = ["-o", "Port=2222", "-i", "/key", "-o", "ControlPath=/x"]
-    assert one.words() == shared
-    assert one.ssh("-o", "ControlPath=none") == [
+    assert connection.words() == shared
+    assert connection.ssh("-o", "ControlPath=none") == [
         "ssh", "-o", "ControlPath=none", *shared, "-l", "admin", "--", "fd77::a",
     ]  # fmt: skip
 
@@ -63,13 +63,15 @@ def test_a_host_without_an_address_is_rejected(variables: dict[str, Any]) -> Non
         ({"ansible_become": False}, [], ("python3",)),
         ({"ansible_python_interpreter": "/usr/bin/python3.11"}, [], ("/usr/bin/python3.11",)),
         ({"ansible_python_interpreter": "auto"}, [], ("python3",)),
-        ({"own": True}, ["-o", "ControlPath=none"], ("python3",)),
+        ({"separate": True}, ["-o", "ControlPath=none"], ("python3",)),
     ],
 )
-def test_target(variables: dict[str, Any], first: list[str], python: tuple[str, ...]) -> None:
+def test_a_target_has_the_ssh_command_and_the_interpreter(
+    variables: dict[str, Any], first: list[str], python: tuple[str, ...]
+) -> None:
     words = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=7", *first, "-l", "root", *END]
-    own = variables.pop("own", False)
-    assert remote.target("n", HOST | variables, own_connection=own, patience=7) == remote.Target(
+    separate = variables.pop("separate", False)
+    assert remote.target("n", HOST | variables, own_connection=separate, patience=7) == remote.Target(
         "n", tuple(words), python
     )
 

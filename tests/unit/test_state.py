@@ -268,7 +268,7 @@ def test_keys_are_created_once_are_private_and_match_known_hosts(folder: Path) -
     assert (
         ssh_keys.write_known_hosts(folder, {"master-0": ["10.0.0.10", "fd00::10"], "worker-0": ["10.0.0.11"]}) is False
     )
-    # ssh-keygen, not our own code, says which key stands for an address.
+    # ssh-keygen, independent of devenv, reports which key belongs to an address.
     known = folder / "ssh" / "known_hosts"
     for place, node in [
         ("10.0.0.10", "master-0"),
@@ -276,10 +276,10 @@ def test_keys_are_created_once_are_private_and_match_known_hosts(folder: Path) -
         ("worker-0", "worker-0"),
         ("10.0.0.11", "worker-0"),
     ]:
-        found = subprocess.run(
+        shown = subprocess.run(
             ["ssh-keygen", "-F", place, "-f", str(known), "-l"], check=True, capture_output=True, text=True
         )
-        assert fingerprint(keys[node]) in found.stdout
+        assert fingerprint(keys[node]) in shown.stdout
 
 
 def test_an_incomplete_key_pair_is_recreated(folder: Path) -> None:
@@ -314,11 +314,11 @@ def test_read_returns_the_existing_parts(folder: Path, resolved: dict[str, Any])
     (begun.run_dir / "summary.json").write_text('{"exit": 9}')
     (begun.run_dir / "failure.json").write_text('{"reason": "memory_short"}')
     state.write_network(folder, {"subnets": {"ipv4": "10.213.4.0/24"}})
-    found = state.read(folder)
-    assert found.profile == resolved
-    assert found.network == {"subnets": {"ipv4": "10.213.4.0/24"}}
-    assert (found.last_run, found.failure) == ({"exit": 9}, {"reason": "memory_short"})
-    assert found.holder == me() or (found.holder is not None and found.holder.pid == os.getpid())
+    parts = state.read(folder)
+    assert parts.profile == resolved
+    assert parts.network == {"subnets": {"ipv4": "10.213.4.0/24"}}
+    assert (parts.last_run, parts.failure) == ({"exit": 9}, {"reason": "memory_short"})
+    assert parts.holder == me() or (parts.holder is not None and parts.holder.pid == os.getpid())
     lock.release(folder, me())
     assert state.read(folder).holder is None
 

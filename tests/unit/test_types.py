@@ -1,4 +1,4 @@
-"""The types of profiles, networks and inventories are those of the schema, and of what our functions return."""
+"""The types of profiles, networks and inventories match the schema and what functions return."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ VARIATIONS: list[tuple[str, dict[str, Any]]] = [
 
 
 def inlined(rule: Any, definitions: dict[str, Any]) -> Any:
-    """``rule`` with what its $ref names in their place."""
+    """Return ``rule`` with each $ref replaced by its definition."""
     if isinstance(rule, list):
-        return [inlined(one, definitions) for one in rule]
+        return [inlined(item, definitions) for item in rule]
     if not isinstance(rule, dict):
         return rule
     named = definitions[rule["$ref"].rpartition("/")[2]] if "$ref" in rule else {}
-    return {key: inlined(one, definitions) for key, one in {**named, **rule}.items() if key not in ("$ref", "$defs")}
+    return {key: inlined(item, definitions) for key, item in {**named, **rule}.items() if key not in ("$ref", "$defs")}
 
 
 def drift(rule: dict[str, Any], kind: Any, path: str = "") -> Iterator[str]:
-    """How the type ``kind`` differs from a rule of the schema, in which no $ref is left."""
+    """Yield how the type ``kind`` differs from a rule of the schema that has no $ref."""
     if rule.get("pattern") == SCHEMA["$defs"]["quantity"]["pattern"]:
         if kind is not int:
             yield f"{path}: a quantity becomes a number of bytes, is {kind}"
@@ -88,9 +88,9 @@ def drift(rule: dict[str, Any], kind: Any, path: str = "") -> Iterator[str]:
 
 def drift_of_keys(rule: dict[str, Any], kind: Any, path: str) -> Iterator[str]:
     known = conform.fields(kind)
-    built = {key: one for key, one in rule.get("properties", {}).items() if one.get("x-not-built") is not True}
-    wanted = (set(built) - DROPPED.get(path, set())) | ADDED.get(path, set())
-    yield from (f"{path}.{key}: is in one of the two only" for key in sorted(wanted ^ set(known)))
+    built = {key: item for key, item in rule.get("properties", {}).items() if item.get("x-not-built") is not True}
+    expected = (set(built) - DROPPED.get(path, set())) | ADDED.get(path, set())
+    yield from (f"{path}.{key}: is in one of the two only" for key in sorted(expected ^ set(known)))
     for key in sorted(set(built) & set(known)):
         yield from drift(built[key], known[key], f"{path}.{key}")
 
@@ -105,8 +105,8 @@ def drift_of_items(rule: dict[str, Any], kind: Any, path: str) -> Iterator[str]:
     elif patterns:
         yield from drift(patterns[0], inner, f"{path}[]")
     else:
-        for key, one in rule["properties"].items():
-            yield from drift(one, inner, f"{path}.{key}")
+        for key, item in rule["properties"].items():
+            yield from drift(item, inner, f"{path}.{key}")
 
 
 def test_the_profile_has_the_keys_and_types_of_the_schema() -> None:
@@ -137,7 +137,7 @@ def test_a_change_of_the_schema_alone_is_detected(path: tuple[str, ...], rule: A
 
 
 def check(resolved: Any) -> None:
-    """Profile, network plan and inventory, each of its type."""
+    """Check that the profile, its network plan and its inventory match their types."""
     assert list(conform.differences(resolved, Profile)) == []
     of_hosts = "host" in resolved["nodes"][0]
     plan: Any = (
@@ -160,10 +160,10 @@ def test_variations_match_the_types(name: str, overrides: dict[str, Any]) -> Non
 
 
 def test_variations_together_have_every_optional_key() -> None:
-    made = [resolve(name, overrides=overrides) for name, overrides in VARIATIONS]
-    seen = {key for one in made for node in one["nodes"] for key in node}
+    profiles = [resolve(name, overrides=overrides) for name, overrides in VARIATIONS]
+    seen = {key for profile in profiles for node in profile["nodes"] for key in node}
     assert seen == set(conform.fields(Node))
-    assert {key for one in made for key in one["kubernetes"]} == set(conform.fields(Kubernetes))
+    assert {key for profile in profiles for key in profile["kubernetes"]} == set(conform.fields(Kubernetes))
 
 
 @given(
@@ -201,9 +201,9 @@ def test_data_of_another_type_is_detected() -> None:
     assert list(conform.differences(resolved, Profile)) == [
         ".stack: is missing",
         ".more: is in no type",
-        ".nodes[0].cpus: is no int: '2'",
+        ".nodes[0].cpus: is not of type int: '2'",
         ".nodes[1].cluster: is none of str | None: 3",
-        ".storage: is no mapping: []",
+        ".storage: is not a mapping: []",
     ]
 
 

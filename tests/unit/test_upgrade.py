@@ -41,7 +41,7 @@ FORTY_PATCHES = "1.36.43"
         ("1.36.3", "latest", "bundle_version_unknown", 2, "latest"),
     ],
 )
-def test_allowed_and_refused_versions(old: str, new: str, reason: str, exit_code: int, message: str) -> None:
+def test_only_allowed_versions_are_accepted(old: str, new: str, reason: str, exit_code: int, message: str) -> None:
     if not reason:
         assert upgrade.check("lab", old, new, None).kubernetes == "1.36.3"
         return

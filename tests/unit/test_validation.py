@@ -106,7 +106,9 @@ def test_there_is_no_failure_if_all_checks_pass() -> None:
         ("auto", False, "[]", True),
     ],
 )
-def test_when_probe_pods_run(tmp_path: Path, mode: str, was_changed: bool, record: str | None, expected: bool) -> None:
+def test_mode_change_and_record_decide_whether_probe_pods_run(
+    tmp_path: Path, mode: str, was_changed: bool, record: str | None, expected: bool
+) -> None:
     file = tmp_path / "validated.json"
     if record is not None:
         file.write_text(record)

@@ -104,9 +104,9 @@ def parse(arguments: list[str], command: Any, parent: Any = None) -> None:
     """Parse a command line as devenv does, without running it; raises ClickException for what it refuses."""
     with command.make_context("devenv", [*arguments], parent=parent) as context:
         if hasattr(command, "commands"):
-            rest = [*context._protected_args, *context.args]
-            if rest:
-                _, child, remaining = command.resolve_command(context, rest)
+            words = [*context._protected_args, *context.args]
+            if words:
+                _, child, remaining = command.resolve_command(context, words)
                 assert child is not None
                 parse(remaining, child, context)
 
@@ -116,9 +116,9 @@ def test_devenv_accepts_every_command_line(page: Path) -> None:
     refused = []
     for arguments in calls(page, "devenv"):
         # What follows -- belongs to another program.
-        own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+        devenv_arguments = arguments[: arguments.index("--")] if "--" in arguments else arguments
         try:
-            parse(own, command())
+            parse(devenv_arguments, command())
         except (typer.Exit, SystemExit):
             continue
         # Typer's own copy of click, whose exceptions have no public name. Running text may leave out arguments.
@@ -172,12 +172,12 @@ def known_options() -> set[str]:
             for child in group.commands.values():
                 yield from of(child)
 
-    found = OTHERS | {option for option in of(command()) if option.startswith("--")}
+    options = OTHERS | {option for option in of(command()) if option.startswith("--")}
     for program in (["pytest"], ["ansible-playbook"], ["ansible-galaxy", "collection", "install"]):
         path = str(Path(sys.executable).with_name(program[0]))
         helped = subprocess.run([path, *program[1:], "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-        found |= set(re.findall(r"(--[a-z][a-z-]+)", helped.stdout))
-    return found
+        options |= set(re.findall(r"(--[a-z][a-z-]+)", helped.stdout))
+    return options
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -106,7 +106,7 @@ def test_a_failed_task_is_reported_with_location_and_reason(playbook: Write, inv
         - name: Ignored
           ansible.builtin.command: "false"
           ignore_errors: true
-        - name: Fail for good
+        - name: Fail without rescue
           ansible.builtin.fail: {msg: "no luck"}
     """
     path = playbook(text)
@@ -114,7 +114,7 @@ def test_a_failed_task_is_reported_with_location_and_reason(playbook: Write, inv
     assert (outcome.code, outcome.ok) == (2, False)
     assert outcome.failure is not None
     assert outcome.failure["message"] == "no luck"
-    assert outcome.failure["task"] == "Fail for good"
+    assert outcome.failure["task"] == "Fail without rescue"
     assert outcome.failure["host"] == "localhost"
     assert outcome.failure["file"].startswith(f"{path}:")
     assert (outcome.failure["stage"], outcome.failure["exit"]) == ("provision", 3)
