@@ -31,8 +31,9 @@ def render(suite: str, classname: str, began: str, cases: Sequence[Case]) -> str
     """Return the document; ``began`` is local or UTC time in ISO 8601."""
     results = [case.result for case in cases]
     counts = {"failures": "failed", "errors": "error", "skipped": "skipped"}
-    attributes = {attribute: str(results.count(result)) for attribute, result in counts.items()}
-    attributes |= {"tests": str(len(cases)), "time": f"{sum(case.seconds for case in cases):.3f}"}
+    attributes = {"tests": str(len(cases))}
+    attributes |= {attribute: str(results.count(result)) for attribute, result in counts.items()}
+    attributes["time"] = f"{sum(case.seconds for case in cases):.3f}"
     root = ElementTree.Element("testsuite", {"name": _clean(suite), "timestamp": began, **attributes})
     for case in cases:
         element = ElementTree.SubElement(
