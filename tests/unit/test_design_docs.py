@@ -23,7 +23,7 @@ PATH = re.compile(r"[\w.-]*/[\w./-]*")
 
 @cache
 def known() -> frozenset[str]:
-    """Every path of the repository and every end of one: ``a/b/c.py``, ``b/c.py`` and ``c.py``, folders too."""
+    """Return every path of the repository and every end of one: ``a/b/c.py``, ``b/c.py`` and ``c.py``, folders too."""
     whole = {path for file in files() for path in (file, *file.parents) if path.is_relative_to(ROOT) and path != ROOT}
     parts = [path.relative_to(ROOT).parts for path in whole]
     return frozenset("/".join(part[start:]) for part in parts for start in range(len(part)))

@@ -39,7 +39,7 @@ def packed(files: dict[str, bytes]) -> bytes:
 
 
 def content(path: Path) -> dict[str, str]:
-    """Files of an archive without its top folder."""
+    """Return the files of an archive without its top folder."""
     with tarfile.open(path) as tar:
         files = {}
         for member in tar:

@@ -22,7 +22,7 @@ def encoded(text: str) -> str:
 
 
 def document(**changes: Any) -> Json:
-    """A kubeconfig in kubeadm's form."""
+    """Return a kubeconfig in the form that kubeadm writes."""
     base: Json = {
         "apiVersion": "v1",
         "kind": "Config",

@@ -33,7 +33,7 @@ class Sources:
                 self._all[name] |= places
 
     def raised(self) -> dict[str, str]:
-        """Texts in the place of a reason, and where they are."""
+        """Return the texts in the place of a reason, each with its location."""
         return {
             text: f"{name}:{node.lineno}"
             for name, tree in self._trees.items()
@@ -43,12 +43,12 @@ class Sources:
         }
 
     def texts(self) -> set[str]:
-        """All texts; of an f-string a pattern."""
+        """Return all texts, including the constant parts of f-strings."""
         nodes = [node for tree in self._trees.values() for node in ast.walk(tree)]
         return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
     def patterns(self) -> list[str]:
-        """f-strings and ``format`` texts that end in ``_failed``."""
+        """Return a pattern for each f-string that ends in ``_failed``."""
         nodes = [node for tree in self._trees.values() for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
         texts = [
             "".join(re.escape(v.value) if isinstance(v, ast.Constant) else "[a-z]+" for v in n.values) for n in nodes
@@ -74,7 +74,7 @@ class Sources:
 
 
 def _signatures(tree: ast.AST) -> Iterator[tuple[str, set[int]]]:
-    """Names of functions and classes, and which of their arguments are reasons."""
+    """Yield names of functions and classes with the positions of arguments that are reasons."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             names = [argument.arg for argument in node.args.args if argument.arg not in ("self", "cls")]

@@ -1,4 +1,4 @@
-"""What makes a run of cluster.yml run its stages though the last one left a converged environment."""
+"""Which changes make cluster.yml run its stages again after a run that converged the environment."""
 
 from __future__ import annotations
 
