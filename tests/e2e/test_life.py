@@ -135,7 +135,7 @@ def test_a_dead_and_a_damaged_worker_are_recreated(user: Typed, lab: str) -> Non
         (["node", "add", "worker-9"], 2, "worker-2"),
         (["node", "change-address", "master-0"], 14, "worker-0"),
         (["up", "--set", "nodes.master-0=null", "--set", "nodes.master-1={}"], 14, "master-0"),
-        (["upgrade", "--kubernetes", VERSION], 14, f"{VERSION} already"),
+        (["upgrade", "--kubernetes", VERSION], 14, f"already has Kubernetes {VERSION}"),
         (["upgrade", "--kubernetes", "1.35.4"], 14, "downgrade"),
         (["upgrade", "--kubernetes", "9.0.0"], 2, "9.0.0"),
     ],
