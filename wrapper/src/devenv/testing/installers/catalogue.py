@@ -117,7 +117,13 @@ Catalogue = Mapping[str, type[Installer]]
 
 INSTALLERS: Registry[type[Installer]] = Registry(
     "devenv.installers",
-    {"ssh": Ssh, "k8s": K8s, "core_k8s": CoreK8s, "devops_k8s": DevopsK8s, "devops_gravity": DevopsGravity},
+    {
+        "ssh": Ssh,
+        "k8s": K8s,
+        "core_k8s": CoreK8s,
+        "devops_k8s": DevopsK8s,
+        "devops_gravity": DevopsGravity,
+    },
     lambda extension: isinstance(extension, type) and issubclass(extension, Installer),
 )
 IMAGES: Registry[BaseImage] = Registry(
