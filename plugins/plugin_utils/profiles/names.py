@@ -79,8 +79,8 @@ def find(name: str, schema: Mapping[str, Any]) -> tuple[Path | None, dict[str, A
 
 def _parse(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return topology, stack, addressing and the remainder (connectivity) of a canonical name; empty for others."""
-    stacks, addressings = ("|".join(map(re.escape, _words(schema, key))) for key in ("stack", "addressing"))
-    match = re.fullmatch(rf"(.+?)-({stacks})-({addressings})(?:-(.+))?", name)
+    stack, addressing = ("|".join(map(re.escape, _words(schema, key))) for key in ("stack", "addressing"))
+    match = re.fullmatch(rf"(.+?)-({stack})-({addressing})(?:-(.+))?", name)
     if not match:
         return {}
     document = {"topology": match[1], "stack": match[2], "addressing": match[3]}
