@@ -77,16 +77,9 @@ class Host:
 
 def with_sudo(host: Host, user: str, folder: Path) -> Host:
     """Return the host reached as ``user``, who becomes root with Debian's sudo without a password."""
-    fetch = (
-        "apt-get",
-        "-qq",
-        "-o",
-        f"Dir::Cache::archives={folder}",
-        "install",
-        "--download-only",
-        "--reinstall",
-        "-y",
-    )
+    # Another apt may run: wait for its lock.
+    options = ("-o", "DPkg::Lock::Timeout=300", "-o", f"Dir::Cache::archives={folder}")
+    fetch = ("apt-get", "-qq", *options, "install", "--download-only", "--reinstall", "-y")
     if subprocess.run([*fetch, "sudo"], capture_output=True, check=False).returncode != 0:
         # The package lists are old or missing.
         _run("apt-get", "-qq", "update")
