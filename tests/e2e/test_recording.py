@@ -28,7 +28,7 @@ def test_the_recording_of_the_readme_is_what_devenv_prints(user: Typed, new_name
         ("devenv status", [devenv, "status", "--name", name]),
         ("devenv down", [devenv, "down", "--name", name]),
     ]
-    lines = recording.record(commands, user.environment(), user.cwd, timeout=600)
+    lines = recording.record(commands, user.environment(), user.cwd)
     # As it is on a machine with this environment alone.
     option = re.compile(rf" (-n|--name) {name}")
     plain = [

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 import subprocess
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 from xml.sax.saxutils import escape
 
 WIDTH, LINE, MARGIN = 9.0, 21, 18
@@ -30,30 +28,18 @@ class Line:
     is_command: bool = False
 
 
-def record(
-    commands: Iterable[tuple[str, Sequence[str]]], environment: Mapping[str, str], folder: Path, timeout: float
-) -> list[Line]:
+def record(commands: Iterable[tuple[str, Sequence[str]]], environment: Mapping[str, str], folder: Path) -> list[Line]:
     """Run commands, each with the text to show for it; each must end with 0."""
     start, lines = time.monotonic(), []
     for shown, argv in commands:
         lines.append(Line(time.monotonic() - start, f"$ {shown}", is_command=True))
         with subprocess.Popen(
-            argv, env={**environment}, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            argv, env={**environment}, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as child:
-            readers = [
-                threading.Thread(target=_read, args=(stream, start, lines)) for stream in (child.stdout, child.stderr)
-            ]
-            for reader in readers:
-                reader.start()
-            assert child.wait(timeout) == 0, lines
-            for reader in readers:
-                reader.join()
+            assert child.stdout
+            lines += [Line(time.monotonic() - start, text.rstrip("\n")) for text in child.stdout]
+        assert child.returncode == 0, lines
     return lines
-
-
-def _read(stream: IO[str], start: float, lines: list[Line]) -> None:
-    for text in stream:
-        lines.append(Line(time.monotonic() - start, text.rstrip("\n")))
 
 
 def render(lines: Sequence[Line]) -> str:
