@@ -12,6 +12,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 from typing import Any
 
@@ -35,9 +36,14 @@ def main(arguments: dict[str, Any]) -> None:
     ``arguments["timeout"]`` s.
     """
     signal.alarm(int(arguments.get("timeout") or 30))
-    print(json.dumps({"time": time.time()}), flush=True)
+    _write({"time": time.time()})
     report = {"health": health, "evidence": evidence, "fingerprint": fingerprint}[arguments["part"]]()
-    print(json.dumps(report), flush=True)
+    _write(report)
+
+
+def _write(document: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
 
 
 def etcdctl(*words: str) -> list[str]:

@@ -60,9 +60,7 @@ def stream(
     try:
         program.run([*_BOUND, *argv], env=env, cwd=cwd, stdout=read, merge_stderr=True, timeout=timeout)
     except ProgramFailed as error:
-        if error.__cause__:
-            raise error.__cause__ from None
-        raise ProgramFailed(argv, error.code, "\n".join(tail)) from None
+        raise error.__cause__ or ProgramFailed(argv, error.code, "\n".join(tail)) from None
     return list(tail)
 
 

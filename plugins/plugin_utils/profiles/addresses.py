@@ -35,13 +35,14 @@ def choose(
     pools: Mapping[str, str],
     used: Iterable[Network | str],
     families: Sequence[str],
-    prefix: Mapping[str, int] = PREFIX,
+    prefix: Mapping[str, int] | None = None,
 ) -> dict[str, str]:
     """Return each family's first subnet that overlaps none of ``used`` (of any family; default routes do not count).
 
     ``pools`` and the result map a family to a network in CIDR form, ``prefix`` a family to a prefix length. Raises
     DevenvError subnet_none_free.
     """
+    prefix = prefix or PREFIX
     taken = [ipaddress.ip_network(network, strict=False) for network in used]
     return {
         family: str(_first_free(ipaddress.ip_network(pools[family]), taken, family, prefix[family]))
