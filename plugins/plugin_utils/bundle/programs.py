@@ -51,16 +51,23 @@ def stream(
     if shutil.which(argv[0]) is None:
         raise FileNotFoundError(argv[0])
     tail: collections.deque[str] = collections.deque(maxlen=TAIL)
+    failures: list[Exception] = []
 
     def read(pipe: IO[bytes]) -> None:
-        for line in _lines(pipe, on_wait):
-            tail.append(line)
-            on_line(line)
+        try:
+            for line in _lines(pipe, on_wait):
+                tail.append(line)
+                on_line(line)
+        except Exception as error:
+            failures.append(error)
+            raise
 
     try:
         program.run([*_BOUND, *argv], env=env, cwd=cwd, stdout=read, merge_stderr=True, timeout=timeout)
     except ProgramFailed as error:
-        raise error.__cause__ or ProgramFailed(argv, error.code, "\n".join(tail)) from None
+        if failures:
+            raise failures[0] from None
+        raise ProgramFailed(argv, error.code, "\n".join(tail)) from None
     return list(tail)
 
 
