@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from unit.test_repository import ROOT, text_files
+from unit.test_repository import ROOT, lines
 
 PHRASES: list[dict[str, str]] = yaml.safe_load((ROOT / "tools" / "phrases.yml").read_text())
 # The list itself, the page that explains it, licences, and texts of past releases.
@@ -17,19 +17,14 @@ EXEMPT = (
 
 
 @pytest.fixture(scope="module")
-def lines() -> list[tuple[str, str]]:
-    """Return every line of the repository, each with its place."""
-    return [
-        (f"{path}:{number}", line.strip())
-        for path, text in text_files()
-        if path.as_posix() not in EXEMPT
-        for number, line in enumerate(text.splitlines(), 1)
-    ]
+def text() -> list[tuple[str, str]]:
+    """Return every line with its place: read once, as each phrase searches all of them."""
+    return list(lines(EXEMPT))
 
 
 @pytest.mark.parametrize("phrase", PHRASES, ids=[phrase["example"] for phrase in PHRASES])
-def test_no_text_has_a_banned_phrase(phrase: dict[str, str], lines: list[tuple[str, str]]) -> None:
+def test_no_text_has_a_banned_phrase(phrase: dict[str, str], text: list[tuple[str, str]]) -> None:
     pattern = re.compile(phrase["pattern"], re.IGNORECASE)
     assert pattern.search(phrase["example"]), "the pattern does not match its own example"
-    matches = [f"{place}: {line[:120]}" for place, line in lines if pattern.search(line)]
+    matches = [f"{place}: {line.strip()[:120]}" for place, line in text if pattern.search(line)]
     assert not matches, f"{len(matches)} lines; write instead: {phrase['instead']}\n" + "\n".join(matches[:40])

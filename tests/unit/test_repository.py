@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,14 +52,16 @@ def text_files() -> list[tuple[Path, str]]:
     return texts
 
 
+def lines(skip: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Yield the place and the text of every line of the text files."""
+    for path, text in text_files():
+        if path.as_posix() not in skip:
+            for number, line in enumerate(text.splitlines(), 1):
+                yield f"{path}:{number}", line
+
+
 def places(pattern: re.Pattern[str], skip: tuple[str, ...] = ()) -> list[str]:
-    return [
-        f"{path}:{number}: {line.strip()[:100]}"
-        for path, text in text_files()
-        if path.as_posix() not in skip
-        for number, line in enumerate(text.splitlines(), 1)
-        if pattern.search(line)
-    ]
+    return [f"{place}: {line.strip()[:100]}" for place, line in lines(skip) if pattern.search(line)]
 
 
 def test_no_file_names_a_registry() -> None:
