@@ -99,7 +99,7 @@ def keep_busy(machine: Machine, over: threading.Event, *, limit: float = LIMIT, 
             over.wait(0.1)
 
     # They connect while etcd's container starts.
-    writers = [threading.Thread(target=write, daemon=True) for index in range(CONNECTIONS)]
+    writers = [threading.Thread(target=write, daemon=True) for _number in range(CONNECTIONS)]
     for writer in writers:
         writer.start()
     while not listens(new.port) and not over.wait(PAUSE):
