@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from support.commands import Typed
 from support.seen import inside
+from support.waits import until
 
 pytestmark = pytest.mark.cluster
 
@@ -69,14 +68,6 @@ def folders(name: str) -> list[str]:
     return inside(f"{name}-master-0", "sh", "-c", "ls /var/lib/devenv/volumes 2>/dev/null || :").split()
 
 
-def until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    """Wait until a condition is true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not become true"
-        time.sleep(0.5)
-
-
 def test_data_survive_pods_and_a_restart_of_the_node(user: Typed, name: str, tmp_path: Path) -> None:
     classes = json.loads(user.kubectl(name, "get", "storageclasses", "-o", "json").stdout)["items"]
     assert [row["metadata"]["name"] for row in classes] == ["local-path"]
@@ -87,7 +78,7 @@ def test_data_survive_pods_and_a_restart_of_the_node(user: Typed, name: str, tmp
     claim = json.loads(user.kubectl(name, "get", "pvc", "data", "-o", "json").stdout)
     assert (claim["status"]["phase"], claim["spec"]["storageClassName"]) == ("Bound", "local-path")
     # The volume with which `up` tested the class may not be cleared yet.
-    until(lambda: [folder.endswith("_default_data") for folder in folders(name)] == [True])
+    until(lambda: [folder.endswith("_default_data") for folder in folders(name)] == [True], seconds=60)
     assert pod(user, name, "cat /data/file") == "written\n"
 
     user.devenv("stop", "--name", name)
@@ -139,7 +130,10 @@ def test_disabled_add_ons_are_removed_and_the_data_stay(user: Typed, name: str) 
     label = ("-l", "app.kubernetes.io/managed-by=devenv")
     remaining = user.kubectl(name, "get", f"{kinds},apiservices", "-A", *label, "-o", "name").stdout.split()
     assert remaining == []
-    until(lambda: "metrics-server" not in user.kubectl(name, "get", "pods", "-n", "kube-system", "-o", "name").stdout)
+    until(
+        lambda: "metrics-server" not in user.kubectl(name, "get", "pods", "-n", "kube-system", "-o", "name").stdout,
+        seconds=60,
+    )
     assert user.kubectl(name, "top", "nodes", code=None).returncode != 0
     assert pod(user, name, "cat /data/file") == "written\nmore\n"
     assert user.devenv("up", "--name", name).stdout.splitlines()[-1] == "changed=0"
@@ -150,4 +144,4 @@ def test_enabled_again_they_clean_up_deleted_claims(user: Typed, name: str) -> N
     assert (last["exit"], last["changed"]) == (0, 1)
     assert pod(user, name, "cat /data/file") == "written\nmore\n"
     user.kubectl(name, "delete", "pvc", "data")
-    until(lambda: folders(name) == [])
+    until(lambda: folders(name) == [], seconds=60)

@@ -13,8 +13,7 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import loc
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig_merge
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from support.commands import start_ansible
+from support.waits import until
 
 CHECKOUT = Path(__file__).parents[2]
 TOKEN = "abcdef.0123456789abcdef"
@@ -117,13 +117,6 @@ def workers(lab: Lab) -> list[int]:
     ]
 
 
-def settle(condition: Callable[[], bool], limit: float = 30) -> None:
-    end = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < end, "the condition was not met in time"
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     made = Lab(tmp_path)
@@ -140,7 +133,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 def working(lab: Lab, *more: str, **options: Any) -> subprocess.Popen[str]:
     """Start a run and wait until it executes LONG."""
     run = lab.start(lab.playbook(HEAD, LONG, TAIL), *more, **options)
-    settle(lambda: (lab.path / "working").exists() or run.poll() is not None)
+    until(lambda: (lab.path / "working").exists() or run.poll() is not None)
     assert run.poll() is None, run.communicate()[0]
     assert workers(lab)
     return run
@@ -345,7 +338,7 @@ def test_ctrl_c_during_gather_keeps_the_recorded_failure(lab: Lab) -> None:
     ssh.write_text(f"#!/bin/sh\ntouch {started}\nexec sleep 60 # {started}\n")
     ssh.chmod(0o755)
     run = lab.start(lab.playbook(HEAD, fails("provision"), TAIL), env={"PATH": f"{programs}:{os.environ['PATH']}"})
-    settle(started.exists)
+    until(started.exists)
     run.send_signal(signal.SIGINT)
     text, _ = run.communicate(timeout=30)
     assert run.returncode == 2, text

@@ -21,6 +21,7 @@ from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Ste
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import reasons
 from support import tls
 from support.node import Node, write
+from support.waits import until
 
 TOKEN = "abcdef.0123456789abcdef"
 KEY = "0f" * 32
@@ -481,7 +482,8 @@ def test_kubelet_of_a_joining_master_is_restarted_once(node: Node) -> None:
     node.ready = lambda *_, **__: next(answers)
     node.program("systemctl", f'echo "$*" >> {node.folder}/calls\n')
     with run.in_background(functools.partial(create.restart_kubelet_early, node, pause=0.01)):
-        time.sleep(0.5)
+        until(lambda: calls(node))
+        time.sleep(0.2)
     assert calls(node) == ["restart kubelet.service"]
 
 

@@ -18,6 +18,7 @@ from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import etcd_tra
 from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes, net
 from support import tls
 from support.node import Node, write
+from support.waits import until
 
 MANIFEST = """
     - --initial-cluster=master-0={others},master-1={own}
@@ -105,13 +106,6 @@ def busy(
     return run.in_background(functools.partial(etcd_traffic.keep_busy, node, limit=limit, client_port=port))
 
 
-def until(done: Callable[[], object], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_a_manifest_names_the_members_before_this_one() -> None:
     text = MANIFEST.format(
         others="https://10.0.0.1:2380,master-2=https://[fd00::3]:2380",
@@ -172,7 +166,7 @@ def test_the_transactions_change_nothing(node: Node, etcd: Etcd, manifest: Calla
 def test_traffic_ends_at_its_limit_for_a_member_that_is_never_ready(
     node: Node, etcd: Etcd, manifest: Callable[[], socket.socket]
 ) -> None:
-    with busy(node, etcd.members, limit=0.3) as thread:
+    with busy(node, etcd.members, limit=2) as thread:
         manifest().listen()
         until(lambda: not thread.is_alive())
     assert etcd.requests

@@ -14,9 +14,15 @@ from pathlib import Path
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import processes
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.processes import Process
+from support.waits import until
 
 Spawn = Callable[..., subprocess.Popen[bytes]]
 RUN = f"test{os.getpid()}"
+# Ignores SIGTERM, creates the file READY only then, and sleeps.
+DEAF = (
+    "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+    " pathlib.Path('READY').touch(); time.sleep(60)"
+)
 
 
 @pytest.fixture
@@ -37,13 +43,6 @@ def spawn() -> Iterator[Spawn]:
         child.wait()
 
 
-def settle(condition: Callable[[], bool], limit: float = 30) -> None:
-    end = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < end, "did not come about in time"
-        time.sleep(0.02)
-
-
 def stat(folder: Path, pid: int, text: str) -> None:
     (folder / str(pid)).mkdir()
     (folder / str(pid) / "stat").write_text(text)
@@ -62,7 +61,7 @@ def test_a_process_is_alive_only_with_its_start_and_not_as_a_zombie(spawn: Spawn
     assert processes.alive(child.pid, process.start)
     assert not processes.alive(child.pid, process.start + 1)
     child.kill()
-    settle(lambda: (process := processes.read_process(child.pid)) is not None and process.state == "Z")
+    until(lambda: (process := processes.read_process(child.pid)) is not None and process.state == "Z")
     assert not processes.alive(child.pid, process.start)
 
 
@@ -94,7 +93,7 @@ def test_end_run_ends_marked_processes_with_what_is_below_and_nothing_else(spawn
     marked = spawn("sh", "-c", "env -u DEVENV_RUN sleep 61 & sleep 62")
     other = spawn("sleep", "63", run=f"{RUN}0")
     bare = spawn("sleep", "64", run=None)
-    settle(lambda: len(processes.of_run(RUN)) == 3)
+    until(lambda: len(processes.of_run(RUN)) == 3)
     below = processes.of_run(RUN)
     assert processes.end_run(RUN) == []
     marked.wait(timeout=30)
@@ -102,23 +101,21 @@ def test_end_run_ends_marked_processes_with_what_is_below_and_nothing_else(spawn
     assert (other.poll(), bare.poll()) == (None, None)
 
 
-def test_end_run_kills_processes_that_ignore_sigterm(spawn: Spawn) -> None:
-    deaf = spawn(
-        sys.executable, "-c", "import signal,time; signal.signal(15, signal.SIG_IGN); print(1); time.sleep(60)"
-    )
-    settle(lambda: b"\x00" in Path(f"/proc/{deaf.pid}/cmdline").read_bytes())
-    time.sleep(0.2)
+def test_end_run_kills_processes_that_ignore_sigterm(spawn: Spawn, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    deaf = spawn(sys.executable, "-c", DEAF.replace("READY", str(ready)))
+    until(ready.exists)
     began = time.monotonic()
     assert processes.end_run(RUN, grace=0.3) == []
     assert deaf.wait() == -signal.SIGKILL
     assert time.monotonic() - began < 15
 
 
-def test_end_run_remembers_a_child_that_ignores_sigterm_after_its_parent_ended(spawn: Spawn) -> None:
-    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+def test_end_run_remembers_a_child_that_ignores_sigterm_after_its_parent_ended(spawn: Spawn, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    deaf = DEAF.replace("READY", str(ready)).replace("'", '"')
     spawn("sh", "-c", f"env -u DEVENV_RUN {sys.executable} -c '{deaf}' & wait")
-    settle(lambda: len(processes.of_run(RUN)) == 2 and processes.of_run(RUN)[1].name.startswith("python"))
-    time.sleep(0.2)
+    until(ready.exists)
     child = processes.of_run(RUN)[1]
     assert processes.end_run(RUN, grace=0.5) == []
     assert not processes.alive(child.pid, child.start)
@@ -127,7 +124,7 @@ def test_end_run_remembers_a_child_that_ignores_sigterm_after_its_parent_ended(s
 def test_end_run_leaves_monitors_of_containers(spawn: Spawn, tmp_path: Path) -> None:
     shutil.copy("/bin/sleep", tmp_path / "conmon")
     monitor = spawn(str(tmp_path / "conmon"), "60")
-    settle(lambda: (process := processes.read_process(monitor.pid)) is not None and process.name == "conmon")
+    until(lambda: (process := processes.read_process(monitor.pid)) is not None and process.name == "conmon")
     assert processes.end_run(RUN) == []
     assert monitor.poll() is None
 
@@ -144,7 +141,7 @@ def test_neither_this_process_nor_its_parents_nor_the_protected_are_found(spawn:
     )
     assert done.stdout == "[]\non\n", done.stderr
     child = spawn("sh", "-c", "sleep 60 & wait")
-    settle(lambda: len(processes.of_run(RUN)) == 2)
+    until(lambda: len(processes.of_run(RUN)) == 2)
     assert processes.of_run(RUN, protect=[child.pid]) == []
 
 
@@ -166,7 +163,7 @@ def test_orphaned_workers_are_recognised_by_image_and_pipe(spawn: Spawn) -> None
     main = spawn(sys.executable, "-c", FORKER, "2", run=None)
     # The same command again in the same environment; it differs only in its pipes.
     twin = spawn(sys.executable, "-c", FORKER, "2", run=None)
-    settle(lambda: len(children(main.pid)) == 2 and len(children(twin.pid)) == 2)
+    until(lambda: len(children(main.pid)) == 2 and len(children(twin.pid)) == 2)
     origin = processes.origin(main.pid)
     assert origin is not None
     assert origin.pipes
@@ -186,7 +183,7 @@ def test_orphaned_workers_are_recognised_by_image_and_pipe(spawn: Spawn) -> None
 
 def test_a_living_main_is_ended_with_its_workers(spawn: Spawn) -> None:
     main = spawn(sys.executable, "-c", FORKER, "1", run=None)
-    settle(lambda: len(children(main.pid)) == 1)
+    until(lambda: len(children(main.pid)) == 1)
     workers = children(main.pid)
     assert processes.end_run("", processes.origin(main.pid), grace=0.5) == []
     main.wait(timeout=30)
@@ -207,7 +204,7 @@ def test_ssh_masters_of_a_folder_are_ended(spawn: Spawn, tmp_path: Path) -> None
     # OpenSSH's master replaces its command line by this title.
     ours = spawn("bash", "-c", f"exec -a 'ssh: {tmp_path}/cp/0123 [mux]' {link(tmp_path)} 60")
     others = spawn("bash", "-c", f"exec -a 'ssh: {tmp_path}/cp2/0123 [mux]' {link(tmp_path)} 60")
-    settle(
+    until(
         lambda: (
             processes.command_line(ours.pid).startswith("ssh: ")
             and processes.command_line(others.pid).startswith("ssh: ")

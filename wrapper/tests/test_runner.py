@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, processes
+from support.waits import until
 
 from devenv import errors
 from devenv.runs import extra_vars, runner, settings, supervision
@@ -349,15 +350,6 @@ def _sleepers(marker: str) -> list[int]:
     return [pid for pid in processes.all_processes() if processes.command_line(pid) == line]
 
 
-def _wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"the condition was not met within {seconds} s")
-
-
 @pytest.fixture
 def marker() -> Iterator[str]:
     """A number of seconds that identifies the sleep process of this test."""
@@ -372,7 +364,7 @@ def _drive(playbook: Write, inventory: Path, marker: str, *more: str, ignore: bo
     child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(DRIVER), path, str(inventory), *more], stdout=subprocess.PIPE, text=True
     )
-    _wait_for(lambda: _sleepers(marker))
+    until(lambda: _sleepers(marker))
     return child
 
 

@@ -6,8 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from doubles import habertest as double
+from support.waits import until
 
 from devenv.testing import demand, demand_parse
 from devenv.testing.allocators import habertest
@@ -80,13 +80,6 @@ def lab(keys: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
 
 def requested() -> demand.Demand:
     return demand_parse.parse(HARDWARE, remote=True)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def up(allocator: habertest.Habertest, name: str = "pytest-a") -> list[str]:
