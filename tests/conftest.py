@@ -6,6 +6,8 @@ import os
 import shutil
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 
 def what_is_missing() -> str:
@@ -21,3 +23,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("cluster"):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+class TrialsTogether(LoadFileScheduling):
+    """``--dist loadfile``, with all trials in one process, as they share a cluster."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "trials" if "/trials/" in nodeid else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    return TrialsTogether(config, log) if config.getvalue("dist") == "loadfile" else None

@@ -1,0 +1,1 @@
+"""Small trials that share one aio cluster."""
