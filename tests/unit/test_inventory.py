@@ -173,7 +173,7 @@ TWO_AND_A_BARE_ONE = {
         "master-0": {"cluster": "blue"},
         "master-1": {"cluster": "big-red"},
         "worker-0": {"cluster": "big-red", "labels": {"pipe": "true"}},
-        "worker-1": {"cluster": None, "labels": {"pipe": "true"}},
+        "worker-1": {"cluster": None},
     },
 }
 

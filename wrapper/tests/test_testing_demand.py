@@ -175,7 +175,9 @@ def test_keys_of_other_labs_are_translated() -> None:
         },
         "grouping": {"cluster1": {"hosts": ["host1", "host2"]}},
     }
-    master, worker = resolved(demand_parse.parse(arguments))["nodes"]
+    # Containers have no disk of their own.
+    document = demand.profile_document(demand_parse.parse(arguments))
+    master, worker = resolve_document(document, "test", overrides={"provider": "libvirt"})["nodes"]
     assert (master["name"], master["memory"], master["disk"], master["cpus"]) == ("master-0", 4 << 30, 30 << 30, 4)
     assert master["labels"] == {demand.NODE_TYPE_LABEL: "db"}
     assert (worker["name"], worker["labels"], worker["taints"]) == ("worker-0", {"pipe": "true"}, ["a=b:NoSchedule"])

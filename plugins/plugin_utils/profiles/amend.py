@@ -27,7 +27,7 @@ def amend(resolved: Profile, overrides: Mapping[str, Any]) -> Profile:
     version of devenv wrote it.
     """
     document, name = _as_document(resolved), resolved["name"]
-    again = resolve_document(document, name)
+    again = resolve_document(document, name, stored=True)
     before, after = (json.loads(json.dumps(profile)) for profile in (resolved, again))
     if after != before:
         different = sorted(key for key in {*after, *before} if after.get(key) != before.get(key))
@@ -36,7 +36,7 @@ def amend(resolved: Profile, overrides: Mapping[str, Any]) -> Profile:
             f"{', '.join(different)} of this environment's profile cannot be kept",
             advice="Name its profile: devenv up --profile PROFILE --set ...",
         )
-    return resolve_document(document, name, overrides=overrides) if overrides else again
+    return resolve_document(document, name, overrides=overrides, stored=True) if overrides else again
 
 
 def _as_document(resolved: Profile) -> dict[str, Any]:

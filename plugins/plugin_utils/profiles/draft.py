@@ -25,7 +25,7 @@ class Draft:
 
     ``template`` are the topology's nodes, ``named`` those of topology and profile together (None: removed), ``nodes``
     the remaining ones in order, with their defaults. ``listed`` are the clusters by name (None: removed), ``clusters``
-    those that the profile lists or its nodes use.
+    those that the profile lists or its nodes use. ``requested`` are the keys that the user has set, without any default.
     """
 
     topology: str
@@ -38,6 +38,7 @@ class Draft:
     clusters: Mapping[str, dict[str, Any]]
     engine: EngineTraits
     versions: list[str]
+    requested: Mapping[str, Any]
 
     @property
     def has_hosts(self) -> bool:
@@ -65,8 +66,10 @@ def group(node: str) -> str:
     return GROUPS[match[1]]
 
 
-def make(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Draft:
-    """Return the draft of a merged and valid document. Raises DevenvError profile_invalid if it has no nodes."""
+def make(document: Mapping[str, Any], schema: Mapping[str, Any], requested: Mapping[str, Any] | None = None) -> Draft:
+    """Return the draft of a merged and valid document; ``requested`` is the part of it that the user has set, by default
+    all. Raises DevenvError profile_invalid if it has no nodes.
+    """
     if "topology" not in document and not document.get("nodes"):
         allowed = ", ".join(data.allowed(schema, "topology"))
         raise DevenvError("profile_invalid", f"topology is missing (or extends, or nodes); allowed: {allowed}")
@@ -96,6 +99,7 @@ def make(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Draft:
         },
         engine=engine,
         versions=sorted(versions["kubernetes"]),
+        requested=document if requested is None else requested,
     )
 
 

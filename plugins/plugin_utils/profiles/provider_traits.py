@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict, cast
+from typing import Literal, NotRequired, TypedDict, cast
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import KeyEffects
 
 
 class ProviderTraits(TypedDict):
@@ -19,6 +20,8 @@ class ProviderTraits(TypedDict):
     caches: list[str]
     # Unsupported operations and why; each text continues "the provider NAME ...".
     cannot: dict[str, str]
+    # Effect of the keys that depend on the provider; without it, every key is used.
+    keys: NotRequired[KeyEffects]
 
 
 def names() -> list[str]:

@@ -53,12 +53,17 @@ def resolve(name_or_path: str, *, overrides: Mapping[str, Any] | None = None, cw
         raise DevenvError(error.reason.id, error.message, advice=error.advice, where=where) from None
 
 
-def resolve_document(document: Mapping[str, Any], name: str, *, overrides: Mapping[str, Any] | None = None) -> Profile:
-    """Resolve a valid document that extends nothing; ``name`` is the default name of an environment."""
+def resolve_document(
+    document: Mapping[str, Any], name: str, *, overrides: Mapping[str, Any] | None = None, stored: bool = False
+) -> Profile:
+    """Resolve a valid document that extends nothing; ``name`` is the default name of an environment.
+
+    ``stored``: the document is a resolved profile, whose values are no longer known to be the user's.
+    """
     schema = data.schema()
-    if overrides:
-        document = data.merge(document, override.as_document(overrides, schema))
-    return _compose(draft.make(document, schema), name)
+    requested = override.as_document(overrides, schema) if overrides else {}
+    document = data.merge(document, requested)
+    return _compose(draft.make(document, schema, requested if stored else document), name)
 
 
 def _chain(profile: str, base: Path, schema: Mapping[str, Any], seen: tuple[str, ...]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, data, engines, provider_traits
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, data, engines, keys, provider_traits
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.draft import GROUPS, Draft, group
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
@@ -243,6 +243,16 @@ def _hosts_are_different(draft: Draft) -> Iterator[str]:
             _require_outside_the_cluster(path, address, draft)
 
 
+# --- all keys ---------------------------------------------------------------------------------------------------------
+
+
+def _every_key_takes_effect(draft: Draft) -> Iterator[str]:
+    bare = [name for name, node in draft.nodes.items() if node["cluster"] is None]
+    yield from keys.without_effect(
+        draft.requested, draft.settings["provider"], draft.settings["kubernetes"]["engine"], bare
+    )
+
+
 RULES: tuple[Callable[[Draft], Iterator[str]], ...] = (
     _workers_are_schedulable,
     _nodes_are_large_enough,
@@ -261,12 +271,13 @@ RULES: tuple[Callable[[Draft], Iterator[str]], ...] = (
     _a_node_remains,
     _numbers_have_no_gap,
     _every_node_has_addresses,
+    _every_key_takes_effect,
 )
 
 
 def warnings(profile: Profile) -> list[str]:
     """Return a line for each allowed setting of a resolved profile that is probably a mistake."""
-    lines = []
+    lines = keys.warnings(profile)
     for cluster in profile["clusters"]:
         members = [node for node in profile["nodes"] if node["cluster"] == cluster]
         voters = [node["name"] for node in members if node["group"] != "workers"]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
+# Key of a profile to "used", or why it has no effect: {"refused": why} or {"warning": why} (configs/keys.yml).
+KeyEffects = dict[str, str | dict[str, str]]
 # Family (ipv4, ipv6) to an address or a network in CIDR form.
 ByFamily = dict[str, str]
 
@@ -204,3 +206,5 @@ class EngineTraits(TypedDict):
     node_types: bool
     caches: dict[str, str]
     installers: list[str]
+    # Without it, every key is used.
+    keys: NotRequired[KeyEffects]

@@ -153,7 +153,7 @@ def check(demand: Demand) -> None:
     document = profile_document(demand)
     try:
         documents.validate(document, data.schema(), "profile")
-        engines.require(resolve_document(document, "test"), shape_only=True)
+        engines.require(resolve_document(document, "test", stored=True), shape_only=True)
     except DevenvError as error:
         text = error.message
         for host, node in demand.node_names.items():
