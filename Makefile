@@ -17,8 +17,8 @@ unexport PYTHONUNBUFFERED
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-setup: ## install Debian packages, virtual environment and bundle, if missing
-	@tools/setup packages venv bundle
+setup: ## install Debian packages, virtual environment and bundle, if missing; raise kernel limits
+	@tools/setup packages venv limits bundle
 
 packages: ## install the Debian packages only
 	@tools/setup packages

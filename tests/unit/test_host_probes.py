@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import probes as host
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines, names
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight
 
 
@@ -113,3 +115,20 @@ def test_inotify_instances_of_all_processes_are_counted(tmp_path: Path, limit: s
     probe = host.inotify_probe(needed, tmp_path / "sys", tmp_path / "proc")
     assert probe.ok is ok
     assert "max_user_instances" in probe.fix
+
+
+def test_inotify_instances_of_other_users_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = tmp_path / "sys/fs/inotify/max_user_instances"
+    setting.parent.mkdir(parents=True)
+    setting.write_text("128")
+    (tmp_path / "proc/7/fd").mkdir(parents=True)
+    (tmp_path / "proc/7/fd/3").symlink_to("anon_inode:inotify")
+    # The kernel counts by user: a desktop's session uses dozens of its own limit.
+    monkeypatch.setattr(host.os, "geteuid", lambda: 54321)
+    assert host.inotify_probe(128, tmp_path / "sys", tmp_path / "proc").ok
+
+
+# Of 128, a new Debian with one login uses about a dozen.
+@pytest.mark.parametrize("name", [name for name in names.canonical() if not name.startswith("tna")])
+def test_every_profile_fits_the_inotify_limit_of_a_new_debian(name: str) -> None:
+    assert engines.in_use(resolve(name)["nodes"], "kubeadm")["inotify"] <= 128 - 12

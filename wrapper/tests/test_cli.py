@@ -1001,3 +1001,36 @@ def test_shell_completion_answers(made: Made) -> None:
     env = {**os.environ, "_DEVENV_COMPLETE": "complete_bash", "COMP_WORDS": "devenv status -n ", "COMP_CWORD": "3"}
     done = subprocess.run([sys.executable, "-m", "devenv"], env=env, capture_output=True, text=True)
     assert done.stdout.split() == ["lab"]
+
+
+def test_doctor_fix_raises_limits_and_prune_host_restores_them(
+    devenv: Devenv, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from ansible_collections.devenv.lab.plugins.plugin_utils.host import limits
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight, registry
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Machine
+
+    root = tmp_path / "sys"
+    (root / "fs/inotify").mkdir(parents=True)
+    setting = root / "fs/inotify/max_user_instances"
+    setting.write_text("128")
+    record = tmp_path / "record.json"
+    monkeypatch.setattr(limits.raise_limits, "__defaults__", (root, record))
+    monkeypatch.setattr(limits.restore, "__defaults__", (root, record))
+    monkeypatch.setattr(limits.recorded, "__defaults__", (record,))
+    monkeypatch.setattr(preflight, "doctor", list)
+    code, _, err = devenv("doctor", "--fix")
+    assert (code, setting.read_text()) == (0, "512")
+    assert "fs.inotify.max_user_instances: 128 -> 512 (devenv prune --host restores it)" in err
+    machine = Machine("lab-master-0", "lab", "master-0", "/home", "running", 1)
+    monkeypatch.setattr(registry, "machines", lambda: [machine])
+    code, _, err = devenv("prune", "--host")
+    assert (code, setting.read_text()) == (2, "512")
+    assert "environments need the limits: lab" in err
+    monkeypatch.setattr(registry, "machines", list)
+    assert json.loads(devenv("prune", "--host", "--dry-run", "--json")[1]) == {
+        "restored": ["fs.inotify.max_user_instances: would be 128 again"]
+    }
+    code, out, _ = devenv("prune", "--host")
+    assert (code, out, setting.read_text()) == (0, "fs.inotify.max_user_instances: 512 -> 128\n", "128")
+    assert devenv("prune", "--host")[1] == "nothing on this machine was changed\n"

@@ -155,10 +155,12 @@ def disk_probe(disk: int, folder: Path) -> Probe:
 
 
 def _inotify_in_use(proc: Path) -> int:
-    """Return the number of open inotify instances, including those in containers: all count against root's limit."""
+    """Return the open inotify instances of this user, root. Those in containers count against the same limit."""
     used = 0
     for folder in proc.glob("[0-9]*/fd"):
         try:
+            if folder.parent.stat().st_uid != os.geteuid():
+                continue
             used += sum(os.readlink(entry.path) == "anon_inode:inotify" for entry in os.scandir(folder))
         except OSError:
             continue
@@ -168,15 +170,15 @@ def _inotify_in_use(proc: Path) -> int:
 def inotify_probe(needed: int, root: Path = SYSCTLS, proc: Path = Path("/proc")) -> Probe:
     """Check that ``needed`` inotify instances are free. Without them containerd and kubelet start but do not work."""
     limit = int(sysctl_read("fs.inotify.max_user_instances", root) or 0)
-    free, fix = limit - _inotify_in_use(proc), "sysctl -w fs.inotify.max_user_instances=512"
+    free, fix = limit - _inotify_in_use(proc), "devenv doctor --fix, or sysctl -w fs.inotify.max_user_instances=512"
     seen = f"{max(free, 0)} of {limit} free"
     return Probe("inotify instances", free >= needed, seen, f"{needed} free", fix, "inotify_short")
 
 
 # Not needed for a first cluster: (name, minimum, purpose).
 ADVICE = (
-    ("fs.inotify.max_user_watches", 524288, "for several nodes"),
-    ("fs.inotify.max_user_instances", 512, "for several nodes"),
+    ("fs.inotify.max_user_watches", 524288, "for many nodes (doctor --fix sets it)"),
+    ("fs.inotify.max_user_instances", 512, "for many nodes (doctor --fix sets it)"),
     ("net.ipv4.ip_forward", 1, "if nodes are to reach networks beyond this host"),
     ("net.ipv6.conf.all.forwarding", 1, "if nodes are to reach networks beyond this host"),
 )

@@ -25,7 +25,7 @@ class Draft:
 
     ``template`` are the topology's nodes, ``named`` those of topology and profile together (None: removed), ``nodes``
     the remaining ones in order, with their defaults. ``listed`` are the clusters by name (None: removed), ``clusters``
-    those that the profile lists or its nodes use. ``requested`` are the keys that the user has set, without any default.
+    those that the profile lists or its nodes use. ``requested`` are the keys that the user has set, without defaults.
     """
 
     topology: str
@@ -67,8 +67,9 @@ def group(node: str) -> str:
 
 
 def make(document: Mapping[str, Any], schema: Mapping[str, Any], requested: Mapping[str, Any] | None = None) -> Draft:
-    """Return the draft of a merged and valid document; ``requested`` is the part of it that the user has set, by default
-    all. Raises DevenvError profile_invalid if it has no nodes.
+    """Return the draft of a merged and valid document; ``requested`` is the part that the user has set, by default all.
+
+    Raises DevenvError profile_invalid if it has no nodes.
     """
     if "topology" not in document and not document.get("nodes"):
         allowed = ", ".join(data.allowed(schema, "topology"))

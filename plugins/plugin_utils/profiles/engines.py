@@ -43,8 +43,11 @@ def in_use(nodes: Iterable[Mapping[str, Any]], engine: str) -> dict[str, int]:
     """Return the measured usage of ``nodes`` in total, without applications: ``memory`` and ``disk`` in bytes,
     ``inotify`` instances. A bare node counts as one of its group.
     """
-    sizes: list[Any] = [group_of(node["group"], traits(engine))["in_use"] for node in nodes]
-    return {key: sum(data.parse_quantity(size[key]) for size in sizes) for key in ("memory", "disk", "inotify")}
+    found, engine_traits = list(nodes), traits(engine)
+    sizes: list[Any] = [group_of(node["group"], engine_traits)["in_use"] for node in found]
+    used = {key: sum(data.parse_quantity(size[key]) for size in sizes) for key in ("memory", "disk", "inotify")}
+    clusters = {node["cluster"] for node in found if node["group"] == "control_plane" and node.get("cluster")}
+    return {**used, "inotify": used["inotify"] + len(clusters) * engine_traits.get("leader_inotify", 0)}
 
 
 def require(profile: Profile, *, shape_only: bool = False) -> None:

@@ -14,9 +14,9 @@ _BARE = "only nodes of a cluster have it, and this one is bare"
 
 
 def without_effect(requested: Mapping[str, Any], provider: str, engine: str, bare: Collection[str]) -> Iterator[str]:
-    """Yield a message for each key of the document ``requested`` that would be ignored; ``bare`` are nodes without cluster.
+    """Yield a message for each key of the document ``requested`` that would be ignored.
 
-    A value that equals its default asks for what holds anyway.
+    ``bare`` are the nodes without cluster. A value that equals its default asks for what holds anyway.
     """
     table = data.read("keys")
     for path in table["settings"]:

@@ -194,6 +194,7 @@ class EngineTraits(TypedDict):
 
     description: str
     groups: dict[str, EngineGroup]
+    leader_inotify: NotRequired[int]
     families: list[str]
     endpoints: list[str]
     brings: list[str]

@@ -14,16 +14,23 @@ from devenv.cli.run_options import Run, run_options
 
 def doctor(
     show_all: Annotated[bool, typer.Option("--all", help="Show the passed checks too.")] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Raise kernel limits that are too low, until the next boot.")
+    ] = False,
     as_json: given.Json = False,
 ) -> None:
     """Check this machine; print what is wrong and how to fix it.
 
-    Read-only. Exits with 9 if a requirement of every environment is missing.
+    Changes nothing without --fix, which `devenv prune --host` undoes. Exits
+    with 9 if a requirement of every environment is missing.
     """
     from dataclasses import asdict
 
+    from ansible_collections.devenv.lab.plugins.plugin_utils.host import limits
     from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight
 
+    for line in limits.raise_limits() if fix else ():
+        output.say(f"{line} (devenv prune --host restores it)")
     probes = [asdict(probe) for probe in preflight.doctor()]
     output.document(given.form(as_json), probes, lambda rows: _doctor_text(rows, show_all))
     if any(probe["required"] and not probe["ok"] for probe in probes):
@@ -54,6 +61,9 @@ def prune(
             "rest. Repeatable.",
         ),
     ] = None,
+    host: Annotated[
+        bool, typer.Option("--host", help="Restore this machine's kernel limits instead: what doctor --fix changed.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed; remove nothing.")] = False,
     as_json: given.Json = False,
 ) -> None:
@@ -66,6 +76,9 @@ def prune(
 
     from devenv.environments import prune as pruning
 
+    if host:
+        output.document(given.form(as_json), {"restored": pruning.host(dry_run=dry_run)}, _restored_text)
+        return
     invalid = [kind for kind in only or [] if kind not in pruning.kinds()]
     if invalid:
         raise errors.UsageError(
@@ -87,6 +100,10 @@ def prune(
         for item in items
     ]
     output.document(given.form(as_json), rows, _prune_text)
+
+
+def _restored_text(values: dict[str, list[str]]) -> str:
+    return "\n".join(values["restored"] or ["nothing on this machine was changed"])
 
 
 def _prune_text(rows: list[dict[str, Any]]) -> str:

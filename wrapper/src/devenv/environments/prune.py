@@ -12,10 +12,12 @@ from typing import Any
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, program
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import limits
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import image_store, registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import CachedFile, Provider
 
+from devenv import errors
 from devenv.environments import names
 
 
@@ -48,6 +50,19 @@ def remove(item: CachedFile) -> None:
         shutil.rmtree(item.what)
     else:
         Path(item.what).unlink()
+
+
+def host(*, dry_run: bool) -> list[str]:
+    """Restore what `doctor --fix` has changed on this machine; return a line for each. Nodes may need the limits, so
+    raises UsageError while there are some.
+    """
+    if dry_run:
+        return [f"{name}: would be {old} again" for name, old in limits.recorded().items()]
+    if limits.recorded() and (environments := sorted({machine.environment for machine in registry.machines()})):
+        raise errors.UsageError(
+            f"environments need the limits: {', '.join(environments)}", where="--host", advice="devenv down, then again"
+        )
+    return limits.restore()
 
 
 def _provider(kind: str) -> Provider:
