@@ -54,9 +54,10 @@ class ActionModule(Action, ActionBase):
             environment=str(variables["devenv_name"]),
             resolved=inventory.required_profile(variables),
             network=state.read_network(inventory.state_folder(variables)) or network_plan.EMPTY,
-            clusters=clusters.from_hostvars(args["nodes"], hostvars),
+            clusters=clusters.from_hostvars(args["nodes"], hostvars, args["clusters"]),
             targets={node: remote.target(node, hostvars[node]) for node in args["nodes"]},
         )
+        source = save.only(source) if args["clusters"] else source
         snapshot = save.save(
             home,
             args["name"],

@@ -20,7 +20,7 @@ class ActionModule(Action, ActionBase):
         reports: dict[str, report.Report] = {}
         failure: DevenvError | None = None
         try:
-            for cluster in clusters.from_hostvars(args["nodes"], variables["hostvars"]):
+            for cluster in clusters.from_hostvars(args["nodes"], variables["hostvars"], args["clusters"]):
                 reports[cluster.name] = self._validate(cluster, args, variables)
             failure = report.combined(reports)
         except DevenvError as error:

@@ -27,6 +27,11 @@ options:
     choices: [list, remove, save, begin, prepare, deliver, finish, wait]
   name: {description: Name of the snapshot., type: str, default: ""}
   nodes: {description: Names of the nodes., type: list, elements: str, default: []}
+  clusters:
+    description: With V(save), names of the only clusters to save, and their nodes. Empty for all.
+    type: list
+    elements: str
+    default: []
   force: {description: Whether to save a cluster that is not healthy., type: bool, default: false}
   encryption:
     description: Algorithm of the new CA keys (C(encryptionAlgorithm) of kubeadm).

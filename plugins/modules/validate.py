@@ -22,6 +22,7 @@ description:
   - After the timeout, the message lists what is missing for each failing check.
 options:
   nodes: {description: Names of the nodes. Bare nodes are skipped., type: list, elements: str, required: true}
+  clusters: {description: Names of the only clusters to check. Empty for all., type: list, elements: str, default: []}
   probes:
     description:
       - When to run real pods. V(auto) runs them if O(changed) is set or the last validation with pods did not pass.

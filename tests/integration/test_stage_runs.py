@@ -193,7 +193,7 @@ def test_down_removes_the_merged_context_from_the_users_kubeconfig(lab: Lab) -> 
     merged.parent.mkdir(parents=True)
     merged.write_text(yaml.safe_dump({"contexts": [{"name": "devenv-aio", "context": {}}]}))
     users.write_text(yaml.safe_dump({"contexts": [{"name": "work", "context": {}}]}))
-    kubeconfig_merge.merge(merged, {"KUBECONFIG": str(users)})
+    kubeconfig_merge.merge([merged], {"KUBECONFIG": str(users)})
     assert "devenv-aio" in users.read_text()
     code, text = lab.run(lab.playbook(DOWN), "--check")
     assert code == 0, text

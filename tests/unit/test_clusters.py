@@ -63,3 +63,12 @@ def test_a_missing_variable_is_named() -> None:
 
 def test_without_hosts_there_are_no_clusters() -> None:
     assert clusters.from_hostvars([], {}) == []
+
+
+def test_only_the_named_clusters_are_returned() -> None:
+    hostvars = {"a": host("red"), "b": host("blue"), "bare": host("")}
+    assert [cluster.name for cluster in clusters.from_hostvars(hostvars, hostvars, ["blue"])] == ["blue"]
+    with pytest.raises(DevenvError, match="no cluster green") as caught:
+        clusters.from_hostvars(hostvars, hostvars, ["green", "blue"])
+    assert caught.value.reason.id == "cluster_unknown"
+    assert "red, blue" in caught.value.advice

@@ -42,3 +42,13 @@ def test_commands_of_ansible_with_an_installed_collection(tmp_path: Path, monkey
 def test_commands_of_ansible_without_a_cluster() -> None:
     resolved = {**resolve("aio"), "clusters": {}}
     assert "ansible -i /state/inventory.yml nodes" in next_steps.with_ansible("aio", resolved, Path("/state"))[1]
+
+
+def test_commands_of_devenv_name_one_of_several_clusters() -> None:
+    def use(*clusters: str) -> str:
+        resolved = {**resolve("aio"), "clusters": {name: {} for name in clusters}}
+        return next_steps.with_devenv("lab", resolved, "1s", only_one=True)[1].removeprefix("use it:     ")
+
+    assert use("red", "blue") == 'eval "$(devenv env --cluster red)" && kubectl get nodes'
+    assert use("red") == use("red", "main") == 'eval "$(devenv env)" && kubectl get nodes'
+    assert use() == "devenv ssh master-0"

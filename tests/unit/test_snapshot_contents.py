@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import amend
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import contents, save
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.contents import ClusterContents
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Target
@@ -141,3 +146,28 @@ def test_extra_images_are_those_that_are_not_in_the_bundle() -> None:
         "devenv.lab/probe:1": "sha256:other",
         "example.test/shop:1": "sha256:c",
     }
+
+
+def test_a_snapshot_of_one_cluster_is_of_an_environment_with_this_cluster_alone() -> None:
+    profile = resolve(
+        "sno",
+        overrides={
+            "clusters": {"red": {}, "blue": {}, "main": None},
+            "nodes.master-0": {"cluster": "red"},
+            "nodes.master-1": {"cluster": "blue"},
+            "nodes.worker-0": {"cluster": "blue"},
+            "nodes.worker-1": {"cluster": None},
+        },
+    )
+    network = network_plan.make(profile, {"ipv4": "10.213.9.0/24"})
+    nodes = tuple(NodeSpec(name, "", "blue") for name in ("master-1", "worker-0"))
+    blue = Cluster("blue", Path("kubeconfig"), "kubeadm", "1.36.3", ("ipv4",), nodes)
+    source = save.only(save.Source("lab", profile, network, [blue], {}))
+    assert list(source.resolved["clusters"]) == ["blue"]
+    assert [node["name"] for node in source.resolved["nodes"]] == ["master-1", "worker-0"]
+    assert list(source.network["nodes"]) == ["master-1", "worker-0"]
+    assert list(source.network["clusters"]) == ["blue"]
+    # An environment can be created from it, and its nodes keep their places.
+    assert amend.amend(source.resolved, {}) == source.resolved
+    again = network_plan.make(source.resolved, {"ipv4": "10.213.9.0/24"}, source.network)
+    assert again["nodes"] == source.network["nodes"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -49,17 +49,24 @@ def by_node(objects: Iterable[Mapping[str, Any]], cluster: Cluster) -> dict[str,
     return {names.get(name, name): item for name, item in by_name.items()}
 
 
-def from_hostvars(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[Cluster]:
-    """Return the clusters of ``hosts``; bare nodes are left out.
+def from_hostvars(
+    hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], only: Sequence[str] = ()
+) -> list[Cluster]:
+    """Return the clusters of ``hosts``, or those of them named in ``only``; bare nodes are left out.
 
-    Raises DevenvError ``inventory_incomplete`` if a host lacks a variable that the profile inventory sets.
+    Raises DevenvError ``inventory_incomplete`` if a host lacks a variable that the profile inventory sets,
+    ``cluster_unknown`` if there is no cluster of a name in ``only``.
     """
     members: dict[str, list[str]] = {}
     for host in hosts:
         cluster = _variable(hostvars, host, "devenv_cluster")
         if cluster:
             members.setdefault(str(cluster), []).append(host)
-    return [_cluster(name, nodes, hostvars) for name, nodes in members.items()]
+    unknown = [name for name in only if name not in members]
+    if unknown:
+        listed = ", ".join(members) or "none"
+        raise DevenvError("cluster_unknown", f"no cluster {', '.join(unknown)}", advice=f"The clusters are: {listed}.")
+    return [_cluster(name, nodes, hostvars) for name, nodes in members.items() if not only or name in only]
 
 
 def _cluster(name: str, hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> Cluster:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Bundle
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
@@ -42,6 +43,19 @@ class Source:
     network: NetworkPlan
     clusters: Sequence[Cluster]
     targets: Mapping[str, remote.Target]
+
+
+def only(source: Source) -> Source:
+    """Return the source as an environment that has its ``clusters`` and their nodes alone."""
+    names = {cluster.name for cluster in source.clusters}
+    nodes = [node for node in source.resolved["nodes"] if node["cluster"] in names]
+    clusters = {name: settings for name, settings in source.resolved["clusters"].items() if name in names}
+    others = set(source.network["nodes"]) - {node["name"] for node in nodes}
+    return replace(
+        source,
+        resolved={**source.resolved, "clusters": clusters, "nodes": nodes},
+        network=network_plan.forget(source.network, others),
+    )
 
 
 @dataclass

@@ -11,6 +11,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.redact import redact
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import no_proxy
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Background, Finding
 
@@ -26,8 +27,12 @@ def levels(cluster: Cluster, environment: str) -> list[Background]:
 
 
 def _environment(cluster: Cluster, environment: str) -> dict[str, str]:
-    """Return KUBECONFIG of the cluster, DEVENV_NAME, and PATH with the bundle's kubectl and helm in front."""
+    """Return KUBECONFIG of the cluster, DEVENV_NAME, NO_PROXY with the environment's hosts, and PATH with the bundle's
+    kubectl and helm in front.
+    """
     variables = {"KUBECONFIG": str(cluster.kubeconfig), "DEVENV_NAME": environment}
+    # clusters/<cluster>/kubeconfig of the state directory
+    variables |= no_proxy.variables(no_proxy.of_environment(cluster.kubeconfig.parents[2]))
     try:
         bundle = store.find(cluster.version)
     except (DevenvError, OSError):

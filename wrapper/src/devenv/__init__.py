@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from devenv.cluster import Cluster
     from devenv.environment import Environment, Host
     from devenv.errors import (
         EnvironmentBusy,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cluster",
     "Environment",
     "EnvironmentBusy",
     "Error",
@@ -45,5 +47,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     import importlib
 
-    module = "devenv.environment" if name in ("Environment", "Host") else "devenv.errors"
+    module = "devenv.environment" if name in ("Cluster", "Environment", "Host") else "devenv.errors"
     return getattr(importlib.import_module(module), name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 
 from devenv import operations
+from devenv.cluster import Cluster
 from devenv.environments import access, names, target
 from devenv.runs import playbook
 from devenv.runs.runner import Options
@@ -118,23 +119,32 @@ class Environment:
         return {name: _host(name, variables) for name, variables in access.hosts(self.name).items()}
 
     @property
+    def clusters(self) -> dict[str, Cluster]:
+        """The clusters by name, in the profile's order."""
+        return {name: Cluster(self.name, name) for name in access.clusters(self.name)}
+
+    @property
     def kubeconfig(self) -> Path:
-        """The kubeconfig of the cluster ``main``. Raises NotFound if there is none yet."""
+        """The kubeconfig of the cluster ``main``, or else of the only one. Raises NotFound if there is none yet,
+        UsageError if there are several.
+        """
         return access.kubeconfig(self.name)
 
     @property
     def variables(self) -> dict[str, str]:
-        """Environment variables for programs that use the environment: what `devenv env` prints."""
+        """Environment variables for programs that use the environment: what `devenv env` prints. While there is no
+        cluster, KUBECONFIG names a file that does not exist. Raises UsageError if there are several clusters and none
+        is ``main``.
+        """
         return access.variables(self.name)
 
     def kubernetes(self) -> ApiClient:
         """Return a client of the package ``kubernetes``, configured from this kubeconfig only. Close it, or use
         ``with``.
         """
-        from kubernetes import config
+        from devenv.environments import api
 
-        client: ApiClient = config.new_client_from_config(str(self.kubeconfig), persist_config=False)  # type: ignore[no-untyped-call]
-        return client
+        return api.client_of(self.kubeconfig)
 
     def status(self) -> dict[str, Any]:
         """Return what `devenv status --json` prints."""

@@ -120,16 +120,20 @@ def gather(name: str, output: str = "", options: Options = NO_OPTIONS) -> Gather
 VALIDATE_SECONDS = 120
 
 
-def validate(name: str, options: Options = NO_OPTIONS, *, junit: Path | None = None) -> RunResult:
+def validate(
+    name: str, options: Options = NO_OPTIONS, *, cluster: str | None = None, junit: Path | None = None
+) -> RunResult:
     """Run every check of the role validate, with real pods, regardless of earlier results. ``checks`` of the result, or
     of the error that is raised, has one row per check: ``{cluster, name, ok, seconds, seen, warnings}``.
 
-    ``junit``: file for a JUnit document with one case per check. The default timeout is VALIDATE_SECONDS.
+    ``cluster``: the only one to validate. ``junit``: file for a JUnit document with one case per check. The default
+    timeout is VALIDATE_SECONDS. Raises NotFound for an unknown cluster before it runs.
     """
     variables: dict[str, Any] = {
         "validate_probes": "always",
         "validate_nodes": list(access.hosts(name)),
         "devenv_timeout": VALIDATE_SECONDS,
+        **_only(name, cluster),
     }
     if junit:
         variables["validate_junit"] = str(junit.absolute())
@@ -139,6 +143,11 @@ def validate(name: str, options: Options = NO_OPTIONS, *, junit: Path | None = N
         error.checks = _checks(error.log.parent if error.log else None)
         raise
     return replace(result, checks=_checks(result.run_dir))
+
+
+def _only(name: str, cluster: str | None) -> dict[str, Any]:
+    """Return the playbooks' variable for one cluster; none for all. Raises NotFound."""
+    return {} if cluster is None else {"devenv_clusters": [access.cluster(name, cluster)]}
 
 
 def _checks(run_dir: Path | None) -> list[dict[str, Any]]:
@@ -185,13 +194,18 @@ def load_images(name: str, images: Sequence[str], options: Options = NO_OPTIONS)
     return playbook.run("image_load", name, {"devenv_images": places}, options)
 
 
-def save_snapshot(name: str, snapshot: str, options: Options = NO_OPTIONS, *, force: bool = False) -> RunResult:
-    """Save the environment ``name`` as ``snapshot``. Refuses an invalid or existing snapshot name before it runs."""
+def save_snapshot(
+    name: str, snapshot: str, options: Options = NO_OPTIONS, *, force: bool = False, cluster: str | None = None
+) -> RunResult:
+    """Save the environment ``name``, or its ``cluster``, as ``snapshot``. Refuses an invalid or existing snapshot name,
+    and an unknown cluster, before it runs.
+    """
     from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue
 
     with errors.translated():
         catalogue.check_new(paths.home(), snapshot)
-    return playbook.run("snapshot", name, {"devenv_snapshot": snapshot, "devenv_force": force}, options)
+    variables = {"devenv_snapshot": snapshot, "devenv_force": force, **_only(name, cluster)}
+    return playbook.run("snapshot", name, variables, options)
 
 
 @errors.translated()

@@ -15,11 +15,14 @@ from devenv.cli import output
 from devenv.environments import access, names
 
 
-def status(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
+def status(
+    name: given.Name = None, cluster: given.Cluster = None, as_json: given.Json = False, form: given.Format = None
+) -> None:
     """Show an environment: nodes, API, last run."""
     from devenv.environments import status as environment_status
 
-    output.document(given.form(as_json, form), environment_status.status(names.existing(name)), _status_text)
+    chosen_form = given.form(as_json, form)
+    output.document(chosen_form, environment_status.status(names.existing(name), cluster), _status_text)
 
 
 def _status_text(environment: dict[str, Any]) -> str:
@@ -30,7 +33,8 @@ def _status_text(environment: dict[str, Any]) -> str:
     lines.append(f"API: {environment['api']}")
     if environment["failure"]:
         lines.append(f"last run failed: {environment['failure'].get('message', '')}")
-    columns = ("name=NODE", "group", "container", "kubernetes", "addresses")
+    several = ("cluster",) if len(environment["clusters"]) > 1 else ()
+    columns = ("name=NODE", "group", *several, "container", "kubernetes", "addresses")
     return "\n".join([*lines, output.table(environment["nodes"], *columns)])
 
 
@@ -58,32 +62,43 @@ def inventory(name: given.Name = None, as_json: given.Json = False, form: given.
 
 def kubeconfig(
     name: given.Name = None,
+    cluster: given.Cluster = None,
     path: Annotated[bool, typer.Option("--path", help="Print its path instead of its content.")] = False,
-    merge: Annotated[bool, typer.Option("--merge", help="Merge it into your own kubeconfig.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge all clusters into your own kubeconfig.")] = False,
+    switch: Annotated[
+        bool, typer.Option("--switch-context", help="With --merge: make the cluster's context the current one.")
+    ] = False,
     unmerge: Annotated[bool, typer.Option("--unmerge", help="Undo --merge, as down does.")] = False,
 ) -> None:
-    """Print the environment's kubeconfig.
+    """Print the kubeconfig of a cluster.
 
-    The environment has its own kubeconfig file. --merge only adds or
-    replaces the entries named devenv-NAME in yours (KUBECONFIG, or
-    ~/.kube/config). The current context does not change, and down removes
-    the entries.
+    Each cluster has its own kubeconfig file. --merge only adds or replaces
+    the entries named devenv-NAME[-CLUSTER] in yours (KUBECONFIG, or
+    ~/.kube/config), of all clusters or of one. The current context changes
+    only with --switch-context. down undoes both.
     """
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
     from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig_merge as files
 
     if path + merge + unmerge > 1:
         raise errors.UsageError("--path, --merge and --unmerge are mutually exclusive")
+    if switch and not merge:
+        raise errors.UsageError("--switch-context has no effect without --merge")
+    if unmerge and cluster:
+        raise errors.UsageError("--unmerge removes all clusters", advice="omit --cluster")
     if unmerge:
         chosen = names.choose(name)
         output.say(f"removed devenv-{chosen} from: {_listed(files.unmerge(paths.environment(chosen)))}")
         return
     chosen = names.existing(name)
-    source = access.kubeconfig(chosen)
     if merge:
-        output.say(f"changed: {_listed(files.merge(source))}")
-        output.say(f"use it: kubectl --context devenv-{chosen} get nodes")
+        contexts = access.contexts(chosen, cluster)
+        current = access.context(chosen, cluster) if switch else ""
+        output.say(f"changed: {_listed(files.merge(list(contexts.values()), switch_to=current))}")
+        for context in contexts:
+            output.say(f"use it: kubectl{'' if context == current else f' --context {context}'} get nodes")
     else:
+        source = access.kubeconfig(chosen, cluster)
         output.data(str(source) if path else source.read_text())
 
 
@@ -91,13 +106,18 @@ def _listed(paths: list[Path]) -> str:
     return ", ".join(str(path) for path in paths) or "nothing"
 
 
-def env(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
+def env(
+    name: given.Name = None, cluster: given.Cluster = None, as_json: given.Json = False, form: given.Format = None
+) -> None:
     """Print variables for a shell: eval "$(devenv env)"
 
-    KUBECONFIG, KUBECACHEDIR, DEVENV_NAME, ANSIBLE_INVENTORY, and PATH with
-    the bundle's kubectl (and helm, if the bundle has it) first.
+    KUBECONFIG, KUBECACHEDIR, DEVENV_NAME, ANSIBLE_INVENTORY, NO_PROXY and
+    no_proxy (your own value and the environment's hosts), and PATH with the
+    bundle's kubectl (and helm, if the bundle has it) first. Fails without
+    a cluster.
     """
-    output.document(given.form(as_json, form), access.variables(names.existing(name)), access.exports)
+    chosen_form = given.form(as_json, form)
+    output.document(chosen_form, access.variables(names.existing(name), cluster, need_cluster=True), access.exports)
 
 
 def ssh(context: typer.Context, node: given.Node = None, name: given.Name = None) -> None:
@@ -111,15 +131,18 @@ def ssh(context: typer.Context, node: given.Node = None, name: given.Name = None
     _replace_process(access.ssh_command(names.existing(name), node, given.after_dashes(context)))
 
 
-def exec_(context: typer.Context, name: given.Name = None) -> None:
+def exec_(context: typer.Context, name: given.Name = None, cluster: given.Cluster = None) -> None:
     """Run a host command with the environment's variables.
 
     Example: devenv exec -- kubectl get nodes
+
+    The variables are those of devenv env. While there is no cluster,
+    KUBECONFIG names a file that does not exist, never your own.
     """
     command = given.after_dashes(context)
     if not command:
         raise errors.UsageError("no command was given", advice="devenv exec -- kubectl get nodes")
-    _replace_process(list(command), {**os.environ, **access.variables(names.existing(name))})
+    _replace_process(list(command), {**os.environ, **access.variables(names.existing(name), cluster)})
 
 
 def _replace_process(argv: list[str], env: dict[str, str] | None = None) -> None:
@@ -138,7 +161,7 @@ def forward(
     ] = None,
     name: given.Name = None,
     address: Annotated[str, typer.Option("--address", metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
-    cluster: Annotated[str, typer.Option("--cluster", metavar="CLUSTER", help="Name of the cluster.")] = "main",
+    cluster: given.Cluster = None,
     as_json: given.Json = False,
 ) -> None:
     """Forward local ports to a Service until Ctrl-C.
@@ -160,8 +183,9 @@ def forward(
             output.data(json.dumps(item.document()) if as_json else item.line())
         output.say("forwarding until Ctrl-C")
 
-    kubeconfig, kubectl = access.kubeconfig(chosen, cluster), port_forward.program(access.variables(chosen))
-    port_forward.serve(kubeconfig, kubectl, target, requests, listen, show, output.say)
+    kubeconfig, variables = access.kubeconfig(chosen, cluster), access.variables(chosen, cluster)
+    kubectl = port_forward.program(variables)
+    port_forward.serve(kubeconfig, kubectl, target, requests, listen, show, output.say, variables)
 
 
 def logs(

@@ -32,6 +32,16 @@ def complete_node(ctx: typer.Context, incomplete: str) -> list[str]:
         return []
 
 
+def complete_cluster(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return names of the environment's clusters."""
+    from devenv.environments import access, names
+
+    try:
+        return _beginning(incomplete, access.clusters(names.choose(ctx.params.get("name"))))
+    except (errors.Error, OSError):
+        return []
+
+
 def complete_snapshot(incomplete: str) -> list[str]:
     """Return names of snapshots."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
@@ -120,6 +130,10 @@ Name = Annotated[
     typer.Option(
         "--name", "-n", envvar="DEVENV_NAME", metavar="NAME", help="The environment.", autocompletion=complete_name
     ),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="CLUSTER", help="The cluster.", autocompletion=complete_cluster),
 ]
 Node = Annotated[
     str | None,

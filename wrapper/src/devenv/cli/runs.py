@@ -96,21 +96,22 @@ def stop(run: Run, name: given.Name = None) -> None:
 def validate(
     run: Run,
     name: given.Name = None,
+    cluster: given.Cluster = None,
     junit: Annotated[
         Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit document with one case per check.")
     ] = None,
 ) -> None:
-    """Validate the cluster; prints one line per check.
+    """Validate the clusters; prints one line per check.
 
     Exits with 8 if a check does not pass in time (default: 2m).
     """
     try:
-        result = operations.validate(names.existing(name), run.options(), junit=junit)
+        result = operations.validate(names.existing(name), run.options(), cluster=cluster, junit=junit)
     except errors.Error as error:
         _show_checks(run, error.checks)
         raise
     _show_checks(run, result.checks)
-    run.done(result, f"{result.name} is valid")
+    run.done(result, f"cluster {cluster} of {result.name} is valid" if cluster else f"{result.name} is valid")
 
 
 def _show_checks(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:

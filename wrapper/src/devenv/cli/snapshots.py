@@ -27,6 +27,7 @@ def save(
     run: Run,
     snapshot: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="Name of the new snapshot.")],
     name: given.Name = None,
+    cluster: given.Cluster = None,
     force: Annotated[bool, typer.Option("--force", help="Save the cluster even if it is not healthy.")] = False,
 ) -> None:
     """Save a running environment: objects, app data, extra images.
@@ -35,9 +36,13 @@ def save(
     contain keys, certificates and tokens of the cluster. It contains
     secrets of apps, and only you can read it. Containers that write to
     saved directories are frozen while those are read.
+
+    With --cluster, the snapshot contains only this cluster and its nodes,
+    and so does an environment created from it.
     """
-    result = operations.save_snapshot(names.existing(name), snapshot, run.options(), force=force)
-    run.done(result, f"saved {result.name} as {snapshot}", f"use it: devenv up --snapshot {snapshot}")
+    result = operations.save_snapshot(names.existing(name), snapshot, run.options(), force=force, cluster=cluster)
+    saved = f"cluster {cluster} of {result.name}" if cluster else result.name
+    run.done(result, f"saved {saved} as {snapshot}", f"use it: devenv up --snapshot {snapshot}")
 
 
 @app.command("list")

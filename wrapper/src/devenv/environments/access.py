@@ -18,6 +18,8 @@ from devenv import errors
 if TYPE_CHECKING:
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
+DEFAULT_CLUSTER = "main"
+
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -59,33 +61,88 @@ def hosts(name: str) -> dict[str, dict[str, Any]]:
     return {host: dict(variables or {}) for host, variables in entries.items()}
 
 
-def kubeconfig(name: str, cluster: str = "main") -> Path:
-    """Return the kubeconfig file of a cluster. Raises NotFound if there is none yet."""
-    path = paths.environment(name) / "clusters" / cluster / "kubeconfig"
+def clusters(name: str) -> list[str]:
+    """Return the names of the environment's clusters, in the profile's order. Raises NotFound without a profile."""
+    return list(profile(name)["clusters"])
+
+
+def cluster(name: str, chosen: str | None = None) -> str:
+    """Return the cluster ``chosen``, else ``main``, else the only one. Raises NotFound, UsageError."""
+    existing = clusters(name)
+    listed = ", ".join(existing)
+    if not existing:
+        raise errors.NotFound(f"environment {name} has no cluster", advice="devenv ssh and inventory work without one")
+    if chosen is not None and chosen not in existing:
+        raise errors.NotFound(f"environment {name} has no cluster {chosen}", advice=f"its clusters are: {listed}")
+    if chosen is None and DEFAULT_CLUSTER not in existing and len(existing) > 1:
+        raise errors.UsageError(f"several clusters exist: {listed}", advice="name one with --cluster")
+    return chosen or (DEFAULT_CLUSTER if DEFAULT_CLUSTER in existing else existing[0])
+
+
+def kubeconfig(name: str, chosen: str | None = None) -> Path:
+    """Return the kubeconfig file of a cluster, chosen as `cluster` does. Raises NotFound if there is none yet,
+    UsageError.
+    """
+    which = cluster(name, chosen)
+    path = paths.environment(name) / "clusters" / which / "kubeconfig"
     if not path.is_file():
+        of = "" if which == DEFAULT_CLUSTER else f" of cluster {which}"
         raise errors.NotFound(
-            f"environment {name} has no kubeconfig yet", advice=f"devenv up -n {name} creates the cluster"
+            f"environment {name} has no kubeconfig{of} yet", advice=f"devenv up -n {name} creates the cluster"
         )
     return path
 
 
-def variables(name: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the variables that `devenv env` prints: DEVENV_NAME, KUBECONFIG, ANSIBLE_INVENTORY, and PATH with the
-    bundle's binaries first.
-
-    A variable whose file does not exist yet is left out. KUBECONFIG is accompanied by KUBECACHEDIR in the state
-    directory, so that kubectl's cache of a cluster is removed with the cluster.
+def contexts(name: str, chosen: str | None = None) -> dict[str, Path]:
+    """Return the kubeconfig files of all clusters, or of the ``chosen`` one, by the name of their context. Raises as
+    `kubeconfig`.
     """
+    which = [cluster(name, chosen)] if chosen is not None else clusters(name) or [cluster(name)]
+    return {context(name, each): kubeconfig(name, each) for each in which}
+
+
+def context(name: str, chosen: str | None = None) -> str:
+    """Return the name of a cluster's context, user and cluster in kubeconfigs. Raises as `cluster`."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig as files  # slow to import
+
+    return files.context_name(name, cluster(name, chosen))
+
+
+def variables(
+    name: str, chosen: str | None = None, env: Mapping[str, str] = os.environ, *, need_cluster: bool = False
+) -> dict[str, str]:
+    """Return the variables that `devenv env` prints: DEVENV_NAME, KUBECONFIG of a cluster (chosen as `cluster` does),
+    ANSIBLE_INVENTORY, NO_PROXY and no_proxy with the environment's hosts, and PATH with the bundle's binaries first.
+
+    KUBECONFIG is accompanied by KUBECACHEDIR in the state directory, so that kubectl's cache of a cluster is removed
+    with the cluster. It is never left out, because kubectl would then use the user's own cluster: while there is no
+    cluster, it names a file that does not exist or, with ``need_cluster``, this raises NotFound.
+    """
+    from ansible_collections.devenv.lab.plugins.plugin_utils.environments import no_proxy
+
     folder = paths.environment(name)
-    files = {"KUBECONFIG": folder / "kubeconfig", "ANSIBLE_INVENTORY": folder / "inventory.yml"}
-    exported = {"DEVENV_NAME": name} | {key: str(path) for key, path in files.items() if path.exists()}
-    if "KUBECONFIG" in exported:
-        exported["KUBECACHEDIR"] = str(folder / "kube-cache")
+    exported = {"DEVENV_NAME": name, "KUBECONFIG": str(_config_path(name, chosen, need_cluster))}
+    exported["KUBECACHEDIR"] = str(folder / "kube-cache")
+    if (folder / "inventory.yml").exists():
+        exported["ANSIBLE_INVENTORY"] = str(folder / "inventory.yml")
+    with errors.translated():
+        exported |= no_proxy.variables(no_proxy.of_environment(folder), env)
     binaries = _binaries(folder)
     if binaries:
         others = [part for part in env.get("PATH", os.defpath).split(os.pathsep) if part != str(binaries)]
         exported["PATH"] = os.pathsep.join([str(binaries), *others])
     return exported
+
+
+def _config_path(name: str, chosen: str | None, need_cluster: bool) -> Path:
+    try:
+        path = kubeconfig(name, chosen)
+    except errors.NotFound:
+        if need_cluster or chosen is not None:
+            raise
+        return paths.environment(name) / "kubeconfig"
+    link = paths.environment(name) / "kubeconfig"
+    return link if link.exists() and link.samefile(path) else path
 
 
 def _binaries(folder: Path) -> Path | None:

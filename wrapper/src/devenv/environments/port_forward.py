@@ -251,12 +251,19 @@ Say = Callable[[str], None]
 
 
 def serve(
-    kubeconfig: Path, kubectl: Path, target: Target, requests: Sequence[PortRequest], address: str, show: Show, say: Say
+    kubeconfig: Path,
+    kubectl: Path,
+    target: Target,
+    requests: Sequence[PortRequest],
+    address: str,
+    show: Show,
+    say: Say,
+    env: Mapping[str, str] | None = None,
 ) -> None:
     """Forward until Ctrl-C, the regular end (returns), or SIGTERM (raises SystemExit 143).
 
-    ``show`` gets the forwards once, when all ports listen; ``say`` gets a line when a pod is lost. Raises Error for
-    everything that can be checked in advance before it forwards.
+    ``show`` gets the forwards once, when all ports listen; ``say`` gets a line when a pod is lost. ``env`` extends the
+    environment of kubectl. Raises Error for everything that can be checked in advance before it forwards.
     """
     try:
         with _stopped_by_signals():
@@ -268,7 +275,7 @@ def serve(
                         f"no pod of {_full_name(service)} is ready",
                         f"kubectl -n {service['metadata']['namespace']} get pods",
                     )
-            _forward(kubectl, kubeconfig, service, place(service, chosen, address), show, say)
+            _forward(kubectl, kubeconfig, service, place(service, chosen, address), show, say, env or {})
     except client.ApiUnreachable as error:
         raise errors.make(
             f"the API does not answer: {error}", exit_code=5, reason="api_unreachable",
@@ -301,7 +308,13 @@ def _stopped_by_signals() -> Iterator[None]:
 
 
 def _forward(
-    kubectl: Path, kubeconfig: Path, service: Mapping[str, Any], forwards: list[Forward], show: Show, say: Say
+    kubectl: Path,
+    kubeconfig: Path,
+    service: Mapping[str, Any],
+    forwards: list[Forward],
+    show: Show,
+    say: Say,
+    env: Mapping[str, str],
 ) -> None:
     """Run kubectl repeatedly, because it exits when its pod disappears."""
     argv = [
@@ -311,7 +324,7 @@ def _forward(
     ]  # fmt: skip
     last_success = None
     while True:
-        with _child(argv) as child:
+        with _child(argv, env) as child:
             listened, complaint = _watch(child, forwards, show if last_success is None else None)
         if listened:
             last_success = time.monotonic()
@@ -346,11 +359,11 @@ def _await_pod(kubeconfig: Path, service: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _child(argv: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+def _child(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
     """Run kubectl; the kernel kills it if this process dies."""
     child = subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True, preexec_fn=_die_with_parent,
+        start_new_session=True, preexec_fn=_die_with_parent, env={**os.environ, **env},
     )  # fmt: skip
     try:
         yield child

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan, node_changes, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Node, Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
 
 from devenv import errors
-from devenv.environments import names
+from devenv.environments import access, names
 
 if TYPE_CHECKING:
     from devenv.environments.target import Target
@@ -72,34 +72,75 @@ def _summary(states: Sequence[str], nodes: int) -> str:
     return "running" if running >= max(nodes, len(states)) else "partly" if running else "stopped"
 
 
-def status(name: str) -> dict[str, Any]:
+def status(name: str, cluster: str | None = None) -> dict[str, Any]:
     """Return the actual state of an environment: ``{name, state, profile, kubernetes, folder, kubeconfig, nodes:
-    [{name, group, addresses, container, kubernetes}], api, busy, last_run, failure}``. ``kubernetes`` of a node is
-    Ready, NotReady or absent.
+    [{name, group, cluster, addresses, container, kubernetes}], clusters: [{name, kubeconfig, api}], api, busy,
+    last_run, failure}``. ``kubernetes`` of a node is Ready, NotReady or absent. ``api`` is that of all clusters;
+    ``kubeconfig`` is null if there are several clusters and none is ``main``.
+
+    With ``cluster``, nodes, clusters, api and kubeconfig are those of this cluster. Raises NotFound.
     """
     folder = paths.environment(name)
+    chosen = access.cluster(name, cluster) if cluster else None
     with errors.translated():
         stored = state.read(folder)
-    kubeconfig = folder / "kubeconfig"
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(node_states, name)
         importlib.import_module(_CLIENT)  # slow, so import it while podman runs
         machines = pending.result()
-    api, ready = _api_nodes(kubeconfig, machines)
     network = stored.network or network_plan.EMPTY
     desired = stored.profile["nodes"] if stored.profile else []
+    names_of = [chosen] if chosen else list(stored.profile["clusters"]) if stored.profile else []
+    clusters, ready = _clusters(folder, names_of, desired, machines)
     return {
         "name": name,
         "state": "busy" if stored.holder else _summary(list(machines.values()), len(desired)),
         **_about(stored.profile),
         "folder": str(folder),
-        "kubeconfig": str(kubeconfig) if kubeconfig.exists() else None,
-        "nodes": [node_changes.row(node["name"], node["group"], network, machines, ready) for node in desired],
-        "api": api,
+        "kubeconfig": _kubeconfig(folder, clusters),
+        "nodes": [
+            {
+                **node_changes.row(node["name"], node["group"], network, machines, ready),
+                "cluster": node["cluster"] or "",
+            }
+            for node in desired
+            if chosen in (None, node["cluster"])
+        ],
+        "clusters": clusters,
+        "api": _api(clusters),
         "busy": str(stored.holder) if stored.holder else None,
         "last_run": stored.last_run,
         "failure": stored.failure,
     }
+
+
+def _clusters(
+    folder: Path, names_of: Sequence[str], desired: Sequence[Node], machines: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Return a row per cluster, and Ready or NotReady by node."""
+    rows: list[dict[str, Any]] = []
+    ready: dict[str, str] = {}
+    for name in names_of:
+        path = folder / "clusters" / name / "kubeconfig"
+        members = {node["name"] for node in desired if node["cluster"] == name}
+        own = {node: machine for node, machine in machines.items() if node in members}
+        answer, nodes_of = _api_nodes(path, own)
+        ready |= nodes_of
+        rows.append({"name": name, "kubeconfig": str(path) if path.exists() else None, "api": answer})
+    return rows, ready
+
+
+def _kubeconfig(folder: Path, clusters: Sequence[Mapping[str, Any]]) -> str | None:
+    if any(row["name"] == access.DEFAULT_CLUSTER for row in clusters):
+        return str(folder / "kubeconfig") if (folder / "kubeconfig").exists() else None
+    return clusters[0]["kubeconfig"] if len(clusters) == 1 else None
+
+
+def _api(clusters: Sequence[Mapping[str, Any]]) -> str:
+    """Return ``answers`` if every API does, else which one does not, and why."""
+    if len(clusters) < 2:
+        return clusters[0]["api"] if clusters else "no cluster"
+    return "; ".join(f"{row['name']}: {row['api']}" for row in clusters if row["api"] != "answers") or "answers"
 
 
 def _hosts(network: NetworkPlan | None) -> dict[str, str]:

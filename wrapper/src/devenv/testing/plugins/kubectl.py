@@ -15,6 +15,7 @@ import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.net import bracketed
 
+from devenv.environments import api
 from devenv.testing.errors import CommandFailed, CommandTimeout, NotAvailable, TestingError
 
 if TYPE_CHECKING:
@@ -38,11 +39,9 @@ class Kubectl:
 
     def client(self) -> ApiClient:
         """Return a client of the package ``kubernetes``, configured by the cluster's kubeconfig alone."""
-        from kubernetes import config
-
         with self._lock:
             if self._client is None:
-                self._client = config.new_client_from_config(str(self._kubeconfig()), persist_config=False)  # type: ignore[no-untyped-call]
+                self._client = api.client_of(self._kubeconfig())
             return self._client
 
     @property
@@ -96,11 +95,11 @@ class Kubectl:
         argv = ["sh", "-c", command] if isinstance(command, str) else list(command)
         shown = command if isinstance(command, str) else " ".join(argv)
         # A separate client, because the library puts its websocket into the client that it is called with.
-        with self._fresh() as api:
+        with self._fresh() as fresh:
             from kubernetes import client
 
             answer = stream(
-                client.CoreV1Api(api).connect_get_namespaced_pod_exec,
+                client.CoreV1Api(fresh).connect_get_namespaced_pod_exec,
                 pod, namespace, command=argv, stderr=True, stdin=False, stdout=True, tty=False,
                 _preload_content=False, **({"container": container} if container else {}),
             )  # fmt: skip
@@ -140,9 +139,9 @@ class Kubectl:
         """Yield each object, the resource of its kind, and its namespace if the kind has one."""
         from kubernetes import dynamic
 
-        api = dynamic.DynamicClient(self.client())  # type: ignore[no-untyped-call]
+        dynamic_client = dynamic.DynamicClient(self.client())  # type: ignore[no-untyped-call]
         for body in bodies:
-            resource = api.resources.get(api_version=body["apiVersion"], kind=body["kind"])
+            resource = dynamic_client.resources.get(api_version=body["apiVersion"], kind=body["kind"])
             space = body.get("metadata", {}).get("namespace", namespace) if resource.namespaced else None
             yield body, resource, space
 
@@ -215,22 +214,18 @@ class Kubectl:
     @contextlib.contextmanager
     def _fresh(self, host: str = "") -> Iterator[ApiClient]:
         """Yield a separate client. ``host``: replaces the kubeconfig's API address, without retries."""
-        from kubernetes import client, config
+        from kubernetes import client
 
-        settings = client.Configuration()
-        config.load_kube_config(str(self._kubeconfig()), client_configuration=settings, persist_config=False)  # type: ignore[no-untyped-call]
-        if host:
-            settings.host, settings.retries = host, False
-        api = client.ApiClient(settings)
+        fresh = client.ApiClient(api.configuration(self._kubeconfig(), host))
         try:
-            yield api
+            yield fresh
         finally:
-            api.close()  # type: ignore[no-untyped-call]
+            fresh.close()  # type: ignore[no-untyped-call]
 
     def is_ready_on(self, address: str) -> bool:
         """Return whether the API server of the node with this address is ready."""
-        with self._fresh(f"https://{bracketed(address)}:6443") as api:
-            return not _trouble(api)
+        with self._fresh(f"https://{bracketed(address)}:6443") as fresh:
+            return not _trouble(fresh)
 
 
 class K8SMaster:
