@@ -173,3 +173,12 @@ def test_run_all_runs_programs_in_parallel() -> None:
 @pytest.mark.parametrize(("text", "value"), [('{"a": 1}', {"a": 1}), ("", "none"), ("{half", "none")])
 def test_json_parses_standard_output(text: str, value: object) -> None:
     assert program.ProgramResult(0, text).json("none") == value
+
+
+def test_programs_on_a_node_get_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login may set them (/etc/environment), and kubeadm would write them into the control plane's manifests."""
+    for variable in ("HTTP_PROXY", "https_proxy", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.setenv(variable, "http://192.0.2.1:3128")
+    shown = program.run(["env"]).stdout
+    assert "PATH=" in shown
+    assert "192.0.2.1" not in shown

@@ -46,11 +46,13 @@ def hosts(profile: Profile, network: NetworkPlan | None, name: str) -> list[str]
 def of_environment(folder: Path) -> list[str]:
     """Return `hosts` of the environment with this state directory, and the API addresses of its kubeconfigs."""
     profile = state.read_profile(folder)
-    servers = [
-        match for path in sorted(folder.glob("clusters/*/kubeconfig")) for match in _SERVER.findall(path.read_text())
-    ]
     known = hosts(profile, state.read_network(folder), folder.name) if profile else []
-    return list(dict.fromkeys([*known, *expanded(servers)]))
+    return list(dict.fromkeys([*known, *servers(sorted(folder.glob("clusters/*/kubeconfig")))]))
+
+
+def servers(kubeconfigs: Iterable[Path]) -> list[str]:
+    """Return the hosts of the APIs in kubeconfig files."""
+    return expanded(host for path in kubeconfigs for host in _SERVER.findall(path.read_text()))
 
 
 def expanded(addresses: Iterable[str]) -> list[str]:

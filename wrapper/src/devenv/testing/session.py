@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from devenv.testing import MARK, SESSION, demand_parse, logs, settings
+from devenv.testing import MARK, SESSION, demand_parse, logs, proxies, settings
 from devenv.testing.allocators.manager import Manager
 from devenv.testing.demand import Demand, DemandError
 from devenv.testing.errors import TestingError
@@ -248,6 +248,7 @@ class HardwareSession:
         began = time.time()
         hook = item.ihook
         with ExitStack() as stack:
+            stack.enter_context(proxies.bypassed(base_config))
             stack.callback(base_config.clear_plugins)
             stack.callback(installers.run_stage, "teardown", base_config, demand, request)
             if self.settings.logs:
