@@ -35,10 +35,12 @@ class Lab:
     def cache(self) -> Path:
         return self.path / "cache" / "devenv"
 
-    def run(self, playbook: str | Path, *words: str, **extra: Any) -> tuple[int, str]:
+    def run(
+        self, playbook: str | Path, *words: str, variables: dict[str, str] | None = None, **extra: Any
+    ) -> tuple[int, str]:
         path = PLAYBOOKS / f"{playbook}.yml" if isinstance(playbook, str) else playbook
         words = (str(path), "-v", "-e", json.dumps(extra), *words)
-        cache = {"XDG_CACHE_HOME": str(self.path / "cache")}
+        cache = {"XDG_CACHE_HOME": str(self.path / "cache"), **(variables or {})}
         child = start_ansible(*words, home=self.path / "home", cwd=ROOT, variables=cache)
         text, _ = child.communicate(timeout=120)
         return child.returncode, text
@@ -198,3 +200,31 @@ def test_node_add_and_node_remove_change_the_profile_and_the_inventory(lab: Lab,
     # A node that leaves stays in the inventory until it has left.
     assert "worker-1" in removed[nodes]
     assert lab.nodes() == ["master-0", "worker-1"]
+
+
+def test_kubeconfigs_of_all_clusters_are_merged_and_removed(lab: Lab) -> None:
+    for cluster in ("red", "blue"):
+        name = f"devenv-lab-{cluster}"
+        entries = {kind: [{"name": name, kind.removesuffix("s"): {}}] for kind in ("clusters", "users", "contexts")}
+        path = lab.folder / "clusters" / cluster / "kubeconfig"
+        path.parent.mkdir(parents=True)
+        path.write_text(yaml.safe_dump(entries))
+    own = lab.path / ".kube" / "config"
+    run = {"HOME": str(lab.path), "KUBECONFIG": ""}
+
+    def contexts() -> tuple[list[str], str]:
+        document = yaml.safe_load(own.read_text())
+        return [entry["name"] for entry in document["contexts"]], document.get("current-context", "")
+
+    assert lab.result("kubeconfig", "--check", variables=run, devenv_name="lab")["changed"] is True
+    assert not own.exists()
+    lab.result("kubeconfig", variables=run, devenv_name="lab", devenv_clusters="blue")
+    assert contexts() == (["devenv-lab-blue"], "")
+    assert lab.result("kubeconfig", variables=run, devenv_name="lab")["files"] == [str(own)]
+    assert contexts() == (["devenv-lab-blue", "devenv-lab-red"], "")
+    code, text = lab.run("kubeconfig", variables=run, devenv_name="lab", devenv_switch_context=True)
+    assert (code != 0, "several clusters exist: blue, red" in text) == (True, True)
+    lab.result("kubeconfig", variables=run, devenv_name="lab", devenv_switch_context=True, devenv_clusters=["red"])
+    assert contexts()[1] == "devenv-lab-red"
+    lab.result("kubeconfig", variables=run, devenv_name="lab", devenv_unmerge=True)
+    assert not own.parent.exists()

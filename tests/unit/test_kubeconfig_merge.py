@@ -357,6 +357,19 @@ def test_a_file_that_kubectl_wrote_is_restored_byte_by_byte(tmp_path: Path, sour
     assert path.read_text() == text
 
 
+def test_a_file_of_kubectl_without_users_is_restored_byte_by_byte(tmp_path: Path, source: Path) -> None:
+    path = tmp_path / "config"
+    text = (
+        'apiVersion: v1\nclusters: null\ncontexts:\n- context:\n    cluster: work\n    user: ""\n  name: work\n'
+        "current-context: work\nkind: Config\npreferences: {}\nusers: null\n"
+    )
+    path.write_text(text)
+    env = env_of(tmp_path, path)
+    kubeconfig_merge.merge([source], env, switch_to="devenv-x")
+    kubeconfig_merge.unmerge(tmp_path / "x", env)
+    assert path.read_text() == text
+
+
 def test_a_failed_write_restores_the_file(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "config"
     path.write_text(before := config("other"))

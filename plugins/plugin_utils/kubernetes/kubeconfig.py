@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -67,6 +68,26 @@ def _heading(source: str, body: str) -> str:
 def path_of(state: Path, cluster: str) -> Path:
     """Return the path of the kubeconfig of ``cluster`` in the state directory."""
     return state / "clusters" / cluster / "kubeconfig"
+
+
+def of_clusters(state: Path, only: Sequence[str] = ()) -> dict[str, Path]:
+    """Return the existing kubeconfigs by the name of their cluster, or those named in ``only``. Raises DevenvError
+    ``cluster_unknown`` if one of these, or any, does not exist.
+    """
+    existing = {path.parent.name: path for path in sorted(state.glob("clusters/*/kubeconfig"))}
+    missing = [name for name in only if name not in existing]
+    if missing or not existing:
+        message = f"no kubeconfig of cluster {', '.join(missing)}" if missing else "no kubeconfig of any cluster"
+        listed = ", ".join(existing) or "none"
+        raise DevenvError("cluster_unknown", message, advice=f"Clusters with a kubeconfig: {listed}.", where=str(state))
+    return {name: path for name, path in existing.items() if not only or name in only}
+
+
+def usual(clusters: Sequence[str]) -> str:
+    """Return ``main``, or else the only one of ``clusters``. Raises DevenvError ``cluster_unknown``."""
+    if DEFAULT_CLUSTER in clusters or len(clusters) == 1:
+        return DEFAULT_CLUSTER if DEFAULT_CLUSTER in clusters else clusters[0]
+    raise DevenvError("cluster_unknown", f"several clusters exist: {', '.join(clusters)}", advice="Name one of them.")
 
 
 def is_made_of(state: Path, cluster: str, source: str, server: str) -> bool:

@@ -69,21 +69,22 @@ def merge(
     return _edit(candidates, place, env, wait, check=check)
 
 
-def unmerge(folder: Path, env: Mapping[str, str] | None = None) -> list[Path]:
+def unmerge(folder: Path, env: Mapping[str, str] | None = None, *, check: bool = False) -> list[Path]:
     """Remove the entries of the environment with the state directory ``folder``, which may be absent, from the user's
     and the recorded files, and the files that `merge` created if nothing else is in them; return the changed files.
-    Raises as `merge`.
+    ``check`` and errors as in `merge`.
     """
     env = os.environ if env is None else env
     name = f"devenv-{folder.name}"
     records = sorted(folder.glob(f"clusters/*/{RECORD}"))
+    recorded = _recorded(records)
     changed: list[Path] = []
-    for path in dict.fromkeys([*user_kubeconfig.files(env), *_recorded(records)]):
+    for path in dict.fromkeys([*user_kubeconfig.files(env), *recorded]):
         # `eval "$(devenv env)"` puts the environment's own file into KUBECONFIG.
         is_environments = _real(path).is_relative_to(_real(folder))
-        if not is_environments and _contains(path, name):
-            changed += _edit([path], lambda documents: _drop(documents, folder.name, name), env)
-    for record in records:
+        if not is_environments and _contains(path, name, required=path in recorded):
+            changed += _edit([path], lambda documents: _drop(documents, folder.name, name), env, check=check)
+    for record in [] if check else records:
         record.unlink()
     return changed
 
@@ -98,10 +99,13 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _contains(path: Path, text: str) -> bool:
+def _contains(path: Path, text: str, *, required: bool) -> bool:
+    """Return whether a file contains ``text``; an unreadable one is an error only if it is ``required``."""
     try:
         return path.is_file() and text in path.read_text(errors="replace")
     except OSError as error:
+        if not required:
+            return False
         message = f"cannot be read: {error.strerror}"
         raise DevenvError("user_kubeconfig_invalid", message, where=str(path)) from error
 
@@ -187,12 +191,14 @@ def _drop(documents: Documents, environment: str, name: str) -> None:
         dropped = [entry for entry in contexts if _is_of(entry, "contexts", environment, name)]
         for kind in KINDS:
             if document.get(kind):
-                document[kind] = [entry for entry in document[kind] if not _is_of(entry, kind, environment, name)]
+                remaining = [entry for entry in document[kind] if not _is_of(entry, kind, environment, name)]
+                # Like kubectl, which writes null for an empty list.
+                document[kind] = remaining or None
         for entry in dropped:
             if document.get(_CURRENT) == entry["name"]:
-                remaining = [other.get("name") for other in document["contexts"] if isinstance(other, dict)]
+                others = [other.get("name") for other in document["contexts"] or [] if isinstance(other, dict)]
                 previous = _mark(entry, "contexts").get("previous", "")
-                document[_CURRENT] = previous if previous in remaining else ""
+                document[_CURRENT] = previous if previous in others else ""
 
 
 def _is_named(entry: object, name: str) -> bool:
