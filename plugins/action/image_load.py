@@ -10,6 +10,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import oci
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load, remote
 
@@ -20,6 +21,9 @@ class ActionModule(Action, ActionBase):
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         if not args["nodes"]:
             raise DevenvError("image_load_failed", "no nodes to load images into")
+        for engine in sorted({str(variables["hostvars"][name].get("devenv_engine") or "") for name in args["nodes"]}):
+            if engine:
+                engines.require_operation(engine, "image load")
         targets = [remote.target(name, variables["hostvars"][name]) for name in args["nodes"]]
         missing_only, timeout = args["missing_only"], args["timeout"]
         images: dict[str, dict[str, str]] = {}

@@ -29,11 +29,14 @@ options:
       - V(kubeconfig), on a master, writes the kubeconfig of an administrator's service account to
         C(/var/lib/devenv/gravity/kubeconfig).
       - V(auth_gateway), on a master, sets the addresses that C(tsh login) receives.
+      - V(certificate), on a master, returns the certificate of the proxy for C(tsh login).
+      - V(images) returns the images in the cluster's registry; V(publish) adds O(image) to it, from the
+        archive O(path).
       - V(report) writes Gravity's own report to O(path).
     type: str
     required: true
     choices: [look, check, install, adopt, wait, join, token, change_address, remove, leave, kubeconfig, auth_gateway,
-              upgrade, report]
+              certificate, images, publish, upgrade, report]
   address: {description: Address of this node; for V(remove) that of another., type: str, default: ""}
   tarball:
     description: The cluster's tarball on the node. It is removed once it is unpacked.
@@ -76,7 +79,9 @@ options:
     description: Whether V(remove) works without the node, and V(leave) without the cluster.
     type: bool
     default: false
-  path: {description: File on the node for V(token) and V(report)., type: path, default: ""}
+  image: {description: "Name of the image for V(publish), as in the archive.", type: str, default: ""}
+  registry: {description: Address of the cluster's registry for V(publish)., type: str, default: ""}
+  path: {description: "File on the node for V(token), V(publish) and V(report).", type: path, default: ""}
   timeout:
     description: Time limit of the action in seconds, without the wait for the cluster.
     type: int
@@ -121,6 +126,12 @@ kubeconfig_digest:
   returned: with O(action=look)
   type: str
 cluster: {description: "The cluster's own status, without its token.", returned: when it answered, type: dict}
+certificate: {description: The certificate as PEM., returned: with O(action=certificate), type: str}
+images:
+  description: Images in the cluster's registry, without its address.
+  returned: with O(action=images)
+  type: list
+  elements: str
 path: {description: The file that was written., returned: with O(action=kubeconfig) and O(action=report), type: str}
 output:
   description: Last lines of Gravity's output, redacted.
@@ -154,6 +165,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "peers": {"type": "list", "elements": "str", "default": []},
     "public_addresses": {"type": "list", "elements": "str", "default": []},
     "token": {"type": "str", "default": "", "no_log": True},
+    "image": {"type": "str", "default": ""},
+    "registry": {"type": "str", "default": ""},
     "vxlan_port": {"type": "int", "default": 8472},
     "autofix": {"type": "bool", "default": True},
     "prepared": {"type": "bool", "default": False},

@@ -120,29 +120,56 @@ def test_a_worker_is_removed_and_another_added(user: Typed, environment: str, tm
     assert user.changes("up", "--name", environment, "--full") == []
 
 
+PREPARED = "localhost/devenv-test-prepared:1"
+
+
+@pytest.fixture
+def prepared(user: Typed, environment: str, tmp_path: Path) -> Iterator[str]:
+    """A machine image with a stopped cluster; the value is the token of the cluster."""
+    name, node = f"{environment}-first", f"{environment}-first-master-0"
+    user.devenv("up", "--profile", profile(tmp_path, "aio"), "--name", name)
+    try:
+        token = gravity(name, "master-0", "status", "--token")
+        gravity(name, "master-0", "stop", "--confirm")
+        folder = user.home / "environments" / name / "nodes" / "master-0"
+        subprocess.run(["podman", "commit", "--quiet", node, PREPARED], check=True, timeout=300)
+        # The node's folders outside its image; Gravity creates its image store again.
+        lines = [f"FROM {PREPARED}", "COPY etcd /var/lib/etcd", "COPY kubelet /var/lib/kubelet"]
+        context = tmp_path / "context"
+        context.mkdir()
+        for part in ("etcd", "kubelet"):
+            words = ["cp", "--archive", "--one-file-system", str(folder / part), str(context / part)]
+            subprocess.run(words, check=True, timeout=300)
+        (context / "Containerfile").write_text("\n".join(lines) + "\n")
+        subprocess.run(["podman", "build", "--quiet", f"--tag={PREPARED}", str(context)], check=True, timeout=300)
+    finally:
+        user.devenv("down", "--name", name)
+    yield token
+    subprocess.run(["podman", "image", "rm", "--force", PREPARED], check=True, timeout=120)
+
+
 @pytest.mark.nightly
-def test_a_prepared_image_takes_the_address_of_its_node(user: Typed, environment: str, tmp_path: Path) -> None:
-    """The machine's image has a stopped cluster with another address."""
+def test_a_prepared_image_takes_the_address_of_its_node(
+    user: Typed, environment: str, tmp_path: Path, prepared: str
+) -> None:
+    """The machine's image, which the profile names, has a stopped cluster with another address."""
+    kubernetes = {"engine": "gravity", "gravity": {"prepared": True}}
+    document = {"extends": "aio", "kubernetes": kubernetes, "nodes": {"master-0": {"image": PREPARED}}}
+    (tmp_path / "prepared.yml").write_text(yaml.safe_dump(document))
+    user.devenv("up", "--profile", str(tmp_path / "prepared.yml"), "--name", environment)
+    (address,) = addresses(user, environment)["master-0"]
+    assert members(environment) == {address: ("master", "healthy")}
+    assert gravity(environment, "master-0", "status", "--token") == prepared, "it is not the same cluster"
+    assert list(labels(user, environment)) == [address]
+    assert user.changes("up", "--name", environment, "--full") == []
+
+
+@pytest.mark.nightly
+def test_a_prepared_image_without_gravity_is_refused(user: Typed, environment: str, tmp_path: Path) -> None:
     kubernetes = {"engine": "gravity", "gravity": {"prepared": True}}
     (tmp_path / "mine.yml").write_text(yaml.safe_dump({"extends": "aio", "kubernetes": kubernetes}))
     done = user.devenv("up", "--profile", str(tmp_path / "mine.yml"), "--name", environment, code=5)
-    assert "this image has Gravity in it, and it has not" in done.stderr
-    node, (address,) = f"{environment}-master-0", addresses(user, environment)["master-0"]
-    former = ".".join([*address.split(".")[:3], "250"])
-    link = json.loads(inside(node, "ip", "-json", "route", "show", "default"))[0]["dev"]
-    inside(node, "ip", "address", "add", f"{former}/24", "dev", link)
-    tarball.make(tmp_path / "lab.tar")
-    subprocess.run(["podman", "cp", str(tmp_path / "lab.tar"), f"{node}:/root/lab.tar"], check=True)
-    words = f"--advertise-addr={former} --flavor=one --pod-network-cidr=10.244.0.0/16 --service-cidr=10.96.0.0/16"
-    install = f"cd /root && tar -xf lab.tar && ./gravity install {words} && gravity stop --confirm"
-    subprocess.run(["podman", "exec", node, "sh", "-c", install], check=True, capture_output=True, timeout=300)
-    inside(node, "ip", "address", "delete", f"{former}/24", "dev", link)
-    token = json.loads(inside(node, "cat", "/var/lib/gravity/local/node.json"))["secret"]
-    user.devenv("up", "--name", environment)
-    assert members(environment) == {address: ("master", "healthy")}
-    assert gravity(environment, "master-0", "status", "--token") == token, "it is not the same cluster"
-    assert list(labels(user, environment)) == [address]
-    assert user.changes("up", "--name", environment, "--full") == []
+    assert "the profile requires an image with Gravity, but this image has none" in done.stderr
 
 
 SCRIPT = """#!/bin/sh
@@ -156,12 +183,49 @@ cd lab
 """
 
 
-def by_role(user: Typed, folder: Path, name: str, entry: str) -> None:
-    """Run an entry point of the role in a play that a user wrote."""
+def by_role(user: Typed, folder: Path, name: str, entry: str, *words: str, code: int = 0) -> str:
+    """Run an entry point of the role in a play that a user wrote; return the output."""
     role = {"name": "devenv.lab.engine_gravity", "tasks_from": entry}
     play = {"hosts": "control_plane", "gather_facts": False, "tasks": [{"name": "x", "import_role": role}]}
     (folder / f"{entry}.yml").write_text(yaml.safe_dump([play]))
-    user.run("ansible-playbook", str(folder / f"{entry}.yml"), "-e", f"devenv_name={name}")
+    playbook = str(folder / f"{entry}.yml")
+    done = user.run("ansible-playbook", playbook, "-e", f"devenv_name={name}", *words, code=code)
+    return done.stdout + done.stderr
+
+
+TSH_USER = {
+    "kind": "user",
+    "version": "v2",
+    "metadata": {"name": "admin@lab.example"},
+    "spec": {"type": "admin", "password": "not-in-any-log", "roles": ["@teleadmin"]},
+}
+
+
+def log_in_with_tsh(user: Typed, folder: Path, name: str) -> None:
+    """Log in as a user of the cluster: the right password gives a kubeconfig of its own, a wrong one a message."""
+    resource = json.dumps(TSH_USER)
+    inside(
+        f"{name}-master-0",
+        "sh",
+        "-c",
+        f"echo '{resource}' > /root/user.yaml && gravity resource create /root/user.yaml",
+    )
+    tsh = ROOT / "tests" / "doubles" / "tsh.py"
+    words = {"engine_gravity_tsh": str(tsh), "engine_gravity_tsh_user": "admin@lab.example"}
+
+    def log_in(password: str, code: int) -> str:
+        secret = folder / "secret.json"
+        secret.write_text(json.dumps({**words, "engine_gravity_tsh_password": password}))
+        return by_role(user, folder, name, "tsh_login", "-e", f"@{secret}", code=code)
+
+    assert "access denied" in log_in("wrong", 2)
+    assert "not-in-any-log" not in log_in("not-in-any-log", 0)
+    clusters = user.home / "environments" / name / "clusters" / "main"
+    kubeconfig = clusters / "tsh" / "kubeconfig"
+    assert kubeconfig.stat().st_mode & 0o777 == 0o600
+    assert kubeconfig.read_text() != (clusters / "kubeconfig").read_text()
+    listed = user.run("kubectl", f"--kubeconfig={kubeconfig}", "get", "nodes", "--output=name").stdout
+    assert listed.count("node/") == 1
 
 
 def application(name: str) -> str:
@@ -175,7 +239,11 @@ def test_a_script_installs_and_the_role_manages_the_cluster(
     """Install by a user's script, set the public address for tsh, upgrade, report, reset, install again."""
     (tmp_path / "install.sh").write_text(SCRIPT)
     digest = tarball.make(tmp_path / "lab.tar")
-    settings = {"tarball": str(tmp_path / "lab.tar"), "sha256": digest, "script": str(tmp_path / "install.sh")}
+    settings: dict[str, Any] = {
+        "tarball": str(tmp_path / "lab.tar"),
+        "sha256": digest,
+        "script": str(tmp_path / "install.sh"),
+    }
     path = tmp_path / "mine.yml"
     path.write_text(yaml.safe_dump({"extends": "aio", "kubernetes": {"engine": "gravity", "gravity": settings}}))
     user.devenv("up", "--profile", str(path), "--name", environment)
@@ -183,11 +251,13 @@ def test_a_script_installs_and_the_role_manages_the_cluster(
     assert members(environment) == {address: ("master", "healthy")}
     assert application(environment) == "1.0.0"
 
-    options = ("-e", json.dumps({"engine_gravity_public_addresses": ["lab.example"]}))
-    assert user.objects("up", "--name", environment, *options)[-1]["changed"] == 1
+    settings["public_addresses"] = [address, "lab.example"]
+    path.write_text(yaml.safe_dump({"extends": "aio", "kubernetes": {"engine": "gravity", "gravity": settings}}))
+    assert user.objects("up", "--profile", str(path), "--name", environment)[-1]["changed"] >= 1
     (gateway,) = json.loads(gravity(environment, "master-0", "resource", "get", "authgateway", "--format=json"))
-    assert gateway["spec"]["public_addr"] == ["lab.example"]
-    assert user.objects("up", "--name", environment, *options)[-1]["changed"] == 0
+    assert gateway["spec"]["public_addr"] == [address, "lab.example"]
+    assert user.changes("up", "--name", environment, "--full") == []
+    log_in_with_tsh(user, tmp_path, environment)
 
     later = tarball.make(tmp_path / "later.tar", version="1.1.0")
     variables = (

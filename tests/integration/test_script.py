@@ -349,3 +349,24 @@ def test_the_page_names_only_existing_variables() -> None:
 
     named = set(re.findall(r"`script_([a-z_]+)`", PAGE)) - {"result"}
     assert named <= set(ARGUMENTS)
+
+
+def test_secrets_of_an_installation_script_of_gravity_are_secrets(lab: Lab) -> None:
+    """The one-line script gets its password in a variable; neither output nor logs nor records contain it."""
+    script = lab.script('echo "password: $ADMIN_PASSWORD $MODE"; test "$ADMIN_PASSWORD" = "$(cat secret)"\n')
+    home = lab.path / "home-of-gravity"
+    home.mkdir()
+    (home / "secret").write_text(SECRETS["env"])
+    variables = {
+        "engine_gravity_script": script,
+        "engine_gravity_script_variables": {"MODE": "airgap"},
+        "engine_gravity_script_secrets": {"ADMIN_PASSWORD": SECRETS["env"]},
+        "engine_gravity_install_timeout": 60,
+        "devenv_addresses": ["10.0.0.10"],
+    }
+    role = {"name": "devenv.lab.engine_gravity", "tasks_from": "install_script"}
+    out = lab.run([{"import_role": role}], "-vvv", "-e", f"__engine_gravity_home={home}", vars=variables)
+    assert SECRETS["env"] not in out
+    logs = [path.read_text() for path in (lab.path / "state").rglob("*") if path.is_file()]
+    assert any("airgap" in text for text in logs)
+    assert [text for text in logs if SECRETS["env"] in text] == []

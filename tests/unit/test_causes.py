@@ -98,6 +98,14 @@ def test_other_lines_are_not_evidence(source: str, text: str, age: float | None)
     assert causes.first([line(source, text, age)]) is None
 
 
+def test_a_search_for_other_runtimes_is_not_a_failure() -> None:
+    text = (
+        "factory.go:220] Registration of the containerd container factory failed: containerd: cannot unix dial "
+        "containerd api service: dial unix /run/containerd/containerd.sock: connect: no such file or directory"
+    )
+    assert causes.first([line("kubelet", text)]) is None
+
+
 def test_no_cause_without_evidence() -> None:
     assert causes.first([]) is None
     assert causes.lines_of({"a": Answer("a", trouble="no route to host")}) == []

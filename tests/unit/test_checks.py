@@ -13,7 +13,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import data, paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, services
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.readiness import not_ready
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import checks
@@ -216,6 +216,39 @@ def test_pods_of_the_system_must_exist_and_be_ready(pods: list[Object], missing:
     assert checks.check_system_pods(pods, cluster("master-0", "worker-0")).missing == missing
 
 
+def gravity_site(number: int, ready: str, **status: Any) -> Object:
+    """A pod of an app of which only the leader is Ready."""
+    return pod(f"gravity-site-{number}", ready=ready, **status) | {
+        "metadata": {"name": f"gravity-site-{number}", "labels": {"app": "gravity-site"}}
+    }
+
+
+@pytest.mark.parametrize(
+    ("pods", "missing"),
+    [
+        ([gravity_site(0, "True"), gravity_site(1, "False")], ()),
+        (
+            [gravity_site(0, "False"), gravity_site(1, "False")],
+            ("gravity-site-0 runs, not Ready yet", "gravity-site-1 runs, not Ready yet"),
+        ),
+        (
+            [gravity_site(0, "True"), gravity_site(1, "False", **WAITING)],
+            ("gravity-site-1 waits: CrashLoopBackOff back-off 10s",),
+        ),
+    ],
+)
+def test_only_the_leader_of_an_app_must_be_ready(pods: list[Object], missing: tuple[str, ...]) -> None:
+    assert checks.check_system_pods(pods, cluster("master-0", engine="gravity")).missing == missing
+    assert not checks.check_system_pods([*SYSTEM, gravity_site(1, "False")], cluster("master-0")).ok
+
+
+@pytest.mark.parametrize("phase", ["Running", "Failed"])
+def test_pods_of_jobs_need_not_be_ready(phase: str) -> None:
+    hook = pod("install-hook-1", ready="False", phase=phase)
+    hook["metadata"]["ownerReferences"] = [{"kind": "Job", "name": "install-hook"}]
+    assert checks.check_system_pods([*SYSTEM, hook], cluster("master-0")).missing == ()
+
+
 def test_a_cluster_without_system_pods_fails() -> None:
     assert "no CoreDNS pod" in checks.check_system_pods([], cluster("master-0")).missing
     assert checks.check_system_pods([], cluster("master-0", engine="gravity")).missing == ("no pods",)
@@ -278,13 +311,54 @@ def test_the_dns_service_needs_a_ready_endpoint(slices: list[Object], ok: bool, 
     assert (finding.ok, finding.seen) == (ok, seen)
 
 
+ENDPOINTS: Object = {
+    "metadata": {"name": "kube-dns"},
+    "subsets": [{"addresses": [{"ip": "10.244.0.2"}], "notReadyAddresses": [{"ip": "10.244.0.3"}]}, {"ports": []}],
+}
+
+
+class OldApi:
+    """The API of Kubernetes 1.17 to 1.20: it has Endpoints, but EndpointSlices not in v1."""
+
+    def __init__(self, endpoints: Object | None, status: int = 404) -> None:
+        self.endpoints, self.status = endpoints, status
+
+    def get(self, path: str, query: object = None) -> Any:
+        if path == "/api/v1/namespaces/kube-system/endpoints/kube-dns" and self.endpoints:
+            return self.endpoints
+        raise client.ApiError(self.status, "", "404 page not found")
+
+
+def test_endpoints_are_read_where_endpoint_slices_are_missing() -> None:
+    (item,) = services.endpoint_slices(cast(client.Api, OldApi(ENDPOINTS)), "kube-system", "kube-dns")
+    assert checks.check_dns_service([item]).seen == "ready endpoints 10.244.0.2"
+    unready = services.as_slice(
+        {"metadata": {"name": "kube-dns"}, "subsets": [ENDPOINTS["subsets"][0] | {"addresses": None}]}
+    )
+    assert checks.check_dns_service([unready]).seen == "10.244.0.3 not ready"
+    assert services.endpoint_slices(cast(client.Api, OldApi(None)), "kube-system", "kube-dns") == []
+    with pytest.raises(client.ApiError):
+        services.endpoint_slices(cast(client.Api, OldApi(ENDPOINTS, 403)), "kube-system", "kube-dns")
+
+
+@pytest.mark.parametrize(
+    ("spec", "addresses"),
+    [
+        ({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd02::1"]}, ["10.96.0.1", "fd02::1"]),
+        ({"clusterIP": "10.96.0.1"}, ["10.96.0.1"]),
+    ],
+)
+def test_services_have_one_address_before_kubernetes_1_20(spec: Object, addresses: list[str]) -> None:
+    assert services.addresses({"spec": spec}) == addresses
+
+
 class MetricsApi:
     """An API with node metrics and nothing else."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str, query: object = None) -> Any:
         if path != "/apis/metrics.k8s.io/v1beta1/nodes":
             raise client.ApiUnreachable("not part of this test")
         if isinstance(self.answer, Exception):

@@ -113,7 +113,7 @@ def test_files_obey_the_schema(name: str) -> None:
     jsonschema.validate(engines.traits(name), SCHEMA)
     keys = PROFILE["properties"]["kubernetes"]["properties"].get(name, {}).get("properties", {})
     rules = engines.traits(name)["settings"]
-    named = {*rules["needed"], *rules["needed"].values(), *rules["upgraded"]}
+    named = {*rules["needed"], *rules["needed"].values(), *rules["upgraded"], *rules["applied"]}
     named |= {key for keys in rules["exclusive"] for key in keys}
     assert named <= set(keys)
     assert set(engines.traits(name)["caches"].values()) <= set(keys)
@@ -138,6 +138,17 @@ def test_missing_and_exclusive_settings_are_rejected() -> None:
     engines.require(resolve("sno", overrides=TARBALL))
     engines.require(resolve("sno", overrides={"kubernetes.engine": "gravity", "kubernetes.gravity.prepared": True}))
     engines.require(resolve("sno", overrides={"kubernetes.engine": "gravity"}), shape_only=True)
+
+
+def test_addresses_for_tsh_change_in_place() -> None:
+    old, new = (
+        resolve("sno", overrides={**TARBALL, "kubernetes.gravity.public_addresses": addresses})
+        for addresses in ([], ["lab.example", "192.0.2.7:443"])
+    )
+    (change,) = changes.between(old, new)
+    assert (change.applies, change.why) == (True, "the cluster announces the new addresses")
+    with pytest.raises(DevenvError, match=r"public_addresses\[0\]"):
+        resolve("sno", overrides={**TARBALL, "kubernetes.gravity.public_addresses": ["https://lab.example"]})
 
 
 def test_another_tarball_is_an_upgrade() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import stat
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,14 @@ from ansible_collections.devenv.lab.plugins.module_utils.gravity import (
     access,
     actions,
     cli,
+    images,
     install,
     membership,
     status,
 )
 from ansible_collections.devenv.lab.plugins.module_utils.gravity.machine import HOME, KUBECONFIG, GravityMachine
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import StepFailed
+from ansible_collections.devenv.lab.plugins.module_utils.node.program import ProgramResult
 from ansible_collections.devenv.lab.plugins.module_utils.node.redact import redact
 from ansible_collections.devenv.lab.plugins.module_utils.node.wait import Clock
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import reasons
@@ -366,6 +370,21 @@ def test_a_second_join_changes_nothing_and_no_log_has_the_token(lab: Lab, on: On
     assert params["token"] not in log
 
 
+def test_no_command_line_has_the_token_of_a_join(lab: Lab, on: On, monkeypatch: pytest.MonkeyPatch) -> None:
+    params, machine, argvs = join_parameters(lab), on("worker-0", "10.0.0.20"), []
+    run = cli.run
+
+    def record(argv: Sequence[str], **options: Any) -> ProgramResult:
+        argvs.append(list(argv))
+        return run(argv, **options)
+
+    monkeypatch.setattr(cli, "run", record)
+    assert membership.join(machine, params)["changed"]
+    assert [argv for argv in argvs if any(params["token"] in word for word in argv)] == []
+    assert [argv[1] for argv in argvs if argv[1].startswith("@")] == [f"@{machine.path(membership.ARGUMENTS)}"]
+    assert not os.path.exists(machine.path(membership.ARGUMENTS))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -386,7 +405,7 @@ def test_a_waiting_join_ends_at_its_timeout(lab: Lab, on: On) -> None:
     lab.install()
     lab.begin_join("10.0.0.11", "master")
     with pytest.raises(StepFailed, match=r"while master node 10\.0\.0\.11 is joining") as caught:
-        membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab, timeout=1))
+        membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab, timeout=4))
     assert caught.value.reason == "gravity_busy"
 
 
@@ -478,7 +497,7 @@ def test_a_silent_operation_ends_at_the_timeout(lab: Lab, on: On, mute: bool) ->
     membership.join(on("worker-0", "10.0.0.20"), join_parameters(lab))
     lab.faults([{"fault": "silent_operation"}, *([{"fault": "mute"}] if mute else [])], "master-0")
     with pytest.raises(StepFailed, match="last status: ") as caught:
-        membership.remove(on(), parameters(lab, address="10.0.0.20", timeout=1))
+        membership.remove(on(), parameters(lab, address="10.0.0.20", timeout=4))
     assert caught.value.reason == "gravity_timeout"
 
 
@@ -565,6 +584,51 @@ def test_the_auth_gateway_is_configured_once(lab: Lab, on: On) -> None:
     assert access.auth_gateway(machine, params)["changed"]
     assert not access.auth_gateway(machine, params)["changed"]
     assert not os.listdir(lab.folder / "master-0/run/devenv")
+
+
+IMAGE = "devenv.lab/probe:1.0.0"
+
+
+def image_archive(machine: GravityMachine, manifest: str = "manifest.json") -> str:
+    """Write an archive of IMAGE on the node; return its path there."""
+    data = json.dumps([{"Config": "c", "RepoTags": [IMAGE], "Layers": []}]).encode()
+    with tarfile.open(machine.path("/image.tar"), "w") as archive:
+        entry = tarfile.TarInfo(manifest)
+        entry.size = len(data)
+        archive.addfile(entry, io.BytesIO(data))
+    return "/image.tar"
+
+
+def test_an_image_is_published_once(lab: Lab, on: On) -> None:
+    machine = on()
+    install.install(machine, parameters(lab))
+    params = parameters(lab, image=IMAGE, registry="leader.telekube.local:5000", path=image_archive(machine))
+    assert images.published(machine, params)["images"] == []
+    assert images.publish(machine, params)["changed"]
+    assert images.published(machine, params)["images"] == [IMAGE]
+    assert not images.publish(machine, params)["changed"]
+
+
+@pytest.mark.parametrize(
+    ("row", "registry", "text"),
+    [
+        (
+            {"command": "registry", "text": "failed to reach the registry"},
+            "leader.telekube.local:5000",
+            "registry list",
+        ),
+        ({"command": "docker load", "text": "no space left on device"}, "leader.telekube.local:5000", "no space left"),
+        ({}, "docker.io", "requested access to the resource is denied"),
+    ],
+)
+def test_a_failed_publication_is_reported(lab: Lab, on: On, row: dict[str, str], registry: str, text: str) -> None:
+    machine = on()
+    install.install(machine, parameters(lab))
+    lab.faults([row], "master-0")
+    params = parameters(lab, image=IMAGE, registry=registry, path=image_archive(machine))
+    with pytest.raises(StepFailed, match=text) as caught:
+        images.publish(machine, params)
+    assert caught.value.reason == "gravity_registry"
 
 
 def test_upgrade_installs_the_version_once(lab: Lab, on: On) -> None:

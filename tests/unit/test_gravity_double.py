@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from doubles.gravity import api
 from support.gravity import Lab
 
 
@@ -161,6 +162,43 @@ def test_only_a_single_node_can_change_its_address(lab: Lab) -> None:
     answer = moved("start", "--advertise-addr=10.0.0.99", "--confirm")
     assert "Only single-node clusters can be reconfigured" in answer.stderr
     assert "doesn't appear to be installed" in lab.node("other", "10.0.0.50")("start", "--confirm").stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "missing"),
+    [
+        ("/api/v1/namespaces/kube-system/endpoints/kube-dns", False),
+        ("/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices", True),
+        ("/apis/discovery.k8s.io", True),
+        ("/apis/apps/v1/deployments", False),
+        ("/apis/batch/v1/namespaces/default/jobs", False),
+        ("/apis/batch/v1/namespaces/default/cronjobs", True),
+        ("/apis/policy/v1/poddisruptionbudgets", True),
+        ("/apis/metrics.k8s.io/v1beta1/nodes", False),
+        ("/openapi/v3", True),
+        ("/readyz", False),
+    ],
+)
+def test_the_api_of_1_17_lacks_what_came_later(path: str, missing: bool) -> None:
+    assert api.is_missing(path) == missing
+
+
+def test_the_api_of_1_17_knows_neither_later_fields_nor_versions() -> None:
+    service = {"kind": "Service", "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "ports": []}}
+    spec = {"clusterIP": "10.96.0.1", "ports": []}
+    item = {"spec": service["spec"]}
+    assert api.as_old(service)["spec"] == spec
+    assert api.as_old({"kind": "ServiceList", "items": [item]})["items"] == [{"spec": spec}]
+    node = {"kind": "Node", "status": {"nodeInfo": {"kubeletVersion": "v1.36.3", "osImage": "x"}}}
+    assert api.as_old(node)["status"]["nodeInfo"]["kubeletVersion"] == "v1.17.9"
+    assert api.as_old({"gitVersion": "v1.36.3"})["gitVersion"] == "v1.17.9"
+    groups = [
+        {"name": "discovery.k8s.io", "versions": [{"version": "v1"}]},
+        {"name": "apps", "versions": [{"version": "v1"}]},
+        {"name": "example.com", "versions": [{"version": "v7"}]},
+    ]
+    names = [group["name"] for group in api.as_old({"kind": "APIGroupList", "groups": groups})["groups"]]
+    assert names == ["apps", "example.com"]
 
 
 def test_autojoin_is_for_a_cloud(lab: Lab) -> None:

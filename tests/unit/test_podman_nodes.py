@@ -91,6 +91,44 @@ def test_run_arguments_have_all_labels_and_no_secret(request_aio: Request) -> No
     assert "PRIVATE KEY" not in text
 
 
+def test_a_node_can_have_an_image_of_its_own(request_aio: Request) -> None:
+    node = dataclasses.replace(NODE, image="localhost/prepared:1")
+    assert podman_provider.run_arguments(request_aio, node)[-2] == "localhost/prepared:1"
+    profile = resolve("aio", overrides={"nodes.master-0.image": "localhost/prepared:1"})
+    assert profile["nodes"][0]["image"] == "localhost/prepared:1"
+    with pytest.raises(DevenvError, match=r"nodes\.master-0\.image: has no effect with the provider libvirt"):
+        resolve("aio", overrides={"nodes.master-0.image": "localhost/prepared:1", "provider": "libvirt"})
+
+
+def test_a_missing_image_of_a_node_is_found_before_anything_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(podman_provider.cli, "image_exists", lambda name: name == "localhost/there:1")
+    probes = {name: podman_provider._image_probe(name) for name in ("localhost/there:1", "localhost/gone:1")}
+    assert probes["localhost/there:1"].ok
+    missing = probes["localhost/gone:1"]
+    assert (missing.ok, missing.reason, missing.required) == (False, "node_image_unknown", True)
+
+
+def test_a_node_starts_with_the_data_of_its_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node's folders are outside its image: those that the image fills are copied, the others stay."""
+    root, data = tmp_path / "image", tmp_path / "data"
+    (root / "var/lib/etcd/member").mkdir(parents=True)
+    (root / "var/lib/kubelet").mkdir(parents=True)
+    for name in podman_provider.DATA:
+        (data / name / "old").mkdir(parents=True)
+    unmounted: list[str] = []
+
+    def podman_words(*words: str) -> str:
+        unmounted.extend(words[2:] if words[1] == "unmount" else ())
+        return f"{root}\n"
+
+    monkeypatch.setattr(podman_provider.cli, "podman", podman_words)
+    podman_provider._copy_from_image("localhost/prepared:1", data)
+    assert [path.name for path in (data / "etcd").iterdir()] == ["member"]
+    assert [path.name for path in (data / "kubelet").iterdir()] == ["old"]
+    assert [path.name for path in (data / "containerd").iterdir()] == ["old"]
+    assert unmounted == ["localhost/prepared:1"]
+
+
 @pytest.mark.parametrize(
     ("dhcp", "addresses", "present", "absent"),
     [

@@ -12,7 +12,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clien
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import probe_pods, probe_results
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes import Probes
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_pods import Plan
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_pods import Plan, ProbeImage
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_results import (
     Expected,
     ProbeState,
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 
 def plan(*nodes: str, families: tuple[str, ...] = ("ipv4",)) -> Plan:
-    return Plan("devenv-validate-1", "devenv.lab/probe:1.0.0", 60, "cluster.local", families, nodes)
+    return Plan("devenv-validate-1", ProbeImage("devenv.lab/probe:1.0.0"), 60, "cluster.local", families, nodes)
 
 
 def test_the_last_result_of_each_check_is_read_from_the_log() -> None:
@@ -105,6 +105,14 @@ def test_the_probe_pod_has_the_addresses_and_names_to_try() -> None:
         "PROBE_PEERS": "probe-0-master-0",
         "PROBE_SERVICES": "10.96.7.7 fd02::7",
     }
+
+
+def test_the_image_comes_from_the_nodes_or_from_the_registry_of_the_engine() -> None:
+    assert probe_pods.image_of("kubeadm", "1.36.3") == ProbeImage("devenv.lab/probe:1.0.0", "Never")
+    image = probe_pods.image_of("gravity", "1.36.3")
+    assert image == ProbeImage("leader.telekube.local:5000/devenv.lab/probe:1.0.0", "IfNotPresent")
+    written = probe_pods.container("probe", image, "SCRIPT")
+    assert (written["image"], written["imagePullPolicy"]) == image
 
 
 def test_expected_results_of_two_nodes() -> None:
@@ -256,7 +264,9 @@ class Api:
 def test_the_level_creates_its_objects_step_by_step_and_removes_them() -> None:
     nodes = tuple(NodeSpec(name, "") for name in ("a", "b"))
     level, fake = (
-        Probes(Cluster("main", Path("k"), "kubeadm", "1.36.3", ("ipv4",), nodes), "image", 60, "cluster.local"),
+        Probes(
+            Cluster("main", Path("k"), "kubeadm", "1.36.3", ("ipv4",), nodes), ProbeImage("image"), 60, "cluster.local"
+        ),
         Api(),
     )
     api: Any = fake

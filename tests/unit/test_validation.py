@@ -25,6 +25,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.validation import (
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.checks import ReadOnly
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Background, Check, Finding, Level
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes import Probes
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_pods import ProbeImage
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.storage_probe import Storage
 
 
@@ -240,11 +241,11 @@ def test_the_table_lists_exactly_the_checks() -> None:
         checks=({"name": "mine", "command": ["true"], "timeout": 1},), metrics=True,
     )  # fmt: skip
     api: Any = Silent()
-    probes = Probes(cluster, "image", 60, "cluster.local")
+    probes = Probes(cluster, ProbeImage("image"), 60, "cluster.local")
     servers = node_checks.api_servers(cluster, access)
     assert servers is not None
     always: list[Level] = [ReadOnly(cluster, access)]
-    full: list[Level] = [servers, node_checks.nodes(cluster, {}), probes, Storage(probes, "image", "c")]
+    full: list[Level] = [servers, node_checks.nodes(cluster, {}), probes, Storage(probes, ProbeImage("image"), "c")]
     full += profile_checks.levels(cluster, "mine")
     for key, group in (("always", always), ("full", full)):
         names = {name for level in group for name in level.look(api)}

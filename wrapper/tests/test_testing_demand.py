@@ -179,8 +179,19 @@ def test_keys_of_other_labs_are_translated() -> None:
     document = demand.profile_document(demand_parse.parse(arguments))
     master, worker = resolve_document(document, "test", overrides={"provider": "libvirt"})["nodes"]
     assert (master["name"], master["memory"], master["disk"], master["cpus"]) == ("master-0", 4 << 30, 30 << 30, 4)
-    assert master["labels"] == {demand.NODE_TYPE_LABEL: "db"}
+    assert master["labels"] == {demand.NODE_TYPE_LABEL: "db", "db": "true"}
     assert (worker["name"], worker["labels"], worker["taints"]) == ("worker-0", {"pipe": "true"}, ["a=b:NoSchedule"])
+
+
+@pytest.mark.parametrize("types", [["pipe"], ["pipe", "memsql"]])
+@pytest.mark.parametrize(("installer", "node_type"), [("k8s", None), ("devops_gravity", "pipe")])
+def test_a_node_can_have_several_types(types: list[str], installer: str, node_type: str | None) -> None:
+    """Each is a label, as selectors of applications expect it; Gravity gives a node one node profile, the first."""
+    grouping = {"c": {"hosts": ["m", "w"], "installer": installer}}
+    requested = demand_parse.parse({"hardware": {"m": {}, "w": {"node_type": types}}, "grouping": grouping})
+    worker = resolved(requested)["nodes"][1]
+    assert worker.get("node_type") == node_type
+    assert {key: worker["labels"].get(key) for key in types} == dict.fromkeys(types, "true")
 
 
 def test_the_most_specific_installer_is_used() -> None:

@@ -16,7 +16,7 @@ import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, processes
 
 from devenv.testing import demand_parse, objects, registry
-from devenv.testing.allocators import base, leases
+from devenv.testing.allocators import base, leases, manager
 from devenv.testing.allocators.devenv import Devenv, existing
 from devenv.testing.allocators.hardware_file import read_file
 from devenv.testing.errors import (
@@ -436,3 +436,20 @@ def test_machines_of_a_file_do_not_belong_to_an_environment(tmp_path: Path) -> N
         config.environment  # noqa: B018  # the access itself
     with pytest.raises(NotAvailable, match="cannot switch the power of a machine that devenv did not create"):
         config.hosts.a.Power.on()
+
+
+@pytest.mark.parametrize(
+    ("given", "engine", "limit"),
+    [
+        (None, "kubeadm", 1800),
+        (None, "", 1800),
+        (None, "gravity", 9000),
+        (60.0, "gravity", 60.0),
+        (0.0, "kubeadm", None),
+    ],
+)
+def test_the_time_limit_of_an_environment_is_that_of_its_engine(
+    given: float | None, engine: str, limit: float | None
+) -> None:
+    """The installation script of Gravity alone takes up to 5400 s."""
+    assert manager.up_limit(given, engine) == limit

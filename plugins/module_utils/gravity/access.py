@@ -5,18 +5,21 @@ from __future__ import annotations
 import base64
 import json
 import os
+import ssl
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.module_utils.gravity import cli, status
 from ansible_collections.devenv.lab.plugins.module_utils.gravity.machine import HOME, KUBECONFIG, GravityMachine
 from ansible_collections.devenv.lab.plugins.module_utils.node import files
-from ansible_collections.devenv.lab.plugins.module_utils.node.machine import RUNTIME
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import RUNTIME, StepFailed
 from ansible_collections.devenv.lab.plugins.module_utils.node.net import bracket
 from ansible_collections.devenv.lab.plugins.module_utils.node.program import ProgramResult
 
 ACCOUNT = "devenv-admin"
 SECRET = ACCOUNT + "-token"
 NAMESPACE = "kube-system"
+# Port of the proxy of tsh on each master.
+PROXY_PORT = 32009
 _IDENTITY = {"name": ACCOUNT, "namespace": NAMESPACE}
 # An administrator's account with a token in a Secret, which every version of Kubernetes supports.
 OBJECTS: list[dict[str, Any]] = [
@@ -93,6 +96,15 @@ def auth_gateway(machine: GravityMachine, params: dict[str, Any]) -> dict[str, A
     finally:
         os.unlink(path)
     return dict(status.finish(machine, params), changed=True)
+
+
+def certificate(machine: GravityMachine, params: dict[str, Any]) -> dict[str, Any]:
+    """Return the ``certificate`` (PEM) of the proxy for tsh on this master. Changes nothing."""
+    try:
+        pem = ssl.get_server_certificate((params["address"], PROXY_PORT), timeout=20)
+    except (OSError, ValueError) as error:
+        raise StepFailed("gravity_tsh", f"{params['address']}:{PROXY_PORT} presents no certificate: {error}") from None
+    return {"changed": False, "certificate": pem}
 
 
 def _public_addresses(document: Any) -> list[str]:

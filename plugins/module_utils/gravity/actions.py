@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.module_utils.gravity import access, install, membership, status
+from ansible_collections.devenv.lab.plugins.module_utils.gravity import access, images, install, membership, status
 from ansible_collections.devenv.lab.plugins.module_utils.gravity.machine import GravityMachine
 
 ACTIONS: dict[str, Callable[[GravityMachine, dict[str, Any]], dict[str, Any]]] = {
@@ -20,10 +20,13 @@ ACTIONS: dict[str, Callable[[GravityMachine, dict[str, Any]], dict[str, Any]]] =
     "leave": membership.leave,
     "kubeconfig": access.kubeconfig,
     "auth_gateway": access.auth_gateway,
+    "certificate": access.certificate,
+    "images": images.published,
+    "publish": images.publish,
     "upgrade": install.upgrade,
     "report": access.report,
 }
-_READ_ONLY = ("check", "token", "wait")
+_READ_ONLY = ("check", "token", "wait", "images", "certificate")
 
 
 def perform(machine: GravityMachine, action: str, params: dict[str, Any], only_check: bool = False) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from typing import Any
 from ansible_collections.devenv.lab.plugins.module_utils.gravity import cli, status
 from ansible_collections.devenv.lab.plugins.module_utils.gravity.machine import HOME, LOCAL_STATE, GravityMachine
 from ansible_collections.devenv.lab.plugins.module_utils.node import files
-from ansible_collections.devenv.lab.plugins.module_utils.node.machine import StepFailed
+from ansible_collections.devenv.lab.plugins.module_utils.node.machine import RUNTIME, StepFailed
+
+ARGUMENTS = RUNTIME + "/gravity-join-arguments"
 
 
 def wait(machine: GravityMachine, params: dict[str, Any]) -> dict[str, Any]:
@@ -35,9 +37,7 @@ def join(machine: GravityMachine, params: dict[str, Any]) -> dict[str, Any]:
         cli.leave_by_force(machine, deadline, program)
     machine.unmark()
     if before["state"] != "member":
-        # Gravity accepts the token only as an argument: it is in this node's process list while the join runs.
-        argv = [
-            program,
+        words = [
             "join",
             ",".join(params["peers"]),
             f"--advertise-addr={params['address']}",
@@ -45,7 +45,14 @@ def join(machine: GravityMachine, params: dict[str, Any]) -> dict[str, Any]:
             f"--role={params['node_type']}",
             *params["arguments"],
         ]
-        cli.persist(machine, "join", argv, deadline=deadline, secrets=[params["token"]])
+        # Gravity reads arguments from a file too, so that neither a process list nor its own log has the token.
+        path = machine.path(ARGUMENTS)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        files.write_if_changed(path, "".join(f"{word}\n" for word in words))
+        try:
+            cli.persist(machine, "join", [program, f"@{path}"], deadline=deadline, secrets=[params["token"]])
+        finally:
+            os.unlink(path)
     return dict(status.finish(machine, params, only_nodes), changed=True)
 
 

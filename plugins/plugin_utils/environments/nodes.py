@@ -15,7 +15,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import E
 class NodeSpec:
     """A node of the profile. Sizes in bytes; a bare node's ``cluster`` is empty; ``addresses``, ``prefixes``,
     ``gateways`` and ``pod_cidrs`` in the families' order (no ``pod_cidrs``: the engine chooses them). With ``dhcp``
-    the node requests its addresses and gets these. ``host`` is its machine with the provider ``existing``.
+    the node requests its addresses and gets these. ``host`` is its machine with the provider ``existing``; ``image``
+    that of its machine, if it is not the provider's own.
     """
 
     name: str
@@ -33,6 +34,7 @@ class NodeSpec:
     pod_cidrs: tuple[str, ...] = ()
     dhcp: bool = False
     host: ExistingHost | None = None
+    image: str = ""
 
     @property
     def families(self) -> list[str]:
@@ -66,6 +68,7 @@ def _planned(node: Node, profile: Profile, plan: NetworkPlan) -> NodeSpec:
         prefixes=tuple(ipaddress.ip_network(plan["subnets"][family]).prefixlen for family in families),
         gateways=tuple(plan["gateways"][family] for family in families),
         dhcp=profile["addressing"] == "dhcp",
+        image=node.get("image", ""),
     )
 
 

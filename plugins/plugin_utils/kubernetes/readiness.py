@@ -8,6 +8,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
 
+NOT_YET = "runs, not Ready yet"
+
 
 def nodes(kubeconfig: Path, timeout: float) -> tuple[str, dict[str, str]]:
     """Return ``answers`` or why the API does not, and Ready or NotReady by node."""
@@ -42,7 +44,7 @@ def not_ready(pod: Json) -> str:
     if scheduled.get("status") == "False":
         return f"is not scheduled: {scheduled.get('message', '')}"
     if status.get("phase") == "Running":
-        return "runs, not Ready yet"
+        return NOT_YET
     return f"is {status.get('phase', 'new')}" + (f": {status['message']}" if status.get("message") else "")
 
 

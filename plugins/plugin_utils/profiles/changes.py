@@ -58,9 +58,11 @@ def _judge(path: str, old: Any, new: Any) -> tuple[bool, str]:
     part, rest = path.partition(".")[::2]
     engine, key = rest.partition(".")[::2]
     if part == "kubernetes" and key and engine in engines.names():
-        upgraded = engines.traits(engine)["settings"]["upgraded"].get(key)
-        if upgraded:
-            return False, upgraded
+        settings = engines.traits(engine)["settings"]
+        if key in settings["applied"]:
+            return True, settings["applied"][key]
+        if key in settings["upgraded"]:
+            return False, settings["upgraded"][key]
     if path == "kubernetes.version":
         return False, _version_change(str(old), str(new))
     if part == "clusters" and rest.endswith(".endpoint"):

@@ -29,6 +29,11 @@ def names() -> list[str]:
     return data.names_in("engines")
 
 
+def default() -> str:
+    """Return the engine of a profile that names none."""
+    return str(data.read("defaults")["kubernetes"]["engine"])
+
+
 def of_installer(installer: str) -> str:
     """Return the engine that an installer of the test plugin stands for."""
     return next(name for name in names() if installer in traits(name)["installers"])

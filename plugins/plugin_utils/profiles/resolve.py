@@ -150,6 +150,8 @@ def _node(name: str, made: Draft) -> Node:
     }
     if "node_type" in node:
         resolved["node_type"] = node["node_type"]
+    if "image" in node:
+        resolved["image"] = node["image"]
     if "host" in node:
         host: ExistingHost = node["host"]
         resolved["host"] = {**host, "addresses": _in_order(host["addresses"], made.families)}

@@ -22,6 +22,7 @@ class GravitySettings(TypedDict):
     flavor: str
     prepared: bool
     script: str
+    public_addresses: list[str]
 
 
 class Kubernetes(TypedDict):
@@ -118,6 +119,7 @@ class Node(TypedDict):
     taints: list[str]
     schedulable: bool
     node_type: NotRequired[str]
+    image: NotRequired[str]
     host: NotRequired[ExistingHost]
 
 
@@ -172,20 +174,25 @@ class EngineGroup(TypedDict):
 
 
 class EngineValidation(TypedDict):
-    """What validation covers in addition to the checks of every cluster. ``versions``: bundle or engine."""
+    """What validation covers in addition to the checks of every cluster. ``versions``: bundle or engine; ``leaders``:
+    apps of which only the leader's pod is Ready; ``registry``: the address of the engine's own registry.
+    """
 
     versions: str
     control_plane_pods: list[str]
     node_apps: list[str]
     apps: dict[str, str]
+    leaders: list[str]
+    registry: str
     node_checks: list[str]
 
 
 class EngineSettings(TypedDict):
-    """Rules for the engine's own keys of a profile."""
+    """Rules for the engine's own keys of a profile. ``applied``: keys that an existing environment applies, and how."""
 
     needed: dict[str, str]
     exclusive: list[list[str]]
+    applied: dict[str, str]
     upgraded: dict[str, str]
 
 
@@ -209,3 +216,4 @@ class EngineTraits(TypedDict):
     installers: list[str]
     # Without it, every key is used.
     keys: NotRequired[KeyEffects]
+    up_timeout: int

@@ -10,13 +10,14 @@ from urllib.parse import urlsplit
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, labels, readiness
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, labels, readiness, services
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, by_node
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Finding, Level, guarded, problems
 
 SYSTEM = "kube-system"
+DNS = "kube-dns"
 METRICS = "/apis/metrics.k8s.io/v1beta1/nodes"
 
 
@@ -125,19 +126,42 @@ def check_system_pods(items: Iterable[Json], cluster: Cluster) -> Finding:
     apps = {_app(pod) for pod in alive}
     missing += [f"no {name} pod" for app, name in expected["apps"].items() if app not in apps]
     lasting = [pod for pod in alive if not _runs_once(pod)]
-    missing += [f"{pod['metadata']['name']} {why}" for pod in lasting if (why := readiness.not_ready(pod))]
+    standby = _standby(lasting, expected["leaders"])
+    missing += [
+        f"{pod['metadata']['name']} {why}"
+        for pod in lasting
+        if (why := readiness.not_ready(pod)) and pod["metadata"]["name"] not in standby
+    ]
     if not alive and not missing:
         missing = ["no pods"]
-    return Finding(f"{len(lasting)} pods Ready", tuple(missing))
+    return Finding(f"{len(lasting) - len(standby)} pods Ready", tuple(missing))
 
 
 def _runs_once(pod: Json) -> bool:
-    """Return whether a pod is expected to complete rather than to be Ready, such as one that clears a volume."""
+    """Return whether a pod is expected to complete rather than to be Ready: one that clears a volume, or that of a Job,
+    which replaces a failed pod.
+    """
+    if any(owner.get("kind") == "Job" for owner in pod["metadata"].get("ownerReferences") or []):
+        return True
     return pod["spec"].get("restartPolicy") == "Never" and pod.get("status", {}).get("phase") in ("Pending", "Running")
 
 
-def _app(pod: Json) -> str:
-    return str((pod["metadata"].get("labels") or {}).get("k8s-app", ""))
+def _standby(pods: Iterable[Json], leaders: Iterable[str]) -> set[str]:
+    """Return the names of running pods that wait to become the leader of their app (``leaders``), which is Ready."""
+    members: dict[str, list[Json]] = {}
+    for pod in pods:
+        members.setdefault(_app(pod, "app"), []).append(pod)
+    return {
+        pod["metadata"]["name"]
+        for app in leaders
+        if any(readiness.is_ready(pod) for pod in members.get(app, []))
+        for pod in members[app]
+        if not readiness.is_ready(pod) and readiness.not_ready(pod) == readiness.NOT_YET
+    }
+
+
+def _app(pod: Json, label: str = "k8s-app") -> str:
+    return str((pod["metadata"].get("labels") or {}).get(label, ""))
 
 
 def check_dns_service(slices: Iterable[Json]) -> Finding:
@@ -145,7 +169,7 @@ def check_dns_service(slices: Iterable[Json]) -> Finding:
     ready: list[str] = []
     waiting: list[str] = []
     for item in slices:
-        if (item["metadata"].get("labels") or {}).get("kubernetes.io/service-name") != "kube-dns":
+        if (item["metadata"].get("labels") or {}).get(services.NAME_LABEL) != DNS:
             continue
         for endpoint in item.get("endpoints") or []:
             state = (endpoint.get("conditions") or {}).get("ready")
@@ -172,7 +196,6 @@ class ReadOnly(Level):
 
     def look(self, api: client.Api) -> dict[str, Finding]:
         system = f"/api/v1/namespaces/{SYSTEM}"
-        slices = f"/apis/discovery.k8s.io/v1/namespaces/{SYSTEM}/endpointslices"
 
         # One list for three checks; without it, each of them fails.
         @functools.cache
@@ -188,7 +211,7 @@ class ReadOnly(Level):
             ),
             "labels": guarded(lambda: check_labels(nodes(), self._cluster)),
             "system_pods": guarded(lambda: check_system_pods(api.get(f"{system}/pods")["items"], self._cluster)),
-            "dns_service": guarded(lambda: check_dns_service(api.get(slices)["items"])),
+            "dns_service": guarded(lambda: check_dns_service(services.endpoint_slices(api, SYSTEM, DNS))),
             "default_service_account": guarded(lambda: _check_account(api)),
         }
         if self._cluster.metrics:

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import secrets
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, services
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, by_node
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.readiness import warnings
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import probe_pods, probe_results
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Finding, Level, problems
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_pods import LABEL, NAMESPACE, SERVICE, Plan
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_pods import (
+    LABEL,
+    NAMESPACE,
+    SERVICE,
+    Plan,
+    ProbeImage,
+)
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_results import ProbeState
 
 
 class Probes(Level):
     """The checks of probe pods. ``look`` takes the next possible step and returns the current findings."""
 
-    def __init__(self, cluster: Cluster, image: str, limit: float, domain: str) -> None:
+    def __init__(self, cluster: Cluster, image: ProbeImage, limit: float, domain: str) -> None:
         self._cluster = cluster
         self._name = f"{NAMESPACE}{secrets.token_hex(3)}"
         self._image = image
@@ -81,7 +87,7 @@ class Probes(Level):
         for path, body in probe_pods.preparation(plan)[self._prepared :]:
             item = create(api, path, body)
             if body["metadata"]["name"] == SERVICE and path.endswith("/services"):
-                self._addresses[SERVICE] = item["spec"]["clusterIPs"]
+                self._addresses[SERVICE] = services.addresses(item)
             self._prepared += 1
         base = f"/api/v1/namespaces/{plan.namespace}/pods"
         for node, state in self._states.items():
@@ -113,7 +119,7 @@ class Probes(Level):
         names = [node.name for node in self._cluster.nodes]
         self._cordoned = [name for name in names if nodes.get(name, {}).get("spec", {}).get("unschedulable")]
         kubernetes = api.get("/api/v1/namespaces/default/services/kubernetes")
-        self._addresses["kubernetes"] = kubernetes["spec"]["clusterIPs"]
+        self._addresses["kubernetes"] = services.addresses(kubernetes)
         self._has_namespace = True
         create(api, "/api/v1/namespaces", {"metadata": {"name": self._name, "labels": {LABEL: "true"}}})
         self._plan = Plan(

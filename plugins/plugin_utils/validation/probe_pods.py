@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 
 SCRIPT = paths.COLLECTION / "roles" / "validate" / "files" / "probe.sh"
 LABEL = "devenv.lab/validate"
@@ -22,6 +24,23 @@ FAMILIES = {"ipv4": "IPv4", "ipv6": "IPv6"}
 TYPES = {"ipv4": "a", "ipv6": "aaaa"}
 
 
+class ProbeImage(NamedTuple):
+    """The image of the probe pods, and when nodes pull it."""
+
+    name: str
+    pull: str = "Never"
+
+
+def image_of(engine: str, version: str) -> ProbeImage:
+    """Return the image for clusters of ``engine``: in the nodes' image stores, or in the registry that the engine runs.
+
+    Raises DevenvError ``bundle_version_unknown``.
+    """
+    name = versions.resolve(version).probe_image
+    registry = engines.traits(engine)["validation"]["registry"]
+    return ProbeImage(f"{registry}/{name}", "IfNotPresent") if registry else ProbeImage(name)
+
+
 def family_of(address: str) -> str:
     return "ipv6" if ":" in address else "ipv4"
 
@@ -33,7 +52,7 @@ class Plan:
     """
 
     namespace: str
-    image: str
+    image: ProbeImage
     limit: int
     domain: str
     families: tuple[str, ...]
@@ -120,12 +139,12 @@ def spec(containers: list[Json], limit: int, **more: Any) -> Json:
     }
 
 
-def container(name: str, image: str, script: str, **more: Any) -> Json:
-    """Return a container that runs a shell script in an image that the node already has."""
+def container(name: str, image: ProbeImage, script: str, **more: Any) -> Json:
+    """Return a container that runs a shell script."""
     return {
         "name": name,
-        "image": image,
-        "imagePullPolicy": "Never",
+        "image": image.name,
+        "imagePullPolicy": image.pull,
         "args": ["sh", "-c", script],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         **more,

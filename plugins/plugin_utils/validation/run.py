@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Target
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation import levels, node_checks, profile_checks, report
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation import (
+    levels,
+    node_checks,
+    probe_pods,
+    profile_checks,
+    report,
+)
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.checks import ReadOnly
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Level
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes import Probes
@@ -46,7 +51,7 @@ def run(
     groups: list[Level] = [ReadOnly(cluster, access)]
     pods = None
     if not check and report.needs_probes(probes, changed=changed, record=record):
-        image = versions.resolve(cluster.version).probe_image
+        image = probe_pods.image_of(cluster.engine, cluster.version)
         pods = Probes(cluster, image, timeout, domain)
         servers = node_checks.api_servers(cluster, access) if isinstance(access, client.Access) else None
         nodes = node_checks.nodes(cluster, reached) if (reached := targets()) else None

@@ -12,7 +12,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client impor
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.readiness import not_ready
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.levels import Finding, Level, guarded
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes import Probes, create
-from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_pods import container, spec
+from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_pods import ProbeImage, container, spec
 
 NAME = "storage"
 
@@ -29,7 +29,7 @@ def claim(storage_class: str) -> Json:
     }
 
 
-def pod(image: str, word: str) -> Json:
+def pod(image: ProbeImage, word: str) -> Json:
     """Return a pod whose first container writes ``word`` to the volume and whose second container reads it."""
     mounts = [{"name": NAME, "mountPath": "/data"}]
     write = container("write", image, f"echo {word} > /data/probe && sync", volumeMounts=mounts)
@@ -41,7 +41,7 @@ def pod(image: str, word: str) -> Json:
 class Storage(Level):
     """The level with the check ``storage``; it starts when the probes' namespace exists."""
 
-    def __init__(self, probes: Probes, image: str, storage_class: str) -> None:
+    def __init__(self, probes: Probes, image: ProbeImage, storage_class: str) -> None:
         self._probes = probes
         self._class = storage_class
         self._pod = pod(image, secrets.token_hex(8))

@@ -1,9 +1,9 @@
-#!/usr/bin/python3 -SE
 """A test double of the program `gravity`, which cannot be downloaded any more.
 
-It implements the documented commands, texts, JSON and exit codes of Gravity 7.0 on a node of a real cluster: kubeadm,
-containerd and the images of the node replace what Gravity runs in its container. With GRAVITY_DOUBLE_PAPER (a folder in
-place of the network) the cluster exists only in files, which is fast; GRAVITY_DOUBLE_ROOT is then the node's root.
+It implements the documented commands, texts, JSON and exit codes of Gravity 7.0 on a node of a real cluster: kubeadm
+replaces what Gravity runs in its container. As there, the cluster has an image store and a registry of its own
+(planet.py) and answers as Kubernetes 1.17 does (api.py). With GRAVITY_DOUBLE_PAPER (a folder in place of the network)
+the cluster exists only in files, which is fast; GRAVITY_DOUBLE_ROOT is then the node's root.
 
 Needs only Python's standard library. Faults on demand: FAULTS, or the file /etc/gravity-double.json.
 """
@@ -14,144 +14,50 @@ import argparse
 import base64
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-VERSION = "7.0.40"
-# Rows of {"command", "text", "code", "times", "host"}, and {"fault": NAME, ...}; inserted when a tarball is packed.
-FAULTS: list[dict[str, Any]] = []
+from doubles.gravity.base import (
+    BEGUN,
+    EXPANDS,
+    LOCAL,
+    MASTERS,
+    PAPER,
+    PAUSE,
+    PLANET,
+    PORT,
+    REGISTRY,
+    VERSION,
+    Error,
+    Json,
+    addresses,
+    emit,
+    fail_on_demand,
+    hostname,
+    named_fault,
+    now,
+    path,
+    read,
+    sh,
+    write,
+)
 
-ROOT = os.environ.get("GRAVITY_DOUBLE_ROOT", "/")
-PAPER = os.environ.get("GRAVITY_DOUBLE_PAPER", "")
-PAUSE = float(os.environ.get("GRAVITY_DOUBLE_PAUSE", "2"))
+if not PAPER:
+    # Slow to load, and not needed for a cluster in files.
+    from doubles.gravity import api, planet
 
-LOCAL = "var/lib/gravity/local/node.json"
-COUNTERS = "var/lib/gravity-double/counters.json"
-BEGUN = "var/lib/gravity-double/install.json"
-FAULTS_FILE = "etc/gravity-double.json"
-PLANET = f"etc/systemd/system/gravity__gravitational.io__planet__{VERSION}.service"
-PORT = 32009
-MASTERS = 3
-# Number of nodes that may join at once.
-EXPANDS = 4
-
-Json = dict[str, Any]
-
-
-class Error(Exception):
-    """An error that ends the program: the text after [ERROR], and the exit code."""
-
-    def __init__(self, text: str, code: int = 255) -> None:
-        self.code = code
-        super().__init__(text)
-
-
-def path(name: str) -> str:
-    return os.path.join(ROOT, name)
-
-
-def read(name: str) -> Json:
-    try:
-        with open(path(name), encoding="utf-8") as stream:
-            return dict(json.load(stream))
-    except (OSError, ValueError):
-        return {}
-
-
-def write(name: str, content: str, mode: int = 0o600) -> None:
-    os.makedirs(os.path.dirname(path(name)), exist_ok=True)
-    with os.fdopen(os.open(path(name) + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as stream:
-        stream.write(content)
-    os.replace(path(name) + ".new", path(name))
-
-
-def now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def emit(text: str) -> None:
-    print(text, flush=True)
-
-
-def addresses() -> list[str]:
-    """Return the IPv4 addresses of this machine."""
-    if PAPER:
-        return os.environ.get("GRAVITY_DOUBLE_ADDRESSES", "10.0.0.1").split(",")
-    shown = json.loads(sh("ip", "-4", "-json", "address", "show"))
-    return [entry["local"] for link in shown for entry in link.get("addr_info", []) if entry.get("scope") == "global"]
-
-
-def hostname() -> str:
-    return os.environ.get("GRAVITY_DOUBLE_HOSTNAME") or socket.gethostname()
-
-
-def sh(*argv: str, stdin: str | None = None, timeout: float = 300) -> str:
-    """Return the standard output of a program. Raises Error if it fails."""
-    done = subprocess.run(
-        argv,
-        input=stdin,
-        stdin=subprocess.DEVNULL if stdin is None else None,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=timeout,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise Error(f"{' '.join(argv[:4])}: {(done.stderr or done.stdout).strip()[-1500:]}")
-    return done.stdout
-
-
-# --- faults ----------------------------------------------------------------------------------------------------------
-
-
-def faults() -> list[Json]:
-    more = read(FAULTS_FILE).get("faults") or []
-    return [*FAULTS, *more]
-
-
-def named_fault(name: str) -> Json | None:
-    """Return the fault with this name for this host that has not occurred often enough yet."""
-    for place, row in enumerate(faults()):
-        if row.get("fault") == name and _is_due(row, place):
-            return row
-    return None
-
-
-def fail_on_demand(command: str) -> None:
-    for place, row in enumerate(faults()):
-        if row.get("command") != command or not _is_due(row, place):
-            continue
-        if row.get("hang"):
-            if row.get("text"):
-                emit(row["text"])
-            while True:
-                time.sleep(3600)
-        raise Error(row["text"], int(row.get("code", 255)))
-
-
-def _is_due(row: Json, place: int) -> bool:
-    if row.get("host") not in (None, hostname(), *addresses()):
-        return False
-    if "times" not in row:
-        return True
-    counters = read(COUNTERS)
-    key = hashlib.sha256(json.dumps([place, row], sort_keys=True).encode()).hexdigest()[:12]
-    counters[key] = counters.get(key, 0) + 1
-    write(COUNTERS, json.dumps(counters))
-    return bool(counters[key] <= int(row["times"]))
-
+# The file that runs, which is a zip archive.
+PROGRAM = os.path.realpath(sys.argv[0])
 
 # --- the cluster's own state -----------------------------------------------------------------------------------------
 
@@ -214,6 +120,13 @@ class Paper:
     def move(self, node: Json, old: str) -> None:
         return
 
+    def announce(self, names: list[str]) -> None:
+        return
+
+    def account(self, user: str) -> Json:
+        """Return a kubeconfig of a user."""
+        return {}
+
     def send(self, peer: str, verb: str, request: Json) -> Json:
         state = self.load()
         masters = [node["ip"] for node in state.get("nodes", []) if node["role"] == "master"]
@@ -224,7 +137,17 @@ class Paper:
     def spawn(self, *words: str) -> None:
         work(self, list(words))
 
+    def leader(self) -> str:
+        """Return the active master: the first one that answers."""
+        return str(self.load()["nodes"][0]["ip"])
+
+    def images(self) -> list[Json]:
+        """Return the images in the cluster's registry."""
+        return [{"repository": name, "tags": tags} for name, tags in self.load().get("registry", {}).items()]
+
     def execute(self, command: list[str], interactive: bool) -> int:
+        if command[:1] == ["docker"]:
+            return self._docker(command[1:])
         if command[:1] != ["kubectl"]:
             return subprocess.run(command, check=False).returncode
         if "apply" in command:
@@ -237,6 +160,27 @@ class Paper:
                 "ca.crt": base64.b64encode(b"ca").decode(),
             }
             emit(json.dumps({"data": reported if self.load().get("applied") else {}}))
+        return 0
+
+    def _docker(self, words: list[str]) -> int:
+        fail_on_demand(f"docker {words[0]}")
+        with self.change() as state:
+            loaded, registry = state.setdefault("docker", []), state.setdefault("registry", {})
+            if words[0] == "load":
+                import tarfile
+
+                with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
+                    stream = next(archive.extractfile(entry) for entry in archive if entry.name == "manifest.json")
+                    loaded += [tag for entry in json.load(stream) for tag in entry["RepoTags"]] if stream else []
+            elif words[1] not in loaded:
+                raise Error(f"Error response from daemon: No such image: {words[1]}", 1)
+            elif words[0] == "tag":
+                loaded.append(words[2])
+            elif words[1].startswith(REGISTRY + "/"):
+                name, _, tag = words[1].removeprefix(REGISTRY + "/").rpartition(":")
+                registry.setdefault(name, []).append(tag)
+            else:
+                raise Error("denied: requested access to the resource is denied", 1)
         return 0
 
 
@@ -309,16 +253,18 @@ class Machines(Paper):
     # kubeadm
 
     def _prepare(self, options: Json) -> None:
-        sandbox = sh("kubeadm", "config", "images", "list", "--kubernetes-version", options["kubernetes"])
-        pause = next(line for line in sandbox.splitlines() if "/pause:" in line)
-        driver = _cgroup_driver()
-        write("etc/gravity/containerd.toml", CONTAINERD.format(pause=pause, systemd=str(driver == "systemd").lower()))
-        write("etc/systemd/system/containerd.service", CONTAINERD_UNIT, 0o644)
+        images = sh("kubeadm", "config", "images", "list", "--kubernetes-version", options["kubernetes"]).split()
+        pause = next(name for name in images if "/pause:" in name)
+        planet.configure(pause, _cgroup_driver() == "systemd")
+        write(f"etc/systemd/system/{RUNTIME}", RUNTIME_UNIT, 0o644)
         if not os.path.exists("/etc/systemd/system/kubelet.service"):
             write("etc/systemd/system/kubelet.service", KUBELET_UNIT, 0o644)
         write("etc/systemd/system/gravity-agent.service", AGENT_UNIT, 0o644)
         sh("systemctl", "daemon-reload")
-        sh("systemctl", "enable", "--now", "containerd.service")
+        is_new = planet.create_store()
+        sh("systemctl", "enable", "--now", RUNTIME)
+        if is_new:
+            planet.keep_only(images)
         sh("systemctl", "enable", "kubelet.service")
 
     def _registration(self, node: Json) -> Json:
@@ -327,7 +273,7 @@ class Machines(Paper):
         labels = {key: value for key, value in labels.items() if not key.startswith("node-role.kubernetes.io/")}
         return {
             "name": node["ip"],
-            "criSocket": "unix:///run/containerd/containerd.sock",
+            "criSocket": f"unix://{planet.SOCKET}",
             "imagePullPolicy": "IfNotPresent",
             "taints": node.get("taints", []),
             "ignorePreflightErrors": ["all"],
@@ -342,7 +288,7 @@ class Machines(Paper):
         init = {
             "apiVersion": version,
             "kind": "InitConfiguration",
-            "localAPIEndpoint": {"advertiseAddress": node["ip"], "bindPort": 6443},
+            "localAPIEndpoint": {"advertiseAddress": node["ip"], "bindPort": api.BEHIND},
             "nodeRegistration": self._registration(node),
             "skipPhases": ["show-join-command"],
         }
@@ -351,7 +297,7 @@ class Machines(Paper):
             "kind": "ClusterConfiguration",
             "clusterName": options["cluster"],
             "kubernetesVersion": options["kubernetes"],
-            "controlPlaneEndpoint": f"{node['ip']}:6443",
+            "controlPlaneEndpoint": f"{node['ip']}:{api.BEHIND}",
             "encryptionAlgorithm": "ECDSA-P256",
             "networking": {"podSubnet": options["pods"], "serviceSubnet": options["services"]},
             "apiServer": {"certSANs": ["leader.telekube.local", "127.0.0.1", *options.get("names", [])]},
@@ -418,6 +364,7 @@ class Machines(Paper):
         }
         write("etc/cni/net.d/10-gravity.conflist", json.dumps(conflist), 0o644)
         sh("nft", "--file", "-", stdin=MASQUERADE.format(pods=options["pods"]))
+        planet.trust(read(LOCAL)["peers"][0])
 
     def invite(self, master: bool) -> Json:
         reported: Json = {"token": sh("kubeadm", "token", "create", "--ttl=30m").strip(), "key": ""}
@@ -452,7 +399,7 @@ class Machines(Paper):
             "nodeRegistration": self._registration(node),
         }
         if node["role"] == "master":
-            local = {"advertiseAddress": node["ip"], "bindPort": 6443}
+            local = {"advertiseAddress": node["ip"], "bindPort": api.BEHIND}
             body["controlPlane"] = {"certificateKey": invitation["key"], "localAPIEndpoint": local}
         with _config(json.dumps(body)) as config:
             sh("kubeadm", "join", "--config", config, timeout=600)
@@ -486,13 +433,14 @@ class Machines(Paper):
         subprocess.run(["systemctl", "stop", "kubelet.service"], capture_output=True, check=False)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path("etc/cni/net.d/10-gravity.conflist"))
-        subprocess.run(["systemctl", "start", "containerd.service"], capture_output=True, check=False)
-        subprocess.run(["kubeadm", "reset", "--force"], capture_output=True, check=False, timeout=300)
-        subprocess.run(["systemctl", "disable", "--now", "containerd.service"], capture_output=True, check=False)
-        for name in ("containerd", "gravity-agent"):
+        subprocess.run(["systemctl", "start", RUNTIME], capture_output=True, check=False)
+        words = ("kubeadm", "reset", "--force", f"--cri-socket=unix://{planet.SOCKET}")
+        subprocess.run(words, capture_output=True, check=False, timeout=300)
+        subprocess.run(["systemctl", "disable", "--now", RUNTIME], capture_output=True, check=False)
+        for name in (RUNTIME, "gravity-agent.service"):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path(f"etc/systemd/system/{name}.service"))
-        for folder in ("etc/gravity", "var/lib/etcd", "var/lib/kubelet", "etc/kubernetes"):
+                os.unlink(path(f"etc/systemd/system/{name}"))
+        for folder in ("etc/gravity", "var/lib/etcd", "var/lib/kubelet", "etc/kubernetes", planet.STORE.lstrip("/")):
             shutil.rmtree(path(folder), ignore_errors=True)
         subprocess.run(["nft", "delete", "table", "inet", "gravity_pods"], capture_output=True, check=False)
         subprocess.run(["ip", "route", "flush", "proto", ROUTES], capture_output=True, check=False)
@@ -500,15 +448,11 @@ class Machines(Paper):
 
     def stop(self) -> None:
         sh("systemctl", "stop", "gravity-agent.service", "kubelet.service")
-        ctr = ("ctr", "--namespace", "k8s.io")
-        for task in sh(*ctr, "tasks", "list", "--quiet").split():
-            subprocess.run(
-                [*ctr, "tasks", "kill", "--all", "--signal", "SIGKILL", task], capture_output=True, check=False
-            )
-        sh("systemctl", "stop", "containerd.service")
+        planet.stop_tasks()
+        sh("systemctl", "stop", RUNTIME)
 
     def start(self) -> None:
-        sh("systemctl", "start", "containerd.service", "kubelet.service", "gravity-agent.service")
+        sh("systemctl", "start", RUNTIME, "kubelet.service", "gravity-agent.service")
         self._wait_for_api()
 
     def _wait_for_api(self) -> None:
@@ -522,7 +466,7 @@ class Machines(Paper):
     def move(self, node: Json, old: str) -> None:
         """Recreate everything with the address, the Node included, because the address is its name."""
         options = read(LOCAL)["options"]
-        sh("systemctl", "start", "containerd.service")
+        self._prepare(options)
         for name in ("apiserver", "etcd/server", "etcd/peer"):
             for kind in ("crt", "key"):
                 os.unlink(f"/etc/kubernetes/pki/{name}.{kind}")
@@ -557,6 +501,44 @@ class Machines(Paper):
         self._network(options)
         sh("systemctl", "start", "gravity-agent.service")
 
+    def announce(self, names: list[str]) -> None:
+        """Serve a certificate with further names; the controllers of this master restart."""
+        for kind in ("crt", "key"):
+            os.unlink(f"/etc/kubernetes/pki/apiserver.{kind}")
+        local = read(LOCAL)
+        options = {**local["options"], "names": [name.partition(":")[0] for name in names]}
+        write(LOCAL, json.dumps({**local, "options": options}))
+        with _config(self._documents(local["node"], options)) as config:
+            sh("kubeadm", "init", "phase", "certs", "apiserver", "--config", config)
+        sh("systemctl", "restart", "gravity-agent.service")
+
+    def account(self, user: str) -> Json:
+        name = "tsh-" + re.sub(r"[^a-z0-9]", "-", user.lower())
+        for words in (
+            ("--namespace=kube-system", "create", "serviceaccount", name),
+            (
+                "create",
+                "clusterrolebinding",
+                name,
+                "--clusterrole=cluster-admin",
+                f"--serviceaccount=kube-system:{name}",
+            ),
+        ):
+            with contextlib.suppress(Error):
+                self.kubectl(*words)
+        token = self.kubectl("--namespace=kube-system", "create", "token", name, "--duration=12h").strip()
+        with open(planet.CA, "rb") as stream:
+            authority = base64.b64encode(stream.read()).decode()
+        server = f"https://{read(LOCAL)['ip']}:{api.PORT}"
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "lab", "cluster": {"certificate-authority-data": authority, "server": server}}],
+            "users": [{"name": user, "user": {"token": token}}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": user}}],
+            "current-context": "lab",
+        }
+
     # Requests to other nodes
 
     def send(self, peer: str, verb: str, request: Json) -> Json:
@@ -574,11 +556,27 @@ class Machines(Paper):
         except (OSError, ValueError) as error:
             raise Error(f"failed to reach {peer}: {error}") from None
 
+    def leader(self) -> str:
+        local = read(LOCAL)
+        for peer in local["peers"]:
+            with contextlib.suppress(Error):
+                self.send(peer, "health", {"token": local["secret"]})
+                return str(peer)
+        raise Error("there is no active master")
+
+    def images(self) -> list[Json]:
+        return planet.contents(self.leader())
+
     def spawn(self, *words: str) -> None:
-        argv = ["systemd-run", "--collect", "--quiet", sys.executable, os.path.realpath(__file__), "_work", *words]
+        argv = ["systemd-run", "--collect", "--quiet", sys.executable, "-SE", PROGRAM, "_work", *words]
         sh(*argv)
 
     def execute(self, command: list[str], interactive: bool) -> int:
+        if not read(LOCAL).get("running"):
+            raise Error("no running container found")
+        if command[:1] == ["docker"]:
+            planet.trust(self.leader())
+            return planet.docker(command[1:])
         environment = {**os.environ, "KUBECONFIG": self.ADMIN}
         stdin = None if interactive else subprocess.DEVNULL
         return subprocess.run(command, env=environment, stdin=stdin, check=False).returncode
@@ -586,22 +584,9 @@ class Machines(Paper):
 
 ROUTES = "178"
 
-CONTAINERD = """version = 3
-[plugins.'io.containerd.cri.v1.images'.pinned_images]
-  sandbox = '{pause}'
-[plugins.'io.containerd.cri.v1.runtime']
-  disable_apparmor = true
-  restrict_oom_score_adj = true
-[plugins.'io.containerd.cri.v1.runtime'.cni]
-  bin_dirs = ['/usr/lib/cni']
-  conf_dir = '/etc/cni/net.d'
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
-  runtime_type = 'io.containerd.runc.v2'
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
-  SystemdCgroup = {systemd}
-"""
+RUNTIME = "gravity-runtime.service"
 
-CONTAINERD_UNIT = """[Unit]
+RUNTIME_UNIT = """[Unit]
 Description=Container runtime of the stand-in for Gravity
 [Service]
 Type=notify
@@ -618,8 +603,8 @@ WantedBy=multi-user.target
 
 KUBELET_UNIT = """[Unit]
 Description=kubelet of the stand-in for Gravity
-After=containerd.service
-Wants=containerd.service
+After=gravity-runtime.service
+Wants=gravity-runtime.service
 ConditionPathExists=/var/lib/kubelet/config.yaml
 StartLimitIntervalSec=0
 [Service]
@@ -874,10 +859,10 @@ def require_address(address: str) -> None:
 def put_program() -> None:
     """Copy the program to its place in an installation."""
     target = path("usr/bin/gravity")
-    if os.path.realpath(__file__) == os.path.realpath(target):
+    if os.path.realpath(target) == PROGRAM:
         return
     os.makedirs(os.path.dirname(target), exist_ok=True)
-    shutil.copyfile(os.path.realpath(__file__), target + ".new")
+    shutil.copyfile(PROGRAM, target + ".new")
     os.chmod(target + ".new", 0o755)
     os.replace(target + ".new", target)
 
@@ -1222,6 +1207,8 @@ def resource(backend: Paper, arguments: argparse.Namespace) -> int:
         raise Error(f"{desired['kind']} already exists")
     with backend.change() as changed:
         changed[desired["kind"]] = desired
+    if desired["kind"] == "authgateway":
+        backend.announce(desired["spec"]["public_addr"])
     emit(f"Created {desired['kind']}")
     return 0
 
@@ -1254,11 +1241,19 @@ def report(backend: Paper, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def registry(backend: Paper, arguments: argparse.Namespace) -> int:
+    if not read(LOCAL).get("running"):
+        raise Error("no cluster found on this node")
+    rows = backend.images()
+    lines = [f"{row['repository']}   {', '.join(row['tags'])}" for row in rows]
+    emit(json.dumps(rows) if arguments.format == "json" else "\n".join(["Image   Tags", *lines]))
+    return 0
+
+
 def agent(backend: Paper, arguments: argparse.Namespace) -> int:
-    """Set the routes to pods of other nodes; on masters, also serve the requests of nodes."""
+    """Set the routes to pods of other nodes; on masters, also serve the requests of nodes, the API and the registry."""
     import http.server
     import ssl
-    import threading
 
     one_by_one = threading.Lock()
 
@@ -1275,6 +1270,8 @@ def agent(backend: Paper, arguments: argparse.Namespace) -> int:
                     answer = {"error": "bad secret token"}
                     if isinstance(backend, Machines) and request.get("token") == read(LOCAL)["secret"]:
                         answer = {"routes": routes(backend)}
+                elif self.path == "/webapi/login":
+                    answer = log_in(backend, request)
                 elif self.path in ("/state", "/health"):
                     answer = Site(backend).answer(self.path.strip("/"), request)
                 else:
@@ -1299,10 +1296,26 @@ def agent(backend: Paper, arguments: argparse.Namespace) -> int:
     context.load_cert_chain(pki + ".crt", pki + ".key")
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    if os.path.exists(Machines.ADMIN):
+        images = planet.serve(pki + ".crt", pki + ".key")
+        threading.Thread(target=images.serve_forever, daemon=True).start()
+        words = (read(LOCAL)["ip"], pki + ".crt", pki + ".key", planet.CA)
+        threading.Thread(target=api.serve, args=words, daemon=True).start()
     while True:
         with contextlib.suppress(Error, KeyError, OSError, subprocess.TimeoutExpired):
             _route(backend)
+            planet.trust(backend.leader())
         time.sleep(4)
+
+
+def log_in(backend: Paper, request: Json) -> Json:
+    """Return a kubeconfig for the user and password of `tsh login`."""
+    user = backend.load().get("user") or {}
+    password = (user.get("spec") or {}).get("password") or ""
+    is_known = bool(password) and user["metadata"]["name"] == request.get("user")
+    if not is_known or not secrets.compare_digest(password, str(request.get("password"))):
+        return {"error": "access denied: bad username or password"}
+    return {"kubeconfig": backend.account(request["user"])}
 
 
 def routes(backend: Machines) -> list[list[str]]:
@@ -1394,6 +1407,9 @@ def parser() -> Parser:
     entry = add("update", upload)
     entry.add_argument("verb", choices=["upload"])
     add("upgrade", upgrade).add_argument("image", nargs="?")
+    entry = add("registry", registry)
+    entry.add_argument("verb", choices=["list"])
+    entry.add_argument("--format", choices=["text", "json", "yaml"], default="text")
     add("resume", resume)
     add("autojoin", lambda backend, arguments: _raise("autojoin only supports AWS")).add_argument("cluster")
     add("report", report).add_argument("--file", default="report.tar.gz")
@@ -1414,11 +1430,27 @@ def _print_version(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def expanded(argv: list[str]) -> list[str]:
+    """Replace arguments of the form @FILE by the lines of the file, as kingpin does, the parser of Gravity."""
+    words: list[str] = []
+    for word in argv:
+        if not word.startswith("@"):
+            words.append(word)
+            continue
+        try:
+            with open(word[1:], encoding="utf-8") as stream:
+                words += [line for line in stream.read().splitlines() if not line.startswith("#")]
+        except OSError as error:
+            raise Error(str(error)) from None
+    return words
+
+
 def main(argv: list[str]) -> int:
     backend: Paper = Paper() if PAPER else Machines()
     try:
         if not PAPER and os.geteuid() != 0:
             raise Error("this command should be run as root")
+        argv = expanded(argv)
         if argv[:1] == ["exec"]:
             words = argv[1:]
             while words[:1] in (["-t"], ["-i"]):
@@ -1438,7 +1470,3 @@ def main(argv: list[str]) -> int:
         sys.stdout.flush()
         print(f"\x1b[31m[ERROR]: {error}\x1b[0m", file=sys.stderr)
         return error.code
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

@@ -7,11 +7,14 @@ import io
 import json
 import sys
 import tarfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PROGRAM = Path(__file__).with_name("program.py")
+_FOLDER = Path(__file__).parent
+_PACKAGE = "doubles/gravity/"
+_MAIN = "import sys\n\nfrom doubles.gravity.program import main\n\nraise SystemExit(main(sys.argv[1:]))\n"
 _NO_FAULTS = "FAULTS: list[dict[str, Any]] = []"
 
 
@@ -40,17 +43,26 @@ def manifest(version: str = "1.0.0") -> dict[str, Any]:
     }
 
 
-def program(faults: Sequence[dict[str, Any]] = (), version: str = "7.0.40") -> str:
-    """Return the source of the test double with ``faults``."""
-    text = PROGRAM.read_text(encoding="utf-8")
-    assert _NO_FAULTS in text
+def program(faults: Sequence[dict[str, Any]] = (), version: str = "7.0.40") -> bytes:
+    """Return the test double with ``faults``, as a program: its modules in a zip archive that Python runs."""
+    modules = {file.name: file.read_text(encoding="utf-8") for file in sorted(_FOLDER.glob("*.py"))}
+    base = modules["base.py"]
+    assert _NO_FAULTS in base
     faulty = f"FAULTS: list[dict[str, Any]] = json.loads({json.dumps(json.dumps(list(faults)))})"
-    return text.replace(_NO_FAULTS, faulty).replace('VERSION = "7.0.40"', f'VERSION = "{version}"')
+    modules["base.py"] = base.replace(_NO_FAULTS, faulty).replace('VERSION = "7.0.40"', f'VERSION = "{version}"')
+    stream = io.BytesIO()
+    stream.write(b"#!/usr/bin/python3 -SE\n")
+    with zipfile.ZipFile(stream, "a") as archive:
+        files = {"__main__.py": _MAIN, "doubles/__init__.py": "", f"{_PACKAGE}__init__.py": ""}
+        for name, text in {**files, **{_PACKAGE + name: text for name, text in modules.items()}}.items():
+            # Without a date, so that the same modules result in the same file.
+            archive.writestr(zipfile.ZipInfo(name), text)
+    return stream.getvalue()
 
 
 def make(target: Path, faults: Sequence[dict[str, Any]] = (), version: str = "1.0.0", gravity: str = "7.0.40") -> str:
     """Write the tarball to ``target`` and return its sha256; the same arguments result in the same file."""
-    files = {
+    files: dict[str, tuple[str | bytes, int]] = {
         "gravity": (program(faults, gravity), 0o755),
         "app.yaml": (json.dumps(manifest(version), indent=1) + "\n", 0o644),
         "install": ('#!/bin/sh\nexec "$(dirname "$0")/gravity" install "$@"\n', 0o755),
@@ -59,7 +71,7 @@ def make(target: Path, faults: Sequence[dict[str, Any]] = (), version: str = "1.
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as archive:
         for name, (text, mode) in files.items():
             entry = tarfile.TarInfo(name)
-            data = text.encode()
+            data = text if isinstance(text, bytes) else text.encode()
             entry.size, entry.mode = len(data), mode
             archive.addfile(entry, io.BytesIO(data))
     return hashlib.sha256(target.read_bytes()).hexdigest()

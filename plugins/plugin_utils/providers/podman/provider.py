@@ -106,6 +106,7 @@ class Provider(machines.MachineProvider):
             probes.disk_probe(used["disk"], paths.home()),
             *machines.cache_probes(image_store.folder(paths.cache())),
             probes.inotify_probe(used["inotify"]),
+            *(_image_probe(node["image"]) for node in missing if node.get("image")),
         ]
 
     def features(self) -> list[Probe]:
@@ -158,7 +159,7 @@ def run_arguments(request: Request, node: NodeSpec) -> list[str]:
         *(f"--env={name}={value}" for name, value in machines.init_variables(node).items()),
         f"--volume={folder / 'ssh' / 'hosts' / node.name}:/etc/devenv/ssh:ro",
         *(f"--volume={folder / 'nodes' / node.name / name}:{target}" for name, target in DATA.items()),
-        request.options["image"], "/usr/local/sbin/node-init",
+        node.image or request.options["image"], "/usr/local/sbin/node-init",
     ]  # fmt: skip
 
 
@@ -170,7 +171,28 @@ def _make_data(request: Request, node: NodeSpec) -> bool:
     linked = image_store.copy(Path(store), data / "containerd")
     for folder in DATA:
         (data / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+    if node.image:
+        _copy_from_image(node.image, data)
     return linked
+
+
+def _copy_from_image(image: str, data: Path) -> None:
+    """Copy the content of the node's folders in its own image, such as that of a prepared cluster."""
+    root = cli.podman("image", "mount", image).strip()
+    try:
+        for name, target in DATA.items():
+            source = Path(root + target)
+            if source.is_dir() and any(source.iterdir()):
+                shutil.rmtree(data / name)
+                program.run(["cp", "--archive", str(source), str(data / name)], timeout=600)
+    finally:
+        cli.podman("image", "unmount", image)
+
+
+def _image_probe(image: str) -> Probe:
+    exists = cli.image_exists(image)
+    seen = "available" if exists else "not in podman's local store"
+    return Probe("image", exists, seen, image, f"podman pull {image}, or podman load", "node_image_unknown")
 
 
 @contextlib.contextmanager

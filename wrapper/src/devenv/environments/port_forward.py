@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.net import bracketed
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, services
 
 from devenv import errors
 
@@ -229,10 +229,7 @@ def _any_free(address: str, taken: set[int]) -> int:
 
 def ready_pods(api: client.Api, service: Mapping[str, Any]) -> int:
     """Return the number of ready endpoints of the Service."""
-    slices = api.get(
-        f"/apis/discovery.k8s.io/v1/namespaces/{service['metadata']['namespace']}/endpointslices",
-        {"labelSelector": f"kubernetes.io/service-name={service['metadata']['name']}"},
-    )["items"]
+    slices = services.endpoint_slices(api, service["metadata"]["namespace"], service["metadata"]["name"])
     return sum(
         endpoint.get("conditions", {}).get("ready") is not False
         for item in slices

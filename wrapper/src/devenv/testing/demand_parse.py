@@ -134,8 +134,9 @@ class _Parser:
             if keys.get(key) is not None:
                 node[node_key] = f"{keys[key]}GiB"
         role = self._role(where, keys, node)
-        if keys.get("node_type"):
-            node["labels"] = {**(node.get("labels") or {}), NODE_TYPE_LABEL: str(keys["node_type"])}
+        if types := self._types(where, keys.get("node_type")):
+            labels = {NODE_TYPE_LABEL: types[0], **dict.fromkeys(types, "true")}
+            node["labels"] = {**(node.get("labels") or {}), **labels}
         if cluster is None:
             for key in ("role", "k3s_config"):
                 if keys.get(key):
@@ -144,6 +145,14 @@ class _Parser:
                 self._problem(where, "labels and taints are for hosts of a cluster")
         remote = {key: value for key, value in keys.items() if key in (*REMOTE_KEYS, *SIZES, "cpus", "hardware_type")}
         return HostDemand(name, role if cluster else "", installer, str(keys.get("base_image", "")), node, remote)
+
+    def _types(self, where: str, given: Any) -> list[str]:
+        """Return the types of a node, which are labels; an engine with types of its own uses the first one."""
+        types = [given] if isinstance(given, str) else given
+        if types and not (isinstance(types, Sequence) and all(isinstance(entry, str) and entry for entry in types)):
+            self._problem(f"{where}.node_type", f"must be a type or a list of types, is {_shown(given)}")
+            return []
+        return list(types or ())
 
     def _image(self, where: str, keys: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the keys of a node that the base image sets."""

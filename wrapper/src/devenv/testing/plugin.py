@@ -45,8 +45,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="maximum number of environments at once (default: the number of CPUs)",
     )  # fmt: skip
     add(
-        "", "up-timeout", type=float, default=1800, metavar="SECONDS", dest="devenv_up_timeout",
-        help="time limit for creating an environment (default: 1800)",
+        "", "up-timeout", type=float, metavar="SECONDS", dest="devenv_up_timeout",
+        help="time limit for creating an environment (default: that of its engine, 1800 for k8s; 0: no limit)",
     )  # fmt: skip
     add(
         "", "test-timeout", type=float, default=3600, metavar="SECONDS", dest="devenv_test_timeout",

@@ -34,7 +34,7 @@ class Settings:
     hardware: Path | None
     overrides: dict[str, Any]
     most: int
-    up_timeout: float
+    up_timeout: float | None
     test_timeout: float
     isolation: bool
     logs: Path | None

@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
+
 from devenv import errors as devenv_errors
 from devenv.testing.allocators import base, devenv, guard, hardware_file, leases
 from devenv.testing.demand import Demand
@@ -102,7 +104,7 @@ class Manager:
         def make() -> None:
             report(f"creating {_shape(demand)}")
             self._hook.pytest_before_provisioning(name=key, demand=demand)
-            self._allocator.up(key, demand, timeout=self.settings.up_timeout or None, report=report)
+            self._allocator.up(key, demand, timeout=up_limit(self.settings.up_timeout, demand.engine), report=report)
             self._hook.pytest_after_provisioning(name=key, demand=demand)
 
         need = self._allocator.need(demand)
@@ -186,6 +188,13 @@ class Manager:
         """Release everything and stop the guard."""
         with self._resources:
             self.release(list(self.entered))
+
+
+def up_limit(given: float | None, engine: str) -> float | None:
+    """Return the time limit for creating an environment: ``given`` (0: none), else that of its engine."""
+    if given is not None:
+        return given or None
+    return engines.traits(engine if engine in engines.names() else engines.default())["up_timeout"]
 
 
 def _shape(demand: Demand) -> str:
