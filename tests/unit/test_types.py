@@ -36,7 +36,7 @@ HOST = {"addresses": ["192.0.2.7"]}
 GRAVITY = {"kubernetes.engine": "gravity", "kubernetes.gravity": {"tarball": "/a.tar", "sha256": "0" * 64}}
 VARIATIONS: list[tuple[str, dict[str, Any]]] = [
     ("sno", {"provider": "existing", "nodes.master-0.host": HOST}),
-    ("sno", {**GRAVITY, "nodes.master-0.node_type": "control"}),
+    ("sno", {**GRAVITY, "nodes.master-0.node_type": "control", "nodes.master-0.image": "localhost/prepared:1"}),
     ("ha", {"registry.mirrors.docker.io": ["http://mirror:5000"], "proxy.http": "http://proxy:3128"}),
     ("ha", {"validate.checks": [{"name": "a", "command": ["true"]}], "storage.enabled": True}),
     ("ha", {"nodes.worker-0.cluster": None, "nodes.worker-1.taints": ["a=b:NoSchedule"]}),
