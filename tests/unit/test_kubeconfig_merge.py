@@ -513,3 +513,33 @@ def test_check_changes_nothing(tmp_path: Path, source: Path) -> None:
     assert kubeconfig_merge.merge([source], {"HOME": str(tmp_path)}, check=True) == [path]
     assert not path.parent.exists()
     assert not source.with_name("merged.json").exists()
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_a_file_that_is_listed_twice_is_changed_once(tmp_path: Path, source: Path, hard: bool) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text(config("devenv-x", current="other"))
+    if hard:
+        os.link(first, second)
+    else:
+        second.symlink_to(first)
+    assert kubeconfig_merge.merge([source], env_of(tmp_path, second, first), switch_to="devenv-x") == [second]
+    assert yaml.safe_load(first.read_text())["current-context"] == "devenv-x"
+
+
+def test_down_ignores_an_unreadable_file_that_nothing_was_merged_into(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, own = tmp_path / "other", tmp_path / "own"
+    other.write_text(config("devenv-x"))
+    own.write_text(config("work"))
+    kubeconfig_merge.merge([source], env_of(tmp_path, own))
+    real = Path.read_text
+
+    def read_text(path: Path, *args: Any, **options: Any) -> str:
+        if path == other:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert kubeconfig_merge.unmerge(tmp_path / "x", env_of(tmp_path, other)) == [own]

@@ -49,7 +49,7 @@ def merge(
     env = os.environ if env is None else env
     state = _state(sources[0])
     # `eval "$(devenv env)"` puts the environment's own file into KUBECONFIG; it is not one of the user's.
-    candidates = [path for path in user_kubeconfig.files(env) if not _real(path).is_relative_to(state)]
+    candidates = [path for path in _distinct(user_kubeconfig.files(env)) if not _real(path).is_relative_to(state)]
     candidates = candidates or user_kubeconfig.files({"HOME": env.get("HOME", "")})
     missing = {path: [part for part in (path, *path.parents) if not os.path.lexists(part)] for path in candidates}
     new = [user_kubeconfig.read(source) for source in sources]
@@ -97,6 +97,18 @@ def _state(source: Path) -> Path:
 def _real(path: Path) -> Path:
     # Unlike Path.resolve, it accepts a link to itself.
     return Path(os.path.realpath(path))
+
+
+def _distinct(paths: Sequence[Path]) -> list[Path]:
+    """Return the paths without further links to the same file, whose documents would overwrite each other."""
+    files: dict[object, Path] = {}
+    for path in paths:
+        try:
+            status = path.stat()
+            files.setdefault((status.st_dev, status.st_ino), path)
+        except OSError:
+            files.setdefault(_real(path), path)
+    return list(files.values())
 
 
 def _contains(path: Path, text: str, *, required: bool) -> bool:
