@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -39,10 +40,12 @@ GET_NODES = ("get", "nodes", "-o", "json")
 
 
 def test_two_teams(user: Typed, environment: str, tmp_path: Path) -> None:
-    up = user.devenv("up", "--profile", str(teams(tmp_path)), "--name", environment)
+    proxy_of_nodes = "proxy.https=http://192.0.2.1:3128"
+    up = user.devenv("up", "--profile", str(teams(tmp_path)), "--name", environment, "--set", proxy_of_nodes)
     assert re.search(r'eval "\$\(devenv env.* --cluster red\)" && kubectl get nodes', up.stderr)
     check_clusters(user, environment)
     check_bare_node(environment)
+    check_proxy_of_nodes(user, environment)
     check_status_and_validate(user, environment)
     with recorder() as proxy:
         check_proxy(user, environment, proxy)
@@ -81,6 +84,19 @@ def check_bare_node(environment: str) -> None:
     assert inside(node, "sh", "-c", search) == ""
     units = ["podman", "exec", node, "systemctl", "is-active", "kubelet", "containerd"]
     assert subprocess.run(units, capture_output=True, text=True).stdout.split() == ["inactive", "inactive"]
+
+
+def check_proxy_of_nodes(user: Typed, environment: str) -> None:
+    """containerd pulls images through the profile's proxy, except from the environment's own networks."""
+    variables = user.data("inventory", "--name", environment)["all"]["vars"]
+    text = inside(f"{environment}-master-0", "systemctl", "show", "--property=Environment", "containerd")
+    (listed,) = re.findall(r"\bNO_PROXY=(\S*)", text)
+    networks = [ipaddress.ip_network(item, strict=False) for item in listed.split(",") if "/" in item]
+    ranges = [*variables["devenv_pod_subnets"], *variables["devenv_service_subnets"]]
+    assert {ipaddress.ip_network(item) for item in ranges} <= set(networks)
+    for node in user.data("node", "list", "--name", environment):
+        for address in map(ipaddress.ip_address, node["addresses"]):
+            assert any(address in network for network in networks)
 
 
 def check_status_and_validate(user: Typed, environment: str) -> None:
@@ -122,15 +138,15 @@ def check_proxy(user: Typed, environment: str, proxy: Recorder) -> None:
         assert (shown.stdout, names(shown.stderr)) == ("ok", nodes)
     shown = user.run(sys.executable, "-c", PYTHON, environment, env=proxy.variables)
     assert shown.stdout.splitlines() == [" ".join([cluster, *nodes]) for cluster, nodes in NODES.items()]
-    words = ("forward", "kube-system/kube-dns:dns-tcp", ":53", "--name", environment, "--cluster", "blue")
+    words = ("forward", "kube-system/kube-dns", ":dns-tcp", "--name", environment, "--cluster", "blue")
     forward = user.start("devenv", *words, env=proxy.variables)
     assert forward.stdout is not None
-    assert "kube-system/kube-dns:53" in forward.stdout.readline()
+    first = forward.stdout.readline()
     forward.send_signal(signal.SIGINT)
-    finish(forward, 60)
+    assert "kube-system/kube-dns:53" in first + finish(forward, 60, code=None).stderr
     assert proxy.lines == []
     # The proxy would record a request.
-    user.run("curl", "-sS", "--max-time", "20", "http://192.0.2.1/", env=proxy.variables, code=None)
+    user.run("/bin/sh", "-c", "curl -sS --max-time 20 http://192.0.2.1/", env=proxy.variables, code=None)
     assert proxy.lines == ["GET http://192.0.2.1/ HTTP/1.1"]
     proxy.lines.clear()
 
