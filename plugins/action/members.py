@@ -23,7 +23,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import command, rea
 
 class ActionModule(Action, ActionBase):
     SELECT = "action"
-    REQUIRED_IF = tuple(("action", action, ("nodes",)) for action in ("remove", "check", "query", "leave", "forget"))
+    NAMED = ("remove", "check", "bootstrap", "query", "leave", "forget")
+    REQUIRED_IF = tuple(("action", action, ("nodes",)) for action in NAMED)
 
     def _list(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         machines = dict.fromkeys(args["running"], "running")
@@ -49,6 +50,15 @@ class ActionModule(Action, ActionBase):
         recorded = members.recorded(inventory.state_folder(variables))
         members.check_replacement(_profile(variables), recorded, args["running"], args["nodes"])
         return {"changed": False}
+
+    def _bootstrap(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        folder, cluster = inventory.state_folder(variables), str(variables["devenv_cluster"])
+        lost = members.recorded(folder).get(cluster)
+        if lost and not args["recreate"]:
+            raise members.loss(cluster, lost, ())
+        if lost and not self.check:
+            members.discard(folder, [cluster])
+        return {"changed": bool(lost)}
 
     def _query(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         names, hostvars, known = (

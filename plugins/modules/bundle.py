@@ -63,6 +63,10 @@ options:
     description: Base URL of the releases of the CNI plugins.
     type: str
     default: https://github.com/containernetworking/plugins/releases/download
+  crictl_url:
+    description: Base URL of the releases of crictl.
+    type: str
+    default: https://github.com/kubernetes-sigs/cri-tools/releases/download
   registry_url:
     description: Registry of the images, with the path prefix of their names if it has one.
     type: str

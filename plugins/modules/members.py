@@ -16,12 +16,14 @@ options:
         is impossible. The stages that follow create or remove the machines.
       - V(check) fails if O(nodes) cannot leave their clusters one by one without a cluster losing its last control
         plane node or its etcd quorum.
+      - V(bootstrap) fails if the cluster of the task's host has been created before, because an empty one would replace
+        it. With O(recreate), it removes the record of that cluster.
       - V(query) returns which of O(nodes) answer ssh and which are registered in a cluster.
       - V(leave) removes O(nodes) from the record of their clusters' members, before their machines are removed.
       - V(forget) removes those of O(nodes) that are no longer in the profile from the state directory, after that.
     type: str
     required: true
-    choices: [list, add, remove, check, query, leave, forget]
+    choices: [list, add, remove, check, bootstrap, query, leave, forget]
   nodes:
     description: Names of nodes. Required except for V(list) and V(add); V(add) without names adds the next worker.
     type: list
@@ -36,6 +38,10 @@ options:
     type: list
     elements: str
     default: []
+  recreate:
+    description: Whether V(bootstrap) accepts that a cluster is created again, empty.
+    type: bool
+    default: false
   timeout:
     description: Seconds to wait for an answer of a running node (V(query)) or of a cluster (V(list)).
     type: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -166,6 +167,7 @@ def test_a_lost_first_master_is_recreated(user: Typed, cluster: str, ca: Path) -
     subprocess.run(
         ["podman", "rm", "--force", "--time", "0", f"{cluster}-master-0"], check=True, capture_output=True, timeout=60
     )
+    shutil.rmtree(user.home / "environments" / cluster / "nodes" / "master-0")
     others = ["master-1", "master-2", "worker-0", "worker-1"]
     state = {node: _started(cluster, node) for node in others}
     repair(user, cluster)

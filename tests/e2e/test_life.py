@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ from support.seen import inside, untouched
 pytestmark = pytest.mark.cluster
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-VERSION = str(yaml.safe_load((CONFIGS / "versions.yml").read_text())["default"])
+VERSIONS = yaml.safe_load((CONFIGS / "versions.yml").read_text())
+VERSION, PROBE = str(VERSIONS["default"]), str(VERSIONS["probe"])
 
 # Its first process ignores SIGTERM, so a drain takes the whole grace period.
 STUBBORN: dict[str, Any] = {
@@ -111,16 +113,59 @@ def test_a_worker_with_a_stubborn_pod_is_removed(user: Typed, lab: str, tmp_path
     assert ready(user, lab) == {"master-0": True, "worker-0": True, "worker-1": True}
 
 
-def test_a_dead_and_a_damaged_worker_are_recreated(user: Typed, lab: str) -> None:
+# On the disk of worker-1, and on no disk of a node.
+VOLUMES = """
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: e2e-here}
+spec:
+  capacity: {storage: 1Mi}
+  accessModes: [ReadWriteOnce]
+  storageClassName: ""
+  hostPath: {path: /var/lib/devenv/here}
+  nodeAffinity:
+    required:
+      nodeSelectorTerms:
+        - matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [worker-1]}]
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: here}
+spec:
+  volumeName: e2e-here
+  storageClassName: ""
+  accessModes: [ReadWriteOnce]
+  resources: {requests: {storage: 1Mi}}
+"""
+
+
+def test_a_dead_and_a_damaged_worker_are_recreated(user: Typed, lab: str, tmp_path: Path) -> None:
+    """The replaced one has the images that were loaded before, and its volume is released."""
     before, where = containers(lab), addresses(user, lab)
+    probe, archive = f"devenv.lab/probe:{PROBE}", tmp_path / "probe.tar"
+    with archive.open("wb") as stream:
+        exported = (
+            f"ctr -n k8s.io images tag {probe} localhost/mine:1 >&2 && ctr -n k8s.io images export - localhost/mine:1"
+        )
+        subprocess.run(["podman", "exec", f"{lab}-worker-0", "sh", "-c", exported], check=True, stdout=stream)
+    user.devenv("image", "load", str(archive), "--name", lab)
+    (tmp_path / "volumes.yml").write_text(VOLUMES)
+    user.kubectl(lab, "apply", "-f", str(tmp_path / "volumes.yml"))
+    user.kubectl(lab, "wait", "pvc/here", "--for=jsonpath={.status.phase}=Bound", "--timeout=60s")
     subprocess.run(["podman", "rm", "--force", "--time=0", f"{lab}-worker-0"], check=True, capture_output=True)
     user.devenv("up", "--name", lab)
     now = containers(lab)
     assert now["worker-0"] != before["worker-0"]
     assert (now["master-0"], now["worker-1"]) == (before["master-0"], before["worker-1"])
-    inside(f"{lab}-worker-1", "rm", "-rf", "/etc/kubernetes", "/var/lib/kubelet/config.yaml")
-    user.devenv("node", "replace", "worker-1", "--name", lab)
+    inside(f"{lab}-worker-1", "sh", "-c", "rm -rf /etc/kubernetes/* /var/lib/kubelet/config.yaml")
+    replaced = user.devenv("node", "replace", "worker-1", "--name", lab)
+    assert "worker-1: the volume of default/here (e2e-here) is lost" in " ".join(replaced.stderr.split())
     assert containers(lab)["worker-1"] != now["worker-1"]
+    assert "e2e-here" not in user.kubectl(lab, "get", "pv", "-o", "name").stdout
+    claim = json.loads(user.kubectl(lab, "get", "pvc", "here", "-o", "json").stdout)
+    assert (claim["status"]["phase"], claim["spec"].get("volumeName")) == ("Pending", None)
+    user.kubectl(lab, "delete", "pvc", "here")
+    assert "docker.io/library/mine:1" in inside(f"{lab}-worker-1", "crictl", "images", "--output=json")
     assert addresses(user, lab) == where
     assert ready(user, lab) == {"master-0": True, "worker-0": True, "worker-1": True}
 
@@ -190,6 +235,32 @@ def test_one_master_becomes_three_and_the_first_of_them_dies(user: Typed, lab: s
     assert ready(user, lab) == dict.fromkeys(masters, True)
 
 
+@pytest.mark.nightly
+def test_an_aio_environment_becomes_ha(user: Typed, environment: str) -> None:
+    masters = ["master-0", "master-1", "master-2"]
+    user.devenv("up", "--profile", "aio", "--name", environment)
+    user.devenv("up", "--profile", "ha", "--name", environment)
+    assert ha.members(environment, masters) == dict.fromkeys(masters, True)
+    nodes = json.loads(user.kubectl(environment, "get", "nodes", "-o", "json").stdout)["items"]
+    tainted = {node["metadata"]["name"] for node in nodes if node["spec"].get("taints")}
+    assert (len(nodes), tainted) == (5, set(masters))
+    assert all("pipe" not in node["metadata"]["labels"] for node in nodes if node["metadata"]["name"] in masters)
+    assert user.changes("up", "--name", environment, "--full") == []
+
+
+@pytest.mark.nightly
+def test_a_lost_cluster_is_created_again_if_the_user_accepts_the_loss(user: Typed, environment: str) -> None:
+    user.devenv("up", "--profile", "sno", "--name", environment)
+    user.kubectl(environment, "create", "configmap", "mine")
+    subprocess.run(["podman", "rm", "--force", "--time=0", f"{environment}-master-0"], check=True, capture_output=True)
+    shutil.rmtree(user.home / "environments" / environment / "nodes" / "master-0")
+    assert "every object of cluster main" in user.devenv("up", "--name", environment, code=9).stderr
+    user.devenv("up", "--name", environment, "--recreate")
+    assert ready(user, environment) == {"master-0": True}
+    assert "mine" not in user.kubectl(environment, "get", "configmaps", "-o", "name").stdout
+    assert user.changes("up", "--name", environment, "--full") == []
+
+
 def test_everything_is_ready_again_after_a_stop_and_a_reboot(user: Typed, lab: str) -> None:
     """With one master and two workers, or with three masters if the test above has created them."""
     before = containers(lab)
@@ -215,6 +286,7 @@ def test_everything_is_ready_again_after_a_stop_and_a_reboot(user: Typed, lab: s
 def test_a_lost_quorum_is_reported_and_nothing_is_created(user: Typed, lab: str) -> None:
     user.devenv("node", "remove", "master-0", "--name", lab)
     subprocess.run(["podman", "rm", "--force", "--time=0", f"{lab}-master-1"], check=True, capture_output=True)
+    shutil.rmtree(user.home / "environments" / lab / "nodes" / "master-1")
     refused = user.devenv("up", "--name", lab, code=9)
     assert "majority" in refused.stderr
     assert "master-1" in refused.stderr

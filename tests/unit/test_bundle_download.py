@@ -370,6 +370,10 @@ def test_official_places_have_this_layout() -> None:
             f"{github}/containernetworking/plugins/releases/download/v1.9.1/cni-plugins-linux-amd64-v1.9.1.tgz",
             ".sha256",
         ),
+        (
+            f"{github}/kubernetes-sigs/cri-tools/releases/download/v1.37.0/crictl-v1.37.0-linux-amd64.tar.gz",
+            ".sha256",
+        ),
     }
 
 

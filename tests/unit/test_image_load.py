@@ -119,6 +119,34 @@ def node(name: str, before: str, after: str, code: int = 0) -> Target:
 A = [{"RepoTags": ["localhost/a:1"]}]
 
 
+@pytest.mark.parametrize(
+    ("names", "given", "expected"),
+    [
+        (["localhost/shop/app:1"], "shop/app:1", {"docker.io/shop/app:1": "localhost/shop/app:1"}),
+        (["localhost/app:1", "x.io/b:1"], "", {"docker.io/library/app:1": "localhost/app:1"}),
+        (["localhost/app:1", "docker.io/library/app:1"], "", {}),
+        (["x.io/fedora:1"], "fedora:1", {"docker.io/library/fedora:1": "x.io/fedora:1"}),
+        (["docker.io/library/nginx:latest"], "nginx", {}),
+        (["x.io/a:1"], "0123456789ab", {}),
+        (["x.io/a:1"], f"x.io/a@{DIGEST}", {}),
+    ],
+)
+def test_pods_find_images_under_the_name_that_was_loaded(
+    names: list[str], given: str, expected: dict[str, str]
+) -> None:
+    assert image_load.aliases(names, given) == expected
+
+
+def test_further_names_are_set_and_checked_on_each_node(tmp_path: Path) -> None:
+    file, further = archive(tmp_path / "a", manifest=A), {"docker.io/library/a:1": "localhost/a:1"}
+    assert f"{image_load.CTR} tag --force localhost/a:1 docker.io/library/a:1" in image_load.script(further)
+    both = row("localhost/a:1") + row("docker.io/library/a:1")
+    (loaded,) = image_load.load(file, [node("n0", "", both)], further=further)
+    assert loaded.images == {"localhost/a:1": DIGEST, "docker.io/library/a:1": DIGEST}
+    with pytest.raises(DevenvError, match=r"n0 lacks docker\.io/library/a:1"):
+        image_load.load(file, [node("n0", "", row("localhost/a:1"))], further=further)
+
+
 def test_load_reports_images_and_change_per_node(tmp_path: Path) -> None:
     file = archive(tmp_path / "a", manifest=A)
     loaded_row = row("localhost/a:1")

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import nodes
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import labels
 
 DB = {"key": "dedicated", "value": "db", "effect": "NoSchedule"}
+ROLE = {"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}
 NOT_READY = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
 
 
@@ -67,6 +69,7 @@ def node(
             spec(),
             id="only-values-of-other-programs",
         ),
+        pytest.param(node(taints=[ROLE], recorded_taints={}), spec(), id="role-taint-set-by-hand"),
         pytest.param(node(cidrs=["10.1.0.0/24"]), spec(cidrs=("10.1.0.0/24",)), id="ranges-exist"),
         pytest.param(node(cidrs=["10.1.0.0/24"]), spec(), id="ranges-assigned-by-the-cluster"),
         pytest.param(node({labels.WORKER_LABEL: ""}), spec(group="workers"), id="worker"),
@@ -156,6 +159,27 @@ def test_a_converged_node_gets_no_patch(current: dict[str, Any], desired: NodeSp
             spec(taints=("dedicated=db:NoSchedule",)),
             {"metadata": {}, "spec": {"taints": [DB]}},
             id="own-taint-changed-by-hand",
+        ),
+        pytest.param(
+            node(taints=[NOT_READY], recorded_taints={}),
+            spec(taints=(nodes.ROLE_TAINT,)),
+            {
+                "metadata": {"annotations": {"devenv.lab/taints": f'{{"{nodes.ROLE_TAINT}":""}}'}},
+                "spec": {"taints": [NOT_READY, ROLE]},
+            },
+            id="no-longer-schedulable",
+        ),
+        pytest.param(
+            node(taints=[ROLE, DB], recorded_taints={nodes.ROLE_TAINT: ""}),
+            spec(),
+            {"metadata": {"annotations": {"devenv.lab/taints": "{}"}}, "spec": {"taints": [DB]}},
+            id="schedulable-now",
+        ),
+        pytest.param(
+            node(taints=[ROLE], recorded_taints={}),
+            spec(taints=(nodes.ROLE_TAINT,)),
+            {"metadata": {"annotations": {"devenv.lab/taints": f'{{"{nodes.ROLE_TAINT}":""}}'}}},
+            id="not-schedulable-since-before-it-was-recorded",
         ),
         pytest.param(
             node(),

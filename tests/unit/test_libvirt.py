@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -379,9 +380,10 @@ def test_nodes_get_disks_and_a_definition_before_they_start(
     request = Request("lab", profile(), options={"image": str(image), "images_disk": "", "kvm": False})
     (request.folder / "ssh" / "hosts" / "worker-0").mkdir(parents=True)
     plan: Any = {"bridge": "dv-12345678"}
-    first, second, third = ProvisionOutcome(), ProvisionOutcome(), ProvisionOutcome()
-    Provider().bring_up(request, plan, [NODE], third, create=False)
-    assert (third.started, commands) == ([], ["list"])
+    first, second = ProvisionOutcome(), ProvisionOutcome()
+    with pytest.raises(DevenvError, match="worker-0: the disk is gone"):
+        Provider().bring_up(request, plan, [NODE], ProvisionOutcome(), create=False)
+    assert commands == ["list"]
     Provider().bring_up(request, plan, [NODE], first, create=True)
     Provider().bring_up(request, plan, [NODE], second, create=True)
     assert (first.made, first.started, second.made, second.started) == (["worker-0"], [], [], ["worker-0"])
@@ -389,3 +391,13 @@ def test_nodes_get_disks_and_a_definition_before_they_start(
     files = {entry.name for entry in libvirt_provider.node_folder(request.folder, "worker-0").iterdir()}
     assert files == {"vmlinuz", "initrd", "root.raw", "root.qcow2", "seed.tar"}
     assert "lab-worker-0" in (root / "lab" / "domain.xml").read_text()
+    request = dataclasses.replace(request, profile=resolve("master-2pipe"))
+    assert Provider().intact(request, []) == {"worker-0"}
+    (libvirt_provider.node_folder(request.folder, "worker-0") / "root.qcow2").unlink()
+    assert Provider().intact(request, []) == set()
+    (request.folder / "inventory.yml").write_text("all: {hosts: {worker-0: {}}}")
+    lost = ProvisionOutcome()
+    Provider().bring_up(request, plan, [NODE], lost, create=True)
+    assert lost.made == ["worker-0"]
+    assert lost.warnings == ["worker-0: its disk was gone, so it was recreated: everything on it is lost"]
+    assert first.warnings == []

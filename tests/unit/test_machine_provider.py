@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, network_plan, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import network as host_network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
+from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import machines, registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
@@ -32,6 +35,7 @@ class Memory(machines.MachineProvider):
     def __init__(self, **states: str) -> None:
         self.states_by_node = {name.replace("_", "-"): state for name, state in states.items()}
         self.claimed: list[Network] = []
+        self.kept: set[str] = set()
         self.steps: list[str] = []
 
     def bring_up(
@@ -65,6 +69,15 @@ class Memory(machines.MachineProvider):
         self.claimed.clear()
         return ["released"]
 
+    def intact(self, request: Request, existing: Sequence[Machine]) -> set[str]:
+        return self.states_by_node.keys() | self.kept
+
+    def volumes(self, request: Request, node: str) -> list[str]:
+        return [f"volume-of-{node}"] if node.startswith("worker") else []
+
+    def capacity_probes(self, profile: Any, missing: Any) -> list[Probe]:
+        return []
+
     def wait(self, request: Request, nodes: Sequence[NodeSpec]) -> None:
         self.steps.append(f"wait for {', '.join(node.name for node in nodes)}")
 
@@ -85,7 +98,10 @@ def use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         monkeypatch.setattr(registry, "every", lambda: [provider])
         monkeypatch.setattr(host_network, "set_up", set_up)
-        return Request("lab", resolve("master-2pipe"))
+        request = Request("lab", resolve("master-2pipe"))
+        if provider.states_by_node:
+            state.write_network(request.folder, network_plan.make(request.profile, {"ipv4": "10.213.9.0/24"}))
+        return request
 
     return use
 
@@ -140,3 +156,50 @@ def test_destroy_removes_nodes_network_and_claim(use: Any) -> None:
     outcome = provider.destroy(request)
     assert outcome.removed == ["master-0", "DHCP server", "bridges br0", "devenv-lab"]
     assert (outcome.notes, provider.claimed) == (["released"], [])
+
+
+def lost(use: Any, provider: Memory) -> Request:
+    """Return a request of an environment whose cluster came up once."""
+    request: Request = use(provider)
+    state.write_network(request.folder, network_plan.make(request.profile, {"ipv4": "10.213.9.0/24"}))
+    members.record(request.folder, "main", ["master-0"])
+    return request
+
+
+@pytest.mark.parametrize("states", [{}, {"worker_0": RUNNING}])
+@pytest.mark.parametrize("method", ["create", "preflight"])
+def test_an_empty_cluster_never_replaces_a_lost_one(use: Any, states: dict[str, str], method: str) -> None:
+    provider = Memory(**states)
+    request = lost(use, provider)
+    with pytest.raises(DevenvError, match=r"master-0.*volumes on worker-0: volume-of-worker-0") as caught:
+        getattr(provider, method)(request)
+    assert (caught.value.reason.id, caught.value.exit_code) == ("cluster_lost", 9)
+    assert (provider.steps, members.recorded(request.folder)) == ([], {"main": ["master-0"]})
+
+
+def test_all_nodes_of_a_lost_cluster_are_recreated_if_the_run_accepts_it(use: Any) -> None:
+    provider = Memory(worker_0=RUNNING)
+    request = dataclasses.replace(lost(use, provider), recreate=True)
+    assert provider.create(request).made == ["master-0", "worker-0", "worker-1"]
+    assert members.recorded(request.folder) == {}
+    # Now it has nothing more to lose.
+    assert not provider.create(request).changed
+
+
+def test_nodes_with_kept_data_are_created_without_a_question(use: Any) -> None:
+    provider = Memory()
+    provider.kept = {"master-0"}
+    request = lost(use, provider)
+    provider.create(request)
+    assert members.recorded(request.folder) == {"main": ["master-0"]}
+
+
+def test_machines_without_their_state_directory_are_refused(use: Any) -> None:
+    provider = Memory(master_0="exited", worker_0="exited")
+    request: Request = use(provider)
+    (request.folder / "network.yml").unlink()
+    with pytest.raises(DevenvError, match="master-0, worker-0: the keys and records") as caught:
+        provider.create(request)
+    assert (caught.value.reason.id, caught.value.exit_code) == ("state_lost", 9)
+    accepted = provider.create(dataclasses.replace(request, recreate=True))
+    assert accepted.made == ["master-0", "worker-0", "worker-1"]

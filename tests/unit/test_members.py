@@ -70,25 +70,38 @@ def test_removal_of_the_last_control_plane_node_is_refused(names: list[str], rea
 
 
 @pytest.mark.parametrize(
-    ("before", "present", "lost"),
+    ("before", "intact", "lost"),
     [
-        (THREE, ["m0", "m1", "m2", "w0"], False),
-        (THREE, ["m0", "m2"], False),
-        (THREE, ["m2"], True),
-        (THREE, ["w0"], False),  # nothing is left to lose
-        ({"main": ["m0", "m1"]}, ["m0"], True),
-        ({"main": ["m0"]}, [], False),
-        ({"main": ["m0"], "b": ["x0", "x1", "x2"]}, ["m0", "x0"], True),
-        ({}, [], False),
+        (THREE, ["m0", "m1", "m2", "w0"], []),
+        (THREE, ["m0", "m2"], []),
+        (THREE, ["m2"], ["main"]),
+        (THREE, ["w0"], ["main"]),
+        ({"main": ["m0", "m1"]}, ["m0"], ["main"]),
+        ({"main": ["m0"]}, [], ["main"]),
+        ({"main": ["m0"], "b": ["x0", "x1", "x2"]}, ["m0", "x0"], ["b"]),
+        ({"main": []}, [], []),  # its nodes left it
+        ({}, [], []),
     ],
 )
-def test_a_lost_majority_is_refused(before: dict[str, list[str]], present: Collection[str], lost: bool) -> None:
-    if not lost:
-        members.check_majority(before, present)
-        return
-    with pytest.raises(DevenvError, match="no majority") as raised:
-        members.check_majority(before, present)
-    assert (raised.value.reason.id, raised.value.reason.exit) == ("quorum_lost", 9)
+def test_a_cluster_without_a_majority_is_lost(
+    before: dict[str, list[str]], intact: Collection[str], lost: list[str]
+) -> None:
+    assert list(members.lost(before, intact)) == lost
+
+
+@pytest.mark.parametrize(
+    ("intact", "reason", "parts"),
+    [
+        (["m2"], "quorum_lost", ["m0, m1 of the 3", "no majority (2 of 3)"]),
+        ([], "cluster_lost", ["m0, m1, m2", "every object of cluster main; volumes on w0: pvc-1"]),
+    ],
+)
+def test_a_loss_names_what_would_be_lost(intact: list[str], reason: str, parts: list[str]) -> None:
+    error = members.loss("main", THREE["main"], intact, ["volumes on w0: pvc-1"])
+    assert (error.reason.id, error.exit_code) == (reason, 9)
+    assert all(part in error.message for part in [*parts, "pvc-1"])
+    assert "--recreate" in error.advice
+    assert "devenv_recreate=true" in error.advice
 
 
 @pytest.mark.parametrize(
@@ -135,6 +148,13 @@ def test_members_are_recorded_and_removed(tmp_path: Path) -> None:
     assert members.leave(tmp_path, ["master-1", "worker-0"])
     assert not members.leave(tmp_path, ["master-1"])
     assert members.recorded(tmp_path) == {"main": ["master-0"]}
+
+
+def test_the_records_of_a_cluster_that_is_created_again_are_removed(tmp_path: Path) -> None:
+    for cluster in ("main", "blue"):
+        members.record(tmp_path, cluster, [f"{cluster}-0"])
+    members.discard(tmp_path, ["main", "absent"])
+    assert members.recorded(tmp_path) == {"blue": ["blue-0"]}
 
 
 def test_a_node_that_left_is_forgotten_and_a_recreated_one_is_not(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed, Result
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, network_plan
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import image_store, machines
@@ -176,20 +176,84 @@ def bring_up(*nodes: str, create: bool) -> ProvisionOutcome:
 
 
 def test_create_starts_stopped_nodes_and_recreates_those_that_cannot_start(commands: list[str]) -> None:
+    folder().mkdir(parents=True)
+    (folder() / "inventory.yml").write_text("all: {hosts: {broken: {}}}")
     outcome = bring_up("stopped", "broken", "new", create=True)
     assert (outcome.started, sorted(outcome.made)) == (["stopped"], ["broken", "new"])
-    assert sorted(outcome.notes) == [
-        "broken could not start and was recreated",
-        "new: the image store was copied from another filesystem",
-    ]
+    assert outcome.notes == ["new: the image store was copied from another filesystem"]
+    assert outcome.warnings == ["broken could not start and was recreated: everything on it is lost"]
     assert sorted(commands) == [
         "rm --force --time 0 lab-broken", "run --detach", "run --detach", "start lab-broken", "start lab-stopped",
     ]  # fmt: skip
 
 
 def test_start_recreates_nothing(commands: list[str]) -> None:
-    outcome = bring_up("stopped", "new", create=False)
-    assert (outcome.started, outcome.made, commands) == (["stopped"], [], ["start lab-stopped"])
+    assert bring_up("stopped", create=False).started == ["stopped"]
     with pytest.raises(ProgramFailed):
         bring_up("broken", create=False)
-    assert commands[1:] == ["start lab-broken"]
+    with pytest.raises(DevenvError, match="new: the container is gone") as caught:
+        bring_up("stopped", "new", create=False)
+    assert (caught.value.reason.id, caught.value.exit_code) == ("node_gone", 11)
+    assert commands == ["start lab-stopped", "start lab-broken"]
+
+
+def folder() -> Path:
+    return Request("lab", resolve("aio")).folder
+
+
+def finish(node: str) -> Path:
+    """Create the data of a node that has run; return a file in them."""
+    data = folder() / "nodes" / node
+    for name in podman_provider.DATA:
+        (data / name).mkdir(parents=True)
+    (data / "devenv" / "kubernetes.json").write_text("{}")
+    (data / "etcd" / "member").write_text("data")
+    return data / "etcd" / "member"
+
+
+def test_the_data_of_finished_nodes_outlive_their_containers(commands: list[str]) -> None:
+    kept = [finish(node) for node in ("broken", "pruned")]
+    (folder() / "nodes" / "pruned" / "devenv" / "volumes" / "pvc-1").mkdir(parents=True)
+    outcome = bring_up("broken", "pruned", create=True)
+    assert sorted(outcome.made) == ["broken", "pruned"]
+    assert outcome.warnings == []
+    assert sorted(outcome.notes) == [
+        "broken could not start and was restored from its data",
+        "pruned was gone and was restored from its data, with its volumes pvc-1",
+    ]
+    assert [file.read_text() for file in kept] == ["data", "data"]
+
+
+@pytest.mark.parametrize("lost", ["devenv/kubernetes.json", "etcd/member", "kubernetes"])
+def test_data_without_a_part_cannot_restore_a_node(commands: list[str], lost: str) -> None:
+    """An empty folder of etcd is found later: the node knows that it was complete (kubernetes_damaged)."""
+    finish("pruned")
+    place = folder() / "nodes" / "pruned" / lost
+    place.unlink() if place.is_file() else place.rmdir()
+    assert podman_provider.is_kept(folder(), "pruned") is (lost == "etcd/member")
+
+
+def test_the_only_control_plane_node_is_not_replaced_by_an_empty_one(commands: list[str]) -> None:
+    members.record(folder(), "main", ["broken"])
+    with pytest.raises(DevenvError, match="the data of broken are gone") as caught:
+        bring_up("broken", create=True)
+    assert caught.value.reason.id == "cluster_lost"
+    assert commands == ["start lab-broken"]
+
+
+def test_nodes_are_intact_if_they_run_or_have_their_data(commands: list[str]) -> None:
+    finish("master-0")
+    for name in podman_provider.LARGE:
+        (folder() / "nodes" / "older" / name).mkdir(parents=True)
+    rows = [
+        podman.Container(f"lab-{node}", "lab", node, "", state, 0)
+        for node, state in (("runs", "running"), ("older", "exited"), ("emptied", "exited"))
+    ]
+    assert podman_provider.Provider().intact(Request("lab", resolve("aio")), rows) == {"master-0", "older", "runs"}
+
+
+def test_volumes_are_found_in_the_data_of_a_node(commands: list[str]) -> None:
+    finish("master-0")
+    (folder() / "nodes" / "master-0" / "devenv" / "volumes" / "pvc-1").mkdir(parents=True)
+    provider, request = podman_provider.Provider(), Request("lab", resolve("aio"))
+    assert [provider.volumes(request, node) for node in ("master-0", "worker-0")] == [["pvc-1"], []]

@@ -695,7 +695,7 @@ def difference(old: str, overrides: dict[str, Any]) -> list[tuple[str, Any, Any,
         ({"nodes.worker-0.taints": ["a:NoExecute"]}, [("nodes.worker-0.taints", [], ["a:NoExecute"], True)]),
         ({"nodes.worker-0.cpus": 3}, [("nodes.worker-0.cpus", 2, 3, False)]),
         ({"nodes.worker-0.memory": "3GiB"}, [("nodes.worker-0.memory", 2 << 30, 3 << 30, False)]),
-        ({"nodes.master-0.schedulable": True}, [("nodes.master-0.schedulable", False, True, False)]),
+        ({"nodes.master-0.schedulable": True}, [("nodes.master-0.schedulable", False, True, True)]),
         ({"metrics.enabled": True}, [("metrics.enabled", False, True, True)]),
         ({"storage.class": "fast"}, [("storage.class", "local-path", "fast", False)]),
         (
@@ -740,7 +740,7 @@ def test_adding_and_removing_nodes_applies_but_moving_them_does_not() -> None:
     added = {change.path: change.applies for change in changes.between(resolve("sno"), ha)}
     assert added == {
         "clusters.main.endpoint": True,
-        "nodes.master-0.schedulable": False,
+        "nodes.master-0.schedulable": True,
         "nodes.master-1": True,
         "nodes.master-2": True,
         "nodes.worker-0": True,
@@ -753,6 +753,16 @@ def test_adding_and_removing_nodes_applies_but_moving_them_does_not() -> None:
     bare = resolve("master-2pipe", overrides={"nodes.worker-0.cluster": None})
     assert [(change.path, change.applies) for change in changes.between(pipes, bare)] == [
         ("nodes.worker-0.cluster", False)
+    ]
+
+
+def test_an_engine_without_the_taint_of_the_role_does_not_change_schedulable_in_place() -> None:
+    old = resolve("ha")
+    old["kubernetes"]["engine"] = "gravity"
+    new = copy.deepcopy(old)
+    new["nodes"][0]["schedulable"] = True
+    assert [(change.path, change.applies) for change in changes.between(old, new)] == [
+        ("nodes.master-0.schedulable", False)
     ]
 
 

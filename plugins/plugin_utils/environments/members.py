@@ -58,6 +58,12 @@ def leave(folder: Path, names: Collection[str]) -> bool:
     return any(written)
 
 
+def discard(folder: Path, clusters: Iterable[str]) -> None:
+    """Remove the records and kubeconfigs of clusters that are created again."""
+    for cluster in clusters:
+        shutil.rmtree(folder / "clusters" / cluster, ignore_errors=True)
+
+
 # --- refused changes -------------------------------------------------------------------------------------------------
 
 
@@ -106,21 +112,30 @@ def _require_known(resolved: Profile, names: Iterable[str]) -> None:
             raise DevenvError("node_unknown", f"no node is named {name}; the nodes are {', '.join(known)}")
 
 
-def check_majority(members: Mapping[str, Sequence[str]], present: Collection[str]) -> None:
-    """Raise DevenvError quorum_lost if so many members of a cluster are gone that the others have no majority.
+def lost(members: Mapping[str, Sequence[str]], intact: Collection[str]) -> dict[str, list[str]]:
+    """Return the members by cluster of the clusters that cannot come back: too few are left for a majority.
 
-    ``present``: nodes whose machine exists, running or not. A cluster that lost all its members is recreated instead:
-    it has nothing more to lose.
+    ``intact``: nodes whose data exist, whether they run or not.
     """
-    for cluster, names in members.items():
-        gone = [name for name in names if name not in present]
-        remaining = len(names) - len(gone)
-        if gone and 0 < remaining < majority(len(names)):
-            raise DevenvError(
-                "quorum_lost",
-                f"{', '.join(gone)} of the {len(names)} control plane nodes of cluster {cluster} are gone: etcd has no "
-                f"majority ({majority(len(names))} of {len(names)}), so none can join or leave",
-            )
+    return {
+        cluster: list(names)
+        for cluster, names in members.items()
+        if names and sum(name in intact for name in names) < majority(len(names))
+    }
+
+
+def loss(cluster: str, names: Sequence[str], intact: Collection[str], further: Sequence[str] = ()) -> DevenvError:
+    """Return the error for a cluster of `lost`; ``further`` names what else its nodes would lose."""
+    gone = [name for name in names if name not in intact]
+    would = "; ".join([f"every object of cluster {cluster}", *further])
+    if len(gone) == len(names):
+        message = f"the data of {', '.join(gone)} are gone, and with them cluster {cluster}. Would be lost: {would}"
+        return DevenvError("cluster_lost", message)
+    return DevenvError(
+        "quorum_lost",
+        f"{', '.join(gone)} of the {len(names)} control plane nodes of cluster {cluster} are gone: etcd has no "
+        f"majority ({majority(len(names))} of {len(names)}), so none can join or leave. Would be lost: {would}",
+    )
 
 
 def check_replacement(

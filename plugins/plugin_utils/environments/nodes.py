@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan, NodeVariables
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import ExistingHost, Node, Profile
+
+# https://kubernetes.io/docs/reference/labels-annotations-taints/#node-role-kubernetes-io-control-plane-taint
+ROLE_TAINT = "node-role.kubernetes.io/control-plane:NoSchedule"
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ def planned(profile: Profile, plan: NetworkPlan) -> list[NodeSpec]:
 
 def _planned(node: Node, profile: Profile, plan: NetworkPlan) -> NodeSpec:
     families, place = profile["families"], plan["nodes"][node["name"]]
+    engine = profile["kubernetes"]["engine"]
     return NodeSpec(
         name=node["name"],
         group=node["group"],
@@ -62,7 +67,7 @@ def _planned(node: Node, profile: Profile, plan: NetworkPlan) -> NodeSpec:
         memory=node["memory"],
         disk=node["disk"],
         labels=node["labels"],
-        taints=tuple(node["taints"]),
+        taints=_taints(node["group"], tuple(node["taints"]), engine, schedulable=node["schedulable"]),
         mac=place["mac"],
         addresses=tuple(place["addresses"][family] for family in families),
         prefixes=tuple(ipaddress.ip_network(plan["subnets"][family]).prefixlen for family in families),
@@ -79,15 +84,18 @@ def from_variables(name: str, variables: NodeVariables) -> NodeSpec:
     """
     if "devenv_group" not in variables:
         raise DevenvError("inventory_incomplete", "has no variable devenv_group", where=name)
+    group, engine = str(variables["devenv_group"]), str(variables.get("devenv_engine") or "")
+    # Without an engine, nobody has given the node the taint of its role.
+    schedulable = not engine or bool(variables.get("devenv_schedulable", True))
     return NodeSpec(
         name=name,
-        group=str(variables["devenv_group"]),
+        group=group,
         cluster=str(variables.get("devenv_cluster") or ""),
         cpus=int(variables.get("devenv_cpus") or 0),
         memory=int(variables.get("devenv_memory") or 0),
         disk=int(variables.get("devenv_disk") or 0),
         labels={str(key): str(value) for key, value in dict(variables.get("devenv_labels") or {}).items()},
-        taints=_texts(variables.get("devenv_taints")),
+        taints=_taints(group, _texts(variables.get("devenv_taints")), engine, schedulable=schedulable),
         mac=str(variables.get("devenv_mac") or ""),
         addresses=_texts(variables.get("devenv_addresses")),
         prefixes=tuple(int(prefix) for prefix in variables.get("devenv_prefixes") or ()),
@@ -96,6 +104,12 @@ def from_variables(name: str, variables: NodeVariables) -> NodeSpec:
         dhcp=variables.get("devenv_addressing") == "dhcp",
         host=variables.get("devenv_host"),
     )
+
+
+def _taints(group: str, taints: tuple[str, ...], engine: str, *, schedulable: bool) -> tuple[str, ...]:
+    """Return a node's own taints and, if it is a control plane node and not schedulable, the taint of its role."""
+    is_open = schedulable or group != "control_plane" or not engines.traits(engine)["control_plane_taint"]
+    return taints if is_open or ROLE_TAINT in taints else (*taints, ROLE_TAINT)
 
 
 def _texts(values: Iterable[str] | None) -> tuple[str, ...]:

@@ -187,10 +187,10 @@ class Api:
         # JSON is YAML too.
         return _object(self._request("PATCH", path, query, json.dumps(body), "application/apply-patch+yaml"))
 
-    def delete(self, path: str) -> None:
-        """Delete the object at ``path``; ignore an absent object."""
+    def delete(self, path: str, grace: int | None = None) -> None:
+        """Delete the object at ``path``, a pod within ``grace`` seconds; ignore an absent object."""
         try:
-            self._request("DELETE", path, None)
+            self._request("DELETE", path, None if grace is None else {"gracePeriodSeconds": str(grace)})
         except ApiError as error:
             # 409: it is already being removed.
             if error.status not in (404, 409):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import ROLE_TAINT, NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client import Json
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster, by_node
@@ -76,6 +76,9 @@ def plan(current: Json, node: NodeSpec) -> Change:
     if TAINTS_RECORD not in annotations:
         # A node registers with its taints, so those that it has before the first record are owned by devenv.
         owned = {name: value for name, value in desired.items() if actual.get(name) == value}
+    elif ROLE_TAINT in desired and ROLE_TAINT in actual:
+        # Set at the node's registration; earlier versions did not record it.
+        owned = {**owned, ROLE_TAINT: ""}
     taint_plan = _plan_values("taint", actual, desired, owned)
     # The API replaces the list as a whole.
     new_taints = [dict(taint) for taint in taints if _taint_id(taint) not in taint_plan.patch]

@@ -28,8 +28,8 @@ class Change:
 def between(old: Profile, new: Profile) -> list[Change]:
     """Return the differences from ``old`` to ``new``, whatever the order of the nodes.
 
-    An environment can apply labels, taints, added and removed nodes, further clusters, other endpoints and what `up`
-    installs on a cluster.
+    An environment can apply labels, taints, whether a node is schedulable, added and removed nodes, further clusters,
+    other endpoints and what `up` installs on a cluster.
     """
     before: Mapping[str, Any] = {**old}
     after: Mapping[str, Any] = {**new}
@@ -37,8 +37,9 @@ def between(old: Profile, new: Profile) -> list[Change]:
     for key in sorted({*old, *new} - _DERIVED):
         changes += _differences(before.get(key), after.get(key), key)
     old_nodes, new_nodes = ({node["name"]: node for node in profile["nodes"]} for profile in (old, new))
+    tainted = engines.traits(new["kubernetes"]["engine"])["control_plane_taint"]
     for name in old_nodes | new_nodes:
-        changes += _node_changes(f"nodes.{name}", old_nodes.get(name), new_nodes.get(name))
+        changes += _node_changes(f"nodes.{name}", old_nodes.get(name), new_nodes.get(name), tainted)
     return changes
 
 
@@ -80,7 +81,8 @@ def _judge(path: str, old: Any, new: Any) -> tuple[bool, str]:
     return False, "needs a new environment: down, then up"
 
 
-def _node_changes(path: str, old: Node | None, new: Node | None) -> Iterator[Change]:
+def _node_changes(path: str, old: Node | None, new: Node | None, tainted: bool) -> Iterator[Change]:
+    """Yield the changes of a node; ``tainted``: its engine marks unschedulable control plane nodes with a taint."""
     if old is None:
         yield Change(path, None, new, True, "the node is created and joins")
         return
@@ -96,6 +98,8 @@ def _node_changes(path: str, old: Node | None, new: Node | None) -> Iterator[Cha
                 label_values = (old["labels"].get(label), new["labels"].get(label))
                 if label_values[0] != label_values[1]:
                     yield Change(f"{path}.labels.{label}", *label_values, True, "labels are set on the running node")
+        elif values[0] != values[1] and key == "schedulable" and tainted:
+            yield Change(f"{path}.schedulable", *values, True, "the taint of its role is set on the running node")
         elif values[0] != values[1] and key == "taints":
             yield Change(f"{path}.taints", *values, True, "taints are set on the running node")
         elif values[0] != values[1]:

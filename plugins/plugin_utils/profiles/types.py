@@ -206,6 +206,7 @@ class EngineTraits(TypedDict):
     endpoints: list[str]
     brings: list[str]
     pod_ranges: str
+    control_plane_taint: bool
     preflight: bool
     cannot: dict[str, str]
     validation: EngineValidation

@@ -35,7 +35,9 @@ class Machine:
 
 @dataclass
 class ProvisionOutcome:
-    """Names of nodes by what happened to them. ``nodes`` are those that answer now; ``notes`` are for people."""
+    """Names of nodes by what happened to them. ``nodes`` are those that answer now; ``notes`` are for people, and
+    ``warnings`` report what was lost.
+    """
 
     nodes: list[str] = field(default_factory=list)
     made: list[str] = field(default_factory=list)
@@ -43,6 +45,7 @@ class ProvisionOutcome:
     stopped: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
@@ -52,7 +55,8 @@ class ProvisionOutcome:
 @dataclass(frozen=True)
 class Request:
     """What a provider works on: an environment, its resolved profile (empty when the state directory is lost), the
-    variables of its hosts, and the options of the provider's own role. ``check``: change nothing.
+    variables of its hosts, and the options of the provider's own role. ``check``: change nothing. ``recreate``: create
+    clusters again whose data are gone.
     """
 
     environment: str
@@ -61,6 +65,7 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=dict)
     say: Callable[[str], None] = lambda text: None
     check: bool = False
+    recreate: bool = False
 
     @property
     def home(self) -> str:

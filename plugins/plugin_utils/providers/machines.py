@@ -22,7 +22,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Net
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight, registry
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import loss, preflight, registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
     RUNNING,
     Machine,
@@ -72,6 +72,13 @@ class MachineProvider(Provider, Protocol):
         """Check software that is not a program, before anything else is checked."""
         return []
 
+    def intact(self, request: Request, existing: Sequence[Machine]) -> set[str]:
+        """Return the nodes whose data exist, with or without their machine."""
+
+    def volumes(self, request: Request, node: str) -> list[str]:
+        """Return the names of the persistent volumes in a node's data, if this host can read them."""
+        return []
+
     def capacity_probes(self, profile: Profile, missing: Sequence[Mapping[str, Any]]) -> list[Probe]:
         """Check whether this host has room for the missing nodes of the profile."""
 
@@ -82,10 +89,25 @@ class MachineProvider(Provider, Protocol):
     # --- what all of them do ---
 
     def create(self, request: Request) -> ProvisionOutcome:
+        clusters = self._lost(request, self.machines(request.environment))
+        if clusters:
+            self.remove(request, loss.nodes_of(request, clusters))
+            members.discard(request.folder, filter(None, clusters))
         return self._converge(request, create=True)
 
     def start(self, request: Request) -> ProvisionOutcome:
         return self._converge(request, create=False)
+
+    def _lost(self, request: Request, existing: Sequence[Machine]) -> Sequence[str | None]:
+        """Return the clusters that can only be created again (None: bare nodes). Raises DevenvError ``cluster_lost``,
+        ``quorum_lost`` or ``state_lost`` unless the run accepts it.
+        """
+        if existing and state.read_network(request.folder) is None:
+            if not request.recreate:
+                names = ", ".join(machine.node for machine in existing)
+                raise DevenvError("state_lost", f"{names}: the keys and records in {request.folder} are gone")
+            return [*request.profile["clusters"], None]
+        return loss.clusters(request, self.intact(request, existing), self.volumes)
 
     def _converge(self, request: Request, *, create: bool) -> ProvisionOutcome:
         plan = claim(self, request)
@@ -168,7 +190,7 @@ class MachineProvider(Provider, Protocol):
             return results
         existing = registry.machines(environment)
         refuse_others(existing, environment, request.home)
-        members.check_majority(members.recorded(request.folder), {machine.node for machine in existing})
+        self._lost(request, [machine for machine in existing if machine.environment == environment])
         running = {machine.node for machine in existing if machine.state == RUNNING}
         missing = [node for node in profile["nodes"] if node["name"] not in running]
         if missing:

@@ -55,7 +55,8 @@ def run(
     base.require(name, operation)
     profile = cast(Profile, inventory.profile_of(variables) or {})
     own_options = {**options, **options.get("options", {})}
-    request = Request(options["environment"], profile, variables.get("hostvars", {}), own_options, say, check)
+    recreate = is_accepted(variables)
+    request = Request(options["environment"], profile, variables.get("hostvars", {}), own_options, say, check, recreate)
     try:
         result = _result(provider, operation, request)
     except (ProgramFailed, FileNotFoundError) as error:
@@ -63,6 +64,11 @@ def run(
     for note in result["notes"]:
         say(note)
     return result
+
+
+def is_accepted(variables: Mapping[str, Any]) -> bool:
+    """Return whether the run accepts that clusters whose data are gone are created again (`up --recreate`)."""
+    return str(variables.get("devenv_recreate", "")).lower() in ("true", "yes", "on", "1")
 
 
 def remove_any(

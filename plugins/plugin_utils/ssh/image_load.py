@@ -19,11 +19,11 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Targe
 # containerd's namespace of kubelet's images.
 CTR = "ctr -n k8s.io images"
 CUT = "--- devenv ---"
-REMOTE = f"{CTR} check && echo '{CUT}' && {CTR} import - >&2 && echo '{CUT}' && {CTR} check"
 
 _ROW = re.compile(
     r"(?P<ref>\S+)\s+\S+\s+(?P<digest>sha256:[0-9a-f]+)\s+(?P<status>\w+) .*\s(?P<unpacked>true|false)\s*"
 )
+_ID = re.compile(r"(sha256:)?[0-9a-f]{12,64}")
 _INDEX_NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
@@ -47,6 +47,25 @@ def canonical(reference: str) -> str:
         reference = f"docker.io/{reference}" if slash else f"docker.io/library/{reference}"
     last = reference.rpartition("/")[2]
     return reference if ":" in last or "@" in last else f"{reference}:latest"
+
+
+def aliases(names: Sequence[str], given: str = "") -> dict[str, str]:
+    """Return the names besides ``names`` by which pods find the images of an archive, each with its name there.
+
+    A name without a registry means docker.io to a pod, but ``localhost/`` to podman and buildah, which name the image.
+    ``given`` is the name by which the user loaded a single image.
+    """
+    found = {canonical(name.removeprefix("localhost/")): name for name in names if name.startswith("localhost/")}
+    if given and len(names) == 1 and "@" not in given and not _ID.fullmatch(given):
+        found[canonical(given)] = names[0]
+    return {alias: name for alias, name in found.items() if alias not in names}
+
+
+def script(further: Mapping[str, str]) -> str:
+    """Return the shell code that imports an archive from stdin on a node, and gives its images ``further`` names."""
+    tags = [f"{CTR} tag --force {shlex.quote(name)} {shlex.quote(alias)} >&2" for alias, name in further.items()]
+    steps = [f"{CTR} check", f"echo '{CUT}'", f"{CTR} import - >&2", *tags, f"echo '{CUT}'", f"{CTR} check"]
+    return " && ".join(steps)
 
 
 def names_in(archive: Path) -> list[str]:
@@ -100,20 +119,23 @@ def load(
     archive: Path,
     targets: Sequence[Target],
     *,
+    further: Mapping[str, str] | None = None,
     timeout: float = 600,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Loaded]:
-    """Stream ``archive`` to all ``targets`` at the same time; return the images of each, in their order.
+    """Stream ``archive`` to all ``targets`` at the same time; return the images of each, in their order. ``further``
+    are names that its images get in addition (see `aliases`).
 
     Raises DevenvError ``image_archive_invalid``, and ``image_load_failed`` with the names of all nodes that lack an
     image afterwards, or have another one under its name. ``timeout`` in seconds applies to each node.
     """
-    names = names_in(archive)
+    tags = further or {}
+    names = [*names_in(archive), *tags]
     if not targets:
         return []
     progress(f"{', '.join(names)} to {len(targets)} nodes")
     with ThreadPoolExecutor(max_workers=len(targets)) as pool:
-        results = list(pool.map(lambda target: _load_one(archive, target, names, timeout), targets))
+        results = list(pool.map(lambda target: _load_one(archive, target, names, script(tags), timeout), targets))
     loaded = [result for result in results if isinstance(result, Loaded)]
     errors = [result for result in results if isinstance(result, str)] + _differences(names, loaded)
     if errors:
@@ -137,11 +159,11 @@ def lacking(digests: Mapping[str, str], targets: Sequence[Target], timeout: floa
         return [target for target, complete in zip(targets, pool.map(has_all, targets), strict=True) if not complete]
 
 
-def _load_one(archive: Path, target: Target, names: Iterable[str], timeout: float) -> Loaded | str:
+def _load_one(archive: Path, target: Target, names: Iterable[str], code: str, timeout: float) -> Loaded | str:
     """Return the node's images afterwards, or an error message."""
     try:
         with archive.open("rb") as stream:
-            answer = program.run([*target.ssh, _command(target, REMOTE)], stdin=stream, timeout=timeout, check=False)
+            answer = program.run([*target.ssh, _command(target, code)], stdin=stream, timeout=timeout, check=False)
     except (program.ProgramFailed, OSError) as error:
         return f"{target.name}: {error}"
     parts = answer.stdout.split(f"{CUT}\n")

@@ -62,6 +62,7 @@ class Environment:
         artifacts: str | os.PathLike[str] | None = None,
         ansible_arguments: Sequence[str] = (),
         full: bool = False,
+        recreate: bool = False,
         keep: bool = False,
         watcher: Watcher | None = None,
     ) -> Self:
@@ -71,8 +72,8 @@ class Environment:
         ``overrides``: keys of the profile by dotted path, e.g. ``{"nodes.worker-0.memory": "4GiB"}``. ``timeout`` in
         seconds for the whole run. ``snapshot``: name of a snapshot to create a new environment from. ``on_failure``:
         "keep", or "destroy" to remove an environment that this call created. ``full`` runs every stage even if nothing
-        has changed. ``changed`` of the returned object counts changed tasks. Raises errors.Error (see its subclasses)
-        and errors.Interrupted.
+        has changed; ``recreate`` creates clusters again, empty, whose data are gone. ``changed`` of the returned object
+        counts changed tasks. Raises errors.Error (see its subclasses) and errors.Interrupted.
         """
         profile_name = os.fspath(profile) if profile is not None else None
         goal = target.resolve(profile_name, name, overrides, snapshot=snapshot)
@@ -85,7 +86,7 @@ class Environment:
             command="Environment.up",
             watcher=watcher,
         )
-        result = operations.up(goal, options, on_failure=on_failure)
+        result = operations.up(goal, options, on_failure=on_failure, recreate=recreate)
         return cls(goal.name, keep=keep, changed=result.changed)
 
     @classmethod

@@ -36,12 +36,20 @@ if TYPE_CHECKING:
     from devenv.environments.diagnostics import Gathered
 
 
-def up(goal: Target, options: Options = NO_OPTIONS, *, on_failure: str = "keep", gather: bool = True) -> RunResult:
+def up(
+    goal: Target,
+    options: Options = NO_OPTIONS,
+    *,
+    on_failure: str = "keep",
+    gather: bool = True,
+    recreate: bool = False,
+) -> RunResult:
     """Converge the environment to its profile. If nothing has changed since the last run
     (plugin_utils/convergence/unchanged.py) and no option needs the stages, no stage runs.
 
     With ``on_failure="destroy"`` an environment that this run created is removed if the run fails; an environment that
     existed before is kept, and so is an interrupted one. With ``gather``, diagnostics are collected before that.
+    ``recreate``: create clusters again, empty, whose data are gone.
     """
     from ansible_collections.devenv.lab.plugins.plugin_utils.convergence import unchanged
 
@@ -52,6 +60,7 @@ def up(goal: Target, options: Options = NO_OPTIONS, *, on_failure: str = "keep",
         return RunResult(goal.name, seconds=time.monotonic() - began, text=unchanged.TEXT)
     new = not paths.environment(goal.name).exists()
     variables = {**goal.variables, "devenv_full": True} | ({} if gather else {"devenv_gather": False})
+    variables |= {"devenv_recreate": True} if recreate else {}
     try:
         return playbook.run("cluster", goal.name, variables, options)
     except errors.Error as error:

@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store as bundles
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, network_plan, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan, PlannedNode
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import ByFamily, Endpoint, ExistingHost, Profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base, node_recipe
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base, loss, node_recipe
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import RUNNING, ProvisionOutcome, Request
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Answer
@@ -53,6 +53,11 @@ class Provider(base.Provider):
 
     def create(self, request: Request) -> ProvisionOutcome:
         answers = _inspect(request)
+        lost = _lost(request, answers)
+        if lost and not request.check:
+            self.remove(request, loss.nodes_of(request, lost))
+            members.discard(request.folder, lost)
+            answers = _inspect(request)
         version = str(request.options["version"])
         bundle = bundles.find(version) if request.check else bundles.require(version)
         outdated = _outdated(answers, bundle.digest if bundle else "")
@@ -94,7 +99,7 @@ class Provider(base.Provider):
 
     def preflight(self, request: Request) -> list[Probe]:
         """Raise one DevenvError that names every unusable host and why."""
-        _inspect(request)
+        _lost(request, _inspect(request))
         return []
 
 
@@ -212,6 +217,11 @@ def _inspect(request: Request) -> dict[str, Answer]:
     answers = _survey(request)
     require(request.hostvars, answers, _owner(request), request.profile["kubernetes"]["engine"])
     return answers
+
+
+def _lost(request: Request, answers: Mapping[str, Answer]) -> list[str]:
+    """Return the clusters whose hosts no longer have what devenv installed; see `loss.clusters`."""
+    return loss.clusters(request, [name for name, answer in answers.items() if _record(answer)])
 
 
 def require(

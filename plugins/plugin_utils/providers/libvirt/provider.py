@@ -29,7 +29,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Net
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers import image_store, machines, node_recipe
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import image_store, loss, machines, node_recipe
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
     RUNNING,
     CachedFile,
@@ -64,16 +64,27 @@ class Provider(machines.MachineProvider):
         environment = request.environment
         driver.share_capabilities(environment, paths.cache())
         refresh(environment)
+        lost = [node.name for node in nodes if not has_disk(request.folder, node.name)]
+        if lost and not create:
+            raise DevenvError("node_gone", f"{', '.join(lost)}: the disk is gone", where=environment)
         if create:
             with ThreadPoolExecutor(max_workers=4) as pool:
                 created = list(pool.map(lambda node: make_disks(request, node), nodes))
             outcome.made += [node.name for node, is_new in zip(nodes, created, strict=True) if is_new]
+            gone = [name for name in outcome.made if loss.was_reachable(request.folder, name)]
+            outcome.warnings += [
+                f"{name}: its disk was gone, so it was recreated: everything on it is lost" for name in gone
+            ]
         for node in nodes:
-            if node_folder(request.folder, node.name).is_dir():
+            if has_disk(request.folder, node.name):
                 _boot(request, node, plan["bridge"])
                 if node.name not in outcome.made:
                     outcome.started.append(node.name)
         driver.share_capabilities(environment, paths.cache())
+
+    def intact(self, request: Request, existing: Sequence[Machine]) -> set[str]:
+        kept = {name for name in request.nodes if has_disk(request.folder, name)}
+        return kept | {machine.node for machine in existing if machine.state == RUNNING}
 
     def wait(self, request: Request, nodes: Sequence[NodeSpec]) -> None:
         try:
@@ -184,6 +195,11 @@ def node_folder(state: Path, node: str) -> Path:
     return state / "nodes" / node
 
 
+def has_disk(state: Path, node: str) -> bool:
+    """Return whether a node's own disk exists, which has all of its data."""
+    return (node_folder(state, node) / "root.qcow2").is_file()
+
+
 def kvm_probe() -> Probe:
     """Check whether this host's KVM is known to work; without it nodes are emulated."""
     kvm, reason = image.known_kvm(paths.cache()), "kernel_feature_missing"
@@ -200,10 +216,11 @@ def make_disks(request: Request, node: NodeSpec) -> bool:
     A node's folder is complete or absent. It has links to the images, so emptying the cache hurts no node.
     """
     folder = node_folder(request.folder, node.name)
-    if folder.is_dir():
+    if has_disk(request.folder, node.name):
         return False
     unfinished = folder.with_name(f".{node.name}.making")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    for remains in (unfinished, folder):
+        shutil.rmtree(remains, ignore_errors=True)
     unfinished.mkdir(parents=True, mode=0o700)
     source = Path(request.options["image"])
     for name in (image.KERNEL, image.INITRD):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths, program
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import network, probes
@@ -18,8 +22,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Net
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base, image_store, machines, node_recipe
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base, image_store, loss, machines, node_recipe
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
+    RUNNING,
     CachedFile,
     Machine,
     ProvisionOutcome,
@@ -30,8 +35,11 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import
 NODE_IMAGE = "node-image"
 # On a tmpfs: the recorded values do not outlive a reboot either.
 SYSCTL_RECORD = Path("/run/devenv/host-sysctls.json")
-# A node's large folders. They cannot be in its root: overlay on overlay does not work.
-DATA = {"containerd": "/var/lib/containerd", "kubelet": "/var/lib/kubelet", "etcd": "/var/lib/etcd"}
+# A node's folders that outlive its container. The large ones cannot be in its root: overlay on overlay does not work.
+LARGE = {"containerd": "/var/lib/containerd", "kubelet": "/var/lib/kubelet", "etcd": "/var/lib/etcd"}
+DATA = {**LARGE, "kubernetes": "/etc/kubernetes", "devenv": "/var/lib/devenv"}
+# In the folder "devenv" of a node whose data suffice to restore it.
+FINISHED = Path(kubernetes.MARKER).name
 _OVERVIEW = {"version": "version", "info": "info", "containers": "ps --all", "networks": "network ls",
              "volumes": "volume ls"}  # fmt: skip
 
@@ -46,9 +54,18 @@ class Provider(machines.MachineProvider):
     def bring_up(
         self, request: Request, plan: NetworkPlan, nodes: Sequence[NodeSpec], outcome: ProvisionOutcome, *, create: bool
     ) -> None:
-        existing = {container.node: container.name for container in cli.containers(request.environment)}
+        containers = cli.containers(request.environment)
+        existing = {container.node: container.name for container in containers}
+        intact, lock = self.intact(request, containers), threading.Lock()
 
-        def make_data(node: NodeSpec) -> None:
+        def make_data(node: NodeSpec, cause: str) -> None:
+            if is_kept(request.folder, node.name):
+                volumes = self.volumes(request, node.name)
+                kept = f", with its volumes {', '.join(volumes)}" if volumes else ""
+                outcome.notes.append(f"{node.name} {cause} and was restored from its data{kept}")
+                return
+            if loss.was_reachable(request.folder, node.name):
+                outcome.warnings.append(f"{node.name} {cause} and was recreated: everything on it is lost")
             if not _make_data(request, node):
                 outcome.notes.append(f"{node.name}: the image store was copied from another filesystem")
 
@@ -58,18 +75,32 @@ class Provider(machines.MachineProvider):
                 outcome.started.append(node.name)
                 return
             if container:
+                with lock:
+                    _require_others(request, node.name, intact)
                 cli.podman("rm", "--force", "--time", "0", container)
-                make_data(node)
-                outcome.notes.append(f"{node.name} could not start and was recreated")
+                make_data(node, "could not start")
             cli.podman(*run_arguments(request, node), timeout=180)
             outcome.made.append(node.name)
 
         absent = [node for node in nodes if node.name not in existing]
+        if absent and not create:
+            raise DevenvError("node_gone", f"{', '.join(node.name for node in absent)}: the container is gone")
         with ThreadPoolExecutor(max_workers=8) as pool:
-            if create:
-                list(pool.map(make_data, absent))
+            list(pool.map(lambda node: make_data(node, "was gone"), absent))
             with _host_settings_kept():
-                list(pool.map(start, [node for node in nodes if create or node not in absent]))
+                list(pool.map(start, nodes))
+
+    def intact(self, request: Request, existing: Sequence[Machine]) -> set[str]:
+        def has_data(machine: Machine) -> bool:
+            """Return whether a container can start. Those of earlier versions have fewer folders."""
+            folder = request.folder / "nodes" / machine.node
+            return machine.state == RUNNING or all((folder / name).is_dir() for name in LARGE)
+
+        kept = {name for name in request.nodes if is_kept(request.folder, name)}
+        return kept | {machine.node for machine in existing if has_data(machine)}
+
+    def volumes(self, request: Request, node: str) -> list[str]:
+        return sorted(path.name for path in (request.folder / "nodes" / node / "devenv" / "volumes").glob("*"))
 
     def shut_down(self, environment: str, running: Sequence[Machine], grace: int) -> list[str]:
         with ThreadPoolExecutor(max_workers=len(running)) as pool:
@@ -163,16 +194,35 @@ def run_arguments(request: Request, node: NodeSpec) -> list[str]:
     ]  # fmt: skip
 
 
+def is_kept(state: Path, node: str) -> bool:
+    """Return whether the data of a node suffice to restore it: it was finished, and no folder is missing."""
+    place = state / "nodes" / node
+    return (place / "devenv" / FINISHED).is_file() and all((place / folder).is_dir() for folder in DATA)
+
+
+def _require_others(request: Request, node: str, intact: set[str]) -> None:
+    """Remove a node that cannot start from ``intact`` unless its data are kept. Raises DevenvError ``cluster_lost`` or
+    ``quorum_lost`` if its cluster depends on them.
+    """
+    if not is_kept(request.folder, node):
+        intact.discard(node)
+    for cluster, names in members.lost(members.recorded(request.folder), intact).items():
+        raise members.loss(cluster, names, intact)
+
+
 def _make_data(request: Request, node: NodeSpec) -> bool:
-    """Create a new node's folders; return whether its image store could be linked."""
-    data = request.folder / "nodes" / node.name
-    shutil.rmtree(data, ignore_errors=True)
+    """Create a new node's folders, all or none; return whether its image store could be linked."""
+    place = request.folder / "nodes" / node.name
+    unfinished = place.with_name(f".{node.name}.making")
+    for folder in (unfinished, place):
+        shutil.rmtree(folder, ignore_errors=True)
     store = request.options["stores"].get(node.name, request.options["store"])
-    linked = image_store.copy(Path(store), data / "containerd")
-    for folder in DATA:
-        (data / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+    linked = image_store.copy(Path(store), unfinished / "containerd")
+    for name in DATA:
+        (unfinished / name).mkdir(parents=True, exist_ok=True, mode=0o700 if name in LARGE else 0o755)
     if node.image:
-        _copy_from_image(node.image, data)
+        _copy_from_image(node.image, unfinished)
+    unfinished.replace(place)
     return linked
 
 

@@ -59,7 +59,7 @@ def build(
         typer.Option(
             "--mirror",
             metavar="PLACE=URL",
-            help="For the source release: kubernetes, helm, containerd, cni, registry, docker. Repeatable.",
+            help="For the source release: kubernetes, helm, containerd, cni, crictl, registry, docker. Repeatable.",
         ),
     ] = None,
     parts: Annotated[

@@ -159,7 +159,8 @@ def image_load(
 ) -> None:
     """Load images into the container runtime of every node.
 
-    All nodes in parallel. Fails if a node lacks an image at the end.
+    All nodes in parallel. Fails if a node lacks an image at the end. Nodes
+    that are added or replaced later get the images, too.
     """
     from devenv import operations
     from devenv.environments import names

@@ -40,6 +40,9 @@ def up(
     forks: given.Forks = 0,
     on_failure: OnFailure = "keep",
     full: Annotated[bool, typer.Option("--full", help="Run every stage, even if nothing has changed.")] = False,
+    recreate: Annotated[
+        bool, typer.Option("--recreate", help="Create clusters again, empty, whose data are gone.")
+    ] = False,
     no_gather: Annotated[bool, typer.Option("--no-gather", help="Do not gather after a failure.")] = False,
 ) -> None:
     """Create an environment, or converge it to its profile.
@@ -57,7 +60,7 @@ def up(
         raise errors.UsageError(f"{on_failure!r} is neither keep nor destroy", where="--on-failure")
     options = run.options(extra_vars, tags=tags, limit=limit, diff=diff, forks=forks, full=full)
     goal = target.resolve(profile, name, given.overrides(changes), snapshot=snapshot)
-    result = operations.up(goal, options, on_failure=on_failure, gather=not no_gather)
+    result = operations.up(goal, options, on_failure=on_failure, gather=not no_gather, recreate=recreate)
     only_one = len(names.known()) <= 1
     run.done(result, *next_steps.with_devenv(goal.name, goal.resolved, duration(result.seconds), only_one=only_one))
 

@@ -27,6 +27,7 @@ RESERVED = {
     "devenv_artifacts": "--artifacts",
     "devenv_full": "--full",
     "devenv_gather": "--no-gather",
+    "devenv_recreate": "--recreate",
     "devenv_snapshot": "--snapshot",
     "devenv_kubernetes_version": "--kubernetes or --set kubernetes.version",
 }
