@@ -16,4 +16,7 @@ class ActionModule(Action, ActionBase):
         resolved = inventory.required_profile(variables)
         probes = registry.of(resolved).preflight(Request(args["environment"], resolved, variables["hostvars"]))
         preflight.require(probes)
+        for probe in probes:
+            if not probe.ok:
+                self.progress(f"{probe.name}: {probe.seen}; to change it: {probe.fix}")
         return {"changed": False, "probes": [vars(probe) for probe in probes]}

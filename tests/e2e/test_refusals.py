@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -48,22 +50,107 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def grow(place: Path, size: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", str(place)], check=True)
+def remount(place: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(place)], check=True)
+
+
+# A path of more than 200 characters with what people have in theirs.
+HOME = "Jürgen's home, 100% (ü) #1 & " + "x" * 180
+# What would break a node, or devenv itself.
+CONTAINERS_CONF = """[containers]
+userns = "auto"
+netns = "host"
+pidns = "host"
+ipcns = "host"
+utsns = "host"
+init = true
+env = ["PATH=/nowhere", "LD_PRELOAD=/nowhere.so"]
+dns_servers = ["192.0.2.1"]
+log_driver = "passthrough"
+default_ulimits = ["nofile=64:64"]
+volumes = ["/nowhere:/etc"]
+umask = "0777"
+[engine]
+runtime = "nothing"
+cgroup_manager = "nothing"
+events_logger = "nothing"
+network_cmd_path = "/nowhere"
+"""
+
+
+@dataclass(frozen=True)
+class Awkward(Typed):
+    """A user without a home directory, with settings of podman, on a host with a resolver of its own only."""
+
+    def environment(self, variables: Mapping[str, str] | None = None) -> dict[str, str]:
+        settings = self.home.parent / "containers.conf"
+        settings.write_text(CONTAINERS_CONF)
+        cache = str(self.home.parent / "a 'cache'")
+        theirs = {"HOME": "/proc/nowhere", "XDG_CACHE_HOME": cache, "CONTAINERS_CONF": str(settings),
+                  "PODMAN_USERNS": "auto", "STORAGE_OPTS": "overlay.mountopt=nosuch"}  # fmt: skip
+        return super().environment({**theirs, **(variables or {})})
+
+    def start(self, *argv: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        resolvers = self.home.parent / "resolv.conf"
+        resolvers.write_text("nameserver 127.0.0.1\n")
+        script = 'mount --bind "$1" /etc/resolv.conf; shift; exec "$@"'
+        words = ("sh", "-ec", script, "sh", str(resolvers), shutil.which(argv[0], path=_venv()) or argv[0], *argv[1:])
+        return super().start("/usr/bin/unshare", "--mount", *words, env=env)
 
 
 def test_too_little_disk_is_refused_and_a_full_disk_can_be_continued(environment: str, small_disk: Path) -> None:
-    user = Typed(small_disk / "home")
+    user = Awkward(small_disk / HOME, umask=0)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    (small_disk / "a 'cache'").symlink_to(cache)
+    for options, message in (("noexec", "mounted with noexec"), ("exec,nr_inodes=200", "inodes free")):
+        remount(small_disk, options)
+        assert message in refused(user, environment, "--profile", "sno", code=9)
+    remount(small_disk, "nr_inodes=100k")
     assert "disk" in refused(user, environment, "--profile", "sno", code=9)
     # Enough for the preflight, but not for the copy of the image store, which another filesystem requires.
-    grow(small_disk, "620m")
+    remount(small_disk, "size=620m")
     done = user.devenv("up", "--profile", "sno", "--name", environment, code=3)
     assert "space" in done.stderr
     assert "Traceback" not in done.stderr
-    grow(small_disk, "8g")
+    remount(small_disk, "size=8g")
     done = user.devenv("up", "--profile", "sno", "--name", environment)
     assert "copied" in done.stderr
+    assert user.devenv("ssh", "master-0", "--name", environment, "--", "hostname").stdout == "master-0\n"
+    assert "Ready" in user.kubectl(environment, "get", "nodes").stdout
+    # Neither the host's own resolver nor one that podman adds; `up` has checked that names of the cluster resolve.
+    servers = user.devenv("ssh", "master-0", "--name", environment, "--", "cat /etc/resolv.conf").stdout.split()
+    assert {"127.0.0.1", "8.8.8.8"}.isdisjoint(servers)
+    written = [path for path in (user.home / "environments").rglob("*") if "nodes" not in path.parts]
+    loose = [path for path in written if not path.is_symlink() and path.stat().st_mode & 0o022]
+    assert loose == []
     user.devenv("down", "--name", environment)
+
+
+def test_a_path_that_other_programs_misread_is_refused(environment: str, tmp_path: Path) -> None:
+    user = Typed(tmp_path / "a:b" / "home")
+    assert "[path_unusable]" in refused(user, environment, "--profile", "sno", code=9)
+    plain = user.playbook("cluster", "-e", "profile=sno", code=None)
+    assert plain.returncode != 0
+    assert "the path has the character ':'" in plain.stdout + plain.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_podman_of_another_machine_is_refused(user: Typed, environment: str) -> None:
+    other = {"CONTAINER_HOST": "ssh://me@192.0.2.1/run/podman/podman.sock"}
+    assert "[podman_remote]" in refused(user, environment, "--profile", "sno", code=9, env=other)
+    done = user.devenv("down", "--name", environment, code=9, env=other)
+    assert "CONTAINER_HOST=ssh://me@192.0.2.1" in done.stderr
+
+
+def test_a_firewall_between_nodes_is_refused_with_the_command_that_opens_it(user: Typed, environment: str) -> None:
+    rules = "table inet guard { chain forward { type filter hook forward priority 0; policy drop; }; }"
+    script = f"ip link set lo up; sysctl -qw net.bridge.bridge-nf-call-iptables=1; nft '{rules}'; exec \"$@\""
+    devenv = str(Path(_venv()) / "devenv")
+    words = ("up", "--profile", "master-2pipe", "--name", environment)
+    done = user.run("/usr/bin/unshare", "--net", "sh", "-ec", script, "sh", devenv, *words, code=9)
+    assert "[firewall_drops]" in done.stderr
+    assert "nft insert rule inet guard forward ip saddr" in done.stderr
+    assert not (user.home / "environments" / environment).exists()
 
 
 def test_up_refuses_a_user_without_root(user: Typed, environment: str) -> None:
@@ -97,7 +184,7 @@ def test_up_refuses_a_pool_that_the_host_uses(user: Typed, environment: str) -> 
     subprocess.run(["ip", "route", "add", *route], check=True)
     try:
         words = ["--profile", "sno", "--set", "network.node_pools.ipv4=198.18.77.0/24"]
-        assert "198.18.77.0/24" in refused(user, environment, *words, code=9)
+        assert "198.18.77.0/24 (route of lo)" in refused(user, environment, *words, code=9)
     finally:
         subprocess.run(["ip", "route", "del", *route], check=True)
 

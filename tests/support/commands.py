@@ -66,6 +66,7 @@ class Typed:
     home: Path
     cwd: Path = ROOT
     seconds: float = 900
+    umask: int = -1
 
     def environment(self, variables: Mapping[str, str] | None = None) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "DEVENV_"))}
@@ -85,6 +86,7 @@ class Typed:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            umask=self.umask,
         )
 
     def run(

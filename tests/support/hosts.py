@@ -140,6 +140,39 @@ def root_image() -> str:
     return str(images[0]["Names"][0])
 
 
+def address_of(third: int, number: int) -> str:
+    """Return the address ``number`` of the network of `hosts`."""
+    return SUBNET.format(third).replace(".0/24", f".{number}")
+
+
+@contextlib.contextmanager
+def load_balancer(prefix: str, address: str, targets: Sequence[str], folder: Path) -> Iterator[str]:
+    """Run haproxy at ``address`` of the network of `hosts`, in front of port 6443 of ``targets``."""
+    servers = "\n".join(f"  server api{number} {target}:6443 check" for number, target in enumerate(targets))
+    (folder / "haproxy.cfg").write_text(f"""
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 10m
+  timeout server 10m
+frontend api
+  bind :6443
+  default_backend api
+backend api
+{servers}
+""")
+    name = f"{prefix}-balancer"
+    _run(
+        "podman", "run", "--detach", "--name", name, f"--network={prefix}:ip={address}",
+        *node_image.RUNTIME_FLAGS, f"--volume={folder}:/balancer:ro",
+        root_image(), "/usr/sbin/haproxy", "-f", "/balancer/haproxy.cfg",
+    )  # fmt: skip
+    try:
+        yield address
+    finally:
+        _run("podman", "rm", "--force", "--time", "0", name)
+
+
 @contextlib.contextmanager
 def hosts(prefix: str, count: int, folder: Path, third: int) -> Iterator[list[Host]]:
     """Create ``count`` hosts that answer ssh, on their own network ``198.18.<third>.0/24``; remove them afterwards."""

@@ -33,14 +33,13 @@ def resolved(*names: str, families: tuple[str, ...] = ("ipv4",)) -> dict[str, An
         (["10.213.0.0/22", "10.213.5.0/24"], ["ipv4"], {"ipv4": "10.213.4.0/24"}),
         (["10.213.0.77/32"], ["ipv4"], {"ipv4": "10.213.1.0/24"}),
         (["10.213.0.1/24"], ["ipv4"], {"ipv4": "10.213.1.0/24"}),
-        (["0.0.0.0/0", "::/0"], ["ipv4", "ipv6"], {"ipv4": "10.213.0.0/24", "ipv6": "fd77:6465:7600::/64"}),
+        ([], ["ipv4", "ipv6"], {"ipv4": "10.213.0.0/24", "ipv6": "fd77:6465:7600::/64"}),
         (["fd77:6465:7600::/63"], ["ipv6"], {"ipv6": "fd77:6465:7600:2::/64"}),
         (["fd77:6465:7600::/63"], ["ipv4"], {"ipv4": "10.213.0.0/24"}),
-        ([ipaddress.ip_network("10.213.0.0/24")], ["ipv4"], {"ipv4": "10.213.1.0/24"}),
     ],
 )
-def test_choose_takes_the_first_free_subnet(used: list[Any], families: list[str], expected: dict[str, str]) -> None:
-    assert addresses.choose(POOLS, used, families) == expected
+def test_choose_takes_the_first_free_subnet(used: list[str], families: list[str], expected: dict[str, str]) -> None:
+    assert addresses.choose(POOLS, dict.fromkeys(used, "a route"), families) == expected
 
 
 @pytest.mark.parametrize(
@@ -54,9 +53,30 @@ def test_choose_takes_the_first_free_subnet(used: list[Any], families: list[str]
 )
 def test_choose_reports_that_nothing_is_free(pools: dict[str, str], used: list[str], family: str) -> None:
     with pytest.raises(DevenvError, match=r"no free /\d+ in") as caught:
-        addresses.choose(pools, used, [family])
+        addresses.choose(pools, dict.fromkeys(used, "route of tun0"), [family])
+    assert all(f"{network} (route of tun0)" in str(caught.value) for network in used)
     assert caught.value.reason.id == "subnet_none_free"
     assert caught.value.exit_code == 9
+
+
+def test_a_message_names_the_widest_conflicts_only() -> None:
+    used = {f"10.213.{number}.0/24": f"environment e{number}" for number in range(64, 256)}
+    used |= {"10.213.0.0/18": "route of tun0"}
+    with pytest.raises(DevenvError, match=r"in use: 10\.213\.0\.0/18 \(route of tun0\), .* and 190 more$"):
+        addresses.choose(POOLS, used, ["ipv4"])
+
+
+@pytest.mark.parametrize(
+    ("network", "default"),
+    [
+        ("0.0.0.0/0", True), ("0.0.0.0/1", True), ("128.0.0.0/1", True), ("192.0.0.0/2", True), ("8.0.0.0/7", True),
+        ("10.0.0.0/8", False), ("172.16.0.0/12", False),
+        ("::/0", True), ("8000::/1", True), ("2000::/3", True), ("fc00::/6", True),
+        ("fc00::/7", False), ("fd00::/8", False),
+    ],
+)  # fmt: skip
+def test_routes_wider_than_private_ranges_are_default_routes(network: str, default: bool) -> None:
+    assert addresses.is_default_route(ipaddress.ip_network(network)) is default
 
 
 @given(st.lists(st.tuples(st.integers(0, 0xFFFF), st.integers(16, 32)), max_size=30))
@@ -68,11 +88,12 @@ def test_choice_is_free_and_the_first(used: list[tuple[int, int]]) -> None:
         for net in ipaddress.ip_network("10.213.0.0/16").subnets(new_prefix=24)
         if not any(net.overlaps(other) for other in taken)
     ]
+    owners = {str(network): "a route" for network in taken}
     if not free:
         with pytest.raises(DevenvError):
-            addresses.choose(POOLS, taken, ["ipv4"])
+            addresses.choose(POOLS, owners, ["ipv4"])
     else:
-        assert addresses.choose(POOLS, taken, ["ipv4"]) == {"ipv4": str(free[0])}
+        assert addresses.choose(POOLS, owners, ["ipv4"]) == {"ipv4": str(free[0])}
 
 
 def test_a_plan_has_addresses_of_both_families() -> None:

@@ -30,6 +30,7 @@ GOOD: dict[str, Any] = {
     "memory": 4 << 30,
     "disk": 40 << 30,
     "addresses": ["127.0.0.1", "192.0.2.10"],
+    "ports": {"22": "sshd (pid 1)"},
     "boot_id": "b",
     "record": {},
 }
@@ -149,6 +150,8 @@ def refusal(**changes: Any) -> DevenvError | None:
         ({"addresses": ["192.0.2.11"]}, "host_unfit", "does not have the address 192.0.2.10"),
         ({"memory": 1 << 28}, "host_unfit", "memory: 256 MiB, needed: 700 MiB"),
         ({"disk": 1 << 20}, "host_unfit", "free disk in /var/lib: 1 MiB"),
+        ({"ports": {"10250": "nginx (pid 7)", "2379": "", "80": "x"}}, "host_unfit",
+         "master-0: port 2379 is in use; master-0: port 10250 is in use by nginx (pid 7)"),
     ],
 )  # fmt: skip
 def test_unusable_hosts_are_refused_with_a_reason(data: dict[str, Any], reason: str, message: str) -> None:
@@ -184,6 +187,20 @@ def test_a_reinstalled_host_does_not_become_an_empty_cluster(
         existing.Provider().preflight(request)
     assert (caught.value.reason.id, caught.value.exit_code) == ("cluster_lost", 9)
     assert existing.Provider().preflight(dataclasses.replace(request, recreate=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("group", "kind", "port", "used"),
+    [
+        ("workers", "node", 6443, False),
+        ("control_plane", "node", 8443, False),
+        ("control_plane", "virtual", 8443, True),
+    ],
+)
+def test_ports_depend_on_the_group_and_the_endpoint(group: str, kind: str, port: int, used: bool) -> None:
+    ports = existing.ports_of({"devenv_group": group, "devenv_endpoint_kind": kind}, "kubeadm")
+    assert (port in ports) is used
+    assert 10250 in ports
 
 
 def test_all_unusable_hosts_are_reported_at_once() -> None:

@@ -23,6 +23,13 @@ TABLES = {
 }
 
 
+SOCKETS = """LISTEN 0      4096         0.0.0.0:22         0.0.0.0:*    users:(("sshd",pid=70,fd=3))
+LISTEN 0      4096   127.0.0.1%lo:6443       0.0.0.0:*    users:(("kube apiserver",pid=7,fd=3),("x",pid=8,fd=3))
+LISTEN 0      511             [::]:6443          [::]:*
+LISTEN 0      511                *:10250            *:*
+"""
+
+
 class Host(Node):
     """A host with simulated programs; ``ran`` are the commands."""
 
@@ -50,6 +57,8 @@ class Host(Node):
             return ProgramResult(3, "inactive\nactive\ninactive\ninactive\ninactive\ninactive\n")
         if words.startswith("ip -json"):
             return ProgramResult(0, json.dumps([{"addr_info": [{"local": "192.0.2.10"}, {"scope": "x"}]}, {}]))
+        if words == "ss -Hltnp":
+            return ProgramResult(0, SOCKETS)
         if words.startswith("findmnt"):
             return ProgramResult(0, "private\n")
         return ProgramResult(1 if self.fails & set(argv) else 0, "", "no space left\n")
@@ -76,8 +85,9 @@ def test_a_survey_changes_nothing(machine: Host) -> None:
     before = sorted(machine.folder.rglob("*"))
     state = host.survey(machine, ["sh", "no-such-program"], ["kubelet", "kubeadm"])
     assert sorted(machine.folder.rglob("*")) == before
-    shown = ("missing", "active", "traces", "foreign_binaries", "server", "memory", "addresses", "record")
+    shown = ("ports", "missing", "active", "traces", "foreign_binaries", "server", "memory", "addresses", "record")
     assert {key: state[key] for key in shown} == {
+        "ports": {"22": "sshd (pid 70)", "6443": "kube apiserver (pid 7)", "10250": ""},
         "missing": ["no-such-program"],
         "active": ["containerd.service"],
         "traces": ["/etc/kubernetes/kubelet.conf"],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ def test_a_write_makes_a_private_file_and_reports_changes(tmp_path: Path, conten
     assert not files.write(path, content)
     assert files.write(path, content, 0o644)
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("before", "after"), [(0o000, 0o022), (0o002, 0o022), (0o022, 0o022), (0o077, 0o077)])
+def test_an_umask_is_only_tightened(before: int, after: int) -> None:
+    original = os.umask(before)
+    try:
+        files.tighten_umask()
+    finally:
+        assert os.umask(original) == after
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

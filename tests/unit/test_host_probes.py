@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
@@ -90,6 +92,44 @@ def test_all_failed_probes_are_reported_at_once() -> None:
     assert "memory" in str(caught.value)
     assert "disk" in str(caught.value)
     assert "inotify" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "writable", "inodes", "seen"),
+    [
+        (0, True, 10, "ok"),
+        (os.ST_NOEXEC, True, 10, "mounted with noexec"),
+        (os.ST_RDONLY, False, 10, "read-only"),
+        (0, False, 10, "not writable"),
+        (0, True, 9, "9 inodes free"),
+    ],
+)
+def test_filesystems_that_cannot_hold_nodes_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: int, writable: bool, inodes: int, seen: str
+) -> None:
+    status = SimpleNamespace(f_flag=flags, f_files=100, f_favail=inodes)
+    monkeypatch.setattr(host.os, "statvfs", lambda path: status)
+    monkeypatch.setattr(host.os, "access", lambda path, mode: writable)
+    probe = host.filesystem_probe(tmp_path / "not" / "there", 10)
+    assert (probe.ok, probe.seen, probe.reason) == (seen == "ok", seen, "folder_unusable")
+
+
+PRIVATE = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "198.18.0.0/15"]
+
+
+@pytest.mark.parametrize(
+    ("routes", "ok", "seen"),
+    [({}, True, "10.213.0.0/24"), (dict.fromkeys(PRIVATE, "route of tun0"), False, "10.0.0.0/8 (route of tun0)")],
+)
+def test_the_doctor_reports_whether_a_subnet_is_free(
+    monkeypatch: pytest.MonkeyPatch, routes: dict[str, str], ok: bool, seen: str
+) -> None:
+    monkeypatch.setattr(preflight.network, "routes", lambda: dict(routes))
+    monkeypatch.setattr(preflight.registry, "networks", list)
+    monkeypatch.setattr(preflight.firewall, "probes", lambda subnets, several: [])
+    (probe,) = preflight.network_probes(resolve("sno"))
+    assert (probe.ok, probe.required) == (ok, True)
+    assert seen in probe.seen
 
 
 def test_memory_and_disk_are_compared(tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers import image_store
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import image_store, node_recipe
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.node_recipe import Recipe
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import image as node_image
 
@@ -43,6 +45,29 @@ def test_the_name_of_the_image_follows_from_its_inputs(tmp_path: Path, changes: 
     after = node_image.image_reference(_recipe(tmp_path, **changes), "d" * 64)
     assert (before == after) is same
     assert node_image.image_reference(_recipe(tmp_path, **changes), "e" * 64) != after
+
+
+def test_files_of_a_node_can_be_in_any_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "Jürgen's lab"
+    folder.mkdir()
+    hooks = [word for word in node_recipe.mmdebstrap(_recipe(folder), tmp_path / "root.tar") if "=upload " in word]
+    # mmdebstrap splits the words of this hook as a shell does.
+    assert [shlex.split(hook.partition("=")[2]) for hook in hooks] == [["upload", str(folder / "init"), "/init"]]
+
+
+def test_a_copy_keeps_the_mode_whatever_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError("another filesystem")
+
+    (tmp_path / "program").write_text("x")
+    (tmp_path / "program").chmod(0o755)
+    monkeypatch.setattr(image_store.os, "link", refuse)
+    before = os.umask(0o077)
+    try:
+        image_store.link_or_copy(tmp_path / "program", tmp_path / "copy")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o755
 
 
 def test_a_node_gets_links_and_databases_of_its_own(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that makes a provider the only one, with a network that is always complete."""
     monkeypatch.setenv("DEVENV_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(host_network, "ALLOCATOR", tmp_path / "lock")
-    monkeypatch.setattr(host_network, "routes", list)
+    monkeypatch.setattr(host_network, "routes", dict)
     monkeypatch.setattr(host_network, "remove", lambda environment, bridges: [f"bridges {' '.join(bridges)}"])
     monkeypatch.setattr(dhcp, "stop", lambda environment: True)
 

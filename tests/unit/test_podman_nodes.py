@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed, Result
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, network_plan
@@ -129,6 +132,83 @@ def test_a_node_starts_with_the_data_of_its_image(tmp_path: Path, monkeypatch: p
     assert unmounted == ["localhost/prepared:1"]
 
 
+def test_a_node_depends_on_no_default_of_podman(request_aio: Request) -> None:
+    arguments = podman_provider.run_arguments(request_aio, NODE)
+    namespaces = {"--userns=host", "--pid=private", "--ipc=private", "--uts=private", "--cgroupns=private"}
+    others = {"--init=false", "--http-proxy=false", "--log-driver=none", "--runtime=runc", "--systemd=always"}
+    assert namespaces | others <= set(arguments)
+
+
+def test_podman_gets_none_of_the_users_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PODMAN_USERNS", "CONTAINERS_CONF_OVERRIDE", "STORAGE_DRIVER", "BUILDAH_ISOLATION", "NOTIFY_SOCKET"):
+        monkeypatch.setenv(name, "auto")
+    monkeypatch.setenv("CONTAINERS_CONF", "/srv/me/containers.conf")
+    printed = program.run(["env"], env=podman.own_environment(os.environ)).stdout.splitlines()
+    assert [line for line in printed if re.match("PODMAN|CONTAINERS|STORAGE|BUILDAH|NOTIFY", line)] == [
+        "CONTAINERS_CONF=/dev/null"
+    ]
+    assert f"PATH={os.environ['PATH']}" in printed
+    words = podman.command("ps")
+    assert words[-2:] == ["podman", "ps"]
+    assert {"--unset=PODMAN_USERNS", "CONTAINERS_CONF=/dev/null"} <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("variables", "refused"),
+    [
+        ({}, False),
+        ({"CONTAINER_HOST": ""}, False),
+        ({"CONTAINER_HOST": "unix:///run/podman/podman.sock"}, False),
+        ({"CONTAINER_HOST": "ssh://me@far.example/run/podman/podman.sock"}, True),
+        ({"CONTAINER_HOST": "unix:///run/user/1000/podman/podman.sock"}, True),
+        ({"CONTAINER_HOST": "tcp://127.0.0.1:8080"}, True),
+        ({"CONTAINER_CONNECTION": "far"}, True),
+    ],
+)
+def test_another_podman_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], refused: bool
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(podman.program, "run", lambda argv, **_options: calls.append(argv[1]) or Result(0, "[]", ""))
+    for name in ("CONTAINER_HOST", "CONTAINER_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(podman.shutil, "which", lambda name: f"/usr/bin/{name}")
+    if not refused:
+        assert podman.containers() == []
+        return
+    with pytest.raises(DevenvError) as caught:
+        podman.containers("lab")
+    assert (caught.value.reason.id, caught.value.exit_code, calls) == ("podman_remote", 9, [])
+    assert "=".join(*variables.items()) in str(caught.value)
+
+
+INFO = {"host": {"networkBackend": "netavark", "serviceIsRemote": False}, "store": {"graphOptions": {}}}
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "failed"),
+    [
+        ({}, {}, []),
+        ({}, {"overlay.mountopt": "nodev,metacopy=on"}, []),
+        ({}, {"overlay.mountopt": "nodev,noexec"}, ["podman storage"]),
+        ({"networkBackend": "cni"}, {}, ["podman network"]),
+    ],
+)
+def test_settings_of_podman_that_no_option_replaces_are_reported(
+    host: dict[str, str], options: dict[str, str], failed: list[str]
+) -> None:
+    info = podman.parse_info(json.dumps({"host": INFO["host"] | host, "store": {"graphOptions": options}}))
+    assert [probe.name for probe in podman_provider.podman_probes(info) if not probe.ok] == failed
+
+
+def test_a_program_that_is_only_a_client_is_refused() -> None:
+    with pytest.raises(DevenvError) as caught:
+        podman.parse_info(json.dumps(INFO | {"host": {"serviceIsRemote": True}}))
+    assert caught.value.reason.id == "podman_remote"
+
+
 @pytest.mark.parametrize(
     ("dhcp", "addresses", "present", "absent"),
     [
@@ -151,7 +231,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Simulate podman, on which only containers that are not named *broken* start; return its commands."""
     calls: list[str] = []
 
-    def run(argv: Sequence[str], *, check: bool = True, timeout: float = 0) -> Result:
+    def run(argv: Sequence[str], *, env: object = None, check: bool = True, timeout: float = 0) -> Result:
         calls.append(" ".join(argv[1:3] if argv[1] == "run" else argv[1:]))
         code = int(argv[1] == "start" and "broken" in argv[2])
         if check and code:
@@ -159,7 +239,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Result(code, "", "")
 
     monkeypatch.setenv("DEVENV_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(podman_provider.program, "run", run)
+    monkeypatch.setattr(podman.program, "run", run)
     monkeypatch.setattr(podman_provider, "_host_settings_kept", contextlib.nullcontext)
     monkeypatch.setattr(image_store, "copy", lambda store, target: str(store) == "/store")
     rows = [podman.Container(f"lab-{node}", "lab", node, "", "exited", 0) for node in ("stopped", "broken")]

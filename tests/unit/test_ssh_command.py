@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import ssh_options
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import command, reachable, remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.command import Connection
 
@@ -24,6 +26,8 @@ END = ["--", "192.0.2.1"]
         ({"ansible_port": 2222}, ["-o", "Port=2222", "-l", "root", *END]),
         ({"ansible_port": "2222"}, ["-o", "Port=2222", "-l", "root", *END]),
         ({"ansible_ssh_private_key_file": "/a b/key"}, ["-i", "/a b/key", "-l", "root", *END]),
+        # In ssh's IdentityFile, % starts a token.
+        ({"ansible_ssh_private_key_file": "/100%%/key"}, ["-i", "/100%%/key", "-l", "root", *END]),
         (
             {"ansible_ssh_common_args": "-o 'UserKnownHostsFile=\"/a b/known\"'"},
             ["-o", 'UserKnownHostsFile="/a b/known"', "-l", "root", *END],
@@ -33,6 +37,12 @@ END = ["--", "192.0.2.1"]
 )
 def test_connection_variables_become_arguments_of_ssh(variables: dict[str, Any], words: list[str]) -> None:
     assert command.connection("n", HOST | variables).ssh() == ["ssh", *words]
+
+
+def test_the_key_file_of_a_connection_is_its_path() -> None:
+    assert ssh_options.key_path(Path("/100%/key")) == "/100%%/key"
+    connection = command.connection("n", HOST | {"ansible_ssh_private_key_file": "/100%%/key"})
+    assert connection.key_file == "/100%/key"
 
 
 def test_the_callers_options_come_first_because_ssh_uses_the_first() -> None:

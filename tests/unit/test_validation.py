@@ -14,9 +14,12 @@ import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import firewall
+from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import (
+    host_checks,
     levels,
     node_checks,
     profile_checks,
@@ -48,6 +51,18 @@ class Script(Level):
 
     def explain(self, api: client.Api) -> dict[str, str]:
         return dict.fromkeys(self.rounds[0], self.events)
+
+
+def test_a_firewall_between_nodes_ends_a_validation_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = firewall.Chain("inet", "guard", "forward", "forward", "drop")
+    monkeypatch.setattr(firewall, "ruleset", str)
+    monkeypatch.setattr(firewall, "parse", lambda text: [chain])
+    monkeypatch.setattr(firewall, "sysctl_read", lambda name, root: "1")
+    monkeypatch.setattr(firewall, "_uplink", lambda family: "eth0")
+    host = host_checks.Host([Network("devenv-lab", "lab", "/h", "podman9", ["10.213.7.0/24"])])
+    finding = host.look(NO_API)["host_firewall"]
+    assert finding.hopeless
+    assert "the chain inet guard forward drops ipv4 between nodes; nft insert rule inet guard" in finding.missing[0]
 
 
 OK = Finding("fine")
@@ -246,7 +261,7 @@ def test_the_table_lists_exactly_the_checks() -> None:
     assert servers is not None
     always: list[Level] = [ReadOnly(cluster, access)]
     full: list[Level] = [servers, node_checks.nodes(cluster, {}), probes, Storage(probes, ProbeImage("image"), "c")]
-    full += profile_checks.levels(cluster, "mine")
+    full += [host_checks.Host([]), *profile_checks.levels(cluster, "mine")]
     for key, group in (("always", always), ("full", full)):
         names = {name for level in group for name in level.look(api)}
         named = {re.sub("ipv[46]$", "<family>", name).replace("profile.mine", "profile.<name>") for name in names}

@@ -187,6 +187,7 @@ def survey(machine: Machine, programs: list[str], binaries: list[str]) -> dict[s
     kubelet = re.search(r"^\s*server:\s*(\S+)", read(machine, "/etc/kubernetes/kubelet.conf") or "", re.MULTILINE)
     links = machine.run(["ip", "-json", "address", "show"], timeout=PATIENCE).json([])
     record = load(machine)
+    listening = machine.run(["ss", "-Hltnp"], timeout=PATIENCE).stdout
     existing = [name for name in binaries if os.path.lexists(machine.path(f"{PROGRAMS}/{name}"))]
     return {
         "root": os.geteuid() == 0,
@@ -200,11 +201,23 @@ def survey(machine: Machine, programs: list[str], binaries: list[str]) -> dict[s
         "memory": int(memory.group(1)) * 1024 if memory else 0,
         "disk": shutil.disk_usage(machine.path("/var/lib")).free,
         "addresses": [row["local"] for link in links for row in link.get("addr_info", []) if "local" in row],
+        "ports": ports(listening),
         "boot_id": (read(machine, "/proc/sys/kernel/random/boot_id") or "").strip(),
         "record": {key: record.get(key, "") for key in ("environment", "home", "controller", "digest")}
         if record
         else {},
     }
+
+
+def ports(text: str) -> dict[str, str]:
+    """Return the TCP ports in the output of ``ss -Hltnp``, with the name of a process that listens on each."""
+    listening: dict[str, str] = {}
+    for line in text.splitlines():
+        match = re.match(r"LISTEN\s+\d+\s+\d+\s+\S+:(\d+)\s", line + " ")
+        if match:
+            process = re.search(r'users:\(\("([^"]+)",pid=(\d+)', line)
+            listening.setdefault(match.group(1), f"{process.group(1)} (pid {process.group(2)})" if process else "")
+    return listening
 
 
 def install(machine: Machine, digest: str, entries: list[dict[str, str]]) -> dict[str, Any]:

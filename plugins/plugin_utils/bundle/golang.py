@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import programs
 from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.store import Progress
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
 
@@ -91,9 +91,12 @@ def install(
 
 def environment(chain: Toolchain, target: Path) -> dict[str, str]:
     """Return the environment of ``go``: the caller's, with the settings that determine the programs."""
+    home = os.path.expanduser("~")
     # Go treats an empty variable like one that is not set.
     return {
         **os.environ,
+        # Go's caches are below it; it may be missing or read-only.
+        "HOME": home if os.access(home, os.W_OK) else str(paths.cache()),
         **dict.fromkeys(("GOOS", "GOARCH", "GOROOT"), ""),
         "CGO_ENABLED": "0",
         "GOTOOLCHAIN": "local",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast
 
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import options, progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, options, progress
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError, as_result
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.options import Spec
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
@@ -38,6 +38,7 @@ class Action:
         """Return the task's result."""
         result: dict[str, Any] = cast(Any, super()).run(tmp, task_vars)
         args = self._validated() if self.VALIDATES else dict(self._task.args)
+        files.tighten_umask()
         try:
             return {**result, **self.act(args, task_vars or {})}
         except DevenvError as error:

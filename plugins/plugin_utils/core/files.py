@@ -34,6 +34,11 @@ def write(path: Path, content: str | bytes, mode: int = 0o600) -> bool:
     return True
 
 
+def tighten_umask() -> None:
+    """Ensure that no directory or file is created writable for others, whatever the user's umask."""
+    os.umask(os.umask(0o077) | 0o022)
+
+
 def read_json(path: Path, kind: type[T]) -> T | None:
     """Return the document in the JSON file ``path``; None if it is missing, broken or of another type than ``kind``."""
     try:

@@ -53,7 +53,7 @@ class ProgramFailed(Exception):
 def run(
     argv: Sequence[str],
     *,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str | None] | None = None,
     stdin: str | bytes | IO[bytes] | Writer | None = None,
     stdout: Reader | None = None,
     merge_stderr: bool = False,
@@ -64,7 +64,8 @@ def run(
     """Run ``argv`` (no shell) and return its Result; ``timeout`` in seconds.
 
     ``stdin`` is the program's input: data, an open file, or a function that writes it. ``stdout`` reads the output
-    while the program runs; the Result then has none. ``env`` extends the environment. Raises ProgramFailed for a code
+    while the program runs; the Result then has none. ``env`` extends the environment; None removes a
+    variable. Raises ProgramFailed for a code
     other than 0 (unless ``check`` is false), if ``stdin`` or ``stdout`` raises, and after ``timeout``: the whole
     process group is killed then. Raises FileNotFoundError for an unknown program.
     """
@@ -74,7 +75,7 @@ def run(
         stdin=source,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if merge_stderr else subprocess.PIPE,
-        env={**os.environ, **(env or {})},
+        env={name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None},
         cwd=cwd,
         start_new_session=True,
     )

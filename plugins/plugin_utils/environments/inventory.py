@@ -189,7 +189,7 @@ def _host(node: Node, index: int, here: _Environment) -> HostVariables:
         variables["devenv_host"] = {**node["host"]}
         _connect_to_host(variables, node["host"], here.state)
         return variables
-    variables["ansible_ssh_private_key_file"] = str(here.state / "ssh" / "id_ed25519")
+    variables["ansible_ssh_private_key_file"] = ssh_options.key_path(here.state / "ssh" / "id_ed25519")
     if node_addresses:
         variables["ansible_host"] = node_addresses[0]
     return variables
@@ -203,7 +203,7 @@ def _connect_to_host(variables: HostVariables, host: ExistingHost, state: Path) 
     variables["ansible_port"] = host["port"]
     variables["ansible_ssh_common_args"] = ssh_options.common_args(state, known, only_key=bool(host["key_file"]))
     if host["key_file"]:
-        variables["ansible_ssh_private_key_file"] = str(Path(host["key_file"]).expanduser())
+        variables["ansible_ssh_private_key_file"] = ssh_options.key_path(Path(host["key_file"]).expanduser())
     if host["become"]:
         variables["ansible_become"] = True
 

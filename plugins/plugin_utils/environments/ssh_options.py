@@ -54,6 +54,11 @@ def common_args(state_dir: str | Path, known_hosts: Path | None = None, *, only_
     return " ".join(f"-o {shlex.quote(option)}" for option in options)
 
 
+def key_path(path: Path) -> str:
+    """Return the path of a private key as ssh's IdentityFile, in which ``%`` starts a token."""
+    return str(path).replace("%", "%%")
+
+
 def _control_folder(state: Path) -> Path:
     usual = state / "ssh" / "cp"
     if len(os.fsencode(usual)) + 1 + _HASH + _SSH_SUFFIX <= _SOCKET_LIMIT:

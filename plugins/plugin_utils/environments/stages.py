@@ -21,6 +21,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import (
     upgrade_record,
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.lock import Holder
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import path_check
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import changes, engines, names
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
@@ -59,6 +60,8 @@ def begin(
     ``leftovers_remain``, ``state_unwritable``. A first begin that fails leaves no lock and no new directory.
     """
     names.validate(folder.name)
+    if stage != "down":
+        path_check.require_usable()
     if stage != "down" and (resolved is None or hosts == 0):
         message = "no profile was given" if resolved is None else "the profile has no hosts"
         raise DevenvError("profile_not_given", message)

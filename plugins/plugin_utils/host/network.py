@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, program
-from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp, firewall
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, data
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import AddressPools
 
 ALLOCATOR = paths.LOCKS / "allocator.lock"
 
@@ -38,16 +40,25 @@ def network_name(environment: str) -> str:
 # --- subnets ----------------------------------------------------------------------------------------------------------
 
 
-def routes() -> list[str]:
-    """Return the subnets of this host's routes, except the default routes."""
-    targets = []
+def routes() -> dict[str, str]:
+    """Return the networks that this host has routes to, except default routes, with a description of each route."""
+    found: dict[str, str] = {}
     for version in ("-4", "-6"):
         output = program.run(["ip", "-json", version, "route", "show", "table", "all"]).stdout
-        for route in json.loads(output or "[]"):
-            target = route.get("dst", "default")
-            if target != "default" and route.get("type", "unicast") == "unicast":
-                targets.append(target)
-    return targets
+        found |= parse_routes(output)
+    return found
+
+
+def parse_routes(text: str) -> dict[str, str]:
+    """Return the networks and descriptions of the routes that ``ip -json route`` printed."""
+    found: dict[str, str] = {}
+    for route in json.loads(text or "[]"):
+        target = route.get("dst", "default")
+        if target == "default" or route.get("type", "unicast") != "unicast":
+            continue
+        if not addresses.is_default_route(ipaddress.ip_network(target, strict=False)):
+            found[target] = f"route of {route['dev']}" if "dev" in route else "route of this host"
+    return found
 
 
 def choose_subnets(
@@ -55,16 +66,50 @@ def choose_subnets(
 ) -> dict[str, str]:
     """Return a free subnet of each family, preferably those of ``previous`` (network.yml). ``claimed`` are the
     networks of all environments on this machine.
+
+    If the profile has the default pool, the next pool of configs/node_pools.yml is used when that is full. Raises
+    DevenvError subnet_none_free.
     """
-    used = [*(subnet for network in claimed for subnet in network.subnets), *routes()]
+    used = routes()
+    for network in claimed:
+        used |= dict.fromkeys(network.subnets, f"environment {network.environment}")
     preferred = dict((previous or {}).get("subnets", {}))
     taken = [ipaddress.ip_network(subnet, strict=False) for subnet in used]
     if preferred and not any(
         addresses.overlap(ipaddress.ip_network(subnet), other) for subnet in preferred.values() for other in taken
     ):
         return preferred
-    lengths = addresses.prefixes(profile["network"])
-    return addresses.choose(profile["network"]["node_pools"], used, profile["families"], lengths)
+    return {family: _choose(profile["network"], family, used) for family in profile["families"]}
+
+
+def _choose(pools: AddressPools, family: str, used: Mapping[str, str]) -> str:
+    failures = []
+    for pool in node_pools(pools, family):
+        try:
+            return addresses.choose({family: pool}, used, [family], addresses.prefixes(pools))[family]
+        except DevenvError as error:
+            failures.append(error)
+    message = "; ".join(error.message for error in failures)
+    raise DevenvError(failures[0].reason.id, message, where=failures[0].where)
+
+
+def is_in_pool(pools: AddressPools, family: str, subnet: str) -> bool:
+    """Return whether ``subnet`` is in the profile's pool."""
+    return addresses.overlap(ipaddress.ip_network(subnet), ipaddress.ip_network(pools["node_pools"][family]))
+
+
+def node_pools(pools: AddressPools, family: str) -> list[str]:
+    """Return the pools to try in order: the profile's; if that is the default one, also the alternatives that contain a
+    subnet and overlap neither pods nor Services.
+    """
+    first = pools["node_pools"][family]
+    if first != data.read("defaults")["network"]["node_pools"][family]:
+        return [first]
+    others = [ipaddress.ip_network(pool[family]) for pool in (pools["pods"], pools["services"])]
+    alternatives = [ipaddress.ip_network(text) for text in data.read("node_pools")[family]]
+    length = addresses.prefixes(pools)[family]
+    fitting = [net for net in alternatives if net.prefixlen <= length and not any(net.overlaps(o) for o in others)]
+    return [first, *map(str, fitting)]
 
 
 # --- bridge and nft table ---------------------------------------------------------------------------------------------
@@ -78,9 +123,12 @@ def bridge_mac(plan: Mapping[str, Any]) -> str:
 
 
 def set_up(environment: str, state: Path, plan: Mapping[str, Any], *, serve_dhcp: bool) -> bool:
-    """Set up bridge, nft table and, where nodes need it, DHCP. Return whether anything was missing."""
+    """Set up bridge, nft table, docker's chain for rules of others and, where nodes need it, DHCP. Return whether
+    anything was missing.
+    """
     changed = _set_up_bridge(plan)
     changed |= _set_up_table(network_name(environment), plan["bridge"], plan["subnets"])
+    changed |= firewall.adjust(environment, plan["bridge"], plan["subnets"], several=len(plan["nodes"]) > 1)
     if serve_dhcp:
         changed |= dhcp.serve(environment, state, plan)
     return changed
@@ -131,13 +179,16 @@ def _rules(table: str) -> list[str]:
     return [line.strip() for line in table.splitlines() if line.strip() and "hook postrouting" not in line]
 
 
-def fingerprint(environment: str, bridge: str) -> dict[str, str]:
-    """Return the actual state of what `set_up` sets up, as texts to compare later."""
-    output = program.run(["ip", "-json", "address", "show", "dev", bridge], check=False).stdout
-    links = json.loads(output or "[]")
+def fingerprint(environment: str, plan: Mapping[str, Any]) -> dict[str, str]:
+    """Return the actual state of what `set_up` sets up, and firewalls in its way, as texts to compare later."""
+    output = program.run(["ip", "-json", "address", "show", "dev", plan["bridge"]], check=False).stdout
+    links, rules = json.loads(output or "[]"), firewall.ruleset()
+    kinds = firewall.between(plan["subnets"], plan["bridge"]) if len(plan["nodes"]) > 1 else []
+    chains = firewall.parse(rules) if kinds else []
     return {
         "bridge": json.dumps([[link["address"], link["flags"], _local(link)] for link in links], sort_keys=True),
-        "nft table": program.run(["nft", "list", "table", "inet", network_name(environment)], check=False).stdout,
+        "nft table": firewall.table_of(rules, network_name(environment)),
+        "firewall": "; ".join(str(each) for kind in kinds for each in firewall.obstacles(chains, kind)),
         "DHCP": " ".join(sorted(dhcp.servers(environment).values())),
     }
 
@@ -161,12 +212,13 @@ def nft_table(table: str, bridge: str, subnets: Mapping[str, str]) -> str:
 
 
 def remove(environment: str, bridges: Iterable[str]) -> list[str]:
-    """Remove bridges and nft table of an environment; return the names of what is worth a note."""
+    """Remove bridges and firewall rules of an environment; return the names of what is worth a note."""
+    removed = firewall.restore(environment)
     for bridge in bridges:
         if program.run(["ip", "link", "show", "dev", bridge], check=False).code == 0:
             program.run(["ip", "link", "delete", "dev", bridge])
     table = network_name(environment)
     if program.run(["nft", "list", "table", "inet", table], check=False).code != 0:
-        return []
+        return removed
     program.run(["nft", "delete", "table", "inet", table])
-    return [f"nft table {table}"]
+    return [*removed, f"nft table {table}"]

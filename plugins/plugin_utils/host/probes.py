@@ -154,6 +154,23 @@ def disk_probe(disk: int, folder: Path) -> Probe:
     return Probe(f"disk {folder}", free >= disk, f"{_gib(free)} free", _gib(disk), fix, "disk_short")
 
 
+def filesystem_probe(folder: Path, inodes: int = 0) -> Probe:
+    """Check that programs can be written to ``folder`` and run from there, and that ``inodes`` are free."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    status = os.statvfs(existing)
+    troubles = []
+    if not os.access(existing, os.W_OK):
+        troubles.append("read-only" if status.f_flag & os.ST_RDONLY else "not writable")
+    if status.f_flag & os.ST_NOEXEC:
+        troubles.append("mounted with noexec")
+    # Some filesystems have no fixed number of inodes and report none.
+    if status.f_files and status.f_favail < inodes:
+        troubles.append(f"{status.f_favail} inodes free")
+    needed = f"writable, programs run from it, {inodes} inodes free" if inodes else "writable, programs run from it"
+    fix = f"choose a directory on another filesystem for {folder}"
+    return Probe(f"filesystem {folder}", not troubles, ", ".join(troubles) or "ok", needed, fix, "folder_unusable")
+
+
 def _inotify_in_use(proc: Path) -> int:
     """Return the open inotify instances of this user, root. Those in containers count against the same limit."""
     used = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import AddressPools
@@ -24,6 +24,11 @@ LARGEST_CLUSTERS = 5
 FIRST_HOST = 10
 # The largest number of four decimal digits: the IPv6 number is one group of the address.
 _LAST_IPV6 = 9999
+# The widest private ranges, 10.0.0.0/8 and fc00::/7. A wider route leads to the internet, as the two halves of a VPN's
+# default route do (0.0.0.0/1 and 128.0.0.0/1).
+_WIDEST_PRIVATE = {4: 8, 6: 7}
+# Conflicting networks that a message names, the widest first.
+_NAMED = 3
 
 
 def prefixes(pools: AddressPools) -> dict[str, int]:
@@ -33,21 +38,24 @@ def prefixes(pools: AddressPools) -> dict[str, int]:
 
 def choose(
     pools: Mapping[str, str],
-    used: Iterable[Network | str],
+    used: Mapping[str, str],
     families: Sequence[str],
     prefix: Mapping[str, int] | None = None,
 ) -> dict[str, str]:
-    """Return each family's first subnet that overlaps none of ``used`` (of any family; default routes do not count).
+    """Return each family's first subnet that overlaps none of ``used`` (network to its owner; of any family).
 
     ``pools`` and the result map a family to a network in CIDR form, ``prefix`` a family to a prefix length. Raises
-    DevenvError subnet_none_free.
+    DevenvError subnet_none_free, which names the owners of the pool's networks.
     """
-    prefix = prefix or PREFIX
-    taken = [ipaddress.ip_network(network, strict=False) for network in used]
+    lengths = prefix or PREFIX
     return {
-        family: str(_first_free(ipaddress.ip_network(pools[family]), taken, family, prefix[family]))
-        for family in families
+        family: _first_free(ipaddress.ip_network(pools[family]), used, family, lengths[family]) for family in families
     }
+
+
+def is_default_route(network: Network) -> bool:
+    """Return whether a route to this network is (a part of) a default route."""
+    return network.prefixlen < _WIDEST_PRIVATE[network.version]
 
 
 def gateway(subnet: str) -> str:
@@ -129,22 +137,26 @@ def family(network: Address | Network) -> str:
     return f"ipv{network.version}"
 
 
-def _first_free(pool: Network, taken: Sequence[Network], name: str, prefix: int) -> Network:
+def _first_free(pool: Network, used: Mapping[str, str], name: str, prefix: int) -> str:
     step = 1 << (pool.max_prefixlen - prefix)
     start, end = int(pool.network_address), int(pool.broadcast_address)
-    others = [net for net in taken if net.version == pool.version and net.prefixlen > 0]
+    taken = {text: ipaddress.ip_network(text, strict=False) for text in used}
+    others = {text: network for text, network in taken.items() if overlap(network, pool)}
     while start <= end:
         last = start + step - 1
         above = [
-            int(net.broadcast_address)
-            for net in others
-            if int(net.network_address) <= last and int(net.broadcast_address) >= start
+            int(network.broadcast_address)
+            for network in others.values()
+            if int(network.network_address) <= last and int(network.broadcast_address) >= start
         ]
         if not above:
-            return type(pool)((start, prefix))
+            return str(type(pool)((start, prefix)))
         # Skip everything that overlaps: a pool can have too many subnets to try each.
         start = (max(above) // step + 1) * step
-    raise DevenvError("subnet_none_free", f"no free /{prefix} in {pool}", where=f"network.node_pools.{name}")
+    owners = [f"{text} ({used[text]})" for text in sorted(others, key=lambda text: others[text].prefixlen)]
+    message = f"no free /{prefix} in {pool}; in use: {', '.join(owners[:_NAMED])}"
+    more = f" and {len(owners) - _NAMED} more" if len(owners) > _NAMED else ""
+    raise DevenvError("subnet_none_free", message + more, where=f"network.node_pools.{name}")
 
 
 def _host(subnet: str, number: int) -> Address:

@@ -170,6 +170,8 @@ class EngineGroup(TypedDict):
     default: Sizes
     least: Sizes
     in_use: Sizes
+    # TCP ports on which a node listens.
+    ports: list[int]
     most: NotRequired[int]
 
 

@@ -99,4 +99,4 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        program.run(["cp", "--sparse=always", str(source), str(target)], timeout=600)
+        program.run(["cp", "--sparse=always", "--preserve=mode", str(source), str(target)], timeout=600)

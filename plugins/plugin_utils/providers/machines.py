@@ -17,7 +17,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import mem
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import nodes as environment_nodes
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
-from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp, network, probes
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp, firewall, network, probes
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
@@ -174,7 +174,7 @@ class MachineProvider(Provider, Protocol):
         return {machine.node: machine.state for machine in self.machines(request.environment)}
 
     def fingerprint(self, environment: str, plan: Mapping[str, Any]) -> dict[str, str]:
-        return network.fingerprint(environment, plan["bridge"])
+        return network.fingerprint(environment, plan)
 
     def preflight(self, request: Request) -> list[Probe]:
         """Check everything that the missing nodes need; quick if all nodes run."""
@@ -196,9 +196,13 @@ class MachineProvider(Provider, Protocol):
         if missing:
             refuse_others(registry.networks(environment), environment, request.home)
             results += self.capacity_probes(profile, missing)
-            if not self.networks(environment):
-                network.choose_subnets(profile, None, registry.networks())
-        return results
+        claimed = self.networks(environment)
+        if claimed:
+            subnets = {addresses.family(ipaddress.ip_network(text)): text for text in claimed[0].subnets}
+        else:
+            subnets = network.choose_subnets(profile, None, registry.networks())
+        bridge = claimed[0].bridge if claimed else ""
+        return [*results, *firewall.probes(subnets, bridge, several=len(profile["nodes"]) > 1)]
 
 
 def refuse_others(items: Iterable[Machine | Network], environment: str, home: str) -> None:
@@ -224,6 +228,9 @@ def claim(provider: MachineProvider, request: Request) -> NetworkPlan:
         claimed = next(iter(provider.networks(environment)), None)
         if claimed is None:
             chosen = network.choose_subnets(profile, previous, registry.networks())
+            for family, subnet in chosen.items():
+                if not network.is_in_pool(profile["network"], family, subnet):
+                    request.say(f"{profile['network']['node_pools'][family]} is in use on this host; using {subnet}")
             subnets = [chosen[family] for family in profile["families"]]
             claimed = provider.claim_network(environment, request.home, subnets)
     by_family = {addresses.family(ipaddress.ip_network(subnet)): subnet for subnet in claimed.subnets}

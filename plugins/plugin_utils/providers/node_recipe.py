@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ def mmdebstrap(recipe: Recipe, target: Path, *options: str) -> list[str]:
         mode = "755" if os.access(source, os.X_OK) else "644"
         hooks += [
             f'--customize-hook=mkdir -p "$1{os.path.dirname(path)}"',
-            f"--customize-hook=upload {source} {path}",
+            f"--customize-hook=upload {shlex.quote(str(source))} {shlex.quote(path)}",
             f'--customize-hook=chmod {mode} "$1{path}"',
         ]
     # Host keys and the machine's id belong to one machine, never to an image.

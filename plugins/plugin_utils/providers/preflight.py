@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Sequence
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import firewall, network, resolvers
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import probes as host
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
 
 # Node image, image store and bundle, unless they exist already.
@@ -27,6 +31,18 @@ def require(probes: Sequence[Probe]) -> None:
         )
 
 
+def network_probes(profile: Profile) -> list[Probe]:
+    """Check whether a subnet is free on this host, and whether a firewall drops traffic of nodes."""
+    pools = profile["network"]["node_pools"]
+    dropped = [dataclasses.replace(probe, required=False) for probe in firewall.probes(pools, several=True)]
+    needed, fix, reason = "one that nothing else uses", "name another pool under network.node_pools", "subnet_none_free"
+    try:
+        free = network.choose_subnets(profile, None, registry.networks())
+    except DevenvError as error:
+        return [Probe("subnet", False, error.message, needed, fix, reason), *dropped]
+    return [Probe("subnet", True, ", ".join(free.values()), needed, fix, reason), *dropped]
+
+
 def doctor() -> list[Probe]:
     """Return all probes that need no profile, advice included. What only other providers than the default one need is
     optional.
@@ -36,8 +52,12 @@ def doctor() -> list[Probe]:
     probes = [host.root_probe(), *host.program_probes(default.programs), *default.features()]
     memory = engines.in_use(smallest["nodes"], smallest["kubernetes"]["engine"])["memory"]
     probes.append(host.memory_probe(memory))
-    probes += [host.disk_probe(DISK_FOR_CACHES, folder) for folder in (paths.home(), paths.cache())]
+    for folder in (paths.home(), paths.cache()):
+        probes += [host.disk_probe(DISK_FOR_CACHES, folder), host.filesystem_probe(folder)]
     probes.append(host.ipv6_probe(required=False))
     all_programs = {name: package for provider in registry.every() for name, package in provider.programs.items()}
     optional = {name: package for name, package in all_programs.items() if name not in default.programs}
-    return [*probes, *host.program_probes(host.DHCP_PROGRAMS | optional, required=False), *host.advice_probes()]
+    if all(shutil.which(name) for name in ("ip", "nft")):
+        probes += network_probes(smallest)
+    probes += [resolvers.probe(), *host.program_probes(host.DHCP_PROGRAMS | optional, required=False)]
+    return [*probes, *host.advice_probes()]

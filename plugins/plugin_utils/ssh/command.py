@@ -27,7 +27,7 @@ class Connection:
     def words(self, *first: str) -> list[str]:
         """Return the options that ssh and scp share. If two contradict each other, ssh uses the first."""
         port = ["-o", f"Port={self.port}"] if self.port else []
-        key = ["-i", self.key_file] if self.key_file else []
+        key = ["-i", self.key_file.replace("%", "%%")] if self.key_file else []
         return [*first, *port, *key, *self.options]
 
     def ssh(self, *first: str) -> list[str]:
@@ -50,7 +50,7 @@ def connection(name: str, variables: Mapping[str, Any]) -> Connection:
         address=str(variables["ansible_host"]),
         user=str(variables.get("ansible_user") or "root"),
         port=int(variables["ansible_port"]) if variables.get("ansible_port") else None,
-        key_file=str(variables.get("ansible_ssh_private_key_file") or ""),
+        key_file=str(variables.get("ansible_ssh_private_key_file") or "").replace("%%", "%"),
         options=tuple(shlex.split(str(variables.get("ansible_ssh_common_args") or ""))),
     )
 

@@ -10,6 +10,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import clien
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Target
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import (
+    host_checks,
     levels,
     node_checks,
     probe_pods,
@@ -58,7 +59,7 @@ def run(
         groups += [level for level in (servers, nodes, pods) if level]
         if cluster.storage_class:
             groups.append(Storage(pods, image, cluster.storage_class))
-        groups += profile_checks.levels(cluster, environment)
+        groups += [*host_checks.levels(cluster, environment), *profile_checks.levels(cluster, environment)]
         # A run that is killed from here on has validated nothing.
         report.write_record(record, False, [])
     if isinstance(access, DevenvError):

@@ -25,7 +25,7 @@ resolv_conf() {
   given=$(lines nameserver)
   for server in ${given:-$(awk '$1 == "nameserver" {print $2}' /etc/resolv.conf)}; do
     case $server in
-      127.* | ::1) ;;
+      0.* | 127.* | ::1 | :: | ::ffff:127.* | fe80:*) ;;
       *:*) ! has_family ipv6 || echo "nameserver $server" ;;
       *) ! has_family ipv4 || echo "nameserver $server" ;;
     esac

@@ -43,6 +43,8 @@ PROGRAMS: Mapping[str, str] = {
 }
 # A cluster with a virtual address moves it with these.
 VIRTUAL_PROGRAMS: Mapping[str, str] = {"curl": "curl", "haproxy": "haproxy", "keepalived": "keepalived"}
+# The control plane's proxy and its health page (roles/endpoint/defaults/main.yml).
+VIRTUAL_PORTS = (8443, 8404)
 
 
 class Provider(base.Provider):
@@ -230,16 +232,24 @@ def require(
     """Raise one DevenvError that names every unusable host and why, with the reason of the first."""
     faults: list[tuple[str, str]] = []
     for name, answer in answers.items():
-        needed = engines.in_use([{"group": hostvars[name]["devenv_group"]}], engine)
-        host_faults = _faults(hostvars[name]["devenv_host"], answer, owner, needed)
+        variables = hostvars[name]
+        needed = engines.in_use([{"group": variables["devenv_group"]}], engine)
+        host_faults = _faults(variables["devenv_host"], answer, owner, needed, ports_of(variables, engine))
         faults += [(reason, f"{name}: {text}") for reason, text in host_faults]
     faults += [("host_unfit", text) for text in _duplicates(answers)]
     if faults:
         raise DevenvError(faults[0][0], "; ".join(text for _reason, text in faults))
 
 
+def ports_of(variables: Mapping[str, Any], engine: str) -> list[int]:
+    """Return the TCP ports on which the node will listen."""
+    group = variables["devenv_group"]
+    proxy = VIRTUAL_PORTS if group == "control_plane" and variables.get("devenv_endpoint_kind") == "virtual" else ()
+    return [*engines.group_of(group, engines.traits(engine))["ports"], *proxy]
+
+
 def _faults(
-    host: ExistingHost, answer: Answer, owner: Mapping[str, str], needed: Mapping[str, int]
+    host: ExistingHost, answer: Answer, owner: Mapping[str, str], needed: Mapping[str, int], ports: Sequence[int]
 ) -> list[tuple[str, str]]:
     if answer.trouble:
         return [no_answer(host, answer.trouble)]
@@ -253,7 +263,7 @@ def _faults(
         server = f" at {data['server']}" if data["server"] else ""
         traces = ", ".join(data["traces"] or ["kubelet runs"])
         return [("host_taken", f"is a node of another cluster{server} ({traces})")]
-    return [("host_unfit", text) for text in _unfit(host, data, needed)]
+    return [("host_unfit", text) for text in _unfit(host, data, needed, ports)]
 
 
 def no_answer(host: ExistingHost, trouble: str) -> tuple[str, str]:
@@ -266,7 +276,9 @@ def no_answer(host: ExistingHost, trouble: str) -> tuple[str, str]:
     return "host_unreachable", f"{address}, port {host['port']}: {trouble}"
 
 
-def _unfit(host: ExistingHost, data: Mapping[str, Any], needed: Mapping[str, int]) -> Iterator[str]:
+def _unfit(
+    host: ExistingHost, data: Mapping[str, Any], needed: Mapping[str, int], ports: Sequence[int]
+) -> Iterator[str]:
     if not data["systemd"]:
         yield "systemd is not its first process"
     if data["machine"] != "x86_64":
@@ -279,6 +291,8 @@ def _unfit(host: ExistingHost, data: Mapping[str, Any], needed: Mapping[str, int
         yield from (f"{unit} is running" for unit in data["active"])
         if data["foreign_binaries"]:
             yield f"has its own {', '.join(data['foreign_binaries'])} in /usr/local/bin"
+        used = {port: data["ports"][str(port)] for port in ports if str(port) in data["ports"]}
+        yield from (f"port {port} is in use" + (f" by {process}" if process else "") for port, process in used.items())
     missing = [address for address in host["addresses"] if address not in data["addresses"]]
     if missing:
         yield f"does not have the address {', '.join(missing)}"

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +60,7 @@ def ensure_image(
     hooks = [
         f'--essential-hook=mkdir -p "$1{INITRAMFS}/hooks" "$1{INITRAMFS}/conf.d"',
         f'--essential-hook=echo MODULES=list > "$1{INITRAMFS}/conf.d/devenv"',
-        f"--essential-hook=upload {hook} {INITRAMFS}/hooks/devenv",
+        f"--essential-hook=upload {shlex.quote(str(hook))} {INITRAMFS}/hooks/devenv",
         f'--essential-hook=chmod 755 "$1{INITRAMFS}/hooks/devenv"',
         # Translations and manuals would be a fifth of the image.
         "--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/man/*",

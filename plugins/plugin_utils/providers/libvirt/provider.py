@@ -24,7 +24,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, path
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
-from ansible_collections.devenv.lab.plugins.plugin_utils.host import network, probes
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import network, probes, resolvers
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
@@ -241,7 +241,7 @@ def write_seed(state: Path, node: NodeSpec) -> Path:
     keys = state / "ssh" / "hosts" / node.name
     contents = {
         "node": (seed_variables(node).encode(), 0o644),
-        "resolv.conf": (Path("/etc/resolv.conf").read_bytes(), 0o644),
+        "resolv.conf": (resolvers.for_nodes().encode(), 0o644),
         **{f"ssh/{entry.name}": (entry.read_bytes(), 0o600) for entry in sorted(keys.iterdir()) if entry.is_file()},
     }
     target = node_folder(state, node.name) / "seed.tar"

@@ -77,7 +77,7 @@ def _build_root(recipe: Recipe, reference: str, cache: Path, progress: Progress)
 def fill_store(reference: str, folder: Path, images: Sequence[Path], name: str) -> None:
     """Import archives of images into containerd's folder ``folder``, in a container of the node image."""
     name = f"devenv-store-{name}"
-    process.run(["podman", "rm", "--force", "--ignore", "--time", "0", name])
+    podman("rm", "--force", "--ignore", "--time", "0", name)
     podman(
         "run", "--rm", "--name", name, "--network", "none", *RUNTIME_FLAGS,
         "--volume", f"{folder}:/var/lib/containerd",
@@ -89,7 +89,8 @@ def fill_store(reference: str, folder: Path, images: Sequence[Path], name: str) 
 
 # With limits below the host's own, no CAP_SYS_RESOURCE is needed; runc, since crun refuses a host with hybrid cgroups.
 RUNTIME_FLAGS = (
-    "--runtime=runc", "--privileged", "--cgroupns=private", "--pids-limit=-1",
+    "--runtime=runc", "--privileged", "--cgroupns=private", "--pids-limit=-1", "--userns=host", "--pid=private",
+    "--ipc=private", "--uts=private", "--init=false", "--http-proxy=false", "--sdnotify=ignore",
     "--ulimit=nofile=20000:20000", "--ulimit=nproc=30000:30000",
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
-from ansible_collections.devenv.lab.plugins.plugin_utils.host import network, probes
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import network, probes, resolvers
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
@@ -33,6 +33,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli, image
 
 NODE_IMAGE = "node-image"
+# Files and directories of a node: 700 after its start, and those of its pods.
+INODES = 2000
 # On a tmpfs: the recorded values do not outlive a reboot either.
 SYSCTL_RECORD = Path("/run/devenv/host-sysctls.json")
 # A node's folders that outlive its container. The large ones cannot be in its root: overlay on overlay does not work.
@@ -40,6 +42,8 @@ LARGE = {"containerd": "/var/lib/containerd", "kubelet": "/var/lib/kubelet", "et
 DATA = {**LARGE, "kubernetes": "/etc/kubernetes", "devenv": "/var/lib/devenv"}
 # In the folder "devenv" of a node whose data suffice to restore it.
 FINISHED = Path(kubernetes.MARKER).name
+# Otherwise podman adds a public name server if the host has none that a container reaches.
+RESOLVERS = {"resolv.conf": "/etc/resolv.conf"}
 _OVERVIEW = {"version": "version", "info": "info", "containers": "ps --all", "networks": "network ls",
              "volumes": "volume ls"}  # fmt: skip
 
@@ -71,7 +75,8 @@ class Provider(machines.MachineProvider):
 
         def start(node: NodeSpec) -> None:
             container = existing.get(node.name)
-            if container and program.run(["podman", "start", container], check=not create).code == 0:
+            _write_resolvers(request, node)
+            if container and cli.run("start", container, check=not create).code == 0:
                 outcome.started.append(node.name)
                 return
             if container:
@@ -133,6 +138,9 @@ class Provider(machines.MachineProvider):
         used = engines.in_use(missing, profile["kubernetes"]["engine"])
         return [
             *self.features(),
+            # A node's programs are in its folders there.
+            probes.filesystem_probe(paths.home(), INODES * len(missing)),
+            probes.filesystem_probe(paths.cache()),
             probes.memory_probe(used["memory"]),
             probes.disk_probe(used["disk"], paths.home()),
             *machines.cache_probes(image_store.folder(paths.cache())),
@@ -141,16 +149,16 @@ class Provider(machines.MachineProvider):
         ]
 
     def features(self) -> list[Probe]:
-        return [*probes.kernel_probes(), *([_backend_probe()] if shutil.which("podman") else [])]
+        return [*probes.kernel_probes(), *(podman_probes(cli.info()) if shutil.which("podman") else [])]
 
     def diagnostics(self, environment: str) -> Iterator[tuple[str, Sequence[str]]]:
-        yield from ((f"podman/{name}.txt", ["podman", *words.split()]) for name, words in _OVERVIEW.items())
+        yield from ((f"podman/{name}.txt", cli.command(*words.split())) for name, words in _OVERVIEW.items())
         for container in base.available(cli.containers, environment):
             # The output of systemd before the journal started, and why a container ended.
-            yield f"podman/{container.name}/log.txt", ["podman", "logs", "--tail=2000", container.name]
-            yield f"podman/{container.name}/inspect.json", ["podman", "inspect", container.name]
+            yield f"podman/{container.name}/log.txt", cli.command("logs", "--tail=2000", container.name)
+            yield f"podman/{container.name}/inspect.json", cli.command("inspect", container.name)
         for claimed in base.available(cli.networks, environment):
-            yield f"podman/network-{claimed.name}.json", ["podman", "network", "inspect", claimed.name]
+            yield f"podman/network-{claimed.name}.json", cli.command("network", "inspect", claimed.name)
 
     def save_image(self, image: str, archive: Path, timeout: float) -> bool:
         if not cli.image_exists(image):
@@ -189,7 +197,7 @@ def run_arguments(request: Request, node: NodeSpec) -> list[str]:
         *(f"--label={name}={value}" for name, value in labels.items()),
         *(f"--env={name}={value}" for name, value in machines.init_variables(node).items()),
         f"--volume={folder / 'ssh' / 'hosts' / node.name}:/etc/devenv/ssh:ro",
-        *(f"--volume={folder / 'nodes' / node.name / name}:{target}" for name, target in DATA.items()),
+        *(f"--volume={folder / 'nodes' / node.name / name}:{target}" for name, target in {**DATA, **RESOLVERS}.items()),
         node.image or request.options["image"], "/usr/local/sbin/node-init",
     ]  # fmt: skip
 
@@ -223,6 +231,7 @@ def _make_data(request: Request, node: NodeSpec) -> bool:
     if node.image:
         _copy_from_image(node.image, unfinished)
     unfinished.replace(place)
+    _write_resolvers(request, node)
     return linked
 
 
@@ -245,6 +254,12 @@ def _image_probe(image: str) -> Probe:
     return Probe("image", exists, seen, image, f"podman pull {image}, or podman load", "node_image_unknown")
 
 
+def _write_resolvers(request: Request, node: NodeSpec) -> None:
+    """Write the name servers of a node that does not run (node-init removes those of other families)."""
+    for name in RESOLVERS:
+        files.write(request.folder / "nodes" / node.name / name, resolvers.for_nodes(), mode=0o644)
+
+
 @contextlib.contextmanager
 def _host_settings_kept() -> Iterator[None]:
     """While nodes start: record the host's settings that they change, and restore those that podman changes."""
@@ -254,8 +269,15 @@ def _host_settings_kept() -> Iterator[None]:
             yield
 
 
-def _backend_probe() -> Probe:
-    """Check that podman uses the network program that leaves addresses and firewall rules to devenv."""
-    backend, needed = cli.network_backend(), "netavark"
+def podman_probes(info: cli.Info) -> list[Probe]:
+    """Check that podman uses the network program that leaves addresses and firewall rules to devenv, and that programs
+    can run in its storage.
+    """
+    backend, needed = info.backend, "netavark"
     fix = f"apt-get install -y --no-install-recommends {needed}, then podman system reset"
-    return Probe("podman network", backend == needed, backend, needed, fix, "podman_backend")
+    options = [option for option in info.mount_options if option in ("noexec", "ro")]
+    other = "remove the mount option from storage.conf (mountopt)"
+    return [
+        Probe("podman network", backend == needed, backend, needed, fix, "podman_backend"),
+        Probe("podman storage", not options, ",".join(options) or "ok", "programs run", other, "folder_unusable"),
+    ]

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths, processes
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import path_check
 
 from devenv.runs import settings, supervision
 from devenv.runs.outcome import RunOutcome
@@ -89,6 +90,7 @@ def run(
     In the main thread, SIGINT and SIGTERM are handled while it runs: the first one interrupts ansible, the second one
     kills it.
     """
+    path_check.require_usable()
     run_id = secrets.token_hex(6)
     events: supervision.Events = queue.SimpleQueue()
     watcher = options.watcher or Silent()

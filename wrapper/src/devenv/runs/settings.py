@@ -64,6 +64,8 @@ def environment(run_id: str, env: Mapping[str, str], folder: Path) -> dict[str, 
         "DEVENV_RUN": run_id,
         "DEVENV_OWNER": identity(),
         "ANSIBLE_NOCOLOR": "1",
+        # The home directory may be missing or read-only.
+        "ANSIBLE_HOME": str(folder / "ansible"),
         "ANSIBLE_CALLBACKS_ENABLED": ",".join(callbacks),
         "PATH": os.pathsep.join(dict.fromkeys(folders)),
     }
