@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,35 @@ def check_merge_and_down(user: Typed, environment: str, tmp_path: Path) -> None:
     user.run("kubectl", "config", "set-context", "--current", "--namespace=kube-system", env=env)
     user.devenv("down", "--name", environment)
     assert (config.read_text(), config.stat().st_ino) == (before, inode)
+
+
+SMALL = """
+extends: sno
+clusters: {main: null, red: {}, blue: {}}
+nodes:
+  master-0: {cluster: red}
+  master-1: {cluster: blue, schedulable: true}
+"""
+
+
+@pytest.mark.nightly
+def test_a_snapshot_of_one_cluster_becomes_an_environment_with_this_cluster_alone(
+    user: Typed, environment: str, new_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    path = tmp_path / "small.yml"
+    path.write_text(SMALL)
+    user.devenv("up", "--profile", str(path), "--name", environment)
+    blue = ("--cluster", "blue", "--", "kubectl")
+    user.devenv("exec", "--name", environment, *blue, "create", "configmap", "saved", "--from-literal=team=blue")
+    again = new_name("blue")
+    user.devenv("snapshot", "save", again, "--name", environment, "--cluster", "blue")
+    user.devenv("down", "--name", environment)
+    try:
+        user.devenv("up", "--snapshot", again, "--name", again)
+        found = user.devenv("exec", "--name", again, "--", "kubectl", *GET_NODES)
+        assert names(found.stdout) == ["master-1"]
+        read = ("kubectl", "get", "configmap", "saved", "-o", "jsonpath={.data.team}")
+        assert user.devenv("exec", "--name", again, "--", *read).stdout == "blue"
+    finally:
+        user.devenv("down", "--name", again)
+        user.devenv("snapshot", "rm", again)
