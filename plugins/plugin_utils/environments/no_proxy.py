@@ -6,6 +6,7 @@ address in brackets. Go and requests expect it without brackets, so the list has
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -51,8 +52,12 @@ def of_environment(folder: Path) -> list[str]:
 
 
 def servers(kubeconfigs: Iterable[Path]) -> list[str]:
-    """Return the hosts of the APIs in kubeconfig files."""
-    return expanded(host for path in kubeconfigs for host in _SERVER.findall(path.read_text()))
+    """Return the hosts of the APIs in kubeconfig files; none of a file that cannot be read."""
+    found: list[str] = []
+    for path in kubeconfigs:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            found += _SERVER.findall(path.read_text())
+    return expanded(found)
 
 
 def expanded(addresses: Iterable[str]) -> list[str]:

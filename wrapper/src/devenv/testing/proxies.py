@@ -16,7 +16,7 @@ def hosts(base_config: BaseConfig) -> list[str]:
     """Return names and addresses of the machines and their clusters, and all hosts of their environment."""
     machines = base_config.hosts.values()
     known = [text for host in machines for text in (host.name, host.node, *host.addresses)]
-    files = [path for cluster in base_config.clusters.values() if (path := cluster.kubeconfig) and path.is_file()]
+    files = [cluster.kubeconfig for cluster in base_config.clusters.values() if cluster.kubeconfig]
     name = base_config.environment_name
     environment = no_proxy.of_environment(paths.environment(name)) if name else []
     return list(dict.fromkeys([*no_proxy.expanded(known), *no_proxy.servers(files), *environment]))
