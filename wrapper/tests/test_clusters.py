@@ -15,7 +15,7 @@ from support.runs import Runs
 
 import devenv as package
 from devenv import errors
-from devenv.environments import access
+from devenv.environments import access, status
 
 Devenv = Callable[..., tuple[int, str, str]]
 Made = Callable[..., Path]
@@ -28,6 +28,7 @@ TEAMS = {
     "nodes.worker-0": {"cluster": "blue"},
     "nodes.worker-1": {"cluster": None},
 }
+OPTIONS = ((), ("--cluster", "red"), ("--cluster", "blue"))
 BARE = {"clusters": {}, "nodes.master-0": None, "nodes.worker-0": {"cluster": None}}
 
 
@@ -151,6 +152,15 @@ def test_status_has_the_nodes_of_all_clusters_or_of_one(devenv: Devenv, teams: P
     assert [row["name"] for row in blue["clusters"]] == ["blue"]
     assert blue["kubeconfig"] == str(teams / "clusters" / "blue" / "kubeconfig")
     assert "CLUSTER" in devenv("status")[1]
+
+
+def test_the_state_of_a_cluster_is_that_of_its_own_nodes(
+    devenv: Devenv, teams: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = {"master-0": "running", "master-1": "exited", "worker-0": "exited", "worker-1": "running"}
+    monkeypatch.setattr(status, "node_states", lambda name: machines)
+    states = {option: json.loads(devenv("status", *option, "--json")[1])["state"] for option in OPTIONS}
+    assert states == dict(zip(OPTIONS, ("partly", "running", "stopped"), strict=True))
 
 
 def test_validate_and_snapshot_pass_the_cluster_to_the_playbook(devenv: Devenv, teams: Path, runs: Runs) -> None:

@@ -78,7 +78,7 @@ def status(name: str, cluster: str | None = None) -> dict[str, Any]:
     last_run, failure}``. ``kubernetes`` of a node is Ready, NotReady or absent. ``api`` is that of all clusters;
     ``kubeconfig`` is null if there are several clusters and none is ``main``.
 
-    With ``cluster``, nodes, clusters, api and kubeconfig are those of this cluster. Raises NotFound.
+    With ``cluster``, state, nodes, clusters, api and kubeconfig are those of this cluster. Raises NotFound.
     """
     folder = paths.environment(name)
     chosen = access.cluster(name, cluster) if cluster else None
@@ -89,7 +89,11 @@ def status(name: str, cluster: str | None = None) -> dict[str, Any]:
         importlib.import_module(_CLIENT)  # slow, so import it while podman runs
         machines = pending.result()
     network = stored.network or network_plan.EMPTY
-    desired = stored.profile["nodes"] if stored.profile else []
+    desired = [
+        node for node in (stored.profile["nodes"] if stored.profile else []) if chosen in (None, node["cluster"])
+    ]
+    if chosen:
+        machines = {node["name"]: machines[node["name"]] for node in desired if node["name"] in machines}
     names_of = [chosen] if chosen else list(stored.profile["clusters"]) if stored.profile else []
     clusters, ready = _clusters(folder, names_of, desired, machines)
     return {
@@ -104,7 +108,6 @@ def status(name: str, cluster: str | None = None) -> dict[str, Any]:
                 "cluster": node["cluster"] or "",
             }
             for node in desired
-            if chosen in (None, node["cluster"])
         ],
         "clusters": clusters,
         "api": _api(clusters),
