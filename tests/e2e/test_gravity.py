@@ -127,8 +127,8 @@ PREPARED = "localhost/devenv-test-prepared:1"
 def prepared(user: Typed, environment: str, tmp_path: Path) -> Iterator[str]:
     """A machine image with a stopped cluster; the value is the token of the cluster."""
     name, node = f"{environment}-first", f"{environment}-first-master-0"
-    user.devenv("up", "--profile", profile(tmp_path, "aio"), "--name", name)
     try:
+        user.devenv("up", "--profile", profile(tmp_path, "aio"), "--name", name)
         token = gravity(name, "master-0", "status", "--token")
         gravity(name, "master-0", "stop", "--confirm")
         folder = user.home / "environments" / name / "nodes" / "master-0"

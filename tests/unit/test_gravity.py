@@ -606,6 +606,7 @@ def test_an_image_is_published_once(lab: Lab, on: On) -> None:
     assert images.published(machine, params)["images"] == []
     assert images.publish(machine, params)["changed"]
     assert images.published(machine, params)["images"] == [IMAGE]
+    assert actions.perform(machine, "images", params, only_check=True)["images"] == [IMAGE]
     assert not images.publish(machine, params)["changed"]
 
 

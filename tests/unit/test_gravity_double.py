@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doubles.gravity import api
@@ -199,6 +200,29 @@ def test_the_api_of_1_17_knows_neither_later_fields_nor_versions() -> None:
     ]
     names = [group["name"] for group in api.as_old({"kind": "APIGroupList", "groups": groups})["groups"]]
     assert names == ["apps", "example.com"]
+
+
+@pytest.mark.parametrize(
+    ("document", "text"),
+    [
+        ({"kind": "gateway", "spec": {}}, "unsupported resource 'gateway'"),
+        ({"kind": "authgateway", "spec": {"public_addr": []}}, "spec.public_addr is missing"),
+        ({"kind": "user", "spec": {"type": "admin", "password": "x"}}, "spec.roles is missing"),
+    ],
+)
+def test_invalid_resources_are_refused(lab: Lab, document: dict[str, Any], text: str) -> None:
+    node = lab.install()
+    (lab.folder / "resource.yaml").write_text(json.dumps(document))
+    answer = node("resource", "create", str(lab.folder / "resource.yaml"))
+    assert answer.returncode == 255
+    assert text in answer.stderr
+
+
+def test_arguments_can_come_from_a_file(lab: Lab) -> None:
+    (lab.folder / "words").write_text("# a comment\nversion\n-o\njson\n")
+    node = lab.node("master-0", "10.0.0.10")
+    assert json.loads(node(f"@{lab.folder / 'words'}").stdout)["version"] == "7.0.40"
+    assert node("@/nowhere").returncode == 255
 
 
 def test_autojoin_is_for_a_cloud(lab: Lab) -> None:

@@ -35,6 +35,9 @@ def perform(machine: GravityMachine, action: str, params: dict[str, Any], only_c
         return dict(status.node_state(machine, params["address"]), changed=False)
     if only_check:
         state = status.node_state(machine, params["address"])["state"]
+        if action == "images":
+            # What is published already determines whether a run would change something.
+            return images.published(machine, params) if state == "member" else {"changed": False, "images": []}
         is_done = {"leave": state == "absent", "report": False, "upgrade": False}.get(action, state == "member")
         return {"changed": action not in _READ_ONLY and not is_done}
     return ACTIONS[action](machine, params)

@@ -1191,6 +1191,10 @@ def start(backend: Paper, arguments: argparse.Namespace) -> int:
     return 0
 
 
+# Resources that the tests use, and what their spec must have.
+RESOURCES = {"authgateway": ("public_addr",), "user": ("type", "password", "roles")}
+
+
 def resource(backend: Paper, arguments: argparse.Namespace) -> int:
     state = backend.load()
     if arguments.verb == "get":
@@ -1199,6 +1203,11 @@ def resource(backend: Paper, arguments: argparse.Namespace) -> int:
         return 0
     with open(arguments.what, encoding="utf-8") as stream:
         desired = json.load(stream)
+    required = RESOURCES.get(desired.get("kind", ""))
+    if required is None:
+        raise Error(f"unsupported resource {desired.get('kind')!r}, supported are: {', '.join(sorted(RESOURCES))}")
+    if missing := [key for key in required if not desired.get("spec", {}).get(key)]:
+        raise Error(f"{desired['kind']}: spec.{missing[0]} is missing")
     if desired["kind"] == "authgateway" and any(
         entry["state"] not in ("completed", "failed") for entry in state["operations"]
     ):
