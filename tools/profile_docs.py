@@ -13,7 +13,8 @@ from typing import Any
 import page_parts
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import data
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import catalogue
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.document import NOT_BUILT
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data as profile_data
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.document import MARKS, NOT_BUILT
 
 TYPES = {"object": "mapping", "array": "list", "integer": "number", "boolean": "true or false", "string": "text"}
 # Placeholders in the table for keys that the user chooses.
@@ -44,7 +45,10 @@ def _counts(row: Mapping[str, Any]) -> str:
 
 def aliases_table(short: Mapping[str, str]) -> list[str]:
     """Return the table of short names."""
-    rows = ((f"`{alias}`", f"`{name}`") for alias, name in sorted(short.items()))
+    rows = (
+        (f"`{alias}`", profile_data.marked(name.partition("-")[0], f"`{name}`"))
+        for alias, name in sorted(short.items())
+    )
     return page_parts.table(("short", "stands for"), rows)
 
 
@@ -134,7 +138,7 @@ def not_built(schema: Mapping[str, Any]) -> list[str]:
 
 def page(configs: Path) -> str:
     """Return the reference page for the data in ``configs``."""
-    schema = json.loads((configs / "schema" / "profile.json").read_text())
+    schema = profile_data.schema()
     defaults = data.read(configs / "defaults.yml")
     defaults["kubernetes"]["version"] = data.read(configs / "versions.yml")["default"]
     engine = data.read(configs / "engines" / f"{defaults['kubernetes']['engine']}.yml")
@@ -186,7 +190,8 @@ def _allowed(rule: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     items = rule.get("items", {})
     rules = [rule, items, schema["$defs"].get(items.get("$ref", "").rpartition("/")[2], {})]
     if "enum" in rule:
-        return ", ".join(f"`{value}`" for value in rule["enum"])
+        marks = rule.get(MARKS, {})
+        return ", ".join(f"`{value}` ({marks[value]})" if value in marks else f"`{value}`" for value in rule["enum"])
     return next((str(rule["x-form"]) for rule in rules if "x-form" in rule), "")
 
 

@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ansible import context
 from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import (
     deadline,
     errors,
@@ -18,7 +20,10 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import (
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, lock, runs, stages, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig_merge
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import rules
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import changes, rules
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.records import expiry
+from ansible_collections.devenv.lab.plugins.plugin_utils.variables import check, kept
 
 
 class ActionModule(Action, ActionBase):
@@ -35,6 +40,12 @@ class ActionModule(Action, ActionBase):
                 kubeconfig_merge.unmerge(folder)
             run_dir = None if self.check else stages.end(folder, holder, args["name"], last=args["last"])
             return {"changed": False, "devenv_run_dir": str(run_dir or "")}
+        # Again, since a static inventory does not check them.
+        extra = load_extra_vars(self._loader)
+        check.require_options(extra, context.CLIARGS.get("extra_vars") or ())
+        ttl = str(variables.get("devenv_ttl") or "")
+        if ttl:
+            expiry.parse(ttl)
         if args["name"] != "down":
             deadline.check(f"stage {args['name']}")
         resolved = inventory.profile_of(variables)
@@ -44,16 +55,21 @@ class ActionModule(Action, ActionBase):
 
             # An existing snapshot would have yielded a profile, so this fails and names the closest match.
             catalogue.read(folder.parent.parent, str(variables["devenv_snapshot"]))
+        if resolved and args["name"] == "preflight" and not args["while_upgrading"]:
+            _refuse_version(resolved, str(variables["devenv_kubernetes_version"]))
         begun = stages.begin(
             folder,
             holder,
             args["name"],
             resolved=resolved,
             hosts=len(variables.get("groups", {}).get("nodes", [])),
+            variables=kept.selected(resolved["kubernetes"]["engine"], extra) if resolved else {},
             check=self.check,
             while_upgrading=args["while_upgrading"],
             progress=self.progress,
         )
+        if ttl and begun.first and args["name"] == "preflight" and not self.check:
+            expiry.start(folder, ttl)
         facts = {"devenv_run_id": begun.run_id, "devenv_run_dir": str(begun.run_dir or "")}
         return {
             "changed": False,
@@ -66,6 +82,14 @@ class ActionModule(Action, ActionBase):
             "ansible_facts": facts,
             "warnings": rules.warnings(resolved) if resolved and begun.first and args["name"] != "down" else [],
         }
+
+
+def _refuse_version(resolved: Profile, version: str) -> None:
+    """Raise DevenvError profile_changed if the extra variable requests another version than the environment has."""
+    new: Profile = {**resolved, "kubernetes": {**resolved["kubernetes"], "version": version}}
+    for change in changes.between(resolved, new):
+        message = f"{change.path}: {change.old!r} -> {change.new!r} ({change.why})"
+        raise errors.DevenvError("profile_changed", message, where="devenv_kubernetes_version")
 
 
 def _main_pid() -> int:

@@ -17,8 +17,9 @@ description:
     profile stored there. An environment that is still to be created from C(devenv_snapshot) has the saved profile.
     With none of these variables, the inventory is empty.
   - It reads the extra variables C(profile) (a name or a file), C(devenv_name) (default, the profile's name or the
-    file's stem), C(devenv_overrides) (a mapping of profile paths to values), C(devenv_snapshot) (a name) and
-    C(devenv_home) (default, E(DEVENV_HOME)).
+    file's stem), C(devenv_overrides) (a mapping of profile paths to values), C(devenv_provider), C(devenv_engine) and
+    C(devenv_kubernetes_version) (short for the overrides C(provider), C(kubernetes.engine), C(kubernetes.version)),
+    C(devenv_snapshot) (a name) and C(devenv_home) (default, E(DEVENV_HOME)).
 requirements:
   - jsonschema
 options:
@@ -40,6 +41,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ansible import context
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
 from ansible.template import trust_as_template
@@ -50,14 +52,15 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory as hosts
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import ssh_options, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import Inventory, NetworkPlan
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import amend
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import amend, overrides
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.variables import check, kept
 
 display = Display()
 
-_READ = ("profile", "devenv_name", "devenv_overrides", "devenv_home", "devenv_snapshot")
+_READ = ("profile", "devenv_name", "devenv_overrides", "devenv_home", "devenv_snapshot", *overrides.SHORT)
 
 
 class InventoryModule(BaseInventoryPlugin):
@@ -75,7 +78,9 @@ class InventoryModule(BaseInventoryPlugin):
         variables = load_extra_vars(loader)
         extra = json.loads(json.dumps({key: variables[key] for key in _READ if key in variables}, default=str))
         try:
+            check.require_options(variables, context.CLIARGS.get("extra_vars") or ())
             content = _content(extra)
+            check.require_roles(variables, content["vars"] if content else {})
         except DevenvError as error:
             raise AnsibleParserError(f"{error} [{error.reason.id}]") from None
         if content is not None:
@@ -100,12 +105,10 @@ def _content(extra: dict[str, Any]) -> Inventory | None:
     profile, name, home, snapshot = (
         str(extra.get(key) or "") for key in ("profile", "devenv_name", "devenv_home", "devenv_snapshot")
     )
-    overrides = extra.get("devenv_overrides") or {}
-    if not isinstance(overrides, dict):
-        raise DevenvError("profile_invalid", "must be a mapping of paths to values", where="devenv_overrides")
+    changes = overrides.of_variables(extra, stored=not profile and not snapshot)
     if name:
         profile_names.validate(name)
-    resolved = resolve(profile, overrides=overrides) if profile else None
+    resolved = resolve(profile, overrides=changes) if profile else None
     if resolved is not None:
         name = name or resolved["name"]
     if not name:
@@ -113,27 +116,27 @@ def _content(extra: dict[str, Any]) -> Inventory | None:
     folder = paths.environment(name, {**os.environ, "DEVENV_HOME": home} if home else os.environ)
     if resolved is None:
         if not snapshot or (folder / "profile.yml").exists():
-            return _stored(folder, overrides)
-        resolved = _saved(snapshot, folder, overrides)
+            return _stored(folder, changes)
+        resolved = _saved(snapshot, folder, changes)
     return _built(resolved, state.read_network(folder), folder) if resolved else None
 
 
-def _stored(folder: Path, overrides: dict[str, Any]) -> Inventory | None:
-    """Return the inventory of the state directory with ``overrides`` applied; None without a profile there.
+def _stored(folder: Path, changes: dict[str, Any]) -> Inventory | None:
+    """Return the inventory of the state directory with ``changes`` applied; None without a profile there.
 
     A broken state is a warning only: it must not prevent the removal of the environment.
     """
     try:
         resolved, network = state.read_profile(folder), state.read_network(folder)
-        if resolved is None or not overrides:
+        if resolved is None or not changes:
             return _built(resolved, network, folder) if resolved else None
     except (DevenvError, KeyError, TypeError) as error:
         display.warning(f"The environment's state is not used: {error}")
         return None
-    return _built(amend.amend(resolved, overrides), network, folder)
+    return _built(amend.amend(resolved, changes), network, folder)
 
 
-def _saved(snapshot: str, folder: Path, overrides: dict[str, Any]) -> Profile | None:
+def _saved(snapshot: str, folder: Path, changes: dict[str, Any]) -> Profile | None:
     """Return the profile that an environment gets from a snapshot; None if the snapshot does not exist."""
     from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import begin, catalogue
 
@@ -141,13 +144,13 @@ def _saved(snapshot: str, folder: Path, overrides: dict[str, Any]) -> Profile | 
     if snapshot not in catalogue.names(home):
         # It may be about to be saved; otherwise, the play reports that it is missing.
         return None
-    return begin.profile_of(catalogue.read(home, snapshot), overrides)
+    return begin.profile_of(catalogue.read(home, snapshot), changes)
 
 
 def _built(resolved: Profile, network: NetworkPlan | None, folder: Path) -> Inventory:
     if network is not None:
         ssh_options.prepare_control_folder(folder)
-    return hosts.build(resolved, network, folder)
+    return hosts.build(resolved, network, folder, variables=kept.read(folder))
 
 
 def _tagged(value: Any) -> Any:

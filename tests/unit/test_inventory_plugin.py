@@ -102,6 +102,17 @@ def test_a_profile_file_takes_overrides_and_the_claimed_network(run: Run, tmp_pa
     assert (home / "environments/mine/ssh/cp").stat().st_mode & 0o777 == 0o700
 
 
+def test_short_variables_override_the_profile(run: Run, home: Path) -> None:
+    short = ("-e", "devenv_kubernetes_version=1.35.4", "-e", "devenv_engine=kubeadm", "-e", "devenv_provider=libvirt")
+    host = listed(run, "-e", "profile=aio", *short)["_meta"]["hostvars"]["master-0"]
+    assert host["devenv_profile"]["kubernetes"] == {"version": "1.35.4", "engine": "kubeadm"}
+    assert host["devenv_provider"] == host["devenv_profile"]["provider"] == "libvirt"
+    # The version of an existing environment changes by an upgrade only.
+    store(home, "lab", resolve("sno"))
+    host = listed(run, "-e", "devenv_name=lab", *short[:2])["_meta"]["hostvars"]["master-0"]
+    assert host["devenv_profile"]["kubernetes"]["version"] == "1.36.3"
+
+
 def test_an_environment_name_alone_gives_its_nodes(run: Run, home: Path) -> None:
     store(home, "lab", resolve("sno"))
     store(home.with_name("o"), "lab", resolve("master-2pipe"))
@@ -146,6 +157,11 @@ def test_a_broken_state_gives_a_warning_and_allows_destroy(run: Run, home: Path)
         (["-e", "profile=aio", "-e", "devenv_name=A"], '"A" is not a valid name for an environment [name_invalid]'),
         (["-e", "profile=aio", "-e", "devenv_overrides=x"], "must be a mapping of paths to values [profile_invalid]"),
         (["-e", "profile=aio", "-e", '{"devenv_overrides": {"stacks": 1}}'], "[profile_invalid]"),
+        (["-e", "profile=aio", "-e", "devenv_provider=podmn"], "[profile_invalid]"),
+        (
+            ["-e", "profile=aio", "-e", "devenv_engine=x", "-e", '{"devenv_overrides": {"kubernetes.engine": "y"}}'],
+            "[profile_invalid]",
+        ),
     ],
 )  # fmt: skip
 def test_errors_end_the_run_with_one_line_and_the_reason(run: Run, arguments: list[str], message: str) -> None:

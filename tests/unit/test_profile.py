@@ -160,7 +160,7 @@ def test_an_unknown_name_is_rejected_with_the_nearest_one(requested: str, near: 
     assert str(error).endswith(f"the nearest name is {near}")
 
 
-@pytest.mark.parametrize("requested", ["", "zzzzzz", "a b", "-", "aio\n", "..", "%", "é"])
+@pytest.mark.parametrize("requested", ["", "zzzzzz", "a b", "--", "aio\n", "..", "%", "é"])
 def test_an_unlike_name_is_rejected_without_a_suggestion(requested: str) -> None:
     assert refused(requested).reason.id in ("profile_unknown", "profile_unreadable")
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import yaml
@@ -45,12 +46,19 @@ class _Environment:
     plan: NetworkPlan
 
 
-def build(profile: Profile, network: NetworkPlan | None, state_dir: str | Path, name: str = "") -> Inventory:
+def build(
+    profile: Profile,
+    network: NetworkPlan | None,
+    state_dir: str | Path,
+    name: str = "",
+    variables: Mapping[str, Any] = MappingProxyType({}),
+) -> Inventory:
     """Return the inventory of an environment.
 
     ``network`` is network.yml of the state directory, or None before the provider's first claim: hosts then have no
     address. Nodes that are in ``network`` and no longer in the profile are only in the group ``leaving``. ``name`` is
-    the environment's name, by default that of its state directory. Raises DevenvError nodes_too_many.
+    the environment's name, by default that of its state directory. ``variables`` are role variables for all hosts (see
+    variables/kept.py). Raises DevenvError nodes_too_many.
     """
     state = Path(state_dir)
     here = _Environment(name or state.name, state, profile, network or network_plan.EMPTY)
@@ -61,7 +69,7 @@ def build(profile: Profile, network: NetworkPlan | None, state_dir: str | Path, 
     return {
         "groups": {**_groups(profile), "leaving": [node["name"] for node in leaving]},
         "hosts": {node["name"]: _host(node, indexes[node["name"]], here) for node in nodes},
-        "vars": _common(here),
+        "vars": cast(CommonVariables, {**_common(here), **variables}),
     }
 
 

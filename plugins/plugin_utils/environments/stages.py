@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, processes
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
@@ -24,6 +26,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments.lock impor
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import path_check
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import changes, engines, names
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.variables import kept
 
 # Stages that change nothing outside the state directory and the cache.
 HARMLESS = frozenset({"preflight", "bundle"})
@@ -48,15 +51,17 @@ def begin(
     *,
     resolved: Profile | None,
     hosts: int,
+    variables: Mapping[str, Any] = MappingProxyType({}),
     check: bool = False,
     while_upgrading: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Begun:
     """Begin ``stage`` for the ansible process ``me``; the first begin of a run takes the lock and creates directories.
 
-    ``resolved`` is the profile (None: not given), ``hosts`` the number of its nodes; stage ``down`` needs neither. In
-    check mode nothing is written or stopped. ``while_upgrading``: allow nodes of two versions. Raises DevenvError
-    ``name_invalid``, ``profile_not_given``, ``environment_busy``, ``profile_changed``, ``upgrade_unfinished``,
+    ``resolved`` is the profile (None: not given), ``hosts`` the number of its nodes; stage ``down`` needs neither.
+    ``variables`` are the given role variables that the state keeps. In check mode nothing is written or stopped.
+    ``while_upgrading``: allow nodes of two versions. Raises DevenvError ``name_invalid``, ``profile_not_given``,
+    ``environment_busy``, ``profile_changed``, ``variable_changed``, ``upgrade_unfinished``,
     ``leftovers_remain``, ``state_unwritable``. A first begin that fails leaves no lock and no new directory.
     """
     names.validate(folder.name)
@@ -71,6 +76,7 @@ def begin(
             lock.check(folder)
         if stage != "down" and resolved is not None:
             compare(folder, resolved, while_upgrading=while_upgrading)
+            kept.require_same(folder, variables)
         return Begun(me.run_id, None, True, not folder.is_dir())
     created = not folder.is_dir()
     first = lock.acquire(folder, me, progress=progress)
@@ -79,6 +85,7 @@ def begin(
         place = runs.folder_of(folder, holder.run_id)
         if first and stage != "down" and resolved is not None:
             compare(folder, resolved, while_upgrading=while_upgrading)
+            kept.keep(folder, variables)
             state.write_profile(folder, resolved)
         place = place or runs.make(folder, holder.run_id)
         if stage == "provision":

@@ -16,6 +16,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments.lock impor
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.variables import kept
 
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
@@ -111,5 +112,5 @@ def write_network(folder: Path, network: NetworkPlan) -> bool:
 
 def write_inventory(folder: Path) -> bool:
     """Write inventory.yml, for plain ``ansible -i``, from profile.yml and network.yml; return whether it changed."""
-    built = inventory.build(stored_profile(folder), read_network(folder), folder)
+    built = inventory.build(stored_profile(folder), read_network(folder), folder, variables=kept.read(folder))
     return files.write(folder / "inventory.yml", inventory.to_yaml(built))

@@ -6,14 +6,18 @@ import copy
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import data, paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
 
+# The group that a node's name implies.
+GROUPS = {"master": "control_plane", "arbiter": "arbiters", "worker": "workers"}
+NO_ENGINE = "no engine here can create it"
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_QUANTITY = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?(KiB|MiB|GiB|TiB)?")
+_QUANTITY = re.compile(r"(?!0[0-9]+$)([0-9]{1,15})(?:\.([0-9]{1,3}))?(KiB|MiB|GiB|TiB)?")
 
 
 def read(name: str) -> dict[str, Any]:
@@ -27,12 +31,29 @@ def names_in(folder: str) -> list[str]:
     return sorted(path.stem for path in (paths.CONFIGS / folder).glob("*.yml"))
 
 
+@cache
+def not_creatable() -> tuple[str, ...]:
+    """Return the topologies with a group of nodes that no engine supports."""
+    supported = {group for engine in names_in("engines") for group in read(f"engines/{engine}")["groups"]}
+    groups = {
+        topology: {GROUPS[node.partition("-")[0]] for node in read(f"topologies/{topology}").get("nodes", {})}
+        for topology in names_in("topologies")
+    }
+    return tuple(topology for topology, needed in groups.items() if not needed <= supported)
+
+
+def marked(topology: str, text: str = "") -> str:
+    """Return ``text`` (by default the name of the topology), with a mark if no engine can create the topology."""
+    return f"{text or topology} ({NO_ENGINE})" if topology in not_creatable() else text or topology
+
+
 def schema() -> dict[str, Any]:
     """Return the schema of profiles."""
     loaded: dict[str, Any] = json.loads((paths.CONFIGS / "schema" / "profile.json").read_text(encoding="utf-8"))
     # The file lists those that editors offer; another provider needs only its file in configs/providers.
     providers = loaded["properties"]["provider"]["enum"]
     providers += [name for name in names_in("providers") if name not in providers]
+    loaded["properties"]["topology"][documents.MARKS] = dict.fromkeys(not_creatable(), NO_ENGINE)
     return loaded
 
 

@@ -10,6 +10,7 @@ import difflib
 import json
 import re
 import stat
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,11 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import data as yaml_data
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 
 LARGEST = 1024 * 1024
 LARGEST_TREE = 100_000
 NOT_BUILT = "x-not-built"
+# Remarks on values of an enum, for messages.
+MARKS = "x-marks"
+# In place of a path: standard input.
+STDIN = "-"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _KINDS = {
     "object": "a mapping",
@@ -42,7 +48,7 @@ class Document:
     data: dict[str, Any]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml_data.PlainLoader):
     """Accepts JSON types only. A duplicate key is an error: one of the two would be ignored."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -63,12 +69,21 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def read(path: Path) -> Document:
-    """Read the document in ``path``.
+    """Read the document in ``path``, or in standard input if it is STDIN.
 
     Raises DevenvError profile_missing, profile_unreadable, profile_yaml, profile_empty or profile_invalid.
     """
-    text = _text(path)
+    if str(path) == STDIN:
+        path, text = Path("standard input"), _decoded(_standard_input(), "standard input")
+    else:
+        text = _text(path)
     return Document(path, text, parse(text, str(path)))
+
+
+@lru_cache(maxsize=1)
+def _standard_input() -> bytes:
+    # Once, since two arguments of a command may name it.
+    return sys.stdin.buffer.read(LARGEST)
 
 
 def parse(text: str, where: str) -> dict[str, Any]:
@@ -90,12 +105,19 @@ def parse(text: str, where: str) -> dict[str, Any]:
 
 
 def value(text: str) -> Any:
-    """Parse a value from a command line as YAML. Raises yaml.YAMLError or ValueError."""
-    return yaml.load(text, Loader=_Loader)
+    """Parse a value from a command line as YAML. Raises yaml.YAMLError or ValueError, also for a number that is not
+    plain.
+    """
+    parsed = yaml.load(text, Loader=_Loader)
+    if yaml_data.not_plain(parsed):
+        raise ValueError(f"not a plain number: {text}")
+    return parsed
 
 
 def check_plain(data: Any, where: str) -> None:
-    """Raise DevenvError profile_invalid for loops, keys that are not text, and control characters."""
+    """Raise DevenvError profile_invalid for loops, keys that are not text, control characters, and numbers that are not
+    plain.
+    """
     if _size(data, {}) > LARGEST_TREE:
         raise DevenvError("profile_invalid", "an anchor contains itself, or anchors expand to too much", where=where)
     _check_texts(data, (), where)
@@ -140,6 +162,10 @@ def _text(path: Path) -> str:
     except (OSError, ValueError) as error:
         message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DevenvError("profile_unreadable", f"cannot be read: {message}", where=where) from None
+    return _decoded(content, where)
+
+
+def _decoded(content: bytes, where: str) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -178,6 +204,9 @@ def _check_texts(value: Any, path: tuple[Any, ...], where: str) -> None:
     elif isinstance(value, list):
         for place, inner in enumerate(value):
             _check_texts(inner, (*path, place), where)
+    elif isinstance(value, yaml_data.NotPlain):
+        message = f"{dotted(path)}: {value} is not a plain number; write it in decimal, or in quotes if it is text"
+        raise DevenvError("profile_invalid", message, where=f"{where}, line {value.line}")
     elif isinstance(value, str) and _CONTROL.search(value):
         message = f"{dotted(path)}: control characters and line ends are not allowed"
         raise DevenvError("profile_invalid", message, where=where)
@@ -198,8 +227,14 @@ def _validator_class() -> Any:
         if rule is True or (isinstance(rule, list) and instance in rule):
             yield jsonschema.ValidationError("not built yet")
 
+    def is_whole(_checker: Any, value: Any) -> bool:
+        # For JSON Schema, 2.0 is an integer too.
+        return isinstance(value, int) and not isinstance(value, bool)
+
     validators: Any = jsonschema.validators  # typed only in part
-    return validators.extend(jsonschema.Draft202012Validator, {NOT_BUILT: not_built})
+    base: Any = jsonschema.Draft202012Validator
+    checker = base.TYPE_CHECKER.redefine("integer", is_whole)
+    return validators.extend(base, {NOT_BUILT: not_built}, type_checker=checker)
 
 
 def _rank(error: Any) -> tuple[bool, list[str]]:
@@ -211,7 +246,7 @@ def _described(error: Any) -> tuple[list[Any], str]:
     path = list(error.absolute_path)
     rule, schema, value = error.validator, error.schema, error.instance
     if rule == NOT_BUILT:
-        allowed = f"; allowed: {_listed(schema['enum'])}" if "enum" in schema else ""
+        allowed = f"; allowed: {_enum(schema)}" if "enum" in schema else ""
         return path, f"{'' if error.validator_value is True else _shown(value) + ' is '}not built yet{allowed}"
     if rule == "additionalProperties":
         return _unknown_key(path, schema, value)
@@ -219,7 +254,7 @@ def _described(error: Any) -> tuple[list[Any], str]:
         return [*path, value], f"the key must be {schema.get('x-form', schema['pattern'])}"
     if rule == "enum":
         near = nearest(str(value), [str(item) for item in schema["enum"]])
-        return path, f"{_shown(value)} is not known{_hint(near)}; allowed: {_listed(schema['enum'])}"
+        return path, f"{_shown(value)} is not known{_hint(near)}; allowed: {_enum(schema)}"
     if rule == "type":
         kinds = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
         quote = ", in quotes" if "string" in kinds and isinstance(value, bool | int | float) else ""
@@ -236,11 +271,16 @@ def _described(error: Any) -> tuple[list[Any], str]:
 
 
 def _unknown_key(path: list[Any], schema: Mapping[str, Any], value: Mapping[str, Any]) -> tuple[list[Any], str]:
-    known = list(schema.get("properties", {}))
+    known = [name for name, rule in schema.get("properties", {}).items() if rule.get(NOT_BUILT) is not True]
     patterns = list(schema.get("patternProperties", {}))
     key = next(key for key in value if key not in known and not any(re.search(pattern, key) for pattern in patterns))
     allowed = schema["x-form"] if patterns else _listed(known) if known else "none"
     return [*path, key], f"unknown key{_hint(nearest(key, known))}; allowed: {allowed}"
+
+
+def _enum(schema: Mapping[str, Any]) -> str:
+    marks = schema.get(MARKS, {})
+    return _listed(f"{value} ({marks[value]})" if value in marks else value for value in schema["enum"])
 
 
 def _hint(near: str) -> str:

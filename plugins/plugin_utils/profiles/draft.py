@@ -13,7 +13,6 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import E
 
 # Topology of a profile that lists all its nodes.
 CUSTOM = "custom"
-GROUPS = {"master": "control_plane", "arbiter": "arbiters", "worker": "workers"}
 _NODE = re.compile(r"(master|arbiter|worker)-([0-9]+)")
 # Keys of defaults.yml that apply to each item of a list or mapping, not to the profile.
 _ITEMS = ("node", "host", "cluster", "check")
@@ -63,7 +62,7 @@ def group(node: str) -> str:
     match = _NODE.fullmatch(node)
     if not match:
         raise DevenvError("profile_invalid", f"nodes.{node}: must be master-N, arbiter-N or worker-N")
-    return GROUPS[match[1]]
+    return data.GROUPS[match[1]]
 
 
 def make(document: Mapping[str, Any], schema: Mapping[str, Any], requested: Mapping[str, Any] | None = None) -> Draft:
@@ -72,7 +71,7 @@ def make(document: Mapping[str, Any], schema: Mapping[str, Any], requested: Mapp
     Raises DevenvError profile_invalid if it has no nodes.
     """
     if "topology" not in document and not document.get("nodes"):
-        allowed = ", ".join(data.allowed(schema, "topology"))
+        allowed = ", ".join(data.marked(topology) for topology in data.allowed(schema, "topology"))
         raise DevenvError("profile_invalid", f"topology is missing (or extends, or nodes); allowed: {allowed}")
     defaults, versions = data.read("defaults"), data.read("versions")
     settings = data.merge({key: value for key, value in defaults.items() if key not in _ITEMS}, document)
@@ -114,5 +113,5 @@ def _node(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any], engi
 
 def _in_order(nodes: Iterable[str]) -> list[str]:
     """Return masters, arbiters, workers, each sorted by number."""
-    groups = list(GROUPS.values())
+    groups = list(data.GROUPS.values())
     return sorted(nodes, key=lambda name: (groups.index(group(name)), int(name.rpartition("-")[2])))

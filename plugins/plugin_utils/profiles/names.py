@@ -31,8 +31,8 @@ def validate(name: str) -> str:
 
 
 def is_path(profile: str) -> bool:
-    """Return whether ``profile`` is the path of a profile's file, not the name of a profile."""
-    return "/" in profile or profile.endswith((".yml", ".yaml")) or profile in (".", "..")
+    """Return whether ``profile`` is the path of a profile's file or standard input, not the name of a profile."""
+    return "/" in profile or profile.endswith((".yml", ".yaml")) or profile in (".", "..", documents.STDIN)
 
 
 def of_environment(profile: str) -> str:

@@ -13,6 +13,31 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
 
 _WHERE = "--set"
+# Extra variables that are short for an override, and its path.
+SHORT = {
+    "devenv_provider": "provider",
+    "devenv_engine": "kubernetes.engine",
+    "devenv_kubernetes_version": "kubernetes.version",
+}
+
+
+def of_variables(extra: Mapping[str, Any], *, stored: bool) -> dict[str, Any]:
+    """Return the overrides in the extra variables ``devenv_overrides`` and SHORT. Raises DevenvError profile_invalid.
+
+    ``stored``: they apply to the profile of an existing environment, whose version only an upgrade changes.
+    """
+    overrides = extra.get("devenv_overrides") or {}
+    if not isinstance(overrides, dict):
+        raise DevenvError("profile_invalid", "must be a mapping of paths to values", where="devenv_overrides")
+    for variable, path in SHORT.items():
+        value = str(extra.get(variable) or "")
+        if not value or (stored and path == "kubernetes.version"):
+            continue
+        if str(overrides.get(path, value)) != value:
+            message = f"{value} contradicts devenv_overrides, which sets {path} to {overrides[path]}"
+            raise DevenvError("profile_invalid", message, where=variable)
+        overrides = {**overrides, path: value}
+    return overrides
 
 
 def as_document(overrides: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,9 +43,10 @@ def resolve(name_or_path: str, *, overrides: Mapping[str, Any] | None = None, cw
     ``overrides`` are applied to it (overrides.as_document). Raises DevenvError with a reason of exit code 2, or
     jsonschema_missing.
     """
-    document = _chain(name_or_path, Path(cwd or os.getcwd()), data.schema(), ())
+    document = merged(name_or_path, cwd=cwd)
+    name = document.pop("name", None) or names.of_environment(name_or_path)
     try:
-        return resolve_document(document, names.of_environment(name_or_path), overrides=overrides)
+        return resolve_document(document, name, overrides=overrides)
     except DevenvError as error:
         if error.where:
             raise
@@ -66,10 +67,18 @@ def resolve_document(
     return _compose(draft.make(document, schema, requested if stored else document), name)
 
 
+def merged(name_or_path: str, *, cwd: str | Path | None = None) -> dict[str, Any]:
+    """Return the document of a profile, merged over everything that it extends. Raises as `resolve` does.
+
+    The document of a resolved profile also has the key ``name``.
+    """
+    return _chain(name_or_path, Path(cwd or os.getcwd()), data.schema(), ())
+
+
 def _chain(profile: str, base: Path, schema: Mapping[str, Any], seen: tuple[str, ...]) -> dict[str, Any]:
     """Return the document of ``profile``, merged over everything that it extends."""
     if names.is_path(profile):
-        path = base / Path(profile).expanduser()
+        path = base / Path(profile).expanduser() if profile != documents.STDIN else Path(profile)
     else:
         file, document = names.find(profile, schema)
         if file is None:
@@ -80,22 +89,37 @@ def _chain(profile: str, base: Path, schema: Mapping[str, Any], seen: tuple[str,
         circle = " -> ".join(Path(step).name for step in (*seen[seen.index(key) :], key))
         raise DevenvError("profile_loop", f"extends forms a loop: {circle}", where=str(path))
     read = documents.read(path)
-    document = migrations.migrate(read.data, str(path))
+    where = str(read.path)
+    if migrations.is_resolved(read.data):
+        return _of_resolved(read, schema, top=not seen)
+    document = migrations.migrate(read.data, where)
     # A test validates the files in configs/, not every command: jsonschema takes a quarter of a second to load.
     if names.is_path(profile):
-        documents.validate(document, schema, str(path), read.text)
+        documents.validate(document, schema, where, read.text)
     parent = document.pop("extends", None)
     if parent is None:
         return document
     try:
-        below = _chain(parent, path.parent, schema, (*seen, key))
+        below = _chain(parent, base if profile == documents.STDIN else path.parent, schema, (*seen, key))
     except DevenvError as error:
         if error.reason.id in _MISSING and not error.where.endswith(")"):
-            error = DevenvError(error.reason.id, error.message, where=f"{error.where or parent} (extends in {path})")
+            error = DevenvError(error.reason.id, error.message, where=f"{error.where or parent} (extends in {where})")
         raise error from None
     # A description is not inherited.
     below.pop("description", None)
     return data.merge(below, document)
+
+
+def _of_resolved(read: documents.Document, schema: Mapping[str, Any], *, top: bool) -> dict[str, Any]:
+    """Return the document of a file that contains a resolved profile; of the ``top`` one with its name."""
+    whole, where = migrations.from_resolved(read.data), str(read.path)
+    documents.validate(whole, schema, where, read.text)
+    document, ignored = migrations.without_ignored(whole)
+    name = names.validate(read.data.get("name") or names.of_environment(where))
+    resolved = resolve_document(document, name)
+    migrations.check_derived(read.data, resolved, where)
+    migrations.check_ignored(whole, ignored, resolved, where)
+    return {**document, "name": name} if top else document
 
 
 # --- from a merged document to the result ---------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, data, engines, keys, provider_traits
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.draft import GROUPS, Draft, group
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.data import GROUPS
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.draft import Draft, group
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
 # Prefix lengths that Kubernetes allows for Services.

@@ -1,5 +1,7 @@
 """``python -m devenv``"""
 
+import sys
+
 from devenv.cli import main
 
-main()
+sys.exit(main())

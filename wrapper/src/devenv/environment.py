@@ -56,6 +56,7 @@ class Environment:
         *,
         overrides: Mapping[str, Any] | None = None,
         snapshot: str | None = None,
+        ttl: str | None = None,
         extra_vars: Mapping[str, Any] | None = None,
         timeout: float | None = None,
         on_failure: str = "keep",
@@ -70,13 +71,14 @@ class Environment:
 
         ``profile``: a name or the path of a file; without it, the environment ``name`` keeps its stored profile.
         ``overrides``: keys of the profile by dotted path, e.g. ``{"nodes.worker-0.memory": "4GiB"}``. ``timeout`` in
-        seconds for the whole run. ``snapshot``: name of a snapshot to create a new environment from. ``on_failure``:
+        seconds for the whole run. ``snapshot``: name of a snapshot to create a new environment from. ``ttl``: let it
+        expire after this time (``2h``), see `devenv prune --expired`. ``on_failure``:
         "keep", or "destroy" to remove an environment that this call created. ``full`` runs every stage even if nothing
         has changed; ``recreate`` creates clusters again, empty, whose data are gone. ``changed`` of the returned object
         counts changed tasks. Raises errors.Error (see its subclasses) and errors.Interrupted.
         """
         profile_name = os.fspath(profile) if profile is not None else None
-        goal = target.resolve(profile_name, name, overrides, snapshot=snapshot)
+        goal = target.resolve(profile_name, name, overrides, snapshot=snapshot, ttl=ttl)
         options = Options(
             extra=(extra_vars,) if extra_vars else (),
             timeout=timeout,

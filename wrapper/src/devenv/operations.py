@@ -21,6 +21,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import (
     state,
     upgrade_record,
 )
+from ansible_collections.devenv.lab.plugins.plugin_utils.records import expiry
 
 from devenv import errors
 from devenv.environments import access, names
@@ -57,6 +58,8 @@ def up(
     # The playbook compares, too. Comparing here saves the start of Ansible.
     quick = options.complete and not options.shown and "devenv_snapshot" not in goal.variables
     if quick and unchanged.is_unchanged(paths.environment(goal.name), goal.resolved):
+        if "devenv_ttl" in goal.variables:
+            expiry.start(paths.environment(goal.name), str(goal.variables["devenv_ttl"]))
         return RunResult(goal.name, seconds=time.monotonic() - began, text=unchanged.TEXT)
     new = not paths.environment(goal.name).exists()
     variables = {**goal.variables, "devenv_full": True} | ({} if gather else {"devenv_gather": False})
@@ -85,6 +88,32 @@ def down(name: str, options: Options = NO_OPTIONS) -> RunResult:
     if not paths.environment(name).exists() and not _labelled(name):
         return RunResult(name, text=f"environment {name} does not exist")
     return playbook.run("destroy", name, {}, options)
+
+
+def down_all(environments: Sequence[str], options: Options = NO_OPTIONS) -> RunResult:
+    """Remove the environments one by one. If some cannot be removed, remove the others, then raise the first Error; its
+    message names the remaining ones.
+    """
+    changed, removed, failed = 0, [], []
+    for name in environments:
+        try:
+            changed += down(name, options).changed
+            removed.append(name)
+        except errors.Error as error:
+            failed.append((name, error))
+    if failed:
+        first = failed[0][1]
+        first.message = f"not removed: {', '.join(name for name, _ in failed)}: {first.message}"
+        raise first
+    return RunResult(", ".join(removed), changed, text="" if removed else "no environment exists")
+
+
+@errors.translated()
+def extend(name: str, ttl: str, options: Options = NO_OPTIONS) -> RunResult:
+    """Let the environment expire the time ``ttl`` later; ``never``: not at all. Raises UsageError."""
+    if expiry.parse(ttl) and expiry.read(paths.environment(name)) is None:
+        raise errors.UsageError(f"environment {name} does not expire", advice=f"devenv up -n {name} --ttl {ttl}")
+    return playbook.run("extend", name, {"devenv_ttl": ttl}, options)
 
 
 def _labelled(name: str) -> bool:
@@ -144,6 +173,9 @@ def validate(
         "devenv_timeout": VALIDATE_SECONDS,
         **_only(name, cluster),
     }
+    given = playbook.check_variables(options)
+    if "validate_timeout" in given:
+        variables["devenv_timeout"] = float(given["validate_timeout"])
     if junit:
         variables["validate_junit"] = str(junit.absolute())
     try:

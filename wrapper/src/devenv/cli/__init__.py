@@ -17,6 +17,4 @@ def main(argv: list[str] | None = None) -> int:
     # The words after -- belong to another program; Typer must not parse them.
     cut = words.index("--") if "--" in words else len(words)
     before, after = words[:cut], words[cut + 1 :]
-    return output.guarded(
-        lambda: app.build(before)(before, prog_name="devenv", standalone_mode=False, obj=tuple(after)), words
-    )
+    return output.guarded(lambda: app.run(before, after), words)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from devenv import errors
+from devenv.cli import output
 
 HELP = """\
 Turn machines into a labelled, validated Kubernetes cluster.
-
 Options of a command: devenv COMMAND --help"""
 
 _LIFE, _USE, _ABOUT = "Environments", "Use an environment", "Profiles, bundles, this machine"
@@ -23,6 +23,7 @@ COMMANDS = (
     ("up", _LIFE, "runs:up", "ANSIBLE_ARGUMENT..."),
     ("down", _LIFE, "runs:down", "ANSIBLE_ARGUMENT..."),
     ("destroy", _LIFE, "runs:down", "ANSIBLE_ARGUMENT..."),
+    ("extend", _LIFE, "runs:extend", "ANSIBLE_ARGUMENT..."),
     ("start", _LIFE, "runs:start", "ANSIBLE_ARGUMENT..."),
     ("stop", _LIFE, "runs:stop", "ANSIBLE_ARGUMENT..."),
     ("upgrade", _LIFE, "runs:upgrade", "ANSIBLE_ARGUMENT..."),
@@ -49,6 +50,8 @@ COMMANDS = (
     ("version", _ABOUT, "host:version", ""),
 )
 _ALIASES = ("destroy",)
+# Commands of groups that run no playbook.
+_READ_ONLY = ("node list", "snapshot list", "snapshot rm", "certs list")
 
 
 class _Group(TyperGroup):
@@ -72,7 +75,7 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_refuse_words_after_dashes)
+    app.callback(invoke_without_command=True)(_main)
     first = words[0] if words else ""
     for name, panel, location, _ in [row for row in COMMANDS if row[0] == first] or COMMANDS:
         module, _, attribute = location.partition(":")
@@ -84,7 +87,19 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
     return app
 
 
-def _refuse_words_after_dashes(context: typer.Context) -> None:
-    accepting = {name for name, _, _, meaning in COMMANDS if meaning}
-    if context.obj and context.invoked_subcommand not in accepting:
-        raise errors.UsageError(f"{context.invoked_subcommand} accepts no arguments after --")
+def run(before: Sequence[str], after: Sequence[str]) -> object:
+    """Run the command with the words ``before`` a ``--``, and those ``after`` it for the program that it runs."""
+    command = " ".join(before[:2]) if " ".join(before[:2]) in _READ_ONLY else "".join(before[:1])
+    if after and command in {*_READ_ONLY, *(name for name, _, _, meaning in COMMANDS if not meaning)}:
+        raise errors.UsageError(f"{command} accepts no arguments after --")
+    return build(before)(before, prog_name="devenv", standalone_mode=False, obj=tuple(after))
+
+
+def _main(
+    show_version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if show_version:
+        from devenv import __version__
+
+        output.data(f"devenv {__version__}")
+        raise typer.Exit

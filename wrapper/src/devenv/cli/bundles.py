@@ -78,6 +78,8 @@ def build(
     it used and why the others failed. devenv up adds the optional parts that
     its profile needs.
     """
+    given.refuse(f"with --source {source}", {"--directory": directory if source != "directory" else None})
+    given.refuse(f"with --source {source}", {"--mirror": mirrors if source not in ("auto", "release") else None})
     places = downloads.official()
     options = sources.Options(directory=directory, places={**places, **_mirrors(mirrors, set(places))})
     chosen = versions.PARTS if parts and "all" in parts else parts or ()

@@ -31,6 +31,10 @@ def _status_text(environment: dict[str, Any]) -> str:
     if environment["busy"]:
         lines.append(f"busy: {environment['busy']}")
     lines.append(f"API: {environment['api']}")
+    if environment["expires"]:
+        from devenv.environments import status as environment_status
+
+        lines.append(f"expires: {environment_status.remaining(environment['expires'])} ({environment['expires']})")
     if environment["failure"]:
         lines.append(f"last run failed: {environment['failure'].get('message', '')}")
     several = ("cluster",) if len(environment["clusters"]) > 1 else ()
@@ -46,9 +50,12 @@ def list_(as_json: given.Json = False, form: given.Format = None) -> None:
     """
     from devenv.environments import status as environment_status
 
-    columns = ("name", "state", "running", "nodes", "profile", "kubernetes", "home")
-    rows = environment_status.environments()
-    output.document(given.form(as_json, form), rows, lambda rows: output.table(rows, *columns))
+    def text(rows: list[dict[str, Any]]) -> str:
+        shown = [{**row, "expires": environment_status.remaining(row["expires"])} for row in rows]
+        columns = ("name", "state", "running", "nodes", "profile", "kubernetes", "expires", "home")
+        return output.table(shown, *columns)
+
+    output.document(given.form(as_json, form), environment_status.environments(), text)
 
 
 def inventory(name: given.Name = None, as_json: given.Json = False, form: given.Format = None) -> None:
@@ -197,26 +204,42 @@ def logs(
     run: Annotated[str | None, typer.Option("--run", metavar="ID", help="A run; by default the newest.")] = None,
     path: Annotated[bool, typer.Option("--path", help="Print the log's path instead of its content.")] = False,
     unit: Annotated[str | None, typer.Option("--unit", "-u", metavar="UNIT", help="With NODE: only this unit.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="With NODE: print new lines as they arrive.")] = False,
-    lines: Annotated[int, typer.Option("--lines", metavar="N", help="With NODE: the last N lines.", min=1)] = 200,
-    as_json: given.Json = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the run ends.")] = False,
+    lines: Annotated[
+        int | None,
+        typer.Option("--lines", metavar="N", help="The last N lines; by default 200 of a node, all of a run.", min=1),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --runs: JSON output.")] = False,
 ) -> None:
     """Print the log of the newest run, or a node's journal.
 
     Example: devenv logs master-0 --unit kubelet
 
-    The logs of the last ten runs are kept after an environment is removed.
+    --follow prints the log of a running command, also from another
+    terminal. The logs of the last ten runs are kept after an environment is
+    removed.
     """
     from devenv.runs import history
 
+    of_run = {"--runs": runs, "--run": run, "--path": path, "--json": as_json}
+    if node is not None:
+        given.refuse("with a node", of_run)
+    else:
+        given.refuse("without a node", {"--unit": unit})
+        given.refuse("without --runs", {"--json": as_json and not runs})
+    if runs or path:
+        others = {"--run": run, "--path": path} if runs else {}
+        given.refuse("with --runs" if runs else "with --path", {**others, "--follow": follow, "--lines": lines})
     chosen = names.choose(name)
     if node is not None:
-        words = ["journalctl", "--no-pager", f"--lines={lines}"]
+        words = ["journalctl", "--no-pager", f"--lines={lines or 200}"]
         words += [*(["--follow"] if follow else []), *([f"--unit={unit}"] if unit else [])]
         _replace_process(access.ssh_command(names.existing(chosen), node, words, root=True))
     if runs:
         columns = ("run", "began", "command", "exit", "changed", "seconds")
         output.document(given.form(as_json), history.runs(chosen), lambda rows: output.table(rows, *columns))
-        return
-    log = history.log_of(chosen, run)
-    output.data(str(log) if path else log.read_text(errors="replace"))
+    elif path:
+        output.data(str(history.log_of(chosen, run)))
+    else:
+        for text in history.log(chosen, run, lines=lines, follow=follow):
+            output.data(text)

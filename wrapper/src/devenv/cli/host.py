@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from devenv.cli.run_options import Run, run_options
 
 
 def doctor(
-    show_all: Annotated[bool, typer.Option("--all", help="Show the passed checks too.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Show the passed checks too; --json always does.")] = False,
     fix: Annotated[
         bool, typer.Option("--fix", help="Raise kernel limits that are too low, until the next boot.")
     ] = False,
@@ -64,6 +65,13 @@ def prune(
     host: Annotated[
         bool, typer.Option("--host", help="Restore this machine's kernel limits instead: what doctor --fix changed.")
     ] = False,
+    expired: Annotated[
+        bool, typer.Option("--expired", help="Remove the expired environments instead (up --ttl).")
+    ] = False,
+    timer: Annotated[
+        Path | None,
+        typer.Option("--timer", metavar="DIR", help="Write a systemd timer for --expired to DIR instead."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed; remove nothing.")] = False,
     as_json: given.Json = False,
 ) -> None:
@@ -71,12 +79,25 @@ def prune(
 
     Keeps what an environment uses. Everything else is rebuilt when it is
     needed, which takes minutes.
+
+    --timer /etc/systemd/system writes devenv-prune.service and
+    devenv-prune.timer, which run --expired every ten minutes.
     """
+    if timer:
+        others = {"--only": only, "--host": host, "--expired": expired, "--dry-run": dry_run, "--json": as_json}
+        given.refuse("with --timer", others)
+        _write_timer(timer)
+        return
+    if expired:
+        given.refuse("with --expired", {"--only": only, "--host": host})
+        _prune_expired(dry_run=dry_run, as_json=as_json)
+        return
     from dataclasses import asdict
 
     from devenv.environments import prune as pruning
 
     if host:
+        given.refuse("with --host", {"--only": only})
         output.document(given.form(as_json), {"restored": pruning.host(dry_run=dry_run)}, _restored_text)
         return
     invalid = [kind for kind in only or [] if kind not in pruning.kinds()]
@@ -104,6 +125,31 @@ def prune(
 
 def _restored_text(values: dict[str, list[str]]) -> str:
     return "\n".join(values["restored"] or ["nothing on this machine was changed"])
+
+
+def _write_timer(folder: Path) -> None:
+    from devenv.environments import expired
+
+    for path in expired.write_units(folder):
+        output.data(str(path))
+    output.say("enable it: systemctl daemon-reload && systemctl enable --now devenv-prune.timer")
+    output.say("undo it: systemctl disable --now devenv-prune.timer, then remove both files")
+
+
+def _prune_expired(*, dry_run: bool, as_json: bool) -> None:
+    from devenv import operations
+    from devenv.environments import expired
+
+    environments = expired.expired()
+    removed = "would be removed" if dry_run else "removed"
+    if not dry_run:
+        operations.down_all(environments)
+    rows = [{"environment": name, "state": removed} for name in environments]
+    output.document(
+        given.form(as_json),
+        rows,
+        lambda rows: output.table(rows, "environment", "state") if rows else "no environment has expired",
+    )
 
 
 def _prune_text(rows: list[dict[str, Any]]) -> str:

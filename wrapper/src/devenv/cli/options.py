@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from devenv import errors
+from devenv.cli import output
+
+OWN_FILE = "devenv.yml"
 
 # --- completion: fast, and silent on any error -----------------------------------------------------------------------
 
@@ -50,14 +53,48 @@ def complete_snapshot(incomplete: str) -> list[str]:
     return _beginning(incomplete, catalogue.names(paths.home()))
 
 
-def complete_profile(incomplete: str) -> list[str]:
-    """Return names of profiles, and the YAML files of the working directory."""
+def complete_profile(incomplete: str) -> list[str | tuple[str, str]]:
+    """Return names of profiles, those that no engine can create with that remark, and the YAML files of the working
+    directory.
+    """
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
 
     short = sorted(path.stem for path in (paths.CONFIGS / "profiles").glob("*.yml"))
     own_files = sorted(f"./{path.name}" for path in Path().glob("*.yml"))
-    return _beginning(incomplete, [*short, *profile_names.canonical(), *own_files])
+    beginning = _beginning(incomplete, [*short, *profile_names.canonical(), *own_files])
+    remarks = {name: data.NO_ENGINE for name in beginning if name.startswith(data.not_creatable())}
+    return [(name, remarks[name]) if name in remarks else name for name in beginning]
+
+
+def complete_provider(incomplete: str) -> list[str]:
+    """Return names of providers."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import provider_traits
+
+    return _beginning(incomplete, provider_traits.names())
+
+
+def complete_engine(incomplete: str) -> list[str]:
+    """Return names of engines."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
+
+    return _beginning(incomplete, engines.names())
+
+
+def complete_kubernetes(incomplete: str) -> list[str]:
+    """Return versions of Kubernetes."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import versions
+
+    return _beginning(incomplete, versions.known()[1])
+
+
+def profile_or_own_file(profile: str | None, snapshot: str | None = None) -> str | None:
+    """Return ``profile``; if neither it nor a snapshot is given, the file devenv.yml of the working directory."""
+    if profile or snapshot or not Path(OWN_FILE).is_file():
+        return profile
+    output.say(f"profile: ./{OWN_FILE}")
+    return f"./{OWN_FILE}"
 
 
 def _beginning(incomplete: str, candidates: Iterable[str]) -> list[str]:
@@ -95,17 +132,36 @@ def days(value: str) -> int:
     return int(match[1])
 
 
-def overrides(values: list[str] | None) -> dict[str, str]:
-    """Return ``--set path=value`` options as a mapping. Raises UsageError."""
-    pairs = {}
+# Options of up that are short for --set, and their paths.
+SHORT = {"provider": "provider", "engine": "kubernetes.engine", "kubernetes": "kubernetes.version"}
+
+
+def overrides(values: list[str] | None, **short: str | None) -> dict[str, str]:
+    """Return ``--set path=value`` options as a mapping, with the values of the options SHORT. Raises UsageError."""
+    pairs = {SHORT[option]: value for option, value in short.items() if value is not None}
     for item in values or []:
         path, equals, value = item.partition("=")
         if not equals or not path:
             raise errors.UsageError(
                 f"{item!r} is not path=value", where="--set", advice="--set nodes.worker-0.memory=4GiB"
             )
+        if pairs.get(path, value) != value:
+            raise errors.UsageError(f"two values for {path}: {pairs[path]} and {value}", where="--set")
         pairs[path] = value
     return pairs
+
+
+def typed(context: typer.Context, parameter: str) -> bool:
+    """Return whether a parameter was given on the command line, not by an environment variable."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse(when: str, options: Mapping[str, object]) -> None:
+    """Raise UsageError for the first option that was given, since it has no effect in this combination."""
+    for option, value in options.items():
+        if value:
+            raise errors.UsageError(f"{option} has no effect {when}")
 
 
 def form(as_json: bool, name: str | None = None, allowed: tuple[str, ...] = ("text", "yaml", "json")) -> str:
@@ -146,7 +202,7 @@ Profile = Annotated[
         "-p",
         envvar="DEVENV_PROFILE",
         metavar="PROFILE",
-        help="Name or file of a profile.",
+        help="Name or file of a profile; - for standard input.",
         autocompletion=complete_profile,
     ),
 ]
@@ -154,6 +210,27 @@ Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="PATH=VALUE", help="Set a key of the profile, e.g. nodes.worker-0.memory=4GiB. Repeatable."
+    ),
+]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        "--provider", metavar="PROVIDER", help="Short for --set provider=...", autocompletion=complete_provider
+    ),
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine", metavar="ENGINE", help="Short for --set kubernetes.engine=...", autocompletion=complete_engine
+    ),
+]
+Kubernetes = Annotated[
+    str | None,
+    typer.Option(
+        "--kubernetes",
+        metavar="VERSION",
+        help="Short for --set kubernetes.version=...",
+        autocompletion=complete_kubernetes,
     ),
 ]
 Snapshot = Annotated[

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -32,7 +34,7 @@ EnvFormat = Annotated[
 
 @app.command("list")
 def list_(
-    show_all: Annotated[bool, typer.Option("--all", help="List every full name.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="List every full name; --json always does.")] = False,
     as_json: given.Json = False,
     form: given.Format = None,
 ) -> None:
@@ -69,14 +71,57 @@ def _short_text(rows: list[dict[str, Any]]) -> str:
 
 @app.command()
 def show(profile: Name, changes: given.Set = None, as_json: given.Json = False, form: given.Format = None) -> None:
-    """Print a resolved profile, with every value filled in."""
+    """Print a resolved profile, with every value filled in.
+
+    The output is a valid profile: devenv profile show ha > mine.yml
+    """
     resolved = _resolved(profile, changes)
     output.data(output.to_text(resolved, given.form(as_json, form, ("yaml", "json"))))
     _warn(resolved)
 
 
 @app.command()
-def diff(profile: Name, other: Other = None, name: given.Name = None, as_json: given.Json = False) -> None:
+def export(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="The environment.", autocompletion=given.complete_name),
+    ] = None,
+    as_json: given.Json = False,
+    form: given.Format = None,
+) -> None:
+    """Print an environment's state as a profile that creates the same one.
+
+    Includes what --set, node add, node remove and upgrade have changed.
+    Role variables that the environment was created with (-e) are printed as
+    a comment, since a profile has no keys for them.
+    """
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import migrations
+    from ansible_collections.devenv.lab.plugins.plugin_utils.variables import kept
+
+    from devenv.environments import access, names
+
+    environment = names.existing(name)
+    document, _ = migrations.without_ignored(migrations.from_resolved(access.profile(environment)))
+    variables = kept.read(paths.environment(environment))
+    chosen = given.form(as_json, form, ("yaml", "json"))
+    remarks = [f"needs -e {shlex.quote(json.dumps({key: value}))}" for key, value in variables.items()]
+    if chosen == "yaml":
+        output.data("".join(f"# {text}\n" for text in remarks))
+    else:
+        for text in remarks:
+            output.say(text)
+    output.data(output.to_text(document, chosen))
+
+
+@app.command()
+def diff(
+    context: typer.Context,
+    profile: Name,
+    other: Other = None,
+    name: given.Name = None,
+    as_json: given.Json = False,
+) -> None:
     """Compare two profiles, or a profile with an environment.
 
     Marks each difference: ~ can be applied to an existing environment,
@@ -84,6 +129,8 @@ def diff(profile: Name, other: Other = None, name: given.Name = None, as_json: g
     """
     from devenv.environments import access, names, status
 
+    if other:
+        given.refuse("with two profiles", {"--name": given.typed(context, "name")})
     old = _resolved(profile) if other else access.profile(names.existing(name))
     output.document(given.form(as_json), status.differences(old, _resolved(other or profile)), _diff_text)
 

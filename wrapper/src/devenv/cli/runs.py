@@ -16,7 +16,9 @@ from devenv.cli import output
 from devenv.cli.run_options import Run, run_options
 from devenv.environments import names, target
 from devenv.runs import playbook
+from devenv.runs.extra_vars import parse
 from devenv.runs.progress import duration
+from devenv.runs.runner import Options
 
 if TYPE_CHECKING:
     from ansible_collections.devenv.lab.plugins.plugin_utils.upgrades.plan import UpgradePlan
@@ -32,12 +34,18 @@ def up(
     profile: given.Profile = None,
     name: given.Name = None,
     changes: given.Set = None,
+    provider: given.Provider = None,
+    engine: given.Engine = None,
+    kubernetes: given.Kubernetes = None,
     snapshot: given.Snapshot = None,
     extra_vars: given.ExtraVars = None,
     tags: given.Tags = "",
     limit: given.Limit = "",
     diff: given.Diff = False,
     forks: given.Forks = 0,
+    ttl: Annotated[
+        str | None, typer.Option("--ttl", metavar="TIME", help="Let it expire after TIME: 30m, 2h, 7d; or never.")
+    ] = None,
     on_failure: OnFailure = "keep",
     full: Annotated[bool, typer.Option("--full", help="Run every stage, even if nothing has changed.")] = False,
     recreate: Annotated[
@@ -48,37 +56,73 @@ def up(
     """Create an environment, or converge it to its profile.
 
     A repeated run changes only what differs from the profile. If nothing
-    has changed since the last run, no stage runs. Without --profile, an
-    existing environment keeps its stored profile.
+    has changed since the last run, no stage runs. Without --profile, the
+    profile is devenv.yml of the working directory, if that file exists;
+    otherwise an existing environment keeps its stored profile.
 
     With --snapshot, a new environment starts with the saved state, and
     with new keys and certificates.
+
+    With --ttl, devenv prune --expired removes the environment after that
+    time; devenv extend gives it more.
 
     Arguments after -- are passed to ansible-playbook.
     """
     if on_failure not in ("keep", "destroy"):
         raise errors.UsageError(f"{on_failure!r} is neither keep nor destroy", where="--on-failure")
+    if run.check:
+        given.refuse("with --check", {"--on-failure destroy": on_failure == "destroy", "--no-gather": no_gather})
     options = run.options(extra_vars, tags=tags, limit=limit, diff=diff, forks=forks, full=full)
-    goal = target.resolve(profile, name, given.overrides(changes), snapshot=snapshot)
+    overrides = given.overrides(changes, provider=provider, engine=engine, kubernetes=kubernetes)
+    goal = target.resolve(given.profile_or_own_file(profile, snapshot), name, overrides, snapshot=snapshot, ttl=ttl)
     result = operations.up(goal, options, on_failure=on_failure, gather=not no_gather, recreate=recreate)
     only_one = len(names.known()) <= 1
     run.done(result, *next_steps.with_devenv(goal.name, goal.resolved, duration(result.seconds), only_one=only_one))
 
 
 @run_options(check=True)
-def down(run: Run, name: given.Name = None, extra_vars: given.ExtraVars = None) -> None:
+def down(
+    run: Run,
+    name: given.Name = None,
+    every: Annotated[bool, typer.Option("--all", help="Remove all environments of this DEVENV_HOME.")] = False,
+    extra_vars: given.ExtraVars = None,
+) -> None:
     """Remove an environment and everything that belongs to it.
 
     Does nothing if the environment does not exist. Bundles, images and logs
     stay; devenv prune removes them. Alias: destroy.
     """
+    if every:
+        given.refuse("with --all", {"--name": given.typed(run.context, "name")})
     options = run.options(extra_vars)
-    if name is None and not names.known():
-        run.done(playbook.RunResult("", text="no environment exists"))
-        return
-    result = operations.down(names.choose(name), options)
+    if every:
+        from devenv.environments import expired
+
+        result = operations.down_all(expired.all_environments(), options)
+    elif name is None and not names.known():
+        result = playbook.RunResult("", text="no environment exists")
+    else:
+        result = operations.down(names.choose(name), options)
     removed = [f"removed {result.name}", "bundles, images and logs stay; devenv prune removes them"]
     run.done(result, *([] if result.text else removed))
+
+
+@run_options(artifacts=False)
+def extend(
+    run: Run,
+    time: Annotated[str, typer.Argument(metavar="TIME", help="30m, 2h, 7d or 1d12h; or never.")],
+    name: given.Name = None,
+) -> None:
+    """Let an environment of up --ttl expire later.
+
+    TIME is added to the time that it still has, or counts from now if it
+    has expired. With never, it no longer expires.
+    """
+    from devenv.environments import status
+
+    environment = names.existing(name)
+    result = operations.extend(environment, time, run.options())
+    run.done(result, f"{environment} expires {status.expiry_text(environment) or 'never'}")
 
 
 @run_options()
@@ -103,13 +147,14 @@ def validate(
     junit: Annotated[
         Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit document with one case per check.")
     ] = None,
+    extra_vars: given.ExtraVars = None,
 ) -> None:
     """Validate the clusters; prints one line per check.
 
     Exits with 8 if a check does not pass in time (default: 2m).
     """
     try:
-        result = operations.validate(names.existing(name), run.options(), cluster=cluster, junit=junit)
+        result = operations.validate(names.existing(name), run.options(extra_vars), cluster=cluster, junit=junit)
     except errors.Error as error:
         _show_checks(run, error.checks)
         raise
@@ -178,6 +223,8 @@ def upgrade(
     upgrade. Exits with 14 if the version cannot be reached in one step.
     """
     if plan:
+        given.refuse("with --plan", {"--check": run.check, "--timeout": run.timeout, "--verbose": run.verbose})
+        given.refuse("with --plan", {"--": given.after_dashes(run.context)})
         steps = operations.plan_upgrade(names.existing(name), kubernetes)
         output.document(given.form(run.as_json), steps, _upgrade_text)
         return
@@ -195,7 +242,14 @@ def _upgrade_text(plan: UpgradePlan) -> str:
 
 
 def plan(
-    profile: given.Profile = None, name: given.Name = None, changes: given.Set = None, as_json: given.Json = False
+    profile: given.Profile = None,
+    name: given.Name = None,
+    changes: given.Set = None,
+    provider: given.Provider = None,
+    engine: given.Engine = None,
+    kubernetes: given.Kubernetes = None,
+    extra_vars: given.ExtraVars = None,
+    as_json: given.Json = False,
 ) -> None:
     """Show what up would add, change and remove. Read-only.
 
@@ -203,7 +257,9 @@ def plan(
     """
     from devenv.environments import status
 
-    steps = status.plan(target.resolve(profile, name, given.overrides(changes), compare=False))
+    overrides = given.overrides(changes, provider=provider, engine=engine, kubernetes=kubernetes)
+    variables = playbook.check_variables(Options(extra=[parse(value) for value in extra_vars or []]))
+    steps = status.plan(target.resolve(given.profile_or_own_file(profile), name, overrides, compare=False), variables)
     output.document(given.form(as_json), steps, _plan_text)
     if steps["refused"]:
         raise typer.Exit(14)
@@ -213,4 +269,5 @@ def _plan_text(steps: dict[str, Any]) -> str:
     marks = {"add": "+", "start": ">", "change": "~", "remove": "-", "refused": "!"}
     lines = [f"{mark} {key:<8} {item}" for key, mark in marks.items() for item in steps[key]]
     head = f"{steps['name']} ({steps['profile']})"
-    return "\n".join([f"{head}: {'nothing to do' if not lines else ''}".rstrip(), *lines])
+    kept = [f"= {'keep':<8} {name}: {json.dumps(value)}" for name, value in steps["variables"].items()]
+    return "\n".join([f"{head}: {'nothing to do' if not lines else ''}".rstrip(), *lines, *kept])

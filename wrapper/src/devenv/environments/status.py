@@ -6,7 +6,9 @@ import importlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
@@ -14,6 +16,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import net
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Node, Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
+from ansible_collections.devenv.lab.plugins.plugin_utils.records import expiry
 
 from devenv import errors
 from devenv.environments import access, names
@@ -26,11 +29,12 @@ _API_TIMEOUT = 3.0  # seconds
 
 
 def environments() -> list[dict[str, Any]]:
-    """Return one row per environment of this machine: ``{name, profile, kubernetes, nodes, running, state, home}``.
+    """Return one row per environment of this machine: ``{name, profile, kubernetes, nodes, running, state, home,
+    expires}``.
 
     ``state`` is running, partly (some nodes run), stopped, made (no nodes yet), busy (a run holds the lock), orphan
     (nodes or a network without a state directory) or elsewhere (it belongs to another DEVENV_HOME, which ``home``
-    names).
+    names). ``expires`` is a time or None.
     """
     home = str(paths.home())
     machines, networks = registry.visible()
@@ -56,7 +60,25 @@ def environments() -> list[dict[str, Any]]:
 
 def _row(name: str, home: str, profile: Profile | None, nodes: int, states: list[str], summary: str) -> dict[str, Any]:
     running = states.count("running")
-    return {"name": name, **_about(profile), "nodes": nodes, "running": running, "state": summary, "home": home}
+    row = {"name": name, **_about(profile), "nodes": nodes, "running": running, "state": summary, "home": home}
+    return {**row, "expires": _expires(name) if home == str(paths.home()) else None}
+
+
+def _expires(name: str) -> str | None:
+    with errors.translated():
+        expires = expiry.read(paths.environment(name))
+    return expires.isoformat() if expires else None
+
+
+def expiry_text(name: str) -> str:
+    """Return when an environment expires, for people; empty if it does not."""
+    expires = _expires(name)
+    return f"{remaining(expires)} ({expires})" if expires else ""
+
+
+def remaining(expires: str | None) -> str:
+    """Return the remaining time of a row's ``expires``, such as ``in 1h58m``, or ``expired``."""
+    return expiry.remaining(datetime.fromisoformat(expires) if expires else None)
 
 
 def _about(profile: Profile | None) -> dict[str, str]:
@@ -75,8 +97,8 @@ def _summary(states: Sequence[str], nodes: int) -> str:
 def status(name: str, cluster: str | None = None) -> dict[str, Any]:
     """Return the actual state of an environment: ``{name, state, profile, kubernetes, folder, kubeconfig, nodes:
     [{name, group, cluster, addresses, container, kubernetes}], clusters: [{name, kubeconfig, api}], api, busy,
-    last_run, failure}``. ``kubernetes`` of a node is Ready, NotReady or absent. ``api`` is that of all clusters;
-    ``kubeconfig`` is null if there are several clusters and none is ``main``.
+    expires, last_run, failure}``. ``kubernetes`` of a node is Ready, NotReady or absent. ``api`` is that of all
+    clusters; ``kubeconfig`` is null if there are several clusters and none is ``main``.
 
     With ``cluster``, state, nodes, clusters, api and kubeconfig are those of this cluster. Raises NotFound.
     """
@@ -112,6 +134,7 @@ def status(name: str, cluster: str | None = None) -> dict[str, Any]:
         "clusters": clusters,
         "api": _api(clusters),
         "busy": str(stored.holder) if stored.holder else None,
+        "expires": _expires(name),
         "last_run": stored.last_run,
         "failure": stored.failure,
     }
@@ -176,16 +199,21 @@ def nodes(name: str) -> list[dict[str, Any]]:
     return node_changes.rows(paths.environment(name), machines, lambda kubeconfig: _api_nodes(kubeconfig, machines)[1])
 
 
-def plan(goal: Target) -> dict[str, Any]:
-    """Return what `up` would do: ``{name, profile, exists, add, start, change, remove, refused}``; lists of texts, all
-    empty if there is nothing to do. Read-only.
+def plan(goal: Target, given: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """Return what `up` would do: ``{name, profile, exists, add, start, change, remove, refused, variables}``; lists of
+    texts, all empty if there is nothing to do, and the role variables that the state keeps. ``given`` are the extra
+    variables of that run. Read-only.
     """
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import upgrade_record
+    from ansible_collections.devenv.lab.plugins.plugin_utils.variables import kept
 
     folder = paths.environment(goal.name)
     with errors.translated():
         stored = state.read_profile(folder)
         upgrade = upgrade_record.pending(folder)
+        variables = kept.selected(goal.resolved["kubernetes"]["engine"], given)
+        refused = kept.changes(folder, variables)
+        variables = kept.read(folder) | ({} if refused else variables)
     machines = node_states(goal.name)
     desired = [node["name"] for node in goal.resolved["nodes"]]
     changes = differences(stored, goal.resolved) if stored else []
@@ -201,7 +229,9 @@ def plan(goal: Target) -> dict[str, Any]:
         "refused": [
             *([f"the upgrade to Kubernetes {upgrade['to']} is not finished"] if upgrade else []),
             *(_line(change) for change in changes if not change["applies"]),
+            *(f"{text} (a cluster keeps the value that it was created with)" for text in refused),
         ],
+        "variables": variables,
     }
 
 

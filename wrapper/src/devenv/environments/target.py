@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ class Target:
     name: str
     variables: Mapping[str, Any]
     resolved: Profile
+    # The file of a profile from standard input, removed with the target.
+    folder: tempfile.TemporaryDirectory[str] | None = None
 
 
 @errors.translated()
@@ -31,20 +35,30 @@ def resolve(
     overrides: Mapping[str, Any] | None = None,
     *,
     snapshot: str | None = None,
+    ttl: str | None = None,
     compare: bool = True,
 ) -> Target:
     """Return what `up` works on. The profile is ``profile_name``, else that of ``snapshot``, else the stored profile of
-    an existing environment; ``overrides`` are applied to it.
+    an existing environment; ``overrides`` are applied to it. ``ttl``: the time after which the environment expires.
 
     Validates the name and the profile before Ansible starts. With ``compare``, also raises ProfileChangeRefused for a
     change that an existing environment does not support, and EnvironmentBusy if another run holds its lock.
     """
     from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, stages
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve as resolve_profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.records import expiry
 
     variables: dict[str, Any] = {"devenv_snapshot": snapshot} if snapshot else {}
+    if ttl:
+        expiry.parse(ttl)
+        variables["devenv_ttl"] = ttl
+    folder = None
+    if profile_name == documents.STDIN:
+        folder = tempfile.TemporaryDirectory(prefix="devenv-profile-")
+        profile_name = _from_stdin(Path(folder.name))
     if profile_name:
         resolved = resolve_profile(profile_name, overrides=dict(overrides or {}))
         is_path = profile_names.is_path(profile_name)
@@ -60,7 +74,19 @@ def resolve(
         lock.check(paths.environment(chosen))
         stages.compare(paths.environment(chosen), resolved)
     changed = {"devenv_overrides": dict(overrides)} if overrides else {}
-    return Target(chosen, {**variables, "devenv_name": chosen, **changed}, resolved)
+    return Target(chosen, {**variables, "devenv_name": chosen, **changed}, resolved, folder)
+
+
+def _from_stdin(folder: Path) -> str:
+    """Write the profile in standard input to a file in ``folder``, since Ansible cannot read it; return its path."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
+    from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import merged
+
+    document = merged(documents.STDIN)
+    name = document.pop("name", "devenv")
+    path = folder / f"{name}.yml"
+    path.write_text(json.dumps(document))
+    return str(path)
 
 
 def _of_snapshot(snapshot: str, overrides: Mapping[str, Any] | None) -> Profile:

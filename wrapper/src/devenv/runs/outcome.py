@@ -11,6 +11,7 @@ from devenv.runs.progress import result_of, stage_of
 
 _ANSIBLE_ERROR = re.compile(r"(\[ERROR\]:|ERROR!|ansible-playbook: error:)\s*(.*)")
 _REASON = re.compile(r"\[([a-z][a-z0-9_]*)\]\s*$")
+_INVENTORY = re.compile(r"Failed to parse inventory with '\S+\.inventory\.profile' plugin: (.*?\[[a-z][a-z0-9_]*\])")
 
 
 @dataclass
@@ -87,6 +88,8 @@ def _without_task(output: Sequence[str], error: Exception | None) -> dict[str, A
     usage = next((match[2] for _, match in reported if match[1].endswith("error:")), "")
     text = usage or " ".join([reported[0][1][2], *lines[reported[0][0] + 1 :]] if reported else lines[-3:])
     text = text or (str(error) if error else "ansible-playbook printed nothing")
+    refused = _INVENTORY.search(" ".join(lines))
+    text = refused[1] if refused else text
     match = _REASON.search(text)
     reason = reasons.catalogue().get(match.group(1)) if match else None
     return {

@@ -13,7 +13,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, path
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import runs
 
 from devenv import errors
-from devenv.runs import runner
+from devenv.runs import extra_vars, runner
 from devenv.runs.history import LOG
 from devenv.runs.outcome import RunOutcome
 from devenv.runs.runner import NO_OPTIONS, Options
@@ -29,7 +29,10 @@ RESERVED = {
     "devenv_gather": "--no-gather",
     "devenv_recreate": "--recreate",
     "devenv_snapshot": "--snapshot",
-    "devenv_kubernetes_version": "--kubernetes or --set kubernetes.version",
+    "devenv_ttl": "--ttl",
+    "devenv_provider": "--provider",
+    "devenv_engine": "--engine",
+    "devenv_kubernetes_version": "--kubernetes",
 }
 
 
@@ -47,7 +50,7 @@ class RunResult:
 
 def run(playbook: str, name: str, variables: Mapping[str, Any], options: Options = NO_OPTIONS) -> RunResult:
     """Run one of the collection's playbooks for the environment ``name``. Raises Error and Interrupted."""
-    _refuse_reserved(options.extra)
+    check_variables(options)
     extra = {
         "devenv_timeout": int(options.timeout) if options.timeout else None,
         "devenv_artifacts": str(options.artifacts.absolute()) if options.artifacts else None,
@@ -60,10 +63,24 @@ def run(playbook: str, name: str, variables: Mapping[str, Any], options: Options
     raise _failure(name, outcome, run_dir, options)
 
 
-def _refuse_reserved(extra: Sequence[Mapping[str, Any] | Path]) -> None:
-    for key in (key for item in extra if not isinstance(item, Path) for key in item):
+@errors.translated()
+def check_variables(options: Options) -> dict[str, Any]:
+    """Return the extra variables of a run: of ``-e``, its files, and the arguments after ``--``.
+
+    Raise UsageError for one that has an option of its own, or that no role has (variables/check.py). The playbooks
+    check the latter, too; here it saves the start of Ansible.
+    """
+    from ansible_collections.devenv.lab.plugins.plugin_utils.variables import check
+
+    typed = [extra_vars.read(value, encrypted={}) for value in extra_vars.in_arguments(options.arguments)]
+    for item in options.extra:
+        typed.append(extra_vars.read(f"@{item}", encrypted={}) if isinstance(item, Path) else item)
+    for key in (key for item in typed for key in item):
         if key in RESERVED:
             raise errors.UsageError(f"-e does not accept {key}", where=f"-e {key}", advice=f"use {RESERVED[key]}")
+    variables = {key: value for item in typed for key, value in item.items()}
+    check.require(variables)
+    return variables
 
 
 def _failure(name: str, outcome: RunOutcome, run_dir: Path | None, options: Options) -> BaseException:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import data as yaml_data
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, program
 
 from devenv.testing.allocators import base
@@ -152,7 +154,7 @@ def read_file(path: Path) -> Provisioned:
     """
     try:
         text = path.expanduser().read_text()
-        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        data = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=yaml_data.PlainLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise AllocationFailed(f"{path}: cannot be read: {error}") from None
     except (yaml.YAMLError, ValueError):
@@ -177,4 +179,6 @@ def _host_problems(keys: Any) -> list[str]:
     credentials = [key for key in ("password", "key_file_path", "pem_key_string") if keys.get(key)]
     if len(credentials) > 1:
         problems.append(f"{', '.join(credentials)}: use only one of them")
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", str(keys.get("port", 22))):
+        problems.append("port: must be a whole number in decimal")
     return problems
