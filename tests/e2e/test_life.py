@@ -12,15 +12,14 @@ from typing import Any
 
 import pytest
 import yaml
-from support import ha
+from support import ha, images
 from support.commands import Typed, addresses
 from support.seen import inside, untouched
 
 pytestmark = pytest.mark.cluster
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-VERSIONS = yaml.safe_load((CONFIGS / "versions.yml").read_text())
-VERSION, PROBE = str(VERSIONS["default"]), str(VERSIONS["probe"])
+VERSION = str(yaml.safe_load((CONFIGS / "versions.yml").read_text())["default"])
 
 # Its first process ignores SIGTERM, so a drain takes the whole grace period.
 STUBBORN: dict[str, Any] = {
@@ -142,13 +141,8 @@ spec:
 def test_a_dead_and_a_damaged_worker_are_recreated(user: Typed, lab: str, tmp_path: Path) -> None:
     """The replaced one has the images that were loaded before, and its volume is released."""
     before, where = containers(lab), addresses(user, lab)
-    probe, archive = f"devenv.lab/probe:{PROBE}", tmp_path / "probe.tar"
-    with archive.open("wb") as stream:
-        exported = (
-            f"ctr -n k8s.io images tag {probe} localhost/mine:1 >&2 && ctr -n k8s.io images export - localhost/mine:1"
-        )
-        subprocess.run(["podman", "exec", f"{lab}-worker-0", "sh", "-c", exported], check=True, stdout=stream)
-    user.devenv("image", "load", str(archive), "--name", lab)
+    with images.built(f"shop/{lab}:1") as image:
+        user.devenv("image", "load", image, "--name", lab)
     (tmp_path / "volumes.yml").write_text(VOLUMES)
     user.kubectl(lab, "apply", "-f", str(tmp_path / "volumes.yml"))
     user.kubectl(lab, "wait", "pvc/here", "--for=jsonpath={.status.phase}=Bound", "--timeout=60s")
@@ -165,7 +159,7 @@ def test_a_dead_and_a_damaged_worker_are_recreated(user: Typed, lab: str, tmp_pa
     claim = json.loads(user.kubectl(lab, "get", "pvc", "here", "-o", "json").stdout)
     assert (claim["status"]["phase"], claim["spec"].get("volumeName")) == ("Pending", None)
     user.kubectl(lab, "delete", "pvc", "here")
-    assert "docker.io/library/mine:1" in inside(f"{lab}-worker-1", "crictl", "images", "--output=json")
+    assert f"docker.io/{image}" in inside(f"{lab}-worker-1", "crictl", "images", "--output=json")
     assert addresses(user, lab) == where
     assert ready(user, lab) == {"master-0": True, "worker-0": True, "worker-1": True}
 

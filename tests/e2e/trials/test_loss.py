@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils.bundle import store
+from support import images
 from support.commands import Typed
 
 pytestmark = pytest.mark.cluster
@@ -18,28 +17,17 @@ def podman(*words: str) -> str:
     return subprocess.run(["podman", *words], check=True, capture_output=True, text=True).stdout
 
 
-@pytest.fixture
-def built(trial: str) -> Iterator[str]:
-    """The short name of a small image in podman's store, which stores it as ``localhost/NAME``. It exits at once."""
-    name, bundle = f"shop/{trial}:1", store.find()
-    assert bundle
-    packed = subprocess.run(["tar", "-C", str(bundle.path / "cni"), "-c", "loopback"], check=True, capture_output=True)
-    command = ["podman", "import", "--quiet", "--change", 'ENTRYPOINT ["/loopback"]', "-", name]
-    subprocess.run(command, check=True, input=packed.stdout, capture_output=True)
-    yield name
-    podman("rmi", f"localhost/{name}")
-
-
-def test_pods_find_an_image_under_the_name_that_was_loaded(user: Typed, trial: str, built: str) -> None:
-    user.devenv("image", "load", built, "--name", trial)
-    user.kubectl(trial, "run", "named", f"--image={built}", "--image-pull-policy=Never", "--restart=Never")
+def test_pods_find_an_image_under_the_name_that_was_loaded(user: Typed, trial: str) -> None:
+    with images.built(f"shop/{trial}:1") as name:
+        user.devenv("image", "load", name, "--name", trial)
+    user.kubectl(trial, "run", "named", f"--image={name}", "--image-pull-policy=Never", "--restart=Never")
     try:
         user.kubectl(trial, "wait", "pod/named", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
     finally:
         user.kubectl(trial, "delete", "pod", "named", "--grace-period=0", "--wait=false")
     listed = user.devenv("ssh", "--name", trial, "--", "crictl", "images", "--output=json").stdout
     tags = {tag for image in json.loads(listed)["images"] for tag in image["repoTags"]}
-    assert {f"docker.io/{built}", f"localhost/{built}"} <= tags
+    assert {f"docker.io/{name}", f"localhost/{name}"} <= tags
 
 
 def test_a_pruned_cluster_comes_back_or_is_refused(user: Typed, trial: str, tmp_path: Path) -> None:
