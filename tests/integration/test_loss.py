@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.commands import ROOT, program
+from support.commands import ROOT, program, start_ansible
 
 PLAY = """
 - hosts: master-0
@@ -44,3 +44,25 @@ def test_a_recorded_cluster_is_not_bootstrapped(
     assert (done.returncode != 0) is refused, done.stdout
     assert ("every object of cluster main" in done.stdout) is refused
     assert record.exists() is (refused or not recorded)
+
+
+@pytest.mark.parametrize(("words", "refused"), [([], True), (["-e", "devenv_recreate=true"], False)])
+def test_preflight_refuses_a_lost_cluster_unless_the_run_accepts_it(
+    tmp_path: Path, words: list[str], refused: bool
+) -> None:
+    """With the playbook of the stage; other requirements of this host may fail afterwards."""
+    record = tmp_path / "environments" / "lost" / "clusters" / "main" / "members.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('["master-0"]')
+    done = start_ansible(
+        "-i",
+        str(ROOT / "inventories" / "profile"),
+        str(ROOT / "playbooks" / "preflight.yml"),
+        "--check",
+        *("-e", "profile=sno", "-e", "devenv_name=lost", *words),
+        home=tmp_path,
+        cwd=ROOT,
+    )
+    output = done.communicate(timeout=120)[0]
+    assert ("the data of master-0 are gone" in output) is refused
+    assert "preflight | Check this host" in output

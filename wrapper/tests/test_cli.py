@@ -1044,3 +1044,10 @@ def test_doctor_fix_raises_limits_and_prune_host_restores_them(
     code, out, _ = devenv("prune", "--host")
     assert (code, out, setting.read_text()) == (0, "fs.inotify.max_user_instances: 512 -> 128\n", "128")
     assert devenv("prune", "--host")[1] == "nothing on this machine was changed\n"
+
+
+def test_up_accepts_the_loss_of_a_cluster(devenv: Devenv, runs: Runs) -> None:
+    assert devenv("up", "--profile", "aio", "--recreate")[0] == 0
+    assert runs.requests[0].variables["devenv_recreate"] is True
+    code, _out, err = devenv("up", "--profile", "aio", "-e", "devenv_recreate=true")
+    assert (code, "--recreate" in err) == (2, True)
