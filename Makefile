@@ -75,7 +75,7 @@ nightly: ## run test, and what takes too long for every change
 	@$(GATES) all --nightly
 	@$(MAKE) --no-print-directory bench
 
-bench: setup ## compare the time of an up with that of the bare commands; writes bench.json
+bench: setup ## compare the time of an up with that of the bare commands; fails above a bar (ARGS=--report-only: never)
 	$(BIN)/python tests/bench/bench.py $(ARGS)
 
 docs: venv ## regenerate the generated pages

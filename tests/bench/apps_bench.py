@@ -2,7 +2,7 @@
 
 Usage: apps_bench.py [--profile NAME] [--rounds N] [--scale N]. Needs root and podman. Seconds until a client counts the
 rows of the database: from nothing (up, image, deployment, rows written by pgbench), and from a snapshot of that.
-The image is made before anything is measured. Nothing here is a pass or a failure.
+The image is made before anything is measured.
 """
 
 from __future__ import annotations

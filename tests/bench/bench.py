@@ -1,10 +1,11 @@
 """Compare `devenv up` with the bare commands that it runs. Writes bench.json with seconds, counts and ratios.
 
-Usage: bench.py [--profile NAME ...] [--rounds N] [--out FILE]. Needs root and podman. For each profile, a first
-environment is created without measuring: it warms the caches and supplies the snapshot and what the bare commands need.
+Usage: bench.py [--profile NAME ...] [--rounds N] [--out FILE] [--report-only]. Needs root and podman. For each
+profile, a first environment is created without measuring: it warms the caches and supplies the snapshot and what the
+bare commands need.
 Other comparisons: the inventory of a big profile with static YAML, a suite with the pytest plugin and without it, the
-joins of two workers with that of one, a snapshot of an application with a new installation. No result is a pass or a
-failure.
+joins of two workers with that of one, a snapshot of an application with a new installation. Exits with 1 if a figure is
+above its bar (bars.yml), unless ``--report-only`` is given, for days on which the machine has other work.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import apps_bench
+import bars
 import command
 import inventory_bench
 import join_bench
@@ -332,6 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", action="append", help=f"default: {', '.join(PROFILES)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "bench.json")
+    parser.add_argument("--report-only", action="store_true", help="Exit with 0 even if a figure is above its bar.")
     options = parser.parse_args(arguments)
     if os.geteuid() != 0:
         parser.error("needs root")
@@ -363,7 +366,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "apps": {key: apps[key] for key in ("median", "ratio")},
     }
     print(json.dumps({**shown, **aside}, indent=1))
-    return 0
+    return judge(result, profiles, report_only=options.report_only)
+
+
+def judge(result: Mapping[str, Any], profiles: Iterable[str], *, report_only: bool) -> int:
+    """Print the figures above their bars; return the exit code."""
+    lines = bars.missed(result, bars.read(), profiles)
+    for line in lines:
+        print(f"bench: {line}", file=sys.stderr)
+    return 1 if lines and not report_only else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Measure whether workers join at the same time: seconds until one worker, and until two, have joined a cluster.
 
 Usage: join_bench.py [--rounds N]. Needs root and podman. Prints one JSON document: seconds of each round from the start
-of the first join to the end of the last, their medians and the ratio. No result is a pass or a failure.
+of the first join to the end of the last, their medians and the ratio.
 """
 
 from __future__ import annotations

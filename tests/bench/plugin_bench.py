@@ -1,8 +1,7 @@
 """Measure what the pytest plugin costs a suite that uses no hardware, compared with the same suite without it.
 
 Usage: plugin_bench.py [--tests N] [--rounds N]. Prints one JSON document: seconds of each round, wall and CPU, in turn
-with and without the plugin; medians, their difference in milliseconds and their ratio. No result is a pass or a
-failure.
+with and without the plugin; medians, their difference in milliseconds and their ratio.
 """
 
 from __future__ import annotations

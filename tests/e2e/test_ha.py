@@ -21,8 +21,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
 MASTERS = ["master-0", "master-1", "master-2"]
 NODES = [*MASTERS, "worker-0", "worker-1"]
-# The limit on a shared machine; on an idle one it takes two seconds.
+# The limit on a shared machine; what is promised holds on an idle one, as in nightly runs.
 LIMIT = 20.0
+PROMISED = 3.0
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +115,14 @@ def test_a_second_up_is_a_no_op(user: Typed, cluster: str) -> None:
     assert untouched(user, cluster, NODES) == state
 
 
-def lose(user: Typed, cluster: str, ca: Path, *argv: str) -> tuple[str, list[ha.Poller], float]:
+def lose(user: Typed, cluster: str, ca: Path, *argv: str, patience: float = 2.0) -> tuple[str, list[ha.Poller], float]:
     """Run ``podman argv`` on the holder of the virtual addresses while clients request them; return the holder, the
     clients and the time.
     """
     (holder,) = ha.holders(user, cluster, MASTERS)
     with ExitStack() as stack:
         key = ha.client(user, cluster, ca.parent)
-        pollers = [stack.enter_context(ha.Poller(address, ca, key)) for address in ha.virtual(user, cluster)]
+        pollers = [stack.enter_context(ha.Poller(address, ca, key, patience)) for address in ha.virtual(user, cluster)]
         time.sleep(2)
         assert all(poller.answers and not poller.failures() for poller in pollers)
         begin = time.monotonic()
@@ -161,6 +162,17 @@ def test_the_loss_of_the_holder_is_over_in_seconds(
     repair(user, cluster)
     # A node that returns does not take over the addresses: that would interrupt requests again.
     assert ha.holders(user, cluster, MASTERS) == [successor]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", range(3))
+def test_the_virtual_addresses_answer_within_three_seconds(user: Typed, cluster: str, ca: Path, number: int) -> None:
+    # Half a second to connect: otherwise a hanging request hides the first moment of an answer.
+    _, pollers, killed = lose(user, cluster, ca, "kill", "--signal", "KILL", patience=0.5)
+    outages = [poller.outage(killed)[0] for poller in pollers]
+    print(f"loss {number}: first answers after {outages} s")
+    repair(user, cluster)
+    assert max(outages) <= PROMISED
 
 
 def test_a_lost_first_master_is_recreated(user: Typed, cluster: str, ca: Path) -> None:
@@ -210,9 +222,7 @@ def test_one_master_becomes_three(user: Typed, environment: str, tmp_path: Path)
 
 
 @pytest.mark.nightly
-def test_three_masters_join_in_twenty_of_twenty_runs(user: Typed, new_name: Callable[[str], str]) -> None:
-    for _ in range(20):
-        name = new_name("join")
-        user.devenv("up", "--profile", "compact", "--name", name)
-        assert ha.members(name, MASTERS) == dict.fromkeys(MASTERS, True)
-        user.devenv("down", "--name", name)
+@pytest.mark.parametrize("number", range(1, 21))
+def test_three_masters_join_in_twenty_of_twenty_runs(user: Typed, environment: str, number: int) -> None:
+    user.devenv("up", "--profile", "compact", "--name", environment)
+    assert ha.members(environment, MASTERS) == dict.fromkeys(MASTERS, True), f"run {number} of 20"

@@ -110,12 +110,14 @@ def holders(user: Typed, name: str, masters: list[str]) -> list[str]:
 class Poller:
     """Reads a namespace at an address every 0.2 s with curl, in a thread; such a request needs etcd's quorum.
 
-    ``answers``: time of the request, HTTP status (000: no answer).
+    ``answers``: time of the request, HTTP status (000: no answer). ``patience``: seconds to connect; a
+    request that hangs delays the next one.
     """
 
     address: str
     ca: Path
     client: Path
+    patience: float = 2.0
     answers: list[tuple[float, str]] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -132,7 +134,16 @@ class Poller:
 
     def _poll(self) -> None:
         argv = ["curl", "--silent", "--cacert", str(self.ca), "--cert", str(self.client)]
-        argv += ["--max-time", "2", "--output", "/dev/null", "--write-out", "%{http_code}"]
+        argv += [
+            "--connect-timeout",
+            str(self.patience),
+            "--max-time",
+            "2",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+        ]
         target = url(self.address, "/api/v1/namespaces/kube-system")
         while not self._over.is_set():
             began = time.monotonic()
