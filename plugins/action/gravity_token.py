@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, program
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
@@ -38,7 +38,7 @@ class ActionModule(Action, ActionBase):
         target = remote.target(host, task_vars["hostvars"][host])
         sudo = "sudo -n " if self._play_context.become else ""
         script = f"{sudo}cat -- {REMOTE} && {sudo}rm -f -- {REMOTE}"
-        result = program.run([*target.ssh, shlex.join(["sh", "-c", script])], check=False)
+        result = remote.execute(target, shlex.join(["sh", "-c", script]), check=False)
         if result.code != 0:
             raise DevenvError("gravity_status", f"{REMOTE}: {result.stderr.strip()}", where=host)
         files.write(path, result.stdout)

@@ -9,7 +9,6 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
@@ -30,8 +29,8 @@ class ActionModule(Action, ActionBase):
         with tempfile.TemporaryDirectory(prefix="devenv-") as folder:
             copy = Path(folder) / "fetched"
             try:
-                if self._play_context.become:
-                    _fetch_as_root(args["src"], copy, variables)
+                if self._play_context.become or self._connection.transport == "ssh":
+                    _fetch(args["src"], copy, variables)
                 else:
                     self._connection.fetch_file(args["src"], str(copy))
             except AnsibleError as error:
@@ -50,10 +49,12 @@ class ActionModule(Action, ActionBase):
         return result
 
 
-def _fetch_as_root(src: str, copy: Path, task_vars: dict[str, Any]) -> None:
-    """Copy by ssh and sudo: the connection's file transfer runs as the login user, who may not read the file."""
+def _fetch(src: str, copy: Path, task_vars: dict[str, Any]) -> None:
+    """Copy by ssh: the connection's file transfer runs as the login user, who may not read the file, and fails if the
+    user's shell prints a greeting.
+    """
     target = remote.target(str(task_vars["inventory_hostname"]), task_vars)
-    done = program.run([*target.ssh, shlex.join(["sudo", "-n", "cat", "--", src])], check=False)
+    done = remote.execute(target, shlex.join([*target.python[:-1], "cat", "--", src]), check=False)
     if done.code != 0:
         raise AnsibleError(f"{src}: {done.stderr.strip()}")
     copy.touch(mode=0o600)

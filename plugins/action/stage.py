@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ansible import context
+from ansible import constants, context
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import (
@@ -40,6 +40,7 @@ class ActionModule(Action, ActionBase):
                 kubeconfig_merge.unmerge(folder)
             run_dir = None if self.check else stages.end(folder, holder, args["name"], last=args["last"])
             return {"changed": False, "devenv_run_dir": str(run_dir or "")}
+        _require_order()
         # Again, since a static inventory does not check them.
         extra = load_extra_vars(self._loader)
         check.require_options(extra, context.CLIARGS.get("extra_vars") or ())
@@ -70,6 +71,11 @@ class ActionModule(Action, ActionBase):
         )
         if ttl and begun.first and args["name"] == "preflight" and not self.check:
             expiry.start(folder, ttl)
+        if begun.first and begun.run_dir:
+            # Imported here, since every stage runs this action and only the first one needs it.
+            from ansible_collections.devenv.lab.plugins.plugin_utils.records import killed
+
+            killed.complete_older(folder, begun.run_id)
         facts = {"devenv_run_id": begun.run_id, "devenv_run_dir": str(begun.run_dir or "")}
         return {
             "changed": False,
@@ -90,6 +96,13 @@ def _refuse_version(resolved: Profile, version: str) -> None:
     for change in changes.between(resolved, new):
         message = f"{change.path}: {change.old!r} -> {change.new!r} ({change.why})"
         raise errors.DevenvError("profile_changed", message, where="devenv_kubernetes_version")
+
+
+def _require_order() -> None:
+    """Raise DevenvError for a setting with which the hosts of a play would not wait for each other."""
+    strategy = str(constants.config.get_config_value("DEFAULT_STRATEGY"))
+    if strategy.rpartition(".")[2] in ("free", "host_pinned"):
+        raise errors.DevenvError("ansible_setting", f"the strategy {strategy} breaks the order of tasks")
 
 
 def _main_pid() -> int:

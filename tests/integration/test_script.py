@@ -370,3 +370,24 @@ def test_secrets_of_an_installation_script_of_gravity_are_secrets(lab: Lab) -> N
     logs = [path.read_text() for path in (lab.path / "state").rglob("*") if path.is_file()]
     assert any("airgap" in text for text in logs)
     assert [text for text in logs if SECRETS["env"] in text] == []
+
+
+def test_the_command_of_the_page_works_next_to_pyenv(lab: Lab) -> None:
+    """Its shims are first on PATH, and do not run without a version that is selected for them."""
+    (script,) = blocks("bash")
+    text = next(block for block in blocks("yaml") if block.startswith("# install.yml"))
+    lab.script(script)
+    (lab.path / "password").write_text("hunter2-hunter2")
+    (lab.path / "install.yml").write_text(text)
+    shims = lab.path / "shims"
+    shims.mkdir()
+    for name in ("python3", *(f"python3.{minor}" for minor in range(8, 16))):
+        (shims / name).write_text("#!/bin/sh\necho 'pyenv: version is not installed' >&2\nexit 127\n")
+        (shims / name).chmod(0o755)
+    command = text.splitlines()[0].partition("ansible-playbook ")[2].split()
+    more = ["-e", f"product_folder={lab.path}", "-e", f"script_state={lab.path / 'state'}"]
+    variables = {"PATH": f"{shims}:{os.environ['PATH']}"}
+    child = start_ansible(*command, *more, home=lab.path / "home", cwd=lab.path, variables=variables)
+    lab.started.append(child)
+    out = child.communicate(timeout=120)[0]
+    assert (child.returncode, "http://lab.example:8080" in out) == (0, True), out

@@ -166,6 +166,11 @@ def test_after_kill_9_in_a_long_module_the_next_run_stops_the_module_and_succeed
     assert workers(lab) == []
     assert "was killed" in text
     assert lock.read(lab.folder()) is None
+    killed = runs.folders(lab.folder())[0]
+    assert json.loads((killed / "failure.json").read_text())["reason"] == "interrupted"
+    stages = json.loads((killed / "summary.json").read_text())["stages"]
+    assert [(stage["name"], stage["result"]) for stage in stages] == [("preflight", "done"), ("prepare", "interrupted")]
+    assert lab.last("summary.json")["exit"] == 0
 
 
 DOWN = "\n- name: down | Remove\n  hosts: localhost\n  gather_facts: false\n  tasks:\n" + "".join(
@@ -398,6 +403,13 @@ def test_a_profile_that_cannot_be_applied_is_refused_with_the_difference(lab: La
     assert {path: path.read_bytes() for path in lab.folder().rglob("*") if path.is_file()} == before
     (place,) = (lab.path / "a").iterdir()
     assert json.loads((place / "failure.json").read_text())["exit"] == 14
+
+
+def test_a_strategy_that_breaks_the_order_is_refused(lab: Lab) -> None:
+    code, text = lab.run(lab.playbook(HEAD, TAIL), env={"ANSIBLE_STRATEGY": "free"})
+    assert code != 0
+    assert "the strategy free breaks the order of tasks" in text
+    assert not lab.folder().exists()
 
 
 def test_a_run_without_a_profile_fails_and_creates_nothing(lab: Lab) -> None:

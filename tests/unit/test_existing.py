@@ -117,7 +117,7 @@ def test_become_and_the_default_key_reach_the_inventory() -> None:
     resolved = resolve("sno", overrides={**ONE, "nodes.master-0.host.become": True})
     node = inventory.build(resolved, None, "/s/lab")["hosts"]["master-0"]
     assert node["ansible_become"] is True
-    assert "ansible_ssh_private_key_file" not in node
+    assert node["ansible_ssh_private_key_file"] == ""
     assert "IdentitiesOnly" not in node["ansible_ssh_common_args"]
 
 
@@ -160,6 +160,19 @@ def test_unusable_hosts_are_refused_with_a_reason(data: dict[str, Any], reason: 
     assert (error.reason.id, error.exit_code) == (reason, 9)
     assert "master-0: " in str(error)
     assert message in str(error)
+
+
+@pytest.mark.parametrize("greeting", ["welcome", "a\n  {b}\n"])
+def test_a_shell_that_prints_what_ansible_cannot_skip_is_refused(greeting: str) -> None:
+    answers = {"master-0": Answer("master-0", GOOD, greeting=greeting)}
+    with pytest.raises(DevenvError, match="master-0: its shell prints"):
+        existing.require({"master-0": variables()}, answers, MINE, "kubeadm")
+
+
+@pytest.mark.parametrize("greeting", ["", "welcome\n", "a\n[ ok ]\n"])
+def test_a_shell_that_prints_lines_is_usable(greeting: str) -> None:
+    answers = {"master-0": Answer("master-0", GOOD, greeting=greeting)}
+    existing.require({"master-0": variables()}, answers, MINE, "kubeadm")
 
 
 def test_fresh_and_owned_hosts_are_usable() -> None:

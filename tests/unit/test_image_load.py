@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load, remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.image_load import Loaded
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Target
 
@@ -111,7 +111,10 @@ def test_only_complete_unpacked_images_count() -> None:
 
 def node(name: str, before: str, after: str, code: int = 0) -> Target:
     """Return a target whose fake ssh reads the whole archive and then prints what a node would."""
-    script = f"printf '%s%s\\n' \"$1\" '{image_load.CUT}'; cat >/dev/null; printf '%s\\n%s' '{image_load.CUT}' \"$2\"; "
+    script = f"echo '{remote.BEGIN}'; "
+    script += (
+        f"printf '%s%s\\n' \"$1\" '{image_load.CUT}'; cat >/dev/null; printf '%s\\n%s' '{image_load.CUT}' \"$2\"; "
+    )
     script += f"[ {code} -eq 0 ] || {{ echo no space left >&2; exit {code}; }}"
     return Target(name, ("sh", "-c", script, "sh", before, after))
 

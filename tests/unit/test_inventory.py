@@ -87,8 +87,11 @@ def test_common_variables_follow_from_the_profile() -> None:
 
 def test_node_variables_follow_from_profile_and_network() -> None:
     host = made()["hosts"]["worker-1"]
-    assert shlex.split(host.pop("ansible_ssh_common_args"))[::2] == ["-o"] * 4
+    assert shlex.split(host.pop("ansible_ssh_common_args"))[::2] == ["-F", *["-o"] * 4]
     assert host == {
+        "ansible_connection": "ssh",
+        "ansible_port": 22,
+        "ansible_ssh_args": "-C -o ControlMaster=auto -o ControlPersist=120s",
         "ansible_host": "10.213.4.12",
         "ansible_user": "root",
         "ansible_ssh_private_key_file": f"{STATE}/ssh/id_ed25519",

@@ -177,6 +177,16 @@ def test_the_program_runs_on_a_node() -> None:
     assert abs(report.ahead) < 5
 
 
+@pytest.mark.parametrize("greeting", ["echo welcome", "printf welcome", "echo '{}'; echo '[ ok ]' >&2", "seq 9999"])
+def test_a_shell_that_prints_a_greeting_does_not_change_an_answer(greeting: str) -> None:
+    source = remote.program(node_checks.REPORT, "main", {"part": "health", "timeout": 20})
+    (report,) = remote.ask_all([local_target(greeting)], source, 30).values()
+    assert (report.trouble, "services" in report.data) == ("", True)
+    printed = subprocess.run(["sh", "-c", greeting], capture_output=True, text=True, check=True).stdout
+    assert report.greeting == printed
+    assert remote.execute(local_target(greeting), "printf 'a\\nb'; exit 3", check=False).stdout == "a\nb"
+
+
 @pytest.mark.parametrize(
     ("target", "trouble"),
     [

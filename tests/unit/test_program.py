@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
+from ansible_collections.devenv.lab.plugins.module_utils.node import program as node_program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed, Result
 
@@ -44,6 +46,12 @@ def test_both_streams_and_the_code() -> None:
 def test_a_program_gets_variables_and_working_directory(tmp_path: Path) -> None:
     done = program.run(["sh", "-c", 'pwd; echo "$A $HOME"'], env={"A": "b"}, cwd=tmp_path)
     assert done.stdout.splitlines() == [str(tmp_path), f"b {os.environ['HOME']}"]
+
+
+@pytest.mark.parametrize("run", [program.run, node_program.run])
+def test_output_is_in_english_in_every_locale(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    assert run(["sh", "-c", "echo $LC_ALL"]).stdout == "C.UTF-8\n"
 
 
 def test_stdin_takes_a_file_a_text_bytes_or_a_writer(tmp_path: Path) -> None:

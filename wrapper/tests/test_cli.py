@@ -628,7 +628,7 @@ def test_ssh_builds_the_command_line(
     devenv("ssh")
     devenv("ssh", "master-0", "--", "journalctl | tail")
     devenv("ssh", "--", "sh", "-c", "echo a b")
-    assert replaced[0][0][:3] == ["ssh", "-i", str(folder / "ssh" / "id_ed25519")]
+    assert replaced[0][0][:5] == ["ssh", "-o", "Port=22", "-i", str(folder / "ssh" / "id_ed25519")]
     assert "StrictHostKeyChecking=yes" in replaced[0][0]
     assert replaced[0][0][-4:] == ["-l", "root", "--", "10.213.9.10"]
     assert replaced[1][0][-2:] == ["10.213.9.10", "journalctl | tail"]

@@ -103,7 +103,7 @@ MACHINES = """
 hosts:
   host1: {ip: 192.0.2.1, user: admin, password: hunter22}
   z: {ip: 192.0.2.3, key_file_path: ~/.ssh/key, port: 2222, rack: 7}
-  y: {addresses: ["2001:db8::2"], pem_key_string: "-----BEGIN", host_keys: accept-new, vm_id: vm-1}
+  y: {ssh_config: true, addresses: ["2001:db8::2"], pem_key_string: "-----BEGIN", host_keys: accept-new, vm_id: vm-1}
 clusters:
   any: {kubeconfig: /etc/some/kubeconfig}
 """
@@ -121,6 +121,7 @@ def test_hosts_are_matched_to_the_machines_of_a_file(tmp_path: Path) -> None:
     ]
     for path in (first.password_file, second.key_file_path):
         assert Path(path).stat().st_mode & 0o777 == 0o600
+    assert [host.ssh_options[:2] == ("-F", "none") for host in (first, second, third)] == [True, False, True]
     assert "StrictHostKeyChecking=yes" in first.ssh_options
     assert "StrictHostKeyChecking=accept-new" in second.ssh_options
     assert (third.port, third.extra_config, second.vm_id) == (2222, {"rack": 7}, "vm-1")

@@ -36,7 +36,7 @@ def converged(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"tags": "labels"}, True),
         ({"limit": "master-0"}, True),
         ({"extra": ({"node_labels_timeout": 1},)}, True),
-        ({"arguments": ("--step",)}, True),
+        ({"arguments": ("--skip-tags", "x")}, True),
         ({"artifacts": Path("/nowhere")}, True),
     ],
 )

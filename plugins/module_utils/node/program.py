@@ -89,7 +89,7 @@ def run(
         sink = stack.enter_context(open(log or os.devnull, "a" if append else "w", encoding="utf-8"))
         stdin = stack.enter_context(_input(data)) if data is not None else subprocess.DEVNULL
         try:
-            child = start(argv, merged, stdin=stdin, cwd=cwd, env=_without_proxies())
+            child = start(argv, merged, stdin=stdin, cwd=cwd, env=_environment())
         except OSError as error:
             cause = f"{argv[0]}: {error.strerror}"
             return ProgramResult(NOT_STARTED, stderr=cause, secrets=tuple(secrets), started=False)
@@ -132,11 +132,14 @@ def _input(text: str) -> IO[bytes]:
     return stream
 
 
-def _without_proxies() -> dict[str, str]:
-    """Return the environment without proxies, which a login on the node may set: kubectl, kubeadm and gravity connect
-    to the cluster only, and kubeadm would hand the proxies on to the control plane.
+def _environment() -> dict[str, str]:
+    """Return the environment in English, since messages are parsed, and without proxies, which a login on the node may
+    set: kubectl, kubeadm and gravity connect to the cluster only, and kubeadm would hand the proxies on to the control
+    plane.
     """
-    return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")} | {
+        "LC_ALL": "C.UTF-8"
+    }
 
 
 def start(argv: Sequence[str], merged: bool, **more: Any) -> subprocess.Popen[bytes]:

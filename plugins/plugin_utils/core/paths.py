@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +17,18 @@ LOCKS = Path("/run/lock/devenv")
 def _xdg(env: Mapping[str, str], variable: str, default: str) -> Path:
     value = env.get(variable, "")
     # The XDG specification requires to ignore relative paths.
-    return Path(value) if value.startswith("/") else Path(env.get("HOME") or os.path.expanduser("~")) / default
+    return Path(value) if value.startswith("/") else user_home(env) / default
+
+
+def user_home(env: Mapping[str, str] | None = None) -> Path:
+    """Return ``$HOME``; if it is missing, empty or relative, the home directory of the user database, else ``/``."""
+    chosen = (os.environ if env is None else env).get("HOME", "")
+    if chosen.startswith("/"):
+        return Path(chosen)
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:  # an arbitrary uid, as in containers of OpenShift
+        return Path("/")
 
 
 def home(env: Mapping[str, str] | None = None) -> Path:

@@ -75,7 +75,8 @@ def run(
         stdin=source,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if merge_stderr else subprocess.PIPE,
-        env={name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None},
+        # Its output is parsed: in English, whatever the user's locale is.
+        env={k: value for k, value in {**os.environ, "LC_ALL": "C.UTF-8", **(env or {})}.items() if value is not None},
         cwd=cwd,
         start_new_session=True,
     )

@@ -172,7 +172,10 @@ def _host(node: Node, index: int, here: _Environment) -> HostVariables:
         "devenv_endpoint_kind": endpoint["devenv_endpoint_kind"],
         "devenv_endpoint_addresses": endpoint["devenv_endpoint_addresses"],
         "devenv_virtual_addresses": endpoint["devenv_virtual_addresses"],
+        "ansible_connection": "ssh",
         "ansible_user": "root",
+        "ansible_port": 22,
+        "ansible_ssh_args": ssh_options.FIRST_ARGS,
         "ansible_ssh_common_args": ssh_options.common_args(here.state),
         "ansible_python_interpreter": "/usr/bin/python3",
         "devenv_group": node["group"],
@@ -209,9 +212,13 @@ def _connect_to_host(variables: HostVariables, host: ExistingHost, state: Path) 
     variables["ansible_host"] = host["addresses"][0]
     variables["ansible_user"] = host["user"]
     variables["ansible_port"] = host["port"]
-    variables["ansible_ssh_common_args"] = ssh_options.common_args(state, known, only_key=bool(host["key_file"]))
-    if host["key_file"]:
-        variables["ansible_ssh_private_key_file"] = ssh_options.key_path(Path(host["key_file"]).expanduser())
+    variables["ansible_ssh_common_args"] = ssh_options.common_args(
+        state, known, only_key=bool(host["key_file"]), user_config=host.get("ssh_config", False)
+    )
+    # Without a file, ssh uses its default keys and the agent: an empty text overrides Ansible's own default.
+    variables["ansible_ssh_private_key_file"] = (
+        ssh_options.key_path(Path(host["key_file"]).expanduser()) if host["key_file"] else ""
+    )
     if host["become"]:
         variables["ansible_become"] = True
 

@@ -40,9 +40,16 @@ def prepare_control_folder(state_dir: str | Path) -> Path:
     return folder
 
 
-def common_args(state_dir: str | Path, known_hosts: Path | None = None, *, only_key: bool = True) -> str:
+# What ssh and scp get before everything else. Pinned in the inventory, so that no variable of Ansible changes it.
+FIRST_ARGS = "-C -o ControlMaster=auto -o ControlPersist=120s"
+
+
+def common_args(
+    state_dir: str | Path, known_hosts: Path | None = None, *, only_key: bool = True, user_config: bool = False
+) -> str:
     """Return the options of ssh for a node of the environment, quoted for a shell: known_hosts (by default the
-    environment's), strict checking, control sockets. With ``only_key``, ssh tries only the given key.
+    environment's), strict checking, control sockets. With ``only_key``, ssh tries only the given key; with
+    ``user_config``, it reads the user's and the machine's configuration.
     """
     known = str(known_hosts or Path(state_dir) / "ssh" / "known_hosts").replace("%", "%%")
     options = [
@@ -51,7 +58,7 @@ def common_args(state_dir: str | Path, known_hosts: Path | None = None, *, only_
         *(["IdentitiesOnly=yes"] if only_key else []),
         f"ControlPath={_ssh_word(control_path(state_dir))}",
     ]
-    return " ".join(f"-o {shlex.quote(option)}" for option in options)
+    return " ".join([*([] if user_config else ["-F none"]), *(f"-o {shlex.quote(option)}" for option in options)])
 
 
 def key_path(path: Path) -> str:

@@ -53,10 +53,12 @@ class Connection(TypedDict):
     """The ssh connection to a host. A node that the provider has not claimed yet has no address (``ansible_host``)."""
 
     ansible_host: NotRequired[str]
+    ansible_connection: str
     ansible_user: str
-    ansible_port: NotRequired[int]
+    ansible_port: int
     ansible_become: NotRequired[bool]
     ansible_ssh_private_key_file: NotRequired[str]
+    ansible_ssh_args: str
     ansible_ssh_common_args: str
 
 

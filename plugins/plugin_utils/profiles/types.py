@@ -102,6 +102,7 @@ class ExistingHost(TypedDict):
     key_file: str
     known_hosts: str
     become: bool
+    ssh_config: NotRequired[bool]
 
 
 class Node(TypedDict):

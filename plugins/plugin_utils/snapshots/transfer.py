@@ -13,6 +13,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.bundle.manifest import 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.catalogue import FileEntry
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Target
 
 STREAM_TIMEOUT = 3600
@@ -35,7 +36,7 @@ def run(
 ) -> program.Result:
     """Run a script in the node's shell. Raises DevenvError ``snapshot_failed``."""
     try:
-        return program.run([*target.ssh, script], stdin=stdin, stdout=stdout, timeout=timeout)
+        return remote.execute(target, script, stdin=stdin, stdout=stdout, timeout=timeout)
     except program.ProgramFailed as error:
         if isinstance(error.__cause__, OSError):
             raise DevenvError("snapshot_failed", str(error.__cause__)) from error

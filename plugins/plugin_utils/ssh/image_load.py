@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.remote import Target
 
 # containerd's namespace of kubelet's images.
@@ -150,7 +151,7 @@ def lacking(digests: Mapping[str, str], targets: Sequence[Target], timeout: floa
 
     def has_all(target: Target) -> bool:
         try:
-            answer = program.run([*target.ssh, _command(target, f"{CTR} check")], timeout=timeout, check=False)
+            answer = remote.execute(target, _command(target, f"{CTR} check"), timeout=timeout, check=False)
         except (program.ProgramFailed, OSError):
             return False
         return digests.items() <= parse_check(answer.stdout).items()
@@ -163,7 +164,7 @@ def _load_one(archive: Path, target: Target, names: Iterable[str], code: str, ti
     """Return the node's images afterwards, or an error message."""
     try:
         with archive.open("rb") as stream:
-            answer = program.run([*target.ssh, _command(target, code)], stdin=stream, timeout=timeout, check=False)
+            answer = remote.execute(target, _command(target, code), stdin=stream, timeout=timeout, check=False)
     except (program.ProgramFailed, OSError) as error:
         return f"{target.name}: {error}"
     parts = answer.stdout.split(f"{CUT}\n")

@@ -14,7 +14,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import command
 MODULES = paths.COLLECTION / "plugins" / "module_utils"
 _PACKAGE = "ansible_collections.devenv.lab.plugins.module_utils"
 _IMPORT = re.compile(rf"^from {re.escape(_PACKAGE)}\.?([\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
+
+# Begins the output of a command: a shell's start-up files may print lines before it.
+BEGIN = "-- devenv: output --"
 
 # Runs on the node. The modules arrive as text and are imported under their names in the collection.
 _LOADER = """\
@@ -97,14 +100,18 @@ def _imported(source: str, folder: Path) -> Iterator[str]:
                 yield path
 
 
-def call(node: Target, source: str, read: Callable[[IO[bytes]], None], timeout: float) -> str:
-    """Run the Python program ``source`` on a node; ``read`` gets its output while it runs.
+def call(
+    node: Target, source: str, read: Callable[[IO[bytes]], None], timeout: float, greeting: bytearray | None = None
+) -> str:
+    """Run the Python program ``source`` on a node; ``read`` gets its output while it runs, ``greeting`` what the node's
+    shell prints before.
 
     Return an error message, empty on success. Output that ``read`` got before an error is valid.
     """
     mark = os.environ.get(process.MARKER, "")
     marked = ["env", f"{process.MARKER}={mark}"] if mark else []
-    return _run(node, [*marked, *node.python, "-"], stdin=source, stdout=read, timeout=timeout)
+    words = [*marked, *node.python, "-"]
+    return _run(node, words, stdin=source, stdout=read, timeout=timeout, greeting=greeting)
 
 
 def send(node: Target, entries: Iterable[tuple[Path, str]], folder: str, timeout: float = 3600) -> str:
@@ -123,9 +130,33 @@ def send(node: Target, entries: Iterable[tuple[Path, str]], folder: str, timeout
     return _run(node, words, stdin=pack, timeout=timeout)
 
 
-def _run(node: Target, words: Iterable[str], *, timeout: float, **streams: Any) -> str:
+def execute(
+    node: Target,
+    line: str,
+    *,
+    stdout: process.Reader | None = None,
+    greeting: bytearray | None = None,
+    **options: Any,
+) -> process.Result:
+    """Run a line of the node's shell with the options of program.run. Its output does not include what the shell's
+    start-up files print before; with ``stdout``, ``greeting`` gets that. Raises as program.run does.
+    """
+
+    def read(pipe: IO[bytes]) -> bool | None:
+        while (begin := pipe.readline()) and begin != BEGIN.encode() + b"\n":
+            if greeting is not None:
+                greeting.extend(begin)
+        return stdout(pipe) if stdout else None
+
+    marked = f"printf '\\n{BEGIN}\\n'\n{line}"
+    done = process.run([*node.ssh, marked], stdout=read if stdout else None, **options)
+    return replace(done, stdout=done.stdout.partition(f"{BEGIN}\n")[2])
+
+
+def _run(node: Target, words: Iterable[str], **options: Any) -> str:
+    timeout = options["timeout"]
     try:
-        process.run([*node.ssh, shlex.join(words)], timeout=timeout, **streams)
+        execute(node, shlex.join(words), **options)
     except OSError as error:
         return f"ssh cannot be started: {error.strerror}"
     except process.ProgramFailed as error:
@@ -138,7 +169,8 @@ def _run(node: Target, words: Iterable[str], *, timeout: float, **streams: Any) 
 @dataclass(frozen=True)
 class Answer:
     """A node's answer: ``data``, or the error message ``trouble``. Its clock is ``ahead`` seconds before the
-    controller's; that is too low by at most ``doubt`` seconds, the time of the answer.
+    controller's; that is too low by at most ``doubt`` seconds, the time of the answer. ``greeting`` is what its shell
+    printed before.
     """
 
     node: str
@@ -146,6 +178,7 @@ class Answer:
     trouble: str = ""
     ahead: float = 0.0
     doubt: float = 0.0
+    greeting: str = ""
 
 
 def ask_all(targets: Iterable[Target], source: str, timeout: float) -> dict[str, Answer]:
@@ -171,6 +204,7 @@ def _ask(node: Target, source: str, timeout: float) -> Answer:
     ahead = doubt = 0.0
     data: dict[str, Any] = {}
     began = time.time()
+    greeting = bytearray()
 
     def read(stream: IO[bytes]) -> None:
         nonlocal ahead, doubt
@@ -179,5 +213,8 @@ def _ask(node: Target, source: str, timeout: float) -> Answer:
         ahead, doubt = float(json.loads(first)["time"]) - received, received - began
         data.update(json.loads(stream.readline()))
 
-    trouble = call(node, source, read, timeout)
-    return Answer(node.name, trouble=trouble) if trouble else Answer(node.name, data, "", ahead, doubt)
+    trouble = call(node, source, read, timeout, greeting)
+    if trouble:
+        return Answer(node.name, trouble=trouble)
+    # The mark begins on a new line.
+    return Answer(node.name, data, "", ahead, doubt, greeting.decode(errors="replace").removesuffix("\n"))

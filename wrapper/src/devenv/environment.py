@@ -62,6 +62,7 @@ class Environment:
         on_failure: str = "keep",
         artifacts: str | os.PathLike[str] | None = None,
         ansible_arguments: Sequence[str] = (),
+        ansible_env: Mapping[str, str] | None = None,
         full: bool = False,
         recreate: bool = False,
         keep: bool = False,
@@ -72,10 +73,11 @@ class Environment:
         ``profile``: a name or the path of a file; without it, the environment ``name`` keeps its stored profile.
         ``overrides``: keys of the profile by dotted path, e.g. ``{"nodes.worker-0.memory": "4GiB"}``. ``timeout`` in
         seconds for the whole run. ``snapshot``: name of a snapshot to create a new environment from. ``ttl``: let it
-        expire after this time (``2h``), see `devenv prune --expired`. ``on_failure``:
-        "keep", or "destroy" to remove an environment that this call created. ``full`` runs every stage even if nothing
-        has changed; ``recreate`` creates clusters again, empty, whose data are gone. ``changed`` of the returned object
-        counts changed tasks. Raises errors.Error (see its subclasses) and errors.Interrupted.
+        expire after this time (``2h``), see `devenv prune --expired`. ``on_failure``: "keep", or "destroy" to remove an
+        environment that this call created. ``ansible_env``: variables of Ansible for the run, which ignores those of
+        this process. ``full`` runs every stage even if nothing has changed; ``recreate`` creates clusters again, empty,
+        whose data are gone. ``changed`` of the returned object counts changed tasks. Raises errors.Error (see its
+        subclasses) and errors.Interrupted.
         """
         profile_name = os.fspath(profile) if profile is not None else None
         goal = target.resolve(profile_name, name, overrides, snapshot=snapshot, ttl=ttl)
@@ -84,6 +86,7 @@ class Environment:
             timeout=timeout,
             artifacts=Path(artifacts) if artifacts else None,
             arguments=ansible_arguments,
+            ansible_env=ansible_env or {},
             full=full,
             command="Environment.up",
             watcher=watcher,

@@ -263,7 +263,15 @@ def _faults(
         server = f" at {data['server']}" if data["server"] else ""
         traces = ", ".join(data["traces"] or ["kubelet runs"])
         return [("host_taken", f"is a node of another cluster{server} ({traces})")]
-    return [("host_unfit", text) for text in _unfit(host, data, needed, ports)]
+    texts = [*_breaking(answer.greeting), *_unfit(host, data, needed, ports)]
+    return [("host_unfit", text) for text in texts]
+
+
+def _breaking(greeting: str) -> Iterator[str]:
+    """Yield a message if Ansible would take what the host's shell prints for a part of a module's result."""
+    if greeting and (not greeting.endswith("\n") or re.search(r"^\s*\{", greeting, re.MULTILINE)):
+        shown = " ".join(greeting.split())[-80:]
+        yield f"its shell prints '{shown}' before each command; print that only if it is interactive ([[ $- == *i* ]])"
 
 
 def no_answer(host: ExistingHost, trouble: str) -> tuple[str, str]:

@@ -7,6 +7,10 @@ import sys
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command (with ``argv``, else sys.argv) and return its exit code (docs/reference/exit-codes.md)."""
+    from devenv.cli import process
+
+    if argv is None:
+        process.prepare()
     # Imported here to keep the time before the first line of help short.
     from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 

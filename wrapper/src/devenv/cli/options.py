@@ -260,3 +260,9 @@ Verbose = Annotated[
 Forks = Annotated[
     int, ansible_option("--forks", "-f", metavar="N", min=0, show_default=False, help="Number of parallel hosts.")
 ]
+AnsibleEnv = Annotated[
+    list[str] | None,
+    ansible_option(
+        "--ansible-env", metavar="VARIABLE", help="Pass a variable ANSIBLE_...[=VALUE], otherwise ignored. Repeatable."
+    ),
+]

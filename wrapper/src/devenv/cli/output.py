@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
@@ -17,14 +17,29 @@ from devenv import errors
 
 
 def say(text: str) -> None:
-    """Print a line for people."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line for people. Without a terminal or with a full disk, nobody reads it."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)
 
 
 def data(text: str) -> None:
-    """Print the requested data."""
-    sys.stdout.write(text if text.endswith("\n") or not text else f"{text}\n")
-    sys.stdout.flush()
+    """Print the requested data. Raises Error if it cannot be written."""
+    try:
+        sys.stdout.write(text if text.endswith("\n") or not text else f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard(sys.stdout)
+        raise DevenvError("output_failed", f"cannot write to stdout: {error.strerror}") from None
+
+
+def _discard(stream: TextIO) -> None:
+    """Discard what a broken stream still gets: Python would report the error again at exit, with code 120."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def document(form: str, value: Any, text: Callable[[Any], str]) -> None:
@@ -110,8 +125,7 @@ def guarded(command: Callable[[], Any], arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:
-        # Otherwise Python would report the broken pipe again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)
         return 1
     except Exception as caught:
         error = as_error(caught) or _defect(caught, arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import os
 import shlex
 import sys
 import time
@@ -19,7 +20,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import redact
 from devenv import errors
 from devenv.cli import options as given
 from devenv.cli import output
-from devenv.runs import extra_vars, progress
+from devenv.runs import extra_vars, inherited, progress
 from devenv.runs.playbook import RunResult
 from devenv.runs.runner import Options
 
@@ -34,6 +35,7 @@ class Run:
     timeout: str | None = None
     artifacts: Path | None = None
     as_json: bool = False
+    ansible_env: list[str] | None = None
     _shown: progress.Shown | None = None
     _began: float = field(default_factory=time.monotonic)
 
@@ -50,6 +52,7 @@ class Run:
             check=self.check,
             timeout=given.seconds(self.timeout),
             artifacts=self.artifacts,
+            ansible_env=inherited.passed(self.ansible_env or [], os.environ),
             watcher=self._shown,
             **further,
         )
@@ -99,6 +102,7 @@ _SHARED: dict[str, tuple[Any, object]] = {
     "timeout": (given.Timeout, None),
     "artifacts": (given.Artifacts, None),
     "as_json": (given.Json, False),
+    "ansible_env": (given.AnsibleEnv, None),
 }
 
 

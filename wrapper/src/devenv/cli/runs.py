@@ -12,7 +12,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import next_
 
 from devenv import errors, operations
 from devenv.cli import options as given
-from devenv.cli import output
+from devenv.cli import output, process
 from devenv.cli.run_options import Run, run_options
 from devenv.environments import names, target
 from devenv.runs import playbook
@@ -196,6 +196,8 @@ def gather(
     that fails while it changes something gathers automatically. Works while
     another run holds the environment.
     """
+    if process.lost_directory and not path:
+        raise errors.UsageError("the working directory was removed", advice="name a directory with --output")
     gathered = operations.gather(names.existing(name), path, run.options())
     run.close()
     if run.as_json:

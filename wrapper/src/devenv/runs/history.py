@@ -18,7 +18,7 @@ _PAUSE = 0.2  # seconds between two reads of a log that grows
 
 
 def runs(name: str) -> list[dict[str, Any]]:
-    """Return summaries of the runs, oldest first. A killed run has only ``run`` and ``folder``."""
+    """Return summaries of the runs, oldest first. A running one has only ``run`` and ``folder``."""
     return [
         {"run": _id(entry), "folder": str(entry), **(files.read_json(entry / "summary.json", dict) or {})}
         for entry in environment_runs.kept(paths.environment(name))

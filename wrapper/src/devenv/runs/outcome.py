@@ -10,6 +10,8 @@ from typing import Any
 from devenv.runs.progress import result_of, stage_of
 
 _ANSIBLE_ERROR = re.compile(r"(\[ERROR\]:|ERROR!|ansible-playbook: error:)\s*(.*)")
+NO_CODE = 250  # of ansible-playbook, if it did not exit on its own
+_KILLED = "ansible-playbook was killed; if the machine ran out of memory, dmesg shows it"
 _REASON = re.compile(r"\[([a-z][a-z0-9_]*)\]\s*$")
 _INVENTORY = re.compile(r"Failed to parse inventory with '\S+\.inventory\.profile' plugin: (.*?\[[a-z][a-z0-9_]*\])")
 
@@ -76,7 +78,8 @@ def finish(outcome: RunOutcome, code: int, error: Exception | None, output: list
     """Complete the outcome: ansible-playbook exited with ``code``; ``output`` is the end of its output."""
     outcome.code, outcome.output = code, output
     if outcome.code != 0:
-        outcome.failure = next(iter(outcome.failures.values()), None) or _without_task(output, error)
+        text = [_KILLED] if code == NO_CODE and error is None else output
+        outcome.failure = next(iter(outcome.failures.values()), None) or _without_task(text, error)
 
 
 def _without_task(output: Sequence[str], error: Exception | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, path
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import runs
 
 from devenv import errors
-from devenv.runs import extra_vars, runner
+from devenv.runs import extra_vars, inherited, prompts, runner
 from devenv.runs.history import LOG
 from devenv.runs.outcome import RunOutcome
 from devenv.runs.runner import NO_OPTIONS, Options
@@ -36,6 +37,10 @@ RESERVED = {
 }
 
 
+# Reasons of interrupted runs.
+_SIGNALS: Mapping[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung_up"}
+
+
 @dataclass(frozen=True)
 class RunResult:
     """A successful run. ``changed`` counts changed tasks over all hosts; ``text`` is a message for the user."""
@@ -50,6 +55,8 @@ class RunResult:
 
 def run(playbook: str, name: str, variables: Mapping[str, Any], options: Options = NO_OPTIONS) -> RunResult:
     """Run one of the collection's playbooks for the environment ``name``. Raises Error and Interrupted."""
+    prompts.refuse(options.arguments)
+    inherited.check_passed(options.ansible_env)
     check_variables(options)
     extra = {
         "devenv_timeout": int(options.timeout) if options.timeout else None,
@@ -87,12 +94,24 @@ def _failure(name: str, outcome: RunOutcome, run_dir: Path | None, options: Opti
     log = _log(name, outcome, run_dir)
     # The record callback's failure.json has more details than the events.
     recorded = files.read_json(run_dir / "failure.json", dict) if run_dir else None
+    if run_dir is not None:
+        _complete_record(name, outcome, options)
     # A signal that interrupted only the gathering after a failure does not replace the failure.
     if outcome.signal and "gather_trouble" not in (recorded or {}):
         return errors.Interrupted(128 + outcome.signal, log)
     if outcome.timed_out:
         return _timed_out(outcome, recorded or {}, log, options)
     return errors.from_failure(recorded or outcome.failure or {"message": "ansible-playbook printed nothing"}, log)
+
+
+def _complete_record(name: str, outcome: RunOutcome, options: Options) -> None:
+    """Write what the killed Ansible of a run could not write; an error must not replace the run's own."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+    from ansible_collections.devenv.lab.plugins.plugin_utils.records import killed
+
+    reason = _SIGNALS.get(outcome.signal, "time_over" if outcome.timed_out else "unexpected")
+    with contextlib.suppress(OSError, ValueError, KeyError, DevenvError):
+        killed.complete(paths.environment(name), outcome.run_id, reason, options.command)
 
 
 def _timed_out(outcome: RunOutcome, recorded: Mapping[str, Any], log: Path | None, options: Options) -> errors.Error:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -142,19 +143,19 @@ def duration(seconds: float) -> str:
 
 
 class Sink:
-    """Shows Updates on a stream."""
+    """Shows Updates on a stream; this one shows none."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def show(self, update: Update) -> None:
-        raise NotImplementedError
+        """Show one update."""
 
     def tick(self, tracker: Tracker) -> None:
         """Handle the passage of time."""
 
     def close(self) -> None:
-        self.stream.flush()
+        """End the display."""
 
 
 class Plain(Sink):
@@ -241,21 +242,35 @@ class Shown:
         if self._verbose and text.strip():
             from ansible_collections.devenv.lab.plugins.plugin_utils.core.redact import redact
 
-            self.sink.show(Update("output", self.tracker.stage, redact(text)))
+            self._show(Update("output", self.tracker.stage, redact(text)))
         for update in self.tracker.feed(event):
             if not (self._verbose and update.kind in ("progress", "warning")):
-                self.sink.show(update)
+                self._show(update)
+
+    def _show(self, update: Update) -> None:
+        """Show an update. A full disk or a closed terminal ends the display, not the run."""
+        with self._unless_broken():
+            self.sink.show(update)
+
+    @contextlib.contextmanager
+    def _unless_broken(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self.sink = Sink(self.sink.stream)
 
     def tick(self) -> None:
-        self.sink.tick(self.tracker)
+        with self._unless_broken():
+            self.sink.tick(self.tracker)
 
     def end(self) -> None:
         for update in self.tracker.close():
-            self.sink.show(update)
+            self._show(update)
 
     def close(self) -> None:
         self.end()
-        self.sink.close()
+        with self._unless_broken():
+            self.sink.close()
 
 
 def is_plain(stream: TextIO, env: Mapping[str, str] = os.environ) -> bool:

@@ -19,23 +19,24 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, paths, processes
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import path_check
 
-from devenv.runs import settings, supervision
-from devenv.runs.outcome import RunOutcome
+from devenv.runs import inherited, settings, supervision
+from devenv.runs.outcome import NO_CODE, RunOutcome
 from devenv.runs.supervision import Silent, Watcher
 
 # Variables that ansible-runner sets for its callback.
 _CALLBACK_VARIABLES = (
-    "ANSIBLE_CALLBACK_PLUGINS", "ANSIBLE_STDOUT_CALLBACK", "ORIGINAL_STDOUT_CALLBACK", "AWX_ISOLATED_DATA_DIR",
-    "RUNNER_OMIT_EVENTS", "RUNNER_ONLY_FAILED_EVENTS",
+    "ANSIBLE_CALLBACK_PLUGINS", "ANSIBLE_STDOUT_CALLBACK", "AWX_ISOLATED_DATA_DIR", "RUNNER_OMIT_EVENTS",
+    "RUNNER_ONLY_FAILED_EVENTS",
 )  # fmt: skip
 _FOLDER_PREFIX = "devenv-run-"
+_named: set[str] = set()
 INVENTORY = paths.COLLECTION / "inventories" / "profile"
 
 
@@ -44,7 +45,8 @@ class Options:
     """Options of a run: those of ansible-playbook, and those that every run has.
 
     ``timeout`` is in seconds; ``extra`` is what extra_vars.parse returns; ``arguments`` is passed to ansible-playbook
-    unchanged; ``full`` runs every stage; ``watcher`` observes the run.
+    unchanged; ``ansible_env`` are variables of Ansible for the run, which ignores those of the caller's environment;
+    ``full`` runs every stage; ``watcher`` observes the run.
     """
 
     extra: Sequence[Mapping[str, Any] | Path] = ()
@@ -57,6 +59,7 @@ class Options:
     timeout: float | None = None
     artifacts: Path | None = None
     arguments: Sequence[str] = ()
+    ansible_env: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     full: bool = False
     watcher: Watcher | None = None
@@ -64,7 +67,7 @@ class Options:
     @property
     def complete(self) -> bool:
         """Whether a run with these options does exactly what a run without options does."""
-        return not (self.extra or self.tags or self.limit or self.check or self.arguments)
+        return not (self.extra or self.tags or self.limit or self.check or self.arguments or self.ansible_env)
 
     @property
     def shown(self) -> bool:
@@ -145,8 +148,7 @@ def _start(
     runner = init_runner(
         private_data_dir=str(folder),
         ident=run_id,
-        # The user's working directory, to which relative paths in arguments refer.
-        project_dir=os.getcwd(),
+        project_dir=_working_directory(),
         playbook=str(playbook_path(playbook)),
         inventory=str(inventory),
         extravars=dict(variables),
@@ -161,8 +163,12 @@ def _start(
     runner.config.command[0] = settings.ansible_playbook()
     # ansible-runner starts from os.environ. Keep only what it sets for its callback.
     callback = {key: runner.config.env[key] for key in _CALLBACK_VARIABLES if key in runner.config.env}
+    # It appends its directory to the caller's.
+    callback["ANSIBLE_CALLBACK_PLUGINS"] = callback["ANSIBLE_CALLBACK_PLUGINS"].rpartition(":")[2]
     command = {"DEVENV_COMMAND": options.command} if options.command else {}
-    runner.config.env = {**settings.environment(run_id, os.environ, folder), **command, **callback}
+    effective = settings.environment(run_id, os.environ, folder, options.ansible_env)
+    _name_ignored(inherited.ignored(os.environ, effective), events)
+    runner.config.env = {**effective, **command, **callback}
 
     def work() -> None:
         error: Exception | None = None
@@ -170,11 +176,22 @@ def _start(
             runner.run()
         except Exception as caught:  # passed to the main thread, which raises
             error = caught
-        events.put(("done", (int(runner.rc) if runner.rc is not None and error is None else 250, error)))
+        events.put(("done", (int(runner.rc) if runner.rc is not None and error is None else NO_CODE, error)))
 
     thread = threading.Thread(target=work, name="ansible-runner", daemon=True)
     thread.start()
     return thread
+
+
+def _name_ignored(names: Sequence[str], events: supervision.Events) -> None:
+    """Warn of variables that the run ignores, each once per process."""
+    new = [name for name in names if name not in _named]
+    _named.update(new)
+    if new:
+        text = (
+            f"ignored, because the environment must not change a run: {', '.join(new)} ({inherited.OPTION} passes one)"
+        )
+        events.put(("event", {"event": "warning", "stdout": f"[WARNING]: {text}"}))
 
 
 def _extra_arguments(extra: Sequence[Mapping[str, Any] | Path], folder: Path) -> list[str]:
@@ -186,6 +203,16 @@ def _extra_arguments(extra: Sequence[Mapping[str, Any] | Path], folder: Path) ->
             files.write(path, json.dumps(item))
         arguments += ["-e", f"@{path}"]
     return arguments
+
+
+def _working_directory() -> str:
+    """Return the user's working directory, to which relative paths in arguments refer. Leave one that was removed:
+    neither ansible-runner nor Ansible works there.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return os.getcwd()
+    os.chdir("/")
+    return "/"
 
 
 def _discard_command_file(artifacts: Path) -> None:

@@ -8,10 +8,12 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, processes
 
 from devenv import errors
+from devenv.runs import inherited
 
 # The settings of ansible.cfg, which the wheel does not contain. A test compares both.
 # (section, key) of ansible.cfg -> (environment variable, value)
@@ -52,24 +54,28 @@ def settings(folder: Path, collection: Path = paths.COLLECTION) -> dict[str, str
     return {"ANSIBLE_CONFIG": str(config), "ANSIBLE_COLLECTIONS_PATH": str(collections)}
 
 
-def environment(run_id: str, env: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Return the environment variables of a run: the caller's, the collection's settings and the run's ids. ``folder``
-    is private to the run.
+def environment(
+    run_id: str, env: Mapping[str, str], folder: Path, passed: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """Return the environment variables of a run: the collection's settings, the run's ids, and those of the caller that
+    do not change a run. ``passed`` are variables of Ansible that the caller requests; ``folder`` is private to the run.
     """
-    # PYTHONUNBUFFERED makes Python read a module from stdin byte by byte: 60 ms per module.
-    inherited = {key: value for key, value in env.items() if key != "PYTHONUNBUFFERED"}
-    callbacks = filter(None, (env.get("ANSIBLE_CALLBACKS_ENABLED"), "devenv.lab.record"))
+    callbacks = filter(None, (passed.get("ANSIBLE_CALLBACKS_ENABLED"), "devenv.lab.record"))
     folders = [str(Path(sys.executable).parent), *env.get("PATH", os.defpath).split(os.pathsep), *_ADMIN_PATHS]
+    defaults = {
+        # Plugins in the user's ~/.ansible would change the run, and that directory may not be writable.
+        "ANSIBLE_HOME": str(folder / "ansible"),
+        "ANSIBLE_NOCOLOR": "1",
+        "HOME": str(paths.user_home(env)),
+    }
     fixed = {
         "DEVENV_RUN": run_id,
         "DEVENV_OWNER": identity(),
-        "ANSIBLE_NOCOLOR": "1",
-        # The home directory may be missing or read-only.
-        "ANSIBLE_HOME": str(folder / "ansible"),
         "ANSIBLE_CALLBACKS_ENABLED": ",".join(callbacks),
+        "LC_ALL": inherited.utf8_locale(env.get("LC_ALL", ""), env.get("LANG", "")),
         "PATH": os.pathsep.join(dict.fromkeys(folders)),
     }
-    return {**dict(SETTINGS.values()), **inherited, **settings(folder), **fixed}
+    return {**dict(SETTINGS.values()), **inherited.clean(env), **settings(folder), **defaults, **passed, **fixed}
 
 
 def ansible_playbook() -> str:

@@ -109,8 +109,8 @@ def follow(events: Events, control: Control, watcher: Watcher, outcome: RunOutco
 
 @contextlib.contextmanager
 def signals(events: Events) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into items of the queue inside this context; in other threads than the main, do
-    nothing.
+    """Turn SIGINT, SIGTERM and SIGHUP into items of the queue inside this context; in other threads than the main, do
+    nothing. A SIGHUP that the caller ignores (nohup) stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -119,7 +119,9 @@ def signals(events: Events) -> Iterator[None]:
     def put(number: int, frame: FrameType | None) -> None:
         events.put(("signal", number))
 
-    before = {number: signal.signal(number, put) for number in (signal.SIGINT, signal.SIGTERM)}
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = (signal.SIGINT, signal.SIGTERM, *(() if ignored else (signal.SIGHUP,)))
+    before = {number: signal.signal(number, put) for number in numbers}
     try:
         yield
     finally:

@@ -23,6 +23,7 @@ from devenv.testing.plugins.ssh import ASKPASS
 # Keys of a host; a test gets all others as ``extra_config``.
 HOST_KEYS = (
     "ip", "addresses", "user", "password", "key_file_path", "pem_key_string", "port", "known_hosts", "host_keys",
+    "ssh_config",
     "alias", "vm_id", "resource_manager_ep", "tunnelport",
 )  # fmt: skip
 _CLUSTER_KEYS = ("hosts", "kubeconfig", "masters")
@@ -66,7 +67,7 @@ class Provisioned:
                 )
             user = str(keys.get("user", "root"))
             addresses = list(keys.get("addresses") or [keys["ip"]])
-            names = {"key_file": "key_file_path", "known_hosts": "known_hosts", "port": "port"}
+            names = {"key_file": "key_file_path", **{key: key for key in ("known_hosts", "port", "ssh_config")}}
             optional = {key: keys[name] for key, name in names.items() if keys.get(name)}
             hosts[name] = {"addresses": addresses, "user": user, "become": user != "root", **optional}
         return hosts
@@ -112,7 +113,9 @@ class Provisioned:
 
 
 def _ssh_options(keys: Mapping[str, Any], private: Path) -> list[str]:
-    """Host keys are checked against the user's file or the given one; ``host_keys: accept-new`` accepts the first."""
+    """Host keys are checked against the user's file or the given one; ``host_keys: accept-new`` accepts the first. ssh
+    reads its configuration only with ``ssh_config: true``.
+    """
     accept_new = keys.get("host_keys") == "accept-new"
     options = [f"StrictHostKeyChecking={'accept-new' if accept_new else 'yes'}", f"ControlPath={private / '%C'}"]
     if keys.get("known_hosts"):
@@ -124,7 +127,8 @@ def _ssh_options(keys: Mapping[str, Any], private: Path) -> list[str]:
     if keys.get("password"):
         # Too many keys before the password would end the connection.
         options.append("PubkeyAuthentication=no")
-    return [word for option in options for word in ("-o", option)]
+    first = [] if keys.get("ssh_config") else ["-F", "none"]
+    return [*first, *(word for option in options for word in ("-o", option))]
 
 
 def _secret(path: Path, text: str) -> str:
