@@ -163,9 +163,15 @@ def test_several_nodes_request_their_saved_addresses(tmp_path: Path) -> None:
     assert not begin.seed_network(catalogue.read(tmp_path, "good"), folder)
 
 
-def test_a_single_node_gets_a_new_address(tmp_path: Path) -> None:
-    saved(tmp_path, "one", nodes={"master-0": {}})
-    assert not begin.seed_network(catalogue.read(tmp_path, "one"), tmp_path / "environments" / "new")
+@pytest.mark.parametrize(("index", "seeded"), [(0, False), (1, True)])
+def test_a_single_node_gets_a_new_address_unless_its_pod_range_depends_on_its_index(
+    tmp_path: Path, index: int, seeded: bool
+) -> None:
+    node = {"index": index, "mac": "", "addresses": {}, "group": "control_plane", "cluster": "main"}
+    network = {"subnets": {}, "gateways": {}, "clusters": {}, "nodes": {"master-0": node}}
+    saved(tmp_path, "one", nodes={"master-0": {}}, network=network)
+    folder = tmp_path / "environments" / "new"
+    assert begin.seed_network(catalogue.read(tmp_path, "one"), folder) is seeded
 
 
 def test_a_fetched_file_is_private_and_complete(tmp_path: Path) -> None:

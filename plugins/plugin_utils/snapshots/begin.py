@@ -63,11 +63,14 @@ def need_space(folder: Path, size: int) -> None:
 
 
 def seed_network(snapshot: Snapshot, folder: Path) -> bool:
-    """Write the saved addresses into a new state directory, if there are several nodes; return whether it was written.
+    """Write the saved addresses into a new state directory, unless they are those of one node with the first index;
+    return whether it was written.
 
     The provider uses the subnets if they are free. It always keeps the nodes' indexes, on which pod ranges depend.
     """
-    if len(snapshot.manifest["nodes"]) < 2 or state.read_network(folder) is not None:
+    # The only node of a snapshot of one cluster can have another index than the first.
+    has_first_index = all(node["index"] == 0 for node in snapshot.manifest["network"]["nodes"].values())
+    if (len(snapshot.manifest["nodes"]) < 2 and has_first_index) or state.read_network(folder) is not None:
         return False
     network: NetworkPlan = {**snapshot.manifest["network"]}
     network.pop("bridge", None)
