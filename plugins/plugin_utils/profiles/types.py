@@ -215,7 +215,7 @@ class EngineTraits(TypedDict):
     validation: EngineValidation
     unchanged: bool
     settings: EngineSettings
-    created_with: list[str]
+    created_with: NotRequired[list[str]]
     node_types: bool
     caches: dict[str, str]
     installers: list[str]

@@ -20,7 +20,7 @@ FILE = "variables.yml"
 
 def selected(engine: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the variables of ``given`` that are kept, as plain data."""
-    names = engines.traits(engine)["created_with"]
+    names = engines.traits(engine).get("created_with", [])
     kept: dict[str, Any] = json.loads(json.dumps({key: given[key] for key in names if key in given}, default=str))
     return kept
 
