@@ -91,6 +91,21 @@ def test_versions_must_be_those_of_the_bundle(api: str, kubelet: str, runtime: s
     assert finding.missing == missing
 
 
+@pytest.mark.parametrize(
+    ("runtime", "missing"),
+    [
+        ("docker://19.3.12", ()),
+        ("docker://18.9.9", ("worker-0 runs docker 18.9.9, expected docker 19.3.12",)),
+    ],
+)
+def test_an_engine_has_versions_and_a_runtime_of_its_own(runtime: str, missing: tuple[str, ...]) -> None:
+    nodes = [node("master-0", version="v1.17.9"), node("worker-0", version="v1.17.9")]
+    for item, version in zip(nodes, ("docker://19.3.12", runtime), strict=True):
+        item["status"]["nodeInfo"]["containerRuntimeVersion"] = version
+    finding = checks.check_versions(nodes, "v1.17.9", cluster("master-0", "worker-0", engine="gravity"))
+    assert (finding.missing, finding.seen) == (missing, "v1.17.9, docker 19.3.12")
+
+
 def labelled(labels: Mapping[str, str], taints: Sequence[Mapping[str, str]] = (), cidrs: Sequence[str] = ()) -> Object:
     metadata = {"name": "worker-0", "labels": {"node-role.kubernetes.io/worker": "", **labels}, "resourceVersion": "1"}
     return {"metadata": metadata, "spec": {"taints": list(taints), "podCIDRs": list(cidrs)}}
