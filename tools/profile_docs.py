@@ -18,7 +18,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.document impor
 
 TYPES = {"object": "mapping", "array": "list", "integer": "number", "boolean": "true or false", "string": "text"}
 # Placeholders in the table for keys that the user chooses.
-FREE = {"clusters": "NAME", "nodes": "NODE", "labels": "KEY", "mirrors": "HOST"}
+FREE = {"clusters": "NAME", "nodes": "NODE", "labels": "KEY", "mirrors": "HOST", "hosts": "HOST"}
 
 
 def names_page(rows: Sequence[Mapping[str, Any]]) -> list[str]:

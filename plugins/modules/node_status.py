@@ -84,6 +84,10 @@ capabilities:
   description: Key C(sys_resource) (whether the bounding set has CAP_SYS_RESOURCE).
   returned: success
   type: dict
+capacity:
+  description: Keys C(cpus) and C(memory) (bytes) as kubelet sees them. In a container, they are those of its host.
+  returned: success
+  type: dict
 addresses:
   description: Addresses of the node, each with C(interface), C(family), C(address), C(prefix), C(scope).
   returned: success

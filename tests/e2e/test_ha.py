@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
 from support import ha, web
 from support.commands import Typed
 from support.seen import inside, untouched
@@ -26,11 +28,25 @@ LIMIT = 20.0
 PROMISED = 3.0
 
 
+@contextmanager
+def default_limit() -> Iterator[None]:
+    """Meanwhile, the kernel allows as many inotify instances as on a new Debian, unless other environments run here."""
+    setting = Path("/proc/sys/fs/inotify/max_user_instances")
+    before = setting.read_text()
+    if not podman.containers():
+        setting.write_text("128")
+    try:
+        yield
+    finally:
+        setting.write_text(before)
+
+
 @pytest.fixture(scope="module")
 def cluster(user: Typed, new_name: Callable[[str], str]) -> Iterator[str]:
     """Three masters and two workers with both families, so that both virtual addresses are tested."""
     name = new_name("ha")
-    user.devenv("up", "--profile", "ha-dualstack-static", "--name", name)
+    with default_limit():
+        user.devenv("up", "--profile", "ha-dualstack-static", "--name", name)
     yield name
     user.devenv("down", "--name", name)
 
@@ -38,6 +54,12 @@ def cluster(user: Typed, new_name: Callable[[str], str]) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def ca(user: Typed, cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ha.ca_file(user, cluster, tmp_path_factory.mktemp("ca"))
+
+
+def instances(container: str) -> int:
+    """Return the inotify instances of root in a container."""
+    script = "find /proc/[0-9]*/fd -user root -lname anon_inode:inotify 2>/dev/null | wc -l"
+    return int(inside(container, "sh", "-c", script))
 
 
 def answers(address: str, ca: Path, seconds: float = 60) -> str:
@@ -55,6 +77,14 @@ def answers(address: str, ca: Path, seconds: float = 60) -> str:
 
 def test_etcd_has_three_healthy_members(cluster: str) -> None:
     assert ha.members(cluster, MASTERS) == dict.fromkeys(MASTERS, True)
+
+
+def test_nodes_use_the_inotify_instances_that_preflight_reserves(user: Typed, cluster: str) -> None:
+    used = {name: instances(f"{cluster}-{name}") for name in NODES}
+    resolved = user.data("profile", "show", "ha")
+    assert sum(used.values()) <= engines.in_use(resolved["nodes"], "kubeadm")["inotify"], used
+    # The default of the kernel is 128, and a new Debian itself uses about 12.
+    assert sum(used.values()) <= 128 - 12, used
 
 
 def test_the_api_answers_on_every_master_and_on_the_virtual_addresses(user: Typed, cluster: str, ca: Path) -> None:

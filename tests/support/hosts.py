@@ -164,7 +164,7 @@ backend api
     name = f"{prefix}-balancer"
     _run(
         "podman", "run", "--detach", "--name", name, f"--network={prefix}:ip={address}",
-        *node_image.RUNTIME_FLAGS, f"--volume={folder}:/balancer:ro",
+        *node_image.runtime_flags(), f"--volume={folder}:/balancer:ro",
         root_image(), "/usr/sbin/haproxy", "-f", "/balancer/haproxy.cfg",
     )  # fmt: skip
     try:
@@ -211,7 +211,7 @@ def _make(host: Host, network: str, folder: Path) -> None:
         (folder / name).mkdir()
         volumes.append(f"--volume={folder / name}:/var/lib/{name}")
     _run(
-        "podman", "run", "--detach", "--name", host.name, "--hostname", host.name, *node_image.RUNTIME_FLAGS,
+        "podman", "run", "--detach", "--name", host.name, "--hostname", host.name, *node_image.runtime_flags(),
         "--systemd=always", "--stop-signal=SIGRTMIN+3", "--tmpfs=/run:rw,mode=755", "--tmpfs=/tmp:rw,mode=1777",
         "--no-hosts", f"--network={network}:ip={host.address}", "--env=DEVENV_FAMILIES=ipv4",
         f"--volume={ssh}:/etc/devenv/ssh:ro", *volumes, root_image(), "/usr/local/sbin/node-init",

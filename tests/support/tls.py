@@ -13,9 +13,17 @@ from pathlib import Path
 EC = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
 
 
-def self_signed(key: Path, certificate: Path, *, kind: Sequence[str] = EC, name: str = "test", days: int = 1) -> None:
-    """A certificate of its own authority for 127.0.0.1, as ``openssl req`` makes it."""
-    words = ["-nodes", "-days", str(days), "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
+def self_signed(
+    key: Path,
+    certificate: Path,
+    *,
+    kind: Sequence[str] = EC,
+    name: str = "test",
+    days: int = 1,
+    address: str = "127.0.0.1",
+) -> None:
+    """A certificate of its own authority for ``address``, as ``openssl req`` makes it."""
+    words = ["-nodes", "-days", str(days), "-subj", f"/CN={name}", "-addext", f"subjectAltName=IP:{address}"]
     files = ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run(["openssl", "req", "-x509", *kind, *words, *files], check=True, capture_output=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,24 @@ def test_a_limit_that_cannot_be_set_is_named(root: Path, tmp_path: Path) -> None
         limits.raise_limits(root, tmp_path / "file" / "record.json")
     assert caught.value.reason.id == "limits_not_set"
     assert instances(root) == "128"
+
+
+@pytest.mark.parametrize(
+    ("nr_open", "capabilities", "hard", "expected"),
+    [
+        ("1073741816", "CapBnd:\t000001ffffffffff\n", 20000, limits.OPEN_FILES),
+        ("65536", "CapBnd:\t000001ffffffffff\n", 20000, 65536),
+        # Only CAP_SYS_RESOURCE raises the limit of the process.
+        ("1048576", "CapBnd:\t000001fffeffffff\n", 20000, 20000),
+        ("1048576", "CapBnd:\t000001fffeffffff\n", resource.RLIM_INFINITY, limits.OPEN_FILES),
+    ],
+)
+def test_nodes_have_as_many_open_files_as_databases_need_if_the_host_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nr_open: str, capabilities: str, hard: int, expected: int
+) -> None:
+    (tmp_path / "fs").mkdir()
+    (tmp_path / "fs/nr_open").write_text(nr_open)
+    (tmp_path / "status").write_text(capabilities)
+    monkeypatch.setattr(limits.resource, "getrlimit", lambda _limit: (1024, hard))
+    assert limits.open_files(tmp_path, tmp_path / "status") == expected
+    assert limits.open_files_probe(expected).ok is (expected == limits.OPEN_FILES)

@@ -11,7 +11,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import probes as host
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines, names
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers import preflight
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import machines, preflight
 
 
 def test_host_settings_are_restored(tmp_path: Path) -> None:
@@ -172,3 +172,23 @@ def test_inotify_instances_of_other_users_are_not_counted(tmp_path: Path, monkey
 @pytest.mark.parametrize("name", [name for name in names.canonical() if not name.startswith("tna")])
 def test_every_profile_fits_the_inotify_limit_of_a_new_debian(name: str) -> None:
     assert engines.in_use(resolve(name)["nodes"], "kubeadm")["inotify"] <= 128 - 12
+
+
+@pytest.mark.parametrize(
+    ("cpus", "memory", "ok"), [(0, 0, True), (1, 1 << 30, True), (10_000, 0, False), (0, 3 << 30, False)]
+)
+def test_a_node_fits_the_host(tmp_path: Path, cpus: int, memory: int, ok: bool) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal:        2097152 kB\n")
+    probe = host.size_probe("worker-0", cpus, memory, tmp_path)
+    assert probe.ok is ok
+    assert "worker-0" in probe.name
+    assert "nodes.worker-0.memory to at most 2048MiB" in probe.fix
+
+
+def test_only_a_size_that_somebody_set_can_be_too_large() -> None:
+    small = resolve("sno")
+    assert list(machines.size_probes(small, small["nodes"])) == []
+    large = resolve("sno", overrides={"nodes.master-0.cpus": 512})
+    assert [probe.ok for probe in machines.size_probes(large, large["nodes"])] == [False]
+    large = resolve("sno", overrides={"nodes.master-0.memory": "900GiB"})
+    assert [(probe.ok, probe.needed) for probe in machines.size_probes(large, large["nodes"])] == [(False, "900.0 GiB")]

@@ -114,6 +114,7 @@ def test_node_variables_follow_from_profile_and_network() -> None:
         "devenv_endpoint_kind": "node",
         "devenv_endpoint_addresses": ["10.213.4.10", "fd77:6465:7600:4::10"],
         "devenv_virtual_addresses": ["10.213.4.5", "fd77:6465:7600:4::5"],
+        "devenv_endpoint_names": [],
     }
 
 

@@ -12,11 +12,11 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import (
     amend,
     data,
     engines,
-    keys,
     names,
     provider_traits,
     rules,
 )
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.checks import keys
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
 SCHEMA = data.schema()

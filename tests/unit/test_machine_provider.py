@@ -12,7 +12,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members, network_plan, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
-from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp, publish
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import network as host_network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
@@ -89,6 +89,7 @@ def use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(host_network, "ALLOCATOR", tmp_path / "lock")
     monkeypatch.setattr(host_network, "routes", dict)
     monkeypatch.setattr(host_network, "remove", lambda environment, bridges: [f"bridges {' '.join(bridges)}"])
+    monkeypatch.setattr(publish, "remove", lambda environment: None)
     monkeypatch.setattr(dhcp, "stop", lambda environment: True)
 
     def use(provider: Memory) -> Request:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +55,9 @@ def test_addresses_exclude_loopback_and_pods() -> None:
         ("eth0", "ipv4", "10.0.0.10"),
         ("eth0", "ipv6", "fe80::1"),
     ]
+
+
+def test_the_capacity_is_what_kubelet_reports(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal:       24684436 kB\nMemFree:         1 kB\n")
+    assert node_facts.capacity(str(tmp_path)) == {"cpus": os.cpu_count(), "memory": 24684436 * 1024}

@@ -93,3 +93,11 @@ def test_ansible_accepts_the_syntax_of_each_playbook() -> None:
     argv = [str(Path(sys.executable).with_name("ansible-playbook")), "--syntax-check", *paths]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# Where people look for a Service's address, before they choose a tool, and in the first cluster.
+@pytest.mark.parametrize("page", ["networks.md", "which-tool.md", "getting-started.md"])
+@pytest.mark.parametrize("feature", ["`LoadBalancer`", "`NetworkPolicy`"])
+def test_what_is_not_supported_is_stated(page: str, feature: str) -> None:
+    text = " ".join((ROOT / "docs" / page).read_text().split())
+    assert feature in text[text.index("Not supported") :][:500]

@@ -1,4 +1,4 @@
-"""Report the properties of a node that the stages depend on: cgroup driver, capabilities, addresses. Reads only."""
+"""Report the properties of a node that the stages depend on: cgroup driver, size, addresses, ... Reads only."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ def capabilities(status: str) -> dict[str, bool]:
     return {"sys_resource": bool(mask >> CAP_SYS_RESOURCE & 1)}
 
 
+def capacity(root: str = "/") -> dict[str, int]:
+    """Return ``{cpus, memory}`` as kubelet sees them: in a container, those of its host. Memory is in bytes."""
+    match = re.search(r"^MemTotal:\s*([0-9]+) kB$", files.read_text(files.under(root, "/proc/meminfo")), re.MULTILINE)
+    return {"cpus": os.cpu_count() or 1, "memory": int(match.group(1)) * 1024 if match else 0}
+
+
 def addresses(links: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return ``[{interface, family, address, prefix, scope}]`` of ``ip -j addr``, without loopback and the interfaces
     of pods.
@@ -53,6 +59,7 @@ def facts() -> dict[str, Any]:
     links = program.run(["ip", "-j", "addr", "show"]).json([])
     return {
         "cgroup": cgroup(),
+        "capacity": capacity(),
         "capabilities": capabilities(files.read_text("/proc/self/status")),
         "addresses": addresses([link for link in links if isinstance(link, dict)]),
     }

@@ -11,6 +11,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.checks import local_files
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import record as snapshot_record
 
@@ -33,12 +34,13 @@ def fingerprint(folder: Path, resolved: Profile) -> dict[str, str] | None:
         return None
     bundle = store.find(str(resolved["kubernetes"]["version"]))
     written = sorted(path for name in _WRITTEN for path in folder.glob(name))
+    named = [path for path in local_files.named(resolved).values() if path.is_file()]
     return {
         "run": current.run_dir.name,
         "profile": _digest(json.dumps(resolved, sort_keys=True)),
         "network": _digest(json.dumps(current.network, sort_keys=True)),
         "bundle": bundle.digest if bundle else "",
-        "files": _digest("".join(f"{path} {path.read_text()}\n" for path in written)),
+        "files": _digest("".join(f"{path} {path.read_text()}\n" for path in [*written, *named])),
         "collection": _digest(_listing(paths.COLLECTION)),
     }
 

@@ -34,6 +34,7 @@ _NO_ENDPOINT: EndpointVariables = {
     "devenv_endpoint_kind": "",
     "devenv_endpoint_addresses": [],
     "devenv_virtual_addresses": [],
+    "devenv_endpoint_names": [],
 }
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#")
 
@@ -173,6 +174,7 @@ def _host(node: Node, index: int, here: _Environment) -> HostVariables:
         "devenv_endpoint_addresses": endpoint["devenv_endpoint_addresses"],
         "devenv_virtual_addresses": endpoint["devenv_virtual_addresses"],
         "ansible_connection": "ssh",
+        "devenv_endpoint_names": endpoint["devenv_endpoint_names"],
         "ansible_user": "root",
         "ansible_port": 22,
         "ansible_ssh_args": ssh_options.FIRST_ARGS,
@@ -267,6 +269,7 @@ def _endpoint(cluster: str, here: _Environment) -> EndpointVariables:
         "devenv_endpoint_kind": kind,
         "devenv_endpoint_addresses": targets[kind] if kind in targets else _first_master(cluster, here),
         "devenv_virtual_addresses": virtual,
+        "devenv_endpoint_names": list(endpoint.get("names", [])),
     }
 
 

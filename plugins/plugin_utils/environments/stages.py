@@ -25,6 +25,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import (
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.lock import Holder
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import path_check
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import changes, engines, names
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.checks import local_files
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.variables import kept
 
@@ -111,6 +112,7 @@ def compare(folder: Path, resolved: Profile, *, while_upgrading: bool = False) -
     if not while_upgrading:
         upgrade_record.require_finished(folder)
     engines.require(resolved)
+    local_files.require(resolved)
     old = state.read_profile(folder)
     if old is None or is_untouched(folder):
         return

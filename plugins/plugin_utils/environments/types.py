@@ -47,6 +47,7 @@ class EndpointVariables(TypedDict):
     devenv_endpoint_kind: str
     devenv_endpoint_addresses: list[str]
     devenv_virtual_addresses: list[str]
+    devenv_endpoint_names: list[str]
 
 
 class Connection(TypedDict):

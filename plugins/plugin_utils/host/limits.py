@@ -1,19 +1,23 @@
 """Kernel limits that are too low for many nodes: raise them on request, record the old values, restore them.
 
-They last until the next boot, and so does the record.
+They last until the next boot, and so does the record. Also the limit of open files, which devenv does not change.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
+from ansible_collections.devenv.lab.plugins.module_utils.node.facts import capabilities
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import SYSCTLS, sysctl_read
+from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import SYSCTLS, Probe, sysctl_read
 
 RECORD = Path("/run/devenv/host-limits.json")
+# What databases such as Elasticsearch and ClickHouse require, and the default of fs.nr_open.
+OPEN_FILES = 1048576
 # Enough for about twenty nodes.
 LIMITS = {"fs.inotify.max_user_instances": 512, "fs.inotify.max_user_watches": 524288}
 
@@ -43,6 +47,30 @@ def restore(root: Path = SYSCTLS, record: Path = RECORD) -> list[str]:
     lines = _set(raised, root)
     record.unlink(missing_ok=True)
     return lines
+
+
+def open_files(root: Path = SYSCTLS, status: Path = Path("/proc/self/status")) -> int:
+    """Return the number of open files that a process in a container of this process can have: OPEN_FILES, or the host's
+    limit.
+    """
+    most = int(sysctl_read("fs.nr_open", root) or OPEN_FILES)
+    if not capabilities(status.read_text())["sys_resource"]:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    return min(most, OPEN_FILES)
+
+
+def open_files_probe(limit: int) -> Probe:
+    """Check that pods can open as many files as databases need."""
+    return Probe(
+        "open files per process",
+        limit >= OPEN_FILES,
+        str(limit),
+        f"{OPEN_FILES} for databases",
+        f"ulimit -Hn {OPEN_FILES} in the shell or service that runs devenv",
+        "kernel_feature_missing",
+        required=False,
+    )
 
 
 def _set(values: dict[str, str], root: Path, before: Callable[[str, str], object] | None = None) -> list[str]:

@@ -147,6 +147,16 @@ def memory_probe(memory: int) -> Probe:
     return Probe("memory", free >= memory, f"{_gib(free)} available", _gib(memory), fix, "memory_short")
 
 
+def size_probe(node: str, cpus: int, memory: int, proc: Path = Path("/proc")) -> Probe:
+    """Check that this host has ``cpus`` and ``memory`` (0: any) for one node."""
+    rows = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines() if ":" in line)
+    most_cpus, most = os.cpu_count() or 1, int(rows["MemTotal"].split()[0]) * 1024
+    fix = f"set nodes.{node}.cpus to at most {most_cpus} and nodes.{node}.memory to at most {most >> 20}MiB"
+    needed = ", ".join([f"{cpus} CPUs"] * bool(cpus) + [_gib(memory)] * bool(memory))
+    ok = cpus <= most_cpus and memory <= most
+    return Probe(f"size of {node}", ok, f"{most_cpus} CPUs, {_gib(most)}", needed, fix, "node_too_large")
+
+
 def disk_probe(disk: int, folder: Path) -> Probe:
     """Check that ``disk`` bytes are free on the filesystem where ``folder`` is or will be."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())

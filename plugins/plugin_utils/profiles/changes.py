@@ -67,9 +67,10 @@ def _judge(path: str, old: Any, new: Any) -> tuple[bool, str]:
     if path == "kubernetes.version":
         return False, _version_change(str(old), str(new))
     if part == "clusters" and rest.endswith(".endpoint"):
-        if new["addresses"]:
+        moved = any(old[key] != new[key] for key in ("kind", "addresses"))
+        if old.get("names") != new.get("names") or (moved and new["addresses"]):
             return False, "certificates do not name these addresses: down, then up"
-        return True, "the endpoint's new address is written to the nodes"
+        return True, "the endpoint's new address is written to the nodes" if moved else "the port is published"
     if part == "clusters" and old is None:
         return True, "a further cluster is created"
     if part == "clusters" and new is None:

@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data, keys
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.checks import keys
 
 KEY = "apiVersion"
 FIRST = "devenv.lab/v1"
@@ -145,5 +146,5 @@ def _cluster(name: str, cluster: Mapping[str, Any], resolved: Mapping[str, Any])
     groups = [node.get("group") for node in resolved["nodes"] if node.get("cluster") == name]
     automatic = "virtual" if groups.count("control_plane") > 1 else "node"
     if endpoint.get("kind") == automatic and not endpoint.get("addresses"):
-        return {**cluster, "endpoint": {"kind": "auto", "addresses": []}}
+        return {**cluster, "endpoint": {**endpoint, "kind": "auto", "addresses": []}}
     return dict(cluster)

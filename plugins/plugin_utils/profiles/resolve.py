@@ -27,6 +27,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import overrid
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.draft import Draft
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import (
     ClusterSpec,
+    Endpoint,
     ExistingHost,
     Kubernetes,
     Node,
@@ -155,8 +156,16 @@ def _kubernetes(settings: Mapping[str, Any]) -> Kubernetes:
 
 
 def _cluster(cluster: str, made: Draft) -> ClusterSpec:
-    given = made.clusters[cluster]["endpoint"]["addresses"]
-    return {"endpoint": {"kind": made.endpoint_kind(cluster), "addresses": _in_order(given, made.families)}}
+    given = made.clusters[cluster]["endpoint"]
+    endpoint: Endpoint = {
+        "kind": made.endpoint_kind(cluster),
+        "addresses": _in_order(given["addresses"], made.families),
+    }
+    if given.get("names"):
+        endpoint["names"] = list(given["names"])
+    if given.get("published_port"):
+        endpoint["published_port"] = given["published_port"]
+    return {"endpoint": endpoint}
 
 
 def _node(name: str, made: Draft) -> Node:

@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, data, engines, keys, provider_traits
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, data, engines, provider_traits
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.checks import keys
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.data import GROUPS
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.draft import Draft, group
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
@@ -130,6 +131,18 @@ def _endpoints_have_the_addresses_they_need(draft: Draft) -> Iterator[str]:
             families.append(addresses.family_of(text))
             if families.count(families[-1]) > 1:
                 yield f"{path}[{place}]: a second {families[-1]} address; only one per family is allowed"
+
+
+def _ports_are_published_once(draft: Draft) -> Iterator[str]:
+    owners: dict[int, str] = {}
+    for name, cluster in draft.clusters.items():
+        path, port = f"clusters.{name}.endpoint.published_port", cluster["endpoint"].get("published_port")
+        if port and draft.endpoint_kind(name) == "external":
+            yield f"{path}: kind external has a load balancer, which publishes the API"
+        if port in owners:
+            yield f"{path}: {port} is also that of cluster {owners[port]}"
+        if port:
+            owners[port] = name
 
 
 def _unusable(path: str, text: str, draft: Draft) -> Iterator[str]:
@@ -269,6 +282,7 @@ RULES: tuple[Callable[[Draft], Iterator[str]], ...] = (
     _hosts_are_for_their_providers,
     _hosts_are_different,
     _endpoints_have_the_addresses_they_need,
+    _ports_are_published_once,
     _a_node_remains,
     _numbers_have_no_gap,
     _every_node_has_addresses,

@@ -42,10 +42,19 @@ class AddressPools(TypedDict):
     services: ByFamily
 
 
+class RegistryHost(TypedDict):
+    """Access to a registry: files on this machine with its CA and the user's password."""
+
+    ca: NotRequired[str]
+    user: NotRequired[str]
+    password_file: NotRequired[str]
+
+
 class Registry(TypedDict):
-    """Registry host to the URLs of its mirrors, in order of preference."""
+    """Registry host to the URLs of its mirrors, in order of preference; access to registries and mirrors by host."""
 
     mirrors: dict[str, list[str]]
+    hosts: NotRequired[dict[str, RegistryHost]]
 
 
 class Proxy(TypedDict):
@@ -81,10 +90,14 @@ class Validate(TypedDict):
 
 
 class Endpoint(TypedDict):
-    """The target of a control plane's name. ``kind`` is node, virtual or external, never auto."""
+    """The target of a control plane's name. ``kind`` is node, virtual or external, never auto. ``names`` are also in
+    the certificate; ``published_port`` is one of this host.
+    """
 
     kind: str
     addresses: list[str]
+    names: NotRequired[list[str]]
+    published_port: NotRequired[int]
 
 
 class ClusterSpec(TypedDict):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,11 +17,11 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import mem
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import nodes as environment_nodes
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
-from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp, firewall, network, probes
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp, firewall, network, probes, publish
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, data, engines
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Node, Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import loss, preflight, registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
     RUNNING,
@@ -118,7 +118,9 @@ class MachineProvider(Provider, Protocol):
         serve_dhcp = any(node.dhcp for node in nodes)
 
         def set_up_network() -> bool:
-            return network.set_up(request.environment, request.folder, plan, serve_dhcp=serve_dhcp)
+            repaired = network.set_up(request.environment, request.folder, plan, serve_dhcp=serve_dhcp)
+            published = publish.ports(request.profile, plan)
+            return publish.set_up(request.environment, request.folder, plan["bridge"], published) or repaired
 
         # Before the nodes start, so that a node's first request for an address or a router is answered.
         repaired = set_up_network()
@@ -165,6 +167,7 @@ class MachineProvider(Provider, Protocol):
         with files.exclusive(network.ALLOCATOR):
             # Bridges first: once the claim is gone, nothing records their names.
             outcome.removed += network.remove(environment, self.bridges(environment))
+            publish.remove(environment)
             claimed = self.networks(environment)
             outcome.notes += self.release_network(environment, claimed)
             outcome.removed += [each.name for each in claimed]
@@ -174,7 +177,8 @@ class MachineProvider(Provider, Protocol):
         return {machine.node: machine.state for machine in self.machines(request.environment)}
 
     def fingerprint(self, environment: str, plan: Mapping[str, Any]) -> dict[str, str]:
-        return network.fingerprint(environment, plan)
+        published = publish.fingerprint(environment, paths.environment(environment))
+        return {**network.fingerprint(environment, plan), **published}
 
     def preflight(self, request: Request) -> list[Probe]:
         """Check everything that the missing nodes need; quick if all nodes run."""
@@ -188,6 +192,7 @@ class MachineProvider(Provider, Protocol):
             results.append(probes.ipv6_probe())
         if not all(probe.ok for probe in results):
             return results
+        results += publish.probes(environment, profile)
         existing = registry.machines(environment)
         refuse_others(existing, environment, request.home)
         self._lost(request, [machine for machine in existing if machine.environment == environment])
@@ -195,7 +200,7 @@ class MachineProvider(Provider, Protocol):
         missing = [node for node in profile["nodes"] if node["name"] not in running]
         if missing:
             refuse_others(registry.networks(environment), environment, request.home)
-            results += self.capacity_probes(profile, missing)
+            results += [*size_probes(profile, missing), *self.capacity_probes(profile, missing)]
         claimed = self.networks(environment)
         if claimed:
             subnets = {addresses.family(ipaddress.ip_network(text)): text for text in claimed[0].subnets}
@@ -203,6 +208,17 @@ class MachineProvider(Provider, Protocol):
             subnets = network.choose_subnets(profile, None, registry.networks())
         bridge = claimed[0].bridge if claimed else ""
         return [*results, *firewall.probes(subnets, bridge, several=len(profile["nodes"]) > 1)]
+
+
+def size_probes(profile: Profile, missing: Iterable[Node]) -> Iterator[Probe]:
+    """Yield a probe for each node that is larger than the default: a small host has nodes of the default size too."""
+    engine = engines.traits(profile["kubernetes"]["engine"])
+    for node in missing:
+        default = engines.group_of(node["group"], engine)["default"]
+        cpus = node["cpus"] if node["cpus"] > default.get("cpus", 0) else 0
+        memory = node["memory"] if node["memory"] > data.parse_quantity(default["memory"]) else 0
+        if cpus or memory:
+            yield probes.size_probe(node["name"], cpus, memory)
 
 
 def refuse_others(items: Iterable[Machine | Network], environment: str, home: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
-from ansible_collections.devenv.lab.plugins.plugin_utils.host import firewall, network, resolvers
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import firewall, limits, network, resolvers
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import probes as host
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
@@ -60,4 +60,4 @@ def doctor() -> list[Probe]:
     if all(shutil.which(name) for name in ("ip", "nft")):
         probes += network_probes(smallest)
     probes += [resolvers.probe(), *host.program_probes(host.DHCP_PROGRAMS | optional, required=False)]
-    return [*probes, *host.advice_probes()]
+    return [*probes, *host.advice_probes(), limits.open_files_probe(limits.open_files())]

@@ -13,6 +13,7 @@ from pathlib import Path
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program as process
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import limits
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.image_store import link_or_copy
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.node_recipe import (
     PROGRAMS,
@@ -79,7 +80,7 @@ def fill_store(reference: str, folder: Path, images: Sequence[Path], name: str) 
     name = f"devenv-store-{name}"
     podman("rm", "--force", "--ignore", "--time", "0", name)
     podman(
-        "run", "--rm", "--name", name, "--network", "none", *RUNTIME_FLAGS,
+        "run", "--rm", "--name", name, "--network", "none", *runtime_flags(),
         "--volume", f"{folder}:/var/lib/containerd",
         *(f"--volume={image}:/images/{image.name}:ro" for image in images),
         reference, "/bin/sh", "-ec", _FILL,
@@ -87,12 +88,17 @@ def fill_store(reference: str, folder: Path, images: Sequence[Path], name: str) 
     )  # fmt: skip
 
 
-# With limits below the host's own, no CAP_SYS_RESOURCE is needed; runc, since crun refuses a host with hybrid cgroups.
-RUNTIME_FLAGS = (
-    "--runtime=runc", "--privileged", "--cgroupns=private", "--pids-limit=-1", "--userns=host", "--pid=private",
-    "--ipc=private", "--uts=private", "--init=false", "--http-proxy=false", "--sdnotify=ignore",
-    "--ulimit=nofile=20000:20000", "--ulimit=nproc=30000:30000",
-)  # fmt: skip
+def runtime_flags() -> list[str]:
+    """Return the flags of every container: with limits that this host has, so that no CAP_SYS_RESOURCE is needed; runc,
+    since crun refuses a host with hybrid cgroups.
+    """
+    most = limits.open_files()
+    return [
+        "--runtime=runc", "--privileged", "--cgroupns=private", "--pids-limit=-1", "--userns=host", "--pid=private",
+        "--ipc=private", "--uts=private", "--init=false", "--http-proxy=false", "--sdnotify=ignore",
+        f"--ulimit=nofile={most}:{most}", "--ulimit=nproc=30000:30000",
+    ]  # fmt: skip
+
 
 _FILL = """
 containerd >/tmp/containerd.log 2>&1 & daemon=$!

@@ -190,7 +190,7 @@ def run_arguments(request: Request, node: NodeSpec) -> list[str]:
     labels = {cli.ENVIRONMENT_LABEL: environment, cli.NODE_LABEL: node.name, cli.HOME_LABEL: request.home}
     return [
         "run", "--detach", "--name", container_name(environment, node.name), "--hostname", node.name,
-        *image.RUNTIME_FLAGS, "--systemd=always", "--stop-signal=SIGRTMIN+3",
+        *image.runtime_flags(), "--systemd=always", "--stop-signal=SIGRTMIN+3",
         "--tmpfs=/run:rw,mode=755", "--tmpfs=/tmp:rw,mode=1777", "--no-hosts",
         f"--network={network.network_name(environment)}:mac={node.mac}",
         f"--memory={node.memory}", f"--cpus={node.cpus}", "--log-driver=none",

@@ -16,22 +16,27 @@ _BARE = "only nodes of a cluster have it, and this one is bare"
 def without_effect(requested: Mapping[str, Any], provider: str, engine: str, bare: Collection[str]) -> Iterator[str]:
     """Yield a message for each key of the document ``requested`` that would be ignored.
 
-    ``bare`` are the nodes without cluster. A value that equals its default asks for what holds anyway.
+    ``bare`` are the nodes without cluster. A value that equals its default is what holds anyway.
     """
-    table = data.read("keys")
-    for path in table["settings"]:
-        if path != f"kubernetes.{engine}":
-            reason = f"settings of the engine {path.rpartition('.')[2]}, and the engine is {engine}"
-            yield from (f"{key}: {reason}" for key in _set(requested, path))
+    for path, reason in _refused(provider, engine).items():
+        yield from (f"{key}: {reason}" for key in _set(requested, path))
+    for path in data.read("keys")["member"]:
+        yield from (f"{key}: {_BARE}" for key in _set(requested, path) if key.split(".")[1] in bare)
+
+
+def _refused(provider: str, engine: str) -> dict[str, str]:
+    """Return the keys that are refused, with the reason."""
+    settings = {path: path.rpartition(".")[2] for path in data.read("keys")["settings"]}
+    refused = {
+        path: f"settings of the engine {owner}, and the engine is {engine}"
+        for path, owner in settings.items()
+        if owner != engine
+    }
     for kind, name, effects in _effects(provider, engine):
         for path, effect in effects.items():
             if isinstance(effect, dict) and "refused" in effect:
-                reason = f"has no effect with the {kind} {name}: {effect['refused']}"
-                yield from (f"{key}: {reason}" for key in _set(requested, path))
-    for path in table["member"]:
-        for key in _set(requested, path):
-            if key.split(".")[1] in bare:
-                yield f"{key}: {_BARE}"
+                refused[path] = f"has no effect with the {kind} {name}: {effect['refused']}"
+    return refused
 
 
 def warnings(profile: Profile) -> list[str]:
