@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.convergence import unch
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.action import Action
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import overrides
-from ansible_collections.devenv.lab.plugins.plugin_utils.records import expiry
+from ansible_collections.devenv.lab.plugins.plugin_utils.records import expiry, selection
 from ansible_collections.devenv.lab.plugins.plugin_utils.variables import check
 
 # A run with these extra variables is still complete. devenv_snapshot adds more than the profile, so it is not here.
@@ -45,18 +46,24 @@ class ActionModule(Action, ActionBase):
 
     def _record(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         resolved, run_dir = inventory.profile_of(variables), str(variables.get("devenv_run_dir") or "")
-        if resolved is None or not run_dir or self._is_partial():
-            return {"changed": False, "recorded": False}
+        complete = bool(run_dir) and not self._leaves_out()
+        if resolved is None or not complete or self._is_partial():
+            return {"changed": False, "recorded": False, "complete": complete}
         recorded = unchanged.record(inventory.state_folder(variables), resolved, Path(run_dir))
-        return {"changed": False, "recorded": recorded}
+        return {"changed": False, "recorded": recorded, "complete": complete}
+
+    def _leaves_out(self) -> bool:
+        """Return whether this run left out stages or hosts: by its options, or by the record of the callback."""
+        # Without the callback, any limit counts.
+        record = os.environ.get("DEVENV_REMAINING")
+        missing = json.loads(record) if record else context.CLIARGS.get("subset")
+        return bool(missing) or selection.is_partial(context.CLIARGS)
 
     def _is_partial(self) -> bool:
         """Return whether this run's options omit or add steps, compared with a plain run of the same profile."""
-        arguments = context.CLIARGS
-        options = ("skip_tags", "subset", "start_at_task", "step")
         return (
             self.check
-            or bool(set(arguments.get("tags") or ()) - {"all"})
-            or any(arguments.get(option) for option in options)
+            or selection.is_partial(context.CLIARGS)
+            or bool(context.CLIARGS.get("subset"))
             or not set(load_extra_vars(self._loader)) <= RUN_VARIABLES
         )

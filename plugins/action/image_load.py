@@ -21,7 +21,7 @@ class ActionModule(Action, ActionBase):
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         if not args["nodes"]:
-            raise DevenvError("image_load_failed", "no nodes to load images into")
+            raise DevenvError("nodes_none", "no nodes to load images into")
         for engine in sorted({str(variables["hostvars"][name].get("devenv_engine") or "") for name in args["nodes"]}):
             if engine:
                 engines.require_operation(engine, "image load")

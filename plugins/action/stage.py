@@ -67,6 +67,7 @@ class ActionModule(Action, ActionBase):
             variables=kept.selected(resolved["kubernetes"]["engine"], extra) if resolved else {},
             check=self.check,
             while_upgrading=args["while_upgrading"],
+            needs_nodes=args["needs_nodes"],
             progress=self.progress,
         )
         if ttl and begun.first and args["name"] == "preflight" and not self.check:

@@ -22,22 +22,34 @@ description:
   - When a run that created or changed nodes fails, collects their logs and state into C(gather.tar.gz) next to the log,
     as M(devenv.lab.gather) does, within about a minute. The extra variable C(devenv_gather=false) disables that.
   - Writes nothing for a run without a stage of devenv.
+  - Ends a run of a playbook of devenv with exit code 2 before its first task if a tag or a host pattern of C(--limit)
+    matches nothing, if the limit excludes localhost, and for C(--start-at-task).
+  - At the end of a run that left out stages or nodes, prints what was done and what was not.
 requirements:
   - Enable it with C(callbacks_enabled), as the C(ansible.cfg) of devenv does.
 """
 
 import atexit
+import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
+from ansible import context
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.callback import CallbackBase
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import deadline, errors, processes, program, progress
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import (
+    deadline,
+    errors,
+    paths,
+    processes,
+    program,
+    progress,
+)
 from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import after_failure, causes
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, runs, stages
-from ansible_collections.devenv.lab.plugins.plugin_utils.records import artifacts, recorder
+from ansible_collections.devenv.lab.plugins.plugin_utils.records import artifacts, recorder, selection
 
 STAGE_ACTION = "devenv.lab.stage"
 CONTROLLER_ACTIONS = [f"devenv.lab.{path.stem}" for path in (Path(__file__).parents[1] / "action").glob("*.py")]
@@ -59,6 +71,7 @@ class CallbackModule(CallbackBase):
         self._artifacts = os.environ.get("ARTIFACT_DIR", "")
         self._timeout = 0.0
         self._gathers = True
+        self._inventory: Any = None
         deadline.clear()
         self._starts: dict[tuple[str, str], float] = {}
         self._over = False
@@ -77,8 +90,12 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Note all stages in advance, so that the record has those that are never reached."""
         self._over = False
-        names = [recorder.stage_of(play.get_name()) for play in playbook.get_plays()]
+        plays = playbook.get_plays()
+        names = [recorder.stage_of(play.get_name()) for play in plays]
         self._recorder.run.planned = [name for name in dict.fromkeys(names) if name]
+        self._inventory = plays[0].get_variable_manager()._inventory
+        if Path(playbook._file_name).resolve().parent == paths.COLLECTION.resolve() / "playbooks":
+            self._refuse(selection.refusal(context.CLIARGS, plays, self._inventory))
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Start the stage of the play, if it has one."""
@@ -90,6 +107,8 @@ class CallbackModule(CallbackBase):
         except (TypeError, ValueError):
             self._timeout = 0.0
         deadline.begin(self._timeout, self._recorder.seconds())
+        # Read by the last play of cluster.yml.
+        os.environ["DEVENV_REMAINING"] = json.dumps(self._remaining())
         self._note(self._recorder.play(play.get_name()))
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
@@ -117,6 +136,21 @@ class CallbackModule(CallbackBase):
         self._finish(ok=not any(stats.failures.values()) and not any(stats.dark.values()))
 
     # -- record --
+
+    def _refuse(self, trouble: str) -> None:
+        """End the run, unless ``trouble`` is empty. Ansible turns other exceptions of a callback into warnings."""
+        if trouble:
+            self._over = True
+            self._display.error(f"{trouble} [selection_empty]", wrap_text=False)
+            raise SystemExit(2)
+
+    def _remaining(self) -> list[str]:
+        run = self._recorder.run
+        groups = self._inventory.groups if self._inventory else {}
+        members = {name: [host.name for host in group.get_hosts()] for name, group in groups.items()}
+        return selection.remaining(
+            run.planned, self._recorder.reached(), members.get("nodes", []), members.get("bare", [])
+        )
 
     def _result(self, result: Any, status: str) -> None:
         task, host = result.task, result.host.get_name()
@@ -151,7 +185,13 @@ class CallbackModule(CallbackBase):
 
     def _note(self, ended: recorder.Stage | None) -> None:
         """Write the stage that ended into the ledger, unless its environment was removed or only read."""
-        if ended is None or self._folder is None or self._recorder.folder is None or not self._folder.is_dir():
+        if (
+            ended is None
+            or ended.result == "skipped"
+            or self._folder is None
+            or self._recorder.folder is None
+            or not self._folder.is_dir()
+        ):
             return
         try:
             runs.add_line(
@@ -168,6 +208,10 @@ class CallbackModule(CallbackBase):
     def _finish(self, *, ok: bool, interrupted: str = "") -> None:
         self._over = True
         recorded = self._recorder
+        recorded.run.remaining = self._remaining()
+        recorded.run.partial = selection.is_partial(context.CLIARGS) or bool(
+            self._inventory and selection.excluded(self._inventory)
+        )
         if not ok and not interrupted:
             self._explain()
         report = recorded.finish(ok=ok, interrupted=interrupted)
@@ -180,6 +224,8 @@ class CallbackModule(CallbackBase):
                 recorded.broken = str(error)
         if not interrupted and self._gathers and self._folder is not None and recorded.folder is not None:
             self._gather(self._folder, recorded.folder, report, copies)
+        if ok and not report.summary["complete"] and recorded.folder is not None:
+            self._display.display(selection.closing_line(report.summary))
         if recorded.broken:
             self._display.warning(f"the run could not be recorded: {recorded.broken}")
         if self._folder is not None and recorded.folder is not None:

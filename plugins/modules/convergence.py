@@ -46,4 +46,8 @@ recorded:
   description: Whether this run is recorded.
   returned: action is record
   type: bool
+complete:
+  description: Whether this run ran every stage on every node. A run with a limit, tags or check mode may not have.
+  returned: action is record
+  type: bool
 """

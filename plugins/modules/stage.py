@@ -41,6 +41,11 @@ options:
     description: Allow the run although nodes have two versions of Kubernetes because an upgrade was interrupted.
     type: bool
     default: false
+  needs_nodes:
+    description:
+      - Fail if the environment has no nodes yet. A run whose first stage comes after V(provision) always does.
+    type: bool
+    default: false
 extends_documentation_fragment: devenv.lab.attributes
 attributes:
   check_mode:

@@ -324,7 +324,7 @@ def test_up_starts_nodes_again(user: Typed, aio: str, how: str) -> None:
         user.devenv("stop", "--name", aio)
     else:
         subprocess.run(["podman", "kill", f"{aio}-master-0"], check=True, capture_output=True)
-    assert user.data("status", "--name", aio)["nodes"][0]["container"] != "running"
+    assert user.data("status", "--name", aio, code=15)["nodes"][0]["container"] != "running"
     identity = json.loads(
         subprocess.run(["podman", "inspect", f"{aio}-master-0"], capture_output=True, text=True, check=True).stdout
     )[0]["Id"]

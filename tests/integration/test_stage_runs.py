@@ -441,12 +441,15 @@ def test_a_run_without_a_stage_leaves_nothing(lab: Lab) -> None:
     assert not (lab.path / "a").exists()
 
 
-@pytest.mark.parametrize(("owner", "prints"), [("", True), ("1:1", False)])
-def test_cluster_prints_the_next_steps_unless_the_command_does(lab: Lab, owner: str, prints: bool) -> None:
+@pytest.mark.parametrize(("owner", "unchanged", "prints"), [("", True, True), ("1:1", True, False), ("", False, False)])
+def test_cluster_prints_the_next_steps_of_a_proven_environment_unless_the_command_does(
+    lab: Lab, owner: str, unchanged: bool, prints: bool
+) -> None:
     last = lab.path / "last.yml"
     last.write_text(yaml.safe_dump(yaml.safe_load((CHECKOUT / "playbooks" / "cluster.yml").read_text())[-1:]))
     env = {"DEVENV_OWNER": owner} if owner else {}
-    code, text = lab.run(last, "-e", f"devenv_state={lab.folder()}", env=env)
+    compared = json.dumps({"__convergence": {"unchanged": unchanged}})
+    code, text = lab.run(last, "-e", f"devenv_state={lab.folder()}", "-e", compared, env=env)
     assert code == 0, text
     assert (f"export KUBECONFIG={lab.folder()}/clusters/main/kubeconfig" in text) is prints
     assert ("-e devenv_name=aio" in text) is prints

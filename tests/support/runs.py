@@ -29,4 +29,4 @@ class Runs:
         self, playbook: str, variables: Mapping[str, Any], options: Options = NO_OPTIONS, inventory: Path = INVENTORY
     ) -> RunOutcome:
         self.requests.append(Request(playbook, variables, options))
-        return self.outcomes.pop(0) if self.outcomes else RunOutcome("run1", changed=3, seconds=1.5)
+        return self.outcomes.pop(0) if self.outcomes else RunOutcome("run1", changed=3, seconds=1.5, results=5)

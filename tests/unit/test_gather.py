@@ -128,7 +128,7 @@ def test_a_failed_part_leaves_the_others_complete(folder: Path, answers: dict[st
     assert {name: part["trouble"] for name, part in parts.items() if part["trouble"]} == {
         "nodes/cut": "the connection was cut",
         "nodes/silent": "ssh: connect to host 10.0.0.1 port 22: No route to host",
-        "nodes/new": "DevenvError: new: has no variable ansible_host",
+        "nodes/new": "new: has no variable ansible_host",
     }
     assert parts["nodes/good"]["files"] == 3
     assert "nodes/silent: 0 files" in files["index.txt"]

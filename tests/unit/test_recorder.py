@@ -192,6 +192,7 @@ def test_junit_has_one_case_per_stage(clock: Clock, tmp_path: Path) -> None:
     recording = recorded(clock)
     recording.place(tmp_path)
     recording.play("preflight | Look")
+    recording.result(outcome())
     clock.time += 1.5
     recording.play("prepare | Do")
     recording.result(outcome("failed", data={"msg": f"<bad> \x00 & {TOKEN}"}, file="f.yml:1"))

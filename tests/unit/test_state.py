@@ -313,10 +313,11 @@ def test_read_returns_the_existing_parts(folder: Path, resolved: dict[str, Any])
     assert begun.run_dir is not None
     (begun.run_dir / "summary.json").write_text('{"exit": 9}')
     (begun.run_dir / "failure.json").write_text('{"reason": "memory_short"}')
-    state.write_network(folder, {"subnets": {"ipv4": "10.213.4.0/24"}})
+    network = {"subnets": {"ipv4": "10.213.4.0/24"}, "clusters": {}, "nodes": {}}
+    state.write_network(folder, network)
     parts = state.read(folder)
     assert parts.profile == resolved
-    assert parts.network == {"subnets": {"ipv4": "10.213.4.0/24"}}
+    assert parts.network == network
     assert (parts.last_run, parts.failure) == ({"exit": 9}, {"reason": "memory_short"})
     assert parts.holder == me() or (parts.holder is not None and parts.holder.pid == os.getpid())
     lock.release(folder, me())

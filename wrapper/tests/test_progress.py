@@ -46,19 +46,31 @@ def test_a_stage_spans_its_plays() -> None:
     tracker = Tracker(clock)
     updates = updates_of(tracker, play("Provision | Create the nodes"), task("Create"), result(changed=True))
     clock.now += 12.5
-    updates += updates_of(tracker, play("Provision | End"), result(changed=True), play("Prepare | Check"), STATS)
+    updates += updates_of(
+        tracker, play("Provision | End"), result(changed=True), play("Prepare | Check"), task("T"), STATS
+    )
     assert updates == [
         Update("begin", "provision", "Create the nodes"),
         Update("task", "provision", "Create"),
         Update("end", "provision", seconds=12.5, changed=2),
         Update("begin", "prepare", "Check"),
+        Update("task", "prepare", "T"),
         Update("end", "prepare"),
     ]
 
 
+def test_a_stage_without_a_task_is_not_shown() -> None:
+    tracker = Tracker(Clock())
+    updates = updates_of(tracker, play("Bundle | Fetch"), play("Labels | Apply"), task("T"), play("Validate | Wait"))
+    updates += updates_of(tracker, play("Report the next steps"), task("Record"), STATS)
+    assert [(update.kind, update.stage) for update in updates] == [
+        ("begin", "labels"), ("task", "labels"), ("end", "labels"), ("task", ""),
+    ]  # fmt: skip
+
+
 def test_a_play_without_a_stage_belongs_to_the_previous_stage() -> None:
     tracker = Tracker(Clock())
-    assert updates_of(tracker, play("provision | Create"), play("all"), STATS)[-1].stage == "provision"
+    assert updates_of(tracker, play("provision | Create"), task("T"), play("all"), STATS)[-1].stage == "provision"
 
 
 def test_gathering_after_a_failure_is_a_stage() -> None:
@@ -82,13 +94,13 @@ def test_gathering_after_a_failure_is_a_stage() -> None:
 )
 def test_the_end_of_a_stage_shows_whether_it_failed(events: list[Mapping[str, Any]], ok: bool) -> None:
     tracker = Tracker(Clock())
-    assert updates_of(tracker, play("a | b"), *events, STATS)[-1].ok is ok
+    assert updates_of(tracker, play("a | b"), task("T"), *events, STATS)[-1].ok is ok
 
 
 def test_an_interrupted_stage_ends_as_failed_once() -> None:
     tracker = Tracker(Clock())
     tracker.feed(play("a | b"))
-    assert [update.ok for update in tracker.close()] == [False]
+    assert [(update.kind, update.ok) for update in tracker.close()] == [("begin", True), ("end", False)]
     assert tracker.close() == []
 
 

@@ -201,6 +201,8 @@ class _Collection:
         def run() -> None:
             try:
                 trouble = work(put)
+            except DevenvError as error:
+                trouble = str(error)
             except Exception as error:  # a failure of any kind concerns this part only
                 trouble = f"{type(error).__name__}: {error}"
             with self._lock:

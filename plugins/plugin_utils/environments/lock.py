@@ -71,12 +71,16 @@ def holder_of(pid: int, run_id: str, command: str, owner: str = "") -> Holder:
 
 
 def read(folder: Path) -> Holder | None:
-    """Return the holder in the lock file; None if there is no lock, or a truncated one, which nobody holds."""
+    """Return the holder in the lock file; None if there is no lock, or a truncated one, which nobody holds. Raises
+    DevenvError ``state_broken`` if the file cannot be read.
+    """
     try:
         data = json.loads((folder / NAME).read_text())
         return Holder(**{**data, "pipes": tuple(data["pipes"])})
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
+    except OSError as error:
+        raise DevenvError("state_broken", f"cannot be read: {error.strerror}", where=str(folder / NAME)) from None
 
 
 def is_alive(holder: Holder) -> bool:

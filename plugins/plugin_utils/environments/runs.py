@@ -67,16 +67,16 @@ def trim(folder: Path) -> None:
 
 
 def ledger(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of the ledger, without one that a kill truncated."""
+    """Return the lines of the ledger, without those that a kill truncated; none if it cannot be read."""
     try:
-        lines = (folder / "ledger.jsonl").read_text().splitlines()
-    except FileNotFoundError:
+        lines = (folder / "ledger.jsonl").read_text(errors="replace").splitlines()
+    except OSError:
         return []
     entries = []
     for line in lines:
         with contextlib.suppress(ValueError):
             entries.append(json.loads(line))
-    return entries
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def add_line(

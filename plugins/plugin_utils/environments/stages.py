@@ -55,22 +55,29 @@ def begin(
     variables: Mapping[str, Any] = MappingProxyType({}),
     check: bool = False,
     while_upgrading: bool = False,
+    needs_nodes: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Begun:
     """Begin ``stage`` for the ansible process ``me``; the first begin of a run takes the lock and creates directories.
 
     ``resolved`` is the profile (None: not given), ``hosts`` the number of its nodes; stage ``down`` needs neither.
     ``variables`` are the given role variables that the state keeps. In check mode nothing is written or stopped.
-    ``while_upgrading``: allow nodes of two versions. Raises DevenvError ``name_invalid``, ``profile_not_given``,
-    ``environment_busy``, ``profile_changed``, ``variable_changed``, ``upgrade_unfinished``,
+    ``while_upgrading``: allow nodes of two versions. ``needs_nodes``: refuse an environment without nodes, as a run
+    that begins with a stage after provision does. Raises DevenvError ``name_invalid``, ``profile_not_given``,
+    ``nodes_none``, ``environment_busy``, ``profile_changed``, ``variable_changed``, ``upgrade_unfinished``,
     ``leftovers_remain``, ``state_unwritable``. A first begin that fails leaves no lock and no new directory.
     """
     names.validate(folder.name)
     if stage != "down":
         path_check.require_usable()
+    late = stage not in (*HARMLESS, "provision", "down")
     if stage != "down" and (resolved is None or hosts == 0):
+        if (needs_nodes or late) and folder.is_dir():
+            require_nodes(folder)
         message = "no profile was given" if resolved is None else "the profile has no hosts"
         raise DevenvError("profile_not_given", message)
+    if needs_nodes:
+        require_nodes(folder)
     if check:
         holder = lock.read(folder)
         if holder is None or not lock.is_same(holder, me):
@@ -84,6 +91,8 @@ def begin(
     try:
         holder = lock.read(folder) or me
         place = runs.folder_of(folder, holder.run_id)
+        if first and late:
+            require_nodes(folder)
         if first and stage != "down" and resolved is not None:
             compare(folder, resolved, while_upgrading=while_upgrading)
             kept.keep(folder, variables)
@@ -102,6 +111,12 @@ def begin(
             where = str(error.filename or folder)
             raise DevenvError("state_unwritable", f"{error.strerror}", where=where) from None
         raise
+
+
+def require_nodes(folder: Path) -> None:
+    """Raise DevenvError ``nodes_none`` if no node of the environment was ever created."""
+    if not (folder / "network.yml").exists():
+        raise DevenvError("nodes_none", f"environment {folder.name} has no nodes yet")
 
 
 def compare(folder: Path, resolved: Profile, *, while_upgrading: bool = False) -> None:

@@ -18,6 +18,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.variables import kept
 
+# What every reader of the two files relies on.
+_PROFILE = {"profile": str, "name": str, "provider": str, "kubernetes": dict, "clusters": dict, "nodes": list}
+_NETWORK = {"subnets": dict, "clusters": dict, "nodes": dict}
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -65,8 +68,11 @@ def read(folder: Path) -> State:
 
 
 def read_profile(folder: Path) -> Profile | None:
-    """Return the environment's resolved profile; None without one."""
-    return cast("Profile | None", _yaml(folder / "profile.yml"))
+    """Return the environment's resolved profile; None without one. Raises DevenvError ``state_broken``."""
+    profile = _yaml(folder / "profile.yml", _PROFILE)
+    if profile and not all(isinstance(node, dict) and "name" in node for node in profile["nodes"]):
+        raise DevenvError("state_broken", "nodes: must be a list of named nodes", where=str(folder / "profile.yml"))
+    return cast("Profile | None", profile)
 
 
 def stored_profile(folder: Path) -> Profile:
@@ -78,19 +84,27 @@ def stored_profile(folder: Path) -> Profile:
 
 
 def read_network(folder: Path) -> NetworkPlan | None:
-    """Return the subnets and addresses that the provider chose (docs/design/network.md); None before that."""
-    return cast("NetworkPlan | None", _yaml(folder / "network.yml"))
+    """Return the subnets and addresses that the provider chose (docs/design/network.md); None before that.
+    Raises DevenvError ``state_broken``.
+    """
+    return cast("NetworkPlan | None", _yaml(folder / "network.yml", _NETWORK))
 
 
-def _yaml(path: Path) -> dict[str, Any] | None:
+def _yaml(path: Path, keys: Mapping[str, type]) -> dict[str, Any] | None:
+    """Return the mapping in a YAML file if it has ``keys`` with values of these types."""
     try:
         content = data.read(path)
     except FileNotFoundError:
         return None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DevenvError("state_broken", f"is not valid YAML: {str(error).splitlines()[0]}", where=str(path)) from None
+    except OSError as error:
+        raise DevenvError("state_broken", f"cannot be read: {error.strerror}", where=str(path)) from None
     if not isinstance(content, dict):
         raise DevenvError("state_broken", "must be a mapping", where=str(path))
+    wrong = [key for key, kind in keys.items() if not isinstance(content.get(key), kind)]
+    if wrong:
+        raise DevenvError("state_broken", f"{wrong[0]}: is missing or has the wrong type", where=str(path))
     return content
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -13,8 +13,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.program import ProgramFailed
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import provider_traits
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Machine, Provider
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Item, Machine, Provider
 
 _PACKAGE = __name__.rpartition(".")[0]
 
@@ -58,14 +57,21 @@ def save_image(image: str, archive: Path, timeout: float) -> None:
         raise DevenvError("image_load_failed", str(error), where=image) from error
 
 
-def visible_machines(environment: str | None = None) -> list[Machine]:
-    """Return `machines` without those of providers whose programs do not answer."""
-    return [machine for provider in every() for machine in base.available(provider.machines, environment)]
+def known_machines(environment: str | None = None) -> list[Machine]:
+    """Return `machines`. Raises DevenvError ``machines_unknown`` if a provider cannot query them."""
+    return [machine for provider in every() for machine in _known(provider.machines, environment)]
 
 
-def visible(environment: str | None = None) -> tuple[list[Machine], list[Network]]:
-    """Return `machines` and `networks` without those of providers whose programs do not answer, queried in parallel."""
+def known(environment: str | None = None) -> tuple[list[Machine], list[Network]]:
+    """Return `machines` and `networks`, queried in parallel. Raises DevenvError ``machines_unknown``."""
     with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(visible_machines, environment)
-        claimed = [network for provider in every() for network in base.available(provider.networks, environment)]
+        pending = pool.submit(known_machines, environment)
+        claimed = [network for provider in every() for network in _known(provider.networks, environment)]
         return pending.result(), claimed
+
+
+def _known(query: Callable[[str | None], list[Item]], environment: str | None) -> list[Item]:
+    try:
+        return query(environment)
+    except (OSError, ProgramFailed, ValueError, LookupError, TypeError) as error:
+        raise DevenvError("machines_unknown", f"cannot query the nodes on this host: {error}") from error

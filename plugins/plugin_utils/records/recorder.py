@@ -29,6 +29,9 @@ _TEXTS = ("msg", "stderr", "stdout", "module_stderr", "module_stdout", "exceptio
 _TEXT_LIMIT = 60_000
 _KEPT_LINES = 20_000
 
+# A skipped task was reached: its condition was false.
+_SUCCESSFUL = ("ok", "changed", "skipped")
+
 # Actions of ansible-core that work on the controller and call no module.
 _CONTROLLER_ACTIONS = [
     "add_host", "assert", "debug", "fail", "group_by", "import_playbook", "import_role", "import_tasks",
@@ -41,7 +44,9 @@ _STAGE = re.compile(r"^\s*([A-Za-z_]+)\s*\|")
 
 @dataclass
 class Stage:
-    """Counts of one stage. ``result`` is done, failed or interrupted; empty while the stage runs."""
+    """Counts of one stage. ``result`` is done, skipped (no host ran a task), failed or interrupted; empty while
+    the stage runs. ``hosts`` are those on which a task succeeded.
+    """
 
     name: str
     began: float
@@ -50,10 +55,11 @@ class Stage:
     tasks: int = 0
     module_calls: int = 0
     result: str = ""
+    hosts: set[str] = field(default_factory=set)
 
     def summary(self) -> dict[str, Any]:
         """Return the stage's entry in summary.json."""
-        return {key: value for key, value in vars(self).items() if key != "began"}
+        return {key: value for key, value in vars(self).items() if key not in ("began", "hosts")}
 
 
 @dataclass(frozen=True)
@@ -74,13 +80,17 @@ class Outcome:
 
 @dataclass
 class Run:
-    """A run and what it was given; ``planned`` are the stages of its plays."""
+    """A run and what it was given; ``planned`` are the stages of its plays, ``remaining`` is what it has not done of
+    them, ``partial`` whether its options left out tasks or hosts.
+    """
 
     run_id: str = ""
     environment: str = ""
     profile: str = ""
     command: str = ""
     planned: list[str] = field(default_factory=list)
+    remaining: list[str] = field(default_factory=list)
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,6 +163,8 @@ class Recorder:
             stage = self.stages[-1]
             stage.changed += changed
             stage.module_calls += module_calls(outcome, self._controller)
+            if outcome.status in _SUCCESSFUL and stage_of(self._play):
+                stage.hosts.add(outcome.host)
         if outcome.status in ("failed", "unreachable"):
             self.failures.append((failure(self.stage, outcome), outcome.rescuable))
         self._event(
@@ -167,6 +179,13 @@ class Recorder:
         if outcome.status in ("changed", "failed", "unreachable", "ignored"):
             for key, text in texts(outcome.data):
                 self._log("\n".join(f"    {key}: {line}" for line in text.splitlines()))
+
+    def reached(self) -> dict[str, set[str]]:
+        """Return the hosts on which a task succeeded, by stage."""
+        reached: dict[str, set[str]] = {}
+        for stage in self.stages:
+            reached.setdefault(stage.name, set()).update(stage.hosts)
+        return reached
 
     @property
     def stage(self) -> str:
@@ -201,6 +220,8 @@ class Recorder:
             "tasks": sum(stage.tasks for stage in self.stages),
             "module_calls": sum(stage.module_calls for stage in self.stages),
             "stages": [stage.summary() for stage in self.stages],
+            "complete": ok and not self.run.partial and not self.run.remaining,
+            "remaining": self.run.remaining,
         }
         self._event("end", status="done" if ok else "failed", seconds=summary["seconds"], changed=summary["changed"])
         if cause:
@@ -248,8 +269,8 @@ class Recorder:
             return None
         stage = self.stages[-1]
         stage.seconds = round(self._clock() - stage.began, 3)
-        stage.result = result
-        self._event("stage", status=result, seconds=stage.seconds, changed=stage.changed)
+        stage.result = "skipped" if result == "done" and not stage.hosts else result
+        self._event("stage", status=stage.result, seconds=stage.seconds, changed=stage.changed)
         return stage
 
     def _junit(self, cause: Mapping[str, Any] | None) -> str:
@@ -393,6 +414,8 @@ def _text(value: Any) -> str:
 
 
 def _case(stage: Stage, cause: Mapping[str, Any] | None) -> junit.Case:
+    if stage.result == "skipped":
+        return junit.Case(stage.name, 0, "skipped", message="no task was selected")
     if stage.result == "done" or cause is None:
         return junit.Case(stage.name, stage.seconds, "passed")
     place = ", ".join(cause[key] for key in ("host", "task", "file") if cause[key])

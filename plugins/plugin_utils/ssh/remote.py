@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program as process
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import command
 
 MODULES = paths.COLLECTION / "plugins" / "module_utils"
@@ -61,8 +62,11 @@ def target(name: str, variables: Mapping[str, Any], *, own_connection: bool = Fa
     """Return the Target of a host from its ssh variables.
 
     ``own_connection``: do not share an open connection, which hangs if its node died. ``patience``: seconds to connect.
-    Raises DevenvError ``inventory_incomplete`` without an address.
+    Raises DevenvError without an address: ``nodes_none`` for a node that is not created yet, ``inventory_incomplete``
+    for another host.
     """
+    if "ansible_host" not in variables and "devenv_group" in variables:
+        raise DevenvError("nodes_none", f"{name} has no address yet")
     unshared = ["-o", "ControlPath=none"] if own_connection else []
     options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={patience}", *unshared]
     interpreter = str(variables.get("ansible_python_interpreter") or "")

@@ -116,6 +116,7 @@ def extend(name: str, ttl: str, options: Options = NO_OPTIONS) -> RunResult:
     return playbook.run("extend", name, {"devenv_ttl": ttl}, options)
 
 
+@errors.translated()
 def _labelled(name: str) -> bool:
     """Return whether machines, networks or a DHCP server carry the environment's name. Raise Error name_taken if they
     belong to another DEVENV_HOME that still has the environment.
@@ -123,7 +124,7 @@ def _labelled(name: str) -> bool:
     from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
     from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
 
-    machines, networks = registry.visible(name)
+    machines, networks = registry.known(name)
     homes = [*(machine.home for machine in machines), *(network.home for network in networks)]
     for home in homes:
         if home not in ("", str(paths.home())) and (Path(home) / "environments" / name).is_dir():
@@ -151,7 +152,7 @@ def gather(name: str, output: str = "", options: Options = NO_OPTIONS) -> Gather
         path = archive.archive_path(output, name)
     variables = {"devenv_output": str(path), "devenv_timeout": GATHER_SECONDS}
     result = playbook.run("gather", name, variables, options)
-    return diagnostics.Gathered(path, diagnostics.parts(path), result)
+    return diagnostics.Gathered(path, [] if result.partial else diagnostics.parts(path), result)
 
 
 # A user waits for the result, and a ready cluster passes within seconds.

@@ -20,9 +20,16 @@ def list_(name: given.Name = None, as_json: given.Json = False, form: given.Form
     """List the certificates on the nodes, sorted by expiry date."""
     from dataclasses import asdict
 
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
     from ansible_collections.devenv.lab.plugins.plugin_utils.validation import certificates
 
-    rows = [asdict(row) for row in certificates.query(access.hosts(names.existing(name)))]
+    from devenv import errors
+
+    chosen = names.existing(name)
+    rows = [asdict(row) for row in certificates.query(access.hosts(chosen))]
+    if rows and all(row["trouble"] for row in rows):
+        troubles = "; ".join(f"{row['node']}: {row['trouble']}" for row in rows)
+        raise errors.from_logic(DevenvError("nodes_silent", f"no node of {chosen} answers: {troubles}"))
     output.document(given.form(as_json, form), rows, _text)
 
 

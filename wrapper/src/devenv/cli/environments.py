@@ -18,11 +18,17 @@ from devenv.environments import access, names
 def status(
     name: given.Name = None, cluster: given.Cluster = None, as_json: given.Json = False, form: given.Format = None
 ) -> None:
-    """Show an environment: nodes, API, last run."""
+    """Show an environment: nodes, API, last run.
+
+    Exits with 15 if the nodes are stopped, with 17 if nodes run but the API
+    does not answer, with 16 if a node is missing, stopped or not Ready.
+    """
+    from devenv.environments import health
     from devenv.environments import status as environment_status
 
-    chosen_form = given.form(as_json, form)
-    output.document(chosen_form, environment_status.status(names.existing(name), cluster), _status_text)
+    chosen_form, environment = given.form(as_json, form), environment_status.status(names.existing(name), cluster)
+    output.document(chosen_form, environment, _status_text)
+    raise typer.Exit(health.EXIT_CODES[environment["health"]])
 
 
 def _status_text(environment: dict[str, Any]) -> str:

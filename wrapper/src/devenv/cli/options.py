@@ -250,8 +250,10 @@ ExtraVars = Annotated[
     list[str] | None,
     ansible_option("--extra-vars", "-e", metavar="VARS", help="Variables: key=value, @file, or YAML/JSON. Repeatable."),
 ]
-Tags = Annotated[str, ansible_option("--tags", "-t", metavar="TAGS", help="Run only tasks with these tags.")]
-Limit = Annotated[str, ansible_option("--limit", "-l", metavar="HOSTS", help="Run only on these hosts.")]
+Tags = Annotated[str, ansible_option("--tags", "-t", metavar="TAGS", help="Run only these stages (by name).")]
+Limit = Annotated[
+    str, ansible_option("--limit", "-l", metavar="HOSTS", help="Run only on these hosts; include localhost.")
+]
 Check = Annotated[bool, ansible_option("--check", "-C", help="Show what would change; change nothing.")]
 Diff = Annotated[bool, ansible_option("--diff", "-D", help="Show differences of files.")]
 Verbose = Annotated[

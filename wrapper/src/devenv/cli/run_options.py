@@ -63,12 +63,18 @@ class Run:
             self._shown.close()
 
     def done(self, result: RunResult, *lines: str) -> None:
-        """Print the last lines of a successful run. ``lines`` describe the new state, so --check omits them."""
+        """Print the last lines of a successful run. ``lines`` describe the new state, so --check omits them, and a
+        partial run prints what it did instead.
+        """
         self.close()
         if self.as_json:
+            if result.partial:
+                output.data(json.dumps({"type": "partial", "lines": list(result.partial)}))
             self._end(0, result.changed)
             return
-        for line in (result.text, *(() if self.check else lines)):
+        for line in result.partial[:-1]:
+            output.data(line)
+        for line in result.partial[-1:] or (result.text, *(() if self.check else lines)):
             if line:
                 output.say(line)
         output.data(f"changed={result.changed}")

@@ -200,6 +200,9 @@ def gather(
         raise errors.UsageError("the working directory was removed", advice="name a directory with --output")
     gathered = operations.gather(names.existing(name), path, run.options())
     run.close()
+    if gathered.result.partial:
+        run.done(gathered.result)
+        return
     if run.as_json:
         output.data(json.dumps({"type": "gathered", "path": str(gathered.path), "parts": list(gathered.parts)}))
         run.done(gathered.result)

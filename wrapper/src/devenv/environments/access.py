@@ -51,8 +51,20 @@ def inventory_path(name: str) -> Path:
 
 def inventory(name: str) -> dict[str, Any]:
     """Return the static inventory as data: ``{"all": {"vars", "hosts", "children"}}``."""
-    data = yaml.load(inventory_path(name).read_text(), Loader=_InventoryLoader)  # a SafeLoader
-    return data if isinstance(data, dict) else {}
+    path = inventory_path(name)
+    try:
+        data = yaml.load(path.read_bytes(), Loader=_InventoryLoader)  # a SafeLoader
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise _broken(path, str(error).splitlines()[0]) from None
+    if not isinstance(data, dict) or not isinstance((data.get("all") or {}).get("hosts"), dict):
+        raise _broken(path, "is not an inventory of hosts")
+    return data
+
+
+def _broken(path: Path, trouble: str) -> errors.Error:
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
+
+    return errors.from_logic(DevenvError("state_broken", trouble, where=str(path), advice="devenv up writes it again"))
 
 
 def hosts(name: str) -> dict[str, dict[str, Any]]:

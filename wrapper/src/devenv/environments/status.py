@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan, node_changes, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Node, Profile
@@ -19,7 +20,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers import regist
 from ansible_collections.devenv.lab.plugins.plugin_utils.records import expiry
 
 from devenv import errors
-from devenv.environments import access, names
+from devenv.environments import access, health, names
 
 if TYPE_CHECKING:
     from devenv.environments.target import Target
@@ -28,21 +29,27 @@ _CLIENT = "ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.client
 _API_TIMEOUT = 3.0  # seconds
 
 
+@errors.translated()
 def environments() -> list[dict[str, Any]]:
     """Return one row per environment of this machine: ``{name, profile, kubernetes, nodes, running, state, home,
     expires}``.
 
-    ``state`` is running, partly (some nodes run), stopped, made (no nodes yet), busy (a run holds the lock), orphan
+    ``state`` is running, partly (some nodes run), stopped, made (no nodes yet), busy (a run holds the lock), broken (a
+    file of the state directory cannot be read, which status reports), orphan
     (nodes or a network without a state directory) or elsewhere (it belongs to another DEVENV_HOME, which ``home``
     names). ``expires`` is a time or None.
     """
     home = str(paths.home())
-    machines, networks = registry.visible()
+    machines, networks = registry.known()
     claims = {(machine.environment, machine.home) for machine in machines}
     claims |= {(network.environment, network.home) for network in networks}
     rows = []
     for name in names.known():
-        stored = state.read(paths.environment(name))
+        try:
+            stored = state.read(paths.environment(name))
+        except DevenvError:
+            rows.append(_row(name, home, None, 0, [], "broken"))
+            continue
         states = [machine.state for machine in machines if machine.environment == name]
         states = states or list(_hosts(stored.network).values())
         nodes = len(stored.profile["nodes"]) if stored.profile else 0
@@ -97,8 +104,9 @@ def _summary(states: Sequence[str], nodes: int) -> str:
 def status(name: str, cluster: str | None = None) -> dict[str, Any]:
     """Return the actual state of an environment: ``{name, state, profile, kubernetes, folder, kubeconfig, nodes:
     [{name, group, cluster, addresses, container, kubernetes}], clusters: [{name, kubeconfig, api}], api, busy,
-    expires, last_run, failure}``. ``kubernetes`` of a node is Ready, NotReady or absent. ``api`` is that of all
-    clusters; ``kubeconfig`` is null if there are several clusters and none is ``main``.
+    expires, last_run, failure, health}``. ``kubernetes`` of a node is Ready, NotReady or absent, ``health`` a key of
+    health.EXIT_CODES. ``api`` is that of all clusters; ``kubeconfig`` is null if there are several clusters and none is
+    ``main``.
 
     With ``cluster``, state, nodes, clusters, api and kubeconfig are those of this cluster. Raises NotFound.
     """
@@ -118,7 +126,7 @@ def status(name: str, cluster: str | None = None) -> dict[str, Any]:
         machines = {node["name"]: machines[node["name"]] for node in desired if node["name"] in machines}
     names_of = [chosen] if chosen else list(stored.profile["clusters"]) if stored.profile else []
     clusters, ready = _clusters(folder, names_of, desired, machines)
-    return {
+    document = {
         "name": name,
         "state": "busy" if stored.holder else _summary(list(machines.values()), len(desired)),
         **_about(stored.profile),
@@ -138,6 +146,7 @@ def status(name: str, cluster: str | None = None) -> dict[str, Any]:
         "last_run": stored.last_run,
         "failure": stored.failure,
     }
+    return {**document, "health": health.of(document)}
 
 
 def _clusters(
@@ -175,10 +184,10 @@ def _hosts(network: NetworkPlan | None) -> dict[str, str]:
 
 
 def node_states(name: str) -> dict[str, str]:
-    """Return the state of each node's machine or host; empty if its provider's programs do not answer."""
+    """Return the state of each node's machine or host. Raises Error machines_unknown."""
     with errors.translated():
         hosts = _hosts(state.read_network(paths.environment(name)))
-    return hosts or {machine.node: machine.state for machine in registry.visible_machines(name)}
+        return hosts or {machine.node: machine.state for machine in registry.known_machines(name)}
 
 
 def _api_nodes(kubeconfig: Path, machines: Mapping[str, str]) -> tuple[str, dict[str, str]]:

@@ -108,10 +108,10 @@ def _stored(name: str | None, overrides: Mapping[str, Any] | None, compare: bool
     if compare:
         upgrade_record.require_finished(folder)
     if resolved is None:
-        raise _profile_not_given(f"no profile was given, and environment {chosen} has no stored profile")
+        raise _profile_not_given(f"no profile was given, and environment {chosen} has no stored profile", chosen)
     return chosen, amend.amend(resolved, overrides) if overrides else resolved
 
 
-def _profile_not_given(message: str) -> errors.UsageError:
-    advice = "devenv up --profile aio; devenv profile list shows all"
+def _profile_not_given(message: str, name: str = "") -> errors.UsageError:
+    advice = f"devenv up {f'-n {name} ' if name else ''}--profile aio; devenv profile list shows all"
     return errors.UsageError(message, advice=advice, reason="profile_not_given")

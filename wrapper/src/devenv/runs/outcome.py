@@ -12,6 +12,8 @@ from devenv.runs.progress import result_of, stage_of
 _ANSIBLE_ERROR = re.compile(r"(\[ERROR\]:|ERROR!|ansible-playbook: error:)\s*(.*)")
 NO_CODE = 250  # of ansible-playbook, if it did not exit on its own
 _KILLED = "ansible-playbook was killed; if the machine ran out of memory, dmesg shows it"
+_NO_HOSTS = "--limit leaves us with no hosts to target"  # ansible/cli/__init__.py
+_STAGE = "devenv.lab.stage"
 _REASON = re.compile(r"\[([a-z][a-z0-9_]*)\]\s*$")
 _INVENTORY = re.compile(r"Failed to parse inventory with '\S+\.inventory\.profile' plugin: (.*?\[[a-z][a-z0-9_]*\])")
 
@@ -19,8 +21,9 @@ _INVENTORY = re.compile(r"Failed to parse inventory with '\S+\.inventory\.profil
 @dataclass
 class RunOutcome:
     """How a run ended. ``code`` is ansible-playbook's exit code; ``signal`` the number of the signal that interrupted
-    it, or 0; ``failure`` has the keys of failure.json; ``stage`` and ``task`` are the last ones; ``output`` is the end
-    of Ansible's output, in lines.
+    it, or 0; ``failure`` has the keys of failure.json; ``stage`` and ``task`` are the last ones; ``results``
+    counts successful tasks, ``staged`` is whether a stage began or ended; ``output`` is the end of
+    Ansible's output, in lines.
     """
 
     run_id: str
@@ -32,6 +35,8 @@ class RunOutcome:
     failure: dict[str, Any] | None = None
     stage: str = ""
     task: str = ""
+    results: int = 0
+    staged: bool = False
     output: Sequence[str] = ()
     # The last failure of each host. An earlier one was rescued, otherwise the host would not have continued.
     failures: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
@@ -48,6 +53,9 @@ def apply(outcome: RunOutcome, event: Mapping[str, Any]) -> None:
     if name in ("playbook_on_play_start", "playbook_on_task_start"):
         outcome.stage = stage_of(str(data.get("play") or ""))
         outcome.task = str(data.get("task") or "")
+    if name == "runner_on_ok":
+        outcome.results += 1
+        outcome.staged |= data.get("task_action") == _STAGE
     if name == "playbook_on_stats":
         outcome.changed = sum(int(count) for count in (data.get("changed") or {}).values())
     if name == "runner_on_unreachable" or (name == "runner_on_failed" and not data.get("ignore_errors")):
@@ -94,7 +102,8 @@ def _without_task(output: Sequence[str], error: Exception | None) -> dict[str, A
     refused = _INVENTORY.search(" ".join(lines))
     text = refused[1] if refused else text
     match = _REASON.search(text)
-    reason = reasons.catalogue().get(match.group(1)) if match else None
+    known = match.group(1) if match else "selection_empty" if _NO_HOSTS in text else ""
+    reason = reasons.catalogue().get(known)
     return {
         "stage": "",
         "reason": reason.id if reason else "",

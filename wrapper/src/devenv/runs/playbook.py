@@ -43,13 +43,18 @@ _SIGNALS: Mapping[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "te
 
 @dataclass(frozen=True)
 class RunResult:
-    """A successful run. ``changed`` counts changed tasks over all hosts; ``text`` is a message for the user."""
+    """A successful run. ``changed`` counts changed tasks over all hosts; ``text`` is a message for the user.
+
+    ``partial`` is empty if the run's own record has every stage on every node. Otherwise it is what the run did
+    instead: the lines that a partial run, or an option such as --list-tasks, ends with.
+    """
 
     name: str
     changed: int = 0
     seconds: float = 0.0
     run_dir: Path | None = None
     text: str = ""
+    partial: Sequence[str] = ()
     checks: Sequence[Mapping[str, Any]] = ()
 
 
@@ -66,7 +71,13 @@ def run(playbook: str, name: str, variables: Mapping[str, Any], options: Options
     outcome = runner.run(playbook, given, options)
     run_dir = runs.find(paths.environment(name), outcome.run_id)
     if outcome.ok:
-        return RunResult(name, outcome.changed, outcome.seconds, run_dir)
+        return RunResult(
+            name,
+            outcome.changed,
+            outcome.seconds,
+            run_dir,
+            partial=() if options.check else _partial(name, outcome, run_dir),
+        )
     raise _failure(name, outcome, run_dir, options)
 
 
@@ -88,6 +99,21 @@ def check_variables(options: Options) -> dict[str, Any]:
     variables = {key: value for item in typed for key, value in item.items()}
     check.require(variables)
     return variables
+
+
+def _partial(name: str, outcome: RunOutcome, run_dir: Path | None) -> Sequence[str]:
+    """Return the last lines of a run that may have left out something; empty for a complete one."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.records import selection
+
+    if not outcome.results:
+        # Ansible printed something instead of running, for example a list of the tasks.
+        return [*outcome.output, f"{name}: nothing was done"]
+    summary = files.read_json(run_dir / "summary.json", dict) if run_dir else None
+    if summary is not None:
+        return () if summary.get("complete") else [selection.closing_line(summary)]
+    if outcome.staged:
+        return [f"{name}: checked only, or not recorded; devenv status -n {name} shows its state"]
+    return ()
 
 
 def _failure(name: str, outcome: RunOutcome, run_dir: Path | None, options: Options) -> BaseException:

@@ -61,6 +61,8 @@ class Tracker:
         self._changed = 0
         self._failed = False
         self._tasks_are_over = False
+        # Shown with the first task, so that stages without one are not shown.
+        self._pending: list[Update] = []
         self.stage = ""
         self.task = ""
 
@@ -72,9 +74,9 @@ class Tracker:
             return self._play(str(data.get("name") or data.get("play") or ""))
         if name in ("playbook_on_task_start", "playbook_on_handler_task_start"):
             self.task = str(data.get("task") or "")
-            return [Update("task", self.stage, self.task)]
+            return [*self._shown(), Update("task", self.stage, self.task)]
         if name in ("runner_on_ok", "runner_on_failed", "runner_on_unreachable"):
-            return self._result(name, data)
+            return [*self._shown(), *self._result(name, data)]
         if name == "playbook_on_stats":
             self._tasks_are_over = True
             return self._end_stage()
@@ -85,18 +87,26 @@ class Tracker:
     def close(self) -> list[Update]:
         """Return the end of a stage that has no event of its own: the run was interrupted, or it has gathered."""
         self._failed = not self._tasks_are_over
-        return self._end_stage()
+        return [*(self._shown() if self._failed else []), *self._end_stage()]
+
+    def _shown(self) -> list[Update]:
+        begun, self._pending = self._pending, []
+        return begun
 
     def _play(self, name: str) -> list[Update]:
         stage, action = stage_of(name), name.partition(SEPARATOR)[2]
+        if not stage and self._pending:
+            self._end_stage()
         if stage in ("", self.stage):
             return []
         ended = self._end_stage()
         self.stage, self._began, self._changed, self._failed = stage, self._clock(), 0, False
-        return [*ended, Update("begin", stage, action)]
+        self._pending = [Update("begin", stage, action)]
+        return ended
 
     def _end_stage(self) -> list[Update]:
-        if not self.stage:
+        if not self.stage or self._shown():
+            self.stage = ""
             return []
         update = Update(
             "end", self.stage, seconds=self._clock() - self._began, changed=self._changed, ok=not self._failed
@@ -120,8 +130,8 @@ class Tracker:
         for kind, mark in (("progress", progress.MARK), ("warning", _WARNING)):
             if joined.startswith(mark):
                 # After the last task, only the gathering of a failed run reports progress.
-                begun = self._play(_GATHER) if kind == "progress" and self._tasks_are_over else []
-                return [*begun, Update(kind, self.stage, joined.removeprefix(mark))]
+                ended = self._play(_GATHER) if kind == "progress" and self._tasks_are_over else []
+                return [*ended, *self._shown(), Update(kind, self.stage, joined.removeprefix(mark))]
         return []
 
 
