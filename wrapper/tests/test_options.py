@@ -46,7 +46,7 @@ def test_up_has_short_forms_of_set(devenv: Devenv, requests: list[Request]) -> N
     [
         (["--kubernetes", "1.35.4", "--set", "kubernetes.version=1.36.3"], "two values for kubernetes.version"),
         (["--provider", "baremetal"], "not built yet"),
-        (["--engine", "kubeadmin"], "meant kubeadm?"),
+        (["--engine", "kubadm"], "meant kubeadm?"),
         (["--kubernetes", "1.3"], "is not known"),
     ],
 )
