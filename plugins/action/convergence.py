@@ -19,7 +19,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.variables import check
 
 # A run with these extra variables is still complete. devenv_snapshot adds more than the profile, so it is not here.
 RUN_VARIABLES = {"profile", *overrides.SHORT} | {
-    f"devenv_{word}" for word in ("artifacts", "full", "gather", "home", "name", "overrides", "timeout", "ttl")
+    f"devenv_{word}"
+    for word in ("artifacts", "full", "gather", "home", "name", "overrides", "recreate", "timeout", "ttl")
 }
 
 
@@ -34,7 +35,7 @@ class ActionModule(Action, ActionBase):
         in_detail = self._display.verbosity or self._task.diff or artifacts
         is_unchanged = (
             resolved is not None
-            and variables.get("devenv_kubernetes_version") == resolved["kubernetes"]["version"]
+            and variables.get("devenv_kubernetes_version") in (None, resolved["kubernetes"]["version"])
             and not (args["full"] or in_detail or self._is_partial())
             and unchanged.is_unchanged(inventory.state_folder(variables), resolved)
         )

@@ -56,8 +56,9 @@ class ActionModule(Action, ActionBase):
 
             # An existing snapshot would have yielded a profile, so this fails and names the closest match.
             catalogue.read(folder.parent.parent, str(variables["devenv_snapshot"]))
-        if resolved and args["name"] == "preflight" and not args["while_upgrading"]:
-            _refuse_version(resolved, str(variables["devenv_kubernetes_version"]))
+        version = extra.get("devenv_kubernetes_version")
+        if resolved and version and args["name"] == "preflight" and not args["while_upgrading"]:
+            _refuse_version(resolved, str(version))
         begun = stages.begin(
             folder,
             holder,

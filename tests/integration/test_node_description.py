@@ -80,7 +80,11 @@ def test_registries_with_a_ca_and_a_password(tmp_path: Path, access: Mapping[str
 
 def test_no_registry_leaves_no_file(tmp_path: Path) -> None:
     files, _ = described(tmp_path, "container_runtime")
-    assert sorted(files) == ["/etc/containerd/config.toml", "/etc/systemd/system/containerd.service"]
+    assert sorted(files) == [
+        "/etc/containerd/config.toml",
+        "/etc/crictl.yaml",
+        "/etc/systemd/system/containerd.service",
+    ]
 
 
 @pytest.mark.parametrize(

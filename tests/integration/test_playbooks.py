@@ -118,9 +118,12 @@ def grow(bundle: Bundle, temp: Path) -> None:
 def test_check_mode_of_add_ons_needs_no_bundle(lab: Lab, tmp_path: Path, brings: list[str]) -> None:
     role = {"name": "devenv.lab.cluster_addons"}
     task = {"name": "Add-ons", "ansible.builtin.import_role": role, "vars": {"cluster_addons_storage": True}}
+    traits = {"devenv_engine_traits": {"brings": brings}}
     path = tmp_path / "addons.yml"
-    path.write_text(yaml.safe_dump([{"name": "All", "hosts": "localhost", "gather_facts": False, "tasks": [task]}]))
-    code, text = lab.run(path, "--check", devenv_name="lab", devenv_engine_traits={"brings": brings})
+    path.write_text(
+        yaml.safe_dump([{"name": "All", "hosts": "localhost", "gather_facts": False, "vars": traits, "tasks": [task]}])
+    )
+    code, text = lab.run(path, "--check", devenv_name="lab")
     assert code == 0, text
     assert "StorageClass local-path" in text
     assert ("Find the add-ons in the bundle" in text) is not bool(brings)

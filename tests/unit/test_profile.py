@@ -903,7 +903,7 @@ def test_more_nodes_than_the_pools_allow_are_rejected() -> None:
 def test_usage_and_minimum_of_engines_fit_the_default_sizes(path: Path) -> None:
     assert path.stem in SCHEMA["properties"]["kubernetes"]["properties"]["engine"]["enum"]
     for sizes in engines.traits(path.stem)["groups"].values():
-        assert set(sizes) - {"most"} == {"default", "least", "in_use"}
+        assert set(sizes) - {"most"} == {"default", "least", "in_use", "ports"}
         for key in ("memory", "disk"):
             used, least, default = (parse_quantity(sizes[size][key]) for size in ("in_use", "least", "default"))
             assert used <= default

@@ -57,7 +57,7 @@ def saved(home: Path, name: str, **changes: Any) -> Path:
         "made": "2026-11-21T15:00:00+00:00",
         "environment": "aio",
         "profile": resolved(),
-        "network": {"subnets": {"ipv4": "10.213.9.0/24"}, "bridge": "podman3", "nodes": {}},
+        "network": {"subnets": {"ipv4": "10.213.9.0/24"}, "bridge": "podman3", "clusters": {}, "nodes": {}},
         "nodes": {
             node["name"]: {"images": [], "archive": "", "volumes": "", "paths": []} for node in resolved()["nodes"]
         },
@@ -123,7 +123,7 @@ def test_a_snapshot_that_does_not_fit_is_refusal(tmp_path: Path) -> None:
 
 def test_an_existing_environment_cannot_start_from_a_snapshot(tmp_path: Path) -> None:
     folder = tmp_path / "environments" / "old"
-    files.write(folder / "network.yml", "subnets: {}\n")
+    files.write(folder / "network.yml", "subnets: {}\nclusters: {}\nnodes: {}\n")
     saved(tmp_path, "good")
     assert refusal(tmp_path, folder, "good") == "snapshot_environment"
 
@@ -134,7 +134,7 @@ def test_begin_continues_until_the_environment_is_complete(tmp_path: Path) -> No
     saved(tmp_path, "other")
     assert begin.begin(tmp_path, folder, "", resolved()) == ""
     assert begin.begin(tmp_path, folder, "good", resolved()) == "good"
-    files.write(folder / "network.yml", "subnets: {}\n")
+    files.write(folder / "network.yml", "subnets: {}\nclusters: {}\nnodes: {}\n")
     assert begin.begin(tmp_path, folder, "", resolved()) == "good"
     assert refusal(tmp_path, folder, "other") == "snapshot_environment"
     with pytest.raises(DevenvError) as caught:

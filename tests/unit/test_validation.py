@@ -31,6 +31,8 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.validation.pod_probes i
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.probe_pods import ProbeImage
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation.storage_probe import Storage
 
+KUBECONFIG = Path("/state/clusters/main/kubeconfig")
+
 
 @pytest.mark.parametrize(("count", "text"), [(0, ""), (2, "p0; p1"), (9, "p0; p1; p2; p3; p4; p5 and 3 more")])
 def test_a_long_list_of_problems_is_cut(count: int, text: str) -> None:
@@ -190,7 +192,7 @@ def test_a_command_of_the_profile_is_repeated_until_it_passes(tmp_path: Path) ->
     (level,) = profile_checks.levels(
         Cluster(
             "main",
-            Path("k"),
+            KUBECONFIG,
             "kubeadm",
             "1.36.3",
             ("ipv4",),
@@ -252,7 +254,7 @@ def test_the_table_lists_exactly_the_checks() -> None:
     access = client.Access("https://127.0.0.1:6443", "")
     nodes = tuple(NodeSpec(name, "control_plane", addresses=("127.0.0.1",)) for name in ("a", "b"))
     cluster = Cluster(
-        "main", Path("k"), "kubeadm", "1.36.3", ("ipv4", "ipv6"), nodes, endpoint_addresses=("127.0.0.1",),
+        "main", KUBECONFIG, "kubeadm", "1.36.3", ("ipv4", "ipv6"), nodes, endpoint_addresses=("127.0.0.1",),
         checks=({"name": "mine", "command": ["true"], "timeout": 1},), metrics=True,
     )  # fmt: skip
     api: Any = Silent()

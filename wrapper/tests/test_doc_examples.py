@@ -30,7 +30,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELLS = ("sh", "bash", "console")
 PROFILE_KEYS = json.loads((ROOT / "configs" / "schema" / "profile.json").read_text())["properties"].keys()
 # Options of programs that the pages only mention.
-OTHERS = {"--ipam-driver"}
+OTHERS = {"--add-host", "--ipam-driver"}
 # Pages whose blocks are parts of files; tests/integration/test_contributing.py follows them.
 INSTRUCTIONS = ROOT / "docs" / "contributing"
 # Words in an example that stand for a value of the reader.

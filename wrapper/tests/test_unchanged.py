@@ -56,6 +56,6 @@ def test_up_from_a_snapshot_runs_the_stages(requests: list[Request]) -> None:
 def test_variables_of_the_command_do_not_make_a_run_partial() -> None:
     from ansible_collections.devenv.lab.plugins.action import convergence
 
-    partial = {"devenv_snapshot", "devenv_kubernetes_version"}
+    partial = {"devenv_snapshot"}
     assert set(playbook.RESERVED) - partial <= convergence.RUN_VARIABLES
     assert not partial & convergence.RUN_VARIABLES
