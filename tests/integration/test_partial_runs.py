@@ -21,6 +21,12 @@ REFUSED = [
     ("cluster", ["--limit", "worker-0"], "--limit worker-0 excludes localhost"),
     ("cluster", ["--limit", "localhost,master-0,worker-9"], "--limit worker-9 matches no host"),
     ("cluster", ["--limit", "localhost:!worker-0"], "--limit leaves us with no hosts"),
+    (
+        "cluster",
+        ["--limit", "localhost,master-0,worker-0"],
+        "the limit excludes master-1, master-2, worker-1, but the stage",
+    ),
+    ("cluster", ["--tags", "prepare,kubernetes", "--limit", "localhost,master-0"], "the limit excludes master-1"),
     ("cluster", ["--start-at-task", "nonsense"], "the playbook has no task of this name"),
     ("cluster", ["--start-at-task", "Create the nodes"], "would skip the task that takes the lock"),
     ("stop", ["--limit", "worker-0"], "excludes localhost"),
@@ -54,6 +60,11 @@ def test_ansible_refuses_options_that_select_nothing(
 def test_ansible_refuses_tags_of_the_environment(tmp_path: Path) -> None:
     assert "--tags nosuch matches no task" in plain(tmp_path, "cluster", code=2, ANSIBLE_RUN_TAGS="nosuch")
     assert not list(tmp_path.iterdir())
+
+
+def test_other_stages_accept_a_limit(tmp_path: Path) -> None:
+    text = plain(tmp_path, "cluster", "--tags", "preflight", "--limit", "localhost,master-0", code=0)
+    assert "ha: done to preflight" in text
 
 
 def test_a_partial_run_of_ansible_ends_with_what_was_done(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils.records import selection
+import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from ansible_collections.devenv.lab.plugins.plugin_utils.records import recorder, selection
 from ansible_collections.devenv.lab.plugins.plugin_utils.records.selection import STAGES
 
 HERE = ["localhost"]
@@ -65,3 +67,13 @@ def test_the_closing_line_states_what_was_done(results: list[str], remaining: li
         for name, result in zip(("preflight", "bundle", "labels"), results, strict=True)
     ]
     assert selection.closing_line({"environment": "lab", "stages": stages, "remaining": remaining}) == line
+
+
+def test_every_play_of_a_stage_of_cluster_has_the_tag_of_its_stage() -> None:
+    folder = paths.COLLECTION / "playbooks"
+    imports = [
+        play.get("ansible.builtin.import_playbook") for play in yaml.safe_load((folder / "cluster.yml").read_text())
+    ]
+    plays = [play for name in imports if name for play in yaml.safe_load((folder / name).read_text())]
+    assert {recorder.stage_of(play["name"]) for play in plays} == set(STAGES)
+    assert [play["name"] for play in plays if play.get("tags") != [recorder.stage_of(play["name"])]] == []

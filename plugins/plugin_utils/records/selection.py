@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.records.recorder import stage_of
+
 # The stages of a run that creates or converges an environment.
 STAGES = ("preflight", "bundle", "provision", "prepare", "kubernetes", "labels", "addons", "validate")
 _SPECIAL_TAGS = frozenset({"all", "always", "never", "tagged", "untagged"})
@@ -21,9 +23,14 @@ def is_partial(arguments: Mapping[str, Any]) -> bool:
 
 def refusal(arguments: Mapping[str, Any], plays: Sequence[Any], inventory: Any) -> str:
     """Return why the run must not begin: a tag or host pattern that matches nothing, no stage at all, a start inside
-    a stage. Empty if it may.
+    a stage, a node that the stage kubernetes would take for a lost one. Empty if it may.
     """
-    return _refused_tags(arguments, plays) or _refused_limit(inventory) or _refused_start(arguments, plays)
+    return (
+        _refused_tags(arguments, plays)
+        or _refused_limit(inventory)
+        or _refused_members(arguments, plays, inventory)
+        or _refused_start(arguments, plays)
+    )
 
 
 def _refused_tags(arguments: Mapping[str, Any], plays: Sequence[Any]) -> str:
@@ -37,7 +44,7 @@ def _refused_tags(arguments: Mapping[str, Any], plays: Sequence[Any]) -> str:
         for tag in tags:
             if tag not in known | _SPECIAL_TAGS:
                 return f"{option} {tag} matches no task of the playbook; {listed}"
-    if not any(task.evaluate_tags(only, skipped, {}) for task in selectable if "always" not in task.tags):
+    if not _selects(arguments, selectable):
         return f"the tags select no task of the playbook; {listed}"
     return ""
 
@@ -52,6 +59,20 @@ def _refused_limit(inventory: Any) -> str:
     return ""
 
 
+def _refused_members(arguments: Mapping[str, Any], plays: Sequence[Any], inventory: Any) -> str:
+    """Refuse a limit that leaves out nodes if the stage kubernetes runs. The engine decides from the state of all
+    nodes, and removes one without a state from the cluster, and from etcd, before it joins again.
+    """
+    nodes = {host.name for host in inventory.get_hosts("nodes", ignore_limits=True)} & set(excluded(inventory))
+    tasks = [task for play in plays if stage_of(play.get_name()) == "kubernetes" for task in _tasks(play.tasks)]
+    if not nodes or not _selects(arguments, tasks):
+        return ""
+    return (
+        f"the limit excludes {', '.join(sorted(nodes))}, but the stage kubernetes needs every node: select other "
+        "stages with --tags"
+    )
+
+
 def _refused_start(arguments: Mapping[str, Any], plays: Sequence[Any]) -> str:
     start = arguments.get("start_at_task")
     if not start:
@@ -60,6 +81,12 @@ def _refused_start(arguments: Mapping[str, Any], plays: Sequence[Any]) -> str:
     if start not in names:
         return f"--start-at-task {start}: the playbook has no task of this name"
     return f"--start-at-task {start} would skip the task that takes the lock: select stages with --tags"
+
+
+def _selects(arguments: Mapping[str, Any], tasks: Iterable[Any]) -> bool:
+    """Return whether the tags select one of the tasks. Ansible adds checks of roles, which run always."""
+    only, skipped = list(arguments.get("tags") or ["all"]), list(arguments.get("skip_tags") or ())
+    return any(task.evaluate_tags(only, skipped, {}) for task in tasks if "always" not in task.tags)
 
 
 def _tasks(entries: Iterable[Any]) -> Iterator[Any]:
