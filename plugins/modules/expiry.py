@@ -33,6 +33,9 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-expires: {description: When the environment expires, UTC in ISO 8601; empty for never., returned: V(extend), type: str}
+expires:
+  description: When the environment expires, in UTC and ISO 8601. Empty for never.
+  returned: V(extend)
+  type: str
 expired: {description: Names of the expired environments., returned: V(list), type: list, elements: str}
 """

@@ -64,7 +64,7 @@ def mirrored(bundle: Bundle, scratch: Path) -> Iterator[Official]:
             if image.name != VERSIONS.probe_image:
                 official.push(bundle.path / image.path, registry)
         url = files.url
-        places = {name: f"{url}/{name}" for name in ("helm", "containerd", "cni")}
+        places = {name: f"{url}/{name}" for name in ("helm", "containerd", "cni", "crictl")}
         places.update(kubernetes=f"{url}/k8s", registry=registry, docker=registry)
         yield Official(files, registry, places)
 
@@ -293,6 +293,7 @@ def test_programs_print_their_versions(bundle: Bundle) -> None:
         "coredns": ("-version",),
         "containerd": ("--version",),
         "containerd-shim-runc-v2": ("-v",),
+        "crictl": ("--version",),
         "ctr": ("--version",),
         "helm": ("version", "--short"),
         "local-path-provisioner": ("--version",),

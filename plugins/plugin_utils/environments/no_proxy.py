@@ -72,10 +72,11 @@ def _forms(address: str) -> tuple[str, ...]:
         return (address,)
 
 
-def variables(items: Iterable[str], env: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return both variables: the user's values in ``env``, then ``items``. ``*``, which means all hosts, stays alone,
-    because curl and urllib do not accept it in a list.
+def variables(items: Iterable[str], env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return both variables: the user's values in ``env``, by default this process's, then ``items``. ``*``, which
+    means all hosts, stays alone, because curl and urllib do not accept it in a list.
     """
+    env = os.environ if env is None else env
     users = [part for variable in VARIABLES for item in env.get(variable, "").split(",") if (part := item.strip())]
     value = "*" if "*" in users else ",".join(dict.fromkeys([*users, *expanded(_LOCAL), *items]))
     return dict.fromkeys(VARIABLES, value)

@@ -125,7 +125,7 @@ def _lower_numbers(names: Iterable[str]) -> list[str]:
     """Return the names with lower numbers than the highest of each prefix."""
     highest: dict[str, int] = {}
     for name in names:
-        prefix, _, number = name.rpartition("-")
+        prefix, number = name.rpartition("-")[::2]
         if number.isdecimal():
             highest[prefix] = max(highest.get(prefix, 0), int(number))
     return [f"{prefix}-{number}" for prefix, last in highest.items() for number in range(last)]
