@@ -91,7 +91,7 @@ class CallbackModule(CallbackBase):
         """Note all stages in advance, so that the record has those that are never reached."""
         self._over = False
         plays = playbook.get_plays()
-        names = [recorder.stage_of(play.get_name()) for play in plays]
+        names = [selection.stage_of(play.get_name()) for play in plays]
         self._recorder.run.planned = [name for name in dict.fromkeys(names) if name]
         self._inventory = plays[0].get_variable_manager()._inventory
         if Path(playbook._file_name).resolve().parent == paths.COLLECTION.resolve() / "playbooks":

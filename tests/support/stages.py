@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
-from ansible_collections.devenv.lab.plugins.plugin_utils.records.recorder import stage_of
+from ansible_collections.devenv.lab.plugins.plugin_utils.records.selection import stage_of
 
 from support.commands import ROOT
 

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import junit, reasons, redact
-from ansible_collections.devenv.lab.plugins.plugin_utils.records import artifacts, recorder
+from ansible_collections.devenv.lab.plugins.plugin_utils.records import artifacts, recorder, selection
 from ansible_collections.devenv.lab.plugins.plugin_utils.records.recorder import Outcome, Recorder
 
 TOKEN = "abcdef.0123456789abcdef"
@@ -61,7 +61,7 @@ def recorded(clock: Clock, controller_actions: tuple[str, ...] = ()) -> Recorder
     ],
 )
 def test_a_known_first_part_of_a_play_name_is_its_stage(play: str, stage: str) -> None:
-    assert recorder.stage_of(play) == stage
+    assert selection.stage_of(play) == stage
 
 
 def test_tasks_changes_and_calls_are_counted_by_stage(clock: Clock, tmp_path: Path) -> None:

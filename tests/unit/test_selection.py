@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.records import recorder, selection
+from ansible_collections.devenv.lab.plugins.plugin_utils.records import selection
 from ansible_collections.devenv.lab.plugins.plugin_utils.records.selection import STAGES
 
 HERE = ["localhost"]
@@ -75,5 +75,5 @@ def test_every_play_of_a_stage_of_cluster_has_the_tag_of_its_stage() -> None:
         play.get("ansible.builtin.import_playbook") for play in yaml.safe_load((folder / "cluster.yml").read_text())
     ]
     plays = [play for name in imports if name for play in yaml.safe_load((folder / name).read_text())]
-    assert {recorder.stage_of(play["name"]) for play in plays} == set(STAGES)
-    assert [play["name"] for play in plays if play.get("tags") != [recorder.stage_of(play["name"])]] == []
+    assert {selection.stage_of(play["name"]) for play in plays} == set(STAGES)
+    assert [play["name"] for play in plays if play.get("tags") != [selection.stage_of(play["name"])]] == []

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -20,6 +19,7 @@ from typing import Any, TextIO
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, junit, reasons
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.redact import redact
+from ansible_collections.devenv.lab.plugins.plugin_utils.records.selection import stage_of
 
 EVENTS = "events.jsonl"
 LOG = "log.txt"
@@ -39,7 +39,6 @@ _CONTROLLER_ACTIONS = [
     "set_stats", "validate_argument_spec",
 ]  # fmt: skip
 _NO_MODULE = frozenset(f"ansible.builtin.{name}" for name in _CONTROLLER_ACTIONS)
-_STAGE = re.compile(r"^\s*([A-Za-z_]+)\s*\|")
 
 
 @dataclass
@@ -100,13 +99,6 @@ class Report:
     summary: dict[str, Any]
     failure: dict[str, Any] | None
     documents: dict[str, str]
-
-
-def stage_of(play: str) -> str:
-    """Return the stage in a play's name (``<Stage> | <what it does>``); empty if it has none."""
-    match = _STAGE.match(play)
-    stage = match.group(1).lower() if match else ""
-    return stage if stage in reasons.stages() else ""
 
 
 class Recorder:

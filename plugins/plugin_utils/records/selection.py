@@ -5,14 +5,23 @@ Takes the plays, tasks and inventory of Ansible as they are, but does not import
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.devenv.lab.plugins.plugin_utils.records.recorder import stage_of
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import reasons
 
 # The stages of a run that creates or converges an environment.
 STAGES = ("preflight", "bundle", "provision", "prepare", "kubernetes", "labels", "addons", "validate")
+_STAGE = re.compile(r"^\s*([A-Za-z_]+)\s*\|")
 _SPECIAL_TAGS = frozenset({"all", "always", "never", "tagged", "untagged"})
+
+
+def stage_of(play: str) -> str:
+    """Return the stage in a play's name (``<Stage> | <what it does>``); empty if it has none."""
+    match = _STAGE.match(play)
+    stage = match.group(1).lower() if match else ""
+    return stage if stage in reasons.stages() else ""
 
 
 def is_partial(arguments: Mapping[str, Any]) -> bool:
