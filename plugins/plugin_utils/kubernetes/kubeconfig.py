@@ -11,16 +11,14 @@ import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.net import bracketed
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client
-
-DEFAULT_CLUSTER = "main"
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import client, default_cluster
 
 
 def context_name(environment: str, cluster: str) -> str:
     """Return the name of context, cluster and user: ``devenv-<environment>``, with the cluster's name unless it is
     ``main``.
     """
-    return f"devenv-{environment}" if cluster == DEFAULT_CLUSTER else f"devenv-{environment}-{cluster}"
+    return f"devenv-{environment}" if cluster == default_cluster.NAME else f"devenv-{environment}-{cluster}"
 
 
 def server_url(address: str, port: int = 6443) -> str:
@@ -85,8 +83,8 @@ def of_clusters(state: Path, only: Sequence[str] = ()) -> dict[str, Path]:
 
 def usual(clusters: Sequence[str]) -> str:
     """Return ``main``, or else the only one of ``clusters``. Raises DevenvError ``cluster_unknown``."""
-    if DEFAULT_CLUSTER in clusters or len(clusters) == 1:
-        return DEFAULT_CLUSTER if DEFAULT_CLUSTER in clusters else clusters[0]
+    if name := default_cluster.of(clusters):
+        return name
     raise DevenvError("cluster_unknown", f"several clusters exist: {', '.join(clusters)}", advice="Name one of them.")
 
 
@@ -142,4 +140,4 @@ def _target(cluster: str) -> str:
 def _is_linked(state: Path, cluster: str) -> bool:
     """Return whether the link exists; clusters other than the default one need none."""
     link = state / "kubeconfig"
-    return cluster != DEFAULT_CLUSTER or (link.is_symlink() and str(link.readlink()) == _target(cluster))
+    return cluster != default_cluster.NAME or (link.is_symlink() and str(link.readlink()) == _target(cluster))

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
-from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import default_cluster, kubeconfig
 
 
 def with_devenv(name: str, resolved: Mapping[str, Any], duration: str, *, only_one: bool) -> list[str]:
     """Return the lines with commands of devenv; they name the environment unless it is the only one."""
     option = "" if only_one else f" -n {name}"
     clusters = list(resolved["clusters"])
-    cluster = "" if kubeconfig.DEFAULT_CLUSTER in clusters or len(clusters) < 2 else f" --cluster {clusters[0]}"
+    cluster = "" if not clusters or default_cluster.of(clusters) else f" --cluster {clusters[0]}"
     use = f'eval "$(devenv env{option}{cluster})" && kubectl get nodes'
     if not clusters:
         use = f"devenv ssh{option} {resolved['nodes'][0]['name']}"

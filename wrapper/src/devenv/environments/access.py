@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import env_file
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import default_cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import command
 
 from devenv import errors
 
 if TYPE_CHECKING:
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
-
-DEFAULT_CLUSTER = "main"
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -86,9 +85,10 @@ def cluster(name: str, chosen: str | None = None) -> str:
         raise errors.NotFound(f"environment {name} has no cluster", advice="devenv ssh and inventory work without one")
     if chosen is not None and chosen not in existing:
         raise errors.NotFound(f"environment {name} has no cluster {chosen}", advice=f"its clusters are: {listed}")
-    if chosen is None and DEFAULT_CLUSTER not in existing and len(existing) > 1:
+    which = chosen or default_cluster.of(existing)
+    if not which:
         raise errors.UsageError(f"several clusters exist: {listed}", advice="name one with --cluster")
-    return chosen or (DEFAULT_CLUSTER if DEFAULT_CLUSTER in existing else existing[0])
+    return which
 
 
 def kubeconfig(name: str, chosen: str | None = None) -> Path:
@@ -98,7 +98,7 @@ def kubeconfig(name: str, chosen: str | None = None) -> Path:
     which = cluster(name, chosen)
     path = paths.environment(name) / "clusters" / which / "kubeconfig"
     if not path.is_file():
-        of = "" if which == DEFAULT_CLUSTER else f" of cluster {which}"
+        of = "" if which == default_cluster.NAME else f" of cluster {which}"
         raise errors.NotFound(
             f"environment {name} has no kubeconfig{of} yet", advice=f"devenv up -n {name} creates the cluster"
         )

@@ -15,6 +15,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan, node_changes, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
+from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import default_cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Node, Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.records import expiry
@@ -166,7 +167,7 @@ def _clusters(
 
 
 def _kubeconfig(folder: Path, clusters: Sequence[Mapping[str, Any]]) -> str | None:
-    if any(row["name"] == access.DEFAULT_CLUSTER for row in clusters):
+    if any(row["name"] == default_cluster.NAME for row in clusters):
         return str(folder / "kubeconfig") if (folder / "kubeconfig").exists() else None
     return clusters[0]["kubeconfig"] if len(clusters) == 1 else None
 
