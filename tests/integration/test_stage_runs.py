@@ -25,18 +25,12 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import loc
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import kubeconfig_merge
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from support.commands import start_ansible
+from support.plays import PREFLIGHT
 from support.waits import until
 
 CHECKOUT = Path(__file__).parents[2]
 TOKEN = "abcdef.0123456789abcdef"
 
-HEAD = """
-- name: preflight | Begin
-  hosts: localhost
-  gather_facts: false
-  tasks:
-    - {name: Begin the stage, devenv.lab.stage: {name: preflight}}
-"""
 TAIL = """
 - name: validate | End
   hosts: localhost
@@ -132,7 +126,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 def working(lab: Lab, *more: str, **options: Any) -> subprocess.Popen[str]:
     """Start a run and wait until it executes LONG."""
-    run = lab.start(lab.playbook(HEAD, LONG, TAIL), *more, **options)
+    run = lab.start(lab.playbook(PREFLIGHT, LONG, TAIL), *more, **options)
     until(lambda: (lab.path / "working").exists() or run.poll() is not None)
     assert run.poll() is None, run.communicate()[0]
     assert workers(lab)
@@ -140,7 +134,7 @@ def working(lab: Lab, *more: str, **options: Any) -> subprocess.Popen[str]:
 
 
 def test_a_good_run_leaves_records_and_no_lock(lab: Lab) -> None:
-    code, text = lab.run(lab.playbook(HEAD, TAIL), "-vvv", "-e", f"devenv_artifacts={lab.path}/artifacts")
+    code, text = lab.run(lab.playbook(PREFLIGHT, TAIL), "-vvv", "-e", f"devenv_artifacts={lab.path}/artifacts")
     assert code == 0, text
     assert "WARNING" not in text
     summary = lab.last("summary.json")
@@ -161,7 +155,7 @@ def test_after_kill_9_in_a_long_module_the_next_run_stops_the_module_and_succeed
     run.kill()
     run.wait()
     assert set(workers(lab)) == set(before), "the test would prove nothing: killing ansible ended its module too"
-    code, text = lab.run(lab.playbook(HEAD, TAIL))
+    code, text = lab.run(lab.playbook(PREFLIGHT, TAIL))
     assert code == 0, text
     assert workers(lab) == []
     assert "was killed" in text
@@ -193,7 +187,7 @@ def test_down_right_after_kill_9_removes_the_environment(lab: Lab) -> None:
 
 
 def test_down_removes_the_merged_context_from_the_users_kubeconfig(lab: Lab) -> None:
-    assert lab.run(lab.playbook(HEAD, TAIL))[0] == 0
+    assert lab.run(lab.playbook(PREFLIGHT, TAIL))[0] == 0
     merged, users = lab.folder() / "clusters" / "main" / "kubeconfig", lab.path / "config"
     merged.parent.mkdir(parents=True)
     merged.write_text(yaml.safe_dump({"contexts": [{"name": "devenv-aio", "context": {}}]}))
@@ -220,7 +214,7 @@ def test_after_kill_9_of_a_run_without_callback_the_next_run_stops_its_workers(l
     run = working(lab, env=bare)
     run.kill()
     run.wait()
-    code, text = lab.run(lab.playbook(HEAD, TAIL), env=bare)
+    code, text = lab.run(lab.playbook(PREFLIGHT, TAIL), env=bare)
     assert code == 0, text
     assert workers(lab) == []
 
@@ -235,7 +229,7 @@ def test_a_run_whose_command_was_killed_is_stopped_by_the_next_run(lab: Lab) -> 
     finally:
         owner.kill()
         owner.wait()
-    code, text = lab.run(lab.playbook(HEAD, TAIL))
+    code, text = lab.run(lab.playbook(PREFLIGHT, TAIL))
     assert code == 0, text
     assert run.wait(timeout=30) != 0
     assert workers(lab) == []
@@ -256,11 +250,11 @@ def test_ctrl_c_keeps_the_state_and_leaves_no_process_and_no_lock(lab: Lab) -> N
 
 def test_a_second_run_fails_with_the_holder_and_the_first_continues(lab: Lab) -> None:
     run = working(lab)
-    code, text = lab.run(lab.playbook(HEAD, TAIL))
+    code, text = lab.run(lab.playbook(PREFLIGHT, TAIL))
     assert code != 0
     assert f"process {run.pid}" in text
     assert "holds the environment aio" in text
-    code, text = lab.run(lab.playbook(HEAD, TAIL), "--check")
+    code, text = lab.run(lab.playbook(PREFLIGHT, TAIL), "--check")
     assert code != 0
     assert "holds the environment aio" in text
     assert run.poll() is None
@@ -272,7 +266,7 @@ def test_a_second_run_fails_with_the_holder_and_the_first_continues(lab: Lab) ->
 
 def test_runs_of_two_environments_do_not_affect_each_other(lab: Lab) -> None:
     run = working(lab)
-    code, text = lab.run(lab.playbook(HEAD, TAIL), inventory=lab.inventory("other"))
+    code, text = lab.run(lab.playbook(PREFLIGHT, TAIL), inventory=lab.inventory("other"))
     assert code == 0, text
     assert run.poll() is None
     assert workers(lab)
@@ -292,7 +286,7 @@ def fails(stage: str, result: str = '{msg: "bad TOKEN"}') -> str:
 
 
 def test_a_failed_run_releases_the_lock_and_records_stage_task_and_line(lab: Lab) -> None:
-    code, text = lab.run(lab.playbook(HEAD, fails("provision"), TAIL))
+    code, text = lab.run(lab.playbook(PREFLIGHT, fails("provision"), TAIL))
     assert code == 2, text
     assert lock.read(lab.folder()) is None
     failure = lab.last("failure.json")
@@ -311,14 +305,16 @@ def test_a_failed_run_releases_the_lock_and_records_stage_task_and_line(lab: Lab
 
 def with_nodes(lab: Lab) -> None:
     """Add nodes to the environment, none of which is reachable."""
-    assert lab.run(lab.playbook(HEAD, TAIL))[0] == 0
+    assert lab.run(lab.playbook(PREFLIGHT, TAIL))[0] == 0
     plan = network_plan.make(resolve("aio"), {"ipv4": "127.77.0.0/24"})
     state.write_network(lab.folder(), {**plan, "bridge": "podman77"})
 
 
 def test_a_failed_run_gathers_an_archive_and_copies_it_to_the_artifacts(lab: Lab) -> None:
     with_nodes(lab)
-    code, text = lab.run(lab.playbook(HEAD, fails("provision"), TAIL), "-e", f"devenv_artifacts={lab.path}/artifacts")
+    code, text = lab.run(
+        lab.playbook(PREFLIGHT, fails("provision"), TAIL), "-e", f"devenv_artifacts={lab.path}/artifacts"
+    )
     assert code == 2, text
     archive = runs.folders(lab.folder())[-1] / "gather.tar.gz"
     assert f"gathered: {archive}" in text
@@ -342,7 +338,7 @@ def test_ctrl_c_during_gather_keeps_the_recorded_failure(lab: Lab) -> None:
     ssh = programs / "ssh"
     ssh.write_text(f"#!/bin/sh\ntouch {started}\nexec sleep 60 # {started}\n")
     ssh.chmod(0o755)
-    run = lab.start(lab.playbook(HEAD, fails("provision"), TAIL), env={"PATH": f"{programs}:{os.environ['PATH']}"})
+    run = lab.start(lab.playbook(PREFLIGHT, fails("provision"), TAIL), env={"PATH": f"{programs}:{os.environ['PATH']}"})
     until(started.exists)
     run.send_signal(signal.SIGINT)
     text, _ = run.communicate(timeout=30)
@@ -357,10 +353,10 @@ def test_ctrl_c_during_gather_keeps_the_recorded_failure(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("plays", "words"),
     [
-        ((HEAD, fails("provision")), ("-e", "devenv_gather=false")),
+        ((PREFLIGHT, fails("provision")), ("-e", "devenv_gather=false")),
         ((fails("preflight"),), ()),
         ((fails("validate"),), ()),
-        ((HEAD, fails("provision")), ("--check",)),
+        ((PREFLIGHT, fails("provision")), ("--check",)),
     ],
     ids=["disabled", "nothing changed", "read-only stage", "check mode"],
 )
@@ -383,17 +379,17 @@ def test_a_failed_preflight_leaves_only_its_log(lab: Lab) -> None:
 
 
 def test_a_failed_preflight_keeps_an_existing_environment(lab: Lab) -> None:
-    assert lab.run(lab.playbook(HEAD, fails("provision")))[0] == 2
+    assert lab.run(lab.playbook(PREFLIGHT, fails("provision")))[0] == 2
     assert lab.run(lab.playbook(fails("preflight")))[0] == 2
     assert lab.folder().is_dir()
     assert lock.read(lab.folder()) is None
 
 
 def test_a_profile_that_cannot_be_applied_is_refused_with_the_difference(lab: Lab) -> None:
-    assert lab.run(lab.playbook(HEAD, fails("provision")))[0] == 2
+    assert lab.run(lab.playbook(PREFLIGHT, fails("provision")))[0] == 2
     before = {path: path.read_bytes() for path in lab.folder().rglob("*") if path.is_file()}
     code, text = lab.run(
-        lab.playbook(HEAD, TAIL),
+        lab.playbook(PREFLIGHT, TAIL),
         "-e",
         f"devenv_artifacts={lab.path}/a",
         inventory=lab.inventory("aio", "aio-dualstack-static"),
@@ -406,7 +402,7 @@ def test_a_profile_that_cannot_be_applied_is_refused_with_the_difference(lab: La
 
 
 def test_a_strategy_that_breaks_the_order_is_refused(lab: Lab) -> None:
-    code, text = lab.run(lab.playbook(HEAD, TAIL), env={"ANSIBLE_STRATEGY": "free"})
+    code, text = lab.run(lab.playbook(PREFLIGHT, TAIL), env={"ANSIBLE_STRATEGY": "free"})
     assert code != 0
     assert "the strategy free breaks the order of tasks" in text
     assert not lab.folder().exists()
@@ -415,14 +411,14 @@ def test_a_strategy_that_breaks_the_order_is_refused(lab: Lab) -> None:
 def test_a_run_without_a_profile_fails_and_creates_nothing(lab: Lab) -> None:
     empty = lab.path / "empty.yml"
     empty.write_text("all: {}\n")
-    code, text = lab.run(lab.playbook(HEAD, TAIL), inventory=empty)
+    code, text = lab.run(lab.playbook(PREFLIGHT, TAIL), inventory=empty)
     assert code == 2
     assert "no profile was given" in text
     assert not lab.home.exists()
 
 
 def test_check_mode_writes_nothing(lab: Lab) -> None:
-    code, text = lab.run(lab.playbook(HEAD, TAIL), "--check", "--diff")
+    code, text = lab.run(lab.playbook(PREFLIGHT, TAIL), "--check", "--diff")
     assert code == 0, text
     assert not lab.home.exists()
 

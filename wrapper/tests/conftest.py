@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.runs import Request, Runs
+from support.sleepers import new_marker
 
 from devenv import cli
 from devenv.runs import runner
@@ -90,6 +91,12 @@ def playbook(tmp_path: Path) -> Callable[[str], str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def marker() -> Iterator[str]:
+    """A number of seconds that identifies the sleep processes of this test, which are killed at its end."""
+    yield from new_marker()
 
 
 @pytest.fixture

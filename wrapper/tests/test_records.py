@@ -11,31 +11,26 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import processes
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import lock, runs
+from support.plays import PREFLIGHT
+from support.sleepers import sleepers
 from support.waits import until
 
 Made = Callable[..., Path]
 
-PLAYS = """
-- name: preflight | Begin
-  hosts: localhost
-  gather_facts: false
-  tasks:
-    - {name: Begin the stage, devenv.lab.stage: {name: preflight}}
+PLAYS = f"""{PREFLIGHT}\
 - name: prepare | Work long
   hosts: localhost
   gather_facts: false
   tasks:
     - name: Work
       ansible.builtin.command:
-        argv: [sleep, "{{ seconds }}"]
+        argv: [sleep, "SECONDS"]
 """
 
 # The command `stop` with this test's playbook in place of its own.
@@ -54,25 +49,13 @@ def folder(made: Made) -> Path:
     return made("lab")
 
 
-@pytest.fixture
-def marker() -> Iterator[str]:
-    text = f"{20000 + os.getpid() % 5000}.{time.monotonic_ns() % 10**6}"
-    yield text
-    for pid in _sleepers(text):
-        os.kill(pid, signal.SIGKILL)
-
-
-def _sleepers(marker: str) -> list[int]:
-    return [pid for pid in processes.all_processes() if processes.command_line(pid) == f"sleep {marker}"]
-
-
 # pytest itself may run under nohup.
 HANGUP = ["/usr/bin/env", "--default-signal=HUP"]
 
 
 def _driver(tmp_path: Path, seconds: str, *words: str) -> list[str]:
     path = tmp_path / "plays.yml"
-    path.write_text("---" + PLAYS.replace("{{ seconds }}", seconds))
+    path.write_text("---" + PLAYS.replace("SECONDS", seconds))
     return [sys.executable, "-c", textwrap.dedent(DRIVER).format(path=str(path), words=["stop", "-n", "lab", *words])]
 
 
@@ -95,7 +78,7 @@ def test_an_interrupted_run_has_a_complete_record(
     folder: Path, tmp_path: Path, marker: str, number: signal.Signals, times: int
 ) -> None:
     child = subprocess.Popen([*HANGUP, *_driver(tmp_path, marker)], stderr=subprocess.PIPE, text=True)
-    until(lambda: _sleepers(marker))
+    until(lambda: sleepers(marker))
     for _ in range(times):
         child.send_signal(number)
     _, err = child.communicate(timeout=60)
@@ -104,7 +87,7 @@ def test_an_interrupted_run_has_a_complete_record(
     assert [stage["result"] for stage in summary["stages"]] == ["done", "interrupted"]
     assert (failure["stage"], failure["exit"] >= 129) == ("prepare", True)
     assert _stage_results(folder)[-1] == ("prepare", "interrupted")
-    assert _sleepers(marker) == []
+    assert sleepers(marker) == []
 
 
 def test_a_run_whose_terminal_is_closed_has_a_complete_record(folder: Path, tmp_path: Path, marker: str) -> None:
@@ -113,18 +96,18 @@ def test_a_run_whose_terminal_is_closed_has_a_complete_record(folder: Path, tmp_
     if pid == 0:
         os.environ["TERM"] = "xterm"
         os.execv(command[0], command)
-    until(lambda: _sleepers(marker))
+    until(lambda: sleepers(marker))
     os.close(terminal)  # the kernel sends SIGHUP, and writing fails from now on
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 129
     _, failure = _documents(folder)
     assert failure["stage"] == "prepare"
-    assert _sleepers(marker) == []
+    assert sleepers(marker) == []
 
 
 def test_nohup_protects_a_run(folder: Path, tmp_path: Path, marker: str) -> None:
     child = subprocess.Popen(["nohup", *_driver(tmp_path, "3")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: _sleepers("3"))
+    until(lambda: sleepers("3"))
     child.send_signal(signal.SIGHUP)
     assert child.wait(timeout=60) == 0
     assert _documents(folder)[1] == {}
@@ -132,7 +115,7 @@ def test_nohup_protects_a_run(folder: Path, tmp_path: Path, marker: str) -> None
 
 def test_a_run_whose_ansible_is_killed_has_a_complete_record(folder: Path, tmp_path: Path, marker: str) -> None:
     child = subprocess.Popen(_driver(tmp_path, marker), stderr=subprocess.PIPE, text=True)
-    until(lambda: _sleepers(marker))
+    until(lambda: sleepers(marker))
     holder = lock.read(folder)
     assert holder is not None
     os.kill(holder.pid, signal.SIGKILL)
@@ -211,6 +194,6 @@ def test_the_python_api_works_in_a_removed_directory(folder: Path, tmp_path: Pat
     Environment.open("lab").stop()
     """
     path = tmp_path / "plays.yml"
-    path.write_text("---" + PLAYS.replace("{{ seconds }}", "0"))
+    path.write_text("---" + PLAYS.replace("SECONDS", "0"))
     done = _in_removed_directory(tmp_path, [sys.executable, "-c", textwrap.dedent(code).format(path=str(path))])
     assert done.returncode == 0, done.stderr

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths, processes
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+from support.plays import comparing
+from support.sleepers import sleepers
 from support.waits import until
 
 from devenv import errors
@@ -258,17 +260,11 @@ def test_a_run_without_ansible_cfg_gets_the_settings(
         (links / part).symlink_to(paths.COLLECTION / part)
     monkeypatch.setenv("ANSIBLE_CONFIG", str(tmp_path / "home.cfg"))
     monkeypatch.setattr(settings, "settings", lambda folder: original(folder, links))
-    text = """
-    - name: one | Check
-      hosts: localhost
-      tasks:
-        - name: Compare
-          ansible.builtin.assert:
-            that:
-              - lookup('ansible.builtin.config', 'DEFAULT_FORKS') == 16
-              - lookup('ansible.builtin.config', 'HOST_KEY_CHECKING') is true
-              - lookup('ansible.builtin.config', 'CALLBACKS_ENABLED') == ['devenv.lab.record']
-    """
+    text = comparing(
+        "lookup('ansible.builtin.config', 'DEFAULT_FORKS') == 16",
+        "lookup('ansible.builtin.config', 'HOST_KEY_CHECKING') is true",
+        "lookup('ansible.builtin.config', 'CALLBACKS_ENABLED') == ['devenv.lab.record']",
+    )
     outcome, _ = go(playbook(text), inventory)
     assert outcome.failure is None
     assert outcome.ok
@@ -339,26 +335,12 @@ print(outcome.signal, outcome.timed_out, outcome.ok, flush=True)
 """
 
 
-def _sleepers(marker: str) -> list[int]:
-    line = f"sleep {marker}"
-    return [pid for pid in processes.all_processes() if processes.command_line(pid) == line]
-
-
-@pytest.fixture
-def marker() -> Iterator[str]:
-    """A number of seconds that identifies the sleep process of this test."""
-    text = f"{10000 + os.getpid() % 5000}.{time.monotonic_ns() % 10**6}"
-    yield text
-    for pid in _sleepers(text):
-        os.kill(pid, signal.SIGKILL)
-
-
 def _drive(playbook: Write, inventory: Path, marker: str, *more: str, ignore: bool = False) -> subprocess.Popen[str]:
     path = playbook(SLEEPS.format(marker=marker))
     child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(DRIVER), path, str(inventory), *more], stdout=subprocess.PIPE, text=True
     )
-    until(lambda: _sleepers(marker))
+    until(lambda: sleepers(marker))
     return child
 
 
@@ -372,7 +354,7 @@ def test_an_interrupted_run_leaves_no_process(
     out, _ = child.communicate(timeout=30)
     assert out.splitlines()[-1] == f"{int(number)} False False"
     assert time.monotonic() - began < 15
-    assert _sleepers(marker) == []
+    assert sleepers(marker) == []
 
 
 def test_a_second_interrupt_kills(playbook: Write, inventory: Path, marker: str) -> None:
@@ -381,7 +363,7 @@ def test_a_second_interrupt_kills(playbook: Write, inventory: Path, marker: str)
     child.send_signal(signal.SIGINT)
     out, _ = child.communicate(timeout=30)
     assert out.splitlines()[-1] == "2 False False"
-    assert _sleepers(marker) == []
+    assert sleepers(marker) == []
 
 
 def test_a_timeout_stops_all_processes(
@@ -392,7 +374,7 @@ def test_a_timeout_stops_all_processes(
     outcome, _ = go(path, inventory, timeout=4.0)
     assert outcome.timed_out
     assert not outcome.ok
-    assert _sleepers(marker) == []
+    assert sleepers(marker) == []
 
 
 def test_a_failed_run_has_time_to_gather_after_its_last_task(
@@ -428,12 +410,12 @@ def test_a_failed_run_has_time_to_gather_after_its_last_task(
 def test_a_failing_watcher_stops_the_run(playbook: Write, inventory: Path, marker: str) -> None:
     class Gone(Recorder):
         def tick(self) -> None:
-            if _sleepers(marker):
+            if sleepers(marker):
                 raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
         runner.run(playbook(SLEEPS.format(marker=marker)), {}, runner.Options(watcher=Gone()), inventory)
-    assert _sleepers(marker) == []
+    assert sleepers(marker) == []
 
 
 def test_the_callers_signal_handlers_are_restored(playbook: Write, inventory: Path) -> None:

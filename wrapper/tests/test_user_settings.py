@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.plays import comparing
 from support.runs import Runs
 
 from devenv import errors
@@ -101,16 +102,10 @@ def test_a_run_ignores_the_users_environment_and_names_each_variable_once(
 
 
 def test_a_requested_variable_reaches_the_run(playbook: Write, inventory: Path) -> None:
-    text = """
-    - name: one | Check
-      hosts: localhost
-      tasks:
-        - name: Compare
-          ansible.builtin.assert:
-            that:
-              - lookup('ansible.builtin.config', 'DEFAULT_FORKS') == 3
-              - lookup('ansible.builtin.config', 'CALLBACKS_ENABLED') == ['ansible.posix.timer', 'devenv.lab.record']
-    """
+    text = comparing(
+        "lookup('ansible.builtin.config', 'DEFAULT_FORKS') == 3",
+        "lookup('ansible.builtin.config', 'CALLBACKS_ENABLED') == ['ansible.posix.timer', 'devenv.lab.record']",
+    )
     variables = {"ANSIBLE_FORKS": "3", "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.timer"}
     outcome, _ = go(playbook(text), inventory, ansible_env=variables)
     assert outcome.failure is None
