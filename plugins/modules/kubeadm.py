@@ -21,6 +21,8 @@ options:
       - V(reset) removes Kubernetes from this node. CNI configuration and images stay.
       - V(allow_join), on a control plane node, creates the token and uploads the certificates of O(config), and removes
         what the cluster still has of earlier O(nodes) with these names.
+      - V(register) creates the Node object of this finished node again after it was deleted, by a restart of kubelet,
+        and, with O(control_plane), marks it as a control plane node.
       - V(drain) and V(forget), on a control plane node, drain O(nodes) and remove them from the cluster. A node that is
         not Ready is only cordoned.
       - V(renew_certificates) renews the certificates of this control plane node and restarts the components that read
@@ -28,7 +30,7 @@ options:
       - V(change_address) moves the only node of a cluster to O(addresses), which must be on a link already.
     type: str
     required: true
-    choices: [init, join, reset, allow_join, drain, forget, renew_certificates, change_address]
+    choices: [init, join, reset, allow_join, drain, forget, register, renew_certificates, change_address]
   config: {description: Configuration documents of C(kubeadm.k8s.io/v1beta4). They contain secrets., type: str}
   patches:
     description: Patch files for kubeadm by name. The configuration's patches directory is then
@@ -60,7 +62,10 @@ options:
     description: Number of CoreDNS pods to which V(allow_join) scales a cluster that has one. 0 and 1 change nothing.
     type: int
     default: 0
-  wait: {description: Seconds that V(allow_join) waits for the cluster's API to answer., type: int, default: 120}
+  wait:
+    description: Seconds that V(allow_join) waits for the cluster's API, and V(register) for kubelet.
+    type: int
+    default: 120
   within:
     description: V(renew_certificates) is a no-op unless a certificate expires within this many seconds. If unset, it
       always renews.
@@ -150,6 +155,7 @@ def main() -> None:
             ("action", "init", ["config", "node"]),
             ("action", "join", ["config", "node"]),
             ("action", "allow_join", ["config"]),
+            ("action", "register", ["node"]),
             ("action", "change_address", ["config", "node", "addresses"]),
         ],
         supports_check_mode=True,

@@ -64,6 +64,12 @@ apiserver_ready:
   description: Whether the readiness check of this node's API server returns 200.
   returned: success
   type: bool
+registered:
+  description:
+    - Whether the cluster has the Node object of this node.
+    - Not set if the API did not say, or if the node is in no cluster.
+  returned: success
+  type: bool
 kubelet_healthy: {description: Whether kubelet's health check returns 200., returned: success, type: bool}
 ca_hash:
   description: Digest of the cluster CA's public key, in the format of discovery by token. Empty if there is no CA.
@@ -124,6 +130,7 @@ def status(files: list[str], units: list[str]) -> dict[str, Any]:
         "ca_hash": kubernetes.ca_hash(),
         "kubeconfig_digest": kubernetes.kubeconfig_digest(),
         "certificates": kubernetes.certificate_ends(),
+        "registered": kubernetes.is_registered(),
         "kubelet_healthy": kubernetes.kubelet_healthy(),
         "apiserver_ready": kubernetes.apiserver_ready(),
     }

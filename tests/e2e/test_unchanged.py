@@ -79,6 +79,12 @@ def labels(lab: Lab) -> str:
     return str(node["metadata"]["labels"].get(LABEL, ""))
 
 
+def node_objects(lab: Lab) -> str:
+    """Return labels, taints and pod ranges of all nodes."""
+    items = json.loads(lab.kubectl("get", "nodes", "-o", "json"))["items"]
+    return json.dumps([[item["metadata"]["labels"], item["spec"]] for item in items], sort_keys=True)
+
+
 def storage_class(lab: Lab) -> str:
     """Return the StorageClass of the add-on, without what the API server adds."""
     items = json.loads(lab.kubectl("get", "storageclasses", "-o", "json"))["items"]
@@ -132,6 +138,11 @@ CHANGES: dict[str, tuple[Callable[[Lab], object], Callable[[Lab], str]]] = {
     "container stopped": (stop_container, container),
     "add-on object deleted": (lambda lab: lab.kubectl("delete", "storageclass", "local-path"), storage_class),
     "add-on object edited": (scale_add_on, deployment),
+    "Node object of a worker deleted": (lambda lab: lab.kubectl("delete", "node", "worker-0"), node_objects),
+    "Node object of a control plane node deleted": (
+        lambda lab: lab.kubectl("delete", "node", "master-0"),
+        node_objects,
+    ),
 }
 
 

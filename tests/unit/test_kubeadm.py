@@ -447,6 +447,32 @@ def test_a_removal_waits_until_the_removed_api_server_is_not_ready(node: Node) -
     assert len((node / "queries").read_text().splitlines()) == members.TURNS
 
 
+@pytest.mark.parametrize("control_plane", [False, True])
+def test_a_node_without_a_node_object_registers_again(node: Node, control_plane: bool) -> None:
+    node.at(0)
+    write(node / "etc/kubernetes/kubelet.conf", "    server: https://lab-api:6443\n")
+    kubernetes.mark("control_plane" if control_plane else "worker", {"node": "n"}, node.root)
+    for name in ("systemctl", "kubectl", "journalctl"):
+        node.program(name, f'echo "{name} $*" >> {node.folder}/calls\n')
+    statuses = iter([404, 404, 200])
+    node.status = lambda *_, **__: next(statuses)
+    given = params(control_plane=control_plane, wait=5)
+    assert perform(node, "register", given) == {"changed": True, "ca_hash": ""}
+    restart, *labelling = calls(node)
+    assert restart == "systemctl restart kubelet.service"
+    assert len(labelling) == control_plane
+    if control_plane:
+        assert labelling[0].endswith(
+            "label --overwrite node n node-role.kubernetes.io/control-plane="
+            " node.kubernetes.io/exclude-from-external-load-balancers="
+        )
+    node.status = lambda *_, **__: 200
+    assert perform(node, "register", given)["changed"] is False
+    node.status = lambda *_, **__: 404
+    with pytest.raises(StepFailed, match="not registered this node within 0 s"):
+        perform(node, "register", params(wait=0))
+
+
 def test_without_a_removal_there_is_no_wait(node: Node) -> None:
     etcdctl_that(node, "exit 0")
     assert members.forget(node, [], {"n9": ["10.0.0.99"]}) == []

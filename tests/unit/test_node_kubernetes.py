@@ -8,11 +8,13 @@ import subprocess
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.module_utils.node import certificate, net
 from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes as ks
 from support import tls
+from support.node import write
 
 
 def touch(root: Path, *paths: str) -> None:
@@ -157,6 +159,42 @@ def test_a_closed_port_is_not_ready() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         assert not net.http_ok("127.0.0.1", free.getsockname()[1], "/readyz", timeout=0.5)
+        assert net.http_status("127.0.0.1", free.getsockname()[1], "/readyz", timeout=0.5) is None
+
+
+def test_a_client_shows_its_certificate(made: Callable[[str, int], Path], tmp_path: Path) -> None:
+    path = made("ec", 10)
+    client = tmp_path / "client.pem"
+    client.write_text(path.read_text() + Path(f"{path}.key").read_text())
+    context = tls.server_context(Path(f"{path}.key"), path, ask_client=True)
+    with tls.served(Handler, context) as port:
+        assert net.http_status("127.0.0.1", port, "/readyz", str(path), certificate=str(client)) == 200
+        assert net.http_status("127.0.0.1", port, "/other", str(path), certificate=str(client)) == 500
+        assert net.http_status("127.0.0.1", port, "/readyz", str(path)) is None
+
+
+@pytest.mark.parametrize(
+    ("server", "asked"),
+    [("https://lab-api:6443", ("lab-api", 6443)), ("https://[fd77::10]:6443", ("fd77::10", 6443))],
+)
+def test_a_node_asks_its_cluster_for_its_own_node_object(tmp_path: Path, server: str, asked: tuple[str, int]) -> None:
+    root, answer = str(tmp_path), {"status": 404}
+    requests: list[tuple[Any, ...]] = []
+
+    def http_status(address: str, port: int, path: str, **more: Any) -> Any:
+        requests.append((address, port, path, more["certificate"]))
+        return answer["status"]
+
+    assert ks.is_registered(root, http_status) is None
+    write(tmp_path / ks.KUBELET.lstrip("/"), f"clusters:\n- cluster:\n    server: {server}\n  name: lab\n")
+    assert ks.is_registered(root, http_status) is None
+    ks.mark("worker", {"node": "worker-0"}, root)
+    assert requests == []
+    assert ks.is_registered(root, http_status) is False
+    assert requests == [(*asked, "/api/v1/nodes/worker-0", str(tmp_path / ks.KUBELET_CERTIFICATE.lstrip("/")))]
+    for status, registered in ((200, True), (403, None), (None, None)):
+        answer["status"] = status
+        assert ks.is_registered(root, http_status) is registered
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,15 @@ def test_kept_variables_exist(engine: str) -> None:
     assert set(engines.traits(engine).get("created_with", [])) <= specs.of_role(f"engine_{engine}").keys()
 
 
+def test_a_value_that_follows_from_the_profile_is_refused() -> None:
+    given = {"engine_kubeadm_kubelet": {"maxPods": 50, "systemReserved": {"cpu": "1"}}}
+    with pytest.raises(
+        DevenvError, match="systemReserved cannot be set here: it follows from cpus and memory"
+    ) as caught:
+        kept.selected("kubeadm", given)
+    assert (caught.value.reason.id, caught.value.where) == ("variable_invalid", "-e engine_kubeadm_kubelet")
+
+
 def test_values_given_at_creation_are_kept_and_reach_later_runs(tmp_path: Path) -> None:
     folder = tmp_path / "lab"
     given = {"engine_kubeadm_kubelet": {"maxPods": 50}, "validate_timeout": 9, "my": 1}

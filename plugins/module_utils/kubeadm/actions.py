@@ -8,7 +8,7 @@ from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import address,
 from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine
 
-ACTIONS = ("init", "join", "reset", "allow_join", "drain", "forget", "renew_certificates", "change_address")
+ACTIONS = ("init", "join", "reset", "allow_join", "drain", "forget", "register", "renew_certificates", "change_address")
 
 
 def perform(machine: Machine, action: str, params: dict[str, Any], only_check: bool = False) -> dict[str, Any]:
@@ -19,6 +19,8 @@ def perform(machine: Machine, action: str, params: dict[str, Any], only_check: b
         return address.change(machine, params, only_check)
     role = "worker" if action == "join" and not params["control_plane"] else "control_plane"
     if only_check:
+        if action == "register":
+            return {"changed": True}
         goal = {"init": role, "join": role, "reset": "absent"}.get(action)
         state = kubernetes.state(machine.root)["state"]
         return {"changed": state != goal if goal else bool(params["nodes"])}
@@ -26,6 +28,8 @@ def perform(machine: Machine, action: str, params: dict[str, Any], only_check: b
         result = create.reset(machine)
     elif action == "allow_join":
         result = members.allow_join(machine, params)
+    elif action == "register":
+        result = members.register(machine, params)
     elif action == "drain":
         result = members.drain(machine, params["nodes"], params["timeout"])
     elif action == "forget":

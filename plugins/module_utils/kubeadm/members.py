@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ansible_collections.devenv.lab.plugins.module_utils.kubeadm import api, dns
-from ansible_collections.devenv.lab.plugins.module_utils.kubeadm.run import PHASE, Configuration, kubeadm
+from ansible_collections.devenv.lab.plugins.module_utils.kubeadm.run import PHASE, Configuration, kubeadm, wait_until
 from ansible_collections.devenv.lab.plugins.module_utils.node import kubernetes, wait
 from ansible_collections.devenv.lab.plugins.module_utils.node.machine import Machine, StepFailed
 from ansible_collections.devenv.lab.plugins.module_utils.node.net import bracket
@@ -19,6 +19,11 @@ TURNS = 8  # consecutive requests that reach every API server of a cluster
 # Errors of etcd while members join and leave, which pass within seconds.
 TEMPORARY = re.compile(
     r"unhealthy cluster|leader changed|request timed out|context deadline exceeded|no leader|too many learner"
+)
+# What kubeadm's phase mark-control-plane sets, besides the taints, with which kubelet registers.
+CONTROL_PLANE_LABELS = (
+    "node-role.kubernetes.io/control-plane",
+    "node.kubernetes.io/exclude-from-external-load-balancers",
 )
 
 _REASON = "kubernetes_join_secret"
@@ -71,6 +76,27 @@ def allow_join(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
             kubeadm(machine, [*PHASE, *words], timeout=60, reason=_REASON, config=config)
             changed = True
     return {"changed": dns.grow(machine, params["dns_replicas"]) or changed}
+
+
+def register(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
+    """Have kubelet create the Node object of this finished node again: it does so only when it starts.
+
+    On a control plane node, also set the labels that only `kubeadm init` and `join` set. Raises `StepFailed`.
+    """
+    if kubernetes.is_registered(machine.root, machine.http_status):
+        return {"changed": False}
+    api.check(machine.run(["systemctl", "restart", "kubelet.service"]), "kubelet cannot be restarted")
+    wait_until(
+        machine,
+        lambda: kubernetes.is_registered(machine.root, machine.http_status),
+        machine.now() + params["wait"],
+        "kubernetes_join_failed",
+        f"kubelet has not registered this node within {params['wait']:g} s",
+    )
+    if params["control_plane"]:
+        labels = [f"{name}=" for name in CONTROL_PLANE_LABELS]
+        api.check(api.kubectl(machine, "label", "--overwrite", "node", params["node"], *labels), "the node has no role")
+    return {"changed": True}
 
 
 # --- leave -----------------------------------------------------------------------------------------------------------

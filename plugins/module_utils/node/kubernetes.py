@@ -97,6 +97,18 @@ def unmark(root: str = "/") -> None:
         os.unlink(files.under(root, MARKER))
 
 
+def is_registered(root: str = "/", http_status: Callable[..., int | None] = net.http_status) -> bool | None:
+    """Return whether the cluster has the Node object of this node, None if its API did not say."""
+    name = files.read_json(files.under(root, MARKER)).get("node", "")
+    match = re.search(r"server: https://(.+):(\d+)$", files.read_text(files.under(root, KUBELET)), re.MULTILINE)
+    if not name or match is None:
+        return None
+    credentials = {"ca": files.under(root, CA), "certificate": files.under(root, KUBELET_CERTIFICATE)}
+    path = f"/api/v1/nodes/{name}"
+    status = http_status(match.group(1).strip("[]"), int(match.group(2)), path, timeout=1, **credentials)
+    return {200: True, 404: False}.get(status or 0)
+
+
 def certificate_ends(root: str = "/", paths: Sequence[str] = CERTIFICATES) -> dict[str, str]:
     """Return the expiry of each existing certificate by path."""
     ends = {path: certificate.parse(files.read_text(files.under(root, path))).get("end", "") for path in paths}

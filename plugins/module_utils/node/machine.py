@@ -36,8 +36,10 @@ class Machine:
         clock: wait.Clock = wait.REAL,
         run: Callable[..., program.ProgramResult] = program.run,
         http_ok: Callable[..., bool] = net.http_ok,
+        http_status: Callable[..., int | None] = net.http_status,
     ) -> None:
-        self.root, self.clock, self.run, self.http_ok = root, clock, run, http_ok
+        self.root, self.clock, self.run = root, clock, run
+        self.http_ok, self.http_status = http_ok, http_status
 
     def path(self, path: str) -> str:
         """Return the actual path of the node's file ``path``."""

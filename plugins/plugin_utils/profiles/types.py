@@ -229,6 +229,7 @@ class EngineTraits(TypedDict):
     unchanged: bool
     settings: EngineSettings
     created_with: NotRequired[list[str]]
+    derived: NotRequired[dict[str, dict[str, str]]]
     node_types: bool
     caches: dict[str, str]
     installers: list[str]

@@ -19,7 +19,15 @@ FILE = "variables.yml"
 
 
 def selected(engine: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the variables of ``given`` that are kept, as plain data."""
+    """Return the variables of ``given`` that are kept, as plain data.
+
+    Raises DevenvError variable_invalid for a key whose value follows from the profile.
+    """
+    for name, keys in engines.traits(engine).get("derived", {}).items():
+        for key, source in keys.items():
+            if isinstance(given.get(name), dict) and key in given[name]:
+                message = f"{key} cannot be set here: it follows from {source}, which the profile sets"
+                raise DevenvError("variable_invalid", message, where=f"-e {name}")
     names = engines.traits(engine).get("created_with", [])
     kept: dict[str, Any] = json.loads(json.dumps({key: given[key] for key in names if key in given}, default=str))
     return kept
