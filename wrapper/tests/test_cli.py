@@ -239,6 +239,22 @@ def test_an_interrupted_run_exits_with_128_plus_the_signal(devenv: Devenv, runs:
         assert err.startswith("interrupted: ")
 
 
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (("up", "-p", "aio"), "next: devenv up continues, devenv down removes it"),
+        (("down", "-n", "aio"), "next: devenv down continues"),
+        (("stop", "-n", "aio"), "next: run the same command again; it continues where it was interrupted"),
+    ],
+)
+def test_the_advice_after_ctrl_c_fits_the_command(
+    devenv: Devenv, runs: Runs, made: Made, words: tuple[str, ...], advice: str
+) -> None:
+    made("aio")
+    runs.outcomes.append(RunOutcome("run1", code=99, signal=int(signal.SIGINT)))
+    assert advice in devenv(*words)[2].splitlines()
+
+
 def test_a_timeout_exits_with_the_code_of_the_stage(devenv: Devenv, runs: Runs) -> None:
     runs.outcomes.append(RunOutcome("run1", code=99, timed_out=True, stage="kubernetes", task="Join"))
     code, _, err = devenv("up", "-p", "aio", "--timeout", "10s")

@@ -25,6 +25,14 @@ from devenv.runs.playbook import RunResult
 from devenv.runs.runner import Options
 
 
+# Last lines after Ctrl-C, by command, and those of the other commands.
+_INTERRUPTED = {
+    "up": ("interrupted: everything created so far is kept", "next: devenv up continues, devenv down removes it"),
+    "down": ("interrupted: what is not removed yet is kept", "next: devenv down continues"),
+}
+_INTERRUPTED_ANY = ("interrupted", "next: run the same command again; it continues where it was interrupted")
+
+
 @dataclass
 class Run:
     """A run of a playbook from the command line: the shared options, the progress display and the last lines."""
@@ -92,8 +100,8 @@ class Run:
         self.close()
         if self.as_json:
             self._end(caught.exit_code, 0)
-        output.say("interrupted: everything created so far is kept")
-        output.say("next: devenv up continues, devenv down removes it")
+        for line in _INTERRUPTED.get(self.context.info_name or "", _INTERRUPTED_ANY):
+            output.say(line)
         if caught.log:
             output.say(f"log: {caught.log}")
 
