@@ -106,6 +106,7 @@ def test_a_second_up_is_a_no_op(user: Typed, aio: str) -> None:
     assert untouched(user, aio, ["master-0"]) == state
 
 
+@pytest.mark.nightly
 def test_up_repairs_what_others_changed_since_the_last_run(user: Typed, aio: str) -> None:
     node = f"{aio}-master-0"
     managed = json.loads(inside(node, "cat", "/var/lib/devenv/managed.json"))["parts"]
@@ -318,7 +319,7 @@ def _terminating(user: Typed, name: str) -> bool:
     return all(item["status"]["phase"] == "Terminating" for item in namespaces)
 
 
-@pytest.mark.parametrize("how", ["stopped", "killed"])
+@pytest.mark.parametrize("how", [pytest.param("stopped", marks=pytest.mark.nightly), "killed"])
 def test_up_starts_nodes_again(user: Typed, aio: str, how: str) -> None:
     if how == "stopped":
         user.devenv("stop", "--name", aio)

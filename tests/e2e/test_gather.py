@@ -104,6 +104,7 @@ def test_each_fault_is_reported_and_hides_no_other(user: Typed, cluster: str, pr
     assert {case.get("name") for case in suite.findall("testcase") if case.find("failure") is not None} == failed
 
 
+@pytest.mark.nightly
 def test_lost_name_resolution_fails_only_its_checks(user: Typed, cluster: str) -> None:
     user.kubectl(cluster, "-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
     try:
@@ -119,6 +120,7 @@ def test_lost_name_resolution_fails_only_its_checks(user: Typed, cluster: str) -
     assert "worker-0 -> a probe." in rows["dns_ipv4"]["seen"]
 
 
+@pytest.mark.nightly
 def test_a_broken_kubeconfig_does_not_hide_other_checks(user: Typed, cluster: str) -> None:
     path = (user.home / "environments" / cluster / "kubeconfig").resolve()
     kept = path.read_text()

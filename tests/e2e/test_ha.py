@@ -170,6 +170,7 @@ def repair(user: Typed, cluster: str) -> None:
     assert [row.split()[:2] for row in shown] == [[node, "Ready"] for node in NODES]
 
 
+@pytest.mark.nightly
 def test_a_clean_stop_of_the_holder_costs_no_request(user: Typed, cluster: str, ca: Path) -> None:
     holder, pollers, _ = lose(user, cluster, ca, "stop", "--time", "60")
     assert [poller.failures() for poller in pollers] == [[], []]

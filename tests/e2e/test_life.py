@@ -189,6 +189,7 @@ def test_impossible_changes_are_refused_before_anything_changes(
     assert (containers(lab), (user.home / "environments" / lab / "profile.yml").read_text()) == before
 
 
+@pytest.mark.nightly
 def test_the_plan_of_a_patch_release(user: Typed, lab: str) -> None:
     """The stored profile names the previous patch release; a plan does not need its bundle."""
     folder = user.home / "environments" / lab
@@ -287,6 +288,7 @@ def test_a_lost_quorum_is_reported_and_nothing_is_created(user: Typed, lab: str)
     assert set(containers(lab)) == {"master-2"}
 
 
+@pytest.mark.nightly
 def test_certificates_and_address_of_a_single_node_change(user: Typed, environment: str) -> None:
     user.devenv("up", "--profile", "sno", "--name", environment)
     container = f"{environment}-master-0"

@@ -240,6 +240,7 @@ def test_dhcp_assigns_the_addresses_of_the_plan(dhcp: Stack) -> None:
     assert sorted(listening) == sorted([f"0.0.0.0%{plan['bridge']}:67", f"[::]%{plan['bridge']}:547"])
 
 
+@pytest.mark.nightly
 def test_up_restarts_a_dead_dhcp_server(dhcp: Stack) -> None:
     first = dhcp.server()
     assert first is not None

@@ -98,6 +98,7 @@ def test_top_shows_nodes_and_pods(user: Typed, name: str) -> None:
     assert "etcd-master-0" in user.kubectl(name, "top", "pods", "-n", "kube-system").stdout
 
 
+@pytest.mark.nightly
 def test_a_storage_class_of_someone_else_is_not_replaced(user: Typed, name: str) -> None:
     drift = (
         "annotate",
@@ -139,6 +140,7 @@ def test_disabled_add_ons_are_removed_and_the_data_stay(user: Typed, name: str) 
     assert user.devenv("up", "--name", name).stdout.splitlines()[-1] == "changed=0"
 
 
+@pytest.mark.nightly
 def test_enabled_again_they_clean_up_deleted_claims(user: Typed, name: str) -> None:
     last = user.objects("up", "--name", name, "--set", "storage.enabled=true")[-1]
     assert (last["exit"], last["changed"]) == (0, 1)

@@ -24,7 +24,6 @@ from devenv.runs import extra_vars, inherited, progress
 from devenv.runs.playbook import RunResult
 from devenv.runs.runner import Options
 
-
 # Last lines after Ctrl-C, by command, and those of the other commands.
 _INTERRUPTED = {
     "up": ("interrupted: everything created so far is kept", "next: devenv up continues, devenv down removes it"),
