@@ -174,10 +174,10 @@ def test_a_client_shows_its_certificate(made: Callable[[str, int], Path], tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("server", "asked"),
+    ("server", "endpoint"),
     [("https://lab-api:6443", ("lab-api", 6443)), ("https://[fd77::10]:6443", ("fd77::10", 6443))],
 )
-def test_a_node_asks_its_cluster_for_its_own_node_object(tmp_path: Path, server: str, asked: tuple[str, int]) -> None:
+def test_a_node_queries_its_own_node_object(tmp_path: Path, server: str, endpoint: tuple[str, int]) -> None:
     root, answer = str(tmp_path), {"status": 404}
     requests: list[tuple[Any, ...]] = []
 
@@ -191,7 +191,7 @@ def test_a_node_asks_its_cluster_for_its_own_node_object(tmp_path: Path, server:
     ks.mark("worker", {"node": "worker-0"}, root)
     assert requests == []
     assert ks.is_registered(root, http_status) is False
-    assert requests == [(*asked, "/api/v1/nodes/worker-0", str(tmp_path / ks.KUBELET_CERTIFICATE.lstrip("/")))]
+    assert requests == [(*endpoint, "/api/v1/nodes/worker-0", str(tmp_path / ks.KUBELET_CERTIFICATE.lstrip("/")))]
     for status, registered in ((200, True), (403, None), (None, None)):
         answer["status"] = status
         assert ks.is_registered(root, http_status) is registered
