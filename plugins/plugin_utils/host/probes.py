@@ -154,7 +154,7 @@ def size_probe(node: str, cpus: int, memory: int, proc: Path = Path("/proc")) ->
     fix = f"set nodes.{node}.cpus to at most {most_cpus} and nodes.{node}.memory to at most {most >> 20}MiB"
     needed = ", ".join([f"{cpus} CPUs"] * bool(cpus) + [_gib(memory)] * bool(memory))
     ok = cpus <= most_cpus and memory <= most
-    return Probe(f"size of {node}", ok, f"{most_cpus} CPUs, {_gib(most)}", needed, fix, "node_too_large")
+    return Probe(f"size of {node}", ok, f"this host has {most_cpus} CPUs, {_gib(most)}", needed, fix, "node_too_large")
 
 
 def disk_probe(disk: int, folder: Path) -> Probe:

@@ -94,7 +94,9 @@ def _problem(value: Any, spec: Spec) -> str:
     kind = spec.get("type", "str")
     title, matches = _TYPES[kind]
     if not matches(value):
-        return f"must be {title}{_is(value, spec)}"
+        # key=value, the usual form of -e, loses the quotes of JSON.
+        text = ", and NAME=VALUE is always text" if kind == "dict" and isinstance(value, str) else ""
+        return f"must be {title}{_is(value, spec)}{text}"
     choices = spec.get("choices")
     if choices and str(value) not in map(str, choices):
         return f"must be one of {', '.join(map(str, choices))}{_is(value, spec)}"

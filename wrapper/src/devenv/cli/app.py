@@ -63,6 +63,21 @@ class _Group(TyperGroup):
             param.hidden = True
         return params
 
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _show_flags_without_type(command, ctx)
+        return command
+
+
+def _show_flags_without_type(command: Any, ctx: Any) -> None:
+    """Let the help show `--json`, not `--json <bool>`: a flag takes no value."""
+    for option in (*command.params, command.get_help_option(ctx)):
+        if getattr(option, "is_flag", False) or getattr(option, "count", False):
+            option.metavar = ""
+    for child in getattr(command, "commands", {}).values():
+        _show_flags_without_type(child, ctx)
+
 
 def build(words: Sequence[str] = ()) -> typer.Typer:
     """Return the command. If the first of ``words`` names a command, only that one is loaded, because the others

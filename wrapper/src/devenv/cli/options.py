@@ -184,7 +184,12 @@ ansible_option = functools.partial(typer.Option, rich_help_panel="Options of Ans
 Name = Annotated[
     str | None,
     typer.Option(
-        "--name", "-n", envvar="DEVENV_NAME", metavar="NAME", help="The environment.", autocompletion=complete_name
+        "--name",
+        "-n",
+        envvar="DEVENV_NAME",
+        metavar="NAME",
+        help="Name of the environment.",
+        autocompletion=complete_name,
     ),
 ]
 Cluster = Annotated[

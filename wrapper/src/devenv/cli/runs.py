@@ -49,7 +49,7 @@ def up(
     on_failure: OnFailure = "keep",
     full: Annotated[bool, typer.Option("--full", help="Run every stage, even if nothing has changed.")] = False,
     recreate: Annotated[
-        bool, typer.Option("--recreate", help="Create clusters again, empty, whose data are gone.")
+        bool, typer.Option("--recreate", help="Recreate, empty, the clusters whose data are lost.")
     ] = False,
     no_gather: Annotated[bool, typer.Option("--no-gather", help="Do not gather after a failure.")] = False,
 ) -> None:
@@ -113,7 +113,7 @@ def extend(
     time: Annotated[str, typer.Argument(metavar="TIME", help="30m, 2h, 7d or 1d12h; or never.")],
     name: given.Name = None,
 ) -> None:
-    """Let an environment of up --ttl expire later.
+    """Postpone the expiry of an environment created with up --ttl.
 
     TIME is added to the time that it still has, or counts from now if it
     has expired. With never, it no longer expires.

@@ -49,6 +49,6 @@ def existing(name: str | None) -> str:
     chosen = choose(name)
     if not paths.environment(chosen).is_dir():
         others = ", ".join(known())
-        advice = f"existing environments: {others}" if others else _CREATE
+        advice = f"existing environments: {others}" if others else f"devenv up --profile aio --name {chosen} creates it"
         raise errors.NotFound(f"environment {chosen} does not exist", advice=advice)
     return chosen

@@ -102,7 +102,9 @@ def _without_task(output: Sequence[str], error: Exception | None) -> dict[str, A
     refused = _INVENTORY.search(" ".join(lines))
     text = refused[1] if refused else text
     match = _REASON.search(text)
-    known = match.group(1) if match else "selection_empty" if _NO_HOSTS in text else ""
+    known = match.group(1) if match else ""
+    if _NO_HOSTS in text:
+        known, text = "selection_empty", "--limit matches no host of the inventory"
     reason = reasons.catalogue().get(known)
     return {
         "stage": "",
