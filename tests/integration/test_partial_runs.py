@@ -80,7 +80,7 @@ def test_a_partial_run_of_ansible_ends_with_what_was_done(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--limit", "nosuch"], "no hosts to target"),
+        (["--limit", "nosuch"], "--limit matches no host of the inventory"),
         (["--tags", "nosuch"], "--tags nosuch matches no task"),
         (["--", "--tags=nosuch"], "--tags nosuch matches no task"),
         (["--", "--start-at-task", "x"], "the playbook has no task of this name"),

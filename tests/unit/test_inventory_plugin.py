@@ -155,7 +155,7 @@ def test_a_broken_state_gives_a_warning_and_allows_destroy(run: Run, home: Path)
         (["-e", "profile=./none.yml"], "none.yml: no such file [profile_missing]"),
         (["-e", "profile=ha-ipv4-static-disc"], "connectivity: not built yet [not_built]"),
         (["-e", "profile=aio", "-e", "devenv_name=A"], '"A" is not a valid name for an environment [name_invalid]'),
-        (["-e", "profile=aio", "-e", "devenv_overrides=x"], 'as JSON or YAML, is "x" [variable_invalid]'),
+        (["-e", "profile=aio", "-e", "devenv_overrides=x"], 'NAME=VALUE is always text [variable_invalid]'),
         (["-e", "profile=aio", "-e", '{"devenv_overrides": {"stacks": 1}}'], "[profile_invalid]"),
         (["-e", "profile=aio", "-e", "devenv_provider=podmn"], "[profile_invalid]"),
         (
