@@ -134,10 +134,11 @@ def prepared(user: Typed, environment: str, tmp_path: Path) -> Iterator[str]:
         folder = user.home / "environments" / name / "nodes" / "master-0"
         subprocess.run(["podman", "commit", "--quiet", node, PREPARED], check=True, timeout=300)
         # The node's folders outside its image; Gravity creates its image store again.
-        lines = [f"FROM {PREPARED}", "COPY etcd /var/lib/etcd", "COPY kubelet /var/lib/kubelet"]
+        parts = {"etcd": "/var/lib/etcd", "kubelet": "/var/lib/kubelet", "kubernetes": "/etc/kubernetes"}
+        lines = [f"FROM {PREPARED}", *(f"COPY {part} {target}" for part, target in parts.items())]
         context = tmp_path / "context"
         context.mkdir()
-        for part in ("etcd", "kubelet"):
+        for part in parts:
             words = ["cp", "--archive", "--one-file-system", str(folder / part), str(context / part)]
             subprocess.run(words, check=True, timeout=300)
         (context / "Containerfile").write_text("\n".join(lines) + "\n")

@@ -15,6 +15,7 @@ import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import inventory, network_plan, ssh_options
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Node
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -243,6 +244,16 @@ def test_the_first_claimed_master_is_the_endpoint() -> None:
     assert inventory.build(resolved, network, STATE)["hosts"]["worker-0"]["devenv_endpoint_addresses"] == [
         "10.213.4.11"
     ]
+
+
+def test_each_key_of_a_node_is_restored_from_the_variables() -> None:
+    resolved = resolve("aio")
+    resolved["nodes"][0].update({"image": "localhost/mine:1", "node_type": "worker"})
+    missing = set(Node.__annotations__) - set(resolved["nodes"][0])
+    assert missing == {"host"}  # tested with the provider existing
+    built = inventory.build(resolved, None, STATE)
+    variables = {**built["vars"], "hostvars": built["hosts"], "groups": built["groups"]}
+    assert inventory.profile_of(variables) == resolved
 
 
 @pytest.mark.parametrize("name", ["ha-dualstack-dhcp", "aio", "tna"])

@@ -198,6 +198,8 @@ def _host(node: Node, index: int, here: _Environment) -> HostVariables:
     }
     if "node_type" in node:
         variables["devenv_node_type"] = node["node_type"]
+    if "image" in node:
+        variables["devenv_image"] = node["image"]
     if "host" in node:
         variables["devenv_host"] = {**node["host"]}
         _connect_to_host(variables, node["host"], here.state)

@@ -81,6 +81,7 @@ class HostVariables(EndpointVariables, Connection):
     devenv_memory: int
     devenv_disk: int
     devenv_node_type: NotRequired[str]
+    devenv_image: NotRequired[str]
     devenv_host: NotRequired[ExistingHost]
     devenv_endpoint: str
     devenv_kubeconfig: str

@@ -27,6 +27,7 @@ from doubles.gravity.base import REGISTRY, Error, emit, sh, write
 NODE_STORE = "/var/lib/containerd"
 # In the same file system, so that links work; on the node's root, overlay on overlay would not.
 STORE = NODE_STORE + "/planet"
+_COMPLETE = STORE + "/complete"
 SOCKET = "/run/gravity/containerd.sock"
 _PARTS = (
     "io.containerd.content.v1.content",
@@ -85,12 +86,16 @@ def configure(pause: str, systemd: bool) -> None:
     write("etc/gravity/containerd.toml", text)
 
 
-def create_store() -> bool:
-    """Create the image store unless it exists; return whether it is new."""
-    if os.path.isdir(STORE):
-        return False
+def has_store() -> bool:
+    """Return whether the image store is complete. The runtime of a machine from an image starts with an empty one."""
+    return os.path.exists(_COMPLETE)
+
+
+def create_store() -> None:
+    """Create the image store; the runtime must be stopped."""
     new = STORE + ".new"
-    shutil.rmtree(new, ignore_errors=True)
+    for folder in (new, STORE):
+        shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(new)
     for part in _PARTS:
         sh("cp", "--archive", "--link", f"{NODE_STORE}/{part}", new)
@@ -98,7 +103,6 @@ def create_store() -> bool:
         os.unlink(f"{new}/{name}")
         shutil.copy2(f"{NODE_STORE}/{name}", f"{new}/{name}")
     os.rename(new, STORE)
-    return True
 
 
 def keep_only(names: list[str]) -> None:
@@ -106,6 +110,7 @@ def keep_only(names: list[str]) -> None:
     rows = [line.split() for line in ctr("images", "list").splitlines()[1:]]
     digests = {row[2] for row in rows if row[0] in names}
     ctr("images", "remove", "--sync", *(row[0] for row in rows if row[2] not in digests))
+    write(_COMPLETE.lstrip("/"), "")
 
 
 # --- docker ----------------------------------------------------------------------------------------------------------

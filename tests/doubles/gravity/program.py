@@ -261,7 +261,10 @@ class Machines(Paper):
             write("etc/systemd/system/kubelet.service", KUBELET_UNIT, 0o644)
         write("etc/systemd/system/gravity-agent.service", AGENT_UNIT, 0o644)
         sh("systemctl", "daemon-reload")
-        is_new = planet.create_store()
+        is_new = not planet.has_store()
+        if is_new:
+            sh("systemctl", "stop", RUNTIME)
+            planet.create_store()
         sh("systemctl", "enable", "--now", RUNTIME)
         if is_new:
             planet.keep_only(images)
