@@ -282,7 +282,8 @@ def test_a_script_installs_and_the_role_manages_the_cluster(
         )
         == 2
     )
-    user.devenv("up", "--name", environment)
+    assert "[cluster_lost]" in user.devenv("up", "--name", environment, code=9).stderr
+    user.devenv("up", "--name", environment, "--recreate")
     assert members(environment) == {address: ("master", "healthy")}
     assert application(environment) == "1.1.0"
     assert user.changes("up", "--name", environment, "--full") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -79,9 +80,12 @@ def test_pods_use_a_registry_with_a_ca_and_a_password(
             user.kubectl(name, "wait", f"pod/{pod}", "--for=condition=Ready", "--timeout=120s")
         assert PASSWORD not in done.stdout + done.stderr
         assert inside(f"{name}-master-0", "stat", "-c", "%a", "/var/lib/kubelet/config.json").strip() == "600"
-        # It was not the bundle's own image: the registry has served it.
+        # The registry has served both, after it refused a request without the password.
         log = tmp_path / "private.log"
-        assert until(lambda: '"http.request.method":"GET"' in log.read_text() or "GET /v2/" in log.read_text())
+        for served in (f"/v2/{image} HTTP", f"/v2/{image}?ns=mirrored.example.com HTTP"):
+            line = served.replace(":", "/manifests/", 1)
+            assert until(lambda line=line: re.search(re.escape(line) + r'\S*" 200 ', log.read_text()))
+        assert '" 401 ' in log.read_text()
         state = user.home / "environments" / name
         files = [path for path in state.rglob("*") if path.is_file() and "/nodes/" not in str(path)]
         assert not [path for path in files if PASSWORD in path.read_text(errors="replace")]

@@ -263,7 +263,7 @@ class Machines(Paper):
         sh("systemctl", "daemon-reload")
         is_new = not planet.has_store()
         if is_new:
-            sh("systemctl", "stop", RUNTIME)
+            sh("systemctl", "stop", "kubelet.service", RUNTIME)
             planet.create_store()
         sh("systemctl", "enable", "--now", RUNTIME)
         if is_new:
@@ -380,6 +380,8 @@ class Machines(Paper):
             init = {
                 "apiVersion": "kubeadm.k8s.io/v1beta4",
                 "kind": "InitConfiguration",
+                # Of the API server itself: what listens on its usual port does not know kubeadm's certificates.
+                "localAPIEndpoint": {"advertiseAddress": read(LOCAL)["ip"], "bindPort": api.BEHIND},
                 "certificateKey": reported["key"],
             }
             with _config(cluster + json.dumps(init)) as path_:
