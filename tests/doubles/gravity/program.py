@@ -457,6 +457,8 @@ class Machines(Paper):
         sh("systemctl", "stop", RUNTIME)
 
     def start(self) -> None:
+        # A machine from an image has no image store yet.
+        self._prepare(read(LOCAL)["options"])
         sh("systemctl", "start", RUNTIME, "kubelet.service", "gravity-agent.service")
         self._wait_for_api()
 
