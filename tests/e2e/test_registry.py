@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import socket
@@ -63,6 +64,10 @@ def private(tmp_path: Path) -> Iterator[tuple[str, str]]:
         child.wait(10)
 
 
+def _is_in(log: Path, pattern: re.Pattern[str]) -> bool:
+    return pattern.search(log.read_text()) is not None
+
+
 def test_pods_use_a_registry_with_a_ca_and_a_password(
     user: Typed, new_name: Callable[[str], str], private: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -83,8 +88,8 @@ def test_pods_use_a_registry_with_a_ca_and_a_password(
         # The registry has served both, after it refused a request without the password.
         log = tmp_path / "private.log"
         for served in (f"/v2/{image} HTTP", f"/v2/{image}?ns=mirrored.example.com HTTP"):
-            line = served.replace(":", "/manifests/", 1)
-            assert until(lambda line=line: re.search(re.escape(line) + r'\S*" 200 ', log.read_text()))
+            pattern = re.compile(re.escape(served.replace(":", "/manifests/", 1)) + r'\S*" 200 ')
+            assert until(functools.partial(_is_in, log, pattern))
         assert '" 401 ' in log.read_text()
         state = user.home / "environments" / name
         files = [path for path in state.rglob("*") if path.is_file() and "/nodes/" not in str(path)]

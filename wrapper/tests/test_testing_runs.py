@@ -234,6 +234,18 @@ def test_a_failed_allocation_fails_each_test_and_is_tried_once(project: Project)
     assert [line.split()[0] for line in project.events()] == ["up", "down"]
 
 
+def test_settings_that_no_profile_accepts_fail_the_test_and_not_pytest(project: Project) -> None:
+    project.write("""
+        @one
+        def test_1(base_config): pass
+        def test_2(): pass
+    """)
+    out = project.run("--devenv-allocator=devenv", "--devenv-set=kubernetes.gravity.flavor=x", code=1)
+    assert "kubernetes.gravity.flavor: settings of the engine gravity, and the engine is kubeadm" in out
+    assert "INTERNALERROR" not in out
+    assert counts(out) == {"passed": 1, "error": 1}
+
+
 # --- collection -------------------------------------------------------------------------------------------------------
 
 

@@ -63,7 +63,8 @@ class Manager:
         if key in self._failed:
             raise AllocationFailed(f"as before: {self._failed[key]}")
         try:
-            return self._acquire(key, demand)
+            with devenv_errors.translated():
+                return self._acquire(key, demand)
         except devenv_errors.Error as error:
             lines = (str(error), error.advice, f"log: {error.log}" if error.log else "")
             self._failed[key] = "\n".join(filter(None, lines))
