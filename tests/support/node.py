@@ -18,21 +18,17 @@ def write(path: Path, text: str = "x") -> None:
 
 
 class Node(Machine):
-    """A machine with files and programs (on PATH) in a folder, whose HTTP responses come from ``ready`` and
-    ``status``.
+    """A machine with files and programs (on PATH) in a folder, whose HTTP responses come from ``status``, and
+    by default from ``ready``.
     """
 
     def __init__(self, root: Path) -> None:
         (root / "bin").mkdir(parents=True)
         (root / "proc").mkdir()  # empty, so that no test signals processes of this machine
-        super().__init__(
-            str(root),
-            http_ok=lambda *words, **more: self.ready(*words, **more),
-            http_status=lambda *words, **more: self.status(*words, **more),
-        )
+        super().__init__(str(root), http_status=lambda *words, **more: self.status(*words, **more))
         self.folder = root
         self.ready: Callable[..., bool] = lambda *_, **__: False
-        self.status: Callable[..., int | None] = lambda *_, **__: None
+        self.status: Callable[..., int | None] = lambda *words, **more: 200 if self.ready(*words, **more) else None
 
     def __truediv__(self, path: str) -> Path:
         return self.folder / path.lstrip("/")

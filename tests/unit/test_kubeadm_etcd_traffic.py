@@ -40,7 +40,7 @@ class Etcd:
 def node(tmp_path: Path) -> Node:
     """A node with one self-signed certificate for both ends, and its key."""
     node = Node(tmp_path / "node")
-    node.http_ok = net.http_ok
+    node.status = net.http_status
     certificate, key = Path(node.path(kubernetes.ETCD_CERTIFICATE)), Path(node.path(kubernetes.ETCD_KEY))
     certificate.parent.mkdir(parents=True)
     tls.self_signed(key, certificate)

@@ -20,7 +20,7 @@ def perform(machine: Machine, action: str, params: dict[str, Any], only_check: b
     role = "worker" if action == "join" and not params["control_plane"] else "control_plane"
     if only_check:
         if action == "register":
-            return {"changed": True}
+            return {"changed": not kubernetes.is_registered(machine.root, machine.http_status)}
         goal = {"init": role, "join": role, "reset": "absent"}.get(action)
         state = kubernetes.state(machine.root)["state"]
         return {"changed": state != goal if goal else bool(params["nodes"])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -83,12 +84,13 @@ def register(machine: Machine, params: dict[str, Any]) -> dict[str, Any]:
 
     On a control plane node, also set the labels that only `kubeadm init` and `join` set. Raises `StepFailed`.
     """
-    if kubernetes.is_registered(machine.root, machine.http_status):
+    is_registered = functools.partial(kubernetes.is_registered, machine.root, machine.http_status)
+    if is_registered():
         return {"changed": False}
     api.check(machine.run(["systemctl", "restart", "kubelet.service"]), "kubelet cannot be restarted")
     wait_until(
         machine,
-        lambda: kubernetes.is_registered(machine.root, machine.http_status),
+        is_registered,
         machine.now() + params["wait"],
         "kubernetes_join_failed",
         f"kubelet has not registered this node within {params['wait']:g} s",

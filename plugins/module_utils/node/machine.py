@@ -35,11 +35,13 @@ class Machine:
         *,
         clock: wait.Clock = wait.REAL,
         run: Callable[..., program.ProgramResult] = program.run,
-        http_ok: Callable[..., bool] = net.http_ok,
         http_status: Callable[..., int | None] = net.http_status,
     ) -> None:
-        self.root, self.clock, self.run = root, clock, run
-        self.http_ok, self.http_status = http_ok, http_status
+        self.root, self.clock, self.run, self.http_status = root, clock, run, http_status
+
+    def http_ok(self, *words: Any, **more: Any) -> bool:
+        """Return whether the status of a GET, as of `net.http_status`, is 200."""
+        return self.http_status(*words, **more) == 200
 
     def path(self, path: str) -> str:
         """Return the actual path of the node's file ``path``."""
