@@ -120,11 +120,15 @@ def junit_counts(report: Path) -> tuple[int, int, int]:
     return max(total - failures - errors - skipped, 0), failures + errors, skipped
 
 
-def junit_failures(report: Path) -> tuple[str, ...]:
-    """Return ``file::test: message``, shortened and in one line, for each test of a JUnit file that failed."""
+def junit_failures(report: Path, *, strict: bool = False) -> tuple[str, ...]:
+    """Return ``file::test: message``, shortened and in one line, for each test of a JUnit file that failed.
+
+    With ``strict``, skipped tests are failures.
+    """
+    tags = ("failure", "error", "skipped") if strict else ("failure", "error")
     lines = []
     for case in _elements(report, "testcase"):
-        for problem in (*case.iter("failure"), *case.iter("error")):
+        for problem in (problem for tag in tags for problem in case.iter(tag)):
             message = " ".join((problem.get("message") or problem.text or "").split())
             if len(message) > WIDTH:
                 # The command is at the beginning, its last message at the end.
@@ -225,7 +229,7 @@ def run(
         # A program that outlives the gate may still hold the pipe.
         copier.join(10)
     passed, failed, reason = judge(gate, code, log.read_text(errors="replace"), report, strict=strict)
-    failures = junit_failures(report) if gate.junit else ()
+    failures = junit_failures(report, strict=strict) if gate.junit else ()
     return Outcome(gate, passed, failed, time.monotonic() - begin, reason, failures)
 
 

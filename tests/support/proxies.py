@@ -1,4 +1,4 @@
-"""A proxy that records the requests that it gets."""
+"""A proxy that records the requests that it gets, and an environment whose hosts no proxy may see."""
 
 from __future__ import annotations
 
@@ -7,6 +7,21 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
+
+SUBNETS = {"ipv4": "10.213.9.0/24", "ipv6": "fd00:de:9::/64"}
+
+
+def dualstack_environment(folder: Path) -> Path:
+    """Create the state of an environment whose nodes and virtual address have addresses of both families."""
+    profile = resolve("ha-dualstack-static", overrides={"clusters.main.endpoint.kind": "virtual"})
+    folder.mkdir()
+    state.write_profile(folder, profile)
+    state.write_network(folder, network_plan.make(profile, SUBNETS))
+    return folder
 
 
 @dataclass

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import ipaddress
-import json
-import os
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
 import requests
-from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan, no_proxy, state
+from ansible_collections.devenv.lab.plugins.plugin_utils.environments import no_proxy, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes.clusters import Cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 from ansible_collections.devenv.lab.plugins.plugin_utils.validation import profile_checks
-from support.commands import program
+from support.proxies import SUBNETS, dualstack_environment
 from websocket import _url
-
-SUBNETS = {"ipv4": "10.213.9.0/24", "ipv6": "fd00:de:9::/64"}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    profile = resolve("ha-dualstack-static", overrides={"clusters.main.endpoint.kind": "virtual"})
-    folder = tmp_path / "lab"
-    folder.mkdir()
-    state.write_profile(folder, profile)
-    state.write_network(folder, network_plan.make(profile, SUBNETS))
+    folder = dualstack_environment(tmp_path / "lab")
     path = folder / "clusters" / "main" / "kubeconfig"
     path.parent.mkdir(parents=True)
     path.write_text("clusters:\n- cluster:\n    server: https://api.example.org:6443\n")
@@ -108,38 +98,3 @@ def test_the_profiles_own_checks_bypass_the_proxy(folder: Path, monkeypatch: pyt
     items = profile_checks._environment(cluster, "lab")["no_proxy"].split(",")
     assert items[0] == "own.example.org"
     assert {"master-0", "lab.devenv.internal"} <= set(items)
-
-
-# Runs in a network namespace that has the address of a node. Prints which program's request the proxy saw.
-REQUESTS = """
-import json, os, subprocess, sys
-from support.proxies import recorder
-address, kubectl, values = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-for words in (["link", "set", "lo", "up"], ["address", "add", f"{address}/64", "dev", "lo", "nodad"]):
-    subprocess.run(["ip", *words], check=True)
-with recorder() as proxy, recorder(address) as server:
-    url = f"https://[{address}]:{server.port}"
-    get = [kubectl, "--server", url, "--token=x", "--insecure-skip-tls-verify", "get", "--raw=/livez"]
-    for argv in (get, ["curl", "-sk", "--max-time", "5", url]):
-        proxy.lines.clear()
-        server.lines.clear()
-        subprocess.run(argv, env={**os.environ, **proxy.variables, **values}, capture_output=True)
-        print(len(server.lines) > 0, len(proxy.lines))
-"""
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can create a network namespace")
-@pytest.mark.skipif(not Path(program("kubectl")).exists(), reason="needs kubectl of the bundle")
-@pytest.mark.parametrize("listed", [True, False])
-def test_kubectl_and_curl_bypass_a_proxy_with_ipv6(folder: Path, tmp_path: Path, listed: bool) -> None:
-    network = state.read_network(folder)
-    assert network is not None
-    address = network["nodes"]["master-0"]["addresses"]["ipv6"]
-    values = no_proxy.variables(no_proxy.of_environment(folder), {}) if listed else {}
-    argv = [sys.executable, "-c", REQUESTS, address, program("kubectl"), json.dumps(values)]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "KUBECONFIG": "", "HOME": str(tmp_path)}
-    done = subprocess.run(["unshare", "--net", *argv], env=env, capture_output=True, text=True, timeout=120)
-    reached, seen = zip(*(line.split() for line in done.stdout.splitlines()), strict=True)
-    # Without the list, the proxy sees both, so the test can fail.
-    assert reached == (str(listed), str(listed)), done.stderr
-    assert [count == "0" for count in seen] == [listed, listed]

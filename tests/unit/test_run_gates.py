@@ -57,14 +57,17 @@ def test_a_missing_report_is_a_failure(tmp_path: Path) -> None:
 
 def test_the_summary_names_the_failed_tests(tmp_path: Path) -> None:
     (tmp_path / "x.xml").write_text(
-        '<testsuites><testsuite tests="3" failures="1" errors="1">'
+        '<testsuites><testsuite tests="4" failures="1" errors="1" skipped="1">'
         '<testcase classname="tests.e2e.test_a" name="test_well"/>'
         '<testcase classname="tests.e2e.test_a" name="test_b[1]"><failure message="no&#10;more">x</failure></testcase>'
         '<testcase classname="tests.e2e.test_a" name="test_c"><error>gone\nafter all</error></testcase>'
+        '<testcase classname="tests.e2e.test_a" name="test_d"><skipped message="needs node"/></testcase>'
         "</testsuite></testsuites>"
     )
     failures = tool.junit_failures(tmp_path / "x.xml")
     assert failures == ("tests/e2e/test_a::test_b[1]: no more", "tests/e2e/test_a::test_c: gone after all")
+    strict = tool.junit_failures(tmp_path / "x.xml", strict=True)
+    assert strict == (*failures, "tests/e2e/test_a::test_d: needs node")
     assert tool.junit_failures(tmp_path / "none.xml") == ()
     (tmp_path / "long.xml").write_text(
         '<testsuite><testcase classname="t" name="c">'
