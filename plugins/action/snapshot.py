@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -20,7 +21,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import (
     wait,
 )
 from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots.etcd import EtcdMember
-from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import remote
+from ansible_collections.devenv.lab.plugins.plugin_utils.ssh import image_load, kept_images, remote
 
 
 class ActionModule(Action, ActionBase):
@@ -112,8 +113,13 @@ class ActionModule(Action, ActionBase):
         return {"changed": True}
 
     def _finish(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        if not self.check:
-            record.finish(inventory.state_folder(variables))
+        folder = inventory.state_folder(variables)
+        begun = record.read(folder)
+        if not self.check and begun and not begun.done:
+            # For nodes that are added or recreated later.
+            for archive in sorted(set(catalogue.read(paths.home(), begun.name).archives.values())):
+                kept_images.keep(folder, Path(archive), image_load.digests_in(Path(archive)), {}, move=False)
+            record.finish(folder)
         # Only the record of the restore changes, not the environment.
         return {"changed": False}
 

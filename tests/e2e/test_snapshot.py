@@ -233,6 +233,14 @@ def test_the_restored_environment_is_converged_and_valid(user: Typed, new: str) 
     user.devenv("validate", "--name", new)
 
 
+@pytest.mark.nightly
+def test_an_added_node_has_the_images_of_the_snapshot(user: Typed, new: str) -> None:
+    user.devenv("node", "add", "worker-0", "--name", new)
+    stored = user.devenv("ssh", "worker-0", "--name", new, "--", "ctr -n k8s.io images list --quiet").stdout
+    assert IMAGE in stored.splitlines()
+    user.devenv("node", "remove", "worker-0", "--name", new)
+
+
 def test_an_impossible_restore_is_refused_before_anything_is_created(
     user: Typed, old: str, snapshot: str, new_name: Callable[[str], str]
 ) -> None:

@@ -55,10 +55,14 @@ def test_an_oci_archive_lists_its_image_names(tmp_path: Path) -> None:
     assert image_load.names_in(archive(tmp_path / "a", index=OCI)) == ["localhost/c:1"]
     containerd = {
         "manifests": [
-            {"annotations": {"io.containerd.image.name": "x.io/d:2", "org.opencontainers.image.ref.name": "2"}}
+            {
+                "annotations": {"io.containerd.image.name": "x.io/d:2", "org.opencontainers.image.ref.name": "2"},
+                "digest": "sha256:d",
+            }
         ]
     }
     assert image_load.names_in(archive(tmp_path / "b", index=containerd)) == ["x.io/d:2"]
+    assert image_load.digests_in(tmp_path / "b") == {"x.io/d:2": "sha256:d"}
 
 
 @pytest.mark.parametrize(

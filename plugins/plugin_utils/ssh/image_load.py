@@ -74,6 +74,22 @@ def names_in(archive: Path) -> list[str]:
 
     Raises DevenvError ``image_archive_invalid`` for any other file, and if no image has a name.
     """
+    documents = _documents(archive)
+    names = _docker_names(documents.get("manifest.json")) or list(_oci_images(documents.get("index.json")))
+    if not names:
+        raise DevenvError("image_archive_invalid", "contains no image with a name", where=str(archive))
+    return names
+
+
+def digests_in(archive: Path) -> dict[str, str]:
+    """Return the digests of the images in an archive in OCI's form by canonical name.
+
+    Raises DevenvError ``image_archive_invalid`` for a file that is no tar archive.
+    """
+    return _oci_images(_documents(archive).get("index.json"))
+
+
+def _documents(archive: Path) -> dict[str, Any]:
     documents: dict[str, Any] = {}
     try:
         with tarfile.open(archive, "r:*") as tar:
@@ -87,10 +103,7 @@ def names_in(archive: Path) -> list[str]:
         unknown = isinstance(error, tarfile.ReadError) and "\n" in str(error)
         message = "is not a tar archive" if unknown else f"cannot be read: {error}"
         raise DevenvError("image_archive_invalid", message, where=str(archive)) from error
-    names = _docker_names(documents.get("manifest.json")) or _oci_names(documents.get("index.json"))
-    if not names:
-        raise DevenvError("image_archive_invalid", "contains no image with a name", where=str(archive))
-    return names
+    return documents
 
 
 def _docker_names(manifest: Any) -> list[str]:
@@ -99,15 +112,15 @@ def _docker_names(manifest: Any) -> list[str]:
     return [canonical(str(tag)) for tag in tags]
 
 
-def _oci_names(index: Any) -> list[str]:
+def _oci_images(index: Any) -> dict[str, str]:
     entries = index.get("manifests") if isinstance(index, dict) else None
-    names = []
+    images = {}
     for entry in entries if isinstance(entries, list) else []:
         notes = entry.get("annotations") if isinstance(entry, dict) else None
         given = [notes[key] for key in _INDEX_NAMES if notes.get(key)] if isinstance(notes, dict) else []
         if given:
-            names.append(canonical(str(given[0])))
-    return names
+            images[canonical(str(given[0]))] = str(entry.get("digest", ""))
+    return images
 
 
 def parse_check(text: str) -> dict[str, str]:
