@@ -51,6 +51,7 @@ def state():
             "fix": [probe.fix for probe in probes], "kernel": open_paths(children[0], "10.213.7.11", "192.0.2.10")}
 
 def examine(rules, then, bridged):
+    sh("iptables-legacy -P FORWARD ACCEPT; iptables-legacy -F; iptables-legacy -X")
     sh(f"nft flush ruleset; sysctl -qw net.bridge.bridge-nf-call-iptables={bridged}")
     subprocess.run(["sh", "-e"], input=rules, check=True, capture_output=True, text=True)
     result = {"before": state()}
@@ -62,7 +63,7 @@ def examine(rules, then, bridged):
         result["after"] = state()
     if then == "adjust":
         result["restored"] = firewall.restore("other"), firewall.restore("lab"), firewall.restore("lab")
-        result["rules"] = sh("iptables -S DOCKER-USER")
+        result["rules"] = sh(f"{'iptables-legacy' if 'legacy' in rules else 'iptables'} -S DOCKER-USER")
     return result
 
 SUBNETS = {"ipv4": "10.213.7.0/24"}
@@ -144,6 +145,7 @@ iptables -A FORWARD -j ufw-before-forward
 iptables -A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 iptables -A ufw-before-forward -p icmp --icmp-type 8 -j ACCEPT
 """
+LEGACY_DOCKER, LEGACY_UFW = (rules.replace("iptables ", "iptables-legacy ") for rules in (DOCKER, UFW))
 # As firewalld 1.3 writes it: zone public with the link of the default route, and the default zone for others.
 FIREWALLD = """nft -f - << 'END'
 table inet firewalld {
@@ -185,6 +187,8 @@ CASES = {
     "bridge-family": Case(table(policy="drop", family="bridge"), False, True),
     "two-tables": Case(table("accept", family="ip") + table(ANSWERS).replace("guard", "second"), False, False),
     "ufw": Case(UFW, False, False),
+    "ufw-legacy": Case(LEGACY_UFW, False, False),
+    "legacy-subnet": Case(LEGACY_UFW + "iptables-legacy -A FORWARD -s 10.0.0.0/8 -j ACCEPT", True, True),
     "firewalld": Case(FIREWALLD, False, True),
 }  # fmt: skip
 
@@ -202,7 +206,7 @@ def test_rules_are_understood_as_the_kernel_does(name: str, results: dict[str, d
 
 
 def test_the_printed_commands_open_the_path() -> None:
-    dropping = [table(ANSWERS), UFW, table("counter drop", policy="accept", family="ip")]
+    dropping = [table(ANSWERS), UFW, LEGACY_UFW, table("counter drop", policy="accept", family="ip")]
     for result in examine(*((rules, "fix", 1) for rules in dropping)):
         assert result["before"]["probes"] == [False, False]
         assert (result["after"]["kernel"], result["after"]["probes"]) == ([True, True], [True, True])
@@ -214,14 +218,15 @@ def test_firewalld_gets_its_own_command(results: dict[str, dict[str, Any]]) -> N
     assert state["fix"][0] == "firewall-cmd --zone=trusted --add-source=10.213.7.0/24"
 
 
-def test_dockers_chain_for_rules_of_others_is_used_and_restored() -> None:
+@pytest.mark.parametrize(("docker", "program"), [(DOCKER, "iptables"), (LEGACY_DOCKER, "iptables-legacy")])
+def test_dockers_chain_for_rules_of_others_is_used_and_restored(docker: str, program: str) -> None:
     # With a second table that drops as well, accepting there opens nothing.
-    result, both = examine((DOCKER, "adjust", 1), (DOCKER + table(ANSWERS), "", 1))
+    result, both = examine((docker, "adjust", 1), (docker + table(ANSWERS), "", 1))
     # What devenv opens itself is not reported.
     assert (result["before"]["kernel"], result["before"]["probes"]) == ([False, False], [True, True])
     assert result["adjusted"] == [True, False]
     assert (result["after"]["kernel"], result["after"]["probes"]) == ([True, True], [True, True])
-    assert result["restored"] == [[], ["iptables rule of DOCKER-USER"], []]
+    assert result["restored"] == [[], [f"{program} rule of DOCKER-USER"], []]
     assert result["rules"] == "-N DOCKER-USER\n"
     assert both["before"]["probes"] == [False, False]
     assert "the chain inet guard forward drops" in both["before"]["seen"][0]

@@ -10,7 +10,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ BRIDGED = {"ipv4": "net.bridge.bridge-nf-call-iptables", "ipv6": "net.bridge.bri
 _FAMILIES = {"ipv4": ("ip", "inet"), "ipv6": ("ip6", "inet")}
 _HOOKS = ("prerouting", "forward", "postrouting")
 _IPTABLES = {"ip": "iptables", "ip6": "ip6tables"}
+# The tables of the older implementation of iptables, whose rules nft does not list (iptables-legacy(8)).
+_LEGACY_TABLES = {"ip": Path("/proc/net/ip_tables_names"), "ip6": Path("/proc/net/ip6_tables_names")}
+# Prints the rules on stdin as nft lists them; runs in a network namespace of its own, which has no other rules.
+_AS_NFT = "{program}-nft-restore && exec nft --json --stateless list ruleset"
 # Conditions that some of the nodes' traffic never meets: of ports, of rates, and of connections that exist already
 # (iptables' own form of conntrack hides the states; in practice they are RELATED and ESTABLISHED).
 _PARTIAL_MATCHES = {"conntrack", "hashlimit", "icmp", "icmp6", "limit", "multiport", "recent", "state", "tcp", "udp"}
@@ -47,7 +51,9 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Chain:
-    """A chain of nftables; ``hook`` and ``policy`` are empty for one that only other chains use."""
+    """A chain of nftables or, with ``legacy``, of iptables' older implementation; ``hook`` and ``policy`` are empty for
+    one that only other chains use.
+    """
 
     family: str
     table: str
@@ -55,6 +61,12 @@ class Chain:
     hook: str = ""
     policy: str = ""
     rules: list[Sequence[Expression]] = field(default_factory=list)
+    legacy: bool = False
+
+    @property
+    def iptables(self) -> str:
+        """The program that changes it; only for a family and table of iptables."""
+        return f"{_IPTABLES[self.family]}-legacy" if self.legacy else _IPTABLES[self.family]
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ class Obstacle:
         if table == "firewalld":
             return f"firewall-cmd --zone=trusted --add-source={subnet}"
         if chain.family in _IPTABLES and table == "filter" and chain.name == "FORWARD":
-            command = f"{_IPTABLES[chain.family]} -I FORWARD"
+            command = f"{chain.iptables} -I FORWARD"
             return f"{command} -s {subnet} -j ACCEPT; {command} -d {subnet} -j ACCEPT"
         place = f"nft insert rule {chain.family} {table} {chain.name} {version}"
         return f"{place} saddr {subnet} accept; {place} daddr {subnet} accept"
@@ -92,6 +104,26 @@ def ruleset() -> str:
         return program.run(["nft", "--json", "--stateless", "list", "ruleset"], check=False).stdout
     except FileNotFoundError:
         return ""
+
+
+def chains(text: str) -> list[Chain]:
+    """Return all chains of this host; ``text`` is its `ruleset`."""
+    return [*parse(text), *(chain for family in _LEGACY_TABLES for chain in _legacy_chains(family))]
+
+
+def _legacy_chains(family: str) -> list[Chain]:
+    """Return the chains of iptables' older implementation; none if it is not in use or a rule is unknown to nft."""
+    try:
+        if not _LEGACY_TABLES[family].read_text().strip():
+            return []
+        name = _IPTABLES[family]
+        saved = program.run([f"{name}-legacy-save"], check=False).stdout
+        listed = program.run(
+            ["unshare", "--net", "sh", "-c", _AS_NFT.format(program=name)], stdin=saved, check=False
+        ).stdout
+    except OSError:
+        return []
+    return [replace(chain, legacy=True) for chain in parse(listed)]
 
 
 def parse(text: str) -> list[Chain]:
@@ -134,7 +166,7 @@ class _Evaluation:
     """The path of one kind of traffic through chains of one table."""
 
     def __init__(self, chains: Sequence[Chain], traffic: Traffic, *, opened: bool) -> None:
-        self._chains = {(chain.family, chain.table, chain.name): chain for chain in chains}
+        self._chains = {(chain.legacy, chain.family, chain.table, chain.name): chain for chain in chains}
         self._traffic = traffic
         self._opened = opened
 
@@ -160,7 +192,7 @@ class _Evaluation:
     def _action(self, chain: Chain, action: str, target: str) -> str:
         if action not in ("jump", "goto"):
             return action
-        other = self._chains.get((chain.family, chain.table, target))
+        other = self._chains.get((chain.legacy, chain.family, chain.table, target))
         verdict = self.verdict(other) if other else "accept"
         return verdict or ("return" if action == "goto" else "")
 
@@ -279,10 +311,10 @@ def _uplink(family: str) -> str:
 
 def probes(subnets: Mapping[str, str], bridge: str = "", *, several: bool) -> list[Probe]:
     """Check that no firewall of this host drops the nodes' traffic, apart from what `adjust` opens."""
-    chains, kinds = parse(ruleset()), traffic(subnets, bridge, several=several)
+    present, kinds = chains(ruleset()), traffic(subnets, bridge, several=several)
     results = []
     for between, name in ((True, "firewall between nodes"), (False, "firewall to other networks")):
-        dropped = [each for kind in kinds if kind.between == between for each in obstacles(chains, kind)]
+        dropped = [each for kind in kinds if kind.between == between for each in obstacles(present, kind)]
         found = [each for each in dropped if not each.adjustable]
         seen, fix = "; ".join(map(str, found)) or "open", "; ".join(each.fix for each in found)
         results.append(Probe(name, not found, seen, "traffic of nodes passes", fix, "firewall_drops", required=between))
@@ -293,12 +325,12 @@ def adjust(environment: str, bridge: str, subnets: Mapping[str, str], *, several
     """Accept the environment's traffic in docker's chain for rules of others, where that opens the path. Return whether
     rules were missing.
     """
-    chains = parse(ruleset())
-    if not any(is_for_others(chain) for chain in chains):
+    present = chains(ruleset())
+    if not any(is_for_others(chain) for chain in present):
         return False
     kinds = traffic(subnets, bridge, several=several)
-    found = [each for kind in kinds for each in obstacles(chains, kind) if each.adjustable]
-    for program_name in dict.fromkeys(_IPTABLES[each.chain.family] for each in found):
+    found = [each for kind in kinds for each in obstacles(present, kind) if each.adjustable]
+    for program_name in dict.fromkeys(each.chain.iptables for each in found):
         for words in _rules(environment, bridge):
             program.run([program_name, "--wait", "--insert", OTHERS_CHAIN, *words])
     return bool(found)
@@ -313,7 +345,7 @@ def _rules(environment: str, bridge: str) -> list[list[str]]:
 def restore(environment: str) -> list[str]:
     """Remove the environment's rules from docker's chain; return what is worth a note."""
     removed = []
-    used = [_IPTABLES[chain.family] for chain in parse(ruleset()) if is_for_others(chain)]
+    used = [chain.iptables for chain in chains(ruleset()) if is_for_others(chain)]
     for name in used:
         for line in program.run([name, "--wait", "--list-rules", OTHERS_CHAIN], check=False).stdout.splitlines():
             if re.search(rf'--comment "?devenv-{re.escape(environment)}"?(\s|$)', line):

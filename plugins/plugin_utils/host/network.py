@@ -184,7 +184,7 @@ def fingerprint(environment: str, plan: Mapping[str, Any]) -> dict[str, str]:
     output = program.run(["ip", "-json", "address", "show", "dev", plan["bridge"]], check=False).stdout
     links, rules = json.loads(output or "[]"), firewall.ruleset()
     kinds = firewall.between(plan["subnets"], plan["bridge"]) if len(plan["nodes"]) > 1 else []
-    chains = firewall.parse(rules) if kinds else []
+    chains = firewall.chains(rules) if kinds else []
     return {
         "bridge": json.dumps([[link["address"], link["flags"], _local(link)] for link in links], sort_keys=True),
         "nft table": firewall.table_of(rules, network_name(environment)),
