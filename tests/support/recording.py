@@ -64,4 +64,4 @@ def render(lines: Sequence[Line]) -> str:
 
 def words(svg: str) -> list[str]:
     """Return the lines of a recording without figures, which differ from run to run."""
-    return [re.sub(r"[\d.:]+", "0", text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
+    return [re.sub(r"[\d.:]+(m\d+(?=s))?", "0", text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
