@@ -84,7 +84,7 @@ def names_in(archive: Path) -> list[str]:
 def digests_in(archive: Path) -> dict[str, str]:
     """Return the digests of the images in an archive in OCI's form by canonical name.
 
-    Raises DevenvError ``image_archive_invalid`` for a file that is no tar archive.
+    Raises DevenvError ``image_archive_invalid`` for a file that is not a tar archive.
     """
     return _oci_images(_documents(archive).get("index.json"))
 
