@@ -567,6 +567,16 @@ def test_several_environments_must_be_named(devenv: Devenv, made: Made, monkeypa
     assert devenv("status")[1].startswith("two: ")
 
 
+def test_up_mentions_that_a_variable_selects_the_environment(
+    devenv: Devenv, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEVENV_NAME", "aio")
+    notes = [devenv("up", *words)[2] for words in (["-p", "ha"], ["-p", "aio"], ["-p", "ha", "-n", "lab"])]
+    line = "DEVENV_NAME selects the environment aio; --name NAME selects another"
+    assert [line in note.splitlines() for note in notes] == [True, False, False]
+    assert [request.variables["devenv_name"] for request in runs.requests] == ["aio", "aio", "lab"]
+
+
 # --- inspecting ------------------------------------------------------------------------------------------------------
 
 

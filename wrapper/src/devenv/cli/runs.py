@@ -75,6 +75,9 @@ def up(
     options = run.options(extra_vars, tags=tags, limit=limit, diff=diff, forks=forks, full=full)
     overrides = given.overrides(changes, provider=provider, engine=engine, kubernetes=kubernetes)
     goal = target.resolve(given.profile_or_own_file(profile, snapshot), name, overrides, snapshot=snapshot, ttl=ttl)
+    if (profile or snapshot) and not given.typed(run.context, "name") and goal.name != goal.resolved["name"]:
+        # devenv env exports it, so a shell may still have it from another environment.
+        output.say(f"DEVENV_NAME selects the environment {goal.name}; --name NAME selects another")
     result = operations.up(goal, options, on_failure=on_failure, gather=not no_gather, recreate=recreate)
     only_one = len(names.known()) <= 1
     run.done(result, *next_steps.with_devenv(goal.name, goal.resolved, duration(result.seconds), only_one=only_one))
