@@ -20,7 +20,7 @@ class ActionModule(Action, ActionBase):
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         if self.check and bundles.find(args["version"]) is None:
-            return {"changed": True, "image": "", "store": "", "stores": {}}
+            return {"changed": True, "image": "", "root": "", "store": "", "stores": {}}
         bundle = bundles.require(args["version"])
         recipe, cache = node_recipe.recipe_of(args), paths.cache()
         archives = {node: Path(path) for node, path in args["archives"].items()}
@@ -36,4 +36,5 @@ class ActionModule(Action, ActionBase):
             for archive in sorted(set(archives.values())):
                 changed |= image_store.extend(bundle.digest, archive, cache, fill, self.progress)
         stores = {node: str(image_store.extended_path(cache, bundle.digest, path)) for node, path in archives.items()}
-        return {"changed": changed, "image": reference, "store": str(store), "stores": stores}
+        root = node_image.root_reference(recipe)
+        return {"changed": changed, "image": reference, "root": root, "store": str(store), "stores": stores}

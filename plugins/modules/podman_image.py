@@ -32,6 +32,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 image: {description: Reference of the node image., returned: always, type: str}
+root: {description: Reference of the image with the Debian root below the node image., returned: always, type: str}
 store: {description: Directory of the image store., returned: always, type: str}
 stores: {description: Directories of the image stores of the nodes in O(archives)., returned: always, type: dict}
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import yaml
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.node_recipe import Recipe
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import image as node_image
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.cli import image_exists
+
+from support.commands import ROOT
 
 SUBNET = "198.18.{}.0/24"
 OTHER_PORT = 2222
@@ -128,16 +132,20 @@ def agent(key_file: Path, folder: Path) -> Iterator[None]:
 
 
 def root_image() -> str:
-    """Return the newest Debian root of the node image; it has no binaries of the bundle."""
-    listed = subprocess.run(
-        ["podman", "images", "--filter", f"reference={node_image.ROOT_REPOSITORY}", "--format=json"],
-        capture_output=True,
-        text=True,
-        check=True,
+    """Return the Debian root of the node image with the role's defaults; it has no binaries of the bundle."""
+    role = ROOT / "collections/ansible_collections/devenv/lab/roles/node_image"
+    defaults, variables = (yaml.safe_load((role / part / "main.yml").read_text()) for part in ("defaults", "vars"))
+    sources = variables["__node_image_files"].items()
+    recipe = Recipe(
+        suite=defaults["node_image_suite"],
+        mirror="",
+        packages=variables["__node_image_packages"],
+        masked=variables["__node_image_masked"],
+        files={target: Path(source.replace("{{ role_path }}", str(role))) for target, source in sources},
     )
-    images = sorted(json.loads(listed.stdout), key=lambda image: int(image["Created"]), reverse=True)
-    assert images, "no environment was created on this machine yet"
-    return str(images[0]["Names"][0])
+    reference = node_image.root_reference(recipe)
+    assert image_exists(reference), f"{reference} is missing: no environment was created on this machine yet"
+    return reference
 
 
 def address_of(third: int, number: int) -> str:

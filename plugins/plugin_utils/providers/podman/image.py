@@ -34,6 +34,11 @@ def image_reference(recipe: Recipe, bundle_digest: str) -> str:
     return f"{REPOSITORY}:{combined[:12]}"
 
 
+def root_reference(recipe: Recipe) -> str:
+    """Return the name of the image with the Debian root built from ``recipe``."""
+    return f"{ROOT_REPOSITORY}:{root_digest(recipe)}"
+
+
 def ensure_image(
     recipe: Recipe, bundle_digest: str, program: Callable[[str], Path], cache: Path, progress: Progress
 ) -> bool:
@@ -46,7 +51,7 @@ def ensure_image(
     with files.exclusive(cache / "node-image.lock"):
         if image_exists(reference):
             return False
-        root = f"{ROOT_REPOSITORY}:{root_digest(recipe)}"
+        root = root_reference(recipe)
         if not image_exists(root):
             _build_root(recipe, root, cache, progress)
         progress("node image: add the bundle's binaries")
