@@ -157,6 +157,13 @@ def test_remove_returns_the_freed_bytes(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_holes_have_no_size(tmp_path: Path) -> None:
+    with (tmp_path / "disk").open("wb") as stream:
+        stream.write(b"x" * 8192)
+        stream.truncate(1 << 30)
+    assert 8192 <= store.size_of(tmp_path) < 1 << 20
+
+
 # --- atomic builds
 
 HOLDER = """

@@ -337,3 +337,11 @@ def test_volumes_are_found_in_the_data_of_a_node(commands: list[str]) -> None:
     (folder() / "nodes" / "master-0" / "devenv" / "volumes" / "pvc-1").mkdir(parents=True)
     provider, request = podman_provider.Provider(), Request("lab", resolve("aio"))
     assert [provider.volumes(request, node) for node in ("master-0", "worker-0")] == [["pvc-1"], []]
+
+
+def test_an_image_with_several_names_is_listed_once_per_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["localhost/devenv-node:0123456789ab", "localhost/devenv-node:ba9876543210", "docker.io/my/app:1"]
+    rows = [{"Id": "1", "Names": names, "Size": 7}] * len(names)
+    monkeypatch.setattr(podman_provider.cli, "podman", lambda *_: json.dumps(rows))
+    monkeypatch.setattr(podman_provider.cli, "containers", list)
+    assert [item.what for item in podman_provider.Provider().cached_files()] == names[:2]

@@ -181,7 +181,7 @@ class Provider(machines.MachineProvider):
 
     def cached_files(self) -> list[CachedFile]:
         # Nodes have hard links to these files, so removing them here hurts no node.
-        cached = sorted(image.folder(paths.cache()).glob("*"))
+        cached = sorted(entry for entry in image.folder(paths.cache()).glob("*") if entry.is_dir())
         return [CachedFile("virtual-machines", str(entry), store.size_of(entry)) for entry in cached]
 
 

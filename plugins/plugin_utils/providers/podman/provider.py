@@ -169,10 +169,10 @@ class Provider(machines.MachineProvider):
     def cached_files(self) -> list[CachedFile]:
         rows: list[dict[str, Any]] = json.loads(cli.podman("images", "--format", "json") or "[]") or []
         users = {container.image: container.name for container in cli.containers()}
+        # An image with several names has a row for each, and every row has all names.
         return [
             CachedFile(NODE_IMAGE, name, int(row.get("Size") or 0), users.get(name) or users.get(str(row["Id"])) or "")
-            for row in rows
-            for name in row.get("Names") or []
+            for name, row in {name: row for row in rows for name in row.get("Names") or []}.items()
             if name.rpartition(":")[0] in (image.REPOSITORY, image.ROOT_REPOSITORY)
         ]
 
