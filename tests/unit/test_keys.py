@@ -16,13 +16,20 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import (
     provider_traits,
     rules,
 )
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.checks import keys
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.checks import keys, quotas
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
 
 SCHEMA = data.schema()
 TABLE = data.read("keys")
 TARBALL = {"kubernetes.engine": "gravity", "kubernetes.gravity.tarball": "/a", "kubernetes.gravity.sha256": "0" * 64}
 HOST = {"provider": "existing", "nodes.master-0.host.addresses": ["192.0.2.1"]}
+
+
+@pytest.fixture(autouse=True)
+def no_quotas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the filesystem of this machine; see test_quotas.py."""
+    monkeypatch.setattr(quotas, "MOUNTS", tmp_path / "mountinfo")
+    quotas.MOUNTS.write_text("20 1 254:0 / / rw - ext4 /dev/vda rw\n")
 
 
 def leaves(rule: Mapping[str, Any], path: str = "") -> Iterator[str]:

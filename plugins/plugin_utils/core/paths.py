@@ -38,9 +38,14 @@ def home(env: Mapping[str, str] | None = None) -> Path:
     return Path(chosen).absolute() if chosen else _xdg(env, "XDG_STATE_HOME", ".local/state") / "devenv"
 
 
+def environments(env: Mapping[str, str] | None = None) -> Path:
+    """Return the parent of all state directories."""
+    return home(env) / "environments"
+
+
 def environment(name: str, env: Mapping[str, str] | None = None) -> Path:
     """Return the state directory of the environment ``name``."""
-    return home(env) / "environments" / name
+    return environments(env) / name
 
 
 def cache(env: Mapping[str, str] | None = None) -> Path:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
-# Key of a profile to "used", or why it has no effect: {"refused": why} or {"warning": why} (configs/keys.yml).
+# Key of a profile to "used", or why it has no effect: {"refused": why}, {"warning": why} or
+# {"quota": advice} (configs/keys.yml).
 KeyEffects = dict[str, str | dict[str, str]]
 # Family (ipv4, ipv6) to an address or a network in CIDR form.
 ByFamily = dict[str, str]

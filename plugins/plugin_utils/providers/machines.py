@@ -6,7 +6,6 @@ Names and subnets are machine-wide: an environment must not take those of anothe
 from __future__ import annotations
 
 import ipaddress
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +16,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import mem
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import nodes as environment_nodes
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
-from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp, firewall, network, probes, publish
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp, firewall, network, probes, publish, quotas
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import addresses, data, engines
@@ -154,7 +153,7 @@ class MachineProvider(Provider, Protocol):
         if leaving:
             self.discard(request.environment, leaving)
         for name in names:
-            shutil.rmtree(request.folder / "nodes" / name, ignore_errors=True)
+            quotas.remove(request.folder / "nodes" / name)
         return ProvisionOutcome(removed=[machine.node for machine in leaving])
 
     def destroy(self, request: Request) -> ProvisionOutcome:

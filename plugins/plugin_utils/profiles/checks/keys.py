@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, cast
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data, engines, provider_traits
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.checks import quotas
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import KeyEffects, Profile
 
 # A key that nobody would notice: its value is the one that holds without it.
@@ -19,6 +21,8 @@ def without_effect(requested: Mapping[str, Any], provider: str, engine: str, bar
     ``bare`` are the nodes without cluster. A value that equals its default is what holds anyway.
     """
     for path, reason in _refused(provider, engine).items():
+        yield from (f"{key}: {reason}" for key in _set(requested, path))
+    for path, reason in _unlimited(requested, provider):
         yield from (f"{key}: {reason}" for key in _set(requested, path))
     for path in data.read("keys")["member"]:
         yield from (f"{key}: {_BARE}" for key in _set(requested, path) if key.split(".")[1] in bare)
@@ -37,6 +41,15 @@ def _refused(provider: str, engine: str) -> dict[str, str]:
             if isinstance(effect, dict) and "refused" in effect:
                 refused[path] = f"has no effect with the {kind} {name}: {effect['refused']}"
     return refused
+
+
+def _unlimited(requested: Mapping[str, Any], provider: str) -> Iterator[tuple[str, str]]:
+    """Yield the keys that need a filesystem with quotas, with the reason, unless the nodes' data are on one."""
+    for path, effect in provider_traits.traits(provider).get("keys", {}).items():
+        if isinstance(effect, dict) and "quota" in effect and _set(requested, path):
+            missing = quotas.missing(paths.environments())
+            if missing:
+                yield path, f"has no effect with the provider {provider}: {missing}; {effect['quota']}"
 
 
 def warnings(profile: Profile) -> list[str]:

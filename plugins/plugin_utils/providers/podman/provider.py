@@ -17,10 +17,11 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import Deve
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import members
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
-from ansible_collections.devenv.lab.plugins.plugin_utils.host import network, probes, resolvers
+from ansible_collections.devenv.lab.plugins.plugin_utils.host import network, probes, quotas, resolvers
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
-from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data, engines
+from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.checks import quotas as quota_check
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base, image_store, loss, machines, node_recipe
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
@@ -115,6 +116,11 @@ class Provider(machines.MachineProvider):
     def discard(self, environment: str, machines: Sequence[Machine]) -> None:
         cli.podman("rm", "--force", "--time", "0", *(container.name for container in machines))
 
+    def discard_all(self, environment: str, machines: Sequence[Machine]) -> None:
+        super().discard_all(environment, machines)
+        for folder in filter(quotas.is_limited, (paths.environment(environment) / "nodes").glob("*")):
+            quotas.remove(folder)
+
     def power(self, environment: str, node: str, *, on: bool) -> None:
         cli.podman("start" if on else "kill", container_name(environment, node))
 
@@ -145,6 +151,7 @@ class Provider(machines.MachineProvider):
             probes.disk_probe(used["disk"], paths.home()),
             *machines.cache_probes(image_store.folder(paths.cache())),
             probes.inotify_probe(used["inotify"]),
+            *_limit_probes(missing, profile["kubernetes"]["engine"]),
             *(_image_probe(node["image"]) for node in missing if node.get("image")),
         ]
 
@@ -219,11 +226,16 @@ def _require_others(request: Request, node: str, intact: set[str]) -> None:
 
 
 def _make_data(request: Request, node: NodeSpec) -> bool:
-    """Create a new node's folders, all or none; return whether its image store could be linked."""
+    """Create a new node's folders, all or none, with its limit where the filesystem has quotas. Return False if its
+    image store could have been linked, but is on another filesystem.
+    """
     place = request.folder / "nodes" / node.name
     unfinished = place.with_name(f".{node.name}.making")
     for folder in (unfinished, place):
-        shutil.rmtree(folder, ignore_errors=True)
+        quotas.remove(folder)
+    limited = not quota_check.missing(place.parent)
+    if limited:
+        quotas.create(unfinished, node.disk)
     store = request.options["stores"].get(node.name, request.options["store"])
     linked = image_store.copy(Path(store), unfinished / "containerd")
     for name in DATA:
@@ -232,7 +244,8 @@ def _make_data(request: Request, node: NodeSpec) -> bool:
         _copy_from_image(node.image, unfinished)
     unfinished.replace(place)
     _write_resolvers(request, node)
-    return linked
+    # There are no links between subvolumes, but copies that share their blocks.
+    return linked or limited
 
 
 def _copy_from_image(image: str, data: Path) -> None:
@@ -246,6 +259,17 @@ def _copy_from_image(image: str, data: Path) -> None:
                 program.run(["cp", "--archive", str(source), str(data / name)], timeout=600)
     finally:
         cli.podman("image", "unmount", image)
+
+
+def _limit_probes(missing: Sequence[Mapping[str, Any]], engine: str) -> Iterator[Probe]:
+    """Yield a probe for each node with a size of its own: quotas may be off since the profile was accepted."""
+    trouble, traits = quota_check.missing(paths.environments()), engines.traits(engine)
+    fix = "enable quotas there, or create the environment again without disk in the profile"
+    for node in missing:
+        default = engines.group_of(node["group"], traits)["default"]
+        if node["disk"] != data.parse_quantity(default["disk"]):
+            seen = trouble or "can be limited"
+            yield Probe(f"disk of {node['name']}", not trouble, seen, "a limit", fix, "folder_unusable")
 
 
 def _image_probe(image: str) -> Probe:
