@@ -110,7 +110,6 @@ def test_environments_are_listed_without_their_state_folders(root: Path, monkeyp
     place = root / "lab" / "etc" / "qemu"
     place.mkdir()
     (place / "lab-worker-0.xml").write_text(definition())
-    (place / "broken.xml").write_text("<")
     assert [each.environment for each in libvirt.networks()] == ["lab", "other"]
     assert libvirt.networks("lab") == [network("lab")]
     assert [machine.state for machine in libvirt.machines()] == ["shut off"]
@@ -118,6 +117,68 @@ def test_environments_are_listed_without_their_state_folders(root: Path, monkeyp
     states = {machine.name: (machine.state, machine.pid) for machine in libvirt.machines()}
     assert states == {"lab-worker-0": ("running", 7), "lost-master-0": ("running", 8)}
     assert [machine.name for machine in libvirt.machines("lab")] == ["lab-worker-0"]
+
+
+@pytest.mark.parametrize("content", [b"", b"<domain", b"\xff\xfe", b"<domain><name>x</name></domain>"])
+def test_a_definition_that_cannot_be_read_is_reported_and_removed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    libvirt.write_network(network())
+    for name in ("lab-worker-0", "lab-worker-1"):
+        path = libvirt.definition_path("lab", name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content if name == "lab-worker-0" else definition().replace("worker-0", "worker-1").encode())
+    (broken, whole) = libvirt.machines("lab")
+    assert broken == libvirt.Machine("lab-worker-0", "lab", "worker-0", "/h", "unreadable", 0)
+    assert (whole.node, whole.state) == ("worker-1", "shut off")
+    monkeypatch.setattr(libvirt, "qemus", lambda: {("lab", "worker-0"): 7})
+    assert next((each.node, each.state, each.pid) for each in libvirt.machines()) == ("worker-0", "running", 7)
+
+    commands: list[tuple[str, ...]] = []
+
+    def virsh(environment: str, *words: str, check: bool = True, timeout: float = 0) -> Result:
+        commands.append(words)
+        return Result(0, "", "")
+
+    monkeypatch.setattr(libvirt, "virsh", virsh)
+    Provider().discard("lab", [broken, whole])
+    # libvirt does not know a machine whose definition it cannot read.
+    assert commands == [("list", "--all"), ("undefine", "lab-worker-1")]
+    assert not libvirt.definition_path("lab", "lab-worker-0").exists()
+
+
+def test_down_names_a_definition_that_cannot_be_read(isolated: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    libvirt.write_network(network())
+    path = libvirt.definition_path("lab", "lab-worker-0")
+    path.parent.mkdir()
+    path.write_text("<")
+    for module, name in ((host_network, "remove"), (machines.publish, "remove")):
+        monkeypatch.setattr(module, name, lambda *_: [])
+    monkeypatch.setattr(dhcp, "stop", lambda name: False)
+    outcome = Provider().destroy(Request("lab", profile()))
+    assert outcome.removed[0] == "worker-0"
+    assert outcome.notes == ["the definition of worker-0 could not be read"]
+    assert not libvirt.folder("lab").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"environment": "lab"}', '{"name": "a", "environment": "lab", "home": "/h", '
+    '"bridge": "dv-1", "subnets": ["10.1"]}', '{"name": "a", "environment": "lab", "home": "/h", "bridge": "dv-1", '
+    '"subnets": []}'],
+)  # fmt: skip
+def test_a_claim_that_cannot_be_read_is_kept_and_reported(
+    isolated: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setattr(host_network, "routes", dict)
+    monkeypatch.setenv("DEVENV_HOME", str(tmp_path))
+    libvirt.write_network(network())
+    libvirt.write_network(network("other"))
+    (libvirt.folder("lab") / "environment.json").write_text(content)
+    assert libvirt.networks() == [Network("devenv-lab", "lab", "", "", []), network("other")]
+    with pytest.raises(DevenvError) as caught:
+        machines.claim(Provider(), Request("lab", profile()))
+    assert (caught.value.reason.id, caught.value.where) == ("state_broken", "lab")
+    assert "devenv-lab" in caught.value.message
 
 
 def test_forgetting_the_last_environment_leaves_no_folder(root: Path) -> None:

@@ -21,7 +21,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.diagnostics import archive
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import state
 from ansible_collections.devenv.lab.plugins.plugin_utils.host import dhcp
+from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import names as profile_names
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.libvirt import driver as libvirt
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli as podman
 from support.runs import Runs
 
@@ -642,6 +644,32 @@ def test_list_shows_orphans_and_environments_of_other_homes(
     monkeypatch.setattr(podman, "containers", lambda environment=None: containers)
     states = {row["name"]: row["state"] for row in json.loads(devenv("list", "--json")[1])}
     assert states == {"lab": "running", "lost": "orphan", "theirs": "elsewhere", "gone": "orphan"}
+
+
+def test_a_definition_of_a_machine_that_cannot_be_read_is_named(
+    devenv: Devenv, made: Made, monkeypatch: pytest.MonkeyPatch, own_home: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(libvirt, "ROOT", tmp_path / "libvirt")
+    for name in ("lab", "lost"):
+        libvirt.write_network(Network(f"devenv-{name}", name, str(own_home), "dv-1", ["10.9.0.0/24"]))
+        path = libvirt.definition_path(name, f"{name}-master-0")
+        path.parent.mkdir()
+        path.write_text("<")
+    (tmp_path / "libvirt" / "bad").mkdir()
+    (tmp_path / "libvirt" / "bad" / "environment.json").write_text("{")
+    made("lab", "sno", overrides={"provider": "libvirt"})
+    rows = {row["name"]: (row["state"], row["unreadable"]) for row in json.loads(devenv("list", "--json")[1])}
+    assert rows == {
+        "bad": ("orphan", ["network"]),
+        "lab": ("broken", ["master-0"]),
+        "lost": ("orphan", ["master-0"]),
+    }
+    shown = devenv("list")[1]
+    assert "lab: cannot read the definition of master-0; " in shown
+    assert "lost: cannot read the definition of master-0; " in shown
+    code, out, _ = devenv("status", "-n", "lab")
+    assert (code, "cannot read the definition of master-0" in out) == (15, True)
+    assert json.loads(devenv("status", "-n", "lab", "--json")[1])["unreadable"] == ["master-0"]
 
 
 def test_inventory_prints_the_static_inventory(devenv: Devenv, made: Made) -> None:

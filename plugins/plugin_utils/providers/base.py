@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
 
 RUNNING = "running"
+# A machine whose definition cannot be read, and which does not run.
+UNREADABLE = "unreadable"
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine of a node. ``state`` is the provider's own term, or RUNNING."""
+    """The machine of a node. ``state`` is the provider's own term, or RUNNING, or UNREADABLE."""
 
     name: str
     environment: str

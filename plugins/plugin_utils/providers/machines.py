@@ -24,6 +24,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import N
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import loss, preflight, registry
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
     RUNNING,
+    UNREADABLE,
     Machine,
     Provider,
     ProvisionOutcome,
@@ -159,7 +160,7 @@ class MachineProvider(Provider, Protocol):
     def destroy(self, request: Request) -> ProvisionOutcome:
         environment = request.environment
         machines = self.machines(environment)
-        outcome = ProvisionOutcome(removed=[machine.node for machine in machines])
+        outcome = ProvisionOutcome(removed=[machine.node for machine in machines], notes=_unreadable(machines))
         self.discard_all(environment, machines)
         if dhcp.stop(environment):
             outcome.removed.append("DHCP server")
@@ -202,6 +203,7 @@ class MachineProvider(Provider, Protocol):
             results += [*size_probes(profile, missing), *self.capacity_probes(profile, missing)]
         claimed = self.networks(environment)
         if claimed:
+            _require_subnets(claimed[0])
             subnets = {addresses.family(ipaddress.ip_network(text)): text for text in claimed[0].subnets}
         else:
             subnets = network.choose_subnets(profile, None, registry.networks())
@@ -232,6 +234,16 @@ def refuse_others(items: Iterable[Machine | Network], environment: str, home: st
             )
 
 
+def _require_subnets(claimed: Network) -> None:
+    """Raise DevenvError ``state_broken`` if the record of a claim could not be read."""
+    if not claimed.subnets:
+        raise DevenvError("state_broken", f"the record of the network {claimed.name}", where=claimed.environment)
+
+
+def _unreadable(machines: Iterable[Machine]) -> list[str]:
+    return [f"the definition of {each.node} could not be read" for each in machines if each.state == UNREADABLE]
+
+
 def claim(provider: MachineProvider, request: Request) -> NetworkPlan:
     """Claim the environment's subnets and write what depends on them: network.yml, host keys, known_hosts. Return
     network.yml. A start needs this as well: since a reboot of this host the subnet may differ.
@@ -248,6 +260,7 @@ def claim(provider: MachineProvider, request: Request) -> NetworkPlan:
                     request.say(f"{profile['network']['node_pools'][family]} is in use on this host; using {subnet}")
             subnets = [chosen[family] for family in profile["families"]]
             claimed = provider.claim_network(environment, request.home, subnets)
+    _require_subnets(claimed)
     by_family = {addresses.family(ipaddress.ip_network(subnet)): subnet for subnet in claimed.subnets}
     plan: NetworkPlan = {**network_plan.make(profile, by_family, previous), "bridge": claimed.bridge}
     state.write_network(folder, plan)

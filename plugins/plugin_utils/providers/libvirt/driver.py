@@ -9,6 +9,7 @@ environment: socket paths stay below 108 bytes, and the machines do not outlive 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import shutil
 import uuid
@@ -19,7 +20,7 @@ from xml.sax.saxutils import escape
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import files, processes, program
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.nodes import NodeSpec
-from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
+from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network, network_name
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import RUNNING
 
@@ -82,13 +83,20 @@ def folder(environment: str) -> Path:
 
 
 def networks(environment: str | None = None) -> list[Network]:
-    """Return the networks of ``environment``, or of every environment on this machine."""
+    """Return the networks of ``environment``, or of every environment on this machine. One whose record cannot be read
+    has no subnets.
+    """
     claimed = []
     for record in sorted(ROOT.glob(f"{environment or '*'}/environment.json")):
+        name = record.parent.name
         try:
-            claimed.append(Network(**json.loads(record.read_text())))
+            network = Network(**json.loads(record.read_text()))
+            is_valid = network.environment == name and bool([ipaddress.ip_network(text) for text in network.subnets])
+        except FileNotFoundError:
+            continue  # just removed
         except (OSError, ValueError, TypeError):
-            continue
+            is_valid = False
+        claimed.append(network if is_valid else Network(network_name(name), name, "", "", []))
     return claimed
 
 
@@ -106,10 +114,9 @@ def machines(environment: str | None = None) -> list[Machine]:
     """Return the machines of ``environment``, or of every environment on this machine, sorted by name."""
     running = qemus()
     by_name: dict[str, Machine] = {}
-    for place in sorted(ROOT.glob(f"{environment or '*'}/etc/qemu/*.xml")):
-        try:
-            machine = parse_definition(place.read_text())
-        except (OSError, ValueError):
+    for path in sorted(ROOT.glob(f"{environment or '*'}/etc/qemu/*.xml")):
+        machine = _defined(path)
+        if machine is None:
             continue
         pid = running.pop((machine.environment, machine.node), 0)
         by_name[machine.name] = replace(machine, state=RUNNING, pid=pid) if pid else machine
@@ -119,6 +126,25 @@ def machines(environment: str | None = None) -> list[Machine]:
             name = f"{owner}-{node}"
             by_name[name] = Machine(name, owner, node, "", RUNNING, pid)
     return [by_name[name] for name in sorted(by_name)]
+
+
+def _defined(path: Path) -> Machine | None:
+    """Return the machine of a file with a definition, which its place identifies if it cannot be read; None if it has
+    just been removed.
+    """
+    try:
+        return parse_definition(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        environment = path.parents[2].name
+        home = next((network.home for network in networks(environment)), "")
+        return Machine(path.stem, environment, path.stem.removeprefix(f"{environment}-"), home, base.UNREADABLE, 0)
+
+
+def definition_path(environment: str, machine: str) -> Path:
+    """Return the path at which libvirt keeps the definition of a machine."""
+    return folder(environment) / "etc" / "qemu" / f"{machine}.xml"
 
 
 def parse_definition(text: str) -> Machine:

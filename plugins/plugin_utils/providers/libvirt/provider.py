@@ -32,6 +32,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import P
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import image_store, loss, machines, node_recipe
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
     RUNNING,
+    UNREADABLE,
     CachedFile,
     Machine,
     ProvisionOutcome,
@@ -111,7 +112,10 @@ class Provider(machines.MachineProvider):
         for machine in machines:
             if machine.state == RUNNING:
                 switch_off(environment, machine.name)
-            _virsh(environment, "undefine", machine.name)
+            if machine.state == UNREADABLE:
+                driver.definition_path(environment, machine.name).unlink(missing_ok=True)
+            else:
+                _virsh(environment, "undefine", machine.name)
 
     def discard_all(self, environment: str, machines: Sequence[Machine]) -> None:
         # Without virsh: the environment's driver has nothing outside its folder, and this works without the packages.
@@ -177,7 +181,7 @@ class Provider(machines.MachineProvider):
             folder, log = f"libvirt/{machine.node}", place / f"log/qemu/{machine.name}.log"
             yield f"{folder}/console.txt", ["tail", "--lines=2000", machine.console or os.devnull]
             yield f"{folder}/qemu.txt", ["tail", "--lines=200", str(log)]
-            yield f"{folder}/domain.xml", ["cat", str(place / f"etc/qemu/{machine.name}.xml")]
+            yield f"{folder}/domain.xml", ["cat", str(driver.definition_path(environment, machine.name))]
 
     def cached_files(self) -> list[CachedFile]:
         # Nodes have hard links to these files, so removing them here hurts no node.

@@ -43,9 +43,15 @@ def _status_text(environment: dict[str, Any]) -> str:
         lines.append(f"expires: {environment_status.remaining(environment['expires'])} ({environment['expires']})")
     if environment["failure"]:
         lines.append(f"last run failed: {environment['failure'].get('message', '')}")
+    if environment["unreadable"]:
+        lines.append(_unreadable(environment))
     several = ("cluster",) if len(environment["clusters"]) > 1 else ()
     columns = ("name=NODE", "group", *several, "container", "kubernetes", "addresses")
     return "\n".join([*lines, output.table(environment["nodes"], *columns)])
+
+
+def _unreadable(row: dict[str, Any]) -> str:
+    return f"cannot read the definition of {', '.join(row['unreadable'])}; devenv up writes it again, down removes it"
 
 
 def list_(as_json: given.Json = False, form: given.Format = None) -> None:
@@ -59,7 +65,8 @@ def list_(as_json: given.Json = False, form: given.Format = None) -> None:
     def text(rows: list[dict[str, Any]]) -> str:
         shown = [{**row, "expires": environment_status.remaining(row["expires"])} for row in rows]
         columns = ("name", "state", "running", "nodes", "profile", "kubernetes", "expires", "home")
-        return output.table(shown, *columns)
+        unreadable = [f"{row['name']}: {_unreadable(row)}" for row in rows if row["unreadable"]]
+        return "\n".join([output.table(shown, *columns), *unreadable])
 
     output.document(given.form(as_json, form), environment_status.environments(), text)
 

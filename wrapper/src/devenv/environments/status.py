@@ -15,9 +15,11 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments import network_plan, node_changes, state
 from ansible_collections.devenv.lab.plugins.plugin_utils.environments.types import NetworkPlan
+from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
 from ansible_collections.devenv.lab.plugins.plugin_utils.kubernetes import default_cluster
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Node, Profile
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import registry
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import UNREADABLE, Machine
 from ansible_collections.devenv.lab.plugins.plugin_utils.records import expiry
 
 from devenv import errors
@@ -33,36 +35,53 @@ _API_TIMEOUT = 3.0  # seconds
 @errors.translated()
 def environments() -> list[dict[str, Any]]:
     """Return one row per environment of this machine: ``{name, profile, kubernetes, nodes, running, state, home,
-    expires}``.
+    expires, unreadable}``.
 
     ``state`` is running, partly (some nodes run), stopped, made (no nodes yet), busy (a run holds the lock), broken (a
-    file of the state directory cannot be read, which status reports), orphan
-    (nodes or a network without a state directory) or elsewhere (it belongs to another DEVENV_HOME, which ``home``
-    names). ``expires`` is a time or None.
+    file of the state directory, which status reports, or one of ``unreadable`` cannot be read), orphan (nodes or a
+    network without a state directory) or elsewhere (it belongs to another DEVENV_HOME, which ``home`` names).
+    ``expires`` is a time or None. ``unreadable`` are the nodes whose definition cannot be read, and ``network`` if the
+    record of the network cannot.
     """
     home = str(paths.home())
     machines, networks = registry.known()
     claims = {(machine.environment, machine.home) for machine in machines}
     claims |= {(network.environment, network.home) for network in networks}
+    unreadable = _unreadable(machines, networks)
     rows = []
     for name in names.known():
         try:
             stored = state.read(paths.environment(name))
         except DevenvError:
-            rows.append(_row(name, home, None, 0, [], "broken"))
+            rows.append({**_row(name, home, None, 0, [], "broken"), "unreadable": unreadable.get(name, [])})
             continue
         states = [machine.state for machine in machines if machine.environment == name]
         states = states or list(_hosts(stored.network).values())
         nodes = len(stored.profile["nodes"]) if stored.profile else 0
-        rows.append(
-            _row(name, home, stored.profile, nodes, states, "busy" if stored.holder else _summary(states, nodes))
-        )
+        summary = "busy" if stored.holder else "broken" if name in unreadable else _summary(states, nodes)
+        row = _row(name, home, stored.profile, nodes, states, summary)
+        rows.append({**row, "unreadable": unreadable.get(name, [])})
     local = {row["name"] for row in rows}
+    # A home that cannot be read is that of the environment's other claims, if any.
+    named = local | {name for name, other in claims if other}
     for name, other in sorted(claims):
-        if name not in local or other != home:
+        if (name not in local or other != home) and (other or name not in named):
             states = [machine.state for machine in machines if (machine.environment, machine.home) == (name, other)]
             elsewhere = bool(other) and other != home and (Path(other) / "environments" / name).is_dir()
-            rows.append(_row(name, other, None, len(states), states, "elsewhere" if elsewhere else "orphan"))
+            row = _row(name, other, None, len(states), states, "elsewhere" if elsewhere else "orphan")
+            rows.append({**row, "unreadable": unreadable.get(name, [])})
+    return rows
+
+
+def _unreadable(machines: Sequence[Machine], networks: Sequence[Network]) -> dict[str, list[str]]:
+    """Return what cannot be read of each environment for which that is so."""
+    rows: dict[str, list[str]] = {}
+    for machine in machines:
+        if machine.state == UNREADABLE:
+            rows.setdefault(machine.environment, []).append(machine.node)
+    for network in networks:
+        if not network.subnets:
+            rows.setdefault(network.environment, []).append("network")
     return rows
 
 
@@ -105,9 +124,9 @@ def _summary(states: Sequence[str], nodes: int) -> str:
 def status(name: str, cluster: str | None = None) -> dict[str, Any]:
     """Return the actual state of an environment: ``{name, state, profile, kubernetes, folder, kubeconfig, nodes:
     [{name, group, cluster, addresses, container, kubernetes}], clusters: [{name, kubeconfig, api}], api, busy,
-    expires, last_run, failure, health}``. ``kubernetes`` of a node is Ready, NotReady or absent, ``health`` a key of
-    health.EXIT_CODES. ``api`` is that of all clusters; ``kubeconfig`` is null if there are several clusters and none is
-    ``main``.
+    expires, last_run, failure, unreadable, health}``. ``kubernetes`` of a node is Ready, NotReady or absent, ``health``
+    a key of health.EXIT_CODES, ``unreadable`` the nodes whose definition cannot be read. ``api`` is that of all
+    clusters; ``kubeconfig`` is null if there are several clusters and none is ``main``.
 
     With ``cluster``, state, nodes, clusters, api and kubeconfig are those of this cluster. Raises NotFound.
     """
@@ -146,6 +165,7 @@ def status(name: str, cluster: str | None = None) -> dict[str, Any]:
         "expires": _expires(name),
         "last_run": stored.last_run,
         "failure": stored.failure,
+        "unreadable": [node for node, machine in machines.items() if machine == UNREADABLE],
     }
     return {**document, "health": health.of(document)}
 
