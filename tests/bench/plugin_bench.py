@@ -24,7 +24,7 @@ KINDS = ("wall", "cpu")
 
 def suite(folder: Path, tests: int) -> None:
     """Write ``tests`` test functions that do nothing, ten per file."""
-    (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     for place in range(0, tests, 10):
         lines = [f"def test_{number}():\n    pass\n" for number in range(place, min(place + 10, tests))]
         (folder / f"test_{place}.py").write_text("\n\n".join(lines))

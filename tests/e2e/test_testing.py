@@ -127,7 +127,7 @@ def environments(user: Typed) -> list[str]:
 
 def test_a_project_with_a_cluster_and_a_bare_host(project: Typed) -> None:
     write(project, PROJECT)
-    done = project.run("pytest", "-v", "--devenv-logs=logs", code=1)
+    done = project.run("pytest", "-v", "--devenv-isolate", "--devenv-logs=logs", code=1)
     last = done.stdout.splitlines()[-1]
     assert "1 failed, 6 passed" in last, shown(done)
     assert "test process was killed by SIGKILL" in done.stdout

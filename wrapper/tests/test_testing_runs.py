@@ -19,9 +19,9 @@ from support import allocators
 TESTS = Path(__file__).resolve().parents[2] / "tests"
 CONFTEST = """
 import pytest
-from devenv.testing import Installer, isolation, register_installer
+from devenv.testing import Installer, limit, register_installer
 
-isolation.PATIENCE = 2.0
+limit.PATIENCE = 2.0
 
 
 class Fake(Installer):
@@ -54,6 +54,8 @@ class Project:
     def start(self, *options: str, install: bool = True, **env: str) -> subprocess.Popen[str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "DEVENV_"))}
         argv = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "--color=no"]
+        # They take time to load, and test_testing_plugins.py covers them.
+        argv += [word for name in ("asyncio", "html", "metadata", "hypothesispytest") for word in ("-p", f"no:{name}")]
         argv += ["--devenv-allocator=support.allocators:Paper", *(["--install"] if install else []), *options]
         return subprocess.Popen(
             argv,
@@ -116,14 +118,15 @@ def counts(out: str) -> dict[str, int]:
 # --- sharing ----------------------------------------------------------------------------------------------------------
 
 
-def test_twenty_tests_share_one_environment(project: Project) -> None:
+@pytest.mark.parametrize("options", [[], ["--devenv-isolate"]])
+def test_twenty_tests_share_one_environment(project: Project, options: list[str]) -> None:
     project.write("""
         @one
         @pytest.mark.parametrize("n", range(20))
         def test_a(base_config, n):
             assert base_config.clusters.c.hosts.host1 is base_config.hosts.host1
     """)
-    assert counts(project.run()) == {"passed": 20}
+    assert counts(project.run(*options)) == {"passed": 20}
     (name,) = project.events("made")
     assert project.events() == [f"up {name}", f"made {name}", f"down {name}"]
     assert [path.name for path in (project.home / "testing").glob("[!.]*")] == []
@@ -173,7 +176,7 @@ def test_changed_dictionaries_do_not_change_a_demand(project: Project) -> None:
         @same
         def test_2(base_config): assert list(base_config.hosts) == ["host1"]
     """)
-    assert counts(project.run("--devenv-no-isolation")) == {"passed": 2}
+    assert counts(project.run()) == {"passed": 2}
     assert len(project.events("made")) == 1
 
 
@@ -266,18 +269,18 @@ def test_base_config_without_hardware_config_is_an_error(project: Project) -> No
     assert "test_it.py::test_bad: uses base_config, but has no hardware_config" in project.run(code=2)
 
 
-# --- isolation --------------------------------------------------------------------------------------------------------
+# --- hangs and crashes ------------------------------------------------------------------------------------------------
 
 CRASHES = {
-    "signal": ("os.kill(os.getpid(), signal.SIGSEGV)", "the test process was killed by SIGSEGV"),
-    "kill": ("os.kill(os.getpid(), signal.SIGKILL)", "the test process was killed by SIGKILL"),
-    "exit": ("os._exit(66)", "the test process exited with code 66 during the test"),
+    "signal": ("os.kill(os.getpid(), signal.SIGSEGV)", "the test process was killed by SIGSEGV", -signal.SIGSEGV),
+    "kill": ("os.kill(os.getpid(), signal.SIGKILL)", "the test process was killed by SIGKILL", -signal.SIGKILL),
+    "exit": ("os._exit(66)", "the test process exited with code 66 during the test", 66),
 }
 
 
 @pytest.mark.parametrize("how", CRASHES)
-def test_a_crash_fails_one_test_and_the_others_run(project: Project, how: str) -> None:
-    crash, message = CRASHES[how]
+def test_a_crash_in_isolation_fails_one_test_and_the_others_run(project: Project, how: str) -> None:
+    crash, message, _ = CRASHES[how]
     project.write(f"""
         @one
         def test_1(base_config): pass
@@ -287,36 +290,110 @@ def test_a_crash_fails_one_test_and_the_others_run(project: Project, how: str) -
         def test_3(base_config): pass
         @two
         def test_4(base_config): pass
+        def test_without_hardware(): {crash}
     """)
-    out = project.run(code=1)
-    assert counts(out) == {"passed": 3, "failed": 1}
+    out = project.run("--devenv-isolate", code=1)
+    assert counts(out) == {"passed": 3, "failed": 2}
     assert message in out
     assert len(project.events("made")) == len(project.events("down")) == 2
     assert project.remaining() == []
 
 
-def test_a_hanging_test_is_stopped_and_its_fixtures_are_finished(project: Project) -> None:
+def test_an_error_of_a_plugin_in_isolation_fails_one_test(project: Project) -> None:
+    with (project.folder / "conftest.py").open("a") as stream:
+        stream.write("@pytest.hookimpl(tryfirst=True)\ndef pytest_runtest_protocol(item):\n")
+        stream.write("    import os\n    if item.name == 'test_1' and os.getpid() != PARENT: raise KeyError('lost')\n")
+        stream.write("import os\nPARENT = os.getpid()\n")
     project.write("""
+        @one
+        def test_1(base_config): pass
+        @one
+        def test_2(base_config): pass
+    """)
+    out = project.run("--devenv-isolate", code=1)
+    assert counts(out) == {"passed": 1, "failed": 1}
+    assert "KeyError: 'lost'" in out
+
+
+@pytest.mark.parametrize("how", ["signal", "exit"])
+def test_a_crash_ends_pytest_and_leaves_no_environment(project: Project, how: str) -> None:
+    crash, _, code = CRASHES[how]
+    project.write(f"""
+        @one
+        def test_1(base_config): {crash}
+        @one
+        def test_2(base_config): pass
+    """)
+    project.run(code=code)
+    project.wait_for(lambda: project.remaining() == [])
+    assert len(project.events("down")) == 1
+
+
+@pytest.mark.parametrize("place", ["test", "before", "after"])
+@pytest.mark.parametrize("options", [[], ["--devenv-isolate"]])
+def test_a_hanging_test_is_stopped_and_its_fixtures_are_finished(
+    project: Project, place: str, options: list[str]
+) -> None:
+    project.write(f"""
+        def wait(place):
+            if place == "{place}":
+                time.sleep(600)
         @pytest.fixture
-        def mine():
+        def other():
             yield
             open("finished", "w").close()
-        @hardware_config(hardware={"host1": {}}, timeout=1)
-        def test_hangs(base_config, mine):
-            time.sleep(600)
-        @hardware_config(hardware={"host1": {}})
+        @pytest.fixture
+        def mine(base_config, other):
+            wait("before")
+            yield
+            wait("after")
+        @hardware_config(hardware={{"host1": {{}}}}, timeout=1)
+        def test_hangs(mine): wait("test")
+        @hardware_config(hardware={{"host1": {{}}}})
         def test_next(base_config): pass
     """)
-    out = project.run(code=1)
-    assert counts(out) == {"passed": 1, "failed": 1}
-    assert "the test took longer than 1 s; its process was stopped" in out
-    assert "in test_hangs" in out
+    out = project.run(*options, code=1, PAPER_SECONDS="1.2")
+    assert "the test took longer than 1 s" in out
+    assert "in wait" in out or "in mine" in out or ">               time.sleep(600)" in out
     assert (project.folder / "finished").exists()
     assert len(project.events("made")) == 1
     assert project.remaining() == []
+    failed = counts(out)
+    assert failed.pop("passed") in (1, 2)
+    assert failed == ({"failed": 1} if place == "test" else {"error": 1})
 
 
-def test_a_test_that_ignores_signals_is_killed_with_its_children(project: Project) -> None:
+def test_the_time_limit_leaves_the_timer_to_others(project: Project) -> None:
+    project.write("""
+        @hardware_config(hardware={"host1": {}}, timeout=5)
+        @pytest.mark.timeout(60)
+        def test_pytest_timeout(base_config):
+            assert 30 < signal.getitimer(signal.ITIMER_REAL)[0] < 60
+        @hardware_config(hardware={"host1": {}}, timeout=50)
+        def test_own(base_config):
+            assert 30 < signal.getitimer(signal.ITIMER_REAL)[0] < 50
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+            signal.alarm(600)
+        @hardware_config(hardware={"host1": {}}, timeout=50)
+        def test_remains(base_config):
+            assert signal.alarm(0)
+    """)
+    project.run()
+
+
+def test_pytest_timeout_during_creation_leaves_no_environment(project: Project) -> None:
+    project.write("""
+        @one
+        def test_1(base_config): pass
+        def test_2(): pass
+    """)
+    out = project.run("--timeout=1", code=1, PAPER_SECONDS="30")
+    assert "Timeout (>1.0s) from pytest-timeout" in out
+    assert counts(out) == {"passed": 1, "error": 1}
+    assert project.remaining() == []
+
+
+def test_a_test_in_isolation_that_ignores_signals_is_killed_with_its_children(project: Project) -> None:
     project.write("""
         import subprocess
         @hardware_config(hardware={"host1": {}}, timeout=1)
@@ -331,25 +408,29 @@ def test_a_test_that_ignores_signals_is_killed_with_its_children(project: Projec
         @hardware_config(hardware={"host1": {}})
         def test_next(base_config): pass
     """)
-    assert counts(project.run(code=1)) == {"passed": 1, "failed": 1}
+    assert counts(project.run("--devenv-isolate", code=1)) == {"passed": 1, "failed": 1}
     pid = int((project.folder / "pid").read_text())
     project.wait_for(lambda: not Path(f"/proc/{pid}").exists())
 
 
-def test_a_module_fixture_is_shared_by_the_tests_of_the_module(project: Project) -> None:
+@pytest.mark.parametrize(("options", "processes"), [([], 1), (["--devenv-isolate"], 3)])
+def test_each_test_has_its_own_process_on_request_only(project: Project, options: list[str], processes: int) -> None:
     project.write("""
-        made = []
         @pytest.fixture(scope="module")
         def shared():
-            made.append(1)
-            yield
+            yield open("processes", "a").write(f"{os.getpid()} ")
             open("finished", "a").write("x")
         @one
-        @pytest.mark.parametrize("n", range(3))
-        def test_a(base_config, shared, n): assert made == [1]
+        @pytest.mark.parametrize("n", range(2))
+        def test_a(base_config, shared, n): pass
+        def test_without_hardware(shared): pass
     """)
-    project.run()
-    assert (project.folder / "finished").read_text() == "x"
+    child = project.start(*options)
+    assert counts(ended(child)) == {"passed": 3}
+    pids = (project.folder / "processes").read_text().split()
+    assert len(set(pids)) == len(pids) == processes
+    assert (str(child.pid) in pids) == (not options)
+    assert (project.folder / "finished").read_text() == "x" * processes
 
 
 HANGS = """
@@ -366,10 +447,11 @@ HANGS = """
 """
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_after_kill_9_of_pytest_environments_are_removed_or_kept(project: Project, keep: bool) -> None:
+@pytest.mark.parametrize("options", [[], ["--devenv-isolate"], ["--devenv-keep"]])
+def test_after_kill_9_of_pytest_environments_are_removed_or_kept(project: Project, options: list[str]) -> None:
+    keep = "--devenv-keep" in options
     project.write(HANGS)
-    child = project.start(*(["--devenv-keep"] if keep else []))
+    child = project.start(*options)
     project.wait_for((project.folder / "started").exists)
     children = _below(child.pid)
     os.kill(child.pid, signal.SIGKILL)
@@ -388,7 +470,7 @@ def test_after_kill_9_during_creation_the_environment_is_removed(project: Projec
     project.wait_for(lambda: bool(project.events("down")))
 
 
-@pytest.mark.parametrize("options", [[], ["--devenv-no-isolation"]])
+@pytest.mark.parametrize("options", [[], ["--devenv-isolate"]])
 def test_ctrl_c_finishes_fixtures_and_removes_environments(project: Project, options: list[str]) -> None:
     project.write(HANGS)
     child = project.start(*options)
@@ -424,22 +506,16 @@ def test_keep_leaves_an_environment_only_after_a_failure(project: Project, faile
     assert len(project.remaining()) == int(failed)
 
 
-def test_output_properties_and_skips_reach_the_reports(project: Project) -> None:
+def test_output_and_properties_of_a_test_in_isolation_reach_the_reports(project: Project) -> None:
     project.write("""
         @one
         def test_1(base_config, record_property):
             print("hello from the child")
             record_property("a", "b")
             record_property("object", lambda: None)
-        @one
-        def test_2(base_config): pytest.skip("not today")
-        @one
-        def test_3(base_config): assert 1 == 2
     """)
-    out = project.run("--junitxml=out.xml", code=1)
+    out = project.run("--junitxml=out.xml", "--devenv-isolate")
     assert "hello from the child" in out
-    assert "not today" in out
-    assert "assert 1 == 2" in out
     properties = (project.folder / "out.xml").read_text()
     assert 'name="a" value="b"' in properties
     assert 'name="object" value="&lt;function' in properties
@@ -456,6 +532,15 @@ def test_workers_share_an_environment(project: Project) -> None:
     """)
     assert counts(project.run("-n", "2")) == {"passed": 8}
     assert len(project.events("made")) == len(project.events("down")) == 1
+
+
+def test_tests_with_equal_demands_are_one_group_of_xdist(project: Project) -> None:
+    project.write("""
+        @one
+        def test_a(base_config, request):
+            assert request.node.get_closest_marker("xdist_group").kwargs["name"] == base_config.environment_name
+    """)
+    assert counts(project.run("-n", "1", "--dist=loadgroup")) == {"passed": 1}
 
 
 def test_never_more_environments_than_allowed(project: Project) -> None:
@@ -497,13 +582,16 @@ KILLS = """
 
 def test_the_run_continues_after_the_starter_was_killed(project: Project) -> None:
     project.write(KILLS.replace("TARGET", "os.getppid()"))
-    assert counts(project.run(code=1)) == {"passed": 1, "failed": 1}
+    assert counts(project.run("--devenv-isolate", code=1)) == {"passed": 1, "failed": 1}
     assert project.remaining() == []
 
 
-def test_a_killed_worker_is_replaced_and_leaves_no_environment(project: Project) -> None:
-    project.write(KILLS.replace("TARGET", "parent(os.getppid())"))
-    out = project.run("-n", "1", code=1)
+@pytest.mark.parametrize(("target", "options"), [("os.getpid()", []), ("parent(os.getppid())", ["--devenv-isolate"])])
+def test_a_killed_worker_is_replaced_and_leaves_no_environment(
+    project: Project, target: str, options: list[str]
+) -> None:
+    project.write(KILLS.replace("TARGET", target))
+    out = project.run("-n", "1", *options, code=1)
     assert counts(out) == {"passed": 1, "failed": 1}
     assert "crashed while running" in out
     project.wait_for(lambda: project.remaining() == [])
@@ -540,6 +628,14 @@ def test_hooks_and_stages_are_called_in_order(project: Project) -> None:
         def pytest_after_test(item, base_config): record("after_test", item.name)
         def pytest_before_release(name): record("before_release")
         def pytest_after_release(name, taken_down): record("after_release", taken_down)
+        def pytest_before_group_items(session, config, items): record("before_group_items", len(items))
+        def pytest_after_group_items(session, config, items): record("after_group_items", len(items))
+        def pytest_started_handling_group(session, worker): record("started_handling_group", worker.id)
+        def pytest_finished_handling_group(session, worker): record("finished_handling_group")
+        def pytest_start_subprocess(item, worker): record("start_subprocess", worker.id)
+        def pytest_before_running_test(item): record("before_running_test", item.name)
+        def pytest_after_running_test(item): record("after_running_test", item.name)
+        def pytest_end_subprocess(item, worker): record("end_subprocess", item.name)
         """)
     )
     project.write("""
@@ -550,12 +646,42 @@ def test_hooks_and_stages_are_called_in_order(project: Project) -> None:
     """)
     project.run()
     assert (project.folder / "record").read_text().splitlines() == [
+        "before_group_items 2", "after_group_items 2", "started_handling_group main",
         "before_provisioning 1", "after_provisioning", "session c", "session_install c",
         "after_devops_installer test_1", "runtest_setup c", "setup c", "after_base_config test_1", "after_test test_1",
         "teardown c",
         "runtest_setup c", "clean_between_tests host1 test_2", "clean_base_btwn_tests test_2", "setup c",
-        "after_base_config test_2", "after_test test_2", "teardown c", "before_release", "after_release True",
+        "after_base_config test_2", "after_test test_2", "teardown c",
+        "finished_handling_group", "before_release", "after_release True",
     ]  # fmt: skip
+    (project.folder / "record").unlink()
+    project.run("--devenv-isolate", "-k", "test_1")
+    assert (project.folder / "record").read_text().splitlines() == [
+        "before_group_items 1", "after_group_items 1", "started_handling_group main",
+        "start_subprocess main", "before_running_test test_1", "before_provisioning 1", "after_provisioning",
+        "session c", "session_install c", "after_devops_installer test_1", "runtest_setup c", "setup c",
+        "after_base_config test_1", "after_test test_1", "teardown c",
+        "after_running_test test_1", "end_subprocess test_1",
+        "finished_handling_group", "before_release", "after_release True",
+    ]  # fmt: skip
+
+
+def test_a_hook_keeps_tests_with_equal_demands_apart(project: Project) -> None:
+    with (project.folder / "conftest.py").open("a") as stream:
+        stream.write("def pytest_can_run_together(item1, item2): return item1.name[-1] == item2.name[-1]\n")
+    project.write("""
+        @one
+        def test_a1(base_config): pass
+        @one
+        def test_b2(base_config): pass
+        @one
+        def test_c1(base_config): pass
+        @one
+        def test_d3(base_config): pass
+    """)
+    out = project.run("-v")
+    assert re.findall(r"PASSED \S+::(\S+)", out) == ["test_a1", "test_c1", "test_b2", "test_d3"]
+    assert len(project.events("made")) == len(set(project.events("down"))) == 3
 
 
 def test_a_failed_installer_is_an_error_of_the_test_and_is_retried(project: Project) -> None:

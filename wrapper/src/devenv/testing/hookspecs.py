@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
-
     from devenv.testing.demand import Demand
     from devenv.testing.objects import BaseConfig, Host
+    from devenv.testing.session import Worker
 
 
 def pytest_before_provisioning(name: str, demand: Demand) -> None:
@@ -51,3 +52,40 @@ def pytest_after_test(item: pytest.Item, base_config: BaseConfig) -> None:
 
 def pytest_download_logs(host: Host, dest_dir: Path) -> None:
     """Called with --devenv-logs: write further logs of a host to ``dest_dir``."""
+
+
+def pytest_start_subprocess(item: pytest.Item, worker: Worker) -> None:
+    """Called with --devenv-isolate before the process of a test starts."""
+
+
+def pytest_before_running_test(item: pytest.Item) -> None:
+    """Called with --devenv-isolate after `pytest_start_subprocess`, before the test runs."""
+
+
+def pytest_after_running_test(item: pytest.Item) -> None:
+    """Called with --devenv-isolate when the process of a test has ended, however it ended."""
+
+
+def pytest_end_subprocess(item: pytest.Item, worker: Worker) -> None:
+    """Called with --devenv-isolate after `pytest_after_running_test`."""
+
+
+def pytest_before_group_items(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Called at the end of the collection, before tests are grouped by what they request."""
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_can_run_together(item1: pytest.Item, item2: pytest.Item) -> bool | None:
+    """Called for tests with equal demands; False gives ``item2`` another environment."""
+
+
+def pytest_after_group_items(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Called after tests are grouped; ``items`` are in their order."""
+
+
+def pytest_started_handling_group(session: pytest.Session, worker: Worker) -> None:
+    """Called before the first test of an environment in this process."""
+
+
+def pytest_finished_handling_group(session: pytest.Session, worker: Worker) -> None:
+    """Called after the last test of an environment in this process, before it is released."""

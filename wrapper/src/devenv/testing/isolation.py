@@ -1,9 +1,8 @@
-"""Run tests with hardware in a child process: the run continues after a crash or a hang.
+"""Run each test in a child process (--devenv-isolate): the run continues after a crash or a hang.
 
 Before the first test, pytest's process forks a *starter*, which has no fixtures and no threads. The starter forks a
-*child* for each group of tests that share an environment. A child runs its tests one after the other, fixtures of
-module and session scope included, and sends their reports. It requests machines from the parent, which has the state of
-the run.
+*child* for each test. A child runs pytest's own protocol with all its plugins, fixtures of module and session scope
+included, and sends the reports. It requests machines from the parent, which has the state of the run.
 
 Messages are tuples over a pipe per child: the kind, then its values.
 """
@@ -14,10 +13,12 @@ import contextlib
 import ctypes
 import faulthandler
 import os
+import pickle
 import signal
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,12 +28,11 @@ from typing import IO, Any
 
 import pytest
 
+from devenv.testing import SESSION, limit
 from devenv.testing.demand import Demand
 from devenv.testing.objects import BaseConfig
 
 _PR_SET_PDEATHSIG = 1
-# Seconds between the request to stop a child and its kill.
-PATIENCE = 15.0
 _DUMP = signal.SIGUSR1
 _GONE = (EOFError, OSError)
 
@@ -115,19 +115,45 @@ class RemoteManager:
     def mark_installed(self, key: str) -> None:
         self._request("mark_installed", key)
 
+    def send_report(self, config: pytest.Config, report: pytest.TestReport) -> None:
+        """Send a report to the parent, whose plugins print and record it."""
+        # pytest itself fails a test with failed subtests here.
+        config.hook.pytest_report_teststatus(report=report, config=config)
+        data = config.hook.pytest_report_to_serializable(config=config, report=report)
+        # A test may record a value that cannot be sent.
+        data["user_properties"] = [(name, _sendable(value)) for name, value in report.user_properties]
+        self._pipe.send(("report", {name: _sendable(value) for name, value in data.items()}))
+
+    def send_warning(self, message: warnings.WarningMessage, *values: Any) -> None:
+        """Send a warning to the parent. ``values``: the other arguments of the hook pytest_warning_recorded."""
+        if isinstance(_sendable(message), str):
+            text = Warning(str(message.message))
+            message = warnings.WarningMessage(text, Warning, message.filename, message.lineno)
+        self._pipe.send(("warning", message, *values))
+
+
+def _sendable(value: Any) -> Any:
+    try:
+        pickle.loads(pickle.dumps(value))
+    except Exception:
+        return str(value)
+    return value
+
 
 def run_child(session: pytest.Session, pipe: Connection, trace: int) -> None:
-    """Run the items that the parent sends until it sends None."""
-    from _pytest.runner import runtestprotocol
-
+    """Run the item that the parent sends."""
+    plugin = session.config.pluginmanager.getplugin(SESSION)
+    # The parent's plugins print and record the results.
+    for name in ("runtest_logstart", "runtest_logreport", "runtest_logfinish", "warning_recorded"):
+        caller = getattr(session.config.hook, f"pytest_{name}")
+        for extension in caller.get_hookimpls():
+            if extension.plugin is not plugin:
+                caller._remove_plugin(extension.plugin)
     faulthandler.register(_DUMP, file=trace, all_threads=True)
     try:
-        while order := pipe.recv():
-            index, following = order
-            nextitem = None if following is None else session.items[following]
-            for report in runtestprotocol(session.items[index], log=False, nextitem=nextitem):
-                pipe.send(("report", _serialized(session.config, report)))
-            pipe.send(("done", session.shouldstop, session.shouldfail))
+        item = session.items[pipe.recv()]
+        session.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        pipe.send(("done", session.shouldstop, session.shouldfail))
     except EOFError:
         pass
     except pytest.exit.Exception as leave:
@@ -136,20 +162,25 @@ def run_child(session: pytest.Session, pipe: Connection, trace: int) -> None:
     except KeyboardInterrupt:
         _tear_down(session)
         pipe.send(("interrupted",))
-    else:
+    except BaseException:
         _tear_down(session)
+        pipe.send(("failed", traceback.format_exc()))
+    _save_coverage()
+    _flush(session.config)
+
+
+def _save_coverage() -> None:
+    # Nothing else does: the child ends without pytest's end of a session.
+    coverage = sys.modules.get("coverage")
+    if coverage is not None and (current := coverage.Coverage.current()) is not None:
+        current.save()
+
+
+def _flush(config: pytest.Config) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-
-
-def _serialized(config: pytest.Config, report: pytest.TestReport) -> dict[str, Any]:
-    # A test may record a value that cannot be sent.
-    report.user_properties = [
-        (name, value if isinstance(value, str | int | float | None) else str(value))
-        for name, value in report.user_properties
-    ]
-    data: dict[str, Any] = config.hook.pytest_report_to_serializable(config=config, report=report)
-    return data
+    if config.pluginmanager.hasplugin("terminalreporter"):
+        config.get_terminal_writer().flush()
 
 
 def _tear_down(session: pytest.Session) -> None:
@@ -167,7 +198,6 @@ def _tear_down(session: pytest.Session) -> None:
 class _Child:
     pipe: Connection
     pid: int
-    group: str
     trace: IO[bytes]
 
     def signal(self, number: int) -> None:
@@ -185,6 +215,10 @@ class Runner:
         self._prepare = prepare
         self._answer = answer
         self._child: _Child | None = None
+        # All children use the same folder for temporary files.
+        if temporary := getattr(session.config, "_tmp_path_factory", None):
+            temporary.getbasetemp()
+        _flush(session.config)
         self._start()
 
     def _start(self) -> None:
@@ -207,28 +241,31 @@ class Runner:
                 os._exit(code)
         theirs.close()
 
-    def run(self, index: int, following: int | None, group: str, limit: float) -> Iterator[pytest.TestReport]:
-        """Yield the reports of an item. Raises ChildGone if the child ended, or was stopped after ``limit`` seconds."""
-        if self._child is not None and self._child.group != group:
-            self.end()
-        child = self._child = self._child or self._new(group)
-        child.pipe.send((index, following))
-        deadline = time.monotonic() + limit if limit else None
+    def run(self, index: int, seconds: float) -> Iterator[pytest.TestReport]:
+        """Yield the reports of an item. Raises ChildGone if the child ended or was stopped.
+
+        The child itself limits the test to ``seconds``. One that does not end after that is stopped.
+        """
+        child = self._child = self._new()
+        child.pipe.send(index)
+        deadline = time.monotonic() + seconds + limit.PATIENCE if seconds else None
         config = self._session.config
         while True:
             try:
                 if deadline is not None and not child.pipe.poll(max(0.0, deadline - time.monotonic())):
-                    raise ChildGone(self._stop_late(child, limit))
+                    raise ChildGone(self._stop_late(child, seconds))
                 kind, *values = child.pipe.recv()
             except _GONE:
                 raise ChildGone(self._how_it_ended()) from None
             if kind == "report":
                 yield config.hook.pytest_report_from_serializable(config=config, data=values[0])
+            elif kind == "warning":
+                names = ("warning_message", "when", "nodeid", "location")
+                config.hook.pytest_warning_recorded.call_historic(kwargs=dict(zip(names, values, strict=True)))
             elif kind == "done":
                 self._session.shouldstop = values[0] or self._session.shouldstop
                 self._session.shouldfail = values[1] or self._session.shouldfail
-                if following is None:
-                    self.end()
+                self._finish(child)
                 return
             elif kind == "exit":
                 self._reap()
@@ -236,6 +273,9 @@ class Runner:
             elif kind == "interrupted":
                 self._reap()
                 raise KeyboardInterrupt
+            elif kind == "failed":
+                self._reap()
+                raise ChildGone(values[0])
             else:
                 began = time.monotonic()
                 child.pipe.send(self._answer(kind, *values))
@@ -243,22 +283,22 @@ class Runner:
                     # Creating machines has a time limit of its own.
                     deadline += time.monotonic() - began
 
-    def _new(self, group: str) -> _Child:
+    def _new(self) -> _Child:
         try:
-            return self._order(group)
+            return self._order()
         except _GONE:
             # The starter was killed. Another one works as well, but is forked from a process that has run tests.
             self._end_starter()
             self._start()
-            return self._order(group)
+            return self._order()
 
-    def _order(self, group: str) -> _Child:
+    def _order(self) -> _Child:
         ours, theirs = Pipe()
         trace = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the child
         with theirs:
             for file in (theirs, trace):
                 reduction.send_handle(self._orders, file.fileno(), self._pid)
-        return _Child(ours, self._orders.recv(), group, trace)
+        return _Child(ours, self._orders.recv(), trace)
 
     def _end_starter(self) -> None:
         self._orders.close()
@@ -283,52 +323,46 @@ class Runner:
             return f"the test process was killed by {signal.Signals(-code).name}"
         return f"the test process exited with code {code} during the test"
 
-    def _stop_late(self, child: _Child, limit: float) -> str:
+    def _stop_late(self, child: _Child, seconds: float) -> str:
         """Stop a child whose time is over; return a message with the stacks of its threads."""
         child.signal(_DUMP)
         time.sleep(0.3)
         child.trace.seek(0)
         stacks = child.trace.read().decode(errors="replace").strip()
         child.signal(signal.SIGINT)
-        self._finish(child, PATIENCE)
-        return f"the test took longer than {limit:g} s; its process was stopped. It was at:\n{stacks}"
+        self._finish(child)
+        return f"the test took longer than {seconds:g} s; its process was stopped. It was at:\n{stacks}"
 
-    def _finish(self, child: _Child, patience: float) -> None:
-        """Let the child finish its fixtures; kill it if that takes longer than ``patience`` seconds."""
-        end = time.monotonic() + patience
+    def _finish(self, child: _Child) -> None:
+        """Let the child finish its fixtures; kill it if that takes too long."""
+        end = time.monotonic() + limit.PATIENCE
         with contextlib.suppress(*_GONE):
             while child.pipe.poll(max(0.0, end - time.monotonic())):
                 child.pipe.recv()
         child.signal(signal.SIGKILL)
         self._reap()
 
-    def end(self, *, interrupt: bool = False) -> None:
-        """End the child, if there is one, after its fixtures are finished."""
-        if self._child is None:
-            return
-        if interrupt:
-            self._child.signal(signal.SIGINT)
-        else:
-            with contextlib.suppress(OSError):
-                self._child.pipe.send(None)
-        self._finish(self._child, PATIENCE if interrupt else PATIENCE * 4)
-
-    def close(self, *, interrupt: bool = False) -> None:
-        """End the child and the starter."""
+    def close(self) -> None:
+        """End the child of an interrupted run, after its fixtures are finished, and the starter."""
         try:
-            self.end(interrupt=interrupt)
+            if self._child is not None:
+                self._child.signal(signal.SIGINT)
+                self._finish(self._child)
         finally:
             self._end_starter()
 
 
-def failed_reports(item: pytest.Item, text: str, seconds: float) -> list[pytest.TestReport]:
-    """Return the reports of an item whose process did not send them."""
+def failed_reports(item: pytest.Item, text: str, seconds: float, last: str) -> list[pytest.TestReport]:
+    """Return the remaining reports of an item whose process ended; ``last``: the last phase that it has reported."""
     now = time.time()
 
-    def report(when: Any, outcome: Any, longrepr: Any) -> pytest.TestReport:
+    def report(when: Any, outcome: Any, longrepr: Any = None) -> pytest.TestReport:
         return pytest.TestReport(
             nodeid=item.nodeid, location=item.location, keywords={item.name: 1}, outcome=outcome, longrepr=longrepr,
-            when=when, duration=seconds if when == "call" else 0.0, start=now - seconds, stop=now,
+            when=when, duration=seconds if outcome == "failed" else 0.0, start=now - seconds, stop=now,
         )  # fmt: skip
 
-    return [report("setup", "passed", None), report("call", "failed", text), report("teardown", "passed", None)]
+    if last == "call":
+        return [report("teardown", "failed", text)]
+    reports = [report("call", "failed", text), report("teardown", "passed")]
+    return reports if last == "setup" else [report("setup", "passed"), *reports]

@@ -5,6 +5,7 @@ It imports only the standard library and pytest until a test requests hardware; 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,55 +15,87 @@ from devenv.testing import MARK
 
 if TYPE_CHECKING:
     from devenv.testing.objects import BaseConfig
+    from devenv.testing.session import HardwareSession
+
+# Name after --devenv-, short name, settings. A short name exists unless another plugin or a conftest has it.
+_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("install", "--install", {"action": "store_true", "help": "create missing clusters"}),
+    (
+        "scope", "--fixture-scope", {
+            "choices": ("function", "module", "session"), "default": "session",
+            "help": "scope in which tests with equal demands share an environment (default: session)",
+        },
+    ),
+    ("reuse", "", {"action": "store_true", "help": "leave environments for the next run"}),
+    ("keep", "", {"action": "store_true", "help": "leave environments on which a test failed"}),
+    ("env", "", {"metavar": "NAME", "help": "use the machines of this environment"}),
+    ("hardware", "--hardware", {"metavar": "FILE", "help": "use the machines in a YAML file"}),
+    (
+        "provisioned-hardware", "--provisioned-hardware",
+        {"metavar": "FILE", "dest": "devenv_provisioned", "help": "use the machines in a JSON file"},
+    ),
+    ("set", "", {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "set a key of the profile"}),
+    (
+        "environments", "", {
+            "type": int, "default": 0, "metavar": "N", "dest": "devenv_most",
+            "help": "maximum number of environments at once (default: the number of CPUs)",
+        },
+    ),
+    (
+        "up-timeout", "", {
+            "type": float, "metavar": "SECONDS",
+            "help": "time limit for creating an environment (default: that of its engine, 1800 for k8s; 0: no limit)",
+        },
+    ),
+    (
+        "test-timeout", "", {
+            "type": float, "default": 3600, "metavar": "SECONDS",
+            "help": "time limit for a test with hardware (default: 3600; 0: no limit)",
+        },
+    ),
+    ("isolate", "", {"action": "store_true", "help": "run each test in a process of its own"}),
+    ("logs", "", {"metavar": "DIR", "help": "collect logs of hosts and clusters, a directory per test"}),
+    ("allocator", "", {"metavar": "NAME", "help": "allocator of machines: devenv, habertest"}),
+    (
+        "provisioner", "--provisioner",
+        {"metavar": "URL", "help": "address of a habertest service, which then supplies the machines"},
+    ),
+    ("heartbeat", "--heartbeat", {"metavar": "URL", "help": "address of its heartbeat server (default: the same)"}),
+    ("cert", "--ssl-cert", {"metavar": "FILE", "help": "client certificate for the service"}),
+    ("key", "--ssl-key", {"metavar": "FILE", "help": "key of the client certificate"}),
+    (
+        "ca", "--ssl-ca",
+        {"metavar": "FILE", "help": "CAs for the service's certificate (default: those of this machine)"},
+    ),
+)  # fmt: skip
+
+
+def _add(parser: pytest.Parser, option: str, name: str, settings: dict[str, Any]) -> None:
+    group = parser.getgroup("devenv", "hardware and clusters (devenv)")
+    group.addoption(option, **{"dest": f"devenv_{name.replace('-', '_')}", **settings})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("devenv", "hardware and clusters (devenv)")
+    for name, _, settings in _OPTIONS:
+        _add(parser, f"--devenv-{name}", name, settings)
 
-    def add(short: str, name: str, **settings: Any) -> None:
-        # Another plugin may have the short name already; the name with the prefix always works.
-        try:
-            group.addoption(*filter(None, (short, f"--devenv-{name}")), **settings)
-        except ValueError:
-            group.addoption(f"--devenv-{name}", **settings)
 
-    add("--install", "install", action="store_true", dest="devenv_install", help="create missing clusters")
-    add(
-        "--fixture-scope", "scope", choices=("function", "module", "session"), default="session", dest="devenv_scope",
-        help="scope in which tests with equal demands share an environment (default: session)",
-    )  # fmt: skip
-    add("", "reuse", action="store_true", dest="devenv_reuse", help="leave environments for the next run")
-    add("", "keep", action="store_true", dest="devenv_keep", help="leave environments on which a test failed")
-    add("", "env", metavar="NAME", dest="devenv_env", help="use the machines of this environment")
-    add("--hardware", "hardware", metavar="FILE", dest="devenv_hardware", help="use the machines in a YAML file")
-    add(
-        "--provisioned-hardware", "provisioned-hardware", metavar="FILE", dest="devenv_provisioned",
-        help="use the machines in a JSON file",
-    )  # fmt: skip
-    add("", "set", action="append", default=[], metavar="KEY=VALUE", dest="devenv_set", help="set a key of the profile")
-    add(
-        "", "environments", type=int, default=0, metavar="N", dest="devenv_most",
-        help="maximum number of environments at once (default: the number of CPUs)",
-    )  # fmt: skip
-    add(
-        "", "up-timeout", type=float, metavar="SECONDS", dest="devenv_up_timeout",
-        help="time limit for creating an environment (default: that of its engine, 1800 for k8s; 0: no limit)",
-    )  # fmt: skip
-    add(
-        "", "test-timeout", type=float, default=3600, metavar="SECONDS", dest="devenv_test_timeout",
-        help="time limit for a test with hardware (default: 3600; 0: no limit)",
-    )  # fmt: skip
-    add("", "no-isolation", action="store_true", dest="devenv_no_isolation", help="run all tests in this process")
-    add("", "logs", metavar="DIR", dest="devenv_logs", help="collect logs of hosts and clusters, a directory per test")
-    add("", "allocator", metavar="NAME", dest="devenv_allocator", help="allocator of machines: devenv, habertest")
-    for short, name, metavar, text in (
-        ("--provisioner", "provisioner", "URL", "address of a habertest service, which then supplies the machines"),
-        ("--heartbeat", "heartbeat", "URL", "address of its heartbeat server (default: the same)"),
-        ("--ssl-cert", "cert", "FILE", "client certificate for the service"),
-        ("--ssl-key", "key", "FILE", "key of the client certificate"),
-        ("--ssl-ca", "ca", "FILE", "CAs for the service's certificate (default: those of this machine)"),
-    ):
-        add(short, name, metavar=metavar, dest=f"devenv_{name}", help=text)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None, Any, Any]:
+    # A short name that is not defined yet makes its value look like the path of a test.
+    paths = early_config.known_args_namespace.file_or_dir
+    for _, short, settings in _OPTIONS:
+        if short in args[:-1] and "action" not in settings and (value := args[args.index(short) + 1]) in paths:
+            paths.remove(value)
+    result = yield
+    groups = [parser._anonymous, *parser._groups]
+    taken = {name for group in groups for option in group.options for name in option.names()}
+    for name, short, settings in _OPTIONS:
+        if short and short not in taken:
+            _add(parser, short, name, settings)
+    return result
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -75,24 +108,42 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", f"{MARK}(hardware, grouping, scope, timeout): hosts and clusters that a test needs (devenv)"
     )
+    for option, dest in (("--pdb", "usepdb"), ("--trace", "trace")):
+        if config.option.devenv_isolate and config.getoption(dest, False):
+            raise pytest.UsageError(f"--devenv-isolate, {option}: use only one of them; a child has no terminal")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
-    items = yield
-    for item in items if isinstance(items, list) else ():
-        if isinstance(item, pytest.Function) and (
-            "base_config" in item.fixturenames or item.get_closest_marker(MARK) is not None
-        ):
-            from devenv.testing import session
+def _session(config: pytest.Config) -> HardwareSession:
+    from devenv.testing import session
 
-            session.collected(item)
-    return items
+    return session.active_session(config)
+
+
+def _has_hardware(items: list[pytest.Item]) -> bool:
+    return any(
+        item.get_closest_marker(MARK) is not None or "base_config" in getattr(item, "fixturenames", ())
+        for item in items
+    )
+
+
+@pytest.hookimpl(tryfirst=True, specname="pytest_collection_modifyitems")
+def pytest_devenv_groups(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Before pytest-xdist reads the groups.
+    if config.getoption("loadgroup", False) and _has_hardware(items):
+        _session(config).mark_groups(items)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Here every test has all its markers, also those that a conftest adds.
+    if config.option.devenv_isolate or _has_hardware(items):
+        _session(config).select(session, items)
 
 
 @pytest.fixture
 def base_config(request: pytest.FixtureRequest) -> Iterator[BaseConfig]:
-    """Hosts and clusters that the test requested with ``hardware_config``."""
-    from devenv.testing import session
-
-    yield from session.active_session(request.config).serve(request)
+    """Hosts and clusters that the test requested with ``hardware_config``; also ``self.base_config`` of a TestCase."""
+    for config in _session(request.config).serve(request):
+        if isinstance(request.instance, getattr(sys.modules.get("unittest"), "TestCase", ())):
+            vars(request.instance)["base_config"] = config
+        yield config

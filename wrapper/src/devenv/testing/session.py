@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import time
+import warnings
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -17,11 +20,13 @@ from devenv.testing.demand import Demand, DemandError
 from devenv.testing.errors import TestingError
 from devenv.testing.installers import steps as installers
 from devenv.testing.isolation import ChildGone, RemoteManager, Runner, failed_reports
+from devenv.testing.limit import Limit
 from devenv.testing.objects import BaseConfig
 
 ARGUMENTS = ("hardware", "grouping")
-# In ascending order: the outcome of a test is the worst of its phases.
-OUTCOMES = ("passed", "skipped", "failed")
+FIXTURE = "base_config"
+# The outcome of a test is the worst of its phases. Other plugins have further outcomes, such as "rerun".
+OUTCOMES = {"passed": 0, "skipped": 1, "failed": 2}
 
 
 @dataclass(frozen=True)
@@ -32,28 +37,23 @@ class Request:
     key: str
 
 
+@dataclass(frozen=True)
+class Worker:
+    """The process that runs tests: ``main``, or the name of a worker of pytest-xdist."""
+
+    id: str = field(default_factory=lambda: os.environ.get("PYTEST_XDIST_WORKER", "main"))
+
+
 REQUEST = pytest.StashKey[Request]()
 
 
 # --- collection -------------------------------------------------------------------------------------------------------
 
 
-def collected(item: pytest.Function) -> None:
-    """Check what a test requests. Raises CollectError that names the test."""
-    active = active_session(item.config)
-    marker = item.get_closest_marker(MARK)
-    if marker is None:
-        raise pytest.Collector.CollectError(f"{item.nodeid}: uses base_config, but has no {MARK}")
-    try:
-        demand = active.parse(item, _arguments(marker))
-    except DemandError as error:
-        raise pytest.Collector.CollectError("\n".join(f"{item.nodeid}: {line}" for line in error.problems)) from None
-    if "base_config" not in item.fixturenames:
-        item.fixturenames.append("base_config")
-    key = active.manager.key(demand, _place(item, demand.scope or active.settings.scope))
-    item.stash[REQUEST] = Request(demand, key)
-    if item.config.pluginmanager.hasplugin("xdist"):
-        item.add_marker(pytest.mark.xdist_group(name=key))
+def _is_ours(item: pytest.Function) -> bool:
+    """Return whether the fixture is that of this package: a project can replace it by its own."""
+    *_, last = item.session._fixturemanager.getfixturedefs(FIXTURE, item) or ()
+    return last.func.__module__ == "devenv.testing.plugin" or FIXTURE in last.argnames
 
 
 def _arguments(marker: pytest.Mark) -> dict[str, Any]:
@@ -91,20 +91,82 @@ class HardwareSession:
         self._machines: Manager | RemoteManager = self.manager
         self._parsed: dict[str, Demand] = {}
         self._runner: Runner | None = None
+        self._index: dict[int, int] = {}
+        self._limit = Limit(0)
         self._configs: dict[str, BaseConfig] = {}
         self._prepared: set[str] = set()
         self._remaining: Counter[str] = Counter()
         self._outcomes: dict[str, str] = {}
-        self._worker = hasattr(config, "workerinput")
+        self._is_worker = hasattr(config, "workerinput")
+        self._worker = Worker()
+        # Groups of tests that share an environment: those that have begun.
+        self._begun: list[str] = []
         # The lock of the install stage while a child has it.
         self._lock = ExitStack()
 
-    @property
-    def _in_child(self) -> bool:
-        return self._machines is not self.manager
+    def select(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+        """Read what the tests request. A test with a mistake becomes an error of the collection.
 
-    def parse(self, item: pytest.Function, arguments: Mapping[str, Any]) -> Demand:
-        """Return the demand of a test. Raises DemandError."""
+        Tests without hardware come first, then those that share machines, group by group; else the order stays.
+        """
+        hook = self.config.hook
+        hook.pytest_before_group_items(session=session, config=self.config, items=items)
+        kept, order = [], {"": 0}
+        firsts: dict[str, pytest.Item] = {}
+        for item in items:
+            try:
+                key = self._group(item, firsts)
+            except DemandError as error:
+                text = "\n".join(f"{item.nodeid}: {line}" for line in error.problems)
+                report = pytest.CollectReport(item.nodeid, "failed", text, [])
+                item.ihook.pytest_collectreport(report=report)
+                continue
+            order.setdefault(key, len(order))
+            kept.append((order[key], item))
+        items[:] = [item for _, item in sorted(kept, key=lambda pair: pair[0])]
+        hook.pytest_after_group_items(session=session, config=self.config, items=items)
+
+    def _group(self, item: pytest.Item, firsts: dict[str, pytest.Item]) -> str:
+        """Return what `_read` does; tests that a hook keeps apart get environments of their own."""
+        key = name = self._read(item)
+        hook, number = item.ihook, 1
+        while name and (first := firsts.setdefault(name, item)) is not item:
+            if hook.pytest_can_run_together(item1=first, item2=item) is not False:
+                break
+            number += 1
+            name = f"{key}-{number}"
+        if name:
+            item.stash[REQUEST] = replace(item.stash[REQUEST], key=name)
+        return name
+
+    def mark_groups(self, items: list[pytest.Item]) -> None:
+        """Mark the tests that share machines for ``--dist loadgroup`` of pytest-xdist."""
+        for item in items:
+            with suppress(DemandError):
+                if key := self._read(item):
+                    item.add_marker(pytest.mark.xdist_group(name=key))
+
+    def _read(self, item: pytest.Item) -> str:
+        """Attach what a test requests to it; return the name of its environment, or nothing. Raises DemandError."""
+        marker = item.get_closest_marker(MARK)
+        if not isinstance(item, pytest.Function):
+            # The marker of a module is not meant for its doctests.
+            if marker in item.own_markers:
+                raise DemandError([f"{MARK}: only functions and methods can have hardware"])
+            return ""
+        if (marker is None and FIXTURE not in item.fixturenames) or not _is_ours(item):
+            return ""
+        if marker is None:
+            raise DemandError([f"uses {FIXTURE}, but has no {MARK}"])
+        demand = self._parse(item, _arguments(marker))
+        if FIXTURE not in item.fixturenames:
+            # A new list: all parameters of a function share one.
+            item.fixturenames = [*item.fixturenames, FIXTURE]
+        key = self.manager.key(demand, _place(item, demand.scope or self.settings.scope))
+        item.stash[REQUEST] = Request(demand, key)
+        return key
+
+    def _parse(self, item: pytest.Function, arguments: Mapping[str, Any]) -> Demand:
         defaults = [getattr(item.module, name, "") for name in ("installer", "cluster_installer")]
         installer, cluster_installer = (value if isinstance(value, str) else "" for value in defaults)
         key = repr((arguments, installer, cluster_installer))
@@ -127,21 +189,16 @@ class HardwareSession:
 
     # --- hooks ---
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        # Tests without hardware first, then those that share machines, group by group; else the order stays.
-        order: dict[str, int] = {}
-        for item in items:
-            if REQUEST in item.stash:
-                order.setdefault(item.stash[REQUEST].key, len(order) + 1)
-        items.sort(key=lambda item: order[item.stash[REQUEST].key] if REQUEST in item.stash else 0)
-
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         if self.config.option.collectonly:
             return
         self._remaining = Counter(item.stash[REQUEST].key for item in session.items if REQUEST in item.stash)
-        if self._remaining and self.settings.isolation:
+        if self.settings.isolate and session.items:
+            self._index = {id(item): number for number, item in enumerate(session.items)}
+            if any(item.stash[REQUEST].demand.clusters for item in session.items if REQUEST in item.stash):
+                # Once, because this takes a second in each child.
+                importlib.import_module("kubernetes")
             self._runner = Runner(session, self._become_child, self._answer)
 
     def _become_child(self, machines: RemoteManager) -> None:
@@ -150,11 +207,39 @@ class HardwareSession:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        if REQUEST not in item.stash or isinstance(self._machines, RemoteManager):
+            return (yield)
+        key = item.stash[REQUEST].key
+        if key not in self._begun:
+            self._begun.append(key)
+            self.config.hook.pytest_started_handling_group(session=item.session, worker=self._worker)
         try:
             return (yield)
         finally:
-            if REQUEST in item.stash and not self._in_child:
-                self._after(item)
+            self._after(item)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
+        is_limited = REQUEST in item.stash or self.settings.isolate
+        self._limit = Limit(self._seconds(item) if is_limited else 0)
+        with self._limit.counted():
+            yield
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self) -> Generator[None, None, None]:
+        with self._limit.counted():
+            yield
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self) -> Generator[None, None, None]:
+        with self._limit.counted():
+            yield
+
+    def _seconds(self, item: pytest.Item) -> float:
+        return (item.stash[REQUEST].demand.timeout if REQUEST in item.stash else 0) or self.settings.test_timeout
+
+    def pytest_enter_pdb(self) -> None:
+        self._limit.stop()
 
     def _after(self, item: pytest.Item) -> None:
         key, demand = item.stash[REQUEST].key, item.stash[REQUEST].demand
@@ -166,49 +251,70 @@ class HardwareSession:
         self.manager.after_test(key, failed=outcome == "failed")
         self._remaining[key] -= 1
         # A worker of pytest-xdist gets its tests one by one: it does not know how many remain.
-        is_last = (demand.scope or self.settings.scope) == "function" if self._worker else self._remaining[key] <= 0
+        is_last = (demand.scope or self.settings.scope) == "function" if self._is_worker else self._remaining[key] <= 0
         if is_last:
             self._configs.pop(key, None)
+            self._finish_group(item.session, key)
             self.manager.release([key])
 
+    def _finish_group(self, session: pytest.Session, key: str) -> None:
+        self._begun.remove(key)
+        self.config.hook.pytest_finished_handling_group(session=session, worker=self._worker)
+
     @pytest.hookimpl(tryfirst=True, specname="pytest_runtest_protocol")
-    def pytest_devenv_isolated(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-        if self._runner is None or REQUEST not in item.stash:
+    def pytest_devenv_isolated(self, item: pytest.Item) -> bool | None:
+        index = self._index.get(id(item))
+        if self._runner is None or index is None:
             return None
-        request = item.stash[REQUEST]
-        index = {id(other): number for number, other in enumerate(item.session.items)}
-        same = nextitem is not None and REQUEST in nextitem.stash and nextitem.stash[REQUEST].key == request.key
-        following = index[id(nextitem)] if same else None
-        limit = request.demand.timeout or self.settings.test_timeout
-        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        began = time.monotonic()
+        hook, began, last = item.ihook, time.monotonic(), "teardown"
+        hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        hook.pytest_start_subprocess(item=item, worker=self._worker)
+        hook.pytest_before_running_test(item=item)
         try:
-            for report in self._runner.run(index[id(item)], following, request.key, limit):
-                item.ihook.pytest_runtest_logreport(report=report)
+            for report in self._runner.run(index, self._seconds(item)):
+                last = report.when if type(report) is pytest.TestReport else last
+                hook.pytest_runtest_logreport(report=report)
         except ChildGone as error:
             self._collect_logs(item, time.time() - (time.monotonic() - began))
-            for report in failed_reports(item, str(error), time.monotonic() - began):
-                item.ihook.pytest_runtest_logreport(report=report)
+            for report in failed_reports(item, str(error), time.monotonic() - began, last):
+                hook.pytest_runtest_logreport(report=report)
         finally:
             self._lock.close()
-        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        hook.pytest_after_running_test(item=item)
+        hook.pytest_end_subprocess(item=item, worker=self._worker)
+        hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
+    @pytest.hookimpl(tryfirst=True, optionalhook=True)
+    def pytest_timeout_set_timer(self) -> bool | None:
+        # pytest-timeout limits the test in the child.
+        return True if self._runner is not None else None
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        known = self._outcomes.get(report.nodeid, OUTCOMES[0])
-        self._outcomes[report.nodeid] = max(known, report.outcome, key=OUTCOMES.index)
+        if isinstance(self._machines, RemoteManager):
+            self._machines.send_report(self.config, report)
+            return
+        outcomes = (self._outcomes.get(report.nodeid, "passed"), report.outcome)
+        self._outcomes[report.nodeid] = max(outcomes, key=lambda outcome: OUTCOMES.get(outcome, 0))
+
+    def pytest_warning_recorded(
+        self, warning_message: warnings.WarningMessage, when: str, nodeid: str, location: tuple[str, int, str] | None
+    ) -> None:
+        if isinstance(self._machines, RemoteManager):
+            self._machines.send_warning(warning_message, when, nodeid, location)
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
+    def pytest_sessionfinish(self) -> None:
         if self._runner is not None:
             runner, self._runner = self._runner, None
-            runner.close(interrupt=exitstatus == pytest.ExitCode.INTERRUPTED)
+            runner.close()
 
     @pytest.hookimpl(trylast=True, specname="pytest_sessionfinish")
-    def pytest_devenv_release(self) -> None:
+    def pytest_devenv_release(self, session: pytest.Session) -> None:
         # After pytest's own teardown of fixtures, which may still use the machines.
-        if not self._in_child:
-            self.manager.close()
+        for key in [*self._begun]:
+            self._finish_group(session, key)
+        self.manager.close()
 
     def _answer(self, kind: str, *values: Any) -> Any:
         """Return the answer to a child's request."""
@@ -234,7 +340,8 @@ class HardwareSession:
             pytest.fail(f"{item.nodeid}: has no {MARK} with the hosts and clusters that it needs", pytrace=False)
         demand, key = item.stash[REQUEST].demand, item.stash[REQUEST].key
         try:
-            base_config, used = self._machines.acquire(key, demand)
+            with self._limit.paused():
+                base_config, used = self._machines.acquire(key, demand)
         except TestingError as error:
             pytest.fail(str(error), pytrace=False)
         known = self._configs.get(key)
@@ -278,8 +385,8 @@ class HardwareSession:
 
     def _collect_logs(self, item: pytest.Item, since: float) -> None:
         """Collect the logs of a test whose process did not."""
-        request = item.stash[REQUEST]
-        if not self.settings.logs or request.key not in self.manager.entered:
+        request = item.stash.get(REQUEST, None)
+        if not request or not self.settings.logs or request.key not in self.manager.entered:
             return
         try:
             base_config, _ = self.manager.acquire(request.key, request.demand)

@@ -36,7 +36,7 @@ class Settings:
     most: int
     up_timeout: float | None
     test_timeout: float
-    isolation: bool
+    isolate: bool
     logs: Path | None
     allocator: str
     service: dict[str, str]
@@ -75,7 +75,7 @@ def read(config: pytest.Config) -> Settings:
         most=option("devenv_most") or os.cpu_count() or 1,
         up_timeout=option("devenv_up_timeout"),
         test_timeout=option("devenv_test_timeout"),
-        isolation=not (option("devenv_no_isolation") or option("usepdb", False) or option("trace", False)),
+        isolate=option("devenv_isolate"),
         logs=Path(logs).absolute() if logs else None,
         allocator=allocator,
         service=_service(config) if allocator == HABERTEST else {},
