@@ -19,6 +19,13 @@ IMAGE = f"devenv.lab/probe:{VERSIONS['probe']}"
 ON = ("--set", "storage.enabled=true", "--set", "metrics.enabled=true")
 OFF = ("--set", "storage.enabled=false", "--set", "metrics.enabled=false")
 
+TEST = """
+from devenv.testing import hardware_config
+
+@hardware_config(hardware={"host1": {}}, grouping={"c": {"hosts": ["host1"], "installer": "core_k8s"}})
+def test_it(base_config):
+    pass
+"""
 CLAIM = """
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -96,6 +103,13 @@ def test_top_shows_nodes_and_pods(user: Typed, name: str) -> None:
     assert row.split()[0] == "master-0"
     assert row.split()[1].endswith("m")
     assert "etcd-master-0" in user.kubectl(name, "top", "pods", "-n", "kube-system").stdout
+
+
+def test_the_installer_core_k8s_uses_both(user: Typed, name: str, tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --install -p no:cacheprovider\n")
+    (tmp_path / "test_it.py").write_text(TEST)
+    done = Typed(user.home, tmp_path).run("pytest", f"--devenv-env={name}", code=None)
+    assert "1 passed" in done.stdout, done.stdout
 
 
 @pytest.mark.nightly

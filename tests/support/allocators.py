@@ -55,6 +55,16 @@ class Paper(Allocator):
         return BaseConfig(name, hosts.values(), clusters)
 
 
+class Remote(Paper):
+    """One that has all kinds of machines; it records what it gets about each host."""
+
+    remote = True
+
+    def up(self, name: str, demand: Demand, *, timeout: float | None, report: Callable[[str], None]) -> None:
+        record("demand", json.dumps({host.name: dict(host.remote) for host in demand.hosts}))
+        super().up(name, demand, timeout=timeout, report=report)
+
+
 def folder() -> Path:
     """Return the folder of all environments."""
     return paths.home() / "paper"

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,18 @@ def test_machines_are_requested_and_released(lab: Lab) -> None:
     assert (len(lab.service.free), lab.service.jobs) == (3, {})
     assert not allocator.is_up("pytest-a")
     allocator.down("pytest-a")
+
+
+def test_the_service_gets_the_keys_of_each_host_unchanged(lab: Lab) -> None:
+    hosts = {
+        "host1": {"hardware_type": "ai_camera", "base_image": "regular", "installer": "ssh", "gpus": 1},
+        "host2": {"hardware_type": "vm", "base_image": "own_2.3", "labels": {"a": "b"}, "node_type": ["pipe"]},
+        "host3": {"hardware_type": "table", "base_image": "regular", "installer_type": "ssh", "gpu": 2, "ram": 8},
+    }
+    arguments = {"hardware": hosts, "grouping": {"c": {"hosts": ["host2"]}}}
+    wanted = replace(demand_parse.parse(arguments, remote=True, install=True), clusters=())
+    lab.allocator().up("pytest-a", wanted, timeout=None, report=lambda text: None)
+    assert {name: keys for request in lab.service.demands for name, keys in request.items()} == hosts
 
 
 def test_secrets_are_private(lab: Lab) -> None:

@@ -30,7 +30,7 @@ from devenv.testing.errors import (
 )
 from devenv.testing.installers import catalogue
 
-SEED: dict[str, Any] = {
+PLAIN: dict[str, Any] = {
     "hardware": {"host1": {}, "host2": {}, "host3": {}},
     "grouping": {"cluster1": {"hosts": ["host1", "host2"]}},
 }
@@ -72,7 +72,7 @@ def test_hosts_are_matched_to_an_existing_environment(made: Callable[..., Path])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (SEED, "environment lab, hosts without a cluster: 1 hosts are requested, but there are only 0"),
+        (PLAIN, "environment lab, hosts without a cluster: 1 hosts are requested, but there are only 0"),
         (TWO, "has 1 clusters, but 2 are requested"),
         ({"hardware": {"template": "hq-ha"}}, "cluster main, masters: 3 hosts are requested, but there are only 1"),
     ],
@@ -87,7 +87,7 @@ def test_an_environment_that_is_too_small_is_refused(
 
 def test_a_missing_environment_is_refused() -> None:
     with pytest.raises(AllocationFailed, match="has no nodes yet"):
-        existing("nowhere", demand_parse.parse(SEED))
+        existing("nowhere", demand_parse.parse(PLAIN))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ clusters:
 def test_hosts_are_matched_to_the_machines_of_a_file(tmp_path: Path) -> None:
     private = tmp_path / "private"
     machines = read_file(written(tmp_path, MACHINES))
-    config = machines.allocation(demand_parse.parse(SEED, remote=True), private)
+    config = machines.allocation(demand_parse.parse(PLAIN, remote=True), private)
     first, second, third = config.hosts.values()
     assert [first.node, second.node, third.node] == ["host1", "y", "z"]
     assert [Path(first.password_file).read_text(), Path(second.key_file_path).read_text()] == [
@@ -126,14 +126,14 @@ def test_hosts_are_matched_to_the_machines_of_a_file(tmp_path: Path) -> None:
     assert "StrictHostKeyChecking=accept-new" in second.ssh_options
     assert (third.port, third.extra_config, second.vm_id) == (2222, {"rack": 7}, "vm-1")
     assert config.clusters.cluster1.kubeconfig == Path("/etc/some/kubeconfig")
-    assert machines.has_clusters(demand_parse.parse(SEED))
+    assert machines.has_clusters(demand_parse.parse(PLAIN))
 
 
 def test_machines_of_a_file_become_existing_hosts_of_a_profile(tmp_path: Path) -> None:
     text = "hosts: {host1: {ip: 192.0.2.1, key_file_path: /k, user: admin}, a: {ip: 192.0.2.2}, b: {ip: 192.0.2.3}}"
     machines = read_file(written(tmp_path, text))
     allocator = Devenv(hosts=machines.for_profile())
-    document = allocator.document(demand_parse.parse(SEED))
+    document = allocator.document(demand_parse.parse(PLAIN))
     assert document["provider"] == "existing"
     assert document["nodes"]["master-0"]["host"] == {
         "addresses": ["192.0.2.1"], "user": "admin", "become": True, "key_file": "/k",

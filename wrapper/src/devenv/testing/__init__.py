@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
-    from devenv.testing.installers.catalogue import BaseImage, Installer, register_installer
+    from devenv.testing.installers.catalogue import Installer, register_installer
+    from devenv.testing.installers.machines import (
+        BaseImage,
+        HardwareType,
+        register_base_image,
+        register_hardware_type,
+    )
     from devenv.testing.objects import BaseConfig, Cluster, Host
     from devenv.testing.plugins.ssh import on_all
     from devenv.testing.registry import register_cluster_plugin, register_host_plugin
@@ -22,12 +28,15 @@ __all__ = [
     "BaseConfig",
     "BaseImage",
     "Cluster",
+    "HardwareType",
     "Host",
     "Installer",
     "cluster",
     "hardware_config",
     "on_all",
+    "register_base_image",
     "register_cluster_plugin",
+    "register_hardware_type",
     "register_host_plugin",
     "register_installer",
 ]
@@ -36,7 +45,7 @@ MARK = "hardware_config"
 # Name of the pytest plugin of runs with hardware.
 SESSION = "devenv-session"
 
-_MODULES = ("registry", "installers.catalogue", "objects", "plugins.ssh")
+_MODULES = ("registry", "installers.catalogue", "installers.machines", "objects", "plugins.ssh")
 
 
 def hardware_config(

@@ -6,8 +6,10 @@ any machine is created; the test's own dictionaries are never changed.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import
 
 from devenv.testing.demand import NODE_TYPE_LABEL, ClusterDemand, Demand, DemandError, HostDemand, check
 from devenv.testing.installers import catalogue as installers
+from devenv.testing.installers.machines import HARDWARE_TYPES, IMAGES, BaseImage, HardwareType
+from devenv.testing.installers.project import FILE
+from devenv.testing.registry import Registry
 
 ARGUMENTS = ("hardware", "grouping", "scope", "timeout")
 SCOPES = ("function", "module", "session")
@@ -26,46 +31,60 @@ NODE_KEYS = ("cpus", "memory", "disk", "labels", "taints", "schedulable")
 SIZES = {"ram": "memory", "size": "disk"}
 # Criteria that only a remote allocator supports.
 REMOTE_KEYS = ("gpu", "gpus", "networks", "disks", "image", "instance_type", "arch")
-HARDWARE_TYPES = ("vm", "ai_camera", "table")
+NEEDS_ALLOCATOR = "needs an allocator that has it, by --provisioner or --hardware"
+# Another word for the key installer.
+ALIAS = "installer_type"
 HOST_KEYS = (
-    "base_image", "hardware_type", "installer", "k3s_config", "node_type", "role", *NODE_KEYS, *SIZES, *REMOTE_KEYS,
+    "base_image", "hardware_type", "installer", ALIAS, "k3s_config", "node_type", "role", *NODE_KEYS, *SIZES,
+    *REMOTE_KEYS,
 )  # fmt: skip
-CLUSTER_KEYS = ("hosts", "installer", "template")
+CLUSTER_KEYS = ("hosts", "installer", ALIAS, "template")
 K3S_KEYS = ("role", "labels", "taints")
 ROLES = {"master": "master", "control_plane": "master", "node": "worker", "worker": "worker"}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 
 
 def parse(
-    arguments: Mapping[str, Any], *, installer: str = "", cluster_installer: str = "", remote: bool = False
+    arguments: Mapping[str, Any],
+    *,
+    installer: str = "",
+    cluster_installer: str = "",
+    remote: bool = False,
+    install: bool = False,
 ) -> Demand:
     """Return the Demand of a marker's arguments ``hardware``, ``grouping``, ``scope`` and ``timeout``.
 
     ``installer`` and ``cluster_installer`` are the module's defaults for hosts and clusters; ``remote``: whether the
-    allocator supports REMOTE_KEYS. Raises DemandError.
+    allocator has machines of other kinds than nodes of this machine, so that names may be known to it alone;
+    ``install``: whether installers will install. Raises DemandError.
     """
-    demand = _Parser(arguments, installer, cluster_installer, remote).parse(arguments)
+    demand = _Parser(arguments, installer, cluster_installer, remote, install).parse(arguments)
     check(demand)
     return demand
 
 
 class _Parser:
-    """Collects mistakes in ``problems``. ``hosts``: keys of each host, those of templates included."""
+    """Collects mistakes in ``problems``. ``given``: keys of each host as the test has them; ``hosts``: with those of
+    templates.
+    """
 
-    def __init__(self, arguments: Mapping[str, Any], installer: str, cluster_installer: str, remote: bool) -> None:
+    def __init__(
+        self, arguments: Mapping[str, Any], installer: str, cluster_installer: str, remote: bool, install: bool
+    ) -> None:
         self.problems = [f"hardware_config: unknown argument {key}" for key in sorted(set(arguments) - {*ARGUMENTS})]
         self.installer, self.cluster_installer, self.remote = installer, cluster_installer, remote
+        # Whether the machines come with their software, whatever its name.
+        self.is_prepared = remote and not install
         self.catalogue = installers.INSTALLERS.all()
         hardware, self.grouping = (self._section(name, arguments.get(name) or {}) for name in ("hardware", "grouping"))
         if "template" in hardware:
             if self.grouping:
                 raise DemandError(["grouping: not possible, because hardware is a template, which is a cluster"])
             hardware, self.grouping = {}, {"cluster1": hardware}
+        self.given = hardware
         self.hosts = {name: self._host_keys(name, keys) for name, keys in hardware.items()}
 
     def parse(self, arguments: Mapping[str, Any]) -> Demand:
-        if self.problems:
-            raise DemandError(self.problems)
         clusters = self._clusters()
         hosts = [self._host(name, keys, clusters) for name, keys in self.hosts.items()]
         engine = self._engine(clusters)
@@ -86,9 +105,10 @@ class _Parser:
         self.problems.append(f"{where}: {text}")
 
     def _check_choice(self, where: str, value: Any, choices: Iterable[str]) -> bool:
-        if value not in choices:
+        is_known = isinstance(value, str) and value in choices
+        if not is_known:
             self._problem(where, f"{_shown(value)} is unknown; allowed: {', '.join(choices)}")
-        return value in choices
+        return is_known
 
     def _check_name(self, where: str, name: Any, noun: str) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -113,23 +133,46 @@ class _Parser:
                 nearest = documents.nearest(str(key), HOST_KEYS)
                 self._problem(where, f"unknown key {key}{f'; the nearest is {nearest}' if nearest else ''}")
             elif key in REMOTE_KEYS and keys[key] and not self.remote:
-                self._problem(f"{where}.{key}", "needs a remote allocator; nodes on this machine do not have it")
-        kind = keys.get("hardware_type", "vm")
-        if self._check_choice(f"{where}.hardware_type", kind, HARDWARE_TYPES) and kind != "vm" and not self.remote:
-            self._problem(f"{where}.hardware_type", f"{kind} needs a remote allocator; allowed here: vm")
-        return dict(keys)
+                self._problem(f"{where}.{key}", NEEDS_ALLOCATOR)
+        keys = self._without_mistyped(where, keys)
+        if not _is_json(keys):
+            self._problem(where, "has a value that is not JSON")
+        self._check_registered(f"{where}.hardware_type", keys.get("hardware_type"), HARDWARE_TYPES)
+        self._check_registered(f"{where}.base_image", keys.get("base_image"), IMAGES)
+        image, kind = _machine(keys)
+        if not kind.local and not self.remote:
+            self._problem(f"{where}.hardware_type", f"{keys['hardware_type']} {NEEDS_ALLOCATOR}")
+        for key, name in (("base_image", image.installer), ("hardware_type", kind.installer)):
+            if name and name not in self.catalogue:
+                self._problem(f"{where}.{key}", _unknown(f"its installer {name}", installers.INSTALLERS))
+        return self._without_alias(where, keys)
+
+    def _without_mistyped(self, where: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keys without labels and taints of a wrong type, which cannot be merged."""
+        types: Mapping[str, type] = {"labels": Mapping, "taints": Sequence}
+        wrong = [key for key in types if keys.get(key) is not None and not isinstance(keys[key], types[key])]
+        for key in wrong:
+            self._problem(f"{where}.{key}", f"must be a {types[key].__name__.lower()}, is {_shown(keys[key])}")
+        return {key: value for key, value in keys.items() if key not in wrong}
+
+    def _check_registered(self, where: str, name: Any, registry: Registry[Any]) -> None:
+        """Report an unknown name, unless it is for an allocator, which has its own."""
+        if name is not None and not (isinstance(name, str) and (self.remote or name in registry.names())):
+            self._problem(where, _unknown(_shown(name), registry))
+
+    def _without_alias(self, where: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keys with ``installer`` for its other word."""
+        result = {key: value for key, value in keys.items() if key != ALIAS}
+        if keys.get(ALIAS) and result.setdefault("installer", keys[ALIAS]) != keys[ALIAS]:
+            self._problem(f"{where}.{ALIAS}", "differs from installer, which it is another word for")
+        return result
 
     def _host(self, name: str, keys: Mapping[str, Any], clusters: Sequence[ClusterDemand]) -> HostDemand:
         where = f"hardware.{name}"
         cluster = next((cluster for cluster in clusters if name in cluster.hosts), None)
-        installer = str(keys.get("installer") or ("" if cluster else self.installer))
-        is_known = installer and self._is_known(f"{where}.installer", installer)
-        if is_known and self.catalogue[installer].on == "cluster":
-            if cluster is None:
-                self._problem(f"{where}.installer", f"{installer} is for clusters, but the host is in no cluster")
-            # It is the cluster's installer; the host has none of its own.
-            installer = ""
-        node = {**self._image(where, keys), **{key: keys[key] for key in NODE_KEYS if key in keys}}
+        installer = self._host_installer(f"{where}.installer", keys, is_bare=cluster is None)
+        image, kind = _machine(keys)
+        node = {**kind.node, **image.node, **{key: keys[key] for key in NODE_KEYS if key in keys}}
         for key, node_key in SIZES.items():
             if keys.get(key) is not None:
                 node[node_key] = f"{keys[key]}GiB"
@@ -143,7 +186,7 @@ class _Parser:
                     self._problem(f"{where}.{key}", "the host is in no cluster")
             if node.get("labels") or node.get("taints"):
                 self._problem(where, "labels and taints are for hosts of a cluster")
-        remote = {key: value for key, value in keys.items() if key in (*REMOTE_KEYS, *SIZES, "cpus", "hardware_type")}
+        remote = copy.deepcopy(dict(self.given.get(name, {}))) if self.remote and not self.problems else {}
         return HostDemand(name, role if cluster else "", installer, str(keys.get("base_image", "")), node, remote)
 
     def _types(self, where: str, given: Any) -> list[str]:
@@ -154,13 +197,6 @@ class _Parser:
             return []
         return list(types or ())
 
-    def _image(self, where: str, keys: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the keys of a node that the base image sets."""
-        image = keys.get("base_image")
-        if image is None or not self._check_choice(f"{where}.base_image", image, installers.IMAGES.names()):
-            return {}
-        return installers.IMAGES.get(image).node
-
     def _role(self, where: str, keys: Mapping[str, Any], node: dict[str, Any]) -> str:
         """Return master, worker or empty; merge the labels and taints of k3s_config into ``node``."""
         role, config = keys.get("role"), keys.get("k3s_config")
@@ -168,6 +204,7 @@ class _Parser:
             if not isinstance(config, Mapping) or set(config) - set(K3S_KEYS):
                 self._problem(f"{where}.k3s_config", f"must be a mapping of {', '.join(K3S_KEYS)}")
                 config = {}
+            config = self._without_mistyped(f"{where}.k3s_config", config)
             role = role or config.get("role")
             if config.get("labels"):
                 node["labels"] = {**config["labels"], **(node.get("labels") or {})}
@@ -189,6 +226,7 @@ class _Parser:
             for key in keys:
                 if key not in CLUSTER_KEYS:
                     self._problem(where, f"unknown key {key}; known: {', '.join(CLUSTER_KEYS)}")
+            keys = self._without_alias(where, keys)
             members = self._members(where, keys, owners)
             for host in members:
                 if host in owners:
@@ -230,8 +268,8 @@ class _Parser:
         listed = {
             str(host)
             for keys in self.grouping.values()
-            if isinstance(keys, Mapping)
-            for host in keys.get("hosts") or ()
+            if isinstance(keys, Mapping) and isinstance(keys.get("hosts"), Sequence)
+            for host in keys["hosts"]
         }
         numbers = range(1, 1 + len(nodes) + len(self.hosts) + len(listed))
         free = [name for number in numbers if (name := f"host{number}") not in {*self.hosts, *listed, *owners}]
@@ -248,17 +286,44 @@ class _Parser:
 
     # --- installers ---
 
+    def _host_installer(self, where: str, keys: Mapping[str, Any], *, is_bare: bool) -> str:
+        """Return the host's own installer, else that of its machine, else the module's for a host without cluster."""
+        implied = next(iter(self._implied(keys, "host")), "")
+        name = keys.get("installer") or implied or (self.installer if is_bare else "")
+        if not isinstance(name, str):
+            self._problem(where, f"must be a name, is {_shown(name)}")
+            return ""
+        if name and self.is_prepared and name not in self.catalogue:
+            warnings.warn(f"{where}: {name} is not registered: only the allocator gets the name", stacklevel=2)
+            return implied
+        if not name or not self._is_known(where, name):
+            return ""
+        if self.catalogue[name].on == "host":
+            return name
+        if is_bare:
+            self._problem(where, f"{name} is for clusters, but the host is in no cluster")
+        # It is the cluster's installer.
+        return implied
+
+    def _implied(self, keys: Mapping[str, Any], on: str) -> list[str]:
+        """Return the installers for clusters or hosts that follow from a host's base image and hardware type."""
+        names = [machine.installer for machine in _machine(keys)]
+        return [name for name in names if name in self.catalogue and self.catalogue[name].on == on]
+
     def _cluster_installer(self, where: str, keys: Mapping[str, Any], members: Sequence[str]) -> str:
-        """Return the cluster's own installer, else that of its hosts, else the module's, else the default."""
+        """Return the cluster's own installer, else its hosts', the module's, that of its machines, or the default."""
         of_hosts = sorted(
             name
             for name in {str(self.hosts[host].get("installer")) for host in members}
             if name in self.catalogue and self.catalogue[name].on == "cluster"
         )
-        if "installer" not in keys and len(of_hosts) > 1:
+        if not keys.get("installer") and len(of_hosts) > 1:
             self._problem(where, f"its hosts name several installers: {', '.join(of_hosts)}")
-        candidates = (keys.get("installer"), *of_hosts, self.cluster_installer, installers.DEFAULT)
-        installer = str(next(filter(None, candidates)))
+        named = next(filter(None, (keys.get("installer"), *of_hosts, self.cluster_installer)), "")
+        implied = sorted({name for host in members for name in self._implied(self.hosts[host], "cluster")})
+        if not named and len(implied) > 1:
+            self._problem(where, f"its base images need several installers: {', '.join(implied)}; name one of them")
+        installer = str(named or next(iter(implied), installers.DEFAULT))
         if self._is_known(f"{where}.installer", installer) and self.catalogue[installer].on != "cluster":
             self._problem(f"{where}.installer", f"{installer} is for hosts")
         return installer
@@ -268,8 +333,8 @@ class _Parser:
             installers.with_needs([name], self.catalogue)
         except LookupError as error:
             missing = str(error.args[0])
-            text = f"{name} is unknown" if missing == name else f"{name} needs {missing}, which is unknown"
-            self._problem(where, f"{text}; known: {', '.join(sorted(self.catalogue))}")
+            text = name if missing == name else f"{name} needs {missing}, which"
+            self._problem(where, _unknown(text, installers.INSTALLERS))
         except ValueError as error:
             self._problem(where, str(error))
         else:
@@ -292,12 +357,50 @@ class _Parser:
                 self._problem(where, f"{cluster.installer} has no engine to create a cluster")
             elif engine not in engines.names():
                 self._problem(where, f"{cluster.installer} needs the engine {engine}, which does not exist")
+            else:
+                self._check_machines(cluster, engine)
             names.add(engine)
         if len(names) > 1:
             self._problem(
                 "grouping", f"an environment has one engine, but these are needed: {', '.join(sorted(names))}"
             )
         return next(iter(names), "")
+
+    def _check_machines(self, cluster: ClusterDemand, engine: str) -> None:
+        """Report a base image or hardware type that is for another engine than that of the host's cluster."""
+        for host in () if self.is_prepared else cluster.hosts:
+            for name in self._implied(self.hosts[host], "cluster"):
+                if (other := self._engine_of(name)) not in ("", engine):
+                    text = f"its base image is for the engine {other} (installer {name})"
+                    self._problem(f"hardware.{host}", f"{text}, but {cluster.name} uses {engine} ({cluster.installer})")
+
+    def _engine_of(self, name: str) -> str:
+        try:
+            return installers.engine_of(name, self.catalogue)
+        except (LookupError, ValueError):
+            return ""  # reported already
+
+
+def _machine(keys: Mapping[str, Any]) -> tuple[BaseImage, HardwareType]:
+    """Return the base image and hardware type of a host; empty ones for names that only an allocator knows."""
+    image, kind = keys.get("base_image"), keys.get("hardware_type")
+    return (
+        IMAGES.get(image) if image in IMAGES.names() else BaseImage(),
+        HARDWARE_TYPES.get(kind) if kind in HARDWARE_TYPES.names() else HardwareType(),
+    )
+
+
+def _unknown(name: str, registry: Registry[Any]) -> str:
+    known = ", ".join(registry.names())
+    return f"{name} is unknown; known: {known}; register others in {FILE}, or by an entry point of {registry.group}"
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _shown(value: Any) -> str:

@@ -16,6 +16,10 @@ class PluginUnknown(TestingError, AttributeError):
     """No host or cluster plugin has this name."""
 
 
+class ExtensionInvalid(TestingError):
+    """An entry point cannot be imported, or names an object of the wrong type."""
+
+
 class NotAvailable(TestingError):
     """The request cannot be met here; the message states why."""
 

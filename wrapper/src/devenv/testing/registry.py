@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
-from devenv.testing.errors import PluginUnknown
+from devenv.testing.errors import ExtensionInvalid, PluginUnknown
 
 T = TypeVar("T")
 Plugin = Callable[[Any], Any]
@@ -40,20 +40,31 @@ class Registry(Generic[T]):
         self._is_valid = is_valid
         self._registered: dict[str, T] = {}
 
-    def register(self, name: str, extension: T) -> None:
-        self._registered[name] = extension
+    @property
+    def group(self) -> str:
+        return self._group
+
+    def register(self, name: str, extension: T, *, replace: bool = True) -> None:
+        """Register an extension; without ``replace``, only if none is registered. Raises TypeError for a wrong type."""
+        if not self._is_valid(extension):
+            raise TypeError(f"{name}: {extension!r} has the wrong type for {self._group}")
+        if replace or name not in self._registered:
+            self._registered[name] = extension
 
     def names(self) -> list[str]:
         return sorted({*self._built_in, *installed(self._group), *self._registered})
 
     def get(self, name: str) -> T:
-        """Return the extension ``name``. Raises KeyError; TypeError for an entry point of the wrong type."""
+        """Return the extension ``name``. Raises KeyError; ExtensionInvalid for an entry point without one."""
         if name in self._registered:
             return self._registered[name]
         if entry := installed(self._group).get(name):
-            extension: T = entry.load()
+            try:
+                extension: T = entry.load()
+            except Exception as error:  # of the package's own code
+                raise ExtensionInvalid(f"entry point {name} = {entry.value} of {self._group}: {error}") from error
             if not self._is_valid(extension):
-                raise TypeError(f"entry point {entry.value} of {self._group} has the wrong type")
+                raise ExtensionInvalid(f"entry point {name} = {entry.value} of {self._group} has the wrong type")
             return extension
         known = self._built_in[name]
         return pkgutil.resolve_name(known) if isinstance(known, str) else known

@@ -17,7 +17,8 @@ import pytest
 from devenv.testing import MARK, SESSION, demand_parse, logs, proxies, settings
 from devenv.testing.allocators.manager import Manager
 from devenv.testing.demand import Demand, DemandError
-from devenv.testing.errors import TestingError
+from devenv.testing.errors import ExtensionInvalid, TestingError
+from devenv.testing.installers import project
 from devenv.testing.installers import steps as installers
 from devenv.testing.isolation import ChildGone, RemoteManager, Runner, failed_reports
 from devenv.testing.limit import Limit
@@ -88,6 +89,11 @@ class HardwareSession:
         self.config = config
         self.settings = settings.read(config)
         self.manager = Manager(self.settings, config.hook, self._report)
+        try:
+            project.load(config.rootpath / project.FILE)
+            self._is_remote = self.manager.is_remote
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
         self._machines: Manager | RemoteManager = self.manager
         self._parsed: dict[str, Demand] = {}
         self._runner: Runner | None = None
@@ -171,9 +177,13 @@ class HardwareSession:
         installer, cluster_installer = (value if isinstance(value, str) else "" for value in defaults)
         key = repr((arguments, installer, cluster_installer))
         if key not in self._parsed:
-            self._parsed[key] = demand_parse.parse(
-                arguments, installer=installer, cluster_installer=cluster_installer, remote=self.settings.remote
-            )
+            try:
+                self._parsed[key] = demand_parse.parse(
+                    arguments, installer=installer, cluster_installer=cluster_installer,
+                    remote=self._is_remote, install=self.settings.install,
+                )  # fmt: skip
+            except ExtensionInvalid as error:
+                raise DemandError([str(error)]) from None
         return self._parsed[key]
 
     def _report(self, text: str) -> None:

@@ -41,11 +41,6 @@ class Settings:
     allocator: str
     service: dict[str, str]
 
-    @property
-    def remote(self) -> bool:
-        """Whether machines may be of other kinds than nodes of this machine."""
-        return self.hardware is not None or self.allocator == HABERTEST
-
 
 def read(config: pytest.Config) -> Settings:
     """Return the settings of a run. Raises pytest.UsageError for mutually exclusive options."""

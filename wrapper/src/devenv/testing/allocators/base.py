@@ -5,7 +5,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 
@@ -20,7 +20,13 @@ BUILT_IN = {
 
 
 class Allocator(Protocol):
-    """Creates environments. Several processes call it; the caller ensures that only one works on a name at a time."""
+    """Creates environments. Several processes call it; the caller ensures that only one works on a name at a time.
+
+    ``remote``: whether it has machines of other kinds than nodes of this machine; it gets the hosts of a test
+    unchanged (`HostDemand.remote`).
+    """
+
+    remote: ClassVar[bool] = False
 
     def need(self, demand: Demand) -> int:
         """Return the memory that the machines will use, in bytes."""
@@ -46,10 +52,18 @@ class Allocator(Protocol):
         return
 
 
+def find(name: str) -> Callable[..., Allocator]:
+    """Return the class of an allocator: devenv, habertest or ``module:attribute``. Raises ValueError."""
+    try:
+        found: Callable[..., Allocator] = pkgutil.resolve_name(BUILT_IN.get(name, name))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"allocator {name}: {error}; known: {', '.join(BUILT_IN)}, or module:attribute") from None
+    return found
+
+
 def load(name: str, settings: Mapping[str, Any]) -> Allocator:
-    """Return the allocator ``name`` with ``settings``: devenv, habertest or ``module:attribute``."""
-    allocator: Allocator = pkgutil.resolve_name(BUILT_IN.get(name, name))(**settings)
-    return allocator
+    """Return the allocator ``name`` with ``settings``."""
+    return find(name)(**settings)
 
 
 def folder(name: str) -> Path:

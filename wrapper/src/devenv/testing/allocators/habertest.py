@@ -139,7 +139,7 @@ def groups(demand: Demand) -> list[tuple[dict[str, Any], list[str]]]:
     """
     names: dict[str, list[str]] = {}
     for host in demand.hosts:
-        keys = {"hardware_type": "vm", **host.remote, "base_image": host.base_image or DEFAULT_IMAGE}
+        keys = {"hardware_type": "vm", "base_image": DEFAULT_IMAGE, **host.remote}
         names.setdefault(json.dumps(keys, sort_keys=True), []).append(host.name)
     return [(json.loads(keys), hosts) for keys, hosts in names.items()]
 
@@ -157,6 +157,8 @@ def machines(names: Sequence[str], answer: Mapping[str, Any]) -> dict[str, dict[
 
 class Habertest:
     """An allocator whose machines come from the service; devenv creates clusters on them as on existing hosts."""
+
+    remote = True
 
     def __init__(self, overrides: Mapping[str, Any] | None = None, **service: str) -> None:
         self._service = Service(**service)

@@ -56,6 +56,11 @@ class Manager:
         digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
         return f"pytest-{digest}" if self.settings.reuse else f"pytest-{digest}-{self.settings.run}"
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether machines may be of other kinds than nodes of this machine. Raises ValueError, see base.find."""
+        return bool(getattr(base.find(self.settings.allocator), "remote", False)) or self.settings.hardware is not None
+
     # --- machines ---
 
     def acquire(self, key: str, demand: Demand) -> tuple[BaseConfig, bool]:

@@ -1,17 +1,17 @@
-"""Installers and base images: what a test requests on a host or a cluster (docs/installers.md).
+"""Installers: what a test requests on a host or a cluster (docs/installers.md).
 
 An installer maps to an engine of the profile or to a role, and has no cluster logic of its own. Its stages, in this
 order: ``session`` (in each test process that uses the environment), ``session_install`` (once per environment, with
---install only), ``runtest_setup`` and ``setup`` (before a test; before and after the cleaning between tests),
-``teardown``.
+--install only; its method is ``install``), ``runtest_setup`` and ``setup`` (before a test; before and after the
+cleaning between tests), ``teardown``.
 """
 
 from __future__ import annotations
 
 import graphlib
+import inspect
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,19 +24,31 @@ from devenv.testing.registry import Registry
 if TYPE_CHECKING:
     import pytest
 
-    from devenv.testing.objects import Cluster, Host
+    from devenv.testing.objects import BaseConfig, Cluster, Host
 
 # For a cluster whose test names none.
 DEFAULT = "k8s"
 
 
+# Method of each stage.
+METHODS = {
+    "session": "session",
+    "session_install": "install",
+    "runtest_setup": "runtest_setup",
+    "setup": "setup",
+    "teardown": "teardown",
+}
+# Annotation of the default StorageClass.
+_DEFAULT = "storageclass.kubernetes.io/is-default-class"
+
+
 class Installer:
     """Base of all installers; its methods do nothing unless they are overridden.
 
-    ``on``: "cluster" or "host", the target of the methods. ``needs``: installers that run first; if a cluster's
-    installer needs one for hosts, that runs on each host of the cluster. ``engine`` creates the cluster. ``profile``:
-    keys for the environment's profile, such as ``{"storage": {"enabled": True}}``. ``role``, a full name, runs with
-    ``variables`` on the target's hosts in the stage session_install.
+    ``on``: "cluster" or "host", the `Cluster` or `Host` that is the target of the methods. ``needs``: installers that
+    run first; if a cluster's installer needs one for hosts, that runs on each host of the cluster. ``engine`` creates
+    the cluster. ``profile``: keys for the environment's profile, such as ``{"storage": {"enabled": True}}``. ``role``,
+    a full name, runs with ``variables`` on the target's hosts in the stage session_install.
     """
 
     on: ClassVar[str] = "cluster"
@@ -46,22 +58,51 @@ class Installer:
     role: ClassVar[str] = ""
     variables: ClassVar[Mapping[str, Any]] = {}
 
-    def session(self, target: Any, request: pytest.FixtureRequest) -> None:
+    def __init_subclass__(cls) -> None:
+        """Accept the stage's name ``session_install`` for ``install``, and methods without ``base_config``."""
+        super().__init_subclass__()
+        for name, method in {**METHODS, "install": "install"}.items():
+            if inspect.isfunction(function := cls.__dict__.get(name)):
+                setattr(cls, method, _with_base_config(function))
+
+    def needed(self, name: str) -> Any:
+        """Return an installer that this one needs, to call its own functions. Raises LookupError for another one."""
+        if name not in with_needs(self.needs, INSTALLERS.all()):
+            raise LookupError(f"{type(self).__name__} does not need {name}; it needs {', '.join(self.needs) or 'none'}")
+        return INSTALLERS.get(name)()
+
+    def session(self, target: Any, base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
         return
 
-    def session_install(self, target: Any, request: pytest.FixtureRequest) -> None:
+    def install(self, target: Any, base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
         if self.role:
             hosts = [target] if self.on == "host" else list(target.hosts.values())
             run_role(self.role, hosts, self.variables)
 
-    def runtest_setup(self, target: Any, request: pytest.FixtureRequest) -> None:
+    def runtest_setup(self, target: Any, base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
         return
 
-    def setup(self, target: Any, request: pytest.FixtureRequest) -> None:
+    def setup(self, target: Any, base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
         return
 
-    def teardown(self, target: Any, request: pytest.FixtureRequest) -> None:
+    def teardown(self, target: Any, base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
         return
+
+
+def _with_base_config(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a method of a stage with all arguments; an older one takes only target and request. Raises TypeError."""
+    arguments = inspect.signature(function).parameters
+    if len(arguments) == 3 and "base_config" not in arguments:
+
+        def method(self: Installer, target: Any, base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
+            function(self, target, request)
+
+        return method
+    is_variadic = any(argument.kind is argument.VAR_POSITIONAL for argument in arguments.values())
+    if len(arguments) != 4 and not is_variadic:
+        wanted = f"{function.__name__}(self, target, base_config, request)"
+        raise TypeError(f"installer method {function.__qualname__}: must be {wanted}, but has ({', '.join(arguments)})")
+    return function
 
 
 class Ssh(Installer):
@@ -69,48 +110,58 @@ class Ssh(Installer):
 
     on = "host"
 
-    def session(self, target: Host, request: pytest.FixtureRequest) -> None:
+    def session(self, target: Host, base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
         target.SshDirect.ping()
 
 
 class K8s(Installer):
     """Plain Kubernetes."""
 
-    needs = ("ssh",)
+    needs: ClassVar[Sequence[str]] = ("ssh",)
     engine = engines.of_installer("k8s")
 
-    def session(self, target: Cluster, request: pytest.FixtureRequest) -> None:
+    def session(self, target: Cluster, base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
         target.Kubectl.ping()
 
 
-class CoreK8s(Installer):
-    """Kubernetes with a default StorageClass."""
-
-    needs = ("k8s",)
-    profile: ClassVar[Mapping[str, Any]] = {"storage": {"enabled": True}}
-
-
 class DevopsK8s(Installer):
-    """core_k8s with metrics of nodes and pods."""
+    """Kubernetes with what applications build on: a default StorageClass, and metrics of nodes and pods."""
 
-    needs = ("core_k8s",)
-    profile: ClassVar[Mapping[str, Any]] = {"metrics": {"enabled": True}}
+    needs: ClassVar[Sequence[str]] = ("k8s",)
+    profile: ClassVar[Mapping[str, Any]] = {"storage": {"enabled": True}, "metrics": {"enabled": True}}
+
+    def default_storage_class(self, cluster: Cluster) -> str:
+        """Return the name of the default StorageClass. Raises NotAvailable."""
+        from kubernetes import client
+
+        api = client.StorageV1Api(cluster.Kubectl.client())
+        classes: list[Any] = api.list_storage_class(_request_timeout=60).items
+        names = [item.metadata.name for item in classes if (item.metadata.annotations or {}).get(_DEFAULT) == "true"]
+        if not names:
+            raise NotAvailable(f"{cluster.name} has no default StorageClass")
+        return str(names[0])
+
+    def wait_for_metrics(self, cluster: Cluster, timeout: float = 180) -> None:
+        """Wait until the cluster's API has metrics. Raises CommandTimeout."""
+        api = "apiregistration.k8s.io/v1"
+        cluster.Kubectl.wait("APIService", "v1beta1.metrics.k8s.io", "Available", api_version=api, timeout=timeout)
+
+
+class CoreK8s(Installer):
+    """devops_k8s, ready to use: its install stage ends when storage and metrics answer."""
+
+    needs: ClassVar[Sequence[str]] = ("devops_k8s",)
+
+    def install(self, target: Cluster, base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
+        devops = self.needed("devops_k8s")
+        devops.default_storage_class(target)
+        devops.wait_for_metrics(target)
 
 
 class DevopsGravity(K8s):
     """A Gravity cluster."""
 
     engine = engines.of_installer("devops_gravity")
-
-
-@dataclass(frozen=True)
-class BaseImage:
-    """A name for the one node image (Debian with systemd and ssh), so that tests written for other labs keep their
-    words. ``node``: keys of a profile's node, which the test's own keys override.
-    """
-
-    description: str
-    node: Mapping[str, Any] = field(default_factory=dict)
 
 
 Catalogue = Mapping[str, type[Installer]]
@@ -125,17 +176,6 @@ INSTALLERS: Registry[type[Installer]] = Registry(
         "devops_gravity": DevopsGravity,
     },
     lambda extension: isinstance(extension, type) and issubclass(extension, Installer),
-)
-IMAGES: Registry[BaseImage] = Registry(
-    "devenv.base_images",
-    {
-        "k8s_base": BaseImage("the node image, for a Kubernetes cluster"),
-        "gravity_base": BaseImage("the node image, for a Gravity cluster", {"memory": "4GiB"}),
-        "gravity_infra_230": BaseImage("the node image, for a Gravity cluster", {"memory": "4GiB"}),
-        "automation_infra_1.0": BaseImage("the plain node image, with or without a cluster"),
-        "ubuntu_clean": BaseImage("the plain node image (Debian), nothing prepared"),
-    },
-    lambda extension: isinstance(extension, BaseImage),
 )
 
 

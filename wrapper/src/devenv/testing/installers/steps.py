@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import graphlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from devenv.testing.installers.catalogue import INSTALLERS, Catalogue, with_needs
+from devenv.testing.installers.catalogue import INSTALLERS, METHODS, Catalogue, with_needs
 
 if TYPE_CHECKING:
     import pytest
@@ -53,36 +53,43 @@ def steps(demand: Demand, catalogue: Catalogue) -> dict[Step, set[Step]]:
 
 
 def run_stage(stage: str, base_config: BaseConfig, demand: Demand, request: pytest.FixtureRequest) -> None:
-    """Call ``stage`` of every installer of the demand: independent ones at the same time, the stage teardown in reverse
-    order. Steps that need a failed one are skipped. Raises StageError after all others have run.
+    """Call the method of ``stage`` of every installer of the demand, each as soon as those that it needs have ended;
+    of the stage teardown, in the reverse order. Steps that need a failed one are skipped. Raises StageError after all
+    others have run.
     """
     __tracebackhide__ = True
     catalogue = INSTALLERS.all()
     graph = steps(demand, catalogue)
-    levels = _levels(graph)
     failed: dict[Step, BaseException] = {}
     skipped: set[Step] = set()
-    with ThreadPoolExecutor(8) as pool:
-        for level in reversed(levels) if stage == "teardown" else levels:
-            running = {}
-            for step in level:
-                if stage != "teardown" and graph[step] & (failed.keys() | skipped):
-                    skipped.add(step)
-                    continue
-                targets: Mapping[str, Any] = base_config.clusters if step.kind == "cluster" else base_config.hosts
-                method = getattr(catalogue[step.installer](), stage)
-                running[step] = pool.submit(method, targets[step.target], request)
-            failed |= {step: error for step, future in running.items() if (error := future.exception())}
+
+    def start(step: Step) -> Future[None] | None:
+        if stage != "teardown" and graph[step] & (failed.keys() | skipped):
+            skipped.add(step)
+            return None
+        targets: Mapping[str, Any] = base_config.clusters if step.kind == "cluster" else base_config.hosts
+        method = getattr(catalogue[step.installer](), METHODS[stage])
+        return pool.submit(method, targets[step.target], base_config, request)
+
+    sorter = graphlib.TopologicalSorter(_reversed(graph) if stage == "teardown" else graph)
+    sorter.prepare()
+    running: dict[Future[None], Step] = {}
+    with ThreadPoolExecutor(max(1, len(graph))) as pool:
+        while sorter.is_active():
+            for step in sorted(sorter.get_ready()):
+                if future := start(step):
+                    running[future] = step
+                else:
+                    sorter.done(step)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                step = running.pop(future)
+                if error := future.exception():
+                    failed[step] = error
+                sorter.done(step)
     if failed:
-        texts = [f"installer {step.installer} on {step.kind} {step.target}: {failed[step]}" for step in failed]
+        texts = [f"installer {step.installer} on {step.kind} {step.target}: {failed[step]}" for step in sorted(failed)]
         raise StageError(f"stage {stage}: {'; '.join(texts)}") from next(iter(failed.values()))
 
 
-def _levels(graph: dict[Step, set[Step]]) -> list[list[Step]]:
-    sorter = graphlib.TopologicalSorter(graph)
-    sorter.prepare()
-    levels = []
-    while sorter.is_active():
-        levels.append(sorted(sorter.get_ready()))
-        sorter.done(*levels[-1])
-    return levels
+def _reversed(graph: Mapping[Step, set[Step]]) -> dict[Step, set[Step]]:
+    return {step: {other for other in graph if step in graph[other]} for step in graph}

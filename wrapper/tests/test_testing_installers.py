@@ -1,0 +1,248 @@
+"""Installers: their order, their arguments, and what they do for each other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pytest
+
+from devenv.testing import demand, demand_parse, objects
+from devenv.testing.installers import catalogue, steps
+
+# For what happens at once, if it happens.
+SECONDS = 20.0
+
+
+@pytest.fixture(autouse=True)
+def _no_registered_installers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue.INSTALLERS, "_registered", {})
+
+
+def problems_of(arguments: Mapping[str, Any]) -> list[str]:
+    with pytest.raises(demand.DemandError) as caught:
+        demand_parse.parse(arguments)
+    return list(caught.value.problems)
+
+
+def config_of(requested: demand.Demand) -> objects.BaseConfig:
+    hosts = {host.name: objects.Host(host.name, host.name, ("192.0.2.1",)) for host in requested.hosts}
+    clusters = [
+        objects.Cluster(cluster.name, cluster.installer, objects.Named({n: hosts[n] for n in cluster.hosts}), ())
+        for cluster in requested.clusters
+    ]
+    return objects.BaseConfig("", hosts.values(), clusters)
+
+
+def run(stage: str, requested: demand.Demand) -> objects.BaseConfig:
+    config = config_of(requested)
+    steps.run_stage(stage, config, requested, None)  # type: ignore[arg-type]
+    return config
+
+
+def test_the_needs_of_an_installer_come_first() -> None:
+    order = catalogue.with_needs(["core_k8s"], catalogue.INSTALLERS.all())
+    assert order == ["ssh", "k8s", "devops_k8s", "core_k8s"]
+
+
+def test_unknown_and_circular_needs_are_refused() -> None:
+    class Lost(catalogue.Installer):
+        needs = ("nothing",)
+        engine = "kubeadm"
+
+    class Round(catalogue.Installer):
+        needs = ("round",)
+        engine = "kubeadm"
+
+    catalogue.register_installer("lost", Lost)
+    catalogue.register_installer("round", Round)
+    for name, message in (("lost", "lost needs nothing, which is unknown"), ("round", "installers need each other")):
+        arguments = {"hardware": {"h": {}}, "grouping": {"c": {"hosts": ["h"], "installer": name}}}
+        assert message in problems_of(arguments)[0]
+
+
+class _Recorder(catalogue.Installer):
+    calls: ClassVar[list[tuple[str, str]]] = []
+
+    def session(self, target: Any, base_config: objects.BaseConfig, request: Any) -> None:
+        self.calls.append((type(self).__name__, target.name))
+        if target.name == "bad":
+            raise RuntimeError("no")
+
+    def teardown(self, target: Any, base_config: objects.BaseConfig, request: Any) -> None:
+        self.calls.append((type(self).__name__, target.name))
+
+
+class _Base(_Recorder):
+    on = "host"
+
+
+class _Top(_Recorder):
+    needs = ("base",)
+    engine = "kubeadm"
+
+
+@pytest.fixture
+def recorded() -> list[tuple[str, str]]:
+    _Recorder.calls.clear()
+    catalogue.register_installer("base", _Base)
+    catalogue.register_installer("top", _Top)
+    return _Recorder.calls
+
+
+def test_a_stage_runs_on_each_target_in_order_and_reports_errors(recorded: list[tuple[str, str]]) -> None:
+    arguments = {
+        "hardware": {"good": {}, "bad": {}, "bare": {}},
+        "grouping": {"c": {"hosts": ["good"], "installer": "top"}, "d": {"hosts": ["bad"], "installer": "top"}},
+    }
+    with pytest.raises(steps.StageError, match=r"stage session: installer base on host bad: no$"):
+        run("session", demand_parse.parse(arguments))
+    # Not on a host without an installer, nor on the cluster whose host failed, but on the other cluster.
+    assert sorted(recorded) == [("_Base", "bad"), ("_Base", "good"), ("_Top", "c")]
+
+
+def test_teardown_runs_in_the_reverse_order(recorded: list[tuple[str, str]]) -> None:
+    arguments = {"hardware": {"a": {}, "b": {}}, "grouping": {"c": {"hosts": ["a", "b"], "installer": "top"}}}
+    run("teardown", demand_parse.parse(arguments))
+    assert recorded[0] == ("_Top", "c")
+    assert sorted(recorded[1:]) == [("_Base", "a"), ("_Base", "b")]
+
+
+def test_a_host_does_not_wait_for_the_steps_of_others() -> None:
+    """The second step of one host runs while the first step of another is still busy."""
+    second_done = threading.Event()
+    waited: list[bool] = []
+
+    class First(catalogue.Installer):
+        on = "host"
+
+        def install(self, target: objects.Host, base_config: objects.BaseConfig, request: Any) -> None:
+            if target.name == "slow":
+                waited.append(second_done.wait(SECONDS))
+
+    class Second(catalogue.Installer):
+        on = "host"
+        needs = ("first",)
+
+        def install(self, target: objects.Host, base_config: objects.BaseConfig, request: Any) -> None:
+            if target.name == "fast":
+                second_done.set()
+
+    catalogue.register_installer("first", First)
+    catalogue.register_installer("second", Second)
+    hardware = {"slow": {"installer": "second"}, "fast": {"installer": "second"}}
+    run("session_install", demand_parse.parse({"hardware": hardware}))
+    assert waited == [True]
+
+
+def test_all_independent_hosts_run_at_once() -> None:
+    count = 20
+    together = threading.Barrier(count)
+
+    class Meet(catalogue.Installer):
+        on = "host"
+
+        def install(self, target: objects.Host, base_config: objects.BaseConfig, request: Any) -> None:
+            together.wait(SECONDS)
+
+    catalogue.register_installer("meet", Meet)
+    hardware = {f"h{number}": {"installer": "meet"} for number in range(count)}
+    run("session_install", demand_parse.parse({"hardware": hardware}))
+    assert not together.broken
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def test_every_method_gets_the_target_and_all_hosts_and_clusters() -> None:
+    seen: dict[str, tuple[Any, Any]] = {}
+
+    class Mine(catalogue.Installer):
+        engine = "kubeadm"
+
+        def session(self, target: objects.Cluster, base_config: objects.BaseConfig, request: Any) -> None:
+            seen["session"] = (target, base_config)
+
+        def install(self, target: objects.Cluster, base_config: objects.BaseConfig, request: Any) -> None:
+            seen["session_install"] = (target, base_config)
+
+        def runtest_setup(self, target: objects.Cluster, base_config: objects.BaseConfig, request: Any) -> None:
+            seen["runtest_setup"] = (target, base_config)
+
+        def setup(self, target: objects.Cluster, base_config: objects.BaseConfig, request: Any) -> None:
+            seen["setup"] = (target, base_config)
+
+        def teardown(self, target: objects.Cluster, base_config: objects.BaseConfig, request: Any) -> None:
+            seen["teardown"] = (target, base_config)
+
+    catalogue.register_installer("mine", Mine)
+    arguments = {"hardware": {"h": {}, "proxy": {}}, "grouping": {"c": {"hosts": ["h"], "installer": "mine"}}}
+    requested = demand_parse.parse(arguments)
+    for stage in catalogue.METHODS:
+        config = run(stage, requested)
+        target, given = seen[stage]
+        assert target is config.clusters.c
+        assert given is config
+        assert given.hosts.proxy.name == "proxy"
+
+
+def test_an_installer_without_base_config_still_works() -> None:
+    calls: list[str] = []
+
+    class Old(catalogue.Installer):
+        engine = "kubeadm"
+
+        def session(self, cluster: Any, request: Any) -> None:  # type: ignore[override]
+            calls.append(f"session {cluster.name}")
+
+        def session_install(self, target: Any, request: Any) -> None:
+            calls.append(f"install {target.name}")
+
+    catalogue.register_installer("old", Old)
+    arguments = {"hardware": {"h": {}}, "grouping": {"c": {"hosts": ["h"], "installer": "old"}}}
+    for stage in catalogue.METHODS:
+        run(stage, demand_parse.parse(arguments))
+    assert calls == ["session c", "install c"]
+
+
+@pytest.mark.parametrize("method", ["install", "session_install", "setup"])
+@pytest.mark.parametrize("arguments", ["self", "self, target", "self, target, base_config", "self, a, b, c, d"])
+def test_other_arguments_are_refused_by_name(method: str, arguments: str) -> None:
+    names: dict[str, Any] = {}
+    exec(f"def {method}({arguments}): pass", names)
+    with pytest.raises(TypeError) as caught:
+        type("Wrong", (catalogue.Installer,), {method: names[method]})
+    assert f"{method}(self, target, base_config, request), but has ({arguments})" in str(caught.value)
+
+
+# --- for each other ---------------------------------------------------------------------------------------------------
+
+
+def test_core_k8s_calls_the_functions_of_devops_k8s() -> None:
+    calls: list[str] = []
+
+    class Mine(catalogue.DevopsK8s):
+        needs = ()
+
+        def default_storage_class(self, cluster: objects.Cluster) -> str:
+            calls.append(f"storage {cluster.name}")
+            return ""
+
+        def wait_for_metrics(self, cluster: objects.Cluster, timeout: float = 0) -> None:
+            calls.append(f"metrics {cluster.name}")
+
+    Mine.engine = "kubeadm"
+    # A project's own replaces the ready-made one for every installer that needs it.
+    catalogue.register_installer("devops_k8s", Mine)
+    arguments = {"hardware": {"h": {}}, "grouping": {"c": {"hosts": ["h"], "installer": "core_k8s"}}}
+    requested = demand_parse.parse(arguments)
+    run("session_install", requested)
+    assert calls == ["storage c", "metrics c"]
+    assert requested.profile == {"storage": {"enabled": True}, "metrics": {"enabled": True}}
+
+
+def test_an_installer_calls_only_what_it_needs() -> None:
+    assert isinstance(catalogue.CoreK8s().needed("k8s"), catalogue.K8s)
+    with pytest.raises(LookupError, match="CoreK8s does not need devops_gravity; it needs devops_k8s"):
+        catalogue.CoreK8s().needed("devops_gravity")
