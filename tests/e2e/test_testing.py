@@ -95,12 +95,17 @@ def test_kubernetes(base_config):
         kubectl.wait("ConfigMap", "mine", timeout=1)
 
 
-def test_power(base_config):
+def test_power_off(base_config):
     host = base_config.hosts.host2
-    host.Power.off()
-    assert not host.Power.is_on()
-    host.Power.on()
+    host.Iptables.block(base_config.hosts.host1)
+    host.power.off()
+    assert not host.power.is_on()
+
+
+def test_the_node_is_on_again(base_config):
+    host = base_config.hosts.host2
     assert host.Power.is_on()
+    assert "DEVENV-TEST" not in "".join(host.Iptables.rules())
 """
 HANGS = """
 @hardware_config(hardware={"host1": {"installer": "ssh"}})
@@ -129,14 +134,14 @@ def test_a_project_with_a_cluster_and_a_bare_host(project: Typed) -> None:
     write(project, PROJECT)
     done = project.run("pytest", "-v", "--devenv-isolate", "--devenv-logs=logs", code=1)
     last = done.stdout.splitlines()[-1]
-    assert "1 failed, 6 passed" in last, shown(done)
+    assert "1 failed, 7 passed" in last, shown(done)
     assert "test process was killed by SIGKILL" in done.stdout
     # All tests used one environment, which is removed.
     assert done.stdout.count(": creating 2 hosts, 1 cluster") == 1
     assert environments(project) == []
     logs = project.cwd / "logs"
     assert [path.name for path in (logs / "failed").iterdir()] == ["test_it.py_test_crash"]
-    assert len(list((logs / "passed").iterdir())) == 6
+    assert len(list((logs / "passed").iterdir())) == 7
     # Also for the test that was killed.
     crashed = logs / "failed" / "test_it.py_test_crash"
     assert "before the crash" in (crashed / "hosts" / "host2" / "journal.txt").read_text()

@@ -684,6 +684,80 @@ def test_a_hook_keeps_tests_with_equal_demands_apart(project: Project) -> None:
     assert len(project.events("made")) == len(set(project.events("down"))) == 3
 
 
+PLUGIN = """
+from devenv.testing import register_host_plugin
+from devenv.testing.errors import NotAvailable
+
+class Mine:
+    def __init__(self, host):
+        self.host = host
+    def record(self, method):
+        with open("record", "a") as stream:
+            print(method, file=stream)
+    def ping(self): self.record("ping")
+    def verify_functionality(self): self.record("verify_functionality")
+    def reset_state(self): self.record("reset_state")
+    def close(self): self.record("close")
+
+register_host_plugin("Mine", Mine)
+
+def pytest_after_devops_installer(base_config): base_config.hosts.host1.mine.record("after_devops_installer")
+def pytest_after_test(item, base_config): base_config.hosts.host1.mine.record(item.name)
+"""
+
+
+def test_the_methods_of_a_plugin_are_called_at_their_points(project: Project) -> None:
+    (project.folder / "conftest.py").write_text(CONFTEST + PLUGIN)
+    project.write("""
+        @one
+        def test_1(base_config): assert base_config.hosts.host1.mine is base_config.hosts.host1.Mine
+        @one
+        def test_2(base_config): pass
+    """)
+    project.run()
+    assert (project.folder / "record").read_text().split() == [
+        "after_devops_installer", "ping", "verify_functionality",
+        "test_1", "reset_state", "close", "test_2", "reset_state", "close",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "outcome"),
+    [
+        ("ping", {"errors": 2}),
+        ("verify_functionality", {"errors": 2}),
+        ("reset_state", {"passed": 2, "errors": 2}),
+    ],
+)
+def test_a_failed_method_of_a_plugin_is_an_error_of_the_test(
+    project: Project, method: str, outcome: dict[str, int]
+) -> None:
+    text = PLUGIN.replace(f'self.record("{method}")', 'raise RuntimeError("out of order")')
+    (project.folder / "conftest.py").write_text(CONFTEST + text)
+    project.write("""
+        @one
+        def test_1(base_config): pass
+        @one
+        def test_2(base_config): pass
+    """)
+    out = project.run(code=1)
+    assert f"plugin Mine of host1: {method}: out of order" in out
+    assert counts(out) == outcome
+
+
+def test_what_a_crashed_test_did_is_undone(project: Project) -> None:
+    (project.folder / "conftest.py").write_text(CONFTEST + PLUGIN)
+    project.write("""
+        @one
+        def test_1(base_config): os.kill(os.getpid(), signal.SIGKILL)
+        @one
+        def test_2(base_config): base_config.hosts.host1.mine.record("test")
+    """)
+    project.run("--devenv-isolate", code=1)
+    record = (project.folder / "record").read_text().split()
+    assert record[record.index("verify_functionality") + 1 :][:3] == ["reset_state", "close", "ping"]
+
+
 def test_a_failed_installer_is_an_error_of_the_test_and_is_retried(project: Project) -> None:
     (project.folder / "conftest.py").write_text(
         textwrap.dedent("""

@@ -55,3 +55,11 @@ class SeveralFailed(TestingError):
     def __init__(self, errors: Sequence[Exception]) -> None:
         self.errors = tuple(errors)
         super().__init__("; ".join(str(error) for error in errors))
+
+
+class PluginFailed(TestingError):
+    """A plugin's ``ping``, ``verify_functionality`` or ``reset_state`` failed at its point of the test run."""
+
+    def __init__(self, owner: str, plugin: str, method: str, error: Exception) -> None:
+        super().__init__(f"plugin {plugin} of {owner}: {method}: {error}")
+        self.__cause__ = error

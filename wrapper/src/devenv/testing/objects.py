@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from ansible_collections.devenv.lab.plugins.plugin_utils.ssh.command import Connection
 
 from devenv.testing.errors import NotAvailable
+from devenv.testing.plugins import lifecycle
 from devenv.testing.registry import CLUSTER, HOST, Plugin, Plugins, Registry
 
 if TYPE_CHECKING:
     from devenv.environment import Environment
-    from devenv.testing.plugins import gravity, iptables, kubectl, power, ssh, tunnels
+    from devenv.testing.plugins import admin, gravity, helm, iptables, k8s, kubectl, power, proxy, ssh, tunnels
 
 T = TypeVar("T")
 
 
 class Named(Mapping[str, T], Generic[T]):
-    """Objects by name, as items and as attributes: ``hosts["host1"] is hosts.host1``; in the test's order."""
+    """Objects by name, as items and as attributes: ``hosts["host1"] is hosts.host1``; in the test's order. An attribute
+    has ``_`` for ``-``.
+    """
 
     def __init__(self, items: Mapping[str, T]) -> None:
         self._items = dict(items)
@@ -32,9 +35,10 @@ class Named(Mapping[str, T], Generic[T]):
     def __getattr__(self, name: str) -> T:
         if name.startswith("_"):
             raise AttributeError(name)
-        if name not in self._items:
-            raise AttributeError(f"'{name}' does not exist; there are {', '.join(self._items) or 'none'}")
-        return self._items[name]
+        for known in (name, name.replace("_", "-")):
+            if known in self._items:
+                return self._items[known]
+        raise AttributeError(f"'{name}' does not exist; there are {', '.join(self._items) or 'none'}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)
@@ -43,26 +47,34 @@ class Named(Mapping[str, T], Generic[T]):
         return len(self._items)
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._items]
+        return [*super().__dir__(), *(name.replace("-", "_") for name in self._items)]
 
     def __repr__(self) -> str:
         return f"Named({', '.join(self._items)})"
 
 
 class WithPlugins:
-    """Base of hosts and clusters: plugins are attributes that begin with a capital letter."""
+    """Base of hosts and clusters: plugins are attributes, by their name and by its lower-case form."""
 
     registry: ClassVar[Registry[Plugin]]
+    name: str
 
     @cached_property
     def plugins(self) -> Plugins:
         return Plugins(self, self.registry)
 
     def __getattr__(self, name: str) -> Any:
-        # Python looks up many attributes that begin with a small letter or an underscore.
-        if not name[:1].isupper():
+        # Python looks up many attributes that begin with an underscore.
+        if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no attribute {name}")
         return self.plugins.get(name)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.plugins.names()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Plugins belong to one process.
+        return {name: value for name, value in self.__dict__.items() if name != "plugins"}
 
     def clear_plugins(self) -> None:
         """Close and forget all plugins that were used."""
@@ -94,8 +106,12 @@ class Host(WithPlugins):
 
     registry = HOST
     if TYPE_CHECKING:
+        Admin: ClassVar[admin.Admin]
+        Helm: ClassVar[helm.HostHelm]
         Iptables: ClassVar[iptables.Iptables]
+        K8s: ClassVar[k8s.K8s]
         Power: ClassVar[power.Power]
+        SSH: ClassVar[proxy.SSH]
         SshDirect: ClassVar[ssh.SshDirect]
         TunnelManager: ClassVar[tunnels.TunnelManager]
 
@@ -129,8 +145,10 @@ class Cluster(WithPlugins):
     registry = CLUSTER
     if TYPE_CHECKING:
         Gravity: ClassVar[gravity.Gravity]
+        Helm: ClassVar[helm.Helm]
         K8SMaster: ClassVar[kubectl.K8SMaster]
         Kubectl: ClassVar[kubectl.Kubectl]
+        ProxyDaemonSet: ClassVar[proxy.ProxyDaemonSet]
 
     def __repr__(self) -> str:
         return f"Cluster({self.name!r}, {', '.join(self.hosts)})"
@@ -167,8 +185,7 @@ class BaseConfig:
 
     def reset_state(self) -> None:
         """Undo what tests did through plugins: their ``reset_state``."""
-        for owner in self._owners():
-            owner.plugins.reset()
+        lifecycle.reset(self)
 
     def _owners(self) -> list[Host | Cluster]:
         return [*self.clusters.values(), *self.hosts.values()]

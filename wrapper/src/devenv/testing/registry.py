@@ -1,9 +1,9 @@
 """Named extensions of the test plugin: built in, from entry points, and registered by a conftest.py.
 
-A host plugin or cluster plugin, which a test uses as ``host.SshDirect`` or ``cluster.Kubectl``, is a class that takes
-its host or cluster. It can have these methods: ``ping()`` raises if the plugin's target does not answer,
-``verify_functionality()`` if it does not work, ``reset_state()`` undoes what a test did with the plugin, ``close()``
-frees its resources.
+A host plugin or cluster plugin, which a test uses as ``host.SshDirect`` or ``cluster.Kubectl`` (or by its lower-case
+name), is a class that takes its host or cluster. It can have these methods: ``ping()`` raises if the plugin's target
+does not answer, ``verify_functionality()`` if it does not work, ``reset_state()`` undoes what a test did with the
+plugin, ``close()`` frees its resources. `devenv.testing.plugins.lifecycle` calls them.
 """
 
 from __future__ import annotations
@@ -54,6 +54,15 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         return sorted({*self._built_in, *installed(self._group), *self._registered})
 
+    def added(self) -> list[str]:
+        """Return the names of extensions that are not built in."""
+        return sorted({*installed(self._group), *self._registered})
+
+    def spelled(self, name: str) -> str:
+        """Return the name of the extension that ``name`` means: its own, or that in lower case. Empty for none."""
+        names = self.names()
+        return name if name in names else next((known for known in names if known.lower() == name), "")
+
     def get(self, name: str) -> T:
         """Return the extension ``name``. Raises KeyError; ExtensionInvalid for an entry point without one."""
         if name in self._registered:
@@ -76,8 +85,12 @@ class Registry(Generic[T]):
 HOST: Registry[Plugin] = Registry(
     "devenv.host_plugins",
     {
+        "Admin": "devenv.testing.plugins.admin:Admin",
+        "Helm": "devenv.testing.plugins.helm:HostHelm",
         "Iptables": "devenv.testing.plugins.iptables:Iptables",
+        "K8s": "devenv.testing.plugins.k8s:K8s",
         "Power": "devenv.testing.plugins.power:Power",
+        "SSH": "devenv.testing.plugins.proxy:SSH",
         "SshDirect": "devenv.testing.plugins.ssh:SshDirect",
         "TunnelManager": "devenv.testing.plugins.tunnels:TunnelManager",
     },
@@ -86,25 +99,29 @@ CLUSTER: Registry[Plugin] = Registry(
     "devenv.cluster_plugins",
     {
         "Gravity": "devenv.testing.plugins.gravity:Gravity",
+        "Helm": "devenv.testing.plugins.helm:Helm",
         "K8SMaster": "devenv.testing.plugins.kubectl:K8SMaster",
         "Kubectl": "devenv.testing.plugins.kubectl:Kubectl",
+        "ProxyDaemonSet": "devenv.testing.plugins.proxy:ProxyDaemonSet",
     },
 )
 
 
 def register_host_plugin(name: str, plugin: Plugin) -> None:
-    """Make ``host.NAME`` an instance of ``plugin``."""
-    HOST.register(_checked(name), plugin)
+    """Make ``host.NAME``, and ``host.name`` unless a host has such an attribute, an instance of ``plugin``."""
+    HOST.register(_checked(name, HOST), plugin)
 
 
 def register_cluster_plugin(name: str, plugin: Plugin) -> None:
-    """Make ``cluster.NAME`` an instance of ``plugin``."""
-    CLUSTER.register(_checked(name), plugin)
+    """Make ``cluster.NAME``, and ``cluster.name`` unless a cluster has such an attribute, an instance of ``plugin``."""
+    CLUSTER.register(_checked(name, CLUSTER), plugin)
 
 
-def _checked(name: str) -> str:
+def _checked(name: str, registry: Registry[Plugin]) -> str:
     if not name.isidentifier() or not name[0].isupper():
         raise ValueError(f"'{name}' is not a valid plugin name; use an identifier that begins with a capital letter")
+    if same := [known for known in registry.names() if known != name and known.lower() == name.lower()]:
+        raise ValueError(f"'{name}' and the plugin '{same[0]}' have the same lower-case name; use another name")
     return name
 
 
@@ -120,19 +137,31 @@ class Plugins:
     def get(self, name: str) -> Any:
         """Return the plugin ``name``. Raises PluginUnknown, which is an AttributeError."""
         with self._lock:
-            if name not in self._created:
-                if name not in (names := self._registry.names()):
-                    raise PluginUnknown(f"'{name}' is not a plugin; known: {', '.join(names)}")
-                self._created[name] = self._registry.get(name)(self._owner)
-            return self._created[name]
+            known = self._registry.spelled(name)
+            if not known:
+                kind, names = type(self._owner).__name__, ", ".join(self._registry.names())
+                raise PluginUnknown(f"{kind} has no attribute or plugin '{name}'; its plugins: {names}")
+            if known not in self._created:
+                self._created[known] = self._registry.get(known)(self._owner)
+            return self._created[known]
 
-    def reset(self) -> None:
-        """Call ``reset_state`` of the used plugins that have it, the latest first."""
+    def names(self) -> list[str]:
+        """Return the names by which plugins can be used."""
+        return [form for name in self._registry.names() for form in (name, name.lower())]
+
+    def used(self) -> dict[str, Any]:
+        """Return the plugins that were used, in the order of their first use."""
         with self._lock:
-            plugins = list(self._created.values())
-        for plugin in reversed(plugins):
-            if callable(reset := getattr(plugin, "reset_state", None)):
-                reset()
+            return dict(self._created)
+
+    def with_method(self, method: str, *, every: bool = False) -> list[str]:
+        """Return the names of plugins that have ``method``: those in use, and those that the project has added, or with
+        ``every`` all that exist; those with ``reset_first`` come first.
+        """
+        names = self._registry.names() if every else self._registry.added()
+        candidates = {**{name: self._registry.get(name) for name in names}, **self.used()}
+        having = [name for name, plugin in candidates.items() if callable(getattr(plugin, method, None))]
+        return sorted(having, key=lambda name: not getattr(candidates[name], "reset_first", False))
 
     def clear(self) -> None:
         """Close the used plugins, the latest first, and forget them. An error does not keep the others open."""

@@ -23,6 +23,7 @@ from devenv.testing.installers import steps as installers
 from devenv.testing.isolation import ChildGone, RemoteManager, Runner, failed_reports
 from devenv.testing.limit import Limit
 from devenv.testing.objects import BaseConfig
+from devenv.testing.plugins import lifecycle
 
 ARGUMENTS = ("hardware", "grouping")
 FIXTURE = "base_config"
@@ -285,7 +286,7 @@ class HardwareSession:
                 last = report.when if type(report) is pytest.TestReport else last
                 hook.pytest_runtest_logreport(report=report)
         except ChildGone as error:
-            self._collect_logs(item, time.time() - (time.monotonic() - began))
+            self._clean_up(item, time.time() - (time.monotonic() - began))
             for report in failed_reports(item, str(error), time.monotonic() - began, last):
                 hook.pytest_runtest_logreport(report=report)
         finally:
@@ -367,6 +368,7 @@ class HardwareSession:
         with ExitStack() as stack:
             stack.enter_context(proxies.bypassed(base_config))
             stack.callback(base_config.clear_plugins)
+            stack.callback(base_config.reset_state)
             stack.callback(installers.run_stage, "teardown", base_config, demand, request)
             if self.settings.logs:
                 stack.callback(logs.collect, base_config, item, self.settings.logs, began)
@@ -385,22 +387,30 @@ class HardwareSession:
         if requested.key in self._prepared:
             return
         installers.run_stage("session", base_config, requested.demand, request)
+        verified = False
         if self.settings.install:
             with self._machines.installing(requested.key) as todo:
                 if todo:
                     installers.run_stage("session_install", base_config, requested.demand, request)
                     request.node.ihook.pytest_after_devops_installer(base_config=base_config, request=request)
+                    lifecycle.check(base_config, verify=True)
+                    verified = True
                     self._machines.mark_installed(requested.key)
+        if not verified:
+            lifecycle.check(base_config, verify=False)
         self._prepared.add(requested.key)
 
-    def _collect_logs(self, item: pytest.Item, since: float) -> None:
-        """Collect the logs of a test whose process did not."""
+    def _clean_up(self, item: pytest.Item, since: float) -> None:
+        """Collect the logs and undo the changes of a test whose process did not."""
         request = item.stash.get(REQUEST, None)
-        if not request or not self.settings.logs or request.key not in self.manager.entered:
+        if not request or request.key not in self.manager.entered:
             return
         try:
             base_config, _ = self.manager.acquire(request.key, request.demand)
         except TestingError:
             return
-        logs.collect(base_config, item, self.settings.logs, since)
+        if self.settings.logs:
+            logs.collect(base_config, item, self.settings.logs, since)
+        for failure in lifecycle.recover(base_config):
+            self._report(str(failure))
         base_config.clear_plugins()

@@ -51,14 +51,14 @@ class Iptables:
                 rule = f"{CHAIN}-{chain} {option} {address}{only} --jump DROP"
                 commands.append(f"{program} -w -C {rule} 2> /dev/null || {program} -w -A {rule}")
         self._touched = True
-        self._host.SshDirect.execute("\n".join(["set -e", _CREATE, *commands]))
+        self._host.SshDirect.execute("\n".join(["set -e", _CREATE, *commands]), sudo=True)
 
     def rules(self) -> list[str]:
         """Return the rules of both families as the programs list them."""
-        return self._host.SshDirect.execute("iptables -w -S; ip6tables -w -S").splitlines()
+        return self._host.SshDirect.execute("iptables -w -S; ip6tables -w -S", sudo=True).splitlines()
 
     def ping(self) -> None:
-        self._host.SshDirect.execute("iptables -w -S > /dev/null")
+        self._host.SshDirect.execute("iptables -w -S > /dev/null", sudo=True)
 
     def verify_functionality(self) -> None:
         """Create a rule and remove it (TEST-NET-1, RFC 5737)."""
@@ -67,7 +67,7 @@ class Iptables:
 
     def reset_state(self) -> None:
         """Remove the chains of the plugin."""
-        self._host.SshDirect.execute(_REMOVE)
+        self._host.SshDirect.execute(_REMOVE, sudo=True)
         self._touched = False
 
     def close(self) -> None:

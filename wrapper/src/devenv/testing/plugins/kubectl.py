@@ -1,10 +1,12 @@
-"""The cluster plugins Kubectl and K8SMaster, based on the package ``kubernetes``."""
+"""The cluster plugins Kubectl and K8SMaster, based on the package ``kubernetes`` and the program kubectl."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +18,10 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.core import wait
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.net import bracketed
 
 from devenv.environments import api
-from devenv.testing.errors import CommandFailed, CommandTimeout, NotAvailable, TestingError
+from devenv.testing.errors import CommandFailed, CommandTimeout, TestingError
+from devenv.testing.plugins import programs
+from devenv.testing.plugins.kubectl_commands import KubectlCommands
+from devenv.testing.plugins.tunnels import Tunnel
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient, CoreV1Api
@@ -25,15 +30,59 @@ if TYPE_CHECKING:
 
 # Seconds to connect and to read, for one request.
 REQUEST = (10, 60)
+# The line of `kubectl port-forward` with the local port.
+_LISTENS = re.compile(r"^Forwarding from 127\.0\.0\.1:(\d+)", re.MULTILINE)
+# Files of a folder of manifests, and kinds that other objects need.
+_SUFFIXES = (".json", ".yaml", ".yml")
+_FIRST = ("Namespace", "CustomResourceDefinition")
 
 
-class Kubectl:
+class Kubectl(KubectlCommands):
     """The API of a cluster. Objects are those of the package ``kubernetes``."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._lock = threading.RLock()
         self._client: ApiClient | None = None
+        self._tunnels: list[Tunnel] = []
+
+    # --- the program ---
+
+    def command(self, *words: str, stdin: str = "", timeout: float = 120) -> str:
+        """Return stdout of kubectl with these arguments, run on this machine. Raises CommandFailed, CommandTimeout, and
+        NotAvailable without kubectl.
+        """
+        return programs.execute(self._cluster, "kubectl", words, stdin=stdin, timeout=timeout)
+
+    def port_forward(self, target: str, port: int, namespace: str = "default", *, timeout: float = 30) -> Tunnel:
+        """Return an open tunnel to a port of ``pod/NAME``, ``service/NAME`` or ``deployment/NAME``. It ends with the
+        test, or when its pod disappears. Raises CommandFailed, CommandTimeout.
+        """
+        words = ["port-forward", target, f":{port}", "--address=127.0.0.1", f"--namespace={namespace}"]
+        argv, variables = programs.argv_of(self._cluster, "kubectl", words)
+        # A file, because a pipe that nobody reads would stop kubectl after some connections.
+        with tempfile.TemporaryFile() as log:
+            child = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **variables}
+            )
+
+            def output() -> str:
+                return os.pread(log.fileno(), 65536, 0).decode(errors="replace")
+
+            wait.until(
+                lambda: _LISTENS.search(output()) or child.poll() is not None, time.monotonic() + timeout, pause=0.05
+            )
+            listening, text = _LISTENS.search(output()), output()
+        if listening is None:
+            code = child.poll()
+            child.kill()
+            child.wait()
+            if code is None:
+                raise CommandTimeout(self._cluster.name, " ".join(words), timeout)
+            raise CommandFailed(self._cluster.name, " ".join(words), code, "", text)
+        tunnel = Tunnel(target, port, int(listening[1]), child)
+        self._tunnels.append(tunnel)
+        return tunnel
 
     # --- the API ---
 
@@ -41,7 +90,7 @@ class Kubectl:
         """Return a client of the package ``kubernetes``, configured by the cluster's kubeconfig alone."""
         with self._lock:
             if self._client is None:
-                self._client = api.client_of(self._kubeconfig())
+                self._client = api.client_of(programs.kubeconfig(self._cluster))
             return self._client
 
     @property
@@ -50,12 +99,6 @@ class Kubectl:
         from kubernetes import client
 
         return client.CoreV1Api(self.client())
-
-    def _kubeconfig(self) -> Path:
-        path = self._cluster.kubeconfig
-        if path is None or not path.is_file():
-            raise NotAvailable(f"{self._cluster.name} has no kubeconfig")
-        return path
 
     def get_pods(self, namespace: str | None = None, label_selector: str = "") -> list[Any]:
         """Return the pods of a namespace, or of all."""
@@ -116,9 +159,9 @@ class Kubectl:
         return str(out)
 
     def apply(self, manifest: str | os.PathLike[str] | Mapping[str, Any], namespace: str = "default") -> list[Any]:
-        """Apply objects on the server's side and return them: the path of a file, its text, or one object.
-
-        ``namespace`` is for objects that name none.
+        """Apply objects on the server's side and return them: the path of a file or folder, the text of a file, or one
+        object. Of a folder, the files *.yml, *.yaml and *.json count, in the order of their names; its namespaces
+        and custom resource definitions come first. ``namespace`` is for objects that name none.
         """
         return [
             resource.server_side_apply(body=body, namespace=space, field_manager="devenv-test", force_conflicts=True)
@@ -156,7 +199,7 @@ class Kubectl:
         timeout: float = 120,
     ) -> Any:
         """Wait until an object has a condition, and return it: a type of ``status.conditions``, or a predicate of the
-        object. Raises CommandTimeout with the last status.
+        object. The condition "delete" is that it does not exist. Raises CommandTimeout with the last status.
         """
         from kubernetes import dynamic
 
@@ -170,7 +213,7 @@ class Kubectl:
                 item = resource.get(name=name, namespace=space)
             except dynamic.exceptions.NotFoundError:
                 status = "it did not exist"
-                return None
+                return condition == "delete"
             status = str(item.to_dict().get("status"))[:600]
             return item if (condition(item) if callable(condition) else _has(item, condition)) else None
 
@@ -205,7 +248,14 @@ class Kubectl:
         if missing:
             raise TestingError(f"{self._cluster.name}: no Node object for {', '.join(sorted(missing))}")
 
+    def reset_state(self) -> None:
+        """Close the tunnels of `port_forward`."""
+        tunnels, self._tunnels = self._tunnels, []
+        for tunnel in tunnels:
+            tunnel.close()
+
     def close(self) -> None:
+        self.reset_state()
         with self._lock:
             if self._client is not None:
                 self._client.close()  # type: ignore[no-untyped-call]
@@ -216,7 +266,7 @@ class Kubectl:
         """Yield a separate client. ``host``: replaces the kubeconfig's API address, without retries."""
         from kubernetes import client
 
-        fresh = client.ApiClient(api.configuration(self._kubeconfig(), host))
+        fresh = client.ApiClient(api.configuration(programs.kubeconfig(self._cluster), host))
         try:
             yield fresh
         finally:
@@ -251,10 +301,26 @@ class K8SMaster:
 
 def _objects(manifest: str | os.PathLike[str] | Mapping[str, Any]) -> list[dict[str, Any]]:
     if isinstance(manifest, Mapping):
-        return [dict(manifest)]
+        return _items([dict(manifest)])
     # The text of a manifest has a line break or is JSON; a path has no line break.
-    text = manifest if isinstance(manifest, str) and re.search(r"\n|^\s*[{]", manifest) else Path(manifest).read_text()
-    bodies = [body for body in yaml.safe_load_all(text) if body]
+    if isinstance(manifest, str) and re.search(r"\n|^\s*[{]", manifest):
+        return _parsed(manifest)
+    path = Path(manifest)
+    if not path.is_dir():
+        return _parsed(path.read_text())
+    files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+    bodies = [body for file in files for body in _parsed(file.read_text())]
+    if not bodies:
+        raise TestingError(f"{path}: no object in files *.yml, *.yaml, *.json")
+    return sorted(bodies, key=lambda body: body["kind"] not in _FIRST)
+
+
+def _parsed(text: str) -> list[dict[str, Any]]:
+    return _items(body for body in yaml.safe_load_all(text) if body)
+
+
+def _items(bodies: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the objects, those of lists one by one."""
     return [item for body in bodies for item in (body["items"] if body.get("kind") == "List" else [body])]
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 class Power:
     """Switches a machine off with its own shutdown or at once, and on with the provider of the environment."""
 
+    # Other plugins need a machine that is on.
+    reset_first = True
+
     def __init__(self, host: Host) -> None:
         self._host = host
 

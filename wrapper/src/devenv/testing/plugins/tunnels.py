@@ -17,6 +17,7 @@ from devenv.testing.errors import Unreachable
 
 if TYPE_CHECKING:
     from devenv.testing.objects import Host
+    from devenv.testing.plugins.ssh import SshDirect
 
 
 @dataclass
@@ -52,11 +53,15 @@ class TunnelManager:
         self._host = host
         self._tunnels: list[Tunnel] = []
 
-    def open(self, port: int, address: str = "127.0.0.1", *, timeout: float = 30) -> Tunnel:
-        """Return an open tunnel to ``address:port`` as the host sees it. Raises Unreachable."""
+    def open(
+        self, port: int, address: str = "127.0.0.1", *, timeout: float = 30, via: SshDirect | None = None
+    ) -> Tunnel:
+        """Return an open tunnel to ``address:port`` as the host sees it or, with ``via=host.SSH``, its proxy. Raises
+        Unreachable.
+        """
         # Another process may take the free port before ssh does.
         for _attempt in range(3):
-            tunnel = self._start(_free_port(), address, port)
+            tunnel = self._start(via or self._host.SshDirect, _free_port(), address, port)
             if _answers(tunnel, timeout):
                 self._tunnels.append(tunnel)
                 return tunnel
@@ -64,8 +69,7 @@ class TunnelManager:
         message = f"no tunnel to {address}:{port}"
         raise Unreachable(self._host.name, message, 255, "", message)
 
-    def _start(self, local: int, address: str, port: int) -> Tunnel:
-        ssh = self._host.SshDirect
+    def _start(self, ssh: SshDirect, local: int, address: str, port: int) -> Tunnel:
         # Without the shared connection, which would keep the tunnel when this ssh ends.
         options = ["-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "ExitOnForwardFailure=yes", "-N"]
         child = subprocess.Popen(
