@@ -12,9 +12,8 @@ from typer.core import TyperGroup
 from devenv import errors
 from devenv.cli import output
 
-HELP = """\
-Turn machines into a labelled, validated Kubernetes cluster.
-Options of a command: devenv COMMAND --help"""
+# One line, as the help fits on one screen.
+HELP = "Turn machines into validated Kubernetes clusters. More: devenv COMMAND --help"
 
 _LIFE, _USE, _ABOUT = "Environments", "Use an environment", "Profiles, bundles, this machine"
 
@@ -40,6 +39,7 @@ COMMANDS = (
     ("env", _USE, "environments:env", ""),
     ("ssh", _USE, "environments:ssh", "CMD..."),
     ("exec", _USE, "environments:exec_", "CMD..."),
+    ("shell", _USE, "environments:shell", ""),
     ("forward", _USE, "environments:forward", ""),
     ("logs", _USE, "environments:logs", ""),
     ("image", _USE, "host:image", "ANSIBLE_ARGUMENT..."),

@@ -173,6 +173,25 @@ def _replace_process(argv: list[str], env: dict[str, str] | None = None) -> None
         raise errors.UsageError(f"cannot run {argv[0]}: {error.strerror}") from None
 
 
+def shell(
+    name: given.Name = None,
+    source: Annotated[
+        str | None, typer.Option("--command", "-c", metavar="CODE", help="Run this code instead of a shell.")
+    ] = None,
+) -> None:
+    """Open a Python shell with the environment's hosts and clusters.
+
+    Example: devenv shell -c 'print(clusters.main.kubectl.get_nodes())'
+
+    hosts, clusters and base_config are what tests get, with the names of
+    nodes and clusters (a hyphen is an underscore). Uses IPython if it is
+    installed. Input that is not a terminal is run as a script.
+    """
+    from devenv.testing import shell as session
+
+    raise typer.Exit(session.run(names.existing(name), source))
+
+
 def forward(
     service: Annotated[str, typer.Argument(metavar="SERVICE", help="[NAMESPACE/]SERVICE[:PORT]")],
     ports: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,18 +127,38 @@ def _match_clusters(name: str, demand: Demand, actual: list[str]) -> dict[str, s
 def describe(name: str, demand: Demand, nodes: Mapping[str, str], clusters: Mapping[str, str]) -> BaseConfig:
     """Return the machines of the environment ``name``; ``nodes`` and ``clusters`` map the test's names to its own."""
     variables = access.hosts(name)
-    hosts = {host.name: _host(name, host.name, nodes[host.name], variables, demand) for host in demand.hosts}
-    allocated = []
-    for cluster in demand.clusters:
-        members = Named({host: hosts[host] for host in cluster.hosts})
-        masters = tuple(host for host in members if members[host].group == "control_plane")
-        path = paths.environment(name) / "clusters" / clusters[cluster.name] / "kubeconfig"
-        allocated.append(Cluster(cluster.name, cluster.installer, members, masters, path if path.is_file() else None))
+    hosts = {}
+    for host in demand.hosts:
+        cluster_of = demand.cluster_of(host.name)
+        node = nodes[host.name]
+        hosts[host.name] = _host(name, host.name, node, variables[node], cluster_of.name if cluster_of else "")
+    allocated = [
+        _cluster(name, cluster.name, clusters[cluster.name], cluster.installer, [hosts[host] for host in cluster.hosts])
+        for cluster in demand.clusters
+    ]
     return BaseConfig(name, hosts.values(), allocated)
 
 
-def _host(environment: str, name: str, node: str, inventory: Mapping[str, Mapping[str, Any]], demand: Demand) -> Host:
-    variables, cluster = inventory[node], demand.cluster_of(name)
+def everything(name: str) -> BaseConfig:
+    """Return all machines of the environment ``name``, with the names of its nodes and clusters. Raises NotFound."""
+    nodes = access.hosts(name)
+    hosts = [_host(name, node, node, nodes[node], str(nodes[node].get("devenv_cluster") or "")) for node in nodes]
+    installer = engines.traits(access.profile(name)["kubernetes"]["engine"])["installers"][0]
+    names = dict.fromkeys(host.cluster for host in hosts if host.cluster)
+    clusters = [
+        _cluster(name, each, each, installer, [host for host in hosts if host.cluster == each]) for each in names
+    ]
+    return BaseConfig(name, hosts, clusters)
+
+
+def _cluster(environment: str, name: str, actual: str, installer: str, hosts: Sequence[Host]) -> Cluster:
+    masters = tuple(host.name for host in hosts if host.group == "control_plane")
+    path = paths.environment(environment) / "clusters" / actual / "kubeconfig"
+    members = Named({host.name: host for host in hosts})
+    return Cluster(name, installer, members, masters, path if path.is_file() else None)
+
+
+def _host(environment: str, name: str, node: str, variables: Mapping[str, Any], cluster: str) -> Host:
     connection = command.connection(node, variables)
     return Host(
         name=name,
@@ -148,7 +168,7 @@ def _host(environment: str, name: str, node: str, inventory: Mapping[str, Mappin
         port=connection.port or 22,
         key_file_path=connection.key_file,
         ssh_options=connection.options,
-        cluster=cluster.name if cluster else "",
+        cluster=cluster,
         group=str(variables.get("devenv_group", "")),
         labels=dict(variables.get("devenv_labels") or {}),
         environment_name=environment,
