@@ -458,6 +458,18 @@ def test_the_value_of_a_short_name_is_not_the_path_of_a_test(tmp_path: Path) -> 
     assert project.run("--hardware", "lab.yml", "--own", "x").code == 0
 
 
+@pytest.mark.parametrize("option", ["--hardware", "--devenv-hardware"])
+def test_a_file_outside_the_project_does_not_hide_its_configuration(tmp_path: Path, option: str) -> None:
+    test = "def test_1(pytestconfig): assert pytestconfig.inipath and pytestconfig.getoption('--devenv-hardware')"
+    project = runs(tmp_path, "default", {"tests/test_it.py": test})
+    (tmp_path / "lab.yml").write_text("hosts: {}\n")
+    result = project.run(option, "../../lab.yml")
+    assert result.code == pytest.ExitCode.USAGE_ERROR
+    assert f"{option} ../../lab.yml: write {option}=../../lab.yml" in result.out
+    assert project.run(f"{option}=../../lab.yml").code == 0
+    assert project.run("tests", option, "../../lab.yml").code == 0
+
+
 @pytest.mark.parametrize("option", ["--pdb", "--trace"])
 def test_isolation_is_refused_together_with_a_debugger(tmp_path: Path, option: str) -> None:
     project = runs(tmp_path, "isolated", {"test_it.py": "def test_1(): pass"})

@@ -5,6 +5,9 @@ It imports only the standard library and pytest until a test requests hardware; 
 
 from __future__ import annotations
 
+import inspect
+import itertools
+import os
 import sys
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
@@ -84,11 +87,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(
     early_config: pytest.Config, parser: pytest.Parser, args: list[str]
 ) -> Generator[None, Any, Any]:
-    # A short name that is not defined yet makes its value look like the path of a test.
-    paths = early_config.known_args_namespace.file_or_dir
-    for _, short, settings in _OPTIONS:
-        if short in args[:-1] and "action" not in settings and (value := args[args.index(short) + 1]) in paths:
-            paths.remove(value)
+    _separate_from_paths(early_config, args)
     result = yield
     groups = [parser._anonymous, *parser._groups]
     taken = {name for group in groups for option in group.options for name in option.names()}
@@ -96,6 +95,44 @@ def pytest_load_initial_conftests(
         if short and short not in taken:
             _add(parser, short, name, settings)
     return result
+
+
+def _separate_from_paths(config: pytest.Config, args: list[str]) -> None:
+    """Remove the values of short names from the paths of tests: pytest takes them for such until it has the names.
+
+    It has searched for its configuration above these paths, before it loaded plugins. Raises UsageError if the result
+    is not that of the project.
+    """
+    with_value = [(name, short) for name, short, settings in _OPTIONS if settings.get("action") != "store_true"]
+    short_names = {short for _, short in with_value if short}
+    names = short_names | {f"--devenv-{name}" for name, _ in with_value}
+    values = [(option, value) for option, value in itertools.pairwise(args) if option in names]
+    paths = config.known_args_namespace.file_or_dir
+    for option, value in values:
+        if option in short_names and value in paths:
+            paths.remove(value)
+    suspects = [(option, value) for option, value in values if os.path.exists(value)]
+    if suspects and _setup(config) != (config.rootpath, config.inipath):
+        raise pytest.UsageError(
+            "; ".join(
+                f"{option} {value}: write {option}={value}, else pytest searches for the project's configuration there"
+                for option, value in suspects
+            )
+        )
+
+
+def _setup(config: pytest.Config) -> tuple[Any, ...]:
+    """Return the root directory and the configuration file that pytest finds with the paths of tests."""
+    from _pytest.config.findpaths import determine_setup
+
+    known = config.known_args_namespace
+    values: dict[str, Any] = {
+        "inifile": known.inifilename, "override_ini": None, "args": known.file_or_dir,
+        "rootdir_cmd_arg": known.rootdir or None, "invocation_dir": config.invocation_params.dir,
+    }  # fmt: skip
+    # Releases of pytest differ in the arguments.
+    accepted = inspect.signature(determine_setup).parameters
+    return determine_setup(**{name: value for name, value in values.items() if name in accepted})[:2]
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
