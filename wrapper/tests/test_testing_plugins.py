@@ -411,8 +411,16 @@ def test_a_project_may_have_its_own_base_config(tmp_path: Path) -> None:
             @pytest.mark.hardware_config(rack=3)
             def test_own_marker(base_config): assert base_config == 7
         """,
+        "test_parameter.py": """
+            @pytest.mark.parametrize("base_config", [7])
+            def test_parameter(base_config): assert base_config == 7
+            @one
+            @pytest.mark.parametrize("base_config", [7])
+            def test_marked(base_config): assert base_config == 7
+        """,
     })  # fmt: skip
     assert project.run().code == 0
+    assert project.run("test_parameter.py").code == 0
 
 
 # --- options ----------------------------------------------------------------------------------------------------------

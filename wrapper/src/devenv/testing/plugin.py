@@ -157,10 +157,13 @@ def _session(config: pytest.Config) -> HardwareSession:
 
 
 def _has_hardware(items: list[pytest.Item]) -> bool:
-    return any(
-        item.get_closest_marker(MARK) is not None or "base_config" in getattr(item, "fixturenames", ())
-        for item in items
-    )
+    return any(item.get_closest_marker(MARK) is not None or _uses_fixture(item) for item in items)
+
+
+def _uses_fixture(item: pytest.Item) -> bool:
+    # A parameter of a test may have the same name.
+    parameters = getattr(getattr(item, "callspec", None), "params", ())
+    return "base_config" in getattr(item, "fixturenames", ()) and "base_config" not in parameters
 
 
 @pytest.hookimpl(tryfirst=True, specname="pytest_collection_modifyitems")

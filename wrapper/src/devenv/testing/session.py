@@ -53,7 +53,9 @@ REQUEST = pytest.StashKey[Request]()
 
 
 def _is_ours(item: pytest.Function) -> bool:
-    """Return whether the fixture is that of this package: a project can replace it by its own."""
+    """Return whether the fixture is that of this package: a project can replace it by its own, or by a parameter."""
+    if FIXTURE in getattr(getattr(item, "callspec", None), "params", ()):
+        return False
     *_, last = item.session._fixturemanager.getfixturedefs(FIXTURE, item) or ()
     return last.func.__module__ == "devenv.testing.plugin" or FIXTURE in last.argnames
 
