@@ -206,8 +206,64 @@ def test_an_installer_without_base_config_still_works() -> None:
     assert calls == ["session c", "install c"]
 
 
+def test_an_installer_without_base_config_calls_its_base_class() -> None:
+    calls: list[str] = []
+
+    class New(catalogue.Installer):
+        engine = "kubeadm"
+
+        def session(self, target: Any, base_config: objects.BaseConfig, request: Any) -> None:
+            super().session(target, base_config, request)
+            calls.append(f"session {target.name} {[*base_config.hosts]} {request}")
+
+        def install(self, target: Any, base_config: objects.BaseConfig, request: Any) -> None:
+            super().install(target, base_config=base_config, request=request)
+            calls.append(f"install {target.name} {[*base_config.hosts]} {request}")
+
+    class Old(New):
+        def session(self, target: Any, request: Any) -> None:  # type: ignore[override]
+            super().session(target, request)  # type: ignore[call-arg, arg-type]
+
+        def session_install(self, target: Any, request: Any) -> None:
+            super().session_install(target, request)
+
+    class Oldest(catalogue.Installer):
+        on = "host"
+
+        def teardown(self, target: Any, request: Any) -> None:  # type: ignore[override]
+            super().teardown(target, request=request)  # type: ignore[call-arg]
+            calls.append(f"teardown {target.name}")
+
+    catalogue.register_installer("old", Old)
+    catalogue.register_installer("oldest", Oldest)
+    hardware = {"h": {}, "bare": {"installer": "oldest"}}
+    requested = demand_parse.parse({"hardware": hardware, "grouping": {"c": {"hosts": ["h"], "installer": "old"}}})
+    for stage in catalogue.METHODS:
+        run(stage, requested)
+    assert calls == ["session c ['h', 'bare'] None", "install c ['h', 'bare'] None", "teardown bare"]
+
+
+def test_arguments_are_matched_by_name() -> None:
+    calls: list[Any] = []
+
+    class Mine(catalogue.Installer):
+        on = "host"
+
+        def install(self, target: Any, request: Any, timeout: float = 300) -> None:  # type: ignore[override]
+            calls.append((target.name, request, timeout))
+
+        def setup(self, host: Any, request: Any, base_config: Any) -> None:  # type: ignore[override]
+            calls.append((host.name, request, [*base_config.hosts]))
+
+    catalogue.register_installer("mine", Mine)
+    requested = demand_parse.parse({"hardware": {"h": {"installer": "mine"}}})
+    for stage in catalogue.METHODS:
+        run(stage, requested)
+    assert calls == [("h", None, 300), ("h", None, ["h"])]
+
+
 @pytest.mark.parametrize("method", ["install", "session_install", "setup"])
-@pytest.mark.parametrize("arguments", ["self", "self, target", "self, target, base_config", "self, a, b, c, d"])
+@pytest.mark.parametrize("arguments", ["self", "self, target", "self, target, base_config", "self, a, b, c"])
 def test_other_arguments_are_refused_by_name(method: str, arguments: str) -> None:
     names: dict[str, Any] = {}
     exec(f"def {method}({arguments}): pass", names)

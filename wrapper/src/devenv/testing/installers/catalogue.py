@@ -8,12 +8,13 @@ cleaning between tests), ``teardown``.
 
 from __future__ import annotations
 
+import functools
 import graphlib
 import inspect
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
@@ -38,8 +39,46 @@ METHODS = {
     "setup": "setup",
     "teardown": "teardown",
 }
+# Arguments of these methods besides the target: those of today, and those of older installers.
+_ARGUMENTS = (("base_config", "request"), ("request",))
 # Annotation of the default StorageClass.
 _DEFAULT = "storageclass.kubernetes.io/is-default-class"
+
+
+Method = TypeVar("Method", bound=Callable[..., None])
+
+
+def _stage(function: Method) -> Method:
+    """Return the method of a stage, callable with target, base_config and request, and without base_config.
+
+    Methods of older installers take only target and request, and call those of their base class in this way. Raises
+    TypeError for a method with other arguments.
+    """
+    signature = inspect.signature(function)
+    if any(argument.kind is argument.VAR_POSITIONAL for argument in signature.parameters.values()):
+        return function
+    names = next((names for names in _ARGUMENTS if _accepts(signature, names)), None)
+    if names is None:
+        wanted, given = f"{function.__name__}(self, target, base_config, request)", ", ".join(signature.parameters)
+        raise TypeError(f"installer method {function.__qualname__}: must be {wanted}, but has ({given})")
+
+    @functools.wraps(function)
+    def method(self: Installer, target: Any, *others: Any, **named: Any) -> None:
+        values = {**dict(zip(("request", "base_config"), reversed(others), strict=False)), **named}
+        # For a base class that an older method calls.
+        self._base_config = values.setdefault("base_config", self._base_config)
+        function(self, target, **{name: values[name] for name in names})
+
+    return cast("Method", method)
+
+
+def _accepts(signature: inspect.Signature, names: Sequence[str]) -> bool:
+    """Return whether a method can be called with a target and these arguments."""
+    try:
+        signature.bind(None, None, **dict.fromkeys(names))
+    except TypeError:
+        return False
+    return True
 
 
 class Installer:
@@ -58,12 +97,17 @@ class Installer:
     role: ClassVar[str] = ""
     variables: ClassVar[Mapping[str, Any]] = {}
 
+    _base_config: Any = None
+
     def __init_subclass__(cls) -> None:
         """Accept the stage's name ``session_install`` for ``install``, and methods without ``base_config``."""
         super().__init_subclass__()
-        for name, method in {**METHODS, "install": "install"}.items():
-            if inspect.isfunction(function := cls.__dict__.get(name)):
-                setattr(cls, method, _with_base_config(function))
+        for stage, name in METHODS.items():
+            function = cls.__dict__.get(name, cls.__dict__.get(stage))
+            if inspect.isfunction(function):
+                method = _stage(function)
+                setattr(cls, name, method)
+                setattr(cls, stage, method)
 
     def needed(self, name: str) -> Any:
         """Return an installer that this one needs, to call its own functions. Raises LookupError for another one."""
@@ -71,38 +115,30 @@ class Installer:
             raise LookupError(f"{type(self).__name__} does not need {name}; it needs {', '.join(self.needs) or 'none'}")
         return INSTALLERS.get(name)()
 
+    @_stage
     def session(self, target: Any, base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
         return
 
+    @_stage
     def install(self, target: Any, base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
         if self.role:
             hosts = [target] if self.on == "host" else list(target.hosts.values())
             run_role(self.role, hosts, self.variables)
 
+    # The older name.
+    session_install: ClassVar[Any] = install
+
+    @_stage
     def runtest_setup(self, target: Any, base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
         return
 
+    @_stage
     def setup(self, target: Any, base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
         return
 
+    @_stage
     def teardown(self, target: Any, base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
         return
-
-
-def _with_base_config(function: Callable[..., None]) -> Callable[..., None]:
-    """Return a method of a stage with all arguments; an older one takes only target and request. Raises TypeError."""
-    arguments = inspect.signature(function).parameters
-    if len(arguments) == 3 and "base_config" not in arguments:
-
-        def method(self: Installer, target: Any, base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
-            function(self, target, request)
-
-        return method
-    is_variadic = any(argument.kind is argument.VAR_POSITIONAL for argument in arguments.values())
-    if len(arguments) != 4 and not is_variadic:
-        wanted = f"{function.__name__}(self, target, base_config, request)"
-        raise TypeError(f"installer method {function.__qualname__}: must be {wanted}, but has ({', '.join(arguments)})")
-    return function
 
 
 class Ssh(Installer):
