@@ -104,6 +104,28 @@ def test_an_allocator_gets_names_that_nothing_here_knows() -> None:
     )
 
 
+def test_machines_that_come_with_their_cluster_may_have_an_installer_that_nothing_here_knows() -> None:
+    hardware, grouping = {"a": {"base_image": "gravity_base"}, "b": {}}, {"c": {"hosts": ["a"], "installer": "own"}}
+    with pytest.warns(
+        UserWarning, match=r"grouping\.c\.installer: own is not registered: the stages of devops_gravity"
+    ):
+        assert demand_parse.parse({"hardware": hardware, "grouping": grouping}, remote=True).engine == "gravity"
+    arguments = {"hardware": {"a": {}}, "grouping": {"c": {"hosts": ["a"]}}}
+    with pytest.warns(UserWarning, match="own is not registered: the stages of k8s run instead"):
+        requested = demand_parse.parse(arguments, remote=True, cluster_installer="own")
+    assert [cluster.installer for cluster in requested.clusters] == ["k8s"]
+    (problem,) = problems_of(hardware, grouping, remote=True, install=True)
+    assert problem.startswith("grouping.c.installer: own is unknown")
+
+
+def test_a_project_may_turn_these_warnings_into_errors(tmp_path: Path) -> None:
+    options = ("-W", "error::UserWarning", "-p", "no:asyncio")
+    code, out = run_pytest(tmp_path, *options, "--devenv-allocator=support.allocators:Remote")
+    assert code == pytest.ExitCode.INTERRUPTED, out
+    assert "test_it.py::test_it: hardware.host1.installer: camera is not registered" in out
+    assert "INTERNALERROR" not in out
+
+
 def test_an_allocator_gets_the_hosts_of_a_template_unchanged() -> None:
     grouping = {"c": testing.cluster("aio", hosts=["a"])}
     (host,) = demand_parse.parse({"hardware": {"a": {"ram": 8}}, "grouping": grouping}, remote=True).hosts

@@ -104,6 +104,13 @@ class _Parser:
     def _problem(self, where: str, text: str) -> None:
         self.problems.append(f"{where}: {text}")
 
+    def _warn(self, where: str, text: str) -> None:
+        try:
+            warnings.warn(f"{where}: {text}", stacklevel=2)
+        except Warning as warning:
+            # The project turns warnings into errors.
+            self.problems.append(str(warning))
+
     def _check_choice(self, where: str, value: Any, choices: Iterable[str]) -> bool:
         is_known = isinstance(value, str) and value in choices
         if not is_known:
@@ -293,8 +300,8 @@ class _Parser:
         if not isinstance(name, str):
             self._problem(where, f"must be a name, is {_shown(name)}")
             return ""
-        if name and self.is_prepared and name not in self.catalogue:
-            warnings.warn(f"{where}: {name} is not registered: only the allocator gets the name", stacklevel=2)
+        if self._is_foreign(name):
+            self._warn(where, f"{name} is not registered: only the allocator gets the name")
             return implied
         if not name or not self._is_known(where, name):
             return ""
@@ -304,6 +311,10 @@ class _Parser:
             self._problem(where, f"{name} is for clusters, but the host is in no cluster")
         # It is the cluster's installer.
         return implied
+
+    def _is_foreign(self, name: Any) -> bool:
+        """Return whether only the allocator knows an installer, which has run already."""
+        return self.is_prepared and isinstance(name, str) and name not in ("", *self.catalogue)
 
     def _implied(self, keys: Mapping[str, Any], on: str) -> list[str]:
         """Return the installers for clusters or hosts that follow from a host's base image and hardware type."""
@@ -323,7 +334,11 @@ class _Parser:
         implied = sorted({name for host in members for name in self._implied(self.hosts[host], "cluster")})
         if not named and len(implied) > 1:
             self._problem(where, f"its base images need several installers: {', '.join(implied)}; name one of them")
-        installer = str(named or next(iter(implied), installers.DEFAULT))
+        fallback = next(iter(implied), installers.DEFAULT)
+        if self._is_foreign(named):
+            self._warn(f"{where}.installer", f"{named} is not registered: the stages of {fallback} run instead")
+            return fallback
+        installer = str(named or fallback)
         if self._is_known(f"{where}.installer", installer) and self.catalogue[installer].on != "cluster":
             self._problem(f"{where}.installer", f"{installer} is for hosts")
         return installer
