@@ -68,6 +68,12 @@ def test_code_has_hosts_and_clusters_by_name(made: Made) -> None:
     assert second.startswith("main lab BaseConfig(hosts=['master-0',")
 
 
+def test_code_is_compiled_as_python_does_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not with the __future__ statements of the module that compiles it."""
+    assert execute("def f(x: int): pass\nprint(f.__annotations__)", "<command>", {}) == 0
+    assert capsys.readouterr().out == "{'x': <class 'int'>}\n"
+
+
 def test_standard_input_is_a_script(made: Made) -> None:
     made("lab")
     done = shell(script="import sys\ndef f():\n    return hosts.master_0\nprint(f().name)\nsys.exit(3)\n")

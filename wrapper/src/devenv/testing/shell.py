@@ -52,7 +52,7 @@ def banner(name: str, namespace: dict[str, Any]) -> str:
 def execute(source: str, file: str, namespace: dict[str, Any]) -> int:
     """Run a script as Python does, and return its exit code. An error is printed with the script's traceback."""
     try:
-        exec(compile(source, file, "exec"), namespace)
+        exec(compile(source, file, "exec", dont_inherit=True), namespace)
     except SystemExit as leave:
         if leave.code is None or isinstance(leave.code, int):
             return leave.code or 0
