@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from devenv.testing.objects import Host
 
 _ZONES = "/usr/share/zoneinfo"
+_ZONE = "/etc/localtime"
+# The time zone before the first change. It is on the machine, because the process of a test can crash; an empty file
+# stands for a machine without one.
+_SAVED = "/etc/localtime.devenv"
+_IS_SAVED = f"{{ test -e {_SAVED} || test -L {_SAVED}; }}"
+_SAVE = f"if test -e {_ZONE} || test -L {_ZONE}; then cp -P -p {_ZONE} {_SAVED}; else : > {_SAVED}; fi"
+_RESTORE = f"if test -s {_SAVED} || test -L {_SAVED}; then mv -f {_SAVED} {_ZONE}; else rm -f {_ZONE} {_SAVED}; fi"
 
 
 class Admin:
@@ -19,7 +26,6 @@ class Admin:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._zone_before = ""
 
     def machine_id(self) -> str:
         """Return the id of the machine (machine-id(5))."""
@@ -35,17 +41,17 @@ class Admin:
 
     def timezone(self) -> str:
         """Return the time zone, such as Europe/Paris, or Etc/UTC where none is set."""
-        path = self._host.SshDirect.execute("readlink -f /etc/localtime || :").strip()
+        path = self._host.SshDirect.execute(f"readlink -f {_ZONE} || :").strip()
         return path.removeprefix(f"{_ZONES}/") if path.startswith(_ZONES) else "Etc/UTC"
 
     def set_timezone(self, timezone: str) -> None:
         """Set the time zone until the end of the test."""
         if not re.fullmatch(r"[\w+-]+(/[\w+-]+)*", timezone):
             raise TestingError(f"{self._host.name}: '{timezone}' is not a time zone")
-        self._zone_before = self._zone_before or self.timezone()
         # Without timedatectl, which needs D-Bus.
         file = f"{_ZONES}/{timezone}"
-        self._host.SshDirect.execute(f"test -f {file} && ln -sfn {file} /etc/localtime", sudo=True)
+        script = f"test -f {file} && {{ {_IS_SAVED} || {_SAVE}; }} && ln -sfn {file} {_ZONE}"
+        self._host.SshDirect.execute(script, sudo=True)
 
     def ping(self) -> None:
         self._host.SshDirect.ping()
@@ -60,6 +66,6 @@ class Admin:
 
     def reset_state(self) -> None:
         """Restore the time zone."""
-        if self._zone_before:
-            self.set_timezone(self._zone_before)
-            self._zone_before = ""
+        # A host without sudo cannot have a change.
+        if self._host.SshDirect.run(_IS_SAVED).code == 0:
+            self._host.SshDirect.execute(_RESTORE, sudo=True)

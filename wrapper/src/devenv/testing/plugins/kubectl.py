@@ -60,29 +60,27 @@ class Kubectl(KubectlCommands):
         """
         words = ["port-forward", target, f":{port}", "--address=127.0.0.1", f"--namespace={namespace}"]
         argv, variables = programs.argv_of(self._cluster, "kubectl", words)
-        # A file, because a pipe that nobody reads would stop kubectl after some connections.
-        with tempfile.TemporaryFile() as log:
+        # A file, because a pipe that nobody reads would stop kubectl after some connections. The tunnel is closed
+        # unless it is returned, also when the test is interrupted.
+        with tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
             child = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **variables}
             )
+            tunnel = stack.enter_context(Tunnel(target, port, 0, child))
 
             def output() -> str:
                 return os.pread(log.fileno(), 65536, 0).decode(errors="replace")
 
-            wait.until(
-                lambda: _LISTENS.search(output()) or child.poll() is not None, time.monotonic() + timeout, pause=0.05
-            )
-            listening, text = _LISTENS.search(output()), output()
-        if listening is None:
-            code = child.poll()
-            child.kill()
-            child.wait()
-            if code is None:
-                raise CommandTimeout(self._cluster.name, " ".join(words), timeout)
-            raise CommandFailed(self._cluster.name, " ".join(words), code, "", text)
-        tunnel = Tunnel(target, port, int(listening[1]), child)
-        self._tunnels.append(tunnel)
-        return tunnel
+            wait.until(lambda: _LISTENS.search(output()) or not tunnel.is_open, time.monotonic() + timeout, pause=0.05)
+            code, text = child.poll(), output()
+            if listening := _LISTENS.search(text):
+                tunnel.local_port = int(listening[1])
+                self._tunnels.append(tunnel)
+                stack.pop_all()
+                return tunnel
+        if code is None:
+            raise CommandTimeout(self._cluster.name, " ".join(words), timeout)
+        raise CommandFailed(self._cluster.name, " ".join(words), code, "", text)
 
     # --- the API ---
 

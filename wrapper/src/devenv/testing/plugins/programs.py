@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -59,9 +60,9 @@ def options(**values: Any) -> Iterator[str]:
             yield f"--{name.replace('_', '-')}={value}"
 
 
-# Kubeconfigs of a host's administrator, and the exit code without one or without the program.
+# Kubeconfigs of a host's administrator, and what precedes the name of a missing kubeconfig or program in stderr.
 _KUBECONFIGS = "/etc/kubernetes/admin.conf ~/.kube/config"
-_MISSING = "not available:"
+_MISSING = "devenv: not available:"
 
 
 def execute_on(host: Host, name: str, words: Sequence[str], *, stdin: str = "", timeout: float = 120) -> str:
@@ -78,8 +79,7 @@ def execute_on(host: Host, name: str, words: Sequence[str], *, stdin: str = "", 
     try:
         return host.SshDirect.execute(script, stdin=stdin, timeout=timeout, sudo=True)
     except CommandFailed as error:
-        if error.stderr.startswith(_MISSING):
-            raise NotAvailable(
-                f"{host.name}: {error.stderr.removeprefix(_MISSING).strip()} does not exist there"
-            ) from None
+        # The shell of the host may print more.
+        if missing := re.search(f"{_MISSING} (.+)", error.stderr):
+            raise NotAvailable(f"{host.name}: {missing[1]} does not exist there") from None
         raise CommandFailed(host.name, " ".join([name, *words]), error.code, error.stdout, error.stderr) from None

@@ -61,11 +61,13 @@ class TunnelManager:
         """
         # Another process may take the free port before ssh does.
         for _attempt in range(3):
-            tunnel = self._start(via or self._host.SshDirect, _free_port(), address, port)
-            if _answers(tunnel, timeout):
-                self._tunnels.append(tunnel)
-                return tunnel
-            tunnel.close()
+            with contextlib.ExitStack() as stack:
+                # Closed unless it is returned, also when the test is interrupted.
+                tunnel = stack.enter_context(self._start(via or self._host.SshDirect, _free_port(), address, port))
+                if _answers(tunnel, timeout):
+                    self._tunnels.append(tunnel)
+                    stack.pop_all()
+                    return tunnel
         message = f"no tunnel to {address}:{port}"
         raise Unreachable(self._host.name, message, 255, "", message)
 
