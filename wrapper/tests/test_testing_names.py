@@ -332,7 +332,7 @@ def test_a_call_replaces_the_file_which_replaces_entry_points(tmp_path: Path, mo
         ("installers: {a: {needs: ssh}}", "installers.a.needs"),
         ("installers: {a: 'b'}", "installers.a"),
         ("installers: {a: 'nowhere.at_all:B'}", "installers.a: cannot import nowhere.at_all:B"),
-        ("installers: {a: 'json:JSONDecoder'}", "json:JSONDecoder is no subclass of devenv.testing.Installer"),
+        ("installers: {a: 'json:JSONDecoder'}", "json:JSONDecoder is not a subclass of devenv.testing.Installer"),
         ("base_images: {a: {memory: 1GiB}}", "base_images.a.memory"),
         ("hardware_types: {a: {local: maybe}}", "hardware_types.a.local"),
         ("hardware_types: {a: ", "line 1"),

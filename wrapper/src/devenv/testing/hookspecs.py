@@ -63,7 +63,7 @@ def pytest_before_running_test(item: pytest.Item) -> None:
 
 
 def pytest_after_running_test(item: pytest.Item) -> None:
-    """Called with --devenv-isolate when the process of a test has ended, however it ended."""
+    """Called with --devenv-isolate when the process of a test has ended, also by a crash."""
 
 
 def pytest_end_subprocess(item: pytest.Item, worker: Worker) -> None:

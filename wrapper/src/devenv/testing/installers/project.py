@@ -50,5 +50,5 @@ def _installer(name: str, keys: str | Mapping[str, Any], where: str) -> type[Ins
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{where}: cannot import {keys}: {error}") from None
     if not (isinstance(found, type) and issubclass(found, Installer)):
-        raise ValueError(f"{where}: {keys} is no subclass of devenv.testing.Installer")
+        raise ValueError(f"{where}: {keys} is not a subclass of devenv.testing.Installer")
     return found
