@@ -164,6 +164,24 @@ def test_every_test_gets_its_own_demand_and_tests_are_sorted_by_demand(project: 
     assert [line.split()[0] for line in project.events()] == ["up", "made", "down"] * 2
 
 
+def test_an_environment_is_removed_after_its_last_test_though_others_were_skipped(project: Project) -> None:
+    project.write("""
+        @one
+        @pytest.mark.skip
+        def test_1(base_config): pass
+        @one
+        def test_2(base_config): pass
+        @pytest.fixture
+        def fails(): raise RuntimeError("before base_config")
+        @one
+        def test_3(fails, base_config): pass
+        @two
+        def test_4(base_config): pass
+    """)
+    assert counts(project.run(code=1)) == {"passed": 2, "skipped": 1, "error": 1}
+    assert [line.split()[0] for line in project.events()] == ["up", "made", "down"] * 2
+
+
 def test_changed_dictionaries_do_not_change_a_demand(project: Project) -> None:
     project.write("""
         hosts = {"host1": {"cpus": 2}}

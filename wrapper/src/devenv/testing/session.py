@@ -259,9 +259,8 @@ class HardwareSession:
         outcome = self._outcomes.pop(item.nodeid, "failed")
         if self.settings.logs:
             logs.link(self.settings.logs, item.nodeid, outcome)
-        if key not in self.manager.entered:
-            return
         self.manager.after_test(key, failed=outcome == "failed")
+        # Also a test that was skipped before it used its machines may be the last one.
         self._remaining[key] -= 1
         # A worker of pytest-xdist gets its tests one by one: it does not know how many remain.
         is_last = (demand.scope or self.settings.scope) == "function" if self._is_worker else self._remaining[key] <= 0
