@@ -453,15 +453,14 @@ def test_each_test_has_its_own_process_on_request_only(project: Project, options
 
 HANGS = """
     @pytest.fixture
-    def mine():
+    def mine(base_config):
         yield
-        open("finished", "w").close()
+        with open("finished", "w") as stream:
+            stream.write(str(os.listdir(os.environ["DEVENV_HOME"] + "/paper")))
     @one
     def test_hangs(base_config, mine):
         open("started", "w").close()
         time.sleep(600)
-    @one
-    def test_next(base_config): pass
 """
 
 
@@ -496,8 +495,33 @@ def test_ctrl_c_finishes_fixtures_and_removes_environments(project: Project, opt
     child.send_signal(signal.SIGINT)
     out = ended(child)
     assert child.returncode == 2, out
-    assert (project.folder / "finished").exists()
+    # The environment exists until the last fixture has finished.
+    assert (project.folder / "finished").read_text() == str(project.events("made"))
     assert project.remaining() == []
+
+
+@pytest.mark.parametrize("options", [[], ["--devenv-isolate"]])
+def test_pytest_exit_finishes_fixtures_and_removes_environments(project: Project, options: list[str]) -> None:
+    project.write(HANGS.replace("time.sleep(600)", "pytest.exit('enough', 7)"))
+    project.run(*options, code=7)
+    assert (project.folder / "finished").read_text() == str(project.events("made"))
+    assert project.remaining() == []
+
+
+def test_an_error_of_a_fixture_after_an_interruption_keeps_no_environment(project: Project) -> None:
+    project.write("""
+        @pytest.fixture
+        def mine(base_config):
+            yield
+            raise RuntimeError("too late")
+        @one
+        def test_1(mine): pytest.exit("enough")
+    """)
+    child = project.start()
+    out = ended(child)
+    assert child.returncode, out
+    # By pytest itself, not by the guard.
+    assert f"{project.events('made')[0]}: removed" in out
 
 
 def test_option_x_stops_the_run_at_the_first_failure(project: Project) -> None:

@@ -226,10 +226,10 @@ class HardwareSession:
         if key not in self._begun:
             self._begun.append(key)
             self.config.hook.pytest_started_handling_group(session=item.session, worker=self._worker)
-        try:
-            return (yield)
-        finally:
-            self._after(item)
+        result = yield
+        # The fixtures of an interrupted test finish later, and so its machines are released at the end of the run.
+        self._after(item)
+        return result
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
@@ -315,18 +315,18 @@ class HardwareSession:
         if isinstance(self._machines, RemoteManager):
             self._machines.send_warning(warning_message, when, nodeid, location)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
-        if self._runner is not None:
-            runner, self._runner = self._runner, None
-            runner.close()
-
-    @pytest.hookimpl(trylast=True, specname="pytest_sessionfinish")
-    def pytest_devenv_release(self, session: pytest.Session) -> None:
-        # After pytest's own teardown of fixtures, which may still use the machines.
-        for key in [*self._begun]:
-            self._finish_group(session, key)
-        self.manager.close()
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        # The fixtures of an interrupted test finish in its process, or in pytest's own implementation of this hook.
+        try:
+            if self._runner is not None:
+                runner, self._runner = self._runner, None
+                runner.close()
+            return (yield)
+        finally:
+            for key in [*self._begun]:
+                self._finish_group(session, key)
+            self.manager.close()
 
     def _answer(self, kind: str, *values: Any) -> Any:
         """Return the answer to a child's request."""
