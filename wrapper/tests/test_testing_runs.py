@@ -501,6 +501,28 @@ def test_ctrl_c_finishes_fixtures_and_removes_environments(project: Project, opt
 
 
 @pytest.mark.parametrize("options", [[], ["--devenv-isolate"]])
+def test_ctrl_c_during_the_install_stage_finishes_fixtures(project: Project, options: list[str]) -> None:
+    with (project.folder / "conftest.py").open("a") as stream:
+        stream.write("import time\ndef pytest_after_devops_installer():\n")
+        stream.write("    open('started', 'w').close()\n    time.sleep(600)\n")
+    project.write("""
+        @pytest.fixture
+        def other():
+            yield
+            open("finished", "w").close()
+        @one
+        def test_1(other, base_config): pass
+    """)
+    child = project.start(*options)
+    project.wait_for((project.folder / "started").exists)
+    child.send_signal(signal.SIGINT)
+    out = ended(child)
+    assert child.returncode == 2, out
+    assert (project.folder / "finished").exists()
+    assert project.remaining() == []
+
+
+@pytest.mark.parametrize("options", [[], ["--devenv-isolate"]])
 def test_pytest_exit_finishes_fixtures_and_removes_environments(project: Project, options: list[str]) -> None:
     project.write(HANGS.replace("time.sleep(600)", "pytest.exit('enough', 7)"))
     project.run(*options, code=7)

@@ -94,7 +94,7 @@ class RemoteManager:
         self._pipe = pipe
 
     def _request(self, kind: str, *values: Any) -> Any:
-        self._pipe.send((kind, *values))
+        self._pipe.send(("request", kind, *values))
         answer = self._pipe.recv()
         if isinstance(answer, Exception):
             raise answer
@@ -110,7 +110,8 @@ class RemoteManager:
         try:
             yield todo
         finally:
-            self._request("unlock")
+            # Not a request: nobody answers a child that was interrupted.
+            self._pipe.send(("unlock",))
 
     def mark_installed(self, key: str) -> None:
         self._request("mark_installed", key)
@@ -276,12 +277,14 @@ class Runner:
             elif kind == "failed":
                 self._reap()
                 raise ChildGone(values[0])
-            else:
+            elif kind == "request":
                 began = time.monotonic()
-                child.pipe.send(self._answer(kind, *values))
+                child.pipe.send(self._answer(*values))
                 if deadline is not None:
                     # Creating machines has a time limit of its own.
                     deadline += time.monotonic() - began
+            else:
+                self._answer(kind)
 
     def _new(self) -> _Child:
         try:
