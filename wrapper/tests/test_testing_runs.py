@@ -333,6 +333,31 @@ def test_an_error_of_a_plugin_in_isolation_fails_one_test(project: Project) -> N
     assert "KeyError: 'lost'" in out
 
 
+@pytest.mark.parametrize("options", [[], ["--devenv-isolate"]])
+@pytest.mark.parametrize(
+    ("statement", "outcome"),
+    [
+        ("raise KeyError('closed')", {"error": 1}),
+        ("pytest.fail('closed')", {"error": 1}),
+        ("pytest.skip('closed')", {"skipped": 1}),
+    ],
+)
+def test_a_hook_that_raises_while_machines_are_created_affects_one_test(
+    project: Project, options: list[str], statement: str, outcome: dict[str, int]
+) -> None:
+    with (project.folder / "conftest.py").open("a") as stream:
+        stream.write(f"def pytest_before_provisioning(demand):\n    if len(demand.hosts) == 1: {statement}\n")
+    project.write("""
+        @one
+        def test_1(base_config): pass
+        @two
+        def test_2(base_config): pass
+    """)
+    out = project.run(*options, code=int("error" in outcome))
+    assert counts(out) == {"passed": 1, **outcome}
+    assert "closed" in out
+
+
 @pytest.mark.parametrize("how", ["signal", "exit"])
 def test_a_crash_ends_pytest_and_leaves_no_environment(project: Project, how: str) -> None:
     crash, _, code = CRASHES[how]
@@ -820,6 +845,21 @@ def test_what_a_crashed_test_did_is_undone(project: Project) -> None:
     project.run("--devenv-isolate", code=1)
     record = (project.folder / "record").read_text().split()
     assert record[record.index("verify_functionality") + 1 :][:3] == ["reset_state", "close", "ping"]
+
+
+def test_an_error_while_a_crashed_test_is_cleaned_up_is_reported_and_the_others_run(project: Project) -> None:
+    text = PLUGIN.replace('self.record("close")', 'raise RuntimeError("the door is stuck")')
+    (project.folder / "conftest.py").write_text(CONFTEST + text)
+    project.write("""
+        @one
+        def test_1(base_config): os.kill(os.getpid(), signal.SIGKILL)
+        @one
+        def test_2(base_config): pass
+    """)
+    out = project.run("--devenv-isolate", code=1)
+    assert "devenv: clean-up after test_it.py::test_1: the door is stuck" in out
+    # The error is that of test_2, which uses the plugin, too.
+    assert counts(out) == {"passed": 1, "failed": 1, "error": 1}
 
 
 def test_a_failed_installer_is_an_error_of_the_test_and_is_retried(project: Project) -> None:

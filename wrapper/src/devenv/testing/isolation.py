@@ -41,6 +41,10 @@ class ChildGone(Exception):
     """The child ended during a test; the message states how."""
 
 
+class Skipped(Exception):
+    """A hook in the parent skips the test. pytest's own exception cannot be sent."""
+
+
 # --- the starter and the child ----------------------------------------------------------------------------------------
 
 
@@ -96,6 +100,8 @@ class RemoteManager:
     def _request(self, kind: str, *values: Any) -> Any:
         self._pipe.send(("request", kind, *values))
         answer = self._pipe.recv()
+        if isinstance(answer, Skipped):
+            pytest.skip(str(answer))
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -279,7 +285,10 @@ class Runner:
                 raise ChildGone(values[0])
             elif kind == "request":
                 began = time.monotonic()
-                child.pipe.send(self._answer(*values))
+                answer = self._answer(*values)
+                # The child may have ended in the meantime.
+                with contextlib.suppress(*_GONE):
+                    child.pipe.send(answer)
                 if deadline is not None:
                     # Creating machines has a time limit of its own.
                     deadline += time.monotonic() - began

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
@@ -20,7 +21,7 @@ from devenv.testing.demand import Demand, DemandError
 from devenv.testing.errors import ExtensionInvalid, TestingError
 from devenv.testing.installers import project
 from devenv.testing.installers import steps as installers
-from devenv.testing.isolation import ChildGone, RemoteManager, Runner, failed_reports
+from devenv.testing.isolation import ChildGone, RemoteManager, Runner, Skipped, failed_reports
 from devenv.testing.limit import Limit
 from devenv.testing.objects import BaseConfig
 from devenv.testing.plugins import lifecycle
@@ -329,18 +330,22 @@ class HardwareSession:
             self.manager.close()
 
     def _answer(self, kind: str, *values: Any) -> Any:
-        """Return the answer to a child's request."""
-        if kind == "acquire":
-            try:
+        """Return the answer to a child's request, or an error that can be sent: hooks may raise any."""
+        try:
+            if kind == "acquire":
                 return self.manager.acquire(*values)
-            except TestingError as error:
-                return TestingError(str(error))
-        if kind == "lock":
-            return self._lock.enter_context(self.manager.installing(*values))
-        if kind == "mark_installed":
-            self.manager.mark_installed(*values)
-        else:
-            self._lock.close()
+            if kind == "lock":
+                return self._lock.enter_context(self.manager.installing(*values))
+            if kind == "mark_installed":
+                self.manager.mark_installed(*values)
+            else:
+                self._lock.close()
+        except pytest.skip.Exception as skip:
+            return Skipped(str(skip))
+        except (TestingError, pytest.fail.Exception) as error:
+            return TestingError(str(error))
+        except Exception:
+            return TestingError(traceback.format_exc())
         return None
 
     # --- the fixture ---
@@ -407,11 +412,12 @@ class HardwareSession:
         if not request or request.key not in self.manager.entered:
             return
         try:
-            base_config, _ = self.manager.acquire(request.key, request.demand)
-        except TestingError:
-            return
-        if self.settings.logs:
-            logs.collect(base_config, item, self.settings.logs, since)
-        for failure in lifecycle.recover(base_config):
-            self._report(str(failure))
-        base_config.clear_plugins()
+            with ExitStack() as stack:
+                base_config, _ = self.manager.acquire(request.key, request.demand)
+                stack.callback(base_config.clear_plugins)
+                if self.settings.logs:
+                    logs.collect(base_config, item, self.settings.logs, since)
+                for failure in lifecycle.recover(base_config):
+                    self._report(str(failure))
+        except Exception as error:
+            self._report(f"clean-up after {item.nodeid}: {error}")
