@@ -73,7 +73,7 @@ if os.environ["MODE"] == "plain":
             request.instance.base_config = request.getfixturevalue("base_config")
 """
 HEAD = """
-import asyncio, os, sys, time, unittest, warnings
+import asyncio, os, signal, sys, time, unittest, warnings
 from pathlib import Path
 import pytest
 from devenv.testing import hardware_config
@@ -200,8 +200,10 @@ SUITE = {
         def test_flaky(base_config): assert times("flaky") == 2
         @pytest.mark.flaky(reruns=1)
         def test_broken(base_config): assert times("broken") == 0
-        @pytest.mark.timeout(0.5)
-        def test_hangs(base_config): time.sleep(600)
+        @pytest.mark.timeout(60)
+        def test_hangs(base_config):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            time.sleep(600)
         @pytest.mark.timeout(0.5, func_only=True)
         def test_hangs_in_the_function(base_config): time.sleep(600)
         def test_after_them(base_config): pass
