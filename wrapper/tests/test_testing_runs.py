@@ -408,6 +408,68 @@ def test_a_hanging_test_is_stopped_and_its_fixtures_are_finished(
     assert failed == ({"failed": 1} if place == "test" else {"error": 1})
 
 
+TIMER = """
+import signal
+from devenv.testing import register_host_plugin
+
+def timer(place):
+    with open("record", "a") as stream:
+        print(place, signal.getitimer(signal.ITIMER_REAL)[0] > 0, file=stream)
+
+class Timed(Fake):
+    def install(self, target, base_config, request): timer("install")
+    def setup(self, target, base_config, request): timer("setup")
+    def teardown(self, target, base_config, request): timer("teardown")
+
+class Mine:
+    def __init__(self, host): pass
+    def ping(self): timer("ping")
+    def reset_state(self): timer("reset_state")
+
+register_installer("fake", Timed)
+register_host_plugin("Mine", Mine)
+
+def pytest_before_provisioning(): timer("before_provisioning")
+def pytest_after_test(): timer("after_test")
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--devenv-isolate"]])
+def test_the_time_limit_includes_neither_preparation_nor_clean_up(project: Project, options: list[str]) -> None:
+    with (project.folder / "conftest.py").open("a") as stream:
+        stream.write(TIMER)
+    project.write("""
+        from conftest import timer
+        @pytest.fixture
+        def other():
+            timer("before")
+            yield
+            timer("after")
+        @one
+        def test_1(other, base_config): timer("test")
+    """)
+    project.run(*options)
+    assert (project.folder / "record").read_text().splitlines() == [
+        "before True", "before_provisioning False", "install False", "ping False", "setup True", "test True",
+        "after_test False", "teardown False", "reset_state False", "after True",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [[], ["--devenv-isolate"]])
+def test_a_test_that_is_repeated_has_its_whole_time_limit_again(project: Project, options: list[str]) -> None:
+    with (project.folder / "conftest.py").open("a") as stream:
+        stream.write("limit.PATIENCE = 0.5\n")
+    project.write("""
+        @hardware_config(hardware={"host1": {}}, timeout=8)
+        @pytest.mark.flaky(reruns=2)
+        def test_1(base_config):
+            time.sleep(3)
+            open("tries", "a").write("x")
+            assert len(open("tries").read()) == 3
+    """)
+    assert counts(project.run(*options)) == {"passed": 1}
+
+
 def test_the_time_limit_leaves_the_timer_to_others(project: Project) -> None:
     project.write("""
         @hardware_config(hardware={"host1": {}}, timeout=5)

@@ -122,6 +122,10 @@ class RemoteManager:
     def mark_installed(self, key: str) -> None:
         self._request("mark_installed", key)
 
+    def send_limit(self, seconds: float | None) -> None:
+        """Send the remaining time of the test, or None while it does not count."""
+        self._pipe.send(("limit", seconds))
+
     def send_report(self, config: pytest.Config, report: pytest.TestReport) -> None:
         """Send a report to the parent, whose plugins print and record it."""
         # pytest itself fails a test with failed subtests here.
@@ -251,7 +255,8 @@ class Runner:
     def run(self, index: int, seconds: float) -> Iterator[pytest.TestReport]:
         """Yield the reports of an item. Raises ChildGone if the child ended or was stopped.
 
-        The child itself limits the test to ``seconds``. One that does not end after that is stopped.
+        The child itself limits the test to ``seconds``, which begin again if another plugin repeats the test. One that
+        does not end after that is stopped.
         """
         child = self._child = self._new()
         child.pipe.send(index)
@@ -283,15 +288,13 @@ class Runner:
             elif kind == "failed":
                 self._reap()
                 raise ChildGone(values[0])
+            elif kind == "limit":
+                deadline = None if values[0] is None else time.monotonic() + values[0] + limit.PATIENCE
             elif kind == "request":
-                began = time.monotonic()
                 answer = self._answer(*values)
                 # The child may have ended in the meantime.
                 with contextlib.suppress(*_GONE):
                     child.pipe.send(answer)
-                if deadline is not None:
-                    # Creating machines has a time limit of its own.
-                    deadline += time.monotonic() - began
             else:
                 self._answer(kind)
 

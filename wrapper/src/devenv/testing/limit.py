@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,11 +19,13 @@ class Limit:
     """Fails a test where it is when it has run for ``seconds`` (0: no limit).
 
     It uses the timer of SIGALRM unless someone else does: pytest-timeout or the test itself. Without the timer, such as
-    in a thread, there is no limit.
+    in a thread, there is no limit. ``changed`` is called with the remaining seconds when they begin to count, and with
+    None when they are paused.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, changed: Callable[[float | None], None] = lambda _: None) -> None:
         self._seconds = self._left = seconds
+        self._changed = changed
         self._began = 0.0
         self._previous: Any = None
         self._counts = False
@@ -42,6 +44,8 @@ class Limit:
         """Do not count the time of the block."""
         counts = self._counts
         self.stop()
+        if counts:
+            self._changed(None)
         try:
             yield
         finally:
@@ -49,20 +53,23 @@ class Limit:
                 self._start()
 
     def _start(self) -> None:
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if not self._seconds or not in_main_thread or signal.getitimer(signal.ITIMER_REAL)[0]:
+        if not self._seconds:
             return
-        self._counts, self._began = True, time.monotonic()
-        self._previous = signal.signal(signal.SIGALRM, self._fail)
-        signal.setitimer(signal.ITIMER_REAL, self._left if self._left > 0 else PATIENCE)
+        self._counts = True
+        self._changed(max(0.0, self._left))
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and not signal.getitimer(signal.ITIMER_REAL)[0]:
+            self._began = time.monotonic()
+            self._previous = signal.signal(signal.SIGALRM, self._fail)
+            signal.setitimer(signal.ITIMER_REAL, self._left if self._left > 0 else PATIENCE)
 
     def stop(self) -> None:
         """Count no further time of the present phase."""
         if not self._counts:
             return
         self._counts = False
-        self._left -= time.monotonic() - self._began
         if signal.getsignal(signal.SIGALRM) == self._fail:
+            self._left -= time.monotonic() - self._began
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, self._previous)
 

@@ -8,7 +8,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -103,6 +103,7 @@ class HardwareSession:
         self._runner: Runner | None = None
         self._index: dict[int, int] = {}
         self._limit = Limit(0)
+        self._limit_changed: Callable[[float | None], None] = lambda _: None
         self._configs: dict[str, BaseConfig] = {}
         self._prepared: set[str] = set()
         self._remaining: Counter[str] = Counter()
@@ -218,6 +219,7 @@ class HardwareSession:
     def _become_child(self, machines: RemoteManager) -> None:
         self._runner = None
         self._machines = machines
+        self._limit_changed = machines.send_limit
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -235,7 +237,7 @@ class HardwareSession:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
         is_limited = REQUEST in item.stash or self.settings.isolate
-        self._limit = Limit(self._seconds(item) if is_limited else 0)
+        self._limit = Limit(self._seconds(item) if is_limited else 0, self._limit_changed)
         with self._limit.counted():
             yield
 
@@ -351,14 +353,40 @@ class HardwareSession:
     # --- the fixture ---
 
     def serve(self, request: pytest.FixtureRequest) -> Iterator[BaseConfig]:
-        """Prepare the machines of a test before it, and clean up after it."""
+        """Prepare the machines of a test before it, and clean up after it. Its time limit includes neither."""
         item: pytest.Item = request.node
         if REQUEST not in item.stash:
             pytest.fail(f"{item.nodeid}: has no {MARK} with the hosts and clusters that it needs", pytrace=False)
-        demand, key = item.stash[REQUEST].demand, item.stash[REQUEST].key
+        requested, hook, clean_up = item.stash[REQUEST], item.ihook, ExitStack()
+        demand = requested.demand
         try:
             with self._limit.paused():
-                base_config, used = self._machines.acquire(key, demand)
+                base_config, used = self._acquire(requested)
+                clean_up.enter_context(proxies.bypassed(base_config))
+                clean_up.callback(base_config.clear_plugins)
+                clean_up.callback(base_config.reset_state)
+                clean_up.callback(installers.run_stage, "teardown", base_config, demand, request)
+                if self.settings.logs:
+                    clean_up.callback(logs.collect, base_config, item, self.settings.logs, time.time())
+                clean_up.callback(hook.pytest_after_test, item=item, base_config=base_config)
+                self._prepare(base_config, requested, request)
+            installers.run_stage("runtest_setup", base_config, demand, request)
+            if used:
+                for host in base_config.hosts.values():
+                    hook.pytest_clean_between_tests(host=host, item=item)
+                hook.pytest_clean_base_btwn_tests(base_config=base_config, item=item)
+            installers.run_stage("setup", base_config, demand, request)
+            hook.pytest_after_base_config(base_config=base_config, request=request)
+            yield base_config
+        finally:
+            with self._limit.paused():
+                clean_up.close()
+
+    def _acquire(self, requested: Request) -> tuple[BaseConfig, bool]:
+        """Return the machines of a test, and whether a test used them before."""
+        key = requested.key
+        try:
+            base_config, used = self._machines.acquire(key, requested.demand)
         except TestingError as error:
             pytest.fail(str(error), pytrace=False)
         known = self._configs.get(key)
@@ -369,25 +397,7 @@ class HardwareSession:
         if not used or not is_same:
             self._prepared.discard(key)
         self._configs[key] = base_config
-        began = time.time()
-        hook = item.ihook
-        with ExitStack() as stack:
-            stack.enter_context(proxies.bypassed(base_config))
-            stack.callback(base_config.clear_plugins)
-            stack.callback(base_config.reset_state)
-            stack.callback(installers.run_stage, "teardown", base_config, demand, request)
-            if self.settings.logs:
-                stack.callback(logs.collect, base_config, item, self.settings.logs, began)
-            stack.callback(hook.pytest_after_test, item=item, base_config=base_config)
-            self._prepare(base_config, item.stash[REQUEST], request)
-            installers.run_stage("runtest_setup", base_config, demand, request)
-            if used:
-                for host in base_config.hosts.values():
-                    hook.pytest_clean_between_tests(host=host, item=item)
-                hook.pytest_clean_base_btwn_tests(base_config=base_config, item=item)
-            installers.run_stage("setup", base_config, demand, request)
-            hook.pytest_after_base_config(base_config=base_config, request=request)
-            yield base_config
+        return base_config, used
 
     def _prepare(self, base_config: BaseConfig, requested: Request, request: pytest.FixtureRequest) -> None:
         if requested.key in self._prepared:
