@@ -433,3 +433,41 @@ def test_private_directories_of_killed_commands_are_removed(tmp_path: Path, monk
     runner._sweep()
     assert not dead.exists()
     assert living.exists()
+
+
+FIRST_RUNS = """
+    import importlib.metadata, sys, threading, time
+    from pathlib import Path
+    from devenv.runs import runner
+
+    entry_points = importlib.metadata.entry_points
+
+    def slow(**given):
+        if given.get("group") == "ansible_runner.plugins":
+            begun.set()
+            second.wait(30)
+            time.sleep(0.5)
+        return entry_points(**given)
+
+    begun, second = threading.Event(), threading.Event()
+    importlib.metadata.entry_points = slow
+
+    def run():
+        print(runner.run(sys.argv[1], {}, runner.Options(), Path(sys.argv[2])).ok)
+
+    def late():
+        begun.wait(30)
+        second.set()
+        run()
+
+    threads = [threading.Thread(target=target) for target in (run, late)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+"""
+
+
+def test_the_first_two_runs_of_a_process_can_start_at_once(playbook: Write, inventory: Path) -> None:
+    path = playbook("[{name: x | y, hosts: localhost, tasks: []}]")
+    script = [sys.executable, "-c", textwrap.dedent(FIRST_RUNS), path, str(inventory)]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout == "True\nTrue\n", done.stderr

@@ -138,14 +138,16 @@ def _start(
     events: supervision.Events,
     control: supervision.Control,
 ) -> threading.Thread:
-    from ansible_runner.interface import init_runner
+    # By way of the package: another thread may be importing it, and its last lines replace a module of that name by a
+    # dictionary.
+    from ansible_runner import interface
 
     def handler(event: dict[str, Any]) -> bool:
         events.put(("event", event))
         return bool(event.get("event") == "playbook_on_stats")
 
     _discard_command_file(folder / "artifacts" / run_id)
-    runner = init_runner(
+    runner = interface.init_runner(
         private_data_dir=str(folder),
         ident=run_id,
         project_dir=_working_directory(),
