@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 import time
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -44,7 +43,7 @@ class Request:
 class Worker:
     """The process that runs tests: ``main``, or the name of a worker of pytest-xdist."""
 
-    id: str = field(default_factory=lambda: os.environ.get("PYTEST_XDIST_WORKER", "main"))
+    id: str = "main"
 
 
 REQUEST = pytest.StashKey[Request]()
@@ -108,8 +107,10 @@ class HardwareSession:
         self._prepared: set[str] = set()
         self._remaining: Counter[str] = Counter()
         self._outcomes: dict[str, str] = {}
-        self._is_worker = hasattr(config, "workerinput")
-        self._worker = Worker()
+        # Not from the environment: a pytest that a test starts inherits the variables of its worker.
+        xdist = getattr(config, "workerinput", None)
+        self._is_worker = xdist is not None
+        self._worker = Worker(xdist["workerid"]) if xdist else Worker()
         # Groups of tests that share an environment: those that have begun.
         self._begun: list[str] = []
         # The lock of the install stage while a child has it.
