@@ -16,6 +16,11 @@ options:
     description: Archives with the images that single nodes have in addition to the bundle, by name of the node.
     type: dict
     default: {}
+  base_images:
+    description: Names of base images (M(devenv.lab.base_image)) whose node images are built as well.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -32,6 +37,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 image: {description: Reference of the node image., returned: always, type: str}
+images: {description: "References of the node images of O(base_images), by name.", returned: always, type: dict}
 root: {description: Reference of the image with the Debian root below the node image., returned: always, type: str}
 store: {description: Directory of the image store., returned: always, type: str}
 stores: {description: Directories of the image stores of the nodes in O(archives)., returned: always, type: dict}

@@ -12,6 +12,7 @@ description:
 extends_documentation_fragment: [devenv.lab.attributes, devenv.lab.nodes]
 options:
   image: {description: "Node image, as returned by M(devenv.lab.podman_image). Required for V(present).", type: str}
+  images: {description: "Images of nodes with a base image, by its name.", type: dict, default: {}}
   store: {description: "Image store, as returned by M(devenv.lab.podman_image). Required for V(present).", type: path}
   stores:
     description: Image stores of the nodes that get another one than O(store), by name.

@@ -248,7 +248,7 @@ def test_the_first_claimed_master_is_the_endpoint() -> None:
 
 def test_each_key_of_a_node_is_restored_from_the_variables() -> None:
     resolved = resolve("aio")
-    resolved["nodes"][0].update({"image": "localhost/mine:1", "node_type": "worker"})
+    resolved["nodes"][0].update({"image": "localhost/mine:1", "base_image": "mine", "node_type": "worker"})
     missing = set(Node.__annotations__) - set(resolved["nodes"][0])
     assert missing == {"host"}  # tested with the provider existing
     built = inventory.build(resolved, None, STATE)

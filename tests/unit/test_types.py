@@ -40,6 +40,7 @@ VARIATIONS: list[tuple[str, dict[str, Any]]] = [
     ("ha", {"registry.mirrors.docker.io": ["http://mirror:5000"], "proxy.http": "http://proxy:3128"}),
     ("ha", {"validate.checks": [{"name": "a", "command": ["true"]}], "storage.enabled": True}),
     ("ha", {"nodes.worker-0.cluster": None, "nodes.worker-1.taints": ["a=b:NoSchedule"]}),
+    ("ha", {"nodes.worker-0.base_image": "tools"}),
     ("ha", {"clusters.b": {}, "nodes.master-3": {"cluster": "b"}}),
     ("ha", {"clusters.main.endpoint": {"kind": "external", "addresses": ["192.0.2.1"]}}),
 ]

@@ -41,7 +41,7 @@ def test_commands_exist(page: Path) -> None:
     existing = {name for name, *_ in app.COMMANDS}
     text = page.read_text()
     code = "\n".join([*re.findall(r"```\w*\n(.*?)```", text, re.DOTALL), *re.findall(r"`([^`\n]+)`", text)])
-    words = re.findall(r"^(?:\$ )?devenv ([a-z]+)", code, re.MULTILINE)
+    words = re.findall(r"^(?:\$ )?devenv ([a-z][a-z-]*)", code, re.MULTILINE)
     assert set(words) <= existing, set(words) - existing
 
 

@@ -133,8 +133,9 @@ def _common(here: _Environment) -> CommonVariables:
     profile, plan = here.profile, here.plan
     families, network = profile["families"], profile["network"]
     traits = engines.traits(profile["kubernetes"]["engine"])
+    base_images = sorted({node["base_image"] for node in profile["nodes"] if "base_image" in node})
     settings: ProfileSettings = {key: value for key, value in profile.items() if key != "nodes"}  # type: ignore[assignment]
-    return {
+    common: CommonVariables = {
         "devenv_name": here.name,
         "devenv_state": str(here.state),
         "devenv_profile": settings,
@@ -152,6 +153,9 @@ def _common(here: _Environment) -> CommonVariables:
         "devenv_api_service": str(ipaddress.ip_network(network["services"][families[0]])[1]),
         "devenv_gateways": [plan["gateways"][family] for family in families if family in plan["gateways"]],
     }
+    if base_images:
+        common["devenv_base_images"] = base_images
+    return common
 
 
 def _bundle_parts(profile: Profile) -> list[str]:
@@ -200,6 +204,8 @@ def _host(node: Node, index: int, here: _Environment) -> HostVariables:
         variables["devenv_node_type"] = node["node_type"]
     if "image" in node:
         variables["devenv_image"] = node["image"]
+    if "base_image" in node:
+        variables["devenv_base_image"] = node["base_image"]
     if "host" in node:
         variables["devenv_host"] = {**node["host"]}
         _connect_to_host(variables, node["host"], here.state)

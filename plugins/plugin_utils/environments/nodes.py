@@ -20,7 +20,7 @@ class NodeSpec:
     """A node of the profile. Sizes in bytes; a bare node's ``cluster`` is empty; ``addresses``, ``prefixes``,
     ``gateways`` and ``pod_cidrs`` in the families' order (no ``pod_cidrs``: the engine chooses them). With ``dhcp``
     the node requests its addresses and gets these. ``host`` is its machine with the provider ``existing``; ``image``
-    that of its machine, if it is not the provider's own.
+    that of its machine, or the name of its base image, if it is not the provider's own.
     """
 
     name: str
@@ -39,6 +39,7 @@ class NodeSpec:
     dhcp: bool = False
     host: ExistingHost | None = None
     image: str = ""
+    base_image: str = ""
 
     @property
     def families(self) -> list[str]:
@@ -74,6 +75,7 @@ def _planned(node: Node, profile: Profile, plan: NetworkPlan) -> NodeSpec:
         gateways=tuple(plan["gateways"][family] for family in families),
         dhcp=profile["addressing"] == "dhcp",
         image=node.get("image", ""),
+        base_image=node.get("base_image", ""),
     )
 
 

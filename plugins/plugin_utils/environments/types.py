@@ -82,6 +82,7 @@ class HostVariables(EndpointVariables, Connection):
     devenv_disk: int
     devenv_node_type: NotRequired[str]
     devenv_image: NotRequired[str]
+    devenv_base_image: NotRequired[str]
     devenv_host: NotRequired[ExistingHost]
     devenv_endpoint: str
     devenv_kubeconfig: str
@@ -107,6 +108,7 @@ class CommonVariables(TypedDict):
     devenv_addressing: str
     devenv_kubernetes_version: str
     devenv_bundle_parts: list[str]
+    devenv_base_images: NotRequired[list[str]]
     devenv_pod_subnets: list[str]
     devenv_service_subnets: list[str]
     devenv_api_service: str

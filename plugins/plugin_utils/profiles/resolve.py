@@ -185,6 +185,8 @@ def _node(name: str, made: Draft) -> Node:
         resolved["node_type"] = node["node_type"]
     if "image" in node:
         resolved["image"] = node["image"]
+    if "base_image" in node:
+        resolved["base_image"] = node["base_image"]
     if "host" in node:
         host: ExistingHost = node["host"]
         resolved["host"] = {**host, "addresses": _in_order(host["addresses"], made.families)}

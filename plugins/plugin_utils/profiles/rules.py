@@ -58,6 +58,12 @@ def _nodes_are_large_enough(draft: Draft) -> Iterator[str]:
                 yield f"nodes.{name}.{key}: must be at least {least >> 20}MiB, is {node[key]}"
 
 
+def _nodes_have_one_image(draft: Draft) -> Iterator[str]:
+    for name, node in draft.nodes.items():
+        if node.get("image") and node.get("base_image"):
+            yield f"nodes.{name}.base_image: the node has the image {node['image']} already"
+
+
 def _taints_have_different_keys(draft: Draft) -> Iterator[str]:
     for name, node in draft.nodes.items():
         # Kubernetes allows only one value per key and effect.
@@ -270,6 +276,7 @@ def _every_key_takes_effect(draft: Draft) -> Iterator[str]:
 RULES: tuple[Callable[[Draft], Iterator[str]], ...] = (
     _workers_are_schedulable,
     _nodes_are_large_enough,
+    _nodes_have_one_image,
     _taints_have_different_keys,
     _hosts_have_an_address_of_each_family,
     _version_is_known,

@@ -135,6 +135,7 @@ class Node(TypedDict):
     schedulable: bool
     node_type: NotRequired[str]
     image: NotRequired[str]
+    base_image: NotRequired[str]
     host: NotRequired[ExistingHost]
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ansible_collections.devenv.lab.plugins.plugin_utils.host.network import Network
     from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Probe
     from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers.node_recipe import Recipe
 
 RUNNING = "running"
 # A machine whose definition cannot be read, and which does not run.
@@ -171,6 +172,14 @@ class Provider(Protocol):
     def save_image(self, image: str, archive: Path, timeout: float) -> bool:
         """Write an image of the provider's own image store to an archive; return whether it has the image."""
         return False
+
+    def build_base_image(self, recipe: Recipe, say: Callable[[str], None]) -> bool:
+        """Build the image of nodes with this recipe, unless it exists; return whether it was missing."""
+        raise cannot(self.name, "base_image")
+
+    def variants(self, digest: str) -> list[CachedFile]:
+        """Return the images that were built from the base image with this digest, in an order to remove them."""
+        return []
 
     def remove_cached(self, item: CachedFile) -> None:
         """Remove one of ``cached_files`` that is not a path."""

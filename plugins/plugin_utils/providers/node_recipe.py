@@ -6,7 +6,7 @@ import hashlib
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,37 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Inputs of the image. ``files`` maps a path in the node to a file on this host; ``masked`` are systemd units."""
+    """Inputs of the image. ``files`` maps a path in the node to a file on this host; ``masked`` are systemd units.
+
+    A base image has a digest in ``base``, and can start from the archive ``rootfs``, which has the packages already.
+    """
 
     suite: str
     mirror: str
     packages: Sequence[str]
     masked: Sequence[str]
     files: Mapping[str, Path]
+    base: str = ""
+    rootfs: Path | None = None
 
 
 def recipe_of(options: Mapping[str, Any]) -> Recipe:
     """Return the recipe that a module's options describe (doc_fragments/node_recipe.py)."""
     files_of_node = {target: Path(source) for target, source in options["files"].items()}
     return Recipe(options["suite"], options["mirror"], options["packages"], options["masked"], files_of_node)
+
+
+def derived(
+    recipe: Recipe, packages: Sequence[str], further: Mapping[str, Path], rootfs: Path | None, digest: str
+) -> Recipe:
+    """Return the recipe of a base image with ``digest``: that of the node, with ``packages`` and ``further`` files."""
+    return replace(
+        recipe,
+        packages=sorted({*recipe.packages, *packages}),
+        files={**further, **recipe.files},
+        base=digest,
+        rootfs=rootfs,
+    )
 
 
 def root_digest(recipe: Recipe) -> str:
@@ -48,6 +66,7 @@ def root_digest(recipe: Recipe) -> str:
         digest.update(part.encode() + b"\0")
     for target, source in sorted(recipe.files.items()):
         digest.update(target.encode() + b"\0" + source.read_bytes() + b"\0")
+    digest.update(recipe.base.encode())
     return digest.hexdigest()[:12]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -248,6 +248,29 @@ def save_snapshot(
         catalogue.check_new(paths.home(), snapshot)
     variables = {"devenv_snapshot": snapshot, "devenv_force": force, **_only(name, cluster)}
     return playbook.run("snapshot", name, variables, options)
+
+
+@errors.translated()
+def build_base_image(
+    name: str,
+    packages: Sequence[str],
+    sources: Mapping[str, Path],
+    rootfs: Path | None = None,
+    options: Options = NO_OPTIONS,
+) -> RunResult:
+    """Build the base image ``name``; ``sources`` maps paths on the node to files here. Refuses invalid content before
+    it runs.
+    """
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base_images
+
+    base_images.check(name, packages, sources, rootfs)
+    variables = {
+        "devenv_base_image_name": name,
+        "devenv_base_image_packages": list(packages),
+        "devenv_base_image_files": {target: str(source.absolute()) for target, source in sources.items()},
+        "devenv_base_image_rootfs": str(rootfs.absolute()) if rootfs else "",
+    }
+    return playbook.run_here("base_image_build", variables, options)
 
 
 @errors.translated()

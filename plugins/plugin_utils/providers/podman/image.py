@@ -5,7 +5,9 @@ by the digest of its inputs; and the container that fills an image store.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +28,9 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.cli im
 
 REPOSITORY = "localhost/devenv-node"
 ROOT_REPOSITORY = "localhost/devenv-root"
+# The digest of a base image, on every image built from it.
+BASE_LABEL = "devenv.lab/base-image"
+_COMMAND = 'CMD ["/usr/local/sbin/node-init"]'
 
 
 def image_reference(recipe: Recipe, bundle_digest: str) -> str:
@@ -52,8 +57,7 @@ def ensure_image(
         if image_exists(reference):
             return False
         root = root_reference(recipe)
-        if not image_exists(root):
-            _build_root(recipe, root, cache, progress)
+        _ensure_root(recipe, root, cache, progress)
         progress("node image: add the bundle's binaries")
         with tempfile.TemporaryDirectory(dir=cache, prefix="node-image-") as folder:
             context = Path(folder)
@@ -64,20 +68,88 @@ def ensure_image(
     return True
 
 
-def _build_root(recipe: Recipe, reference: str, cache: Path, progress: Progress) -> None:
-    progress(f"node image: Debian {recipe.suite} root, {len(recipe.packages)} packages")
+def ensure_root(recipe: Recipe, cache: Path, progress: Progress) -> bool:
+    """Build the root of the node image unless it exists. Return whether it was missing."""
+    reference = root_reference(recipe)
+    if image_exists(reference):
+        return False
+    with files.exclusive(cache / "node-image.lock"):
+        return _ensure_root(recipe, reference, cache, progress)
+
+
+def _ensure_root(recipe: Recipe, reference: str, cache: Path, progress: Progress) -> bool:
+    if image_exists(reference):
+        return False
     with tempfile.TemporaryDirectory(dir=cache, prefix="node-root-") as folder:
-        archive = Path(folder, "root.tar")
         # mmdebstrap must be able to enter the folder as another user while it unpacks.
         os.chmod(folder, 0o755)
-        try:
-            process.run(mmdebstrap(recipe, archive), timeout=1800)
-        except process.ProgramFailed as failure:
-            message = f"the Debian root of the node image could not be built: {failure}"
-            raise DevenvError("node_image_failed", message) from failure
-        progress("node image: import the root")
-        command = 'CMD ["/usr/local/sbin/node-init"]'
-        podman("import", "--quiet", "--change", command, str(archive), reference, timeout=600)
+        if recipe.rootfs:
+            _import_rootfs(recipe, recipe.rootfs, reference, Path(folder), progress)
+        else:
+            _build_root(recipe, reference, Path(folder, "root.tar"), progress)
+    return True
+
+
+def _build_root(recipe: Recipe, reference: str, archive: Path, progress: Progress) -> None:
+    progress(f"node image: Debian {recipe.suite} root, {len(recipe.packages)} packages")
+    try:
+        process.run(mmdebstrap(recipe, archive), timeout=1800)
+    except process.ProgramFailed as failure:
+        message = f"the Debian root of the node image could not be built: {failure}"
+        advice = f"Debian {recipe.suite} must have the packages: {', '.join(recipe.packages)}" if recipe.base else ""
+        raise DevenvError("node_image_failed", message, advice=advice) from failure
+    progress("node image: import the root")
+    label = [f"--change=LABEL {BASE_LABEL}={recipe.base}"] if recipe.base else []
+    podman("import", "--quiet", "--change", _COMMAND, *label, str(archive), reference, timeout=600)
+
+
+def _import_rootfs(recipe: Recipe, archive: Path, reference: str, context: Path, progress: Progress) -> None:
+    """Import a root filesystem, and add the files and masked units of a node. Raises DevenvError ``base_image_invalid``
+    if it lacks a package that nodes need.
+    """
+    progress("node image: import the root filesystem")
+    imported = podman("import", "--quiet", str(archive), timeout=900).strip()
+    try:
+        if missing := sorted({*recipe.packages} - _installed(imported)):
+            raise DevenvError("base_image_invalid", f"the rootfs lacks packages of a node: {', '.join(missing)}")
+        lines = [f"FROM {imported}", f"LABEL {BASE_LABEL}={recipe.base}", _COMMAND]
+        for number, (target, source) in enumerate(sorted(recipe.files.items())):
+            shutil.copyfile(source, context / str(number))
+            (context / str(number)).chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+            lines.append(f"COPY {json.dumps([str(number), target])}")
+        (context / "machine-id").touch()
+        (context / "units").mkdir()
+        for unit in recipe.masked:
+            (context / "units" / unit).symlink_to("/dev/null")
+        lines += ["COPY machine-id /etc/machine-id", "COPY units/ /etc/systemd/system/"]
+        (context / "Containerfile").write_text("\n".join(lines))
+        # One layer, not one for each file.
+        podman("build", "--quiet", "--layers=false", "--tag", reference, "--network", "none", str(context), timeout=600)
+    except BaseException:
+        podman("image", "rm", "--force", imported)
+        raise
+
+
+def _installed(image: str) -> set[str]:
+    """Return the Debian packages that are installed in an image."""
+    root = podman("image", "mount", image).strip()
+    try:
+        status = Path(root, "var/lib/dpkg/status")
+        return installed(status.read_text(errors="replace")) if status.is_file() else set()
+    finally:
+        podman("image", "unmount", image)
+
+
+def installed(status: str) -> set[str]:
+    """Return the names of the installed packages in dpkg's file ``status``."""
+    entries = [entry.splitlines() for entry in status.split("\n\n")]
+    return {
+        line.removeprefix("Package: ")
+        for lines in entries
+        if "Status: install ok installed" in lines
+        for line in lines
+        if line.startswith("Package: ")
+    }
 
 
 def fill_store(reference: str, folder: Path, images: Sequence[Path], name: str) -> None:

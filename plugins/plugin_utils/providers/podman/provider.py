@@ -23,7 +23,14 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.host.probes import Prob
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data, engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.checks import quotas as quota_check
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.types import Profile
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base, image_store, loss, machines, node_recipe
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers import (
+    base,
+    base_images,
+    image_store,
+    loss,
+    machines,
+    node_recipe,
+)
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
     RUNNING,
     CachedFile,
@@ -31,6 +38,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import (
     ProvisionOutcome,
     Request,
 )
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.node_recipe import Progress, Recipe
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman import cli, image
 
 NODE_IMAGE = "node-image"
@@ -153,6 +161,7 @@ class Provider(machines.MachineProvider):
             probes.inotify_probe(used["inotify"]),
             *_limit_probes(missing, profile["kubernetes"]["engine"]),
             *(_image_probe(node["image"]) for node in missing if node.get("image")),
+            *(_base_image_probe(node["base_image"]) for node in missing if node.get("base_image")),
         ]
 
     def features(self) -> list[Probe]:
@@ -173,18 +182,32 @@ class Provider(machines.MachineProvider):
         cli.podman("save", "--format", "docker-archive", "-o", str(archive), image, timeout=timeout)
         return True
 
+    def build_base_image(self, recipe: Recipe, say: Progress) -> bool:
+        paths.cache().mkdir(parents=True, exist_ok=True, mode=0o700)
+        return image.ensure_root(recipe, paths.cache(), say)
+
+    def variants(self, digest: str) -> list[CachedFile]:
+        found = _images("--filter", f"label={image.BASE_LABEL}={digest}")
+        # Those with a bundle's binaries first: they are built on the root.
+        return sorted(found, key=lambda item: item.what)
+
     def cached_files(self) -> list[CachedFile]:
-        rows: list[dict[str, Any]] = json.loads(cli.podman("images", "--format", "json") or "[]") or []
-        users = {container.image: container.name for container in cli.containers()}
-        # An image with several names has a row for each, and every row has all names.
-        return [
-            CachedFile(NODE_IMAGE, name, int(row.get("Size") or 0), users.get(name) or users.get(str(row["Id"])) or "")
-            for name, row in {name: row for row in rows for name in row.get("Names") or []}.items()
-            if name.rpartition(":")[0] in (image.REPOSITORY, image.ROOT_REPOSITORY)
-        ]
+        return _images()
 
     def remove_cached(self, item: CachedFile) -> None:
         cli.podman("image", "rm", item.what)
+
+
+def _images(*options: str) -> list[CachedFile]:
+    """Return the node images and their roots that ``podman images`` lists with ``options``."""
+    rows: list[dict[str, Any]] = json.loads(cli.podman("images", "--format", "json", *options) or "[]") or []
+    users = {container.image: container.name for container in cli.containers()}
+    # An image with several names has a row for each, and every row has all names.
+    return [
+        CachedFile(NODE_IMAGE, name, int(row.get("Size") or 0), users.get(name) or users.get(str(row["Id"])) or "")
+        for name, row in {name: row for row in rows for name in row.get("Names") or []}.items()
+        if name.rpartition(":")[0] in (image.REPOSITORY, image.ROOT_REPOSITORY)
+    ]
 
 
 def container_name(environment: str, node: str) -> str:
@@ -205,7 +228,7 @@ def run_arguments(request: Request, node: NodeSpec) -> list[str]:
         *(f"--env={name}={value}" for name, value in machines.init_variables(node).items()),
         f"--volume={folder / 'ssh' / 'hosts' / node.name}:/etc/devenv/ssh:ro",
         *(f"--volume={folder / 'nodes' / node.name / name}:{target}" for name, target in {**DATA, **RESOLVERS}.items()),
-        node.image or request.options["image"], "/usr/local/sbin/node-init",
+        _image_of(request, node), "/usr/local/sbin/node-init",
     ]  # fmt: skip
 
 
@@ -240,12 +263,19 @@ def _make_data(request: Request, node: NodeSpec) -> bool:
     linked = image_store.copy(Path(store), unfinished / "containerd")
     for name in DATA:
         (unfinished / name).mkdir(parents=True, exist_ok=True, mode=0o700 if name in LARGE else 0o755)
-    if node.image:
-        _copy_from_image(node.image, unfinished)
+    if node.image or node.base_image:
+        _copy_from_image(_image_of(request, node), unfinished)
     unfinished.replace(place)
     _write_resolvers(request, node)
     # There are no links between subvolumes, but copies that share their blocks.
     return linked or limited
+
+
+def _image_of(request: Request, node: NodeSpec) -> str:
+    """Return the image of a node: its own, that of its base image, or the node image."""
+    if node.base_image:
+        return str(request.options["images"][node.base_image])
+    return node.image or str(request.options["image"])
 
 
 def _copy_from_image(image: str, data: Path) -> None:
@@ -276,6 +306,14 @@ def _image_probe(image: str) -> Probe:
     exists = cli.image_exists(image)
     seen = "available" if exists else "not in podman's local store"
     return Probe("image", exists, seen, image, f"podman pull {image}, or podman load", "node_image_unknown")
+
+
+def _base_image_probe(name: str) -> Probe:
+    """Check that a base image exists."""
+    known = base_images.names(paths.home())
+    seen = "available" if name in known else f"unknown; known: {', '.join(known) or 'none'}"
+    fix = f"devenv base-image build {name}"
+    return Probe("base image", name in known, seen, name, fix, "base_image_unknown")
 
 
 def _write_resolvers(request: Request, node: NodeSpec) -> None:

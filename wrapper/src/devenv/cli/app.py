@@ -43,6 +43,7 @@ COMMANDS = (
     ("forward", _USE, "environments:forward", ""),
     ("logs", _USE, "environments:logs", ""),
     ("image", _USE, "host:image", "ANSIBLE_ARGUMENT..."),
+    ("base-image", _ABOUT, "base_images:app", "ANSIBLE_ARGUMENT..."),
     ("profile", _ABOUT, "profiles:app", ""),
     ("bundle", _ABOUT, "bundles:app", ""),
     ("doctor", _ABOUT, "host:doctor", ""),
@@ -51,7 +52,7 @@ COMMANDS = (
 )
 _ALIASES = ("destroy",)
 # Commands of groups that run no playbook.
-_READ_ONLY = ("node list", "snapshot list", "snapshot rm", "certs list")
+_READ_ONLY = ("node list", "snapshot list", "snapshot rm", "certs list", "base-image list", "base-image rm")
 
 
 class _Group(TyperGroup):
@@ -62,6 +63,10 @@ class _Group(TyperGroup):
         for param in params:
             param.hidden = True
         return params
+
+    def get_usage(self, ctx: Any) -> str:
+        """Return the usage and the help: Typer would print an empty line between them."""
+        return f"{super().get_usage(ctx)}\n{HELP}"
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)
@@ -85,7 +90,6 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
     """
     app = typer.Typer(
         cls=_Group,
-        help=HELP,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -53,6 +53,14 @@ def complete_snapshot(incomplete: str) -> list[str]:
     return _beginning(incomplete, catalogue.names(paths.home()))
 
 
+def complete_base_image(incomplete: str) -> list[str]:
+    """Return names of base images."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base_images
+
+    return _beginning(incomplete, base_images.names(paths.home()))
+
+
 def complete_profile(incomplete: str) -> list[str | tuple[str, str]]:
     """Return names of profiles, those that no engine can create with that remark, and the YAML files of the working
     directory.

@@ -81,6 +81,21 @@ def run(playbook: str, name: str, variables: Mapping[str, Any], options: Options
     raise _failure(name, outcome, run_dir, options)
 
 
+def run_here(playbook: str, variables: Mapping[str, Any], options: Options = NO_OPTIONS) -> RunResult:
+    """Run a playbook that works on this machine, without an environment. Raises Error and Interrupted."""
+    prompts.refuse(options.arguments)
+    inherited.check_passed(options.ansible_env)
+    check_variables(options)
+    outcome = runner.run(playbook, variables, options)
+    if outcome.ok:
+        return RunResult("", outcome.changed, outcome.seconds)
+    if outcome.signal:
+        raise errors.Interrupted(128 + outcome.signal)
+    if outcome.timed_out:
+        raise _timed_out(outcome, {}, None, options)
+    raise errors.from_failure(outcome.failure or {"message": "ansible-playbook printed nothing"})
+
+
 @errors.translated()
 def check_variables(options: Options) -> dict[str, Any]:
     """Return the extra variables of a run: of ``-e``, its files, and the arguments after ``--``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 import re
@@ -10,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data, engines, provider_traits
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve_document
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import begin
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue as snapshots
 
 NODE_TYPE_LABEL = "devenv.lab/node-type"
 
@@ -29,7 +33,8 @@ class DemandError(ValueError):
 @dataclass(frozen=True)
 class HostDemand:
     """One host. ``role``: master, worker or empty; ``node``: keys of a profile's node, labels and taints included;
-    ``remote``: the keys for a remote allocator.
+    ``remote``: the keys for a remote allocator; ``image_digest``: of the content of its base image, if it was built
+    here.
     """
 
     name: str
@@ -38,6 +43,7 @@ class HostDemand:
     base_image: str = ""
     node: Mapping[str, Any] = field(default_factory=dict)
     remote: Mapping[str, Any] = field(default_factory=dict)
+    image_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class ClusterDemand:
 @dataclass(frozen=True)
 class Demand:
     """Everything that one test requests. ``engine`` creates the clusters, empty if there are none; ``profile``: keys
-    that installers add to the environment's profile.
+    that installers add to the environment's profile; ``snapshot``: what it starts from.
     """
 
     hosts: tuple[HostDemand, ...]
@@ -61,6 +67,7 @@ class Demand:
     profile: Mapping[str, Any] = field(default_factory=dict)
     scope: str = ""
     timeout: float = 0
+    snapshot: str = ""
 
     @property
     def digest(self) -> str:
@@ -116,9 +123,9 @@ def profile_document(demand: Demand, hosts: Mapping[str, Mapping[str, Any]] | No
     test's names.
     """
     names, clusters, roles = demand.node_names, demand.cluster_names, demand.roles
-    document: dict[str, Any] = copy.deepcopy(dict(demand.profile))
+    document: dict[str, Any] = {**_of_snapshot(demand.snapshot), **copy.deepcopy(dict(demand.profile))}
     if demand.engine:
-        document["kubernetes"] = {"engine": demand.engine}
+        document["kubernetes"] = {**document.get("kubernetes", {}), "engine": demand.engine}
     document["clusters"] = {name: {} for name in clusters.values()}
     if "main" not in document["clusters"]:
         document["clusters"]["main"] = None
@@ -133,11 +140,35 @@ def profile_document(demand: Demand, hosts: Mapping[str, Mapping[str, Any]] | No
         if cluster and all(roles[member] == "master" for member in cluster.hosts):
             node.setdefault("schedulable", True)
         if hosts is not None:
+            # The others are about machines that devenv makes: the allocator got them.
+            node = {key: value for key, value in node.items() if key not in _refused_for_hosts()}
             node["host"] = dict(hosts[host.name])
         document["nodes"][names[host.name]] = node
     if hosts is not None:
         document["provider"] = provider_traits.of_given_machines()
     return document
+
+
+def _of_snapshot(name: str) -> dict[str, Any]:
+    """Return the keys of a profile that an environment shares with the snapshot ``name``; none without a name."""
+    if not name:
+        return {}
+    saved = snapshots.read(paths.home(), name).manifest["profile"]
+    return {
+        **({"topology": saved["topology"]} if saved["topology"] in data.names_in("topologies") else {}),
+        "stack": saved["stack"],
+        "kubernetes": {"version": saved["kubernetes"]["version"]},
+        "network": {"pods": dict(saved["network"]["pods"]), "services": dict(saved["network"]["services"])},
+    }
+
+
+@functools.cache
+def _refused_for_hosts() -> frozenset[str]:
+    """Return the keys of a node that machines which exist already cannot have."""
+    effects = provider_traits.traits(provider_traits.of_given_machines()).get("keys", {})
+    return frozenset(
+        path.rpartition(".")[2] for path in effects if path.startswith("nodes.*.") and effects[path] != "used"
+    )
 
 
 def check(demand: Demand) -> None:
@@ -153,7 +184,12 @@ def check(demand: Demand) -> None:
     document = profile_document(demand)
     try:
         documents.validate(document, data.schema(), "profile")
-        engines.require(resolve_document(document, "test", stored=True), shape_only=True)
+        resolved = resolve_document(document, "test", stored=True)
+        engines.require(resolved, shape_only=True)
+        if demand.snapshot:
+            saved = snapshots.read(paths.home(), demand.snapshot).manifest["profile"]
+            if texts := begin.differences(saved, resolved):
+                raise DevenvError("snapshot_differs", f"snapshot {demand.snapshot}: {'; '.join(texts)}")
     except DevenvError as error:
         text = error.message
         for host, node in demand.node_names.items():

@@ -13,12 +13,15 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import data, engines
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import document as documents
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve
+from ansible_collections.devenv.lab.plugins.plugin_utils.snapshots import catalogue as snapshots
 
 from devenv.testing.demand import NODE_TYPE_LABEL, ClusterDemand, Demand, DemandError, HostDemand, check
 from devenv.testing.installers import catalogue as installers
+from devenv.testing.installers import machines
 from devenv.testing.installers.machines import HARDWARE_TYPES, IMAGES, BaseImage, HardwareType
 from devenv.testing.installers.project import FILE
 from devenv.testing.registry import Registry
@@ -99,7 +102,7 @@ class _Parser:
             raise DemandError(self.problems)
         names = [cluster.installer for cluster in clusters] + [host.installer for host in hosts if host.installer]
         profile = installers.profile_of(names, self.catalogue)
-        return Demand(tuple(hosts), tuple(clusters), engine, profile, str(scope), float(timeout))
+        return Demand(tuple(hosts), tuple(clusters), engine, profile, str(scope), float(timeout), self._snapshot())
 
     def _problem(self, where: str, text: str) -> None:
         self.problems.append(f"{where}: {text}")
@@ -146,9 +149,11 @@ class _Parser:
             self._problem(where, "has a value that is not JSON")
         self._check_registered(f"{where}.hardware_type", keys.get("hardware_type"), HARDWARE_TYPES)
         self._check_registered(f"{where}.base_image", keys.get("base_image"), IMAGES)
-        image, kind = _machine(keys)
-        if not kind.local and not self.remote:
-            self._problem(f"{where}.hardware_type", f"{keys['hardware_type']} {NEEDS_ALLOCATOR}")
+        image, kind = self._machine(keys)
+        for key, is_local in (("base_image", image.local), ("hardware_type", kind.local)):
+            if not is_local and not self.remote:
+                self._problem(f"{where}.{key}", f"{keys[key]} {NEEDS_ALLOCATOR}")
+        self._check_built(f"{where}.base_image", image)
         for key, name in (("base_image", image.installer), ("hardware_type", kind.installer)):
             if name and name not in self.catalogue:
                 self._problem(f"{where}.{key}", _unknown(f"its installer {name}", installers.INSTALLERS))
@@ -164,8 +169,28 @@ class _Parser:
 
     def _check_registered(self, where: str, name: Any, registry: Registry[Any]) -> None:
         """Report an unknown name, unless it is for an allocator, which has its own."""
-        if name is not None and not (isinstance(name, str) and (self.remote or name in registry.names())):
-            self._problem(where, _unknown(_shown(name), registry))
+        built = machines.variants() if registry is IMAGES and not self.remote else []
+        if name is not None and not (isinstance(name, str) and (self.remote or name in [*registry.names(), *built])):
+            hint = f"; build it with devenv base-image build {name}" if registry is IMAGES else ""
+            self._problem(where, _unknown(_shown(name), registry, built) + hint)
+
+    def _check_built(self, where: str, image: BaseImage) -> None:
+        """Report a variant of the node image, or a snapshot, that this machine does not have."""
+        variant = image.node.get("base_image")
+        if variant and not self.remote and variant not in machines.variants():
+            self._problem(where, f"needs an image that does not exist: devenv base-image build {variant}")
+        if image.snapshot and not self.remote and image.snapshot not in snapshots.names(paths.home()):
+            self._problem(where, f"needs a snapshot that does not exist: devenv snapshot save {image.snapshot}")
+
+    def _snapshot(self) -> str:
+        """Return the one snapshot that the base images of all hosts name, if any."""
+        names = {self._machine(keys)[0].snapshot for keys in self.hosts.values()} - {""}
+        if self.remote:
+            return ""
+        if len(names) > 1:
+            text = f"an environment starts from one snapshot, but these are needed: {', '.join(sorted(names))}"
+            raise DemandError([f"hardware: {text}"])
+        return next(iter(names), "")
 
     def _without_alias(self, where: str, keys: Mapping[str, Any]) -> dict[str, Any]:
         """Return the keys with ``installer`` for its other word."""
@@ -178,7 +203,7 @@ class _Parser:
         where = f"hardware.{name}"
         cluster = next((cluster for cluster in clusters if name in cluster.hosts), None)
         installer = self._host_installer(f"{where}.installer", keys, is_bare=cluster is None)
-        image, kind = _machine(keys)
+        image, kind = self._machine(keys)
         node = {**kind.node, **image.node, **{key: keys[key] for key in NODE_KEYS if key in keys}}
         for key, node_key in SIZES.items():
             if keys.get(key) is not None:
@@ -194,7 +219,10 @@ class _Parser:
             if node.get("labels") or node.get("taints"):
                 self._problem(where, "labels and taints are for hosts of a cluster")
         remote = copy.deepcopy(dict(self.given.get(name, {}))) if self.remote and not self.problems else {}
-        return HostDemand(name, role if cluster else "", installer, str(keys.get("base_image", "")), node, remote)
+        is_built = node.get("base_image") and not self.remote and not self.problems
+        digest = machines.variant_digest(node["base_image"]) if is_built else ""
+        requested = str(keys.get("base_image", ""))
+        return HostDemand(name, role if cluster else "", installer, requested, node, remote, digest)
 
     def _types(self, where: str, given: Any) -> list[str]:
         """Return the types of a node, which are labels; an engine with types of its own uses the first one."""
@@ -318,7 +346,7 @@ class _Parser:
 
     def _implied(self, keys: Mapping[str, Any], on: str) -> list[str]:
         """Return the installers for clusters or hosts that follow from a host's base image and hardware type."""
-        names = [machine.installer for machine in _machine(keys)]
+        names = [machine.installer for machine in self._machine(keys)]
         return [name for name in names if name in self.catalogue and self.catalogue[name].on == on]
 
     def _cluster_installer(self, where: str, keys: Mapping[str, Any], members: Sequence[str]) -> str:
@@ -389,6 +417,15 @@ class _Parser:
                     text = f"its base image is for the engine {other} (installer {name})"
                     self._problem(f"hardware.{host}", f"{text}, but {cluster.name} uses {engine} ({cluster.installer})")
 
+    def _machine(self, keys: Mapping[str, Any]) -> tuple[BaseImage, HardwareType]:
+        """Return the base image and hardware type of a host; empty ones for names that only an allocator knows."""
+        image, kind = keys.get("base_image"), keys.get("hardware_type")
+        found = machines.base_image(image, remote=self.remote) if isinstance(image, str) else None
+        return (
+            found or BaseImage(),
+            HARDWARE_TYPES.get(kind) if kind in HARDWARE_TYPES.names() else HardwareType(),
+        )
+
     def _engine_of(self, name: str) -> str:
         try:
             return installers.engine_of(name, self.catalogue)
@@ -396,17 +433,8 @@ class _Parser:
             return ""  # reported already
 
 
-def _machine(keys: Mapping[str, Any]) -> tuple[BaseImage, HardwareType]:
-    """Return the base image and hardware type of a host; empty ones for names that only an allocator knows."""
-    image, kind = keys.get("base_image"), keys.get("hardware_type")
-    return (
-        IMAGES.get(image) if image in IMAGES.names() else BaseImage(),
-        HARDWARE_TYPES.get(kind) if kind in HARDWARE_TYPES.names() else HardwareType(),
-    )
-
-
-def _unknown(name: str, registry: Registry[Any]) -> str:
-    known = ", ".join(registry.names())
+def _unknown(name: str, registry: Registry[Any], further: Iterable[str] = ()) -> str:
+    known = ", ".join(sorted({*registry.names(), *further}))
     return f"{name} is unknown; known: {known}; register others in {FILE}, or by an entry point of {registry.group}"
 
 

@@ -45,6 +45,7 @@ class Devenv(base.Allocator):
             profile=path,
             name=name,
             overrides=self.overrides or None,
+            snapshot=demand.snapshot or None,
             timeout=timeout,
             watcher=StageReporter(report),
             keep=True,

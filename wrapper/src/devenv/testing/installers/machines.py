@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from ansible_collections.devenv.lab.plugins.plugin_utils.core import paths
 
 from devenv.testing.registry import Registry
 
 
 @dataclass(frozen=True)
 class BaseImage:
-    """The initial state of a machine. ``node``: keys of a profile's node, which the test's own keys override;
-    ``installer``: the one that follows from the image, unless the test or its module names one.
+    """The initial state of a machine. ``node``: keys of a profile's node, which the test's own keys override, such as
+    ``base_image``, a variant of the node image; ``snapshot``: what the whole environment starts from; ``installer``:
+    the one that follows from the image, unless the test or its module names one; ``local``: whether the nodes of this
+    machine can have it, or only machines of an allocator.
     """
 
     description: str = ""
     node: Mapping[str, Any] = field(default_factory=dict)
     installer: str = ""
+    snapshot: str = ""
+    local: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,35 @@ HARDWARE_TYPES: Registry[HardwareType] = Registry(
     },
     lambda extension: isinstance(extension, HardwareType),
 )
+
+
+def variants() -> list[str]:
+    """Return the names of the base images that were built on this machine (`devenv base-image build`)."""
+    # Only tests with hardware need this import.
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base_images
+
+    return base_images.names(paths.home())
+
+
+def variant_digest(name: str) -> str:
+    """Return the digest of a base image's content. Raises DevenvError ``base_image_unknown``."""
+    from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base_images
+
+    return base_images.read(paths.home(), name).digest
+
+
+def base_image(name: str, *, remote: bool) -> BaseImage | None:
+    """Return the base image ``name``, or None for an unknown one.
+
+    Unless the machines are ``remote``, an image of this name that was built on this machine is what its nodes start
+    from, except where the registered one names an image or a snapshot of its own.
+    """
+    known = IMAGES.get(name) if name in IMAGES.names() else None
+    if remote or name not in variants():
+        return known
+    known = known or BaseImage()
+    has_own = known.snapshot or {"image", "base_image"} & set(known.node)
+    return known if has_own else replace(known, node={**known.node, "base_image": name}, local=True)
 
 
 def register_base_image(name: str, image: BaseImage) -> None:

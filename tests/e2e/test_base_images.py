@@ -1,0 +1,63 @@
+"""Base images: a variant of the node image for one node of a cluster, built, requested by a test, and removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.cli import image_exists
+from support.commands import Typed, shown
+
+pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
+
+TEST = """
+from devenv.testing import hardware_config, on_all
+
+SEEN = "cat /opt/lab/note 2> /dev/null || echo none; command -v tree || :"
+
+
+@hardware_config(
+    hardware={"host1": {"base_image": "k8s_base"}, "host2": {"base_image": "e2e_tools"}},
+    grouping={"cluster1": {"hosts": ["host1", "host2"]}},
+)
+def test_one_cluster_has_two_images(base_config):
+    cluster = base_config.clusters.cluster1
+    assert cluster.installer == "k8s"
+    assert on_all(base_config.hosts, SEEN) == {"host1": "none\\n", "host2": "lab\\n/usr/bin/tree\\n"}
+    assert len(cluster.Kubectl.get_nodes()) == 2
+"""
+
+
+def rows(user: Typed) -> dict[str, Any]:
+    return {row["name"]: row for row in user.data("base-image", "list")}
+
+
+def test_a_cluster_mixes_two_images(user: Typed, tmp_path: Path) -> None:
+    (tmp_path / "note").write_text("lab\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --install -p no:cacheprovider --color=no\n")
+    (tmp_path / "test_it.py").write_text(TEST)
+    typed = Typed(user.home, tmp_path)
+    before = typed.run("pytest", code=None)
+    assert '"e2e_tools" is unknown' in before.stdout, shown(before)
+    assert "build it with devenv base-image build e2e_tools" in before.stdout, shown(before)
+
+    words = ("base-image", "build", "e2e_tools", "--package", "tree", "--file", "./note:/opt/lab/note")
+    assert "changed=1" in typed.devenv(*words).stdout
+    assert "changed=0" in typed.devenv(*words).stdout
+    (root,) = rows(user)["e2e_tools"]["images"]
+    assert root.startswith("localhost/devenv-root:")
+
+    done = typed.run("pytest", "--devenv-reuse", code=None)
+    assert "1 passed" in done.stdout, shown(done)
+    (environment,) = rows(user)["e2e_tools"]["environments"]
+    try:
+        refused = user.devenv("base-image", "rm", "e2e_tools", code=2)
+        assert f"base image e2e_tools is used by {environment}" in refused.stderr
+    finally:
+        user.devenv("down", "--name", environment)
+    images = rows(user)["e2e_tools"]["images"]
+    assert len(images) == 2, images
+    user.devenv("base-image", "rm", "e2e_tools")
+    assert "e2e_tools" not in rows(user)
+    assert [image for image in images if image_exists(image)] == []
