@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.cli import image_exists
-from support.commands import Typed, shown
+from support.commands import ROOT, Typed, shown
 
-pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
+pytestmark = pytest.mark.cluster
 
 TEST = """
 from devenv.testing import hardware_config, on_all
@@ -33,6 +39,7 @@ def rows(user: Typed) -> dict[str, Any]:
     return {row["name"]: row for row in user.data("base-image", "list")}
 
 
+@pytest.mark.nightly
 def test_a_cluster_mixes_two_images(user: Typed, tmp_path: Path) -> None:
     (tmp_path / "note").write_text("lab\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --install -p no:cacheprovider --color=no\n")
@@ -61,3 +68,45 @@ def test_a_cluster_mixes_two_images(user: Typed, tmp_path: Path) -> None:
     user.devenv("base-image", "rm", "e2e_tools")
     assert "e2e_tools" not in rows(user)
     assert [image for image in images if image_exists(image)] == []
+
+
+def archive(folder: Path, packages: list[str]) -> str:
+    """Return an archive of a root filesystem in which dpkg has installed ``packages``."""
+    status = folder / "var/lib/dpkg/status"
+    status.parent.mkdir(parents=True, exist_ok=True)
+    status.write_text("".join(f"Package: {name}\nStatus: install ok installed\n\n" for name in packages))
+    (folder / "root").mkdir(mode=0o700, exist_ok=True)
+    with tarfile.open(f"{folder}.tar", "w") as tar:
+        tar.add(folder, ".")
+    return f"{folder}.tar"
+
+
+@contextmanager
+def mounted(image: str) -> Iterator[Path]:
+    words = ("podman", "image", "mount", image)
+    yield Path(subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip())
+    subprocess.run(("podman", "image", "unmount", image), capture_output=True, check=True)
+
+
+def test_an_image_can_start_from_a_root_filesystem(user: Typed, tmp_path: Path) -> None:
+    of_nodes = yaml.safe_load((ROOT / "roles/node_image/vars/main.yml").read_text())
+    packages = of_nodes["__node_image_packages"]
+    (tmp_path / "note").write_text("lab\n")
+    words = ("base-image", "build", "e2e_rootfs", "--file", f"{tmp_path}/note:/root/note", "--rootfs")
+    lacking = archive(tmp_path / "lacking", [name for name in packages if name != "runc"])
+    refused = user.devenv(*words, lacking, code=2)
+    assert "the rootfs lacks packages of a node: runc" in refused.stderr
+    assert "e2e_rootfs" not in rows(user)
+
+    user.devenv(*words, archive(tmp_path / "whole", packages))
+    (image,) = rows(user)["e2e_rootfs"]["images"]
+    with mounted(image) as root:
+        assert (root / "root/note").read_text() == "lab\n"
+        assert (root / "root").stat().st_mode & 0o777 == 0o700
+        assert (root / "usr/local/sbin/node-init").stat().st_mode & 0o777 == 0o755
+        units = [root / "etc/systemd/system" / name for name in of_nodes["__node_image_masked"]]
+        assert {str(unit.readlink()) for unit in units} == {"/dev/null"}
+    described = subprocess.run(("podman", "inspect", image), capture_output=True, text=True, check=True).stdout
+    assert json.loads(described)[0]["Config"]["Cmd"] == ["/usr/local/sbin/node-init"]
+    user.devenv("base-image", "rm", "e2e_rootfs")
+    assert not image_exists(image)

@@ -32,9 +32,13 @@ KEY = "nodes.*.base_image"
 DESCRIPTION = "image.json"
 ROOTFS = "rootfs.tar"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+# Without characters that shells and Containerfiles interpret.
+_TARGET = re.compile(r"(/[\w.@%+=,~-]+)+")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]+(:[a-z0-9]+)?([=/][A-Za-z0-9.+:~-]+)?")
 # Paths that a container does not have from its image.
-_HIDDEN = ("/dev", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/proc", "/run", "/sys", "/tmp")
+_HIDDEN = (
+    "/dev", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/proc", "/run", "/sys", "/tmp", "/var/lock", "/var/run",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -156,8 +160,8 @@ def check(name: str, packages: Sequence[str], sources: Mapping[str, Path], rootf
             refuse(f"{package!r} is not the name of a Debian package")
     for target, source in sources.items():
         path = PurePosixPath(target)
-        if str(path) != target or not re.match("/[^/]", target) or ".." in path.parts:
-            refuse(f"{target!r} is not an absolute path on the node")
+        if not _TARGET.fullmatch(target) or str(path) != target or ".." in path.parts:
+            refuse(f"{target!r} is not an absolute path on the node of letters, digits and _.@%+=,~-")
         if outer := next((str(parent) for parent in path.parents if str(parent) in sources), None):
             refuse(f"{target}: {outer} is a file, too")
         if hidden := next((place for place in _HIDDEN if f"{target}/".startswith(f"{place}/")), None):

@@ -76,9 +76,9 @@ def mmdebstrap(recipe: Recipe, target: Path, *options: str) -> list[str]:
     for path, source in sorted(recipe.files.items()):
         mode = "755" if os.access(source, os.X_OK) else "644"
         hooks += [
-            f'--customize-hook=mkdir -p "$1{os.path.dirname(path)}"',
+            f'--customize-hook=mkdir -p "$1"{shlex.quote(os.path.dirname(path))}',
             f"--customize-hook=upload {shlex.quote(str(source))} {shlex.quote(path)}",
-            f'--customize-hook=chmod {mode} "$1{path}"',
+            f'--customize-hook=chmod {mode} "$1"{shlex.quote(path)}',
         ]
     # Host keys and the machine's id belong to one machine, never to an image.
     hooks.append('--customize-hook=rm -f "$1"/etc/ssh/ssh_host_* ; : > "$1/etc/machine-id"')
