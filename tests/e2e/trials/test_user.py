@@ -40,15 +40,20 @@ def greeting(trial: str) -> Iterator[None]:
 def hidden_home(user: Typed, tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a removed directory and a mount namespace in which ~/.ssh/config has ``SSH``."""
     folder = Path(pwd.getpwuid(os.geteuid()).pw_dir) / ".ssh"
+    existed = folder.exists()
     folder.mkdir(mode=0o700, exist_ok=True)
     (tmp_path / "config").write_text(SSH)
     script = 'mount --bind "$0" "$1" && shift && mkdir "$1" && cd "$1" && rmdir "$1" && shift && exec "$@"'
     argv = ["unshare", "--mount", "sh", "-c", script, str(tmp_path), str(folder), str(tmp_path / "removed")]
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     variables = user.environment({**SHELL, "XDG_CACHE_HOME": cache})
-    return subprocess.run(
-        [*argv, program("devenv"), *words], env=variables, capture_output=True, text=True, timeout=300, check=False
-    )
+    try:
+        return subprocess.run(
+            [*argv, program("devenv"), *words], env=variables, capture_output=True, text=True, timeout=300, check=False
+        )
+    finally:
+        if not existed:
+            folder.rmdir()
 
 
 @pytest.mark.usefixtures("greeting")
