@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -110,3 +110,32 @@ def test_an_image_can_start_from_a_root_filesystem(user: Typed, tmp_path: Path) 
     assert json.loads(described)[0]["Config"]["Cmd"] == ["/usr/local/sbin/node-init"]
     user.devenv("base-image", "rm", "e2e_rootfs")
     assert not image_exists(image)
+
+
+FROM_SNAPSHOT = """
+from devenv.testing import hardware_config
+
+
+@hardware_config(hardware={"host1": {"base_image": "e2e_ready"}}, grouping={"cluster1": {"hosts": ["host1"]}})
+def test_the_cluster_has_the_saved_objects(base_config):
+    found = base_config.clusters.cluster1.Kubectl.core.read_namespaced_config_map("e2e-mark", "default")
+    assert found.data == {"saved": "yes"}
+"""
+
+
+@pytest.mark.nightly
+def test_an_image_can_be_a_snapshot(user: Typed, new_name: Callable[[str], str], tmp_path: Path) -> None:
+    name = new_name("ready")
+    user.devenv("up", "--profile", "aio", "--name", name)
+    kubectl = ("exec", "--name", name, "--", "kubectl", "create", "configmap", "e2e-mark", "--from-literal=saved=yes")
+    user.devenv(*kubectl)
+    user.devenv("snapshot", "save", "e2e-ready", "--name", name)
+    user.devenv("down", "--name", name)
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --install -p no:cacheprovider --color=no\n")
+    (tmp_path / "devenv-testing.yml").write_text("base_images: {e2e_ready: {snapshot: e2e-ready}}\n")
+    (tmp_path / "test_it.py").write_text(FROM_SNAPSHOT)
+    try:
+        done = Typed(user.home, tmp_path).run("pytest", code=None)
+        assert "1 passed" in done.stdout, shown(done)
+    finally:
+        user.devenv("snapshot", "rm", "e2e-ready")
