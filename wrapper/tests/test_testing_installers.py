@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 
-from devenv.testing import demand, demand_parse, objects
+from devenv.testing import demand, demand_parse, objects, registry
 from devenv.testing.installers import catalogue, steps
 
 # For what happens at once, if it happens.
@@ -302,3 +304,58 @@ def test_an_installer_calls_only_what_it_needs() -> None:
     assert isinstance(catalogue.CoreK8s().needed("k8s"), catalogue.K8s)
     with pytest.raises(LookupError, match="CoreK8s does not need devops_gravity; it needs devops_k8s"):
         catalogue.CoreK8s().needed("devops_gravity")
+
+
+# --- docker -----------------------------------------------------------------------------------------------------------
+
+
+class _Recording:
+    """A plugin that records its calls."""
+
+    calls: ClassVar[list[str]] = []
+
+    def __init__(self, host: objects.Host) -> None:
+        self._host = host
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any, **options: Any) -> str:
+            texts = [str(argument) for argument in arguments]
+            self.calls.append(" ".join([self._host.name, type(self).__name__, name, *texts]))
+            return ""
+
+        return call
+
+
+@pytest.fixture
+def docker_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    _Recording.calls.clear()
+    names = ("SshDirect", "Docker", "DockerCompose", "ProxyContainer")
+    monkeypatch.setattr(registry.HOST, "_registered", {name: type(name, (_Recording,), {}) for name in names})
+    return _Recording.calls
+
+
+def of_project(folder: Path) -> Any:
+    """Return a request of a test in the project ``folder``; its hooks do nothing."""
+    ihook = SimpleNamespace(pytest_after_proxy_container=lambda **_: None)
+    return SimpleNamespace(config=SimpleNamespace(rootpath=folder), node=SimpleNamespace(ihook=ihook))
+
+
+def test_devops_docker_brings_the_proxy_container(docker_calls: list[str], tmp_path: Path) -> None:
+    for name in ("devops", "core"):
+        (tmp_path / f"{name}_docker_compose.yaml").write_text("services: {}\n")
+    request = of_project(tmp_path)
+    requested = demand_parse.parse({"hardware": {"a": {"installer": "core_docker"}}})
+    steps.run_stage("session_install", config_of(requested), requested, request)
+    assert [call for call in docker_calls if "SshDirect" not in call] == [
+        "a ProxyContainer run",
+        "a DockerCompose up /var/lib/devenv-compose/devops_docker_compose/compose.yaml",
+        "a DockerCompose up /var/lib/devenv-compose/core_docker_compose/compose.yaml",
+    ]
+
+
+def test_a_missing_compose_file_is_named(docker_calls: list[str], tmp_path: Path) -> None:
+    request = of_project(tmp_path)
+    requested = demand_parse.parse({"hardware": {"a": {"installer": "devops_docker"}}})
+    with pytest.raises(steps.StageError, match=r"devops_docker_compose\.yaml: the compose file of"):
+        steps.run_stage("session_install", config_of(requested), requested, request)
+    assert not any("DockerCompose" in call for call in docker_calls)

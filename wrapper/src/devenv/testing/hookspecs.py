@@ -38,6 +38,10 @@ def pytest_after_devops_installer(base_config: BaseConfig, request: pytest.Fixtu
     """Called after the install stage of all installers: once per environment, with --install."""
 
 
+def pytest_after_proxy_container(host: Host, base_config: BaseConfig, request: pytest.FixtureRequest) -> None:
+    """Called in the install stage when the proxy of a host answers (installer devops_proxy_container)."""
+
+
 def pytest_clean_between_tests(host: Host, item: pytest.Item) -> None:
     """Called once per host before a test on hosts that another test used."""
 

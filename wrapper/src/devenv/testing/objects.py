@@ -16,7 +16,7 @@ from devenv.testing.registry import CLUSTER, HOST, Plugin, Plugins, Registry
 
 if TYPE_CHECKING:
     from devenv.environment import Environment
-    from devenv.testing.plugins import admin, gravity, helm, iptables, k8s, kubectl, power, proxy, ssh, tunnels
+    from devenv.testing.plugins import admin, docker, gravity, helm, iptables, k8s, kubectl, power, proxy, ssh, tunnels
 
 T = TypeVar("T")
 
@@ -107,10 +107,13 @@ class Host(WithPlugins):
     registry = HOST
     if TYPE_CHECKING:
         Admin: ClassVar[admin.Admin]
+        Docker: ClassVar[docker.Docker]
+        DockerCompose: ClassVar[docker.DockerCompose]
         Helm: ClassVar[helm.HostHelm]
         Iptables: ClassVar[iptables.Iptables]
         K8s: ClassVar[k8s.K8s]
         Power: ClassVar[power.Power]
+        ProxyContainer: ClassVar[proxy.ProxyContainer]
         SSH: ClassVar[proxy.SSH]
         SshDirect: ClassVar[ssh.SshDirect]
         TunnelManager: ClassVar[tunnels.TunnelManager]

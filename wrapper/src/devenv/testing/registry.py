@@ -86,10 +86,13 @@ HOST: Registry[Plugin] = Registry(
     "devenv.host_plugins",
     {
         "Admin": "devenv.testing.plugins.admin:Admin",
+        "Docker": "devenv.testing.plugins.docker:Docker",
+        "DockerCompose": "devenv.testing.plugins.docker:DockerCompose",
         "Helm": "devenv.testing.plugins.helm:HostHelm",
         "Iptables": "devenv.testing.plugins.iptables:Iptables",
         "K8s": "devenv.testing.plugins.k8s:K8s",
         "Power": "devenv.testing.plugins.power:Power",
+        "ProxyContainer": "devenv.testing.plugins.proxy:ProxyContainer",
         "SSH": "devenv.testing.plugins.proxy:SSH",
         "SshDirect": "devenv.testing.plugins.ssh:SshDirect",
         "TunnelManager": "devenv.testing.plugins.tunnels:TunnelManager",

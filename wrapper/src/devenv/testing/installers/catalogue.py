@@ -210,6 +210,10 @@ INSTALLERS: Registry[type[Installer]] = Registry(
         "core_k8s": CoreK8s,
         "devops_k8s": DevopsK8s,
         "devops_gravity": DevopsGravity,
+        "docker": "devenv.testing.installers.docker:Docker",
+        "devops_proxy_container": "devenv.testing.installers.docker:DevopsProxyContainer",
+        "devops_docker": "devenv.testing.installers.docker:DevopsDocker",
+        "core_docker": "devenv.testing.installers.docker:CoreDocker",
     },
     lambda extension: isinstance(extension, type) and issubclass(extension, Installer),
 )

@@ -1,4 +1,4 @@
-"""An ssh server on port 2222 that sees the network of a host, and the names of its cluster.
+"""An ssh server on port 2222 that sees the network of a host, and the names of its cluster or of docker.
 
 The host plugin SSH connects to it. The server is the host's own sshd in a container, with the host's key and the keys
 that the host accepts, so neither an image nor a key has to be created.
@@ -38,7 +38,7 @@ _SSHD = ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-p", str(PORT)]
 
 
 class SSH(SshDirect):
-    """SshDirect into the proxy of the host (ProxyDaemonSet), as root."""
+    """SshDirect into the proxy of the host (ProxyDaemonSet or ProxyContainer), as root."""
 
     def __init__(self, host: Host) -> None:
         super().__init__(host)
@@ -146,6 +146,51 @@ class ProxyDaemonSet:
             pod["volumes"].append({"name": name, "hostPath": {"path": folder}})
             container["volumeMounts"].append({"name": name, "mountPath": folder, "readOnly": True})
         return [config, daemonset]
+
+
+class ProxyContainer:
+    """A proxy in a container of docker on a host. `host.SSH` connects to it."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def run(self) -> None:
+        """Start the proxy, again if it runs, and wait until it answers."""
+        self.kill()
+        server, passwd = server_of(self._host), _parts()[0]["data"]["passwd"]
+        ssh, docker = self._host.SshDirect, self._host.Docker
+        for name, content in (("authorized_keys", f"{server.accepted}\n"), ("passwd", passwd)):
+            ssh.execute(f"mkdir -p {CONFIG} && cat > {CONFIG}/{name}", stdin=content, sudo=True)
+        # An image without files: all that the container runs is the host's.
+        docker.command("import", "-", NAME, stdin=bytes(10240))
+        mounts = [f"{folder}:{folder}:ro" for folder in (*server.folders, CONFIG)] + [f"{CONFIG}/passwd:/etc/passwd:ro"]
+        docker.command(
+            "run", "--detach", f"--name={NAME}", "--network=host", "--tmpfs=/root", "--tmpfs=/tmp",
+            *(f"--volume={mount}" for mount in mounts), NAME, *server.command,
+        )  # fmt: skip
+        self._host.SSH.ping()
+
+    def kill(self) -> None:
+        """Remove the proxy."""
+        self._host.Docker.remove(NAME)
+        self._host.SshDirect.execute(["rm", "-rf", CONFIG], sudo=True)
+
+    def restart(self) -> None:
+        """Remove the proxy and start it again."""
+        self.run()
+
+    @property
+    def running(self) -> bool:
+        """Whether the container runs."""
+        return self._host.Docker.is_running(NAME)
+
+    def ping(self) -> None:
+        if not self.running:
+            raise NotAvailable(f"{self._host.name}: has no proxy")
+
+    def verify_functionality(self) -> None:
+        """Run a command in the proxy."""
+        self._host.SSH.verify_functionality()
 
 
 def _parts() -> list[Any]:
