@@ -15,7 +15,7 @@ import yaml
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.cli import image_exists
 from support.commands import ROOT, Typed, shown
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
 
 TEST = """
 from devenv.testing import hardware_config, on_all
@@ -39,7 +39,6 @@ def rows(user: Typed) -> dict[str, Any]:
     return {row["name"]: row for row in user.data("base-image", "list")}
 
 
-@pytest.mark.nightly
 def test_a_cluster_mixes_two_images(user: Typed, tmp_path: Path) -> None:
     (tmp_path / "note").write_text("lab\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --install -p no:cacheprovider --color=no\n")
@@ -123,7 +122,6 @@ def test_the_cluster_has_the_saved_objects(base_config):
 """
 
 
-@pytest.mark.nightly
 def test_an_image_can_be_a_snapshot(user: Typed, new_name: Callable[[str], str], tmp_path: Path) -> None:
     name = new_name("ready")
     user.devenv("up", "--profile", "aio", "--name", name)
