@@ -98,7 +98,7 @@ def commands_page(command: Any) -> str:
 
 def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     for word, below in command.commands.items():
-        if below.hidden:
+        if word in app.ALIASES:
             continue
         if hasattr(below, "commands"):
             yield from _commands(below, f"{name} {word}")

@@ -34,6 +34,12 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def compat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel devenv-lab-compat, made from its source distribution."""
+    return installed.distributions(tmp_path_factory.mktemp("compat"), ROOT / "compat")
+
+
+@pytest.fixture(scope="session")
 def collection_only(tmp_path_factory: pytest.TempPathFactory) -> installed.Elsewhere:
     """What someone has who installs the collection alone: requirements.txt."""
     return installed.elsewhere(
@@ -42,10 +48,10 @@ def collection_only(tmp_path_factory: pytest.TempPathFactory) -> installed.Elsew
 
 
 @pytest.fixture(scope="session")
-def package(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> installed.Elsewhere:
-    """What someone has who installs the wheel, to test with it."""
+def package(dist: Path, compat: Path, tmp_path_factory: pytest.TempPathFactory) -> installed.Elsewhere:
+    """What someone has who installs both wheels, to test with them."""
     (wheel,) = dist.glob("*.whl")
-    return installed.elsewhere(tmp_path_factory.mktemp("package"), f"{wheel}[test]")
+    return installed.elsewhere(tmp_path_factory.mktemp("package"), f"{wheel}[test]", str(compat))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,18 @@ from support.inventories import hosts_of
 
 FOLDERS = ("configs", "docs", "inventories", "LICENSES", "meta", "playbooks", "plugins", "roles")
 FILES = ("README.md", "CHANGELOG.md", "requirements.txt", "MANIFEST.json", "FILES.json")
-STRANGERS = ("examples", "wrapper", "tests", "tools", "molecule", "collections", "pyproject.toml", "Makefile", "dist")
+STRANGERS = (
+    "examples",
+    "wrapper",
+    "compat",
+    "tests",
+    "tools",
+    "molecule",
+    "collections",
+    "pyproject.toml",
+    "Makefile",
+    "dist",
+)
 
 
 def test_the_archive_holds_what_belongs_in_it(archive: Path, committed: Callable[..., set[str]]) -> None:

@@ -91,6 +91,30 @@ def test_the_pytest_plugin_is_there(package) -> None:
     assert "devenv.testing.plugin" in entry.stdout
 
 
+def test_the_second_wheel_holds_its_modules(compat: Path, committed: Callable[..., set[str]]) -> None:
+    with zipfile.ZipFile(compat) as archive:
+        names = {name for name in archive.namelist() if not name.endswith("/")}
+    modules = {name.removeprefix("compat/src/") for name in committed("compat/src")}
+    assert modules
+    assert {name for name in names if ".dist-info/" not in name} == modules
+
+
+def test_an_old_suite_runs_where_only_the_wheels_are_installed(package, tmp_path: Path) -> None:
+    (tmp_path / "test_old.py").write_text(
+        "from infra.model import plugins\n"
+        "from automation_infra.utils import waiter\n"
+        "from pytest_automation_infra.helpers import hardware_config\n"
+        "def test_plain(): assert waiter.wait_for_predicate(lambda: 1) == 1\n"
+        "@hardware_config({'host1': {'base_image': 'k8s_base'}}, grouping={'cluster1': {'hosts': ['host1']}})\n"
+        "def test_cluster(base_config): pass\n"
+    )
+    words = ["test", "run", str(tmp_path), "--sf=-p pytest_devops_infra", f"--logs-dir={tmp_path}/logs"]
+    shown = package.run("devenv", *words, "-p", "no:cacheprovider", code=1)
+    assert "1 passed, 1 error" in shown.stdout
+    assert "no ready cluster for cluster1; --install creates one" in shown.stdout
+    assert (tmp_path / "logs" / "passed").is_dir()
+
+
 def installed(package) -> Path:
     """The collection's folder in the environment of the wheel."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"

@@ -58,9 +58,9 @@ def elsewhere(folder: Path, *requirements: str) -> Elsewhere:
     return made
 
 
-def distributions(folder: Path) -> Path:
+def distributions(folder: Path, project: Path = collection_archive.ROOT) -> Path:
     """Build the source distribution, and the wheel from it, in ``folder``; return the wheel."""
-    argv = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(collection_archive.ROOT)]
+    argv = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(project)]
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = folder.glob("*.whl")

@@ -110,7 +110,9 @@ def test_one_version_everywhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     changelog = yaml.safe_load((ROOT / "changelogs" / "changelog.yaml").read_text())
     newest = max(changelog["releases"], key=lambda v: tuple(int(part) for part in v.split(".")))
-    assert galaxy == project == newest
+    compat = tomllib.loads((ROOT / "compat" / "pyproject.toml").read_text())["project"]
+    assert galaxy == project == newest == compat["version"]
+    assert f"devenv-lab[test]=={project}" in compat["dependencies"]
     assert f'<a id="v{newest.replace(".", "-")}"></a>' in (ROOT / "CHANGELOG.md").read_text()
 
 

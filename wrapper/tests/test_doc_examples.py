@@ -161,6 +161,10 @@ def test_every_option_exists(page: Path) -> None:
     assert options - known_options() == set()
 
 
+# Plugins of devenv-lab-compat with options.
+COMPAT = ("-p", "pytest_subprocessor", "-p", "pytest_automation_infra")
+
+
 @cache
 def known_options() -> set[str]:
     """Return the long options of devenv, of its pytest plugin and of the programs that the pages explain."""
@@ -173,7 +177,7 @@ def known_options() -> set[str]:
                 yield from of(child)
 
     options = OTHERS | {option for option in of(command()) if option.startswith("--")}
-    for program in (["pytest"], ["ansible-playbook"], ["ansible-galaxy", "collection", "install"]):
+    for program in (["pytest", *COMPAT], ["ansible-playbook"], ["ansible-galaxy", "collection", "install"]):
         path = str(Path(sys.executable).with_name(program[0]))
         helped = subprocess.run([path, *program[1:], "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
         options |= set(re.findall(r"(--[a-z][a-z-]+)", helped.stdout))

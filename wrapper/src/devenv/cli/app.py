@@ -44,13 +44,16 @@ COMMANDS = (
     ("logs", _USE, "environments:logs", ""),
     ("image", _USE, "host:image", "ANSIBLE_ARGUMENT..."),
     ("base-image", _ABOUT, "base_images:app", "ANSIBLE_ARGUMENT..."),
+    ("test", _USE, "tests:app", "PYTEST_ARGUMENT..."),
     ("profile", _ABOUT, "profiles:app", ""),
     ("bundle", _ABOUT, "bundles:app", ""),
     ("doctor", _ABOUT, "host:doctor", ""),
     ("prune", _ABOUT, "host:prune", ""),
     ("version", _ABOUT, "host:version", ""),
 )
-_ALIASES = ("destroy",)
+ALIASES = ("destroy",)
+# Not in the list of commands, which fits on one screen.
+HIDDEN = (*ALIASES, "version")
 # Commands of groups that run no playbook.
 _READ_ONLY = ("node list", "snapshot list", "snapshot rm", "certs list", "base-image list", "base-image rm")
 
@@ -102,7 +105,7 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
         if isinstance(target, typer.Typer):
             app.add_typer(target, name=name, rich_help_panel=panel)
         else:
-            app.command(name, rich_help_panel=panel, hidden=name in _ALIASES)(target)
+            app.command(name, rich_help_panel=panel, hidden=name in HIDDEN)(target)
     return app
 
 

@@ -11,7 +11,7 @@ import typer
 
 from devenv import errors
 from devenv.cli import options as given
-from devenv.cli import output
+from devenv.cli import output, process
 from devenv.environments import access, names
 
 
@@ -148,7 +148,7 @@ def ssh(context: typer.Context, node: given.Node = None, name: given.Name = None
     A single word is passed to the node's shell unchanged
     ("journalctl | tail"); several words are a command and its arguments.
     """
-    _replace_process(access.ssh_command(names.existing(name), node, given.after_dashes(context)))
+    process.replace(access.ssh_command(names.existing(name), node, given.after_dashes(context)))
 
 
 def exec_(context: typer.Context, name: given.Name = None, cluster: given.Cluster = None) -> None:
@@ -162,15 +162,7 @@ def exec_(context: typer.Context, name: given.Name = None, cluster: given.Cluste
     command = given.after_dashes(context)
     if not command:
         raise errors.UsageError("no command was given", advice="devenv exec -- kubectl get nodes")
-    _replace_process(list(command), {**os.environ, **access.variables(names.existing(name), cluster)})
-
-
-def _replace_process(argv: list[str], env: dict[str, str] | None = None) -> None:
-    """Replace this process with the program, which then has the terminal, the signals and the exit code."""
-    try:
-        os.execvpe(argv[0], argv, env or dict(os.environ))
-    except OSError as error:
-        raise errors.UsageError(f"cannot run {argv[0]}: {error.strerror}") from None
+    process.replace(list(command), {**os.environ, **access.variables(names.existing(name), cluster)})
 
 
 def shell(
@@ -266,7 +258,7 @@ def logs(
     if node is not None:
         words = ["journalctl", "--no-pager", f"--lines={lines or 200}"]
         words += [*(["--follow"] if follow else []), *([f"--unit={unit}"] if unit else [])]
-        _replace_process(access.ssh_command(names.existing(chosen), node, words, root=True))
+        process.replace(access.ssh_command(names.existing(chosen), node, words, root=True))
     if runs:
         columns = ("run", "began", "command", "exit", "changed", "seconds")
         output.document(given.form(as_json), history.runs(chosen), lambda rows: output.table(rows, *columns))

@@ -1,5 +1,5 @@
 """What this process needs before a command, whatever the user's shell gave it: open standard streams, UTF-8, and a
-working directory that exists.
+working directory that exists. And its replacement by another program.
 """
 
 from __future__ import annotations
@@ -48,3 +48,13 @@ def _leave_removed_directory() -> None:
     except FileNotFoundError:
         lost_directory = True
         os.chdir("/")
+
+
+def replace(argv: list[str], env: dict[str, str] | None = None) -> None:
+    """Replace this process with the program, which then has the terminal, the signals and the exit code."""
+    from devenv import errors
+
+    try:
+        os.execvpe(argv[0], argv, env or dict(os.environ))
+    except OSError as error:
+        raise errors.UsageError(f"cannot run {argv[0]}: {error.strerror}") from None

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from devenv.testing.session import Worker
 
 
-def pytest_before_provisioning(name: str, demand: Demand) -> None:
-    """Called before machines are created or looked up; ``name`` is the environment's."""
+def pytest_before_provisioning(name: str, demand: Demand, item: pytest.Item) -> None:
+    """Called before machines are created or looked up; ``name``: of the environment; ``item``: its first test."""
 
 
-def pytest_after_provisioning(name: str, demand: Demand) -> None:
+def pytest_after_provisioning(name: str, demand: Demand, item: pytest.Item) -> None:
     """Called after machines were created or looked up."""
 
 

@@ -25,8 +25,9 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("install", "--install", {"action": "store_true", "help": "create missing clusters"}),
     (
         "scope", "--fixture-scope", {
-            "choices": ("function", "module", "session"), "default": "session",
-            "help": "scope in which tests with equal demands share an environment (default: session)",
+            "choices": ("function", "module", "worker", "session"),
+            "help": "scope in which tests with equal demands share an environment: function, module, worker (of "
+            "pytest-xdist) or session (default: session)",
         },
     ),
     ("reuse", "", {"action": "store_true", "help": "leave environments for the next run"}),

@@ -39,24 +39,28 @@ class Registry(Generic[T]):
         self._built_in = built_in
         self._is_valid = is_valid
         self._registered: dict[str, T] = {}
+        self._unchecked: set[str] = set()
 
     @property
     def group(self) -> str:
         return self._group
 
-    def register(self, name: str, extension: T, *, replace: bool = True) -> None:
-        """Register an extension; without ``replace``, only if none is registered. Raises TypeError for a wrong type."""
+    def register(self, name: str, extension: T, *, replace: bool = True, checked: bool = True) -> None:
+        """Register an extension; without ``replace``, only if none is registered. ``checked``: see `added`. Raises
+        TypeError for a wrong type.
+        """
         if not self._is_valid(extension):
             raise TypeError(f"{name}: {extension!r} has the wrong type for {self._group}")
         if replace or name not in self._registered:
             self._registered[name] = extension
+            (self._unchecked.discard if checked else self._unchecked.add)(name)
 
     def names(self) -> list[str]:
         return sorted({*self._built_in, *installed(self._group), *self._registered})
 
     def added(self) -> list[str]:
-        """Return the names of extensions that are not built in."""
-        return sorted({*installed(self._group), *self._registered})
+        """Return the names of extensions that are not built in, without those that are not ``checked``."""
+        return sorted({*installed(self._group), *self._registered} - self._unchecked)
 
     def spelled(self, name: str) -> str:
         """Return the name of the extension that ``name`` means: its own, or that in lower case. Empty for none."""
@@ -110,14 +114,18 @@ CLUSTER: Registry[Plugin] = Registry(
 )
 
 
-def register_host_plugin(name: str, plugin: Plugin) -> None:
-    """Make ``host.NAME``, and ``host.name`` unless a host has such an attribute, an instance of ``plugin``."""
-    HOST.register(_checked(name, HOST), plugin)
+def register_host_plugin(name: str, plugin: Plugin, *, checked: bool = True) -> None:
+    """Make ``host.NAME``, and ``host.name`` unless a host has such an attribute, an instance of ``plugin``. Without
+    ``checked``, its ``ping`` and ``verify_functionality`` are called only if it is in use.
+    """
+    HOST.register(_checked(name, HOST), plugin, checked=checked)
 
 
-def register_cluster_plugin(name: str, plugin: Plugin) -> None:
-    """Make ``cluster.NAME``, and ``cluster.name`` unless a cluster has such an attribute, an instance of ``plugin``."""
-    CLUSTER.register(_checked(name, CLUSTER), plugin)
+def register_cluster_plugin(name: str, plugin: Plugin, *, checked: bool = True) -> None:
+    """Make ``cluster.NAME``, and ``cluster.name`` unless a cluster has such an attribute, an instance of ``plugin``;
+    ``checked`` as for hosts.
+    """
+    CLUSTER.register(_checked(name, CLUSTER), plugin, checked=checked)
 
 
 def _checked(name: str, registry: Registry[Plugin]) -> str:

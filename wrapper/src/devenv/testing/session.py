@@ -69,6 +69,8 @@ def _arguments(marker: pytest.Mark) -> dict[str, Any]:
 def _place(item: pytest.Item, scope: str) -> str:
     if scope == "function":
         return item.nodeid
+    if scope == "worker":
+        return Worker().id
     module = item.getparent(pytest.Module)
     return module.nodeid if scope == "module" and module else ""
 
@@ -226,6 +228,7 @@ class HardwareSession:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         if REQUEST not in item.stash or isinstance(self._machines, RemoteManager):
             return (yield)
+        self.manager.item = item
         key = item.stash[REQUEST].key
         if key not in self._begun:
             self._begun.append(key)

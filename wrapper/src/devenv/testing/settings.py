@@ -61,7 +61,7 @@ def read(config: pytest.Config) -> Settings:
     return Settings(
         run=str(worker["testrunuid"])[:6] if worker else secrets.token_hex(3),
         install=option("devenv_install"),
-        scope=option("devenv_scope"),
+        scope=option("devenv_scope") or "session",
         reuse=option("devenv_reuse"),
         keep=option("devenv_keep"),
         environment=option("devenv_env") or "",

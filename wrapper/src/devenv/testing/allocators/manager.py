@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles import engines
 
@@ -22,12 +22,17 @@ from devenv.testing.errors import AllocationFailed, TestingError
 from devenv.testing.objects import BaseConfig
 from devenv.testing.settings import Settings
 
+if TYPE_CHECKING:
+    import pytest
+
 
 class Manager:
     """Supplies machines for demands; ``report`` prints progress.
 
-    ``entered``: environments that this process uses, and whether it has a lease on them.
+    ``entered``: environments that this process uses, and whether it has a lease on them; ``item``: the present test.
     """
+
+    item: pytest.Item
 
     def __init__(self, settings: Settings, hook: Any, report: Callable[[str], None]) -> None:
         self.settings = settings
@@ -96,10 +101,10 @@ class Manager:
         if key in self.entered:
             base_config = look_up()
         else:
-            self._hook.pytest_before_provisioning(name=key, demand=demand)
+            self._hook.pytest_before_provisioning(name=key, demand=demand, item=self.item)
             base_config = look_up()
             self.entered[key] = False
-            self._hook.pytest_after_provisioning(name=key, demand=demand)
+            self._hook.pytest_after_provisioning(name=key, demand=demand, item=self.item)
         self._used[key] += 1
         return base_config, self._used[key] > 1
 
@@ -109,9 +114,9 @@ class Manager:
 
         def make() -> None:
             report(f"creating {_shape(demand)}")
-            self._hook.pytest_before_provisioning(name=key, demand=demand)
+            self._hook.pytest_before_provisioning(name=key, demand=demand, item=self.item)
             self._allocator.up(key, demand, timeout=up_limit(self.settings.up_timeout, demand.engine), report=report)
-            self._hook.pytest_after_provisioning(name=key, demand=demand)
+            self._hook.pytest_after_provisioning(name=key, demand=demand, item=self.item)
 
         need = self._allocator.need(demand)
         self.entered[key] = True

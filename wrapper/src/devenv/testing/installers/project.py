@@ -1,4 +1,4 @@
-"""The file ``devenv-testing.yml`` of a project: its installers, base images and hardware types."""
+"""The file ``devenv-testing.yml`` of a project: its installers, base images, hardware types and container."""
 
 from __future__ import annotations
 
@@ -23,20 +23,26 @@ def load(path: Path) -> None:
 
     Raises ValueError with the place of a mistake.
     """
-    if not path.is_file():
-        return
-    schema = json.loads((paths.CONFIGS / "schema" / "testing.json").read_text())
     try:
-        declared = document.read(path)
-        document.validate(declared.data, schema, str(path), declared.text)
+        declared = read(path)
     except DevenvError as error:
         raise ValueError(str(error)) from None
-    for name, keys in declared.data.get("installers", {}).items():
+    for name, keys in declared.get("installers", {}).items():
         INSTALLERS.register(name, _installer(name, keys, f"{path}: installers.{name}"), replace=False)
-    for name, keys in declared.data.get("base_images", {}).items():
+    for name, keys in declared.get("base_images", {}).items():
         IMAGES.register(name, BaseImage(**keys), replace=False)
-    for name, keys in declared.data.get("hardware_types", {}).items():
+    for name, keys in declared.get("hardware_types", {}).items():
         HARDWARE_TYPES.register(name, HardwareType(**keys), replace=False)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the keys of the file; none without a file. Raises DevenvError with the place of a mistake."""
+    if not path.is_file():
+        return {}
+    schema = json.loads((paths.CONFIGS / "schema" / "testing.json").read_text())
+    declared = document.read(path)
+    document.validate(declared.data, schema, str(path), declared.text)
+    return declared.data
 
 
 def _installer(name: str, keys: str | Mapping[str, Any], where: str) -> type[Installer]:

@@ -1,0 +1,3 @@
+"""The plugin Kubectl of clusters."""
+
+from devenv.testing.plugins.kubectl import Kubectl as Kubectl

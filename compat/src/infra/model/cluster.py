@@ -1,0 +1,3 @@
+"""Clusters of tests."""
+
+from devenv.testing.objects import Cluster as Cluster

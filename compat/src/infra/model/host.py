@@ -1,0 +1,3 @@
+"""Hosts of tests."""
+
+from devenv.testing.objects import Host as Host
