@@ -98,6 +98,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_runtestloop(session: pytest.Session) -> None:
     hook = session.config.hook.pytest_build_items_iter
     if hook.get_hookimpls() and not session.config.option.collectonly:
-        from devenv.testing.session import Worker
+        from devenv.testing.session import active_session
 
-        hook(session=session, workers=[Worker()])
+        hook(session=session, workers=[active_session(session.config).worker])

@@ -66,11 +66,11 @@ def _arguments(marker: pytest.Mark) -> dict[str, Any]:
     return {**dict(zip(ARGUMENTS, marker.args, strict=False)), **marker.kwargs}
 
 
-def _place(item: pytest.Item, scope: str) -> str:
+def _place(item: pytest.Item, scope: str, worker: Worker) -> str:
     if scope == "function":
         return item.nodeid
     if scope == "worker":
-        return Worker().id
+        return worker.id
     module = item.getparent(pytest.Module)
     return module.nodeid if scope == "module" and module else ""
 
@@ -112,7 +112,7 @@ class HardwareSession:
         # Not from the environment: a pytest that a test starts inherits the variables of its worker.
         xdist = getattr(config, "workerinput", None)
         self._is_worker = xdist is not None
-        self._worker = Worker(xdist["workerid"]) if xdist else Worker()
+        self.worker = Worker(xdist["workerid"]) if xdist else Worker()
         # Groups of tests that share an environment: those that have begun.
         self._begun: list[str] = []
         # The lock of the install stage while a child has it.
@@ -176,7 +176,7 @@ class HardwareSession:
         if FIXTURE not in item.fixturenames:
             # A new list: all parameters of a function share one.
             item.fixturenames = [*item.fixturenames, FIXTURE]
-        key = self.manager.key(demand, _place(item, demand.scope or self.settings.scope))
+        key = self.manager.key(demand, _place(item, demand.scope or self.settings.scope, self.worker))
         item.stash[REQUEST] = Request(demand, key)
         return key
 
@@ -232,7 +232,7 @@ class HardwareSession:
         key = item.stash[REQUEST].key
         if key not in self._begun:
             self._begun.append(key)
-            self.config.hook.pytest_started_handling_group(session=item.session, worker=self._worker)
+            self.config.hook.pytest_started_handling_group(session=item.session, worker=self.worker)
         result = yield
         # The fixtures of an interrupted test finish later, and so its machines are released at the end of the run.
         self._after(item)
@@ -278,7 +278,7 @@ class HardwareSession:
 
     def _finish_group(self, session: pytest.Session, key: str) -> None:
         self._begun.remove(key)
-        self.config.hook.pytest_finished_handling_group(session=session, worker=self._worker)
+        self.config.hook.pytest_finished_handling_group(session=session, worker=self.worker)
 
     @pytest.hookimpl(tryfirst=True, specname="pytest_runtest_protocol")
     def pytest_devenv_isolated(self, item: pytest.Item) -> bool | None:
@@ -287,7 +287,7 @@ class HardwareSession:
             return None
         hook, began, last = item.ihook, time.monotonic(), "teardown"
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        hook.pytest_start_subprocess(item=item, worker=self._worker)
+        hook.pytest_start_subprocess(item=item, worker=self.worker)
         hook.pytest_before_running_test(item=item)
         try:
             for report in self._runner.run(index, self._seconds(item)):
@@ -300,7 +300,7 @@ class HardwareSession:
         finally:
             self._lock.close()
         hook.pytest_after_running_test(item=item)
-        hook.pytest_end_subprocess(item=item, worker=self._worker)
+        hook.pytest_end_subprocess(item=item, worker=self.worker)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
