@@ -92,7 +92,7 @@ def test_the_decorator_copies_its_arguments() -> None:
         ({"hardware": {"host1": {"hardware_type": "ai_camera"}}}, "ai_camera needs an allocator that has"),
         ({"hardware": {"host1": {"gpus": 1}}}, "hardware.host1.gpus: needs an allocator that has it"),
         ({"hardware": {"host1": {"base_image": "windows"}}}, "base_image: \"windows\" is unknown; known: auto"),
-        ({"hardware": {"host1": {"installer": "k3s"}}}, "installer: k3s is unknown; known: core_k8s"),
+        ({"hardware": {"host1": {"installer": "k3s"}}}, "installer: k3s is unknown; known: core_docker, core_k8s"),
         ({"hardware": {"host1": {"installer": "k8s"}}}, "k8s is for clusters, but the host is in no cluster"),
         ({"hardware": {"host1": {"role": "master"}}}, "hardware.host1.role: the host is in no cluster"),
         ({"hardware": {"host1": {"labels": {"a": "b"}}}}, "labels and taints are for hosts of a cluster"),

@@ -70,8 +70,8 @@ def test_the_printed_decorator_is_refused_here_by_name(tmp_path: Path) -> None:
     for text in (
         "host1.hardware_type: ai_camera needs an allocator that has it",
         "host1.gpus: needs an allocator that has it",
-        "host1.installer: camera is unknown; known: core_k8s, ",
-        "host3.installer: bt is unknown; known: core_k8s, ",
+        "host1.installer: camera is unknown; known: core_docker, core_k8s, ",
+        "host3.installer: bt is unknown; known: core_docker, core_k8s, ",
         "register others in devenv-testing.yml, or by an entry point of devenv.installers",
     ):
         assert text in out
@@ -208,7 +208,7 @@ def test_two_images_of_one_cluster_need_one_installer() -> None:
 def test_the_installer_of_an_image_must_exist() -> None:
     machines.register_base_image("own", machines.BaseImage(installer="nowhere"))
     (problem,) = problems_of({"a": {"base_image": "own"}})
-    assert problem.startswith("hardware.a.base_image: its installer nowhere is unknown; known: core_k8s")
+    assert problem.startswith("hardware.a.base_image: its installer nowhere is unknown; known: core_docker, core_k8s")
 
 
 # --- registration -----------------------------------------------------------------------------------------------------
