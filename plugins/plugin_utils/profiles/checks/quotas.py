@@ -45,7 +45,7 @@ def mount_of(path: Path) -> Mount:
     """Return the mount that has the real path ``path`` (proc_pid_mountinfo(5)); the last of several at one place."""
     best = Mount(Path("/"), "an unknown filesystem", "")
     for line in MOUNTS.read_text().splitlines():
-        before, _, after = line.partition(" - ")
+        before, after = line.split(" - ", 1)
         point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4]))
         if point in (path, *path.parents) and len(point.parts) >= len(best.point.parts):
             best = Mount(point, *after.split()[:2])
