@@ -18,7 +18,7 @@ from support.commands import ROOT, Typed, finish
 from support.proxies import Recorder, recorder
 from support.seen import inside
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
 
 NODES = {"red": ["master-0"], "blue": ["master-1", "worker-0"]}
 
@@ -188,7 +188,6 @@ nodes:
 """
 
 
-@pytest.mark.nightly
 def test_a_snapshot_of_one_cluster_becomes_an_environment_with_this_cluster_alone(
     user: Typed, environment: str, new_name: Callable[[str], str], tmp_path: Path
 ) -> None:

@@ -8,10 +8,15 @@ import pytest
 from support import instructions
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted((ROOT / "docs" / "contributing").glob("*.md"))
+# The others take a minute together, and run nightly.
+ALWAYS = {"installer", "provider", "reason"}
+PAGES = [
+    pytest.param(page, id=page.stem, marks=() if page.stem in ALWAYS else pytest.mark.nightly)
+    for page in sorted((ROOT / "docs" / "contributing").glob("*.md"))
+]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES)
 def test_the_page_can_be_followed(page: Path, tmp_path: Path) -> None:
     tree = tmp_path / "devenv"
     instructions.copy_repository(ROOT, tree)

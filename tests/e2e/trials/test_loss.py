@@ -30,6 +30,7 @@ def test_pods_find_an_image_under_the_name_that_was_loaded(user: Typed, trial: s
     assert {f"docker.io/{name}", f"localhost/{name}"} <= tags
 
 
+@pytest.mark.nightly
 def test_a_pruned_cluster_comes_back_or_is_refused(user: Typed, trial: str, tmp_path: Path) -> None:
     def identity() -> str:
         return user.kubectl(trial, "get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}").stdout

@@ -122,7 +122,7 @@ def test_a_crash(trial: str, project: Typed) -> None:
     project.devenv("status", "--name", trial)
 
 
-@pytest.mark.parametrize("mode", ["default", "isolated"])
+@pytest.mark.parametrize("mode", ["default", pytest.param("isolated", marks=pytest.mark.nightly)])
 def test_hooks(trial: str, project: Typed, mode: str) -> None:
     options = ["--devenv-isolate"] if mode == "isolated" else []
     words = ("pytest", "-q", f"--devenv-env={trial}", "--install", "--devenv-logs=logs", "-k", "test_last")
