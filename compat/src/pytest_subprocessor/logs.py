@@ -15,7 +15,6 @@ FORMAT = "%(asctime)s.%(msecs)03d %(threadName)s %(levelname)s %(message)s (%(fu
 FILES = {"debug.log": logging.DEBUG, "info.log": logging.INFO}
 # At the level DEBUG, they log the bodies of requests and responses.
 _VERBOSE = ("kubernetes", "urllib3")
-_WORSE = ("passed", "skipped", "failed")
 
 
 class _Redacted(logging.Formatter):
@@ -61,10 +60,7 @@ class Logs:
             self._handlers.clear()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        outcomes = [self._outcomes.get(report.nodeid, "passed"), report.outcome]
-        self._outcomes[report.nodeid] = max(
-            outcomes, key=lambda outcome: _WORSE.index(outcome) if outcome in _WORSE else 0
-        )
+        self._outcomes[report.nodeid] = logs.worst(self._outcomes.get(report.nodeid, "passed"), report.outcome)
 
     def pytest_end_subprocess(self, item: pytest.Item) -> None:
         logs.link(self._top, item.nodeid, self._outcomes.pop(item.nodeid, "failed"))

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 # Lines per container or host.
 MOST = 5000
 SECONDS = 60
+# The outcome of a test is the worst of its phases. Other plugins have further outcomes, such as "rerun".
+_OUTCOMES = {"passed": 0, "skipped": 1, "failed": 2}
+
+
+def worst(*outcomes: str) -> str:
+    """Return the outcome of a test from those of its phases."""
+    return max(outcomes, key=lambda outcome: _OUTCOMES.get(outcome, 0))
 
 
 def folder(top: Path, nodeid: str) -> Path:

@@ -27,8 +27,6 @@ from devenv.testing.plugins import lifecycle
 
 ARGUMENTS = ("hardware", "grouping")
 FIXTURE = "base_config"
-# The outcome of a test is the worst of its phases. Other plugins have further outcomes, such as "rerun".
-OUTCOMES = {"passed": 0, "skipped": 1, "failed": 2}
 
 
 @dataclass(frozen=True)
@@ -313,8 +311,7 @@ class HardwareSession:
         if isinstance(self._machines, RemoteManager):
             self._machines.send_report(self.config, report)
             return
-        outcomes = (self._outcomes.get(report.nodeid, "passed"), report.outcome)
-        self._outcomes[report.nodeid] = max(outcomes, key=lambda outcome: OUTCOMES.get(outcome, 0))
+        self._outcomes[report.nodeid] = logs.worst(self._outcomes.get(report.nodeid, "passed"), report.outcome)
 
     def pytest_warning_recorded(
         self, warning_message: warnings.WarningMessage, when: str, nodeid: str, location: tuple[str, int, str] | None
