@@ -78,6 +78,8 @@ class _Parser:
         self.installer, self.cluster_installer, self.remote = installer, cluster_installer, remote
         # Whether the machines come with their software, whatever its name.
         self.is_prepared = remote and not install
+        # Base images from which nodes of this machine can start.
+        self.built = [] if remote else machines.variants()
         self.catalogue = installers.INSTALLERS.all()
         hardware, self.grouping = (self._section(name, arguments.get(name) or {}) for name in ("hardware", "grouping"))
         if "template" in hardware:
@@ -169,7 +171,7 @@ class _Parser:
 
     def _check_registered(self, where: str, name: Any, registry: Registry[Any]) -> None:
         """Report an unknown name, unless it is for an allocator, which has its own."""
-        built = machines.variants() if registry is IMAGES and not self.remote else []
+        built = self.built if registry is IMAGES else []
         if name is not None and not (isinstance(name, str) and (self.remote or name in [*registry.names(), *built])):
             hint = f"; build it with devenv base-image build {name}" if registry is IMAGES else ""
             self._problem(where, _unknown(_shown(name), registry, built) + hint)
@@ -177,7 +179,7 @@ class _Parser:
     def _check_built(self, where: str, image: BaseImage) -> None:
         """Report a variant of the node image, or a snapshot, that this machine does not have."""
         variant = image.node.get("base_image")
-        if variant and not self.remote and variant not in machines.variants():
+        if variant and not self.remote and variant not in self.built:
             self._problem(where, f"needs an image that does not exist: devenv base-image build {variant}")
         if image.snapshot and not self.remote and image.snapshot not in snapshots.names(paths.home()):
             self._problem(where, f"needs a snapshot that does not exist: devenv snapshot save {image.snapshot}")
@@ -420,7 +422,7 @@ class _Parser:
     def _machine(self, keys: Mapping[str, Any]) -> tuple[BaseImage, HardwareType]:
         """Return the base image and hardware type of a host; empty ones for names that only an allocator knows."""
         image, kind = keys.get("base_image"), keys.get("hardware_type")
-        found = machines.base_image(image, remote=self.remote) if isinstance(image, str) else None
+        found = machines.base_image(image, self.built) if isinstance(image, str) else None
         return (
             found or BaseImage(),
             HARDWARE_TYPES.get(kind) if kind in HARDWARE_TYPES.names() else HardwareType(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -78,14 +78,14 @@ def variant_digest(name: str) -> str:
     return base_images.read(paths.home(), name).digest
 
 
-def base_image(name: str, *, remote: bool) -> BaseImage | None:
+def base_image(name: str, built: Collection[str]) -> BaseImage | None:
     """Return the base image ``name``, or None for an unknown one.
 
-    Unless the machines are ``remote``, an image of this name that was built on this machine is what its nodes start
-    from, except where the registered one names an image or a snapshot of its own.
+    If the nodes can start from an image of this name that was ``built`` on this machine (`variants`), they do, except
+    where the registered one names an image or a snapshot of its own.
     """
     known = IMAGES.get(name) if name in IMAGES.names() else None
-    if remote or name not in variants():
+    if name not in built:
         return known
     known = known or BaseImage()
     has_own = known.snapshot or {"image", "base_image"} & set(known.node)
