@@ -53,14 +53,13 @@ def environments() -> list[dict[str, Any]]:
         try:
             stored = state.read(paths.environment(name))
         except DevenvError:
-            rows.append({**_row(name, home, None, 0, [], "broken"), "unreadable": unreadable.get(name, [])})
+            rows.append(_row(name, home, None, 0, [], "broken", unreadable))
             continue
         states = [machine.state for machine in machines if machine.environment == name]
         states = states or list(_hosts(stored.network).values())
         nodes = len(stored.profile["nodes"]) if stored.profile else 0
         summary = "busy" if stored.holder else "broken" if name in unreadable else _summary(states, nodes)
-        row = _row(name, home, stored.profile, nodes, states, summary)
-        rows.append({**row, "unreadable": unreadable.get(name, [])})
+        rows.append(_row(name, home, stored.profile, nodes, states, summary, unreadable))
     local = {row["name"] for row in rows}
     # A home that cannot be read is that of the environment's other claims, if any.
     named = local | {name for name, other in claims if other}
@@ -68,8 +67,8 @@ def environments() -> list[dict[str, Any]]:
         if (name not in local or other != home) and (other or name not in named):
             states = [machine.state for machine in machines if (machine.environment, machine.home) == (name, other)]
             elsewhere = bool(other) and other != home and (Path(other) / "environments" / name).is_dir()
-            row = _row(name, other, None, len(states), states, "elsewhere" if elsewhere else "orphan")
-            rows.append({**row, "unreadable": unreadable.get(name, [])})
+            summary = "elsewhere" if elsewhere else "orphan"
+            rows.append(_row(name, other, None, len(states), states, summary, unreadable))
     return rows
 
 
@@ -85,10 +84,19 @@ def _unreadable(machines: Sequence[Machine], networks: Sequence[Network]) -> dic
     return rows
 
 
-def _row(name: str, home: str, profile: Profile | None, nodes: int, states: list[str], summary: str) -> dict[str, Any]:
+def _row(
+    name: str,
+    home: str,
+    profile: Profile | None,
+    nodes: int,
+    states: list[str],
+    summary: str,
+    unreadable: Mapping[str, list[str]],
+) -> dict[str, Any]:
     running = states.count("running")
     row = {"name": name, **_about(profile), "nodes": nodes, "running": running, "state": summary, "home": home}
-    return {**row, "expires": _expires(name) if home == str(paths.home()) else None}
+    expires = _expires(name) if home == str(paths.home()) else None
+    return {**row, "expires": expires, "unreadable": unreadable.get(name, [])}
 
 
 def _expires(name: str) -> str | None:

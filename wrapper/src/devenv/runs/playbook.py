@@ -60,15 +60,12 @@ class RunResult:
 
 def run(playbook: str, name: str, variables: Mapping[str, Any], options: Options = NO_OPTIONS) -> RunResult:
     """Run one of the collection's playbooks for the environment ``name``. Raises Error and Interrupted."""
-    prompts.refuse(options.arguments)
-    inherited.check_passed(options.ansible_env)
-    check_variables(options)
     extra = {
         "devenv_timeout": int(options.timeout) if options.timeout else None,
         "devenv_artifacts": str(options.artifacts.absolute()) if options.artifacts else None,
     }
     given = {"devenv_name": name, **variables, **{key: value for key, value in extra.items() if value}}
-    outcome = runner.run(playbook, given, options)
+    outcome = _run(playbook, given, options)
     run_dir = runs.find(paths.environment(name), outcome.run_id)
     if outcome.ok:
         return RunResult(
@@ -83,10 +80,7 @@ def run(playbook: str, name: str, variables: Mapping[str, Any], options: Options
 
 def run_here(playbook: str, variables: Mapping[str, Any], options: Options = NO_OPTIONS) -> RunResult:
     """Run a playbook that works on this machine, without an environment. Raises Error and Interrupted."""
-    prompts.refuse(options.arguments)
-    inherited.check_passed(options.ansible_env)
-    check_variables(options)
-    outcome = runner.run(playbook, variables, options)
+    outcome = _run(playbook, variables, options)
     if outcome.ok:
         return RunResult("", outcome.changed, outcome.seconds)
     if outcome.signal:
@@ -94,6 +88,14 @@ def run_here(playbook: str, variables: Mapping[str, Any], options: Options = NO_
     if outcome.timed_out:
         raise _timed_out(outcome, {}, None, options)
     raise errors.from_failure(outcome.failure or {"message": "ansible-playbook printed nothing"})
+
+
+def _run(playbook: str, variables: Mapping[str, Any], options: Options) -> RunOutcome:
+    """Run a playbook, after the checks of what the user typed."""
+    prompts.refuse(options.arguments)
+    inherited.check_passed(options.ansible_env)
+    check_variables(options)
+    return runner.run(playbook, variables, options)
 
 
 @errors.translated()
