@@ -5,11 +5,13 @@ The user's settings of podman (variables, containers.conf) apply to none of the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ansible_collections.devenv.lab.plugins.plugin_utils.core import program
 from ansible_collections.devenv.lab.plugins.plugin_utils.core.errors import DevenvError
@@ -132,6 +134,16 @@ def create_network(name: str, environment: str, home: str, subnets: Sequence[str
 
 def image_exists(reference: str) -> bool:
     return run("image", "exists", reference, check=False).code == 0
+
+
+@contextlib.contextmanager
+def mounted(image: str) -> Iterator[Path]:
+    """The root of an image, mounted for the block."""
+    root = podman("image", "mount", image).strip()
+    try:
+        yield Path(root)
+    finally:
+        podman("image", "unmount", image)
 
 
 @dataclass(frozen=True)

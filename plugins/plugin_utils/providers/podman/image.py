@@ -24,7 +24,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.providers.node_recipe i
     mmdebstrap,
     root_digest,
 )
-from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.cli import image_exists, podman
+from ansible_collections.devenv.lab.plugins.plugin_utils.providers.podman.cli import image_exists, mounted, podman
 
 REPOSITORY = "localhost/devenv-node"
 ROOT_REPOSITORY = "localhost/devenv-root"
@@ -132,12 +132,9 @@ def _import_rootfs(recipe: Recipe, archive: Path, reference: str, context: Path,
 
 def _installed(image: str) -> set[str]:
     """Return the Debian packages that are installed in an image."""
-    root = podman("image", "mount", image).strip()
-    try:
-        status = Path(root, "var/lib/dpkg/status")
+    with mounted(image) as root:
+        status = root / "var/lib/dpkg/status"
         return installed(status.read_text(errors="replace")) if status.is_file() else set()
-    finally:
-        podman("image", "unmount", image)
 
 
 def installed(status: str) -> set[str]:

@@ -280,24 +280,22 @@ def _image_of(request: Request, node: NodeSpec) -> str:
 
 def _copy_from_image(image: str, data: Path) -> None:
     """Copy the content of the node's folders in its own image, such as that of a prepared cluster."""
-    root = cli.podman("image", "mount", image).strip()
-    try:
+    with cli.mounted(image) as root:
         for name, target in DATA.items():
-            source = Path(root + target)
+            source = root / target.lstrip("/")
             if source.is_dir() and any(source.iterdir()):
                 shutil.rmtree(data / name)
                 program.run(["cp", "--archive", str(source), str(data / name)], timeout=600)
-    finally:
-        cli.podman("image", "unmount", image)
 
 
 def _limit_probes(missing: Sequence[Mapping[str, Any]], engine: str) -> Iterator[Probe]:
     """Yield a probe for each node with a size of its own: quotas may be off since the profile was accepted."""
-    trouble, traits = quota_check.missing(paths.environments()), engines.traits(engine)
+    traits = engines.traits(engine)
     fix = "enable quotas there, or create the environment again without disk in the profile"
     for node in missing:
         default = engines.group_of(node["group"], traits)["default"]
         if node["disk"] != data.parse_quantity(default["disk"]):
+            trouble = quota_check.missing(paths.environments())
             seen = trouble or "can be limited"
             yield Probe(f"disk of {node['name']}", not trouble, seen, "a limit", fix, "folder_unusable")
 
