@@ -14,6 +14,7 @@ from ansible_collections.devenv.lab.plugins.plugin_utils.environments import sta
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve, resolve_document
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers import base_images
 from ansible_collections.devenv.lab.plugins.plugin_utils.providers.base import Provider
+from support import demands
 from support.runs import Request
 
 from devenv import testing
@@ -21,7 +22,6 @@ from devenv.cli import options
 from devenv.environment import Environment
 from devenv.testing import demand, demand_parse
 from devenv.testing.allocators.devenv import Devenv as Allocator
-from devenv.testing.installers import catalogue, machines
 
 Devenv = Callable[..., tuple[int, str, str]]
 
@@ -33,8 +33,7 @@ class NoImages(Provider):
 
 @pytest.fixture(autouse=True)
 def _nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    for known in (catalogue.INSTALLERS, machines.IMAGES, machines.HARDWARE_TYPES):
-        monkeypatch.setattr(known, "_registered", {})
+    demands.forget_registered(monkeypatch)
     monkeypatch.setattr(base_images, "provider", NoImages)
 
 
@@ -49,15 +48,16 @@ def built(own_home: Path) -> Callable[..., str]:
     return build
 
 
+def arguments_of(hosts: Mapping[str, Any]) -> dict[str, Any]:
+    return {"hardware": hosts, "grouping": {"cluster1": {"hosts": list(hosts)}}}
+
+
 def parsed(hosts: Mapping[str, Any], **more: Any) -> demand.Demand:
-    grouping = {"cluster1": {"hosts": list(hosts)}}
-    return demand_parse.parse({"hardware": hosts, "grouping": grouping}, **more)
+    return demand_parse.parse(arguments_of(hosts), **more)
 
 
 def problems_of(hosts: Mapping[str, Any], **more: Any) -> list[str]:
-    with pytest.raises(demand.DemandError) as caught:
-        parsed(hosts, **more)
-    return list(caught.value.problems)
+    return demands.problems_of(arguments_of(hosts), **more)
 
 
 def nodes_of(requested: demand.Demand) -> dict[str, Any]:

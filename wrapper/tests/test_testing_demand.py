@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from ansible_collections.devenv.lab.plugins.plugin_utils.profiles.resolve import resolve_document
+from support.demands import forget_registered, problems_of
 
 from devenv.testing import cluster, demand, demand_parse, hardware_config
 from devenv.testing.installers import catalogue
@@ -20,13 +20,7 @@ PLAIN: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _no_registered_installers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue.INSTALLERS, "_registered", {})
-
-
-def problems_of(arguments: Mapping[str, Any]) -> list[str]:
-    with pytest.raises(demand.DemandError) as caught:
-        demand_parse.parse(arguments)
-    return list(caught.value.problems)
+    forget_registered(monkeypatch)
 
 
 def resolved(requested: demand.Demand) -> dict[str, Any]:

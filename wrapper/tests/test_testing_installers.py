@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from support.demands import forget_registered, problems_of
 
 from devenv.testing import demand, demand_parse, objects, registry
 from devenv.testing.installers import catalogue, steps
@@ -19,13 +19,7 @@ SECONDS = 20.0
 
 @pytest.fixture(autouse=True)
 def _no_registered_installers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue.INSTALLERS, "_registered", {})
-
-
-def problems_of(arguments: Mapping[str, Any]) -> list[str]:
-    with pytest.raises(demand.DemandError) as caught:
-        demand_parse.parse(arguments)
-    return list(caught.value.problems)
+    forget_registered(monkeypatch)
 
 
 def config_of(requested: demand.Demand) -> objects.BaseConfig:

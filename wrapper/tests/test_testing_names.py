@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import allocators
+from support import allocators, demands
 
 from devenv import testing
-from devenv.testing import demand, demand_parse, registry
+from devenv.testing import demand_parse, registry
 from devenv.testing.errors import ExtensionInvalid
 from devenv.testing.installers import catalogue, machines, project
 
@@ -40,14 +40,11 @@ installers:
 
 @pytest.fixture(autouse=True)
 def _nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    for known in (catalogue.INSTALLERS, machines.IMAGES, machines.HARDWARE_TYPES):
-        monkeypatch.setattr(known, "_registered", {})
+    demands.forget_registered(monkeypatch)
 
 
 def problems_of(hardware: Mapping[str, Any], grouping: Mapping[str, Any] | None = None, **options: Any) -> list[str]:
-    with pytest.raises(demand.DemandError) as caught:
-        demand_parse.parse({"hardware": hardware, "grouping": grouping or {}}, **options)
-    return list(caught.value.problems)
+    return demands.problems_of({"hardware": hardware, "grouping": grouping or {}}, **options)
 
 
 def run_pytest(folder: Path, *options: str) -> tuple[int, str]:
